@@ -1,0 +1,65 @@
+"""The exception tree. Every error is one sentence: what, where, what to do next.
+
+::
+
+    OrchardError                 exit code 4
+    ├── UsageError               2  a flag, variable, file or Python argument that cannot be right
+    │   └── SettingsChanged      2  the output holds results of other settings
+    ├── InputError               3  the source is missing, empty or holds no image
+    ├── WeightsUnavailable       3  the backbone's weights cannot be had
+    ├── TrainingError            3  the data cannot train a classifier (one class, no training rows)
+    ├── StorageError             4  reading or writing a file or object failed
+    │   ├── BucketMissing        4  there is no bucket of that name
+    │   └── OutputLocked         4  another run writes to the same output
+    └── ClusterError             4  Spark, Java or the cluster failed
+"""
+
+
+class OrchardError(Exception):
+    """What Orchard raises on purpose; its text is one sentence for the person who meets it."""
+
+    exit_code = 4
+
+
+class UsageError(OrchardError):
+    """A setting that cannot be right, by itself or together with the others."""
+
+    exit_code = 2
+
+
+class SettingsChanged(UsageError):
+    """The output was made with settings that would give other features than the present ones."""
+
+
+class InputError(OrchardError):
+    """The source does not exist, cannot be listed, or holds nothing to work on."""
+
+    exit_code = 3
+
+
+class WeightsUnavailable(OrchardError):
+    """The backbone's weights are neither in a package, a Keras home, a file, nor to be downloaded."""
+
+    exit_code = 3
+
+
+class TrainingError(OrchardError):
+    """The features cannot train or measure a classifier."""
+
+    exit_code = 3
+
+
+class StorageError(OrchardError):
+    """A file or object could not be read or written."""
+
+
+class BucketMissing(StorageError):
+    """The bucket does not exist; as a source that is an InputError."""
+
+
+class OutputLocked(StorageError):
+    """Another run holds the lock of the output."""
+
+
+class ClusterError(OrchardError):
+    """Java is missing, or Spark or its cluster failed."""

@@ -1,0 +1,213 @@
+"""Every dataset and file that Orchard writes: columns, types, shapes, units.
+
+Features are stored as ``list<float>`` of one length per output, so that any Parquet reader takes them.
+``path`` is unique within each dataset.
+"""
+
+from enum import StrEnum
+from typing import NotRequired, TypedDict
+
+import pyarrow as pa
+
+
+class Dataset(StrEnum):
+    """The folders of an output that hold a dataset."""
+
+    FEATURES = "features"
+    REJECTED = "rejected"
+    INVENTORY = "inventory"
+    REDUCED = "reduced"
+    REDUCED_CSV = "reduced_csv"
+    PREDICTIONS = "predictions"
+
+
+class Split(StrEnum):
+    """What an image is for: models are fitted on ``train`` alone and measured on ``test``."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class Reason(StrEnum):
+    """Why an image was rejected: the closed list of ``rejected.reason``."""
+
+    EMPTY = "empty"
+    """The file has no bytes."""
+    UNREADABLE = "unreadable"
+    """The file could not be opened or read: missing, no permission, a broken disk."""
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    """The content is none of JPEG, PNG, WebP, BMP, GIF, TIFF, whatever the name says."""
+    TRUNCATED = "truncated"
+    """The content ends before the image does."""
+    CORRUPT = "corrupt"
+    """The content is of a supported format but cannot be decoded."""
+    TOO_LARGE = "too_large"
+    """More bytes than ``max_bytes``."""
+    TOO_MANY_PIXELS = "too_many_pixels"
+    """More pixels than ``max_pixels``: a decompression bomb, or a picture to shrink first."""
+
+
+# What the source lists, and what a worker gets. `version` is the ETag of an object or the modification time
+# (ns) of a file: it tells a replaced image from an unchanged one; null where the source cannot tell.
+LISTING = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),  # bytes; null where a manifest does not say
+        pa.field("version", pa.string()),
+        pa.field("label", pa.string()),  # null where the path shows none
+        pa.field("split", pa.string()),  # Split; null in a listing: "assign one"
+    ]
+)
+
+FEATURES = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("width", pa.int32()),  # pixels, after EXIF orientation
+        pa.field("height", pa.int32()),
+        pa.field("features", pa.list_(pa.float32())),  # shape (n_features,)
+    ]
+)
+
+REJECTED = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),  # Reason
+        pa.field("detail", pa.string()),
+    ]
+)
+
+# One row for every image that was worked on: with it a second run knows what is done, what was replaced,
+# and which images are the same bytes.
+INVENTORY = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),  # bytes read; null for what could not be read
+        pa.field("version", pa.string()),
+        pa.field("digest", pa.string()),  # BLAKE2b, 128 bits, hex, of the file's bytes; null if unread
+        pa.field("featurized", pa.bool_()),  # false: the image is in rejected/
+    ]
+)
+
+REDUCED = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("pca_features", pa.list_(pa.float32())),  # shape (k,)
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("classifier", pa.string()),  # path is unique for each classifier
+        pa.field("predicted", pa.string()),
+        pa.field("confidence", pa.float32()),  # 0..1: the probability of `predicted`
+    ]
+)
+
+
+class ImageCounts(TypedDict):
+    """``metrics.images``: listed = featurized + rejected, always."""
+
+    listed: int
+    featurized: int
+    rejected: int
+    ignored: int  # files that are no images by name and by content, such as LICENSE
+    decoded: int  # by this run; 0 if nothing was new
+    rejected_by_reason: dict[str, int]
+
+
+class PcaMetrics(TypedDict):
+    """``metrics.pca``."""
+
+    k: int
+    explained_variance: float  # share of the total, 0..1, that the k components hold
+    explained_variance_ratio: list[float]  # of every component, not only the first k; falling; sums to 1
+    n_features: int
+    zero_variance_features: int
+    train_rows: int  # what scaler and PCA were fitted on
+
+
+class ClassMetrics(TypedDict):
+    """One row of the per-class report."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int  # test images of the class
+
+
+class ClassifierMetrics(TypedDict):
+    """``metrics.classifiers.<name>``: measured on the test split."""
+
+    accuracy: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    test_rows: int
+    train_rows: int
+    labels: list[str]  # the order of `confusion_matrix`, sorted
+    confusion_matrix: list[list[int]]  # [true][predicted]
+    per_class: dict[str, ClassMetrics]
+    seconds: float
+
+
+class Baseline(TypedDict):
+    """What always answering the most frequent training label would reach."""
+
+    label: str
+    accuracy: float
+
+
+class Leak(TypedDict):
+    """Byte-identical images on both sides of the split."""
+
+    test_rows: int
+    test_rows_with_twin_in_train: int
+    duplicate_rows: int  # images whose bytes another image has too, in any split
+
+
+class GroupSplit(TypedDict):
+    """The honest figure: consecutive frames stay on one side of the split."""
+
+    groups: int
+    train_rows: int
+    test_rows: int
+    k: int
+    baseline: Baseline
+    classifiers: dict[str, ClassifierMetrics]
+
+
+class Metrics(TypedDict):
+    """``metrics.json``."""
+
+    images: ImageCounts
+    labels: dict[str, dict[str, int]]  # label -> split -> images featurized
+    pca: NotRequired[PcaMetrics]
+    baseline: NotRequired[Baseline]
+    classifiers: NotRequired[dict[str, ClassifierMetrics]]
+    leak: NotRequired[Leak]
+    group_split: NotRequired[GroupSplit]
+    warnings: list[str]  # one sentence each
+    seconds: dict[str, float]  # list, extract, reduce, classify, report, total
+    images_per_second: float  # decoded / seconds of extraction; of the run that decoded last
+
+
+class Run(TypedDict):
+    """``run.json``: how the metrics came about."""
+
+    run_id: str
+    started: str  # ISO 8601, UTC
+    finished: str
+    source: str
+    output: str
+    settings: dict[str, object]
+    backbone: dict[str, object]  # name, input_size, n_features, parameters, weights, engine, precision
+    versions: dict[str, str]  # package -> version
+    machine: dict[str, object]  # cores, memory_bytes, cpu, spark_master
