@@ -1,0 +1,87 @@
+"""What a storage is: the interface that local folders and buckets share, and where a bucket is."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
+
+from orchard.errors import UsageError
+
+
+@dataclass(frozen=True)
+class S3Options:
+    """Where the object store is; credentials are not part of it: they come from the environment.
+
+    Attributes:
+        endpoint: URL of an S3-compatible server; None: ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``,
+            else Amazon's.
+        region: None: ``AWS_REGION`` or ``AWS_DEFAULT_REGION``, else us-east-1.
+        path_style: whether the bucket is in the URL's path rather than in its host name; None: where there is
+            an endpoint.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    path_style: bool | None = None
+
+    def resolved(self) -> "S3Options":
+        """These options with this process' environment filled in, so that workers need not have it."""
+        env = os.environ.get
+        endpoint = self.endpoint or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL") or None
+        if endpoint is not None and not re.fullmatch(r"https?://[^/]+/*", endpoint):
+            raise UsageError(f"the S3 endpoint {endpoint!r} is no URL of the form http(s)://host[:port].")
+        return S3Options(
+            endpoint=endpoint.rstrip("/") if endpoint else None,
+            region=self.region or env("AWS_REGION") or env("AWS_DEFAULT_REGION") or "us-east-1",
+            path_style=endpoint is not None if self.path_style is None else self.path_style,
+        )
+
+
+class Entry(NamedTuple):
+    """One file or object of a listing."""
+
+    key: str
+    """Relative to the storage's root, parts separated by ``/``."""
+    size: int
+    """Bytes."""
+    version: str | None
+    """Changes when the content is replaced: modification time (ns) of a file, ETag of an object."""
+
+
+class Storage(Protocol):
+    """A folder or a bucket's prefix. Picklable: a worker opens its own connection on first use.
+
+    A key that cannot be read raises FileNotFoundError, PermissionError or another OSError;
+    StorageError says that the store itself fails.
+    """
+
+    @property
+    def url(self) -> str:
+        """``/absolute/folder`` or ``s3a://bucket/prefix``, without a slash at the end."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every file below the folder ``prefix``, at any depth and of any name; nothing if it is missing."""
+
+    def read(self, key: str) -> bytes:
+        """The whole content."""
+
+    def head(self, key: str, length: int) -> bytes:
+        """The first ``length`` bytes, fewer if there are no more."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a file of that key."""
+
+    def write(self, key: str, data: bytes | memoryview | pa.Buffer) -> None:
+        """Replace the file; a reader sees the old or the new content, never a part."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write the file if there is none, atomically against other writers; False if there is one."""
+
+    def move(self, source: str, target: str) -> None:
+        """Rename; replaces ``target``. On S3 a copy and a deletion."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete files; one that is missing is no error."""

@@ -1,0 +1,149 @@
+"""A local folder as a storage."""
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from orchard.errors import StorageError
+from orchard.storage.interface import Entry
+
+# A write that was cut off leaves a file of this name; no listing shows it.
+_TEMPORARY_SUFFIX = ".orchard-tmp"
+
+
+@dataclass(frozen=True)
+class LocalStorage:
+    """A folder. Links to folders are followed, except back into a folder that leads to them.
+
+    A name that is not UTF-8 appears with ``\\xNN`` for each of its odd bytes, and is read by that name.
+    """
+
+    url: str
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """See `Storage`. Sorted within each folder. Raises StorageError for an unreadable folder."""
+        folder = self._path(prefix)
+        if folder.is_dir():
+            strip = len(self.url.rstrip("/")) + 1
+            yield from self._walk(os.fsencode(folder), strip, frozenset())
+
+    def _walk(self, folder: bytes, strip: int, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        try:
+            status = os.stat(folder)  # noqa: PTH116 - bytes
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                return
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return  # deleted since its parent was listed
+        except OSError as error:
+            name = readable_path(folder)
+            raise StorageError(f"folder {name} cannot be listed ({error.strerror}): check it.") from error
+        for entry in entries:
+            if entry.is_dir():
+                yield from self._walk(entry.path, strip, above | {identity})
+            elif entry.is_file():
+                if entry.name.endswith(_TEMPORARY_SUFFIX.encode()):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat()
+                    yield Entry(readable_path(entry.path)[strip:], status.st_size, str(status.st_mtime_ns))
+            elif entry.is_symlink():  # to nothing: reading it will say so
+                yield Entry(readable_path(entry.path)[strip:], 0, None)
+
+    def read(self, key: str, max_bytes: int | None = None) -> bytes:
+        """See `Storage`; at most ``max_bytes`` + 1 bytes."""
+        with self._path(key).open("rb", buffering=0) as file:
+            return file.readall() if max_bytes is None else _read_up_to(file.fileno(), max_bytes + 1)
+
+    def head(self, key: str, length: int) -> bytes:
+        """See `Storage`."""
+        with self._path(key).open("rb", buffering=0) as file:
+            return _read_up_to(file.fileno(), length)
+
+    def exists(self, key: str) -> bool:
+        """See `Storage`."""
+        return self._path(key).is_file()
+
+    def write(self, key: str, data: bytes | memoryview | pa.Buffer) -> None:
+        """See `Storage`. Raises StorageError, such as for a full disk."""
+        path = self._path(key)
+        with self._written(path, data) as temporary:
+            temporary.replace(path)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `Storage`. Raises StorageError, such as for a full disk."""
+        path = self._path(key)
+        with self._written(path, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links: exclusive, though not whole at once
+                try:
+                    with path.open("xb") as file:
+                        file.write(data)
+                except FileExistsError:
+                    return False
+            return True
+
+    @contextlib.contextmanager
+    def _written(self, path: Path, data: bytes | memoryview | pa.Buffer) -> Iterator[Path]:
+        """A temporary file beside ``path`` with the data, deleted afterwards unless it was renamed."""
+        temporary = path.parent / f".{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
+        try:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(data)
+                yield temporary
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be written ({error.strerror}): check the folder's permissions and free space."
+            ) from error
+
+    def move(self, source: str, target: str) -> None:
+        """See `Storage`."""
+        path = self._path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path(source).replace(path)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Storage`. Folders that become empty stay."""
+        for key in keys:
+            try:
+                self._path(key).unlink(missing_ok=True)
+            except NotADirectoryError:
+                continue
+            except OSError as error:
+                where = f"{self.url}/{key}"
+                raise StorageError(f"{where} cannot be deleted ({error.strerror}): check it.") from error
+
+    def _path(self, key: str) -> Path:
+        path = Path(self.url, key)
+        if "\\x" in str(path) and not path.exists():
+            odd = re.sub(rb"\\x([89a-f][0-9a-f])", lambda m: bytes.fromhex(m[1].decode()), os.fsencode(path))
+            return Path(os.fsdecode(odd))
+        return path
+
+
+def _read_up_to(descriptor: int, length: int) -> bytes:
+    parts = []
+    while length > 0 and (part := os.read(descriptor, min(length, 1 << 24))):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def readable_path(path: bytes) -> str:
+    """The path as text; ``\\xNN`` for each byte that is not UTF-8."""
+    return path.decode("utf-8", "backslashreplace")

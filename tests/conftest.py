@@ -1,0 +1,127 @@
+"""What tests of several areas share: real fruit photographs and a real S3 server."""
+
+import lzma
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from orchard.storage import S3Options
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+
+
+def _cannot(reason: str) -> NoReturn:
+    """Skip; in CI, where everything is to be had, fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def fruits() -> Path:
+    """Photographs of Fruits-360: ``{Training,Test}/<class>/<frame>_100.jpg``; not part of the repository."""
+    folder = SHARED / "fruits"
+    if not folder.is_dir():
+        pytest.skip(f"there are no photographs at {folder}")
+    return folder
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """An S3 server on this machine, whose buckets are the folders of ``root``."""
+
+    endpoint: str
+    root: Path
+    access_key: str
+    secret_key: str
+
+    @property
+    def options(self) -> S3Options:
+        return S3Options(endpoint=self.endpoint, region="us-east-1", path_style=True)
+
+    def bucket(self) -> str:
+        """A new, empty bucket's name."""
+        name = f"b-{uuid.uuid4().hex[:12]}"
+        (self.root / name).mkdir()
+        return name
+
+    def export(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Put its credentials into the environment; the endpoint is passed as an option."""
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", self.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", self.secret_key)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """versitygw with its own folder; its credentials are in the environment for the whole session."""
+    root = tmp_path_factory.mktemp("s3")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = S3Server(f"http://127.0.0.1:{port}", root, "test", "testsecret")
+    keys = {"ROOT_ACCESS_KEY": server.access_key, "ROOT_SECRET_KEY": server.secret_key}
+    log = tmp_path_factory.mktemp("s3-log") / "versitygw.log"
+    command = [str(_versitygw()), "--port", f"127.0.0.1:{port}", "posix", str(root)]
+    with log.open("wb") as output, pytest.MonkeyPatch.context() as environment:
+        process = subprocess.Popen(command, env=os.environ | keys, stdout=output, stderr=output)
+        try:
+            _wait_until_it_listens(process, port, log)
+            server.export(environment)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    for _ in range(100):
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    pytest.fail(f"versitygw does not listen: {log.read_text(errors='replace')[-500:]}")
+
+
+def _versitygw() -> Path:
+    """The server's binary: installed, unpacked, or built with Go, in this order."""
+    cache = REPOSITORY / ".cache"
+    candidates = [cache / "versitygw", Path("~/.cache/cluster-lab/bin/versitygw").expanduser()]
+    if found := shutil.which("versitygw"):
+        candidates.insert(0, Path(found))
+    for candidate in candidates:
+        if os.access(candidate, os.X_OK):
+            return candidate
+    cache.mkdir(exist_ok=True)
+    target = cache / "versitygw"
+    packed = SHARED / "cluster" / "prebuilt" / "versitygw.xz"
+    if packed.is_file():
+        unpacked = cache / f"versitygw.{os.getpid()}"
+        with lzma.open(packed) as source, unpacked.open("wb") as binary:
+            shutil.copyfileobj(source, binary)
+        unpacked.chmod(0o755)
+        unpacked.replace(target)
+        return target
+    if shutil.which("go"):
+        build = subprocess.run(
+            ["go", "install", VERSITYGW],
+            env=os.environ | {"GOBIN": str(cache)},
+            capture_output=True,
+            check=False,
+        )
+        if build.returncode == 0:
+            return target
+        _cannot(f"versitygw cannot be built: {build.stderr.decode(errors='replace')[-300:]}")
+    _cannot("there is no S3 server: put versitygw on the PATH, or install Go")

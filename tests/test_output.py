@@ -1,0 +1,159 @@
+"""The output's datasets change only by whole commits, whoever dies in between."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orchard.errors import OutputLocked, StorageError
+from orchard.output import COMMITS, DataFile, Output, parquet_bytes, part
+from orchard.schemas import REJECTED, Dataset
+from orchard.storage import S3Options
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, S3Options]:
+    """An empty output in a folder, and one on a real S3 server."""
+    if request.param == "folder":
+        return str(tmp_path / "out"), S3Options()
+    server = request.getfixturevalue("s3_server")
+    return f"s3a://{server.bucket()}/out", server.options
+
+
+def rows(*paths: str) -> pa.Table:
+    return pa.table({"path": paths, "reason": ["empty"] * len(paths), "detail": [""] * len(paths)}, schema=REJECTED)
+
+
+def paths_in(output: Output) -> list[str]:
+    return sorted(output.read(Dataset.REJECTED, ["path"], REJECTED)["path"].to_pylist())
+
+
+def files_under(output: Output, prefix: str) -> list[str]:
+    return sorted(entry.key for entry in output.storage.list(prefix))
+
+
+def test_staged_rows_are_seen_only_after_their_commit(place: tuple[str, S3Options]) -> None:
+    output = Output(*place)
+    with output.writing():
+        file = output.stage(Dataset.REJECTED, rows("a", "b"))
+        assert files_under(output, "rejected/") == []
+        output.commit({Dataset.REJECTED: [file]})
+        assert files_under(output, "rejected/") == [file.name]
+    again = Output(*place)
+    assert paths_in(again) == ["a", "b"]
+    assert again.rows(Dataset.REJECTED) == 2
+
+
+def test_files_of_attempts_that_were_not_committed_are_removed(place: tuple[str, S3Options]) -> None:
+    output = Output(*place)
+    with output.writing():
+        kept = output.stage(Dataset.REJECTED, rows("a"))
+        output.stage(Dataset.REJECTED, rows("a"))  # a speculative attempt at the same work
+        output.commit({Dataset.REJECTED: [kept]})
+    assert files_under(output, "_orchard/staging/") == []
+    assert files_under(output, "rejected/") == [kept.name]
+
+
+def test_a_commit_can_replace_a_dataset_and_remember_properties(place: tuple[str, S3Options]) -> None:
+    output = Output(*place)
+    with output.writing():
+        output.commit({Dataset.REJECTED: [output.stage(Dataset.REJECTED, rows("old"))]}, properties={"a": 1, "b": 2})
+        new = output.stage(Dataset.REJECTED, rows("new"))
+        output.commit({Dataset.REJECTED: [new]}, replace=[Dataset.REJECTED], properties={"b": None, "c": [3]})
+    again = Output(*place)
+    assert paths_in(again) == ["new"]
+    assert [again.property(name) for name in "abc"] == [1, None, [3]]
+    assert files_under(again, "rejected/") == [new.name]
+
+
+def test_a_commit_that_was_cut_off_is_finished_by_the_next_writer(place: tuple[str, S3Options]) -> None:
+    first = Output(*place)
+    with first.writing():
+        old = first.stage(Dataset.REJECTED, rows("old"))
+        first.commit({Dataset.REJECTED: [old]})
+        # What a driver leaves that is killed between writing the record and moving the files.
+        names = [part(Dataset.REJECTED) for _ in range(3)]
+        staging = "_orchard/staging/killed/"
+        for name in names:
+            first.storage.write(f"{staging}{name}", parquet_bytes(rows(name)))
+        first.storage.move(f"{staging}{names[0]}", names[0])
+        add = {"rejected": [(name, 1) for name in names]}
+        record = {"run": "killed", "time": "", "staging": staging, "add": add, "remove": [old.name], "properties": {}}
+        assert first.storage.create(f"{COMMITS}00000002.json", json.dumps(record).encode())
+        # The rest of `with` cleans staging, which a killed driver would not do.
+        first._clear_staging = lambda: None  # type: ignore[method-assign]
+    second = Output(*place)
+    with second.writing():
+        assert files_under(second, "rejected/") == sorted(names)
+        assert paths_in(second) == sorted(names)
+    assert files_under(second, "_orchard/staging/") == []
+
+
+def test_of_two_writers_of_the_same_commit_one_fails_and_changes_nothing(place: tuple[str, S3Options]) -> None:
+    slow = Output(*place)
+    with slow.writing():
+        fast = Output(*place)
+        fast._lease = slow._lease  # as if the lock had failed
+        fast.commit({Dataset.REJECTED: [fast.stage(Dataset.REJECTED, rows("fast"))]})
+        with pytest.raises(OutputLocked, match="Another run has written"):
+            slow.commit({Dataset.REJECTED: [slow.stage(Dataset.REJECTED, rows("slow"))]})
+    assert paths_in(Output(*place)) == ["fast"]
+
+
+def test_committing_without_the_lock_is_refused(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    with pytest.raises(OutputLocked):
+        output.commit({}, properties={"a": 1})
+    assert Output(str(tmp_path)).is_empty
+
+
+def test_a_committed_file_that_is_gone_is_an_error_that_names_it(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    with output.writing():
+        file = output.stage(Dataset.REJECTED, rows("a"))
+        output.commit({Dataset.REJECTED: [file]})
+    (tmp_path / file.name).unlink()
+    with pytest.raises(StorageError, match=file.name), Output(str(tmp_path)).writing():
+        pass
+
+
+def test_any_parquet_reader_sees_the_committed_rows(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    with output.writing():
+        output.commit({Dataset.REJECTED: [output.stage(Dataset.REJECTED, rows("a", "b"))]})
+        output.stage(Dataset.REJECTED, rows("c"))
+        assert sorted(pq.read_table(tmp_path / "rejected")["path"].to_pylist()) == ["a", "b"]
+
+
+def test_a_data_file_is_counted_by_its_rows(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    with output.writing():
+        assert output.stage(Dataset.REJECTED, rows("a", "b", "c")) == DataFile(
+            name=files_under(output, output.staging)[0].removeprefix(output.staging), rows=3
+        )
+
+
+def _hold_and_die(folder: str, ready: "multiprocessing.synchronize.Event") -> None:
+    context = Output(folder).writing()
+    context.__enter__()
+    ready.set()
+    multiprocessing.Event().wait(60)
+
+
+def test_a_second_writer_is_told_who_writes_and_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    holder = spawn.Process(target=_hold_and_die, args=(str(tmp_path), ready))
+    holder.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(OutputLocked, match=f"process {holder.pid}"), Output(str(tmp_path)).writing():
+            pass
+    finally:
+        holder.kill()
+        holder.join()
+    with Output(str(tmp_path)).writing():
+        pass

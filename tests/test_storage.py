@@ -1,0 +1,274 @@
+"""Local folders and a real S3 server keep the same promises."""
+
+import hashlib
+import os
+import pickle
+import socket
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pytest
+
+from orchard.errors import BucketMissing, StorageError, UsageError
+from orchard.storage import S3Options, Storage, open_storage, read_path
+from orchard.storage.s3 import _connect, _shared_credentials
+
+if TYPE_CHECKING:
+    from conftest import S3Server
+
+ODD_KEYS = [
+    "Pomme d'été/photo n° 1.jpg",
+    "a b/c%20d.jpg",
+    "x#y/+é è.jpg",
+    "q?z=1&b/100%.jpg",
+    "_leading/.dot",
+    "quotes'\"<>/~*:;,=.jpg",
+    " space /trailing .jpg",
+    "decomposed e\u0301.jpg",
+    "back\\slash.jpg",
+    "[brackets]/{braces}.jpg",
+]
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "local":
+        return open_storage(str(tmp_path / "root"))
+    server: S3Server = request.getfixturevalue("s3_server")
+    return open_storage(f"s3a://{server.bucket()}/some prefix/50%", server.options)
+
+
+def _keys(storage: Storage, prefix: str = "") -> list[str]:
+    return sorted(entry.key for entry in storage.list(prefix))
+
+
+def test_every_key_comes_back_as_it_was_written(storage: Storage) -> None:
+    for key in ODD_KEYS:
+        storage.write(key, key.encode())
+    assert _keys(storage) == sorted(ODD_KEYS)
+    for key in ODD_KEYS:
+        assert storage.read(key) == key.encode()
+        assert storage.exists(key)
+        storage.move(key, f"moved/{key}")
+        assert not storage.exists(key)
+    assert _keys(storage, "moved") == sorted(f"moved/{key}" for key in ODD_KEYS)
+    storage.delete([f"moved/{key}" for key in ODD_KEYS])
+    assert _keys(storage) == []
+
+
+def test_a_prefix_is_a_folder_and_not_the_beginning_of_a_name(storage: Storage) -> None:
+    storage.write("features/a", b"")
+    storage.write("features2/b", b"")
+    assert _keys(storage, "features") == ["features/a"]
+    assert _keys(storage, "features/") == ["features/a"]
+    assert _keys(storage, "nothing") == []
+
+
+def test_size_is_listed_and_the_version_changes_with_the_content(storage: Storage) -> None:
+    storage.write("a", b"one")
+    (before,) = storage.list()
+    storage.write("a", b"four")
+    (after,) = storage.list()
+    assert (before.size, after.size) == (3, 4)
+    assert before.version and after.version and before.version != after.version
+
+
+def test_head_returns_no_more_than_there_is(storage: Storage) -> None:
+    storage.write("three", b"abc")
+    storage.write("none", b"")
+    assert [storage.head("three", n) for n in (2, 3, 9)] == [b"ab", b"abc", b"abc"]
+    assert storage.head("none", 9) == b""
+    assert storage.read("none") == b""
+
+
+def test_buffers_are_written_without_copying_them_to_bytes_first(storage: Storage) -> None:
+    storage.write("buffer", pa.py_buffer(b"arrow"))
+    storage.write("view", memoryview(b"memory"))
+    assert storage.read("buffer") + storage.read("view") == b"arrowmemory"
+
+
+def test_a_missing_key_is_told_by_its_name(storage: Storage) -> None:
+    storage.write("here", b"")
+    for call in (storage.read, lambda key: storage.head(key, 3), lambda key: storage.move(key, "x")):
+        with pytest.raises(FileNotFoundError, match=r"not-here"):
+            call("not-here.jpg")
+    assert not storage.exists("not-here.jpg")
+    storage.delete(["not-here.jpg", "nor/here.jpg"])
+
+
+def test_move_replaces_the_target(storage: Storage) -> None:
+    storage.write("a", b"new")
+    storage.write("b/c", b"old")
+    storage.move("a", "b/c")
+    assert (_keys(storage), storage.read("b/c")) == (["b/c"], b"new")
+
+
+def test_one_of_many_creates_a_file(storage: Storage) -> None:
+    start = threading.Barrier(8)
+
+    def create(n: int) -> bool:
+        start.wait()
+        return storage.create("_orchard/lock", b"%d" % n)
+
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(create, range(8)))
+    assert created.count(True) == 1
+    assert storage.read("_orchard/lock") == b"%d" % created.index(True)
+    assert _keys(storage) == ["_orchard/lock"]
+
+
+def test_a_storage_travels_to_another_process(storage: Storage) -> None:
+    storage.write("a", b"1")
+    copy = pickle.loads(pickle.dumps(storage))  # noqa: S301
+    assert copy.url == storage.url
+    assert copy.read("a") == b"1"
+    assert b"testsecret" not in pickle.dumps(storage)
+
+
+def test_read_path_takes_what_listings_name_and_stops_at_the_limit(storage: Storage) -> None:
+    key = ODD_KEYS[2]
+    storage.write(key, b"0123456789")
+    path, s3 = f"{storage.url}/{key}", getattr(storage, "s3", S3Options())
+    assert read_path(path, s3) == b"0123456789"
+    assert read_path(path, s3, max_bytes=10) == b"0123456789"
+    assert read_path(path, s3, max_bytes=4) == b"01234"
+    with pytest.raises(FileNotFoundError):
+        read_path(path + "x", s3)
+
+
+def test_urls_of_every_form_name_the_same_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "my fruits"
+    folder.mkdir()
+    forms = [str(folder), f"file://{folder}", f"file:{folder}", f"file://{folder}".replace(" ", "%20")]
+    assert {open_storage(form).url for form in forms} == {str(folder)}
+    assert open_storage("s3://b/p/").url == open_storage("s3a://b/p").url == "s3a://b/p"
+    with pytest.raises(UsageError, match="gs"):
+        open_storage("gs://bucket/x")
+
+
+# Local folders
+
+
+def test_an_aborted_write_leaves_nothing_to_list(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    (tmp_path / f".{'0' * 32}.orchard-tmp").write_bytes(b"part")
+    assert _keys(storage) == []
+    with pytest.raises(TypeError):
+        storage.write("a", "not bytes")  # type: ignore[arg-type]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_links_are_followed_once_and_dangling_ones_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "root/Apple").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/1.jpg").write_bytes(b"1")
+    (tmp_path / "root/Pear").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root/Apple/loop").symlink_to(tmp_path / "root")
+    (tmp_path / "root/Apple/gone.jpg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "root/pipe")
+    assert _keys(open_storage(str(tmp_path / "root"))) == ["Apple/gone.jpg", "Pear/1.jpg"]
+
+
+def test_a_name_that_is_not_utf8_is_listed_readably_and_read(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
+    with open(name, "wb") as file:  # noqa: PTH123
+        file.write(b"1")
+    storage = open_storage(str(tmp_path))
+    assert _keys(storage) == ["caf\\xe9.jpg"]
+    assert storage.read("caf\\xe9.jpg") == b"1"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=f"{tmp_path}/file/a cannot be written"):
+        open_storage(str(tmp_path / "file")).write("a", b"")
+
+
+# Object stores
+
+
+def test_markers_of_folders_are_not_listed(s3_server: "S3Server") -> None:
+    bucket = s3_server.bucket()
+    storage = open_storage(f"s3a://{bucket}/root", s3_server.options)
+    storage.write("full/a.jpg", b"1")
+    storage.write("full/empty.jpg", b"")
+    for folder in ("root/", "root/full/", "root/nothing/"):
+        curl = ["curl", "-sf", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", "test:testsecret", "-X", "PUT"]
+        headers = ["-H", f"x-amz-content-sha256: {hashlib.sha256().hexdigest()}", "-H", "Content-Length: 0"]
+        subprocess.run([*curl, *headers, f"{s3_server.endpoint}/{bucket}/{folder}"], check=True)
+    assert _keys(storage) == ["full/a.jpg", "full/empty.jpg"]
+
+
+def test_a_missing_bucket_is_told_by_its_name(s3_server: "S3Server") -> None:
+    storage = open_storage("s3a://no-such-bucket/x", s3_server.options)
+    for call in (
+        lambda: list(storage.list()),
+        lambda: storage.read("a"),
+        lambda: storage.write("a", b""),
+        lambda: storage.create("a", b""),
+        lambda: storage.delete(["a"]),
+    ):
+        with pytest.raises(BucketMissing, match="no-such-bucket does not exist"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_wrong_credentials_are_told(s3_server: "S3Server", name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "wrong")
+    storage = open_storage(f"s3a://{s3_server.bucket()}", s3_server.options)
+    for call in (lambda: list(storage.list()), lambda: storage.read("a"), lambda: storage.write("a", b"")):
+        with pytest.raises(StorageError, match="refuses the credentials"):
+            call()
+
+
+def test_an_endpoint_that_does_not_answer_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        storage = open_storage("s3a://bucket", S3Options(f"http://127.0.0.1:{port}"))
+        started = time.monotonic()
+        with pytest.raises(StorageError, match=f"127.0.0.1:{port} does not answer"):
+            list(storage.list())
+    assert time.monotonic() - started < 25
+
+
+def test_a_secure_endpoint_is_never_left_for_plain_http() -> None:
+    config = _connect("b", S3Options("https://storage.example")).client_options
+    assert config is not None and str(config.get("allow_http")) == "false"
+
+
+def test_the_bucket_is_in_the_host_name_where_that_is_asked_for() -> None:
+    virtual = _connect("fruits", S3Options("https://s3.example:9000", path_style=False))
+    assert virtual.config.get("endpoint") == "https://fruits.s3.example:9000"
+    assert _connect("fruits", S3Options()).config.get("endpoint") is None
+
+
+def test_the_endpoint_of_the_environment_travels_with_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://localhost:1/")
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
+    storage = open_storage("s3a://bucket")
+    assert vars(storage)["s3"] == S3Options("http://localhost:1", "eu-west-3", True)
+    with pytest.raises(UsageError, match="localhost:9000"):
+        open_storage("s3a://bucket", S3Options("localhost:9000"))
+
+
+def test_the_shared_credentials_file_is_used_where_the_environment_has_none(tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    file.write_text("[work]\naws_access_key_id = A\naws_secret_access_key = %B\n")
+    env = {"AWS_SHARED_CREDENTIALS_FILE": str(file), "AWS_PROFILE": "work"}
+    assert _shared_credentials(env) == {"access_key_id": "A", "secret_access_key": "%B"}
+    assert _shared_credentials(env | {"AWS_ACCESS_KEY_ID": "other"}) == {}
+    assert _shared_credentials({"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none")}) == {}
+
+
+def test_a_wrong_region_is_told(s3_server: "S3Server") -> None:
+    storage = open_storage(f"s3a://{s3_server.bucket()}", S3Options(s3_server.endpoint, "mars-north-1"))
+    with pytest.raises(StorageError, match="is not in region mars-north-1"):
+        list(storage.list())
