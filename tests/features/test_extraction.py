@@ -1,0 +1,78 @@
+"""Tasks are neither too many nor too few, and every image is in one of them."""
+
+import pyarrow as pa
+import pytest
+
+from orchard.errors import ClusterError, StorageError
+from orchard.features.extraction import (
+    MAXIMUM_TASK_IMAGES,
+    MINIMUM_TASK_IMAGES,
+    ExtractionResult,
+    _cluster_error,
+    _Plan,
+    task_images,
+    tasks_per_batch,
+)
+
+
+def plan_all(images: int, slots: int, seconds_per_image: float) -> list[list[int]]:
+    """The tasks' sizes, batch by batch, of a run whose workers take so long for an image."""
+    plan = _Plan(pa.table({"path": [str(n) for n in range(images)]}))
+    batches, seen = [], []
+    while not plan.is_exhausted:
+        tasks = plan.next_batch(slots)
+        batches.append([task.num_rows for task in tasks])
+        seen += [path for task in tasks for path in task["path"].to_pylist()]
+        plan.learn(ExtractionResult(images=len(seen), worker_seconds=len(seen) * seconds_per_image))
+    assert seen == [str(n) for n in range(images)]
+    return batches
+
+
+@pytest.mark.parametrize(
+    ("images", "slots", "seconds_per_image", "least", "most"),
+    [
+        (12_158, 2, 0.003, 30, 130),  # a laptop, the default backbone
+        (1_000_000, 40, 0.003, 600, 3_000),  # a cluster
+        (12_158, 2, 0.3, 300, 400),  # a slow backbone: tasks stay short
+    ],
+)
+def test_tasks_are_neither_two_nor_two_thousand(
+    images: int, slots: int, seconds_per_image: float, least: int, most: int
+) -> None:
+    tasks = sum(map(len, plan_all(images, slots, seconds_per_image)))
+    assert least <= tasks <= most
+
+
+def test_an_executor_that_joins_late_finds_work_until_near_the_end() -> None:
+    batches = plan_all(12_158, 2, 0.003)
+    assert all(len(batch) >= 8 * 2 for batch in batches[:-1])
+    assert max(size for batch in batches for size in batch) <= 12_158 / 16
+
+
+def test_the_first_tasks_are_small_and_later_ones_take_some_seconds() -> None:
+    assert task_images(10**6, 16, None) == 32
+    assert task_images(10**6, 16, 0.01) == 500
+    assert task_images(10**6, 16, 1e-6) == MAXIMUM_TASK_IMAGES
+    assert task_images(10, 16, 0.01) == MINIMUM_TASK_IMAGES
+
+
+def test_a_batch_grows_with_the_cluster() -> None:
+    assert tasks_per_batch(100) == 4 * tasks_per_batch(25) == 400
+
+
+def test_an_error_of_orchard_in_a_worker_keeps_its_sentence() -> None:
+    spark_says = (
+        "Job aborted due to stage failure: Task 0 failed 4 times\n"
+        "Traceback (most recent call last):\n"
+        '  File "worker.py", line 1, in main\n'
+        "orchard.errors.StorageError: The bucket does not answer: try later.\n\tat org.apache.spark"
+    )
+    error = _cluster_error(RuntimeError(spark_says))
+    assert type(error) is StorageError
+    assert str(error) == "The bucket does not answer: try later."
+
+
+def test_another_error_of_a_worker_is_named() -> None:
+    error = _cluster_error(RuntimeError("Job aborted\nMemoryError: no room\n\tat java"))
+    assert type(error) is ClusterError
+    assert "MemoryError: no room" in str(error)

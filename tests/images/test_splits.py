@@ -1,0 +1,148 @@
+"""Splits are seeded, stratified, stable, and keep neighbouring frames together where that is asked for."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from orchard.images.sources import list_images
+from orchard.images.splits import FRAMES_PER_GROUP, assign_splits, frame_groups, group_split
+from orchard.schemas import LISTING
+from orchard.storage import S3Options
+
+Row = tuple[str, str | None, str | None]  # path, label, split
+
+
+def _listing(rows: list[Row]) -> pa.Table:
+    return pa.Table.from_pylist([{"path": p, "label": label, "split": s} for p, label, s in rows], LISTING)
+
+
+def _images(
+    count: int, label: str | None = "Kiwi", split: str | None = None
+) -> list[tuple[str, str | None, str | None]]:
+    return [(f"/data/{label}/{split}/{n}.jpg", label, split) for n in range(count)]
+
+
+def _assigned(table: pa.Table, done: pa.Table | None = None, fraction: float = 0.2, seed: int = 0) -> dict[str, str]:
+    result = assign_splits(table, done, test_fraction=fraction, seed=seed)
+    assert result.schema.equals(LISTING)
+    assert result.drop_columns("split").equals(table.drop_columns("split"))
+    return dict(zip(result["path"].to_pylist(), result["split"].to_pylist(), strict=True))
+
+
+def test_every_label_gives_its_share_to_test() -> None:
+    table = _listing(_images(100) + _images(37, "Plum") + _images(2, "Fig") + _images(1, "Date") + _images(10, None))
+    result = assign_splits(table, None, test_fraction=0.2, seed=0)
+    rows = zip(result["label"].to_pylist(), result["split"].to_pylist(), strict=True)
+    assert Counter(label for label, split in rows if split == "test") == {"Kiwi": 20, "Plum": 7, None: 2}
+    assert result["split"].null_count == 0
+
+
+def test_a_label_is_never_left_without_training_images() -> None:
+    assert list(_assigned(_listing(_images(1)), fraction=0.9).values()) == ["train"]
+    assert Counter(_assigned(_listing(_images(3)), fraction=1.0).values()) == {"train": 1, "test": 2}
+    assert set(_assigned(_listing(_images(9)), fraction=0.0).values()) == {"train"}
+
+
+def test_a_given_split_is_kept_and_counts() -> None:
+    rows = _images(30, split="validation") + _images(10, split="test") + _images(40)
+    assigned = _assigned(_listing(rows))
+    assert all(assigned[path] == split for path, _, split in rows if split)
+    # A fifth of 50 are in test already.
+    assert {assigned[path] for path, _, split in rows if split is None} == {"train"}
+
+
+def test_the_draw_depends_on_the_seed_and_not_on_the_order() -> None:
+    rows = _images(200)
+    first = _assigned(_listing(rows))
+    random.Random(0).shuffle(rows)
+    assert _assigned(_listing(rows)) == first
+    assert _assigned(_listing(rows), seed=1) != first
+
+
+@pytest.mark.parametrize("cut", [0, 1, 50, 199, 200])
+def test_a_run_that_was_interrupted_assigns_as_one_that_was_not(cut: int) -> None:
+    rows = _images(150) + _images(50, "Plum")
+    whole = _assigned(_listing(rows))
+    random.Random(cut).shuffle(rows)
+    # What was rejected has been worked on, too, and has no split.
+    done = [(path, label, None if n % 10 == 0 else whole[path]) for n, (path, label, _) in enumerate(rows[:cut])]
+    resumed = _assigned(_listing(rows[cut:]), _listing(done).select(["path", "label", "split"]))
+    assert resumed == {path: whole[path] for path, _, _ in rows[cut:]}
+
+
+def test_added_images_complete_the_share_and_leave_the_others_alone() -> None:
+    before = _listing(_images(100))
+    done = assign_splits(before, None, test_fraction=0.2, seed=0).select(["path", "label", "split"])
+    added = _listing([(f"/data/new/{n}.jpg", "Kiwi", None) for n in range(50)])
+    assert Counter(_assigned(added, done).values()) == {"train": 40, "test": 10}
+
+
+def test_nothing_new_is_no_error() -> None:
+    assert _assigned(LISTING.empty_table()) == {}
+    assert len(frame_groups([], [])) == 0
+    assert len(group_split(np.array([], np.int64), [], 0.2, 0)) == 0
+
+
+# Frames
+
+
+def _grouped(names: list[str], label: str = "Kiwi", frames: int = 3) -> list[set[str]]:
+    groups = frame_groups([f"/x/{name}" for name in names], [label] * len(names), frames)
+    return [{name for name, group in zip(names, groups, strict=True) if group == g} for g in sorted(set(groups))]
+
+
+def test_consecutive_frames_are_together_in_their_natural_order() -> None:
+    names = [f"{n}_100.jpg" for n in (9, 10, 11, 100, 101, 2)]
+    assert _grouped(names) == [{"2_100.jpg", "9_100.jpg", "10_100.jpg"}, {"11_100.jpg", "100_100.jpg", "101_100.jpg"}]
+
+
+def test_another_turn_or_label_is_another_sequence() -> None:
+    names = [f"r{turn}_{n}_100.jpg" for turn in range(2) for n in range(3)] + ["r_0_100.jpg", "r_1_100.jpg"]
+    sequences = [{"r_0_100.jpg", "r_1_100.jpg"}, set(names[:3]), set(names[3:6])]
+    assert sorted(map(sorted, _grouped(names, frames=99))) == sorted(map(sorted, sequences))
+    groups = frame_groups(["/a/1.jpg", "/b/2.jpg", "/b/3.jpg"], ["a", "b", "b"])
+    assert (groups[0] != groups[1], groups[1] == groups[2]) == (True, True)
+
+
+def test_files_without_numbers_are_alone() -> None:
+    assert len(_grouped(["a.jpg", "b.jpg", "c.jpg"])) == 3
+
+
+def test_training_and_test_folders_of_a_class_are_one_sequence(fruits: Path) -> None:
+    table = list_images(str(fruits), S3Options(), limit=None, labels=None, seed=0).table
+    paths, labels = table["path"].to_pylist(), table["label"].to_pylist()
+    groups = frame_groups(paths, labels)
+    sizes = np.bincount(groups)
+    assert sizes.max() <= FRAMES_PER_GROUP
+    assert np.median(sizes) > FRAMES_PER_GROUP / 2
+    # Fruits-360 took stretches and single frames of each turn for testing: groups straddle its split.
+    sides = {group: set() for group in groups}
+    for path, group in zip(paths, groups, strict=True):
+        sides[group].add("Training" in path)
+    assert np.mean([len(side) == 2 for side in sides.values()]) > 0.3
+
+    is_test = group_split(groups, labels, 0.2, 0)
+    assert 0.15 < is_test.mean() < 0.25
+    for group in set(groups):
+        assert len(set(is_test[groups == group])) == 1
+    for label in set(labels):
+        mine = np.array([other == label for other in labels])
+        assert 0 < is_test[mine].mean() < 0.5, label
+
+
+def test_the_test_groups_of_a_label_are_one_stretch() -> None:
+    groups = np.repeat(np.arange(20), 5)
+    is_test = group_split(groups, ["Kiwi"] * 100, 0.3, seed=3)
+    assert is_test.sum() == 30
+    assert np.count_nonzero(np.diff(np.r_[is_test, is_test[0]].astype(int))) == 2
+    assert (group_split(groups, ["Kiwi"] * 100, 0.3, seed=4) != is_test).any()
+
+
+def test_a_label_with_one_group_only_trains() -> None:
+    is_test = group_split(np.array([0, 0, 0, 1, 2]), ["Kiwi", "Kiwi", "Kiwi", "Fig", "Fig"], 0.2, 0)
+    assert is_test[:3].tolist() == [False] * 3
+    assert is_test[3:].sum() == 1

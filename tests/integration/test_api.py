@@ -1,0 +1,51 @@
+"""The pipeline from a notebook."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import orchard
+from orchard.compare import compare
+from orchard.errors import InputError, UsageError
+from orchard.settings import load
+
+
+def test_extract_returns_a_dataframe_of_features(spark: Any, painted: Path) -> None:
+    frame = orchard.extract(spark, str(painted), limit=12)
+    assert frame.columns == ["path", "label", "split", "width", "height", "features"]
+    rows = frame.collect()
+    assert len(rows) == 12
+    assert {len(row.features) for row in rows} == {1280}
+
+
+def test_the_stages_one_by_one(spark: Any, painted: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    features = orchard.extract(spark, str(painted), output)
+    reduced = orchard.reduce(spark, output, components=4)
+    predictions = orchard.classify(spark, output, classifiers="logistic_regression", components=4)
+    assert features.count() == reduced.count() == predictions.count() == 90
+    assert reduced.first().pca_features[:4] == pytest.approx(reduced.first().pca_features)
+    assert orchard.read(spark, output, "rejected").count() == 0
+
+
+def test_stages_of_an_empty_output_say_what_to_do_first(spark: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="orchard extract"):
+        orchard.reduce(spark, str(tmp_path / "nothing"))
+
+
+def test_backbones_are_compared_in_one_table(spark: Any, painted: Path, tmp_path: Path) -> None:
+    settings = load({"weights": "random", "classifiers": "logistic_regression", "limit": 45})
+    rows = compare(str(painted), str(tmp_path / "compare"), ["mobilenetv2", "EfficientNetLite0"], settings, spark)
+    assert {row["backbone"] for row in rows} == {"MobileNetV2", "EfficientNetLite0"}
+    assert [row["accuracy"] for row in rows] == sorted((row["accuracy"] for row in rows), reverse=True)
+    best = [row for row in rows if row["best_trade_off"]]
+    assert len(best) == 1
+    within = [row for row in rows if row["accuracy"] >= rows[0]["accuracy"] - 0.01]
+    assert best[0]["ms_per_image"] == min(row["ms_per_image"] for row in within)
+    assert all(row["images_per_second"] > 0 and row["k"] > 0 and row["size_mb"] > 0 for row in rows)
+
+
+def test_a_backbone_named_twice_is_refused(spark: Any, painted: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        compare(str(painted), str(tmp_path), ["MobileNetV2", "mobilenetv2"], load(), spark)

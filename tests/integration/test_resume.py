@@ -1,0 +1,197 @@
+"""A second start does what is left to do, once, and nothing else."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchard.errors import SettingsChanged, UsageError
+
+from .conftest import Result, paint
+
+Run = Callable[..., Result]
+
+
+def test_an_unchanged_input_is_left_alone(run: Run, painted: Path) -> None:
+    first = run(painted)
+    files = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.parquet")}
+    report = (first.folder / "report.html").stat().st_mtime_ns
+    started = time.monotonic()
+    second = run(painted)
+    assert time.monotonic() - started < 5
+    assert first.metrics["images"]["decoded"] == 90
+    assert second.metrics["images"]["decoded"] == 0
+    assert {path: path.stat().st_mtime_ns for path in second.folder.rglob("*.parquet")} == files
+    assert (second.folder / "report.html").stat().st_mtime_ns == report
+    assert second.metrics["classifiers"] == first.metrics["classifiers"]
+
+
+def test_new_images_are_added_and_only_they_are_decoded(run: Run, photos: Path) -> None:
+    before = run(photos).features()
+    paint(photos / "Training" / "Lemon #2" / "new.jpg", (230, 210, 40), 999)
+    after = run(photos)
+    after.assert_adds_up(91)
+    assert after.metrics["images"]["decoded"] == 1
+    assert after.metrics["pca"]["train_rows"] == 73
+    features = after.features()
+    assert {path: features[path] for path in before} == before
+
+
+def test_a_replaced_image_is_computed_again(run: Run, photos: Path) -> None:
+    before = run(photos).features()
+    path = photos / "Training" / "Lemon #2" / "+frame 1.jpg"
+    paint(path, (0, 0, 0), 7)
+    after = run(photos)
+    after.assert_adds_up(90)
+    assert after.metrics["images"]["decoded"] == 1
+    changed = [name for name, features in after.features().items() if features != before[name]]
+    assert changed == [str(path)]
+
+
+def test_a_mended_image_leaves_the_quarantine(run: Run, photos: Path) -> None:
+    path = photos / "Training" / "Lemon #2" / "broken.jpg"
+    path.write_text("<html>")
+    assert run(photos).metrics["images"]["rejected"] == 1
+    paint(path, (230, 210, 40), 3)
+    mended = run(photos)
+    mended.assert_adds_up(91)
+    assert mended.metrics["images"]["rejected"] == 0
+
+
+def test_rejected_images_are_tried_again_on_request(run: Run, photos: Path) -> None:
+    assert run(photos, max_pixels=100).metrics["images"]["rejected"] == 90
+    assert run(photos).metrics["images"]["decoded"] == 0
+    again = run(photos, retry_rejected=True)
+    again.assert_adds_up(90)
+    assert again.metrics["images"]["rejected"] == 0
+
+
+def test_images_that_are_gone_are_refused_and_pruned_on_request(run: Run, photos: Path) -> None:
+    run(photos)
+    for image in sorted((photos / "Training" / "Lemon #2").iterdir())[:4]:
+        image.unlink()
+    with pytest.raises(UsageError, match=r"4 images.*--prune"):
+        run(photos)
+    pruned = run(photos, prune=True)
+    pruned.assert_adds_up(86)
+    assert pruned.metrics["images"]["decoded"] == 0
+    assert pruned.metrics["pca"]["train_rows"] == 68
+
+
+@pytest.mark.parametrize(
+    "changed", [{"backbone": "MobileNetV2", "weights": "random"}, {"weights": "random"}, {"engine": "tensorflow"}]
+)
+def test_settings_that_would_mix_features_are_refused(run: Run, photos: Path, changed: dict[str, str]) -> None:
+    first = run(photos, limit=6)
+    with pytest.raises(SettingsChanged, match="--fresh"):
+        run(photos, **changed)
+    assert run(photos, limit=6).features() == first.features()
+
+
+def test_fresh_starts_over(run: Run, photos: Path) -> None:
+    run(photos, limit=30)
+    again = run(photos, limit=9, fresh=True, weights="random")
+    again.assert_adds_up(9)
+    assert again.metrics["images"]["decoded"] == 9
+
+
+def test_other_reduction_settings_reuse_the_features(run: Run, painted: Path) -> None:
+    run(painted)
+    other = run(painted, components=5)
+    assert other.metrics["images"]["decoded"] == 0
+    assert other.metrics["pca"]["k"] == 5
+    assert {len(row) for row in other.table("reduced")["pca_features"].to_pylist()} == {5}
+
+
+def _start(source: Path, output: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "orchard", "run", str(source), "--output", str(output), *flags]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def _wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3,000 images: enough for several commits."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(60):
+        paint(folder / "source" / f"{number}.jpg", (number * 4, 90, 40), number)
+    for number in range(3000):
+        target = folder / "many" / f"label {number % 10}" / f"{number}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "source" / f"{number % 60}.jpg", target)
+    return folder / "many"
+
+
+def test_a_killed_run_is_resumed_where_it_stopped(run: Run, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = _start(many, out)
+    _wait_for(lambda: list(out.glob("features/*.parquet")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    resumed = run(many, components=4)
+    resumed.assert_adds_up(3000)
+    assert 0 < resumed.metrics["images"]["decoded"] < 3000
+    whole = run(many, "whole", components=4)
+    assert resumed.features() == whole.features()
+    splits = [
+        dict(zip(r.table("features")["path"].to_pylist(), r.table("features")["split"].to_pylist(), strict=True))
+        for r in (resumed, whole)
+    ]
+    assert splits[0] == splits[1]
+
+
+def test_an_interrupted_run_exits_with_130_and_keeps_what_was_committed(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = _start(many, out)
+    _wait_for(lambda: list(out.glob("features/*.parquet")), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "start again to go on" in errors
+    assert "Traceback" not in errors
+    assert list(out.glob("features/*.parquet"))
+    assert not [path for path in (out / "_orchard" / "staging").rglob("*") if path.is_file()]
+
+
+def test_workers_that_die_cost_a_retry_and_no_row(many: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out"
+    process = _start(many, out, "--master", "local[2,8]", "--components", "4", "--classifiers", "logistic_regression")
+
+    def workers() -> list[int]:
+        """Python workers of this run: children of the daemon that its JVM forked."""
+        listing = subprocess.run(["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True, check=True).stdout
+        lines = [line.split(maxsplit=2) for line in listing.splitlines()[1:]]
+        daemons = {int(pid) for pid, _, args in lines if "pyspark.daemon" in args or "pyspark/daemon" in args}
+        parents = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+        pairs = [tuple(map(int, line.split())) for line in parents.splitlines()[1:]]
+        tree = {process.pid}
+        for _ in range(6):
+            tree |= {pid for pid, parent in pairs if parent in tree}
+        return [pid for pid, parent in pairs if parent in daemons & tree and pid in tree]
+
+    _wait_for(lambda: list(out.glob("features/*.parquet")), process)
+    killed = 0
+    for pid in workers()[:1]:
+        os.kill(pid, signal.SIGKILL)
+        killed += 1
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert killed == 1
+    result = run(many, components=4)  # nothing is left to do
+    assert result.metrics["images"]["decoded"] == 0
+    result.assert_adds_up(3000)

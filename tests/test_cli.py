@@ -1,0 +1,106 @@
+"""The command line says what it can do, in sentences, with the promised exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchard.cli import cli
+
+
+def orchard(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "orchard", *args],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_the_help_of_each_command_shows_a_runnable_example(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, "--help"])
+    assert result.exit_code == 0
+    example = result.output.partition("Example:")[2]
+    assert f"orchard {command}" in example
+
+
+def test_flags_of_a_command_are_settings_with_their_defaults() -> None:
+    output = CliRunner().invoke(cli, ["run", "--help"]).output
+    for text in ("--variance", "0.95", "--backbone", "EfficientNetLite0", "--split-by", "image|group", "--s3-endpoint"):
+        assert text in output
+
+
+def test_a_missing_source_is_one_sentence_and_exit_code_3(tmp_path: Path) -> None:
+    result = orchard("run", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out"))
+    assert result.returncode == 3
+    assert "nowhere" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_empty_source_is_one_sentence_and_exit_code_3(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = orchard("run", str(tmp_path / "empty"), "--output", str(tmp_path / "out"))
+    assert result.returncode == 3
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--variance", "2"], "--variance"),
+        (["--backbone", "MobileNetV9"], "MobileNetV2"),
+        (["--classifiers", "tarot"], "logistic_regression"),
+        (["--spark-conf", "spark.executor.cores"], "KEY=VALUE"),
+        (["--colour", "red"], "--colour"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_names_what_is_wrong(tmp_path: Path, flags: list[str], message: str) -> None:
+    result = orchard("run", str(tmp_path), "--output", str(tmp_path / "out"), *flags)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_machine_without_java_is_told_what_to_install(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "1.jpg")
+    result = orchard("run", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), PATH="/nowhere", JAVA_HOME="")
+    assert result.returncode == 4
+    assert "openjdk-17-jre-headless" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_commands_on_an_output_that_does_not_exist_say_so(tmp_path: Path) -> None:
+    for command in ("reduce", "classify", "report"):
+        result = orchard(command, str(tmp_path / "nowhere"))
+        assert result.returncode == 3, (command, result.stderr)
+        assert "nowhere" in result.stderr
+        assert not (tmp_path / "nowhere").exists()
+
+
+def test_backbones_are_listed_for_people_and_for_programs() -> None:
+    text = CliRunner().invoke(cli, ["backbones"]).output
+    assert "EfficientNetLite0 (default)" in text
+    rows = json.loads(CliRunner().invoke(cli, ["backbones", "--json"]).output)
+    assert {"MobileNetV2", "VGG16", "InceptionV3", "Xception", "EfficientNetB0"} <= {row["name"] for row in rows}
+
+
+def test_the_log_is_json_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
+    result = orchard("sample", str(tmp_path / "sample"), "--json")
+    assert json.loads(result.stdout)["images"] > 100
+    result = orchard("plan", str(tmp_path / "sample"), "--json")
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert plan["to_do"] == plan["images"] > 100
+    assert plan["ms_per_image"] > 0
+    for line in result.stderr.splitlines():
+        assert json.loads(line)["event"]
