@@ -1,4 +1,4 @@
-"""What tests of several areas share: real fruit photographs and a real S3 server."""
+"""What tests of several areas share: real fruit photographs, a Spark session, a real S3 server."""
 
 import lzma
 import os
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from pyspark.sql import SparkSession
 
+from orchard import session
 from orchard.storage import S3Options
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -35,6 +37,14 @@ def fruits() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there are no photographs at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """One local session of two slots for all tests; starting it takes longer than most of them."""
+    spark = session.start(master="local[2]")
+    yield spark
+    spark.stop()
 
 
 @dataclass(frozen=True)

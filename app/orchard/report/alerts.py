@@ -1,0 +1,159 @@
+"""What a reader has to know before believing a figure: rejected images, leaks, uneven classes, warnings."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchard.report.formatting import count, label_name, number, percent
+from orchard.schemas import ClassifierMetrics, Leak, Metrics, Reason, Split
+
+REASONS = {
+    Reason.EMPTY: "The file has no bytes.",
+    Reason.UNREADABLE: "The file could not be opened or read.",
+    Reason.UNSUPPORTED_FORMAT: "The content is of no supported image format, whatever the name says.",
+    Reason.TRUNCATED: "The file ends before the image does.",
+    Reason.CORRUPT: "The content cannot be decoded.",
+    Reason.TOO_LARGE: "The file has more bytes than the settings allow.",
+    Reason.TOO_MANY_PIXELS: "The image has more pixels than the settings allow.",
+}
+
+_UNEVEN = 5.0  # times as many training images in the largest class as in the smallest
+_OPTIMISM = 0.02  # accuracy that grouping may cost before it is worth a warning
+_WARNINGS = 30  # shown
+
+
+class Level(StrEnum):
+    """How much an alert matters."""
+
+    WARNING = "warning"
+    NOTE = "note"
+    GOOD = "good"
+
+
+class Topic(StrEnum):
+    """What an alert is about; the template adds a table to some."""
+
+    REJECTED = "rejected"
+    GROUPS = "groups"
+    LEAK = "leak"
+    BALANCE = "balance"
+    COUNTS = "counts"
+    RUN = "run"
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One thing to know."""
+
+    level: Level
+    topic: Topic
+    title: str
+    text: str
+
+
+def measured(metrics: Metrics) -> dict[str, ClassifierMetrics]:
+    """The classifiers that were measured on at least one test image, the most accurate first."""
+    found = {name: c for name, c in metrics.get("classifiers", {}).items() if c["test_rows"] > 0}
+    return dict(sorted(found.items(), key=lambda item: (-item[1]["accuracy"], -item[1]["macro_f1"], item[0])))
+
+
+def grouped_accuracy(metrics: Metrics) -> tuple[str, float, float] | None:
+    """The best classifier that both splits measured: its name, its accuracy, and that of the grouped split."""
+    groups = metrics.get("group_split")
+    if groups is None:
+        return None
+    for name, classifier in measured(metrics).items():
+        honest = groups["classifiers"].get(name)
+        if honest is not None and honest["test_rows"] > 0:
+            return name, classifier["accuracy"], honest["accuracy"]
+    return None
+
+
+def alerts(metrics: Metrics) -> list[Alert]:
+    """Everything to know, the most serious first."""
+    found = [*_counts(metrics), *_groups(metrics), *_leak(metrics), *_rejected(metrics), *_balance(metrics)]
+    warnings = metrics.get("warnings", [])
+    found += [Alert(Level.WARNING, Topic.RUN, "The run says", text) for text in warnings[:_WARNINGS]]
+    if len(warnings) > _WARNINGS:
+        text = f"{number(len(warnings) - _WARNINGS)} more warnings are in metrics.json."
+        found.append(Alert(Level.WARNING, Topic.RUN, "And more", text))
+    return sorted(found, key=lambda alert: list(Level).index(alert.level))
+
+
+def _counts(metrics: Metrics) -> list[Alert]:
+    images = metrics["images"]
+    if images["listed"] == images["featurized"] + images["rejected"]:
+        return []
+    text = (
+        f"{number(images['listed'])} images were listed, but {number(images['featurized'])} featurized and "
+        f"{number(images['rejected'])} rejected. Run the same command again: it does what is missing."
+    )
+    return [Alert(Level.WARNING, Topic.COUNTS, "The counts do not add up", text)]
+
+
+def _rejected(metrics: Metrics) -> list[Alert]:
+    images = metrics["images"]
+    if images["rejected"] == 0:
+        text = f"{count(images['featurized'], 'image')} became features."
+        return [Alert(Level.GOOD, Topic.REJECTED, "No image was rejected", text)] if images["featurized"] else []
+    plural = "image was" if images["rejected"] == 1 else "images were"
+    share = images["rejected"] / max(1, images["listed"])
+    text = f"{percent(share)} of {number(images['listed'])} listed; they are left out of everything below."
+    level = Level.WARNING if share >= 0.001 else Level.NOTE
+    return [Alert(level, Topic.REJECTED, f"{number(images['rejected'])} {plural} rejected", text)]
+
+
+def _leak(metrics: Metrics) -> list[Alert]:
+    leak: Leak | None = metrics.get("leak")
+    if leak is None or leak["test_rows"] == 0:
+        return []
+    twins = leak["test_rows_with_twin_in_train"]
+    if twins:
+        text = (
+            f"{percent(twins / leak['test_rows'])} of {count(leak['test_rows'], 'test image')} have a byte-identical "
+            "twin in training: the classifier has seen the answer. The accuracy on them says nothing about new images."
+        )
+        title = f"{number(twins)} test image{' is' if twins == 1 else 's are'} also in training"
+        return [Alert(Level.WARNING, Topic.LEAK, title, text)]
+    text = "No test image is byte for byte the same as a training image."
+    if leak["duplicate_rows"]:
+        text += f" Images with a twin on their own side of the split: {number(leak['duplicate_rows'])}."
+    return [Alert(Level.GOOD, Topic.LEAK, "Training and test share no file", text)]
+
+
+def _groups(metrics: Metrics) -> list[Alert]:
+    pair = grouped_accuracy(metrics)
+    if pair is None:
+        return []
+    _, usual, honest = pair
+    text = (
+        "Neighbouring frames of one recording look almost alike. With all frames of a group kept on one side of the "
+        f"split, accuracy is {percent(honest)} instead of {percent(usual)}."
+    )
+    if usual - honest > _OPTIMISM:
+        title = f"Expect {percent(honest)} rather than {percent(usual)} on new images"
+        return [Alert(Level.WARNING, Topic.GROUPS, title, text)]
+    return [Alert(Level.GOOD, Topic.GROUPS, "The accuracy holds when groups are kept together", text)]
+
+
+def _balance(metrics: Metrics) -> list[Alert]:
+    training = {label: splits.get(Split.TRAIN, 0) for label, splits in metrics["labels"].items()}
+    if len(training) < 2 or not any(training.values()):
+        return []
+    missing = sorted(label_name(label) for label, images in training.items() if images == 0)
+    found = []
+    if missing:
+        named = ", ".join(f"“{label}”" for label in missing[:5]) + (" and others" if len(missing) > 5 else "")
+        title = f"{number(len(missing))} class{'' if len(missing) == 1 else 'es'} without a training image"
+        text = f"No classifier can answer {named}: every test image of it counts as a mistake."
+        found.append(Alert(Level.WARNING, Topic.BALANCE, title, text))
+    smallest = min((label for label in training if training[label]), key=lambda label: training[label])
+    largest = max(training, key=lambda label: training[label])
+    ratio = training[largest] / training[smallest]
+    if ratio >= _UNEVEN:
+        text = (
+            f"“{label_name(largest)}” has {number(training[largest])} training images, “{label_name(smallest)}” "
+            f"{number(training[smallest])}. Accuracy leans to the large classes; look at macro F1 and the rare ones."
+        )
+        title = f"The largest class is {number(round(ratio, 1))} times the smallest"
+        found.append(Alert(Level.NOTE, Topic.BALANCE, title, text))
+    return found

@@ -1,0 +1,346 @@
+"""The geometry of the report's figures: data in, coordinates of an SVG viewBox out; the templates draw them.
+
+No chart library, on purpose: the page has to work offline, in one file of less than 5 MB, without JavaScript
+and for names that nobody vetted. Plotly's script alone is over 4 MB, and Matplotlib's SVG has neither labels that
+a screen reader finds nor colours that follow the reader's light or dark theme. What is needed is small: two curves,
+a cloud of points and a heat map. Text is never put into markup here; Jinja escapes it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from orchard.report.formatting import label_name, number, percent, shorten
+from orchard.report.samples import Point
+
+PALETTE_COLOURS = 8
+PALETTE_SHAPES = 4
+MAX_MATRIX_LABELS = 60  # more rows than that cannot be read on a screen
+LEVELS = (
+    0.0,
+    0.02,
+    0.06,
+    0.12,
+    0.25,
+    0.45,
+    0.7,
+)  # lower bounds of the heat map's seven shades, shares of 0..1
+
+_MAX_CURVE_POINTS = 400
+_MAX_SCREE_BARS = 120
+_AXIS_NAME = 22  # characters of a label beside the matrix
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A plot area inside a viewBox that starts at 0, 0."""
+
+    width: float
+    height: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def x(self, share: float) -> float:
+        """The horizontal place of a share of 0..1 of the axis."""
+        return round(self.left + share * (self.right - self.left), 2)
+
+    def y(self, share: float) -> float:
+        """The vertical place of a share of 0..1 of the axis; 0 is the bottom."""
+        return round(self.bottom - share * (self.bottom - self.top), 2)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Marker:
+    """The chosen number of components, on a curve."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str  # SVG text-anchor: on which side of the line there is room
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line over components, with the chosen ``k`` marked."""
+
+    frame: Frame
+    line: str  # SVG path data
+    area: str
+    bars: list[tuple[float, float, float, float]]  # x, y, width, height; those of the first k come first
+    chosen_bars: int
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    marker: Marker | None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of the scatter plot; colour, shape and fill together tell 64 labels apart."""
+
+    x: float
+    y: float
+    label: int  # index into `Scatter.labels`
+    index: int  # of the point as sampled
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Images in the plane of the first two components."""
+
+    frame: Frame
+    marks: list[Mark]
+    labels: list[str]
+    counts: list[int]  # points of each label
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    x_title: str
+    y_title: str
+    one_component: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A pair of true and predicted class that occurs."""
+
+    row: int
+    column: int
+    count: int
+    share: float  # of the row: of the test images that truly are of the class
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Two classes that are taken for one another."""
+
+    label: str
+    predicted: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix as a heat map; rows are true classes, columns predicted ones."""
+
+    frame: Frame
+    cell: float
+    font: float
+    labels: list[str]
+    axis: list[Tick]  # shortened labels, at the middle of their row and column
+    cells: list[Cell]
+    row_totals: list[int]
+    left_out: int  # classes that are confused least
+    shades: dict[str, dict[str, str]] = field(default_factory=dict)  # "share"|"count" -> "ok1".."no7" -> path
+
+    @property
+    def written(self) -> bool:
+        """Whether cells are large enough to hold their count."""
+        return self.cell >= 22
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten) from ``low`` to ``high``."""
+    if not high > low:
+        return [low]
+    step = 10.0 ** math.floor(math.log10((high - low) / about))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= about + 0.5)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 10) + 0.0 for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def scree(ratios: Sequence[float], k: int) -> Curve:
+    """The share of the variance that each of the first components holds, ``k`` marked."""
+    frame = Frame(560, 310, 58, 22, 544, 256)
+    shown = min(len(ratios), max(20, math.ceil(k * 1.25)), _MAX_SCREE_BARS)
+    values = [max(0.0, value) for value in np.nan_to_num(ratios[:shown]).tolist()]
+    top = max(values, default=0.0) or 1.0
+    slot = 1 / max(6, shown)  # few components get columns, not walls
+    bars = []
+    for i, value in enumerate(values):
+        left, right = frame.x((i + 0.1) * slot), frame.x((i + 0.9) * slot)
+        bars.append(
+            (
+                left,
+                frame.y(value / top),
+                round(right - left, 2),
+                round(frame.bottom - frame.y(value / top), 2),
+            )
+        )
+    marker = None
+    if 1 <= k <= shown:
+        marker = _marker(frame, k * slot, 1.0, f"k = {number(k)}")
+    return Curve(
+        frame,
+        "",
+        "",
+        bars,
+        min(k, shown),
+        [Tick(frame.x((i - 0.5) * slot), number(i)) for i in _component_ticks(shown)],
+        [Tick(frame.y(value / top), percent(value)) for value in ticks(0, top, 4)],
+        marker,
+    )
+
+
+def cumulative(ratios: Sequence[float], k: int) -> Curve:
+    """The share of the variance that the first 1, 2, ... components hold together, ``k`` marked."""
+    frame = Frame(560, 310, 58, 22, 544, 256)
+    total = np.clip(np.cumsum(np.nan_to_num(ratios)), 0.0, 1.0)
+    n = len(total)
+    chosen = min(max(k, 1), n) if n else 0
+    at = {1, chosen, n} | {1 + round(i * (n - 1) / _MAX_CURVE_POINTS) for i in range(_MAX_CURVE_POINTS + 1)}
+    span = max(1, n - 1)
+    places = [(frame.x((i - 1) / span), frame.y(float(total[i - 1]))) for i in sorted(at) if 1 <= i <= n]
+    line = "M" + "L".join(f"{x:g} {y:g}" for x, y in places) if places else ""
+    area = f"{line}L{places[-1][0]:g} {frame.bottom:g}L{places[0][0]:g} {frame.bottom:g}Z" if places else ""
+    marker = None
+    if chosen:
+        share = float(total[chosen - 1])
+        marker = _marker(frame, (chosen - 1) / span, share, f"k = {number(chosen)}: {percent(share)}")
+    return Curve(
+        frame,
+        line,
+        area,
+        [],
+        0,
+        [Tick(frame.x((i - 1) / span), number(i)) for i in _component_ticks(n)],
+        [Tick(frame.y(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)],
+        marker,
+    )
+
+
+def _marker(frame: Frame, x: float, y: float, text: str) -> Marker:
+    return Marker(frame.x(x), frame.y(y), text, "end" if x > 0.5 else "start")
+
+
+def _component_ticks(n: int) -> list[int]:
+    """Component numbers to write: always the first, then round ones."""
+    round_ones = [int(value) for value in ticks(0, n, 5) if value >= 1 and value == int(value)]
+    return [1, *(i for i in round_ones if i > max(1, n * 0.06))] if n else []
+
+
+def scatter(points: Sequence[Point], ratios: Sequence[float]) -> Scatter:
+    """Place points by PC1 and PC2; with one component, PC1 across and an arbitrary height."""
+    frame = Frame(720, 512, 50, 20, 704, 448)
+    one = any(point.pc2 is None for point in points)
+    # Golden-ratio steps spread points of one component evenly over the height, the same way each time.
+    heights = [(i * 0.6180339887) % 1.0 if one else (p.pc2 or 0.0) for i, p in enumerate(points)]
+    x_low, x_high = _range([point.pc1 for point in points])
+    y_low, y_high = _range(heights)
+    labels = sorted({point.label for point in points})
+    index = {label: i for i, label in enumerate(labels)}
+    counts = [0] * len(labels)
+    marks = []
+    for i, (point, height) in enumerate(zip(points, heights, strict=True)):
+        counts[index[point.label]] += 1
+        x = frame.x((point.pc1 - x_low) / (x_high - x_low))
+        y = frame.y((height - y_low) / (y_high - y_low))
+        marks.append(Mark(round(x, 1), round(y, 1), index[point.label], i))
+    return Scatter(
+        frame,
+        marks,
+        labels,
+        counts,
+        [Tick(frame.x((v - x_low) / (x_high - x_low)), number(v)) for v in ticks(x_low, x_high)],
+        [] if one else [Tick(frame.y((v - y_low) / (y_high - y_low)), number(v)) for v in ticks(y_low, y_high)],
+        _axis_title(1, ratios),
+        "spread out to be seen (there is one component)" if one else _axis_title(2, ratios),
+        one,
+    )
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """The lowest and highest value with some air around, never empty."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    air = (high - low) * 0.04 or max(abs(high), 1.0) * 0.5
+    return low - air, high + air
+
+
+def _axis_title(component: int, ratios: Sequence[float]) -> str:
+    known = len(ratios) >= component and math.isfinite(ratios[component - 1])
+    return f"PC{component} · {percent(ratios[component - 1])} of the variance" if known else f"PC{component}"
+
+
+def confusion_matrix(labels: Sequence[str], counts: Sequence[Sequence[int]], limit: int = MAX_MATRIX_LABELS) -> Matrix:
+    """Lay out a confusion matrix ``counts[true][predicted]``; of many classes, the most confused ones."""
+    table = np.asarray(counts, dtype=np.int64).reshape(len(labels), len(labels))
+    totals = table.sum(axis=1)
+    errors = totals + table.sum(axis=0) - 2 * np.diagonal(table)
+    chosen = np.sort(np.argsort(-errors, kind="stable")[:limit])
+    n = len(chosen)
+    cell = max(8.0, min(44.0, 620 / max(1, n)))
+    font = min(13.0, cell * 0.84)
+    names = [shorten(label_name(labels[i]), _AXIS_NAME) for i in chosen]
+    # 0.56 em: the mean width of a system font's letters.
+    margin = round(16 + font * max(2.0, 0.56 * max((len(name) for name in names), default=0)), 1)
+    frame = Frame(margin + n * cell + 1, margin + n * cell + 1, margin, margin, margin + n * cell, margin + n * cell)
+    shown = table[np.ix_(chosen, chosen)]
+    cells = [
+        Cell(int(row), int(column), int(shown[row, column]), float(shown[row, column] / totals[chosen[row]]))
+        for row, column in np.argwhere(shown > 0)
+    ]
+    most = max((c.count for c in cells), default=1)
+    shades = {
+        "share": _shades(cells, [c.share for c in cells]),
+        "count": _shades(cells, [c.count / most for c in cells]),
+    }
+    return Matrix(
+        frame,
+        cell,
+        round(font, 2),
+        [label_name(labels[i]) for i in chosen],
+        [Tick(round(margin + (i + 0.5) * cell, 2), name) for i, name in enumerate(names)],
+        cells,
+        [int(totals[i]) for i in chosen],
+        len(labels) - n,
+        shades,
+    )
+
+
+def cell_at(matrix: Matrix, cell: Cell) -> tuple[float, float]:
+    """The upper left corner of a cell."""
+    return (
+        round(matrix.frame.left + cell.column * matrix.cell, 2),
+        round(matrix.frame.top + cell.row * matrix.cell, 2),
+    )
+
+
+def _shades(cells: Sequence[Cell], strengths: Sequence[float]) -> dict[str, str]:
+    """One path for each shade, in units of a cell: a tenth of the markup of one element for each cell."""
+    paths: dict[str, list[str]] = {}
+    for cell, strength in zip(cells, strengths, strict=True):
+        level = sum(strength > bound for bound in LEVELS)
+        name = f"{'ok' if cell.row == cell.column else 'no'}{level}"
+        paths.setdefault(name, []).append(f"M{cell.column} {cell.row}h1v1h-1z")
+    return {name: "".join(parts) for name, parts in sorted(paths.items())}
+
+
+def top_confusions(labels: Sequence[str], counts: Sequence[Sequence[int]], limit: int = 12) -> list[Confusion]:
+    """The most frequent mistakes, as words: true class, predicted class, how often, of how many."""
+    table = np.asarray(counts, dtype=np.int64).reshape(len(labels), len(labels))
+    totals = table.sum(axis=1)
+    return [
+        Confusion(labels[r], labels[c], int(table[r, c]), float(table[r, c] / totals[r]))
+        for r, c in _largest_errors(table, limit)
+    ]
+
+
+def _largest_errors(table: "np.ndarray[tuple[int, int], np.dtype[np.int64]]", limit: int) -> Iterator[tuple[int, int]]:
+    errors = table.copy()
+    np.fill_diagonal(errors, 0)
+    flat = np.argsort(-errors, axis=None, kind="stable")[:limit]
+    for position in flat:
+        row, column = divmod(int(position), table.shape[1])
+        if errors[row, column] > 0:
+            yield row, column

@@ -1,0 +1,67 @@
+"""The command that makes a run's results again, and its settings as the page may show them."""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+
+from orchard.report.formatting import NOTHING
+from orchard.schemas import Run
+from orchard.settings import Settings
+
+HIDDEN = "••••••"
+
+_SECRET = re.compile(r"secret|passw|token|credential|access[._-]?key|private[._-]?key", re.IGNORECASE)
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*@")  # user:password@ in a URL
+
+# Settings of how a run treats what is there already: no part of what the results are.
+_ONE_OFF = frozenset({"fresh", "prune", "retry_rejected"})
+
+
+def command(run: Run) -> str:
+    """The shell command of the run, with the settings that differ from the defaults, one a line."""
+    lines = [f"orchard run {_quote(run['source'])}", f"--output {_quote(run['output'])}"]
+    for name, value in run["settings"].items():
+        field = Settings.model_fields.get(name)
+        if field is None or value is None or name in _ONE_OFF or _plain(value) == _plain(field.default):
+            continue
+        lines += [f"--{name.replace('_', '-')} {_quote(text)}" for text in _arguments(name, value)]
+    return " \\\n  ".join(lines)
+
+
+def shown(value: object, name: str = "") -> str:
+    """A setting's value as text, without anything that looks like a secret."""
+    if value is None or value in ("", (), [], {}):
+        return NOTHING
+    if _SECRET.search(name):
+        return HIDDEN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={shown(item, str(key))}" for key, item in value.items())
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ", ".join(shown(item) for item in value)
+    return without_password(str(value))
+
+
+def without_password(url: str) -> str:
+    """The URL without ``user:password@``."""
+    return _USER_INFO.sub(f"{HIDDEN}@", url)
+
+
+def _arguments(name: str, value: object) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{key}={item}" for key, item in value.items() if not _SECRET.search(str(key))]
+    if isinstance(value, list | tuple):
+        return [",".join(map(str, value))]
+    if name == "max_rejected" and isinstance(value, float):
+        return [f"{value * 100:g}%"]
+    return [str(value)]
+
+
+def _quote(text: str) -> str:
+    return shlex.quote(without_password(text))
+
+
+def _plain(value: object) -> object:
+    """The value as it is after a journey through JSON."""
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,185 @@
+"""A run's output with drawn images, real Parquet and the metrics that belong to them."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageDraw
+
+from orchard import schemas
+from orchard.output import Output
+from orchard.schemas import Baseline, ClassifierMetrics, Dataset, Metrics, Run
+
+
+def picture(label: int, number: int) -> bytes:
+    """A JPEG of a coloured disc: its hue tells the label."""
+    image = Image.new("RGB", (100, 80), "white")
+    hue = f"hsl({label * 67 % 360}, 70%, 45%)"
+    ImageDraw.Draw(image).ellipse((10 + number % 7, 6, 80 + number % 7, 74), fill=hue)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def classifier(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> ClassifierMetrics:
+    """The metrics that follow from a confusion matrix."""
+    table = np.asarray(matrix)
+    right, true, said = np.diagonal(table), table.sum(axis=1), table.sum(axis=0)
+    precision = right / np.maximum(1, said)
+    recall = right / np.maximum(1, true)
+    f1 = 2 * right / np.maximum(1, true + said)
+    return {
+        "accuracy": float(right.sum() / max(1, table.sum())),
+        "macro_precision": float(precision.mean()),
+        "macro_recall": float(recall.mean()),
+        "macro_f1": float(f1.mean()),
+        "test_rows": int(table.sum()),
+        "train_rows": 4 * int(table.sum()),
+        "labels": list(labels),
+        "confusion_matrix": table.tolist(),
+        "per_class": {
+            label: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(true[i]),
+            }
+            for i, label in enumerate(labels)
+        },
+        "seconds": 1.25,
+    }
+
+
+def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 2) -> Metrics:
+    """Metrics of a run with everything in it; each class is taken for the next one now and then."""
+    n = len(labels)
+    matrix = np.diag([per_label] * n) + np.roll(np.diag(range(n)), 1, axis=1) * (n > 1)
+    names = ["logistic_regression", "random_forest", *(f"another_{i}" for i in range(n_classifiers))] if n else []
+    classifiers = {name: classifier(labels, matrix + i) for i, name in enumerate(names[:n_classifiers])}
+    featurized = n * per_label * 5
+    ratios = (0.5 ** np.arange(1, 41)).tolist()
+    baseline = Baseline(label=labels[0] if labels else "", accuracy=0.1)
+    return {
+        "images": {
+            "listed": featurized + 2,
+            "featurized": featurized,
+            "rejected": 2,
+            "ignored": 1,
+            "decoded": featurized,
+            "rejected_by_reason": {"empty": 1, "truncated": 1},
+        },
+        "labels": {label: {"train": per_label * 4, "test": per_label} for label in labels},
+        "pca": {
+            "k": 5,
+            "explained_variance": float(sum(ratios[:5])),
+            "explained_variance_ratio": ratios,
+            "n_features": 40,
+            "zero_variance_features": 1,
+            "train_rows": featurized,
+        },
+        "baseline": baseline,
+        "classifiers": classifiers,
+        "leak": {"test_rows": n * per_label, "test_rows_with_twin_in_train": 1, "duplicate_rows": 2},
+        "group_split": {
+            "groups": 12,
+            "train_rows": 80,
+            "test_rows": 20,
+            "k": 5,
+            "baseline": baseline,
+            "classifiers": {name: {**one, "accuracy": 0.5} for name, one in classifiers.items()},
+        },
+        "warnings": ["Something to look at."],
+        "seconds": {"list": 0.5, "extract": 20.0, "reduce": 3.0, "classify": 6.5, "report": 1.0, "total": 31.0},
+        "images_per_second": 123.4,
+    }
+
+
+def a_run() -> Run:
+    """A ``run.json``."""
+    return {
+        "run_id": "20260102T030405-abcdef",
+        "started": "2026-01-02T03:04:05+00:00",
+        "finished": "2026-01-02T03:05:05+00:00",
+        "source": "/data/some fruits",
+        "output": "/data/out",
+        "settings": {
+            "seed": 42,
+            "variance": 0.9,
+            "max_rejected": 0.1,
+            "classifiers": ["random_forest"],
+            "fresh": True,
+            "limit": None,
+            "spark_conf": {"spark.executor.memory": "4g", "spark.hadoop.fs.s3a.secret.key": "hunter2"},
+        },
+        "backbone": {"name": "EfficientNetLite0", "n_features": 1280, "precision": "float32"},
+        "versions": {"orchard": "0.1.0", "pyspark": "4.3.0"},
+        "machine": {"cores": 2, "memory_bytes": 2 * 2**30},
+    }
+
+
+ReadImage = Callable[[str], bytes]
+
+
+def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_components: int = 5) -> ReadImage:
+    """Commit reduced, predictions and rejected rows of the labels; returns what reads their images."""
+    images: dict[str, bytes] = {}
+    reduced, predictions = [], []
+    random = np.random.default_rng(0)
+    for i, label in enumerate(labels):
+        for j in range(per_label):
+            split = "test" if j % 3 == 0 else "train"
+            path = f"{split}/{label}/{j}.jpg"
+            images[path] = picture(i, j)
+            reduced.append((path, label, split, (random.normal(size=n_components) + i).tolist()))
+            predicted = labels[(i + 1) % len(labels)] if j == 0 else label
+            for name in ("logistic_regression", "random_forest"):
+                predictions.append((path, label, split, name, predicted, 0.5 + i / (2 * len(labels))))
+    rejected = [("a/empty.jpg", "empty", "no bytes"), ("a/cut <b>.jpg", "truncated", "12 bytes short")]
+    output = Output(str(folder))
+    with output.writing():
+        half = len(reduced) // 2
+        staged = {
+            Dataset.REDUCED: [
+                output.stage(Dataset.REDUCED, _table(rows, schemas.REDUCED))
+                for rows in (reduced[:half], reduced[half:])
+            ],
+            Dataset.PREDICTIONS: [output.stage(Dataset.PREDICTIONS, _table(predictions, schemas.PREDICTIONS))],
+            Dataset.REJECTED: [output.stage(Dataset.REJECTED, _table(rejected, schemas.REJECTED))],
+        }
+        output.commit(staged)
+    return images.__getitem__
+
+
+def _table(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
+    return pa.table([list(column) for column in zip(*rows, strict=True)] or [[] for _ in schema], schema=schema)
+
+
+@pytest.fixture
+def labels() -> list[str]:
+    return ["Apple", "Cherry", "Lemon", "Mango"]
+
+
+# Test modules cannot import this one (import mode importlib), so its functions come as fixtures.
+
+
+@pytest.fixture(scope="session", name="classifier")
+def _classifier() -> Callable[..., ClassifierMetrics]:
+    return classifier
+
+
+@pytest.fixture(scope="session", name="metrics_of")
+def _metrics_of() -> Callable[..., Metrics]:
+    return metrics_of
+
+
+@pytest.fixture(scope="session", name="a_run")
+def _a_run() -> Callable[[], Run]:
+    return a_run
+
+
+@pytest.fixture(scope="session", name="write_output")
+def _write_output() -> Callable[..., ReadImage]:
+    return write_output

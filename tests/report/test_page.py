@@ -1,0 +1,258 @@
+"""The page: complete, self-contained, harmless and small."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchard.output import Output
+from orchard.report import ReportData, collect, render
+from orchard.report.samples import MAX_POINTS, Mistake, Point, Rejection
+from orchard.report.thumbnails import BUDGET
+from orchard.schemas import ClassifierMetrics, Metrics, Run
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
+
+
+class Elements(HTMLParser):
+    """The elements of a page with their attributes, and the text of its scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text: list[str] = []
+        self._within = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._within = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, _tag: str) -> None:
+        self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._within == "script":
+            self.scripts[-1] += data
+        else:
+            self.text.append(data)
+
+
+def _visible(page: str) -> str:
+    return " ".join(" ".join(Elements(page).text).split())
+
+
+def test_a_whole_run_is_shown(
+    tmp_path: Path,
+    labels: list[str],
+    a_run: Callable[[], Run],
+    metrics_of: Callable[..., Metrics],
+    write_output: Callable[..., Callable[[str], bytes]],
+) -> None:
+    read_image = write_output(tmp_path, labels)
+    metrics = metrics_of(labels)
+    data = collect(Output(str(tmp_path)), metrics, a_run(), read_image)
+    page = render(data)
+    text = _visible(page)
+    assert len(data.points) == 24
+    assert all(data.pictures)
+    assert set(data.icons) == set(labels)
+    assert [mistake.label for mistake in data.mistakes] == ["Mango", "Lemon", "Cherry", "Apple"]
+    for expected in (
+        "some fruits",
+        "2 January 2026, 03:05 UTC",
+        "202 listed = 200 featurized + 2 rejected",
+        "1 test image is also in training",
+        "Something to look at.",
+        "The file ends before the image does.",
+        "5 of 40 components hold 96.9% of the variance",
+        "123",
+    ):
+        assert expected in text
+    assert page.count("<img src=") == 4
+
+
+def test_hostile_names_are_text_wherever_they_stand(
+    a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    metrics = metrics_of([HOSTILE, "b"])
+    metrics["warnings"] = [HOSTILE]
+    run = a_run()
+    run["source"] = run["output"] = f"/data/{HOSTILE}"
+    run["settings"][HOSTILE] = HOSTILE
+    run["backbone"]["name"] = HOSTILE
+    data = ReportData(
+        metrics,
+        run,
+        [Point(HOSTILE, HOSTILE, HOSTILE, 0.0, 1.0), Point("x", "b", "test", 1.0, 0.0)],
+        ["UklGRg==", None],
+        [Mistake(HOSTILE, HOSTILE, "b", 0.9)],
+        ["UklGRg=="],
+        [Rejection(HOSTILE, HOSTILE, HOSTILE)],
+        {HOSTILE: "UklGRg=="},
+    )
+    page = Elements(render(data))
+    assert len(page.scripts) == 2  # the data and ours
+    block = json.loads(page.scripts[0])
+    assert block["labels"][0].startswith(HOSTILE[:45])
+    assert not [attributes for tag, attributes in page.found if tag == "img" and attributes.get("src") == "x"]
+    assert not [name for _, attributes in page.found for name in attributes if name.startswith("on")]
+    assert "{{ 7*7 }}" in " ".join(page.text)
+
+
+def test_the_page_loads_nothing_from_anywhere(
+    tmp_path: Path,
+    labels: list[str],
+    a_run: Callable[[], Run],
+    metrics_of: Callable[..., Metrics],
+    write_output: Callable[..., Callable[[str], bytes]],
+) -> None:
+    read_image = write_output(tmp_path, labels)
+    page = render(collect(Output(str(tmp_path)), metrics_of(labels), a_run(), read_image))
+    assert "http://" not in page
+    assert "https://" not in page
+    for tag, attributes in Elements(page).found:
+        for name in ("src", "href", "action", "data", "poster", "srcset"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:")), (tag, name, value)
+    assert all(url.startswith("data:") for url in re.findall(r"url\(([^)]*)\)", page))
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_the_page_of_a_huge_collection_stays_under_five_megabytes(
+    a_run: Callable[[], Run], metrics_of: Callable[..., Metrics], classifier: Callable[..., ClassifierMetrics]
+) -> None:
+    labels = [f"{i:04d} " + "🍒" * 200 for i in range(2_000)]
+    random = np.random.default_rng(0)
+    metrics = metrics_of([])
+    metrics["images"].update(listed=10**6 + 2, featurized=10**6, decoded=10**6)
+    metrics["labels"] = {label: {"train": 400, "validation": 30, "test": 100} for label in labels}
+    matrix = random.integers(0, 9, (len(labels), len(labels))).tolist()
+    one = classifier(labels, matrix)
+    metrics["classifiers"] = {f"classifier_{i}": one for i in range(8)}
+    metrics["warnings"] = ["🍒" * 300] * 5_000
+    path = "🍒/" * 200
+    points = [
+        Point(f"{path}{i}.jpg", labels[i], "train", *map(float, random.normal(size=2))) for i in range(MAX_POINTS)
+    ]
+    mistakes = [Mistake(f"{path}{i}.jpg", labels[i], labels[i + 1], 0.9) for i in range(48)]
+    share = BUDGET // (600 + 48 + 120)
+    data = ReportData(
+        metrics,
+        a_run(),
+        points,
+        ["A" * share] * 600,
+        mistakes,
+        ["A" * share] * 48,
+        [Rejection(path, "corrupt", "x" * 5_000)] * 35,
+        dict.fromkeys(labels[:120], "A" * share),
+    )
+    page = render(data).encode()
+    assert len(page) < 5_000_000
+
+
+def _no_classifier(metrics: Metrics) -> None:
+    for key in ("classifiers", "baseline", "leak", "group_split"):
+        metrics.pop(key)  # type: ignore[misc]
+
+
+def _no_test_rows(metrics: Metrics) -> None:
+    for one in metrics["classifiers"].values():
+        one.update(test_rows=0, accuracy=float("nan"))
+
+
+def _features_only(metrics: Metrics) -> None:
+    _no_classifier(metrics)
+    metrics.pop("pca")
+
+
+def _nothing(metrics: Metrics) -> None:
+    _features_only(metrics)
+    metrics["images"].update(listed=0, featurized=0, rejected=0, decoded=0, rejected_by_reason={})
+    metrics.update(labels={}, warnings=[], seconds={}, images_per_second=0.0)
+
+
+def _no_seconds(metrics: Metrics) -> None:
+    metrics.update(seconds={"extract": 0.0}, images_per_second=float("nan"))
+
+
+@pytest.mark.parametrize("change", [_no_classifier, _no_test_rows, _features_only, _nothing, _no_seconds])
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_a_page_without_some_parts_has_no_hole(
+    change: Callable[[Metrics], None], count: int, a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    metrics = metrics_of([f"label {i}" for i in range(count)])
+    change(metrics)
+    text = _visible(render(ReportData(metrics, a_run())))
+    assert "nan" not in text.split()
+    assert "None" not in text
+    assert ("Most confused" in text) == (change is _no_seconds)
+    targets = set(re.findall(r'<section id="(\w+)"', render(ReportData(metrics, a_run()))))
+    links = set(re.findall(r'<li><a href="#(\w+)"', render(ReportData(metrics, a_run()))))
+    assert targets == links
+
+
+def test_the_honest_accuracy_stands_beside_the_optimistic_one(
+    labels: list[str], a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    metrics = metrics_of(labels)
+    text = _visible(render(ReportData(metrics, a_run())))
+    assert "Expect 50.0% rather than 87.0% on new images" in text
+    assert "50.0% with groups of frames kept together" in text
+
+
+def test_counts_that_do_not_add_up_are_said_so(
+    labels: list[str], a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    metrics = metrics_of(labels)
+    metrics["images"]["listed"] += 1
+    text = _visible(render(ReportData(metrics, a_run())))
+    assert "The counts do not add up" in text
+    assert "203 listed ≠ 200 featurized + 2 rejected" in text
+
+
+def test_uneven_classes_and_those_without_training_are_named(
+    labels: list[str], a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    metrics = metrics_of(labels)
+    metrics["labels"] |= {"Apple": {"train": 4000}, "Mango": {"test": 3}}
+    text = _visible(render(ReportData(metrics, a_run())))
+    assert "The largest class is 100 times the smallest" in text
+    assert "No classifier can answer “Mango”" in text
+
+
+def test_the_command_names_what_differs_from_the_defaults_and_no_secret(
+    labels: list[str], a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    run = a_run()
+    run["settings"]["s3_endpoint"] = "http://me:letmein@store:9000"
+    text = _visible(render(ReportData(metrics_of(labels), run)))
+    for part in (
+        "orchard run '/data/some fruits'",
+        "--output /data/out",
+        "--variance 0.9",
+        "--max-rejected 10%",
+        "--classifiers random_forest",
+        "--spark-conf spark.executor.memory=4g",
+    ):
+        assert part in text
+    assert "--seed" not in text
+    assert "--fresh" not in text
+    assert "hunter2" not in text
+    assert "letmein" not in text
+
+
+def test_a_name_that_is_no_text_does_not_stop_the_page(
+    labels: list[str], a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    run = a_run()
+    run["source"] = "/data/caf\udce9"
+    assert "caf?" in render(ReportData(metrics_of(labels), run)).encode().decode()

@@ -1,0 +1,252 @@
+"""The page in a real browser: it asks for nothing, fits a phone, and answers pointer and keyboard."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from orchard.output import Output
+from orchard.report import ReportData, collect, render
+from orchard.schemas import Metrics, Run
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+HOSTILE = "<script>document.title='owned'</script>"
+
+
+def _cannot(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        _cannot("there is no chromium: install the package of that name")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(
+    tmp_path_factory: pytest.TempPathFactory,
+    a_run: Callable[[], Run],
+    metrics_of: Callable[..., Metrics],
+    write_output: Callable[..., Callable[[str], bytes]],
+) -> Path:
+    labels = ["Apple", "Cherry", HOSTILE, "A name " * 12, "Onebigwordwithoutaplacetobreak" * 4]
+    labels += [f"Tomato {i}" for i in range(40)]
+    folder = tmp_path_factory.mktemp("report")
+    read_image = write_output(folder / "out", labels)
+    page = render(collect(Output(str(folder / "out")), metrics_of(labels), a_run(), read_image))
+    return _written(folder, page)
+
+
+def _written(folder: Path, page: str) -> Path:
+    file = folder / "report.html"
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+class Opened:
+    """A page with what it asked for and complained about."""
+
+    def __init__(self, page: Page, file: Path) -> None:
+        self.page = page
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(file.as_uri())
+
+
+def _open(browser: Browser, file: Path, width: int = 1280, **options: Any) -> Opened:
+    context = browser.new_context(viewport={"width": width, "height": 850}, offline=True, **options)
+    return Opened(context.new_page(), file)
+
+
+@pytest.fixture
+def desktop(browser: Browser, report: Path) -> Iterator[Opened]:
+    opened = _open(browser, report)
+    yield opened
+    elsewhere = [url for url in opened.requests if not url.startswith("data:") and url != report.as_uri()]
+    assert elsewhere == []
+    assert opened.complaints == []
+    opened.page.context.close()
+
+
+def test_names_run_no_script_and_pictures_load(desktop: Opened) -> None:
+    assert desktop.page.title() == "some fruits · Orchard report"
+    broken = "[...document.images].filter(i => i.complete && !i.naturalWidth && i.checkVisibility()).length"
+    assert desktop.page.evaluate(broken) == 0
+    assert desktop.page.locator(".gallery img").first.evaluate("image => image.naturalWidth") == 100
+
+
+@pytest.mark.parametrize("width", [320, 390, 800, 1280])
+def test_nothing_makes_the_page_scroll_sideways(browser: Browser, report: Path, width: int) -> None:
+    page = _open(browser, report, width).page
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.context.close()
+
+
+def test_pointing_at_the_map_shows_the_image_and_its_name(desktop: Opened) -> None:
+    page = desktop.page
+    mark = page.locator("#scatter use:not(.bare)").last
+    mark.scroll_into_view_if_needed()
+    box = mark.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert page.locator("#tip").is_visible()
+    page.wait_for_function("document.querySelector('#tip img').naturalWidth === 56")
+    assert re.search(r"(train|test): .*\d\.jpg", page.locator("#tip").inner_text())
+    page.mouse.move(2, 2)
+    assert page.locator("#tip").is_hidden()
+
+
+def test_the_map_answers_the_arrow_keys_and_escape(desktop: Opened) -> None:
+    page = desktop.page
+    page.locator("#scatter").focus()
+    page.keyboard.press("ArrowRight")
+    first = page.locator("#tip").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tip").inner_text() != first
+    assert ".jpg" in (page.locator("#live").text_content() or "")
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+
+
+def test_a_tap_shows_the_image_on_a_phone(browser: Browser, report: Path) -> None:
+    page = _open(browser, report, 390, has_touch=True, is_mobile=True).page
+    mark = page.locator("#scatter use:not(.bare)").last
+    mark.scroll_into_view_if_needed()
+    box = mark.bounding_box()
+    assert box is not None
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert page.locator("#tip img").is_visible()
+    tip = page.locator("#tip").bounding_box()
+    assert tip is not None
+    assert tip["x"] >= 0
+    assert tip["x"] + tip["width"] <= 390
+    page.context.close()
+
+
+def test_the_legend_finds_and_picks_out_a_class(desktop: Opened) -> None:
+    page = desktop.page
+    page.locator("#find").fill("tomato 3")
+    assert page.locator("#legend li:visible").count() == 13  # 3, 13, 23 and 30 to 39
+    button = page.locator("#legend button:visible").first
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    label = button.get_attribute("data-l")
+    picked = page.locator("#scatter .points .on")
+    assert picked.count() == 6
+    assert {mark.get_attribute("data-l") for mark in picked.all()} == {label}
+    page.locator("#all").click()
+    assert page.locator("#scatter .on").count() == 0
+
+
+def test_marks_turn_into_pictures_and_back(desktop: Opened) -> None:
+    page = desktop.page
+    page.locator("#as-pictures").click()
+    assert page.locator("#scatter image").count() == page.locator("#scatter use:not(.bare)").count()
+    page.mouse.move(2, 2)
+    page.locator("#scatter image").first.hover(force=True)
+    assert page.locator("#tip img").is_visible()
+    page.locator("#as-pictures").click()
+    assert page.locator("#scatter image:visible").count() == 0
+
+
+def test_the_confusion_matrix_names_the_cell_under_the_pointer(desktop: Opened) -> None:
+    page = desktop.page
+    svg = page.locator(".matrix").first
+    svg.scroll_into_view_if_needed()
+    labels, row = page.evaluate(
+        "(() => { const m = JSON.parse(document.querySelector('#block').textContent).matrices[0];"
+        " return [m.labels, m.labels.indexOf('Tomato 7')] })()"
+    )
+    x, y = page.evaluate(
+        """([row, column]) => {
+          const m = JSON.parse(document.querySelector('#block').textContent).matrices[0];
+          const svg = document.querySelector('.matrix');
+          const p = new DOMPoint(m.left + (column + .5) * m.cell, m.top + (row + .5) * m.cell);
+          const at = p.matrixTransform(svg.getScreenCTM());
+          return [at.x, at.y];
+        }""",
+        [row, row + 1],
+    )
+    page.mouse.move(x, y)
+    # As the metrics of conftest.py say: row i is taken for the next class i times, and is right 10 times.
+    text = page.locator("#tip").inner_text()
+    assert f"{labels[row]} → {labels[row + 1]}" in text
+    assert f"{row} of {row + 10} images" in text
+
+
+def test_the_matrix_changes_from_shares_to_counts(desktop: Opened) -> None:
+    page = desktop.page
+    assert page.locator(".matrix .shades.by-share").first.is_visible()
+    page.locator("label", has_text="Images").first.click()
+    assert page.locator(".matrix .shades.by-count").first.is_visible()
+    assert page.locator(".matrix .shades.by-share").first.is_hidden()
+
+
+def test_the_class_table_sorts_by_any_column(desktop: Opened) -> None:
+    page = desktop.page
+    table = page.locator("table.sortable").first
+
+    def column(index: int) -> list[str]:
+        return [cell.strip() for cell in table.locator(f"tbody tr > :nth-child({index})").all_inner_texts()]
+
+    table.get_by_role("button", name="Test images").click()
+    supports = [int(text) for text in column(5)]
+    assert supports == sorted(supports, reverse=True)
+    assert len(set(supports)) > 5
+    table.get_by_role("button", name="Test images").click()
+    assert [int(text) for text in column(5)] == sorted(supports)
+    table.get_by_role("button", name="Class").click()
+    names = column(1)
+    assert names.index("Tomato 9") < names.index("Tomato 10")
+    assert table.locator("th[aria-sort]").count() == 1
+
+
+def test_tabs_show_one_classifier_at_a_time(desktop: Opened) -> None:
+    page = desktop.page
+    assert page.locator(".classifier:visible").count() == 1
+    tabs = page.get_by_role("tab")
+    tabs.first.focus()
+    page.keyboard.press("ArrowRight")
+    assert tabs.nth(1).get_attribute("aria-selected") == "true"
+    assert page.locator(".classifier:visible").get_attribute("id") == "classifier-1"
+
+
+def test_without_scripts_everything_can_be_read(browser: Browser, report: Path) -> None:
+    page = _open(browser, report, java_script_enabled=False).page
+    assert page.locator(".classifier:visible").count() == 2
+    assert page.locator("#scatter use").count() > 100
+    assert page.locator("#find").is_hidden()
+    page.context.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 500])
+def test_small_and_large_runs_work_without_complaint(
+    browser: Browser, tmp_path: Path, count: int, a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    labels = [f"label {i}" for i in range(count)]
+    metrics = metrics_of(labels, n_classifiers=1)
+    if count == 0:
+        metrics.pop("classifiers")
+    opened = _open(browser, _written(tmp_path, render(ReportData(metrics, a_run()))), 390)
+    assert opened.complaints == []
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    opened.page.context.close()
