@@ -1,0 +1,5 @@
+"""``python -m orchard``."""
+
+from orchard.cli import main
+
+main()

@@ -1,0 +1,122 @@
+"""The honest figure: everything is fitted again with consecutive frames on one side of the split."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from orchard.classification.metrics import evaluate, majority_baseline
+from orchard.classification.training import Classifier, predict, train, vectors
+from orchard.datasets import frame
+from orchard.errors import TrainingError
+from orchard.images.splits import frame_groups, group_split
+from orchard.output import Output
+from orchard.reduction.pca import Projection, Reduction
+from orchard.reduction.stage import project_batches, training_moments
+from orchard.schemas import FEATURES, REDUCED, ClassifierMetrics, Dataset, GroupSplit, Split
+from orchard.storage import Storage
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
+    from pyspark.sql import DataFrame, SparkSession
+
+
+def evaluate_groups(
+    spark: SparkSession,
+    output: Output,
+    classifiers: Sequence[Classifier],
+    *,
+    components: int,
+    seed: int,
+    test_fraction: float,
+    progress: Callable[[int], None] | None = None,
+) -> GroupSplit:
+    """Split by groups of consecutive frames, fit scaler, PCA and classifiers on one side, measure on the other.
+
+    All labelled images take part, whatever their split; nothing is written.
+
+    Args:
+        spark: where the work runs.
+        output: with features.
+        classifiers: which to train.
+        components: k, as in the main reduction; fewer if the training rows have fewer.
+        seed: of the split and of the forest.
+        test_fraction: of each label's images, about, 0 to 1.
+        progress: called with 1 after every classifier.
+
+    Raises:
+        TrainingError: the groups leave fewer than two labels to train on, or nothing to test.
+    """
+    files = output.files(Dataset.FEATURES)
+    images = output.read(Dataset.FEATURES, ["path", "label"], FEATURES)
+    names, labels = images.column("path").to_pylist(), np.array(images.column("label").to_pylist(), dtype=object)
+    labelled = np.array([label is not None for label in labels], bool)
+    groups = frame_groups(names, list(labels))
+    in_test = group_split(groups, list(labels), test_fraction, seed) & labelled
+    in_train = ~in_test & labelled
+    train_counts, test_counts = _count(labels[in_train]), _count(labels[in_test])
+    if len(train_counts) < 2 or not test_counts:
+        raise TrainingError(
+            "A split by groups leaves too little to train or to test on: add more sequences of frames for each label."
+        )
+
+    starts = np.cumsum([0, *(file.rows for file in files)])
+    masks = {file.name: in_train[start : start + file.rows] for file, start in zip(files, starts, strict=False)}
+    reduction = Reduction.fit(training_moments(spark, output.storage, files, masks), components=components)
+    projection = spark.sparkContext.broadcast(Projection(*reduction.affine()))
+    rows_of = partial(_regrouped, output.storage, projection, masks)
+    rows = vectors(frame(spark, files, REDUCED, rows_of)).cache()
+    known = sorted(train_counts)
+    measured: dict[str, ClassifierMetrics] = {}
+    try:
+        for classifier in classifiers:
+            start = time.perf_counter()
+            model = train(classifier, rows, known, variances=reduction.explained_variance_, seed=seed)
+            true, predicted, counts = _confusion(predict(model, rows.where("split = 'test'")), known)
+            seconds = time.perf_counter() - start
+            measured[classifier] = evaluate(
+                true, predicted, counts=counts, train_rows=int(in_train.sum()), seconds=seconds
+            )
+            if progress:
+                progress(1)
+    finally:
+        rows.unpersist()
+        projection.unpersist()
+    return {
+        "groups": len(np.unique(groups[labelled])),
+        "train_rows": int(in_train.sum()),
+        "test_rows": int(in_test.sum()),
+        "k": reduction.n_components_,
+        "baseline": majority_baseline(train_counts, test_counts),
+        "classifiers": measured,
+    }
+
+
+def _regrouped(
+    storage: Storage, projection: Broadcast[Projection], masks: Mapping[str, NDArray[np.bool_]], name: str
+) -> Iterator[pa.RecordBatch]:
+    """Yield reduced rows of a features file with the split that the groups gave them."""
+    start = 0
+    for batch in project_batches(storage, projection.value, name):
+        in_train = masks[name][start : start + len(batch)]
+        start += len(batch)
+        split = pa.array(np.where(in_train, str(Split.TRAIN), str(Split.TEST)), pa.string())
+        columns = [split if field.name == "split" else batch.column(field.name) for field in REDUCED]
+        yield pa.record_batch(columns, schema=REDUCED)
+
+
+def _confusion(predictions: DataFrame, labels: Sequence[str]) -> tuple[list[str], list[str], list[int]]:
+    """Count the pairs of label and prediction in Spark."""
+    pairs = predictions.groupBy("label", "class").count().collect()
+    return [p["label"] for p in pairs], [labels[p["class"]] for p in pairs], [p["count"] for p in pairs]
+
+
+def _count(labels: NDArray[np.object_]) -> dict[str, int]:
+    names, counts = np.unique(labels, return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,220 @@
+"""The Spark stage from ``reduced/`` to ``predictions/``, metrics and saved classifiers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchard.classification.groups import evaluate_groups
+from orchard.classification.leak import find_leak
+from orchard.classification.metrics import evaluate, majority_baseline
+from orchard.classification.training import Classifier, predict, save, train, vectors
+from orchard.datasets import read
+from orchard.errors import InputError, TrainingError
+from orchard.output import DataFile, Output, parquet_bytes, part
+from orchard.reduction.stage import load
+from orchard.schemas import (
+    INVENTORY,
+    PREDICTIONS,
+    REDUCED,
+    Baseline,
+    ClassifierMetrics,
+    Dataset,
+    GroupSplit,
+    Leak,
+    Split,
+)
+from orchard.storage import Storage
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+LABELS = "model/labels.json"
+"""The labels of the classifiers' classes, in order, relative to the output."""
+
+_NAMED = 10  # labels that a warning names before it only counts
+
+
+@dataclass(frozen=True)
+class ClassificationResult:
+    """What the stage came to."""
+
+    classifiers: dict[str, ClassifierMetrics]
+    baseline: Baseline
+    leak: Leak
+    group_split: GroupSplit | None
+    warnings: list[str]
+
+
+def classify(
+    spark: SparkSession,
+    output: Output,
+    classifiers: Sequence[Classifier],
+    *,
+    seed: int,
+    split_by_group: bool,
+    test_fraction: float,
+    progress: Callable[[int], None] | None = None,
+) -> ClassificationResult:
+    """Train on ``train``, predict every labelled row, measure on ``test``.
+
+    Predictions are committed in place of earlier ones; classifiers and their labels are saved under ``model/``.
+    Images without a label are left out.
+
+    Args:
+        spark: where the work runs.
+        output: with reduced features, held for writing.
+        classifiers: which to train.
+        seed: of the forest and of the split by groups.
+        split_by_group: also measure with consecutive frames on one side of the split.
+        test_fraction: of the split by groups.
+        progress: called with 1 after every classifier, those of the split by groups too.
+
+    Raises:
+        InputError: there are no reduced features.
+        TrainingError: there is nothing to train or to test on, or only one label.
+    """
+    rows = output.read(Dataset.REDUCED, ["path", "label", "split"], REDUCED)
+    if not rows.num_rows:
+        raise InputError(f"{output.url} holds no reduced features: run orchard reduce first.")
+    train_counts, test_counts = (_count(rows, split) for split in (Split.TRAIN, Split.TEST))
+    _check(train_counts, test_counts)
+    warnings = _warnings(rows, train_counts, test_counts)
+    labels = sorted(train_counts)
+    reduction = load(output)
+
+    table = vectors(read(spark, output, Dataset.REDUCED)).cache()
+    measured: dict[str, ClassifierMetrics] = {}
+    staged: list[DataFile] = []
+    try:
+        for classifier in classifiers:
+            start = time.perf_counter()
+            model = train(classifier, table, labels, variances=reduction.explained_variance_, seed=seed)
+            files, pairs = _write(output, classifier, predict(model, table), labels)
+            seconds = time.perf_counter() - start
+            staged += files
+            measured[classifier] = evaluate(
+                [true for true, _, _ in pairs],
+                [predicted for _, predicted, _ in pairs],
+                counts=[count for _, _, count in pairs],
+                train_rows=sum(train_counts.values()),
+                seconds=seconds,
+            )
+            save(spark, output, classifier, model, labels)
+            if progress:
+                progress(1)
+    finally:
+        table.unpersist()
+    output.storage.write(LABELS, json.dumps(labels, ensure_ascii=False).encode())
+    output.commit({Dataset.PREDICTIONS: staged}, replace={Dataset.PREDICTIONS})
+
+    group_split = None
+    if split_by_group:
+        try:
+            group_split = evaluate_groups(
+                spark,
+                output,
+                classifiers,
+                components=reduction.n_components_,
+                seed=seed,
+                test_fraction=test_fraction,
+                progress=progress,
+            )
+        except TrainingError as error:  # the other figures stand
+            warnings.append(str(error))
+    inventory = output.read(Dataset.INVENTORY, ["path", "digest"], INVENTORY)
+    return ClassificationResult(
+        measured, majority_baseline(train_counts, test_counts), find_leak(inventory, rows), group_split, warnings
+    )
+
+
+def _count(rows: pa.Table, split: Split) -> dict[str, int]:
+    """Return label -> labelled rows of `split`."""
+    labels = rows.filter(pc.equal(rows.column("split"), split)).column("label").drop_null()
+    return {item["values"]: item["counts"] for item in pc.value_counts(labels).to_pylist()}
+
+
+def _check(train_counts: dict[str, int], test_counts: dict[str, int]) -> None:
+    if not train_counts:
+        raise TrainingError("No classifier was trained: no image of the train split has a label.")
+    if len(train_counts) == 1:
+        (label,) = train_counts
+        raise TrainingError(
+            f"No classifier was trained: all training images are labelled {label!r}, and it takes two labels; "
+            "a label is the name of an image's folder."
+        )
+    if not test_counts:
+        raise TrainingError(
+            "No classifier was trained: no labelled image is in the test split, so nothing could be measured; "
+            "add a Test folder, or leave the split to Orchard."
+        )
+
+
+def _warnings(rows: pa.Table, train_counts: dict[str, int], test_counts: dict[str, int]) -> list[str]:
+    warnings = []
+    if unlabelled := rows.column("label").null_count:
+        warnings.append(f"{unlabelled} image(s) have no label: they were neither trained on nor predicted.")
+    seen = train_counts.keys() | test_counts.keys() | _count(rows, Split.VALIDATION).keys()
+    if untrained := sorted(seen - train_counts.keys()):
+        warnings.append(
+            f"{_name(untrained)} cannot be predicted, for lack of training images; their test images count as errors."
+        )
+    if untested := sorted(train_counts.keys() - test_counts.keys()):
+        warnings.append(f"{_name(untested)} were not measured, for lack of test images.")
+    return warnings
+
+
+def _name(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+    return f"{len(labels)} label(s) ({', '.join(labels[:_NAMED])}{more})"
+
+
+def _write(
+    output: Output, classifier: Classifier, predictions: DataFrame, labels: Sequence[str]
+) -> tuple[list[DataFile], list[tuple[str, str, int]]]:
+    """Stage predictions from the workers; return the files, and how often each label was taken for which in test."""
+    write = partial(_write_part, output.storage, output.staging, str(classifier), list(labels))
+    schema = "name string, rows long, confusion array<struct<label: string, predicted: string, count: long>>"
+    written = predictions.mapInArrow(write, schema).collect()
+    files = [DataFile(row["name"], row["rows"]) for row in written]
+    return files, [(p["label"], p["predicted"], p["count"]) for row in written for p in row["confusion"]]
+
+
+def _write_part(
+    storage: Storage, staging: str, classifier: str, labels: list[str], predictions: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    table = pa.Table.from_batches(batches) if (batches := list(predictions)) else None
+    if table is None or not table.num_rows:
+        return
+    predicted = pa.array(labels, pa.string()).take(table.column("class").combine_chunks())
+    columns: dict[str, Any] = {
+        "path": table.column("path"),
+        "label": table.column("label"),
+        "split": table.column("split"),
+        "classifier": pa.repeat(pa.scalar(classifier), table.num_rows),
+        "predicted": predicted,
+        "confidence": table.column("confidence"),
+    }
+    result = pa.table([columns[name].cast(PREDICTIONS.field(name).type) for name in PREDICTIONS.names], PREDICTIONS)
+    file = DataFile(part(Dataset.PREDICTIONS), result.num_rows)
+    dictionary = ["label", "split", "classifier", "predicted"]
+    storage.write(f"{staging}{file.name}", parquet_bytes(result, dictionary=dictionary))
+
+    test = result.filter(pc.equal(result.column("split"), Split.TEST))
+    confusion = test.group_by(["label", "predicted"]).aggregate([([], "count_all")])
+    pairs = [
+        {"label": pair["label"], "predicted": pair["predicted"], "count": pair["count_all"]}
+        for pair in confusion.to_pylist()
+    ]
+    pair_type = pa.struct([("label", pa.string()), ("predicted", pa.string()), ("count", pa.int64())])
+    yield pa.record_batch(
+        [pa.array([file.name]), pa.array([file.rows], pa.int64()), pa.array([pairs], pa.list_(pair_type))],
+        names=["name", "rows", "confusion"],
+    )

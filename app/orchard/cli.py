@@ -1,0 +1,378 @@
+"""The command line: parse, call, print; nothing else."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchard import progress
+from orchard.errors import OrchardError
+from orchard.settings import Settings, load
+
+SOURCE_HELP = "SOURCE is a folder, file:// or s3a:// URL, a glob in quotes, or a manifest (.csv, .parquet)."
+
+SELECTION = ("limit", "labels", "test_fraction", "seed")
+EXTRACTION = (
+    *SELECTION,
+    *("max_bytes", "max_pixels", "max_rejected"),
+    *("backbone", "weights", "alpha", "engine", "precision"),
+    *("fresh", "prune", "retry_rejected"),
+)
+REDUCTION = ("variance", "components")
+CLASSIFICATION = ("classifiers", "split_by")
+SPARK = ("master", "driver_memory", "spark_conf")
+STORAGE = ("s3_endpoint", "s3_region")
+
+Command = Callable[..., Any]
+
+
+def options(*names: str) -> Callable[[Command], Command]:
+    """Give a command the flags of these settings, and ``--config``, ``--json`` and ``--debug``."""
+
+    def decorate(command: Command) -> Command:
+        command = click.option("--debug", is_flag=True, help="show tracebacks and debug messages")(command)
+        command = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")(command)
+        config = click.Path(path_type=Path)
+        command = click.option("--config", type=config, help="settings file (default: orchard.toml)")(command)
+        for name in reversed(names):
+            command = _option(name)(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str) -> Callable[[Command], Command]:
+    field = Settings.model_fields[name]
+    flag = "--" + name.replace("_", "-")
+    described = field.description or ""
+    default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
+    if default not in (None, "", False, {}):
+        described += f"  [default: {default}]"
+    if field.annotation is bool:
+        return click.option(flag, is_flag=True, default=None, help=described)
+    if name == "spark_conf":
+        return click.option(flag, multiple=True, metavar="KEY=VALUE", help=described)
+    return click.option(flag, metavar=_metavar(field.annotation), help=described)
+
+
+def _metavar(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "|".join(get_args(annotation))
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return {int: "N", float: "NUMBER"}.get(kinds[0], "TEXT")
+
+
+def _settings(flags: dict[str, Any]) -> Settings:
+    """Load the settings from what click has parsed; what was not given is left to the other sources."""
+    progress.configure_logging(debug=flags.pop("debug"))
+    config = flags.pop("config")
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    if "spark_conf" in given:
+        pairs = [pair.partition("=") for pair in given["spark_conf"]]
+        if bad := next((key for key, equals, _ in pairs if not equals), None):
+            raise click.BadParameter(f"{bad!r} is not KEY=VALUE", param_hint="--spark-conf")
+        given["spark_conf"] = {key: value for key, _, value in pairs}
+    return load(given, config)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+class _Orchard(click.Group):
+    """Commands in the order in which people meet them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        return list(self.commands)
+
+
+@click.group(cls=_Orchard, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="orchard")
+def cli() -> None:
+    """Turn a large collection of images into features, a reduced table, measured classifiers and a model.
+
+    \b
+    Example:
+      orchard sample photos
+      orchard run photos --output out
+    """
+
+
+@cli.command(short_help="everything, from the images to the report")
+@click.argument("source")
+@click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
+@options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *SPARK, *STORAGE)
+def run(source: str, output: str, as_json: bool, **flags: Any) -> int:
+    """Featurize the images at SOURCE, reduce, classify, and write a report.
+
+    A second start goes on where the first stopped; if nothing has changed it does nothing.
+
+    \b
+    Example:
+      orchard run photos --output out
+      orchard run s3a://bucket/photos --output s3a://bucket/results --backbone MobileNetV2
+
+    """
+    from orchard import pipeline
+
+    return _print_outcome(pipeline.run(source, output, _settings(flags)), as_json)
+
+
+@cli.command(short_help="what a run would do: counts, sizes, tasks, time and memory")
+@click.argument("source")
+@click.option("--output", "-o", help="count as done what this output holds already")
+@options(*EXTRACTION, *SPARK, *STORAGE)
+def plan(source: str, output: str | None, as_json: bool, **flags: Any) -> int:
+    """Say what `orchard run` would do with SOURCE, without doing it.
+
+    A few images are decoded and featurized in memory, to know how long one takes.
+
+    \b
+    Example:
+      orchard plan photos --backbone MobileNetV2
+    """
+    from orchard.plan import make_plan
+
+    planned = make_plan(source, output, _settings(flags))
+    _print_json(planned) if as_json else _print_plan(planned)
+    return 0
+
+
+@cli.command(short_help="images to features")
+@click.argument("source")
+@click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
+@options(*EXTRACTION, *SPARK, *STORAGE)
+def extract(source: str, output: str, as_json: bool, **flags: Any) -> int:
+    """Featurize the images at SOURCE that OUTPUT does not have yet.
+
+    \b
+    Example:
+      orchard extract photos --output out
+    """
+    from orchard.pipeline import Pipeline
+
+    with Pipeline(output, _settings(flags)) as pipeline:
+        pipeline.extract(source)
+        return _print_outcome(pipeline.finish(), as_json)
+
+
+@cli.command(short_help="features to a reduced table")
+@click.argument("output")
+@options(*REDUCTION, *SPARK, *STORAGE)
+def reduce(output: str, as_json: bool, **flags: Any) -> int:
+    """Fit scaler and PCA on the training features of OUTPUT and write them all reduced.
+
+    \b
+    Example:
+      orchard reduce out --components 100
+    """
+    from orchard.pipeline import Pipeline
+
+    with Pipeline(output, _settings(flags), must_exist=True) as pipeline:
+        pipeline.reduce()
+        return _print_outcome(pipeline.finish(), as_json)
+
+
+@cli.command(short_help="a reduced table to measured classifiers")
+@click.argument("output")
+@options(*CLASSIFICATION, *("seed", "test_fraction"), *SPARK, *STORAGE)
+def classify(output: str, as_json: bool, **flags: Any) -> int:
+    """Train classifiers on the reduced features of OUTPUT and measure them on its test split.
+
+    \b
+    Example:
+      orchard classify out --classifiers logistic_regression --split-by group
+    """
+    from orchard.pipeline import Pipeline
+
+    with Pipeline(output, _settings(flags), must_exist=True) as pipeline:
+        pipeline.classify()
+        return _print_outcome(pipeline.finish(), as_json)
+
+
+@cli.command(short_help="write the report again")
+@click.argument("output")
+@options("max_rejected", *STORAGE)
+def report(output: str, as_json: bool, **flags: Any) -> int:
+    """Write report.html, metrics.json and run.json of OUTPUT from what it holds.
+
+    \b
+    Example:
+      orchard report out
+    """
+    from orchard.pipeline import Pipeline
+
+    with Pipeline(output, _settings(flags), must_exist=True) as pipeline:
+        return _print_outcome(pipeline.report(), as_json)
+
+
+@cli.command(short_help="several backbones side by side")
+@click.argument("source")
+@click.option("--backbones", required=True, metavar="A,B,…", help="backbones to compare, separated by commas")
+@click.option("--output", "-o", required=True, help="folder or s3a:// prefix; each backbone gets a folder in it")
+@options(*(name for name in EXTRACTION if name not in ("backbone",)), *REDUCTION, "classifiers", *SPARK, *STORAGE)
+def compare(source: str, backbones: str, output: str, as_json: bool, **flags: Any) -> int:
+    """Run the pipeline with several backbones and print one table; the best trade-off is marked.
+
+    \b
+    Example:
+      orchard compare photos --backbones EfficientNetLite0,MobileNetV2 --output comparison
+    """
+    from orchard.compare import compare as compare_backbones
+
+    names = [name.strip() for name in backbones.split(",") if name.strip()]
+    rows = compare_backbones(source, output, names, _settings(flags))
+    _print_json(rows) if as_json else _print_comparison(rows)
+    return 0
+
+
+@cli.command(short_help="the networks to choose from")
+@options()
+def backbones(as_json: bool, **flags: Any) -> int:
+    """List every backbone: input size, features, parameters, published ImageNet accuracy.
+
+    \b
+    Example:
+      orchard backbones
+    """
+    from orchard.features.backbones import DEFAULT_BACKBONE, REGISTRY
+
+    _settings(flags)
+    if as_json:
+        _print_json(
+            [
+                {"name": b.name, "input_size": b.input_size, "n_features": b.n_features}
+                | {"parameters": b.parameters, "top1": b.top1, "default": b.name == DEFAULT_BACKBONE}
+                for b in REGISTRY.values()
+            ]
+        )
+        return 0
+    table = _table("backbone", "input px", "features", "parameters", "ImageNet top-1")
+    for b in REGISTRY.values():
+        name = f"{b.name} (default)" if b.name == DEFAULT_BACKBONE else b.name
+        top1 = "-" if b.top1 is None else f"{b.top1:.1f} %"
+        table.add_row(name, f"{b.input_size}", f"{b.n_features:,}", f"{b.parameters / 1e6:.1f} M", top1)
+    Console().print(table)
+    return 0
+
+
+@cli.command(short_help="a generated set of fruit-like images to try things on")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seed", default=0, metavar="N", help="another seed, other images  [default: 0]")
+@options()
+def sample(folder: Path, seed: int, as_json: bool, **flags: Any) -> int:
+    """Write a labelled sample of fruit-like images to FOLDER, which must be new or empty.
+
+    \b
+    Example:
+      orchard sample photos
+    """
+    from orchard.images.sample import write_sample
+
+    _settings(flags)
+    images = write_sample(folder, seed=seed)
+    if as_json:
+        _print_json({"folder": str(folder.absolute()), "images": images})
+    else:
+        click.echo(f"{images} images in {folder}; next: orchard run {folder} --output out")
+    return 0
+
+
+def _print_outcome(outcome: Any, as_json: bool) -> int:
+    metrics = outcome.metrics
+    if as_json:
+        _print_json({"output": outcome.output, "report": outcome.report, "metrics": metrics})
+    else:
+        images = metrics["images"]
+        lines = [
+            f"images     {images['listed']:,} listed = {images['featurized']:,} featurized + "
+            f"{images['rejected']:,} rejected; {images['decoded']:,} decoded by this run"
+        ]
+        if images["decoded"]:
+            lines[-1] += f" at {metrics['images_per_second']:,.0f} a second"
+        if images["rejected_by_reason"]:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in images["rejected_by_reason"].items())
+            lines.append(f"rejected   {reasons} (see {outcome.output}/rejected)")
+        if "pca" in metrics:
+            pca = metrics["pca"]
+            lines.append(
+                f"reduced    {pca['n_features']:,} features to {pca['k']:,} components, "
+                f"{pca['explained_variance']:.1%} of the variance"
+            )
+        for name, measured in metrics.get("classifiers", {}).items():
+            text = f"{name.replace('_', ' '):<20} accuracy {measured['accuracy']:.2%}, F1 {measured['macro_f1']:.2%}"
+            if "group_split" in metrics:
+                text += f"; by group {metrics['group_split']['classifiers'][name]['accuracy']:.2%}"
+            lines.append(text)
+        if "baseline" in metrics:
+            lines.append(f"{'majority class':<20} accuracy {metrics['baseline']['accuracy']:.2%}")
+        lines += [f"warning    {warning}" for warning in metrics["warnings"]]
+        lines.append(f"report     {outcome.report or 'none yet: orchard report ' + outcome.output}")
+        lines.append(f"seconds    {metrics['seconds']['total']:.1f}")
+        click.echo("\n".join(lines))
+    if not outcome.within_limits:
+        click.echo(
+            f"orchard: {metrics['images']['rejected']} images were rejected, more than --max-rejected allows: "
+            f"look into {outcome.output}/rejected.",
+            err=True,
+        )
+    return 0 if outcome.within_limits else 1
+
+
+def _print_plan(planned: Any) -> None:
+    for name, value in planned.items():
+        click.echo(f"{name.replace('_', ' '):<28} {value}")
+
+
+def _print_comparison(rows: Any) -> None:
+    headers = {name: name.replace("_", " ") for name in rows[0] if name != "best_trade_off"}
+    table = _table(*headers.values())
+    for row in rows:
+        cells = [f"{row[name]:,}" if isinstance(row[name], int | float) else str(row[name]) for name in headers]
+        table.add_row(*cells, style="bold" if row["best_trade_off"] else None)
+    Console().print(table)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, _interrupted)  # as Kubernetes ends a pod: commit, unlock, leave
+    debug = "--debug" in sys.argv
+    try:
+        sys.exit(cli(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except OrchardError as error:
+        if debug:
+            progress.console.print_exception()
+        progress.console.print(Text(f"orchard: {error}"), soft_wrap=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        progress.console.print("orchard: interrupted; what was committed is kept, start again to go on.")
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            progress.console.print_exception()
+        what = f"orchard: unexpected {type(error).__name__}: {error}; please report it with what --debug shows."
+        progress.console.print(Text(what), soft_wrap=True)
+        sys.exit(4)

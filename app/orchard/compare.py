@@ -1,0 +1,85 @@
+"""Several backbones on the same images, in one table."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchard import pipeline, summary
+from orchard.errors import TrainingError, UsageError
+from orchard.features.backbones import find
+from orchard.output import Output
+from orchard.session import Session
+from orchard.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+TOLERANCE = 0.01
+"""How much accuracy a faster backbone may cost and still be the better trade-off: one point."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backbone with the classifier that did best on it."""
+
+    backbone: str
+    classifier: str
+    accuracy: float
+    features: int
+    k: int
+    parameters: int
+    size_mb: float
+    """Of the network's float32 weights, in 10^6 bytes."""
+    ms_per_image: float
+    """Of one worker: decoding, the network and writing."""
+    images_per_second: float
+    """Of all workers together."""
+    best_trade_off: bool = False
+
+
+def compare(
+    source: str, output: str, backbones: list[str], settings: Settings, spark: "SparkSession | None" = None
+) -> list[dict[str, Any]]:
+    """Run the pipeline on `source` once for each backbone, each into a folder of `output` named after it.
+
+    Returns:
+        One dictionary for each backbone (see `Row`), the most accurate first; one is marked as the best trade-off: the
+        fastest of those within one point of the best accuracy.
+
+    Raises:
+        UsageError: a backbone does not exist or is named twice.
+        TrainingError: no classifier could be measured.
+    """
+    names = [find(name).name for name in backbones]
+    if len(set(names)) < len(names) or not names:
+        raise UsageError("Name each backbone to compare once, separated by commas: orchard backbones lists them.")
+    session = Session(spark, master=settings.master, driver_memory=settings.driver_memory, conf=settings.spark_conf)
+    session.start()
+    try:
+        rows = [_measure(source, f"{output}/{name}", name, settings, session) for name in names]
+    finally:
+        session.stop()
+    floor = max(row.accuracy for row in rows) - TOLERANCE
+    best = min((row for row in rows if row.accuracy >= floor), key=lambda row: row.ms_per_image)
+    rows.sort(key=lambda row: -row.accuracy)
+    return [asdict(row) | {"best_trade_off": row is best} for row in rows]
+
+
+def _measure(source: str, output: str, name: str, settings: Settings, session: Session) -> Row:
+    settings = settings.model_copy(update={"backbone": name})
+    metrics = pipeline.run(source, output, settings, session.spark).metrics
+    if not metrics.get("classifiers"):
+        raise TrainingError(f"{name} cannot be compared: {' '.join(metrics['warnings']) or 'nothing was classified'}")
+    extraction = summary.recall(Output(output, pipeline.s3_options(settings)), "extraction")
+    backbone = find(name)
+    classifier, measured = max(metrics["classifiers"].items(), key=lambda item: item[1]["accuracy"])
+    return Row(
+        backbone=name,
+        classifier=classifier,
+        accuracy=round(measured["accuracy"], 4),
+        features=metrics["pca"]["n_features"],
+        k=metrics["pca"]["k"],
+        parameters=backbone.parameters,
+        size_mb=round(backbone.parameters * 4 / 1e6, 1),
+        ms_per_image=extraction["ms_per_image"],
+        images_per_second=extraction["images_per_second"],
+    )

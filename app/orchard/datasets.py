@@ -1,0 +1,130 @@
+"""The datasets of an output as arrays in a worker and as DataFrames in Spark.
+
+Files are read by Python workers through the output's storage, wherever it is: no Hadoop connector is needed, names
+may hold what Spark would take for a pattern, and only committed files are seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from orchard import schemas
+from orchard.errors import StorageError, UsageError
+from orchard.output import DataFile, Output
+from orchard.schemas import Dataset
+from orchard.storage import Storage
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+SCHEMAS = {
+    Dataset.FEATURES: schemas.FEATURES,
+    Dataset.REJECTED: schemas.REJECTED,
+    Dataset.INVENTORY: schemas.INVENTORY,
+    Dataset.REDUCED: schemas.REDUCED,
+    Dataset.PREDICTIONS: schemas.PREDICTIONS,
+}
+"""The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
+
+BATCH_ROWS = 4096
+"""Rows that a worker holds at a time: 20 MB of 1,280 features."""
+
+
+def batches(storage: Storage, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Read the Parquet file `name` in order, at most `BATCH_ROWS` rows at a time."""
+    data = storage.read(name)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        yield from file.iter_batches(BATCH_ROWS, columns=list(columns) if columns is not None else None)
+    except pa.ArrowInvalid as error:
+        raise StorageError(
+            f"{storage.url}/{name} is not the Parquet file that was written ({error}): "
+            "delete the output and run again, or use another output."
+        ) from error
+
+
+def matrix(column: pa.Array) -> NDArray[np.float32]:
+    """Return a column of equally long float lists as (n, d) float32, without copying it.
+
+    Raises:
+        StorageError: the lists differ in length, or one is null.
+    """
+    n_rows = len(column)
+    values = column.flatten()
+    n_features = len(values) // n_rows if n_rows else 0
+    offsets = column.offsets.to_numpy()
+    if column.null_count or values.null_count or (np.diff(offsets) != n_features).any():
+        raise StorageError(
+            "The output holds features of different lengths: it was not written by one run of Orchard; "
+            "use another output."
+        )
+    rows: NDArray[np.float32] = values.to_numpy(zero_copy_only=True).reshape(n_rows, n_features)
+    return rows
+
+
+def lists(rows: NDArray[np.float32]) -> pa.Array:
+    """Return (n, d) float32 as a column of lists, the opposite of `matrix`."""
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))
+
+
+def balance(files: Sequence[DataFile], parts: int, *, max_rows: int | None = None) -> list[list[DataFile]]:
+    """Divide files, in order, into some `parts` groups of about as many rows, and of about `max_rows` at the most."""
+    total = sum(file.rows for file in files)
+    if max_rows is not None:
+        parts = max(parts, -(-total // max_rows))
+    groups: list[list[DataFile]] = [[] for _ in range(max(1, min(parts, len(files))))]
+    before = 0
+    for file in files:
+        middle = before + file.rows / 2
+        groups[min(int(middle * len(groups) / max(total, 1)), len(groups) - 1)].append(file)
+        before += file.rows
+    return [group for group in groups if group]
+
+
+def read(spark: SparkSession, output: Output, dataset: Dataset) -> DataFrame:
+    """Return the committed rows of a dataset as a DataFrame with the columns of its schema.
+
+    Raises:
+        UsageError: the dataset is not kept as Parquet.
+    """
+    if dataset not in SCHEMAS:
+        raise UsageError(f"{dataset} is not a Parquet dataset: read {Dataset.REDUCED}, which has the same rows.")
+    return frame(spark, output.files(dataset), SCHEMAS[dataset], partial(batches, output.storage))
+
+
+def frame(
+    spark: SparkSession,
+    files: Sequence[DataFile],
+    schema: pa.Schema,
+    rows_of: Callable[[str], Iterator[pa.RecordBatch]],
+) -> DataFrame:
+    """Return the rows that `rows_of` yields in the workers for the name of every file, as a lazy DataFrame."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    spark_schema = from_arrow_schema(schema)
+    if not files:
+        return spark.createDataFrame([], spark_schema)
+    groups = [[file.name for file in group] for group in balance(files, 2 * spark.sparkContext.defaultParallelism)]
+    numbers = spark.range(0, len(groups), 1, len(groups))
+    return numbers.mapInArrow(partial(_rows, groups=groups, columns=schema.names, rows_of=rows_of), spark_schema)
+
+
+def _rows(
+    numbers: Iterator[pa.RecordBatch],
+    groups: list[list[str]],
+    columns: list[str],
+    rows_of: Callable[[str], Iterator[pa.RecordBatch]],
+) -> Iterator[pa.RecordBatch]:
+    for batch in numbers:
+        for number in batch.column(0).to_pylist():
+            for name in groups[number]:
+                for rows in rows_of(name):
+                    yield rows.select(columns)

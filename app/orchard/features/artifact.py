@@ -1,0 +1,54 @@
+"""A backbone made ready to run: what the driver builds once and every worker gets."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+# Raise it when the same settings begin to give other features: results of before are then never mixed in.
+FEATURES_VERSION = 1
+
+# Images a network takes at once. One thread, 224 px: 8 fills the vector units and stays in the cache.
+BATCH_SIZE = 8
+
+
+class EngineName(StrEnum):
+    """What runs a backbone."""
+
+    OPENVINO = "openvino"
+    TENSORFLOW = "tensorflow"
+
+
+class Precision(StrEnum):
+    """The numbers that a network computes with; features are float32 in any case."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A backbone without its classifier, with its weights, for one engine. Picklable: broadcast it.
+
+    The network takes float32 (n, input_size, input_size, 3), RGB, 0..255 and gives float32 (n, n_features).
+    """
+
+    backbone: str
+    alpha: float
+    input_size: int  # pixels
+    n_features: int
+    engine: EngineName
+    precision: Precision
+    weights: str  # where they came from, for people
+    weights_digest: str
+    topology: bytes = field(repr=False)  # OpenVINO: the graph (XML); TensorFlow: a .keras file
+    parameters: bytes = field(repr=False, default=b"")  # OpenVINO: the constants, float32
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that two artifacts share if, and only if, their features may be mixed."""
+        settings = (
+            f"version={FEATURES_VERSION} backbone={self.backbone} alpha={self.alpha} size={self.input_size} "
+            f"engine={self.engine} precision={self.precision} weights={self.weights_digest}"
+        )
+        return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()

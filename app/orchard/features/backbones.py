@@ -1,0 +1,173 @@
+"""The registry of backbones: what each takes, what it gives, and how good it is on ImageNet.
+
+Everything here is static, so that listing the table imports no framework; tests hold it to the built models.
+``top1`` is the accuracy (%) on ImageNet's validation set, one centre crop, that the weights' publisher gives:
+https://keras.io/api/applications/ for Keras Applications, the papers' tables for MobileNets of other widths.
+"""
+
+# ruff: noqa: E501 - a table is read by its columns
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+
+from orchard.errors import UsageError
+
+DEFAULT_BACKBONE = "EfficientNetLite0"
+
+
+class Preprocessing(StrEnum):
+    """What a network expects of pixels x in 0..255, RGB (``keras.applications.imagenet_utils``)."""
+
+    NONE = "none"
+    """x as it is: the network's first layers normalise."""
+    TF = "tf"
+    """x / 127.5 - 1."""
+    TORCH = "torch"
+    """(x / 255 - mean) / standard deviation, by channel."""
+    CAFFE = "caffe"
+    """BGR, x - mean, by channel."""
+    LITE = "lite"
+    """(x - 127) / 128."""
+
+
+@dataclass(frozen=True)
+class Width:
+    """A variant of a family that comes in several widths (MobileNet's ``alpha``)."""
+
+    n_features: int
+    parameters: int
+    top1: float | None
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An ImageNet network without its classifier, ending in global average pooling."""
+
+    name: str
+    family: str  # the module of keras.applications, or "efficientnet_lite"
+    input_size: int  # pixels, square
+    n_features: int
+    parameters: int  # of the network without its classifier
+    top1: float | None  # %, of the whole network
+    preprocessing: Preprocessing
+    weights_file: str  # as Keras names its download; {alpha} stands for the width
+    widths: Mapping[float, Width] = field(default_factory=dict, hash=False)
+    alpha: float = 1.0
+
+    @property
+    def in_keras(self) -> bool:
+        """Whether Keras Applications has it."""
+        return self.family != "efficientnet_lite"
+
+    @property
+    def channels_first(self) -> bool:
+        """Whether Keras can build it with channels first, which OpenVINO runs without transposing."""
+        return self.family not in {"convnext", "densenet", "nasnet"}
+
+    def with_alpha(self, alpha: float | None) -> Backbone:
+        """The backbone of that width; None leaves 1.0. Raises UsageError if there are no weights of that width."""
+        if alpha is None or alpha == self.alpha:
+            return self
+        if not self.widths:
+            families = ", ".join(name for name, backbone in REGISTRY.items() if backbone.widths)
+            raise UsageError(
+                f"--alpha {alpha:g} has no meaning for {self.name}: only {families} come in several widths."
+            )
+        if alpha not in self.widths:
+            known = ", ".join(f"{width:g}" for width in self.widths)
+            raise UsageError(f"--alpha {alpha:g} is no width of {self.name}: choose one of {known}.")
+        width = self.widths[alpha]
+        return replace(self, alpha=alpha, n_features=width.n_features, parameters=width.parameters, top1=width.top1)
+
+    def weights_filename(self) -> str:
+        """The file's name in the ``models`` folder of a Keras home."""
+        alpha = str(self.alpha)
+        if self.family == "mobilenet":
+            alpha = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}[self.alpha]
+        return self.weights_file.format(alpha=alpha)
+
+
+def find(name: str) -> Backbone:
+    """The backbone of that name, in whatever case; raises UsageError that names the nearest ones."""
+    by_folded = {known.casefold(): backbone for known, backbone in REGISTRY.items()}
+    if found := by_folded.get(name.strip().casefold()):
+        return found
+    near = [by_folded[match].name for match in difflib.get_close_matches(name.casefold(), by_folded, n=3)]
+    advice = f"did you mean {' or '.join(near)}?" if near else "`orchard backbones` lists them."
+    raise UsageError(f"There is no backbone {name!r}: {advice}")
+
+
+_KERNELS = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+_MOBILENET = {
+    0.25: Width(256, 218_544, 50.6),
+    0.5: Width(512, 829_536, 63.7),
+    0.75: Width(768, 1_832_976, 68.4),
+    1.0: Width(1024, 3_228_864, 70.4),
+}
+_MOBILENET_V2 = {
+    0.35: Width(1280, 410_208, 60.3),
+    0.5: Width(1280, 706_224, 65.4),
+    0.75: Width(1280, 1_382_064, 69.8),
+    1.0: Width(1280, 2_257_984, 71.3),
+    1.3: Width(1664, 3_766_048, 74.4),
+    1.4: Width(1792, 4_363_712, 75.0),
+}
+_MOBILENET_V3_SMALL = {0.75: Width(432, 583_160, 65.4), 1.0: Width(576, 939_120, 68.1)}
+_MOBILENET_V3_LARGE = {0.75: Width(720, 1_808_736, 73.3), 1.0: Width(960, 2_996_352, 75.6)}
+_V3_FILE = "weights_mobilenet_v3_{size}_224_{{alpha}}_float_no_top_v2.h5"
+
+_P = Preprocessing
+# fmt: off
+_ROWS = (
+    #        name                 family                 size  features  parameters   top1  preprocessing  file
+    Backbone("EfficientNetLite0", "efficientnet_lite",   224, 1280,   3_413_024, 75.1, _P.LITE, "efficientnet-lite0-57934424.pth"),
+    Backbone("MobileNetV2",       "mobilenet_v2",        224, 1280,   2_257_984, 71.3, _P.TF, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_224_no_top.h5", _MOBILENET_V2),
+    Backbone("MobileNet",         "mobilenet",           224, 1024,   3_228_864, 70.4, _P.TF, "mobilenet_{alpha}_224_tf_no_top.h5", _MOBILENET),
+    Backbone("MobileNetV3Small",  "mobilenet_v3",        224,  576,     939_120, 68.1, _P.NONE, _V3_FILE.format(size="small"), _MOBILENET_V3_SMALL),
+    Backbone("MobileNetV3Large",  "mobilenet_v3",        224,  960,   2_996_352, 75.6, _P.NONE, _V3_FILE.format(size="large"), _MOBILENET_V3_LARGE),
+    Backbone("EfficientNetB0",    "efficientnet",        224, 1280,   4_049_571, 77.1, _P.NONE, "efficientnetb0_notop.h5"),
+    Backbone("EfficientNetB1",    "efficientnet",        240, 1280,   6_575_239, 79.1, _P.NONE, "efficientnetb1_notop.h5"),
+    Backbone("EfficientNetB2",    "efficientnet",        260, 1408,   7_768_569, 80.1, _P.NONE, "efficientnetb2_notop.h5"),
+    Backbone("EfficientNetB3",    "efficientnet",        300, 1536,  10_783_535, 81.6, _P.NONE, "efficientnetb3_notop.h5"),
+    Backbone("EfficientNetB4",    "efficientnet",        380, 1792,  17_673_823, 82.9, _P.NONE, "efficientnetb4_notop.h5"),
+    Backbone("EfficientNetB5",    "efficientnet",        456, 2048,  28_513_527, 83.6, _P.NONE, "efficientnetb5_notop.h5"),
+    Backbone("EfficientNetB6",    "efficientnet",        528, 2304,  40_960_143, 84.0, _P.NONE, "efficientnetb6_notop.h5"),
+    Backbone("EfficientNetB7",    "efficientnet",        600, 2560,  64_097_687, 84.3, _P.NONE, "efficientnetb7_notop.h5"),
+    Backbone("EfficientNetV2B0",  "efficientnet_v2",     224, 1280,   5_919_312, 78.7, _P.NONE, "efficientnetv2-b0_notop.h5"),
+    Backbone("EfficientNetV2B1",  "efficientnet_v2",     240, 1280,   6_931_124, 79.8, _P.NONE, "efficientnetv2-b1_notop.h5"),
+    Backbone("EfficientNetV2B2",  "efficientnet_v2",     260, 1408,   8_769_374, 80.5, _P.NONE, "efficientnetv2-b2_notop.h5"),
+    Backbone("EfficientNetV2B3",  "efficientnet_v2",     300, 1536,  12_930_622, 82.0, _P.NONE, "efficientnetv2-b3_notop.h5"),
+    Backbone("EfficientNetV2S",   "efficientnet_v2",     384, 1280,  20_331_360, 83.9, _P.NONE, "efficientnetv2-s_notop.h5"),
+    Backbone("EfficientNetV2M",   "efficientnet_v2",     480, 1280,  53_150_388, 85.3, _P.NONE, "efficientnetv2-m_notop.h5"),
+    Backbone("EfficientNetV2L",   "efficientnet_v2",     480, 1280, 117_746_848, 85.7, _P.NONE, "efficientnetv2-l_notop.h5"),
+    Backbone("ConvNeXtTiny",      "convnext",            224,  768,  27_820_128, 81.3, _P.NONE, "convnext_tiny_notop.h5"),
+    Backbone("ConvNeXtSmall",     "convnext",            224,  768,  49_454_688, 82.3, _P.NONE, "convnext_small_notop.h5"),
+    Backbone("ConvNeXtBase",      "convnext",            224, 1024,  87_566_464, 85.3, _P.NONE, "convnext_base_notop.h5"),
+    Backbone("ConvNeXtLarge",     "convnext",            224, 1536, 196_230_336, 86.3, _P.NONE, "convnext_large_notop.h5"),
+    Backbone("ConvNeXtXLarge",    "convnext",            224, 2048, 348_147_968, 86.7, _P.NONE, "convnext_xlarge_notop.h5"),
+    Backbone("DenseNet121",       "densenet",            224, 1024,   7_037_504, 75.0, _P.TORCH, "densenet121" + _KERNELS),
+    Backbone("DenseNet169",       "densenet",            224, 1664,  12_642_880, 76.2, _P.TORCH, "densenet169" + _KERNELS),
+    Backbone("DenseNet201",       "densenet",            224, 1920,  18_321_984, 77.3, _P.TORCH, "densenet201" + _KERNELS),
+    Backbone("InceptionV3",       "inception_v3",        299, 2048,  21_802_784, 77.9, _P.TF, "inception_v3" + _KERNELS),
+    Backbone("InceptionResNetV2", "inception_resnet_v2", 299, 1536,  54_336_736, 80.3, _P.TF, "inception_resnet_v2" + _KERNELS),
+    Backbone("NASNetMobile",      "nasnet",              224, 1056,   4_269_716, 74.4, _P.TF, "nasnet_mobile_no_top.h5"),
+    Backbone("NASNetLarge",       "nasnet",              331, 4032,  84_916_818, 82.5, _P.TF, "nasnet_large_no_top.h5"),
+    Backbone("ResNet50",          "resnet",              224, 2048,  23_587_712, 74.9, _P.CAFFE, "resnet50" + _KERNELS),
+    Backbone("ResNet101",         "resnet",              224, 2048,  42_658_176, 76.4, _P.CAFFE, "resnet101" + _KERNELS),
+    Backbone("ResNet152",         "resnet",              224, 2048,  58_370_944, 76.6, _P.CAFFE, "resnet152" + _KERNELS),
+    Backbone("ResNet50V2",        "resnet_v2",           224, 2048,  23_564_800, 76.0, _P.TF, "resnet50v2" + _KERNELS),
+    Backbone("ResNet101V2",       "resnet_v2",           224, 2048,  42_626_560, 77.2, _P.TF, "resnet101v2" + _KERNELS),
+    Backbone("ResNet152V2",       "resnet_v2",           224, 2048,  58_331_648, 78.0, _P.TF, "resnet152v2" + _KERNELS),
+    Backbone("VGG16",             "vgg16",               224,  512,  14_714_688, 71.3, _P.CAFFE, "vgg16" + _KERNELS),
+    Backbone("VGG19",             "vgg19",               224,  512,  20_024_384, 71.3, _P.CAFFE, "vgg19" + _KERNELS),
+    Backbone("Xception",          "xception",            299, 2048,  20_861_480, 79.0, _P.TF, "xception" + _KERNELS),
+)
+# fmt: on
+
+REGISTRY: Mapping[str, Backbone] = MappingProxyType({backbone.name: backbone for backbone in _ROWS})

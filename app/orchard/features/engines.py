@@ -1,0 +1,171 @@
+"""The engines that turn images into features on a worker.
+
+A worker imports OpenVINO alone (0.1 s, and no TensorFlow in its memory), and compiles a backbone once::
+
+    engine = load_engine(artifact)        # of the process, by fingerprint
+    features = engine(images)
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchard.errors import ClusterError, OrchardError, UsageError
+from orchard.features.artifact import BATCH_SIZE, Artifact, EngineName, Precision
+from orchard.features.resizing import Resizer
+
+
+class Engine(Protocol):
+    """A backbone that is ready to run in this process, by one thread at a time."""
+
+    n_features: int
+    input_size: int  # pixels
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Features, float32 (n, n_features), of n images, uint8 (height, width, 3), RGB, of any sizes.
+
+        Images are resized bilinearly to the input size; shrink much larger ones before, for nothing smooths them
+        here. An image's features do not depend on the images beside it. Raises OrchardError for features that
+        are not finite.
+        """
+        ...
+
+
+class _BatchedEngine:
+    """What both engines share: batches of one size, the last one filled up, and a check of what comes out."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.n_features = artifact.n_features
+        self.input_size = artifact.input_size
+        self._name = artifact.backbone
+        self._resize = Resizer(artifact.input_size)
+        self._batch = np.zeros((BATCH_SIZE, artifact.input_size, artifact.input_size, 3), np.float32)
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        features = np.empty((len(images), self.n_features), np.float32)
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = images[start : start + BATCH_SIZE]
+            for image, row in zip(batch, self._batch, strict=False):
+                self._resize(image, row)
+            features[start : start + len(batch)] = self._infer()[: len(batch)]
+        if not np.isfinite(features).all():
+            raise OrchardError(
+                f"{self._name} gave features that are not finite: check its weights, or use --precision float32."
+            )
+        return features
+
+    def _infer(self) -> NDArray[np.float32]:
+        """The features of ``self._batch``."""
+        raise NotImplementedError
+
+
+class OpenVinoEngine(_BatchedEngine):
+    """Runs an artifact by OpenVINO on one thread: Spark keeps the other cores busy with other workers."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(artifact)
+        import openvino
+
+        core = openvino.Core()
+        if artifact.precision is Precision.BFLOAT16 and not _has_bfloat16(core):
+            raise ClusterError(
+                "This machine's processor does not compute in bfloat16, which the driver's does and chose: "
+                "use --precision float32, so that every executor computes alike."
+            )
+        bfloat16 = artifact.precision is Precision.BFLOAT16
+        settings = {
+            "INFERENCE_NUM_THREADS": 1,
+            "NUM_STREAMS": 1,
+            # Pinned, two workers of one machine would share its first core: 365 instead of 766 images/s.
+            "ENABLE_CPU_PINNING": False,
+            # Never left to the processor at hand: features of one output are computed alike.
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+        }
+        graph = core.read_model(artifact.topology, artifact.parameters)
+        self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
+        self._request.set_input_tensor(openvino.Tensor(self._batch, shared_memory=True))
+
+    def _infer(self) -> NDArray[np.float32]:
+        self._request.infer()
+        features: NDArray[np.float32] = self._request.get_output_tensor().data
+        return features
+
+
+class TensorFlowEngine(_BatchedEngine):
+    """Runs an artifact by TensorFlow: the reference, and the engine of executors with a GPU."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(artifact)
+        import tensorflow
+
+        gpus = tensorflow.config.list_physical_devices("GPU")
+        try:
+            for gpu in gpus:  # several workers share one
+                tensorflow.config.experimental.set_memory_growth(gpu, True)
+            if not gpus:
+                tensorflow.config.threading.set_intra_op_parallelism_threads(1)
+                tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError:
+            pass  # someone else in this process has used TensorFlow already, with settings of his own
+        import keras
+
+        keras.config.set_image_data_format("channels_last")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.keras"
+            path.write_bytes(artifact.topology)
+            model = keras.saving.load_model(path, compile=False)
+        signature = tensorflow.TensorSpec(self._batch.shape, tensorflow.float32)
+        self._run = tensorflow.function(lambda x: model(x, training=False), input_signature=[signature])
+
+    def _infer(self) -> NDArray[np.float32]:
+        features: NDArray[np.float32] = self._run(self._batch).numpy()
+        return features
+
+
+def resolve_precision(precision: str = "auto", engine: EngineName = EngineName.OPENVINO) -> Precision:
+    """The precision that ``--precision auto|float32|bfloat16`` means on this machine, the driver's.
+
+    ``auto`` is bfloat16 where the processor computes in it and float32 elsewhere. Raises UsageError for bfloat16
+    where it cannot be had.
+    """
+    if precision not in ("auto", *Precision):
+        raise UsageError(f"--precision {precision}: choose auto, {' or '.join(Precision)}.")
+    if precision == Precision.FLOAT32 or (precision == "auto" and engine is EngineName.TENSORFLOW):
+        return Precision.FLOAT32
+    if engine is EngineName.TENSORFLOW:
+        raise UsageError("--precision bfloat16 is for --engine openvino: use --precision float32 with tensorflow.")
+    import openvino
+
+    if _has_bfloat16(openvino.Core()):
+        return Precision.BFLOAT16
+    if precision == "auto":
+        return Precision.FLOAT32
+    raise UsageError("--precision bfloat16: this machine's processor does not compute in it; use float32 or auto.")
+
+
+def _has_bfloat16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+_engines: dict[str, Engine] = {}
+_engines_lock = threading.Lock()
+
+
+def load_engine(artifact: Artifact) -> Engine:
+    """The engine of ``artifact`` in this process, compiled when first asked for.
+
+    Raises ClusterError where this machine lacks what the driver chose.
+    """
+    with _engines_lock:
+        key = artifact.fingerprint()
+        if key not in _engines:
+            openvino = artifact.engine is EngineName.OPENVINO
+            _engines[key] = OpenVinoEngine(artifact) if openvino else TensorFlowEngine(artifact)
+        return _engines[key]

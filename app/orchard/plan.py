@@ -1,0 +1,100 @@
+"""What a run would do, measured on a few images and without writing anything."""
+
+import resource
+import time
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchard.errors import InputError
+from orchard.features.artifact import EngineName
+from orchard.features.backbones import find
+from orchard.features.conversion import build_artifact
+from orchard.features.engines import load_engine, resolve_precision
+from orchard.features.extraction import task_images, tasks_per_batch
+from orchard.features.pending import find_pending
+from orchard.images.decoding import Decoded, Limits, decode
+from orchard.images.sources import list_images
+from orchard.output import Output
+from orchard.pipeline import s3_options
+from orchard.progress import stage
+from orchard.session import available_cores
+from orchard.settings import Settings
+from orchard.storage import read_path
+
+MEASURED_IMAGES = 64
+
+
+def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, Any]:
+    """Return counts, sizes, tasks, and estimates of time (seconds) and memory (bytes) for a run over `source`.
+
+    Raises:
+        InputError: the source is missing or empty, or none of the images that were tried can be decoded.
+    """
+    backbone, s3 = find(settings.backbone), s3_options(settings)
+    with stage("list"):
+        listing = list_images(source, s3, limit=settings.limit, labels=settings.labels or None, seed=settings.seed)
+    images = listing.table
+    if output is not None:
+        images = find_pending(
+            Output(output, s3),
+            images,
+            prune=True,
+            retry_rejected=settings.retry_rejected,
+            test_fraction=settings.test_fraction,
+            seed=settings.seed,
+        ).images
+    with stage("measure"):
+        seconds, memory, n_features = _measure(images or listing.table, settings)
+    slots = available_cores()
+    size = task_images(images.num_rows, tasks_per_batch(slots), seconds)
+    return {
+        "images": listing.table.num_rows,
+        "ignored_files": listing.ignored_count,
+        "labels": pc.count_distinct(listing.table["label"]).as_py(),
+        "bytes": pc.sum(listing.table["size"]).as_py() or 0,
+        "to_do": images.num_rows,
+        "tasks": -(-images.num_rows // size),
+        "images_per_task": size,
+        "parallel_tasks": slots,
+        "backbone": backbone.name,
+        "ms_per_image": round(seconds * 1000, 2),
+        "extraction_seconds": round(images.num_rows * seconds / slots, 1),
+        "features_bytes": images.num_rows * n_features * 4,
+        "worker_bytes": memory,
+    }
+
+
+def _measure(images: pa.Table, settings: Settings) -> tuple[float, int, int]:
+    """Return seconds for each image on one core, the peak memory of a worker in bytes, and the number of features."""
+    engine_name = EngineName(settings.engine)
+    artifact = build_artifact(
+        find(settings.backbone),
+        weights=settings.weights,
+        alpha=settings.alpha,
+        engine=engine_name,
+        precision=resolve_precision(settings.precision, engine_name),
+        seed=settings.seed,
+    )
+    engine = load_engine(artifact)
+    limits = Limits(settings.max_bytes, settings.max_pixels)
+    step = max(1, images.num_rows // MEASURED_IMAGES)
+    paths = images["path"].take(pa.array(range(0, images.num_rows, step)[:MEASURED_IMAGES])).to_pylist()
+    contents = []
+    for path in paths:
+        try:
+            contents.append(read_path(path, s3_options(settings)))
+        except OSError:  # a run would reject it
+            continue
+    for data in contents:  # once, so that what is timed is the steady state
+        if isinstance(image := decode(data, engine.input_size, limits), Decoded):
+            engine([image.pixels])
+            break
+    started = time.perf_counter()
+    pixels = [image.pixels for d in contents if isinstance(image := decode(d, engine.input_size, limits), Decoded)]
+    if not pixels:
+        raise InputError(f"None of the {len(paths)} images that were tried can be decoded: check the source.")
+    engine(pixels)
+    seconds = (time.perf_counter() - started) / len(pixels)
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, engine.n_features

@@ -1,0 +1,106 @@
+"""What a person sees of long work: bars on a terminal, JSON log lines everywhere else."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Protocol
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LOG_SECONDS = 5.0
+"""How often a stage says how far it is when there is no terminal."""
+
+console = Console(stderr=True)
+log = logging.getLogger("orchard")
+
+
+class Advance(Protocol):
+    """Reports `n` more finished units of a stage's work, from any thread."""
+
+    def __call__(self, n: int) -> None:
+        """Count `n` more as done."""
+        ...
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, event, and what was given as ``extra={"fields": …}``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure_logging(*, debug: bool = False) -> None:
+    """Send Orchard's log to standard error: for people on a terminal, JSON lines otherwise."""
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_JsonFormatter())
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+@contextmanager
+def stage(name: str, total: int | None = None) -> Iterator[Advance]:
+    """Show the progress of the stage `name`, of `total` units if they are known, during a ``with`` block."""
+    show = _bar if console.is_terminal else _lines
+    with show(name, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(name: str, total: int | None) -> Iterator[Advance]:
+    columns = [SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn()]
+    if total:
+        columns += [MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task(name, total=total)
+        yield lambda n: progress.advance(task, n)
+        progress.update(task, total=total or 1, completed=total or 1)
+
+
+@contextmanager
+def _lines(name: str, total: int | None) -> Iterator[Advance]:
+    started = said = time.monotonic()
+    done = 0
+
+    def say(event: str, **fields: object) -> None:
+        counts = {} if total is None else {"done": done, "total": total}
+        log.info(event, extra={"fields": {"stage": name, **counts, **fields}})
+
+    def advance(n: int) -> None:
+        nonlocal done, said
+        done += n
+        if time.monotonic() - said >= LOG_SECONDS:
+            said = time.monotonic()
+            rate = done / (said - started)
+            left = {} if not total or not rate else {"seconds_left": round((total - done) / rate, 1)}
+            say("progress", per_second=round(rate, 1), **left)
+
+    say("started")
+    yield advance
+    say("finished", seconds=round(time.monotonic() - started, 2))

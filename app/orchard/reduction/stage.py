@@ -1,0 +1,232 @@
+"""The Spark stage from ``features/`` to ``reduced/`` and ``reduced_csv/``: one pass to fit, one to transform."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from numpy.typing import NDArray
+
+from orchard.datasets import balance, batches, lists, matrix
+from orchard.errors import InputError, TrainingError
+from orchard.output import DataFile, Output, parquet_bytes, part
+from orchard.reduction.moments import Moments
+from orchard.reduction.pca import Projection, Reduction
+from orchard.schemas import REDUCED, Dataset, PcaMetrics, Split
+from orchard.storage import Storage
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
+    from pyspark.sql import SparkSession
+
+MODEL = "model/reduction.npz"
+"""Where the fitted reduction is kept, relative to the output."""
+
+PART_ROWS = 16_384
+"""Rows of a reduced file at the most: of 300 components 20 MB of Parquet and 25 MB of CSV, held by a worker."""
+
+_COLUMNS = ["path", "label", "split"]
+
+
+@dataclass(frozen=True)
+class ReductionResult:
+    """What the stage came to."""
+
+    reduction: Reduction
+    metrics: PcaMetrics
+    warnings: list[str]
+
+
+def reduce(
+    spark: SparkSession,
+    output: Output,
+    *,
+    variance: float | None = 0.95,
+    components: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ReductionResult:
+    """Fit scaler and PCA on the training rows and write all rows reduced, as Parquet and gzip CSV.
+
+    Earlier reduced files are replaced; the fitted reduction is saved as ``model/reduction.npz``.
+
+    Args:
+        spark: where the work runs.
+        output: the output, held for writing.
+        variance: keep the fewest components that hold at least this share of the variance.
+        components: keep this many instead.
+        progress: called with the number of rows that are newly done; every row counts once.
+
+    Raises:
+        InputError: there are no features.
+        TrainingError: there are no training rows, or a feature is NaN or infinite.
+    """
+    files = output.files(Dataset.FEATURES)
+    rows = output.rows(Dataset.FEATURES)
+    if not rows:
+        raise InputError(f"{output.url} holds no features: extract some first, or look into its rejected images.")
+    moments = training_moments(spark, output.storage, files)
+    if progress:
+        progress(rows // 2)
+    reduction = Reduction.fit(moments, variance=variance, components=components)
+    parquet, csv = _write(spark, output, files, reduction)
+    output.storage.write(MODEL, reduction.to_bytes())
+    output.commit({Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv}, replace={Dataset.REDUCED, Dataset.REDUCED_CSV})
+    if progress:
+        progress(rows - rows // 2)
+    return ReductionResult(reduction, _metrics(reduction), _warnings(reduction, components))
+
+
+def load(output: Output) -> Reduction:
+    """Return the reduction that `reduce` saved, for new images."""
+    return Reduction.from_bytes(output.storage.read(MODEL))
+
+
+def training_moments(
+    spark: SparkSession,
+    storage: Storage,
+    files: Sequence[DataFile],
+    training: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> Moments:
+    """Return the moments of the training rows of feature files; all rows are checked to be finite.
+
+    Args:
+        spark: where the work runs.
+        storage: of the output.
+        files: of ``features/``.
+        training: for every file's name which of its rows to take; None: those whose split is ``train``.
+
+    Raises:
+        TrainingError: a feature is NaN or infinite.
+    """
+    context = spark.sparkContext
+    groups = balance(files, 2 * context.defaultParallelism)
+    work = [(group, {f.name: training[f.name] for f in group} if training else None) for group in groups]
+    sums: _Sums = context.parallelize(work, len(work)).map(partial(_moments_of_files, storage)).treeReduce(_Sums.merge)
+    if sums.broken is not None:
+        raise TrainingError(
+            f"The features of {sums.broken} are not finite numbers: the backbone's weights or the precision are at "
+            "fault; extract again with --fresh and precision float32."
+        )
+    return sums.moments or Moments.of(np.empty((0, 0), np.float32))
+
+
+def project_batches(storage: Storage, projection: Projection, name: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the features file `name` reduced, with the columns of `REDUCED`."""
+    for batch in batches(storage, name, [*_COLUMNS, "features"]):
+        reduced = projection(matrix(batch.column("features")))
+        yield pa.record_batch([*(batch.column(c) for c in _COLUMNS), lists(reduced)], schema=REDUCED)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What a task found: the moments of its training rows, and the path of a row that is not finite."""
+
+    moments: Moments | None
+    broken: str | None = None
+
+    def merge(self, other: _Sums) -> _Sums:
+        broken = min((path for path in (self.broken, other.broken) if path is not None), default=None)
+        if self.moments is None or other.moments is None:
+            return _Sums(self.moments or other.moments, broken)
+        return _Sums(self.moments.merge(other.moments), broken)
+
+
+def _moments_of_files(
+    storage: Storage, work: tuple[Sequence[DataFile], Mapping[str, NDArray[np.bool_]] | None]
+) -> _Sums:
+    files, training = work
+    moments: Moments | None = None
+    for file in files:
+        start = 0
+        for batch in batches(storage, file.name, ["path", "split", "features"]):
+            rows = matrix(batch.column("features"))
+            if not np.isfinite(rows.sum(dtype=np.float64)):
+                first = int(np.argmin(np.isfinite(rows).all(axis=1)))
+                return _Sums(None, batch.column("path")[first].as_py())
+            if training is None:
+                chosen = pc.equal(batch.column("split"), Split.TRAIN).fill_null(False).to_numpy(zero_copy_only=False)
+            else:
+                chosen = training[file.name][start : start + len(rows)]
+            start += len(rows)
+            selected = rows if chosen.all() else rows[chosen]
+            # One shift per task, so that merging is adding.
+            summed = Moments.of(selected, moments.shift if moments and moments.count else None)
+            moments = summed if moments is None else moments.merge(summed)
+    return _Sums(moments)
+
+
+def _write(
+    spark: SparkSession, output: Output, files: Sequence[DataFile], reduction: Reduction
+) -> tuple[list[DataFile], list[DataFile]]:
+    context = spark.sparkContext
+    projection = context.broadcast(Projection(*reduction.affine()))
+    groups = balance(files, 2 * context.defaultParallelism, max_rows=PART_ROWS)
+    write = partial(_write_part, output.storage, output.staging, projection)
+    written = context.parallelize(groups, len(groups)).map(write).collect()
+    projection.unpersist()
+    return [parquet for parquet, _ in written], [csv for _, csv in written]
+
+
+def _write_part(
+    storage: Storage, staging: str, projection: Broadcast[Projection], files: Sequence[DataFile]
+) -> tuple[DataFile, DataFile]:
+    """Reduce `files` into one staged Parquet file and one staged CSV file of the same rows."""
+    # Huffman coding only: digits of floats hold no repeats for deflate to find. On 12.8 MB of CSV it takes 0.07 s
+    # and leaves 6.0 MB; level 1 takes 0.12 s for 6.4 MB, level 6 0.86 s for 5.8 MB.
+    deflate = zlib.compressobj(1, zlib.DEFLATED, 31, 9, zlib.Z_HUFFMAN_ONLY)
+    reduced: list[pa.RecordBatch] = []
+    text: list[bytes] = []
+    for file in files:
+        for batch in project_batches(storage, projection.value, file.name):
+            text.append(deflate.compress(memoryview(_csv(batch, header=not reduced))))
+            reduced.append(batch)
+    text.append(deflate.flush())
+    table = pa.Table.from_batches(reduced, REDUCED)
+    parquet = DataFile(part(Dataset.REDUCED), table.num_rows)
+    csv = DataFile(part(Dataset.REDUCED_CSV, "csv.gz"), table.num_rows)
+    storage.write(f"{staging}{parquet.name}", parquet_bytes(table, dictionary=["label", "split"]))
+    storage.write(f"{staging}{csv.name}", b"".join(text))
+    return parquet, csv
+
+
+def _csv(batch: pa.RecordBatch, *, header: bool) -> pa.Buffer:
+    """Return rows of `REDUCED` as CSV: path, label, split, pc_1 … pc_k; floats in as many digits as they need."""
+    columns = np.ascontiguousarray(matrix(batch.column("pca_features")).T)
+    names = [*_COLUMNS, *(f"pc_{i}" for i in range(1, len(columns) + 1))]
+    table = pa.table([*(batch.column(c) for c in _COLUMNS), *map(pa.array, columns)], names=names)
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(include_header=header))
+    return sink.getvalue()
+
+
+def _metrics(reduction: Reduction) -> PcaMetrics:
+    return {
+        "k": reduction.n_components_,
+        "explained_variance": reduction.explained_variance_share,
+        "explained_variance_ratio": reduction.explained_variance_ratio_.tolist(),
+        "n_features": len(reduction.mean_),
+        "zero_variance_features": reduction.zero_variance_features_,
+        "train_rows": reduction.n_samples_,
+    }
+
+
+def _warnings(reduction: Reduction, components: int | None) -> list[str]:
+    warnings = []
+    k, n = reduction.n_components_, reduction.n_samples_
+    if not reduction.explained_variance_.any():
+        warnings.append(
+            f"The {n} training row(s) do not differ, so their one component is zero everywhere: add other images."
+        )
+    elif components is not None and k < components:
+        warnings.append(
+            f"{components} components were asked for; {n} training rows of {len(reduction.mean_)} features "
+            f"have only {k}."
+        )
+    return warnings

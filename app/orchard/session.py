@@ -1,0 +1,183 @@
+"""The SparkSession: all cores of this machine by default, or whatever master the settings or spark-submit name."""
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from orchard.errors import ClusterError
+
+if TYPE_CHECKING:
+    from pyspark import SparkConf
+    from pyspark.sql import SparkSession
+
+log = logging.getLogger(__name__)
+
+# What the JVM says at every start.
+HARMLESS = ("WARNING: Using incubator modules", "netlib-blas: JNI_OnLoad")
+LOG4J = Path(__file__).with_name("log4j2.properties")
+MINIMUM_JAVA = 17
+
+
+def available_cores() -> int:
+    """Return the CPUs that this process may use: its affinity, cut to a container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
+        return cores
+
+
+def check_java() -> None:
+    """Make sure that Spark will find a Java it runs on.
+
+    Raises:
+        ClusterError: there is none, or it is too old; the sentence says what to install.
+    """
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    install = (
+        f"install Java {MINIMUM_JAVA} (Debian and Ubuntu: apt-get install openjdk-17-jre-headless; "
+        "macOS: brew install openjdk@17) and start again."
+    )
+    try:
+        text = subprocess.run([java or "java", "-version"], capture_output=True, text=True, check=True).stderr  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        where = f"JAVA_HOME ({home}) holds none" if home else "none is on the PATH"
+        raise ClusterError(f"Spark needs Java and {where}: {install}") from None
+    found = re.search(r'version "(\d+)', text)
+    if found and int(found[1]) < MINIMUM_JAVA:
+        raise ClusterError(f"Spark needs Java {MINIMUM_JAVA} or newer and found Java {found[1]}: {install}")
+
+
+def start(
+    *, master: str | None = None, driver_memory: str = "1g", conf: Mapping[str, str] | None = None
+) -> "SparkSession":
+    """Start Spark, or return the session that runs.
+
+    Args:
+        master: Spark's master URL. None: the one that spark-submit or the environment names, else this machine.
+        driver_memory: heap of the driver's JVM; under a local master its tasks live there too.
+        conf: further Spark properties; they win over Orchard's.
+
+    Raises:
+        ClusterError: Java is missing or Spark does not start.
+    """
+    check_java()
+    from pyspark import SparkConf
+    from pyspark.sql import SparkSession
+
+    # Workers must run the interpreter that has Orchard; on a cluster the image decides.
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    spark_conf = SparkConf()
+    defaults = {
+        "spark.app.name": "orchard",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.python.worker.reuse": "true",  # a worker compiles the network once
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.warehouse.dir": str(Path(tempfile.gettempdir(), "orchard-warehouse")),
+    }
+    chosen = master or spark_conf.get("spark.master") or os.environ.get("MASTER")
+    if chosen is None or chosen.startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        cores = available_cores()
+        defaults |= {
+            "spark.master": chosen or f"local[{cores}]",
+            "spark.driver.memory": driver_memory,
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.sql.shuffle.partitions": str(2 * cores),
+            "spark.default.parallelism": str(cores),
+            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()}",
+        }
+    else:
+        defaults["spark.master"] = chosen
+    for key, value in defaults.items():
+        spark_conf.setIfMissing(key, value)
+    for key, value in (conf or {}).items():
+        spark_conf.set(key, value)
+    try:
+        _launch_jvm(spark_conf)
+        spark = SparkSession.builder.config(conf=spark_conf).getOrCreate()
+    except Exception as error:
+        raise ClusterError(
+            f"Spark did not start on {spark_conf.get('spark.master')}: {_first_line(error)}; "
+            "check the master, the memory and Java (--debug shows all)."
+        ) from error
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def _launch_jvm(conf: "SparkConf") -> None:
+    """Start the driver's JVM with what it and its Python workers say going to Orchard's log.
+
+    Otherwise it would go to standard error as it is, between JSON lines and through progress bars.
+    """
+    from pyspark import SparkContext
+    from pyspark.java_gateway import launch_gateway
+
+    if SparkContext._gateway is not None or "PYSPARK_GATEWAY_PORT" in os.environ:  # it runs already
+        return
+    read, write = os.pipe()
+    Thread(target=_relay, args=(read,), name="orchard-jvm-messages", daemon=True).start()
+    try:
+        SparkContext._ensure_initialized(gateway=launch_gateway(conf, {"stderr": write}), conf=conf)
+    finally:
+        os.close(write)
+
+
+def _relay(read: int) -> None:
+    with os.fdopen(read, errors="replace") as messages:
+        for line in messages:
+            level = logging.DEBUG if line.startswith(HARMLESS) else logging.WARNING
+            log.log(level, "spark: %s", line.rstrip())
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+class Session:
+    """A Spark session that starts while other work goes on.
+
+    Args:
+        given: a session of the caller's, used as it is and left running; None: one is started when it is needed.
+        options: what `start` takes.
+    """
+
+    def __init__(self, given: "SparkSession | None" = None, **options: Any) -> None:
+        self._given = given
+        self._options = options
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-spark")
+        self._started: Future[SparkSession] | None = None
+
+    def start(self) -> None:
+        """Begin to start Spark and return at once."""
+        if self._given is None and self._started is None:
+            check_java()
+            self._started = self._starter.submit(start, **self._options)
+
+    @property
+    def spark(self) -> "SparkSession":
+        """The session, once it is up. Raises ClusterError if it does not start."""
+        if self._given is not None:
+            return self._given
+        self.start()
+        assert self._started is not None
+        return self._started.result()
+
+    def stop(self) -> None:
+        """Stop the session if it was started here."""
+        self._starter.shutdown()
+        if self._started is not None and self._started.exception() is None:
+            self._started.result().stop()

@@ -1,0 +1,127 @@
+"""What a run came to, for ``metrics.json`` and ``run.json``: counted from the output and remembered from its stages."""
+
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow.compute as pc
+
+from orchard.features.backbones import find
+from orchard.output import Output
+from orchard.schemas import FEATURES, REJECTED, Dataset, ImageCounts, Metrics, Run
+from orchard.session import available_cores
+from orchard.settings import Settings
+
+VERSIONED = ("orchard", "pyspark", "openvino", "keras", "tensorflow-cpu", "tensorflow", "pillow", "pyarrow", "numpy")
+_SECRET = re.compile(r"secret|password|token|credential|access\.key", re.IGNORECASE)
+
+
+def recall(output: Output, name: str) -> dict[str, Any]:
+    """Return what a stage remembered under `name`; empty if it has not run."""
+    return cast(dict[str, Any], output.property(name) or {})
+
+
+def metrics(output: Output, *, decoded: int, total_seconds: float) -> Metrics:
+    """Return what the output holds and how it was measured.
+
+    Args:
+        output: the output.
+        decoded: images that this run decoded.
+        total_seconds: of this run; the seconds of the stages are those of the run that did them last.
+    """
+    rejected = _rejections(output)
+    featurized = output.rows(Dataset.FEATURES)
+    reduction, classification = recall(output, "reduction"), recall(output, "classification")
+    found: dict[str, Any] = {
+        "images": ImageCounts(
+            listed=recall(output, "listing").get("listed", featurized + sum(rejected.values())),
+            featurized=featurized,
+            rejected=sum(rejected.values()),
+            ignored=recall(output, "listing").get("ignored", 0),
+            decoded=decoded,
+            rejected_by_reason=rejected,
+        ),
+        "labels": _labels(output),
+    }
+    if "metrics" in reduction:
+        found["pca"] = reduction["metrics"]
+    found |= {
+        name: classification[name]
+        for name in ("baseline", "classifiers", "leak", "group_split")
+        if classification.get(name) is not None
+    }
+    found["warnings"] = [*reduction.get("warnings", []), *classification.get("warnings", [])]
+    found["seconds"] = recall(output, "seconds") | {"total": round(total_seconds, 3)}
+    found["images_per_second"] = recall(output, "extraction").get("images_per_second", 0.0)
+    return cast(Metrics, found)
+
+
+def run(output: Output, settings: Settings, *, started: datetime) -> Run:
+    """Return how the output came about: settings, versions, machine."""
+    identity = recall(output, "identity")
+    backbone = find(identity.get("backbone", settings.backbone))
+    return Run(
+        run_id=output.run_id,
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=recall(output, "listing").get("source", ""),
+        output=output.url,
+        settings=_without_secrets(settings.model_dump(mode="json")),
+        backbone=identity | {"name": backbone.name, "input_size": backbone.input_size, "top1": backbone.top1},
+        versions=_versions(),
+        machine={
+            "cores": available_cores(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "cpu": _cpu(),
+            "spark_master": recall(output, "extraction").get("master", ""),
+        },
+    )
+
+
+def as_json(found: Mapping[str, object]) -> bytes:
+    """Return a file's content."""
+    return json.dumps(found, ensure_ascii=False, indent=2).encode() + b"\n"
+
+
+def _rejections(output: Output) -> dict[str, int]:
+    reasons = output.read(Dataset.REJECTED, ["reason"], REJECTED)["reason"]
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(reasons).to_pylist()}
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _labels(output: Output) -> dict[str, dict[str, int]]:
+    """Return featurized images by label and split; images without a label count under the empty name."""
+    table = output.read(Dataset.FEATURES, ["label", "split"], FEATURES)
+    counts: dict[str, dict[str, int]] = {}
+    for row in table.group_by(["label", "split"]).aggregate([([], "count_all")]).sort_by("label").to_pylist():
+        counts.setdefault(row["label"] or "", {})[row["split"]] = row["count_all"]
+    return counts
+
+
+def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
+    conf = {key: "…" if _SECRET.search(key) else value for key, value in settings["spark_conf"].items()}
+    return settings | {"spark_conf": conf}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # of TensorFlow's two distributions one is there
+            continue
+    return versions
+
+
+def _cpu() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor()
