@@ -40,7 +40,7 @@ def fruits() -> Path:
 
 
 @pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
+def spark(s3_server: "S3Server") -> Iterator[SparkSession]:  # noqa: ARG001 -- workers inherit its credentials
     """One local session of two slots for all tests; starting it takes longer than most of them."""
     spark = session.start(master="local[2]")
     yield spark

@@ -1,4 +1,4 @@
-"""A flag beats a variable, a variable beats the file, the file beats the default; what is wrong is said in a sentence."""
+"""A flag beats a variable, a variable the file, the file the default; what is wrong is said in a sentence."""
 
 from pathlib import Path
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from orchard.errors import BucketMissing, StorageError, UsageError
@@ -84,6 +85,23 @@ def test_head_returns_no_more_than_there_is(storage: Storage) -> None:
     assert [storage.head("three", n) for n in (2, 3, 9)] == [b"ab", b"abc", b"abc"]
     assert storage.head("none", 9) == b""
     assert storage.read("none") == b""
+
+
+def test_columns_of_a_parquet_file_are_read_without_the_others(storage: Storage) -> None:
+    table = pa.table({"path": ["a", "b"] * 5000, "features": [[float(n)] * 100 for n in range(10_000)]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    storage.write("big", sink.getvalue())
+    with storage.open("big") as file:
+        assert pq.read_table(file, columns=["path"]) == table.select(["path"])
+        assert pq.read_table(file) == table
+    with pytest.raises(FileNotFoundError):
+        storage.open("missing")
+
+
+def test_a_file_that_this_very_writer_created_counts_as_created(storage: Storage) -> None:
+    assert storage.create("lease", b"mine")
+    assert storage.create("lease", b"another's") is False
 
 
 def test_buffers_are_written_without_copying_them_to_bytes_first(storage: Storage) -> None:

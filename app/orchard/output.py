@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from threading import Lock
 from typing import TypedDict
 
@@ -109,7 +108,8 @@ class Output:
         schema = pa.schema([schema.field(name) for name in columns])
 
         def table(file: DataFile) -> pa.Table:
-            return pq.read_table(BytesIO(self.storage.read(file.name)), columns=columns)
+            with self.storage.open(file.name) as content:
+                return pq.read_table(content, columns=columns)
 
         with ThreadPoolExecutor(8) as readers:
             tables = list(readers.map(table, self.files(dataset)))

@@ -79,13 +79,15 @@ REJECTED = pa.schema(
     ]
 )
 
-# One row for every image that was worked on: with it a second run knows what is done, what was replaced,
-# and which images are the same bytes.
+# One row for every image that was worked on: with it alone the driver knows what is done, what was replaced,
+# how many there are of each label, and which are the same bytes; it never reads features.
 INVENTORY = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("size", pa.int64()),  # bytes read; null for what could not be read
         pa.field("version", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
         pa.field("digest", pa.string()),  # BLAKE2b, 128 bits, hex, of the file's bytes; null if unread
         pa.field("featurized", pa.bool_()),  # false: the image is in rejected/
     ]

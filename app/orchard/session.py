@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What the JVM says at every start.
-HARMLESS = ("WARNING: Using incubator modules", "netlib-blas: JNI_OnLoad")
+# What the JVM says and no exception will repeat.
+ALARMING = re.compile(r"OutOfMemoryError|SIGSEGV|No space left")
 LOG4J = Path(__file__).with_name("log4j2.properties")
 MINIMUM_JAVA = 17
 
@@ -139,8 +139,7 @@ def _launch_jvm(conf: "SparkConf") -> None:
 def _relay(read: int) -> None:
     with os.fdopen(read, errors="replace") as messages:
         for line in messages:
-            level = logging.DEBUG if line.startswith(HARMLESS) else logging.WARNING
-            log.log(level, "spark: %s", line.rstrip())
+            log.log(logging.WARNING if ALARMING.search(line) else logging.DEBUG, "spark: %s", line.rstrip())
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from orchard.features.backbones import find
 from orchard.output import Output
-from orchard.schemas import FEATURES, REJECTED, Dataset, ImageCounts, Metrics, Run
+from orchard.schemas import INVENTORY, REJECTED, Dataset, ImageCounts, Metrics, Run
 from orchard.session import available_cores
 from orchard.settings import Settings
 
@@ -97,7 +97,8 @@ def _rejections(output: Output) -> dict[str, int]:
 
 def _labels(output: Output) -> dict[str, dict[str, int]]:
     """Return featurized images by label and split; images without a label count under the empty name."""
-    table = output.read(Dataset.FEATURES, ["label", "split"], FEATURES)
+    table = output.read(Dataset.INVENTORY, ["label", "split", "featurized"], INVENTORY)
+    table = table.filter(table["featurized"])
     counts: dict[str, dict[str, int]] = {}
     for row in table.group_by(["label", "split"]).aggregate([([], "count_all")]).sort_by("label").to_pylist():
         counts.setdefault(row["label"] or "", {})[row["split"]] = row["count_all"]

@@ -23,7 +23,6 @@ from orchard.reduction.stage import load
 from orchard.schemas import (
     INVENTORY,
     PREDICTIONS,
-    REDUCED,
     Baseline,
     ClassifierMetrics,
     Dataset,
@@ -81,9 +80,10 @@ def classify(
         InputError: there are no reduced features.
         TrainingError: there is nothing to train or to test on, or only one label.
     """
-    rows = output.read(Dataset.REDUCED, ["path", "label", "split"], REDUCED)
-    if not rows.num_rows:
+    if not output.rows(Dataset.REDUCED):
         raise InputError(f"{output.url} holds no reduced features: run orchard reduce first.")
+    inventory = output.read(Dataset.INVENTORY, ["path", "label", "split", "digest", "featurized"], INVENTORY)
+    rows = inventory.filter(inventory["featurized"])
     train_counts, test_counts = (_count(rows, split) for split in (Split.TRAIN, Split.TEST))
     _check(train_counts, test_counts)
     warnings = _warnings(rows, train_counts, test_counts)
@@ -129,9 +129,8 @@ def classify(
             )
         except TrainingError as error:  # the other figures stand
             warnings.append(str(error))
-    inventory = output.read(Dataset.INVENTORY, ["path", "digest"], INVENTORY)
     return ClassificationResult(
-        measured, majority_baseline(train_counts, test_counts), find_leak(inventory, rows), group_split, warnings
+        measured, majority_baseline(train_counts, test_counts), find_leak(rows), group_split, warnings
     )
 
 

@@ -29,6 +29,7 @@ from orchard import errors
 from orchard.errors import OrchardError
 from orchard.features.artifact import BATCH_SIZE, FEATURES_VERSION, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
+from orchard.features.engines import import_openvino
 from orchard.features.weights import Weights, keras_model, locate
 
 if TYPE_CHECKING:
@@ -248,6 +249,7 @@ def _keras_backend(request: Request) -> str:
 
 
 def _convert(request: Request) -> Artifact:
+    import_openvino()  # before Keras does
     import keras
 
     # A keras.json in the user's home may say otherwise.
@@ -291,8 +293,6 @@ def _openvino_graph(model: keras.Model) -> Any:
 
 
 def _openvino_graph_of_tensorflow(model: keras.Model) -> Any:
-    # Without the package, OpenVINO's converter keeps its usage statistics to itself.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
     import tensorflow
 

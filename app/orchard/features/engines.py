@@ -8,6 +8,8 @@ A worker imports OpenVINO alone (0.1 s, and no TensorFlow in its memory), and co
 
 from __future__ import annotations
 
+import importlib
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -71,8 +73,7 @@ class OpenVinoEngine(_BatchedEngine):
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)
-        import openvino
-
+        openvino = import_openvino()
         core = openvino.Core()
         if artifact.precision is Precision.BFLOAT16 and not _has_bfloat16(core):
             raise ClusterError(
@@ -129,6 +130,12 @@ class TensorFlowEngine(_BatchedEngine):
         return features
 
 
+def import_openvino() -> Any:
+    """OpenVINO without its usage statistics, which would be written to the home folder and sent."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module("openvino")
+
+
 def resolve_precision(precision: str = "auto", engine: EngineName = EngineName.OPENVINO) -> Precision:
     """The precision that ``--precision auto|float32|bfloat16`` means on this machine, the driver's.
 
@@ -141,9 +148,7 @@ def resolve_precision(precision: str = "auto", engine: EngineName = EngineName.O
         return Precision.FLOAT32
     if engine is EngineName.TENSORFLOW:
         raise UsageError("--precision bfloat16 is for --engine openvino: use --precision float32 with tensorflow.")
-    import openvino
-
-    if _has_bfloat16(openvino.Core()):
+    if _has_bfloat16(import_openvino().Core()):
         return Precision.BFLOAT16
     if precision == "auto":
         return Precision.FLOAT32

@@ -1,7 +1,6 @@
 """What is still to do: the listing against what the output holds already."""
 
 from dataclasses import dataclass
-from io import BytesIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 from orchard.errors import UsageError
 from orchard.images.splits import assign_splits
 from orchard.output import DataFile, Output
-from orchard.schemas import FEATURES, INVENTORY, Dataset
+from orchard.schemas import INVENTORY, Dataset
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def find_pending(
     Raises:
         UsageError: the output has rows of images that the source does not list, and `prune` is not set.
     """
-    inventory = output.read(Dataset.INVENTORY, ["path", "size", "version", "featurized"], INVENTORY)
+    inventory = output.read(Dataset.INVENTORY, ["path", "size", "version", "label", "split", "featurized"], INVENTORY)
     key = pa.table({"path": listing["path"]})
     vanished = inventory.select(["path"]).join(key, "path", join_type="left anti")["path"]
     if len(vanished) and not prune:
@@ -44,7 +43,8 @@ def find_pending(
             f"{output.url} holds {len(vanished)} images that the source, as selected, does not list (such as "
             f"{vanished[0]}): choose another --output, --prune to drop their rows, or --fresh to start over."
         )
-    before = inventory.rename_columns(["path", "old_size", "old_version", "featurized"])
+    before = inventory.select(["path", "size", "version", "featurized"])
+    before = before.rename_columns(["path", "old_size", "old_version", "featurized"])
     known = listing.select(["path", "size", "version"]).join(before, "path", join_type="inner")
     again = pc.or_(_differs(known["version"], known["old_version"]), _differs(known["size"], known["old_size"]))
     if retry_rejected:
@@ -52,20 +52,14 @@ def find_pending(
     replaced = known.filter(again)["path"]
     done = known.filter(pc.invert(again)).select(["path"])
     images = listing.join(done, "path", join_type="left anti").sort_by("path")
-    images = assign_splits(images, _assigned(output, listing, done), test_fraction=test_fraction, seed=seed)
+    assigned = inventory.select(["path", "label", "split"]).join(done, "path", join_type="inner")
+    images = assign_splits(images, assigned, test_fraction=test_fraction, seed=seed)
     return Pending(
         images=images,
         replaced=pa.chunked_array([*replaced.chunks, *vanished.chunks], pa.string()),
         replaced_images=len(replaced),
         vanished_images=len(vanished),
     )
-
-
-def _assigned(output: Output, listing: pa.Table, done: pa.Table) -> pa.Table:
-    """Return ``path, label, split`` of the listed images that are done; the split of a rejected one may be null."""
-    before = output.read(Dataset.FEATURES, ["path", "split"], FEATURES).rename_columns(["path", "assigned"])
-    rows = listing.select(["path", "label", "split"]).join(done, "path", join_type="inner").join(before, "path")
-    return rows.set_column(2, "split", pc.coalesce(rows["assigned"], rows["split"])).drop_columns("assigned")
 
 
 def _differs(new: pa.ChunkedArray, old: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -81,13 +75,13 @@ def drop(output: Output, paths: pa.ChunkedArray) -> None:
     remove: list[str] = []
     for dataset in (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY):
         for file in output.files(dataset):
-            data = BytesIO(output.storage.read(file.name))
-            held = pq.read_table(data, columns=["path"])["path"]
-            is_dropped = pc.is_in(held, value_set=paths)
-            if not pc.any(is_dropped).as_py():
-                continue
+            with output.storage.open(file.name) as content:
+                is_dropped = pc.is_in(pq.read_table(content, columns=["path"])["path"], value_set=paths)
+                if not pc.any(is_dropped).as_py():
+                    continue
+                content.seek(0)
+                kept = pq.read_table(content).filter(pc.invert(is_dropped))
             remove.append(file.name)
-            kept = pq.read_table(data).filter(pc.invert(is_dropped))
             if kept.num_rows:
                 add.setdefault(dataset, []).append(output.stage(dataset, kept))
     output.commit(add, remove=remove)

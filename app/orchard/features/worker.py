@@ -167,7 +167,7 @@ class _Rows:
             {
                 "path": self._task["path"],
                 "size": pa.array(self._bytes, pa.int64()),
-                "version": self._task["version"],
+                **{name: self._task[name] for name in ("version", "label", "split")},
                 "digest": pa.array(self._digests, pa.string()),
                 "featurized": is_featurized,
             },

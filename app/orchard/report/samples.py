@@ -154,5 +154,5 @@ def _rows(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[str |
 
 def _batches(output: "Output", dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     for file in output.files(dataset):
-        content = pa.BufferReader(output.storage.read(file.name))
-        yield from pq.ParquetFile(content).iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+        with output.storage.open(file.name) as content:
+            yield from pq.ParquetFile(content).iter_batches(batch_size=_BATCH_ROWS, columns=columns)

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -70,6 +70,9 @@ class Storage(Protocol):
 
     def head(self, key: str, length: int) -> bytes:
         """The first ``length`` bytes, fewer if there are no more."""
+
+    def open(self, key: str) -> BinaryIO:
+        """The file, seekable, for readers that need only parts of it, such as some columns of Parquet."""
 
     def exists(self, key: str) -> bool:
         """Whether there is a file of that key."""

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -67,6 +68,10 @@ class LocalStorage:
         """See `Storage`."""
         with self._path(key).open("rb", buffering=0) as file:
             return _read_up_to(file.fileno(), length)
+
+    def open(self, key: str) -> BinaryIO:
+        """See `Storage`."""
+        return self._path(key).open("rb")
 
     def exists(self, key: str) -> bool:
         """See `Storage`."""

@@ -3,12 +3,13 @@
 import configparser
 import contextlib
 import functools
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import obstore
 import pyarrow as pa
@@ -78,6 +79,22 @@ class ObjectStorage:
                 return self.read(key)[:length]
             raise self._failure(error, key) from error
 
+    def open(self, key: str) -> BinaryIO:
+        """See `Storage`."""
+        return cast(BinaryIO, _Ranges(self, key))
+
+    def _range(self, key: str, start: int, length: int) -> bytes:
+        try:
+            return obstore.get_range(self._store, self._key(key), start=start, length=length).to_bytes()
+        except Exception as error:
+            raise self._failure(error, key) from error
+
+    def _size(self, key: str) -> int:
+        try:
+            return obstore.head(self._store, self._key(key))["size"]
+        except Exception as error:
+            raise self._failure(error, key) from error
+
     def exists(self, key: str) -> bool:
         """See `Storage`."""
         if not self._key(key):
@@ -103,7 +120,8 @@ class ObjectStorage:
         try:
             obstore.put(self._store, self._key(key), data, mode="create", use_multipart=False)
         except AlreadyExistsError:
-            return False
+            # A request that was answered too late is sent again, and then finds what it has itself created.
+            return self.read(key) == data
         except Exception as error:
             raise self._write_failure(error, key) from error
         return True
@@ -136,6 +154,34 @@ class ObjectStorage:
         if isinstance(failure, PermissionError):
             return StorageError(f"{self.url}/{key} may not be written with these credentials: allow s3:PutObject.")
         return failure if isinstance(failure, StorageError) else StorageError(f"{failure}: check the bucket.")
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file for Parquet readers: every read is a request for just those bytes."""
+
+    def __init__(self, storage: ObjectStorage, key: str) -> None:
+        self._storage, self._key, self._size, self._position = storage, key, storage._size(key), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._position)
+        length = left if size < 0 else min(size, left)
+        data = self._storage._range(self._key, self._position, length) if length else b""
+        self._position += len(data)
+        return data
 
 
 @functools.cache

@@ -1,0 +1,50 @@
+"""Promises of the metrics: scikit-learn's figures, also where a class is missing on one side."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from orchard.classification.metrics import evaluate, majority_baseline
+from orchard.errors import TrainingError
+
+
+def answers(n: int = 500) -> tuple[list[str], list[str]]:
+    """True labels and 70 % right answers; ``only true`` is never predicted, ``only predicted`` never true."""
+    rng = np.random.default_rng(0)
+    true = rng.choice(["apple", "Pear, ripe", "plum", "only true"], n, p=[0.5, 0.3, 0.15, 0.05])
+    guesses = rng.choice(["apple", "Pear, ripe", "plum", "only predicted"], n)
+    predicted = np.where((rng.random(n) < 0.7) & (true != "only true"), true, guesses)
+    return true.tolist(), predicted.tolist()
+
+
+def test_equal_to_scikit_learn() -> None:
+    true, predicted = answers()
+    measured = evaluate(true, predicted, train_rows=9, seconds=1.5)
+    precision, recall, f1, support = sk.precision_recall_fscore_support(true, predicted, zero_division=0)
+    macro = sk.precision_recall_fscore_support(true, predicted, average="macro", zero_division=0)
+    assert measured["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted))
+    assert (measured["macro_precision"], measured["macro_recall"], measured["macro_f1"]) == pytest.approx(macro[:3])
+    assert measured["labels"] == sorted({*true, *predicted})
+    assert measured["confusion_matrix"] == sk.confusion_matrix(true, predicted).tolist()
+    for i, label in enumerate(measured["labels"]):
+        expected = {"precision": precision[i], "recall": recall[i], "f1": f1[i], "support": support[i]}
+        assert measured["per_class"][label] == pytest.approx(expected)
+    assert (measured["test_rows"], measured["train_rows"], measured["seconds"]) == (500, 9, 1.5)
+
+
+def test_counted_pairs_give_the_same_figures() -> None:
+    true, predicted = answers()
+    pairs = sorted(set(zip(true, predicted, strict=True)))
+    counts = [sum(pair == other for other in zip(true, predicted, strict=True)) for pair in pairs]
+    counted = evaluate([t for t, _ in pairs], [p for _, p in pairs], counts=counts)
+    assert counted == evaluate(true, predicted)
+
+
+def test_nothing_to_measure_is_an_error_not_a_figure() -> None:
+    with pytest.raises(TrainingError, match="no labelled test images"):
+        evaluate([], [])
+
+
+def test_the_baseline_answers_the_most_frequent_training_label() -> None:
+    assert majority_baseline({"a": 2, "b": 5, "c": 1}, {"a": 6, "b": 3, "x": 1}) == {"label": "b", "accuracy": 0.3}
+    assert majority_baseline({"b": 5, "a": 5}, {"b": 1}) == {"label": "a", "accuracy": 0.0}

@@ -1,0 +1,64 @@
+"""Real photos, and a cache of artifacts that the tests of this folder share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def artifact_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("artifacts")
+        patch.setenv("ORCHARD_CACHE", str(folder))
+        patch.delenv("KERAS_HOME", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def photos() -> dict[str, NDArray[np.uint8]]:
+    """Photos that come with scikit-image and scikit-learn, RGB, in their own sizes."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    names = ("chelsea", "coffee", "astronaut", "rocket")
+    own = {name: np.asarray(getattr(data, name)()) for name in names}
+    return own | {name: np.asarray(load_sample_image(f"{name}.jpg")) for name in ("flower", "china")}
+
+
+@pytest.fixture(scope="session")
+def images(photos: dict[str, NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Thirteen images of many shapes, none larger than 224 px: a full batch and one that is filled up."""
+    sizes = [(100, 100), (224, 224), (60, 90), (224, 149), (1, 1), (37, 211)]
+    pictures = [Image.fromarray(photo) for photo in photos.values()]
+    turned = [picture.transpose(Image.Transpose.ROTATE_90) for picture in pictures]
+    both = zip(pictures + turned, sizes * 2, strict=True)
+    grey = np.full((224, 224, 3), 40, np.uint8)
+    return [np.asarray(picture.resize(size, Image.Resampling.BOX)) for picture, size in both] + [grey]
+
+
+@pytest.fixture(scope="session")
+def keras_home() -> Path:
+    home = SHARED / "keras"
+    if not home.is_dir():
+        pytest.skip("no ../shared/keras")
+    return home
+
+
+@pytest.fixture(scope="session")
+def fruit() -> Callable[[str, int], list[NDArray[np.uint8]]]:
+    """``fruit(label, n)``: n test images of a label of ../shared/fruits."""
+    folder = SHARED / "fruits" / "Test"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/fruits")
+
+    def some(label: str, n: int) -> list[NDArray[np.uint8]]:
+        files = sorted((folder / label).glob("*.jpg"))
+        return [np.asarray(Image.open(file).convert("RGB")) for file in files[:: max(1, len(files) // n)][:n]]
+
+    return some

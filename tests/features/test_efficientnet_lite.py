@@ -1,0 +1,101 @@
+import collections
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orchard.errors import UsageError
+from orchard.features.efficientnet_lite import read_pytorch_file, weights_path
+
+CLASSIFY = """
+import sys
+import keras, numpy as np
+from orchard.features.efficientnet_lite import EfficientNetLite0, set_imagenet_weights, weights_path
+keras.config.set_image_data_format("channels_last")
+model = EfficientNetLite0(include_top=True)
+set_imagenet_weights(model, weights_path())
+assert not [layer.name for layer in model.layers if layer.name.startswith("_")]
+images = np.load(sys.argv[1])
+np.savez(sys.argv[2], probabilities=model.predict((images - 127.0) / 128.0, verbose=0), parameters=model.count_params())
+"""
+
+
+def squared(image):
+    picture = Image.fromarray(image)
+    side, (width, height) = min(picture.size), picture.size
+    left, top = (width - side) // 2, (height - side) // 2
+    cut = picture.crop((left, top, left + side, top + side))
+    return np.asarray(cut.resize((224, 224), Image.Resampling.BICUBIC), np.float32)
+
+
+def classify(images, folder: Path, backend: str = "openvino"):
+    np.save(folder / "images.npy", np.stack([squared(image) for image in images]))
+    command = [sys.executable, "-c", CLASSIFY, str(folder / "images.npy"), str(folder / "answers.npz")]
+    subprocess.run(command, env=os.environ | {"KERAS_BACKEND": backend}, check=True, capture_output=True)
+    answers = np.load(folder / "answers.npz")
+    return answers["probabilities"], int(answers["parameters"])
+
+
+@pytest.fixture(scope="module")
+def answers(photos, tmp_path_factory):
+    return classify(photos.values(), tmp_path_factory.mktemp("classify"))
+
+
+def test_photos_get_their_imagenet_names(photos, answers):
+    probabilities = dict(zip(photos, answers[0], strict=True))
+    assert probabilities["chelsea"].argmax() in {281, 282, 285}  # tabby, tiger cat, Egyptian cat
+    assert probabilities["chelsea"][[281, 282, 285]].sum() > 0.85
+    assert probabilities["coffee"].argmax() == 967  # espresso
+    assert probabilities["coffee"][967] > 0.9
+    assert probabilities["rocket"].argmax() == 657  # missile
+    assert 985 in probabilities["flower"].argsort()[-1:]  # daisy, the flower that ImageNet has
+
+
+def test_the_whole_network_has_the_published_number_of_parameters(answers):
+    # "4.7M" in the table of the authors; 4,652,008 trained by gradient and 42,016 moving averages
+    assert answers[1] == 4_694_024
+
+
+def test_fruit_gets_its_imagenet_name(fruit, tmp_path):
+    expected = {"Lemon Meyer": {951}, "Apple Granny Smith": {948}, "Banana": {954}}
+    images = {label: fruit(label, 8) for label in expected if len(fruit(label, 8)) == 8}
+    probabilities, _ = classify([image for some in images.values() for image in some], tmp_path)
+    for index, label in enumerate(images):
+        top5 = probabilities[index * 8 : index * 8 + 8].argsort(1)[:, -5:]
+        assert np.isin(list(expected[label]), top5).all(), label
+        assert (np.isin(top5, list(expected[label])).any(1)).mean() >= 0.75, label
+
+
+def test_the_weights_file_is_read_whole():
+    state = read_pytorch_file(weights_path())
+    floats = [array for array in state.values() if array.dtype == np.float32]
+    assert sum(array.size for array in floats) == 4_694_024
+    assert all(np.isfinite(array).all() for array in floats)
+    assert state["_fc.weight"].shape == (1000, 1280)
+    assert (state["_bn0.running_var"] >= 0).all()  # and some are zero: there the epsilon decides
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+@pytest.mark.parametrize("content", [RunsCode(), collections.Counter(), np.zeros(3)])
+def test_a_pickle_that_asks_for_more_than_tensors_is_refused_and_does_nothing(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.pth").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(UsageError, match="no PyTorch file of plain tensors"):
+        read_pytorch_file(tmp_path / "bad.pth")
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 20, 40_000, 46_000, 1_000_000, -4])
+def test_a_cut_off_weights_file_is_refused(keep, tmp_path):
+    (tmp_path / "cut.pth").write_bytes(weights_path().read_bytes()[:keep])
+    with pytest.raises(UsageError, match=r"cut\.pth is no PyTorch file"):
+        read_pytorch_file(tmp_path / "cut.pth")

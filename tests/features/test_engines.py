@@ -1,0 +1,204 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import openvino
+import pytest
+
+from orchard.errors import ClusterError, OrchardError, UsageError
+from orchard.features.artifact import Artifact, EngineName, Precision
+from orchard.features.backbones import find
+from orchard.features.conversion import build_artifact
+from orchard.features.engines import OpenVinoEngine, load_engine, resolve_precision
+from orchard.features.resizing import Resizer
+
+# What Keras says by itself: its own preprocess_input and predict, on images that TensorFlow resized.
+REFERENCE = """
+import importlib, json, sys
+import keras, numpy as np, tensorflow as tf
+from orchard.features.backbones import find
+from orchard.features.weights import keras_model, locate
+images = np.load(sys.argv[2])
+features = {}
+for name, weights in json.loads(sys.argv[1]):
+    backbone = find(name)
+    network = keras_model(backbone, locate(backbone, weights))[0].layers[-1]
+    size = (backbone.input_size, backbone.input_size)
+    pixels = np.stack([tf.image.resize(images[key], size, "bilinear").numpy() for key in images])
+    if backbone.in_keras:
+        pixels = importlib.import_module(f"keras.applications.{backbone.family}").preprocess_input(pixels)
+    else:
+        pixels = (pixels - 127.0) / 128.0
+    features[name] = network.predict(pixels, verbose=0)
+np.savez(sys.argv[3], **features)
+"""
+
+LIGHT = [
+    ("EfficientNetLite0", "imagenet"),
+    ("MobileNetV2", "random"),
+    ("MobileNetV3Small", "random"),
+    ("EfficientNetB0", "random"),
+    ("ResNet50", "random"),
+    ("DenseNet121", "random"),
+]
+HEAVY = [
+    (name, "random") for name in ("NASNetMobile", "ConvNeXtTiny", "Xception", "InceptionV3", "VGG16", "ResNet50V2")
+]
+
+
+def reference(models, images, folder):
+    np.savez(folder / "images.npz", *images)
+    files = [str(folder / "images.npz"), str(folder / "features.npz")]
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", REFERENCE, json.dumps(models), *files]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return np.load(folder / "features.npz")
+
+
+@pytest.fixture(scope="module")
+def keras_features(images, tmp_path_factory):
+    return reference(LIGHT, images, tmp_path_factory.mktemp("reference"))
+
+
+@pytest.fixture(scope="module")
+def lite() -> Artifact:
+    return build_artifact(find("EfficientNetLite0"))
+
+
+def cosines(a, b):
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def assert_parity(name, weights, images, expected):
+    artifact = build_artifact(find(name), weights=weights)
+    features = OpenVinoEngine(artifact)(images)
+    assert features.dtype == np.float32
+    assert features.shape == (len(images), find(name).n_features)
+    assert cosines(features, expected).min() > 0.999
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        rounded = OpenVinoEngine(replace(artifact, precision=Precision.BFLOAT16))(images)
+        assert cosines(rounded, expected).min() > 0.99
+        assert not np.array_equal(rounded, features)
+
+
+@pytest.mark.parametrize(("name", "weights"), LIGHT)
+def test_openvino_gives_what_keras_predicts(name, weights, images, keras_features):
+    assert_parity(name, weights, images, keras_features[name])
+
+
+@pytest.mark.slow
+def test_openvino_gives_what_keras_predicts_for_heavier_families(images, tmp_path):
+    expected = reference(HEAVY, images, tmp_path)
+    for name, weights in HEAVY:
+        assert_parity(name, weights, images, expected[name])
+
+
+def test_the_tensorflow_engine_gives_what_keras_predicts(images, keras_features, tmp_path):
+    artifact = build_artifact(find("EfficientNetLite0"), engine=EngineName.TENSORFLOW)
+    np.savez(tmp_path / "images.npz", *images)
+    script = (
+        "import pickle, sys; import numpy as np; from orchard.features.engines import load_engine;"
+        "images = np.load(sys.argv[1]); engine = load_engine(pickle.load(sys.stdin.buffer));"
+        "np.save(sys.argv[2], engine([images[key] for key in images]))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "images.npz"), str(tmp_path / "features.npy")]
+    subprocess.run(command, input=pickle.dumps(artifact), check=True, capture_output=True)
+    features = np.load(tmp_path / "features.npy")
+    assert cosines(features, keras_features["EfficientNetLite0"]).min() > 0.9999
+
+
+def test_features_do_not_depend_on_the_neighbours(lite, images):
+    engine = load_engine(lite)
+    together = engine(images)
+    assert np.array_equal(engine(images[::-1])[::-1], together)
+    alone = np.concatenate([engine([image]) for image in images])
+    assert np.array_equal(alone, together)
+
+
+def test_any_number_of_images_is_taken(lite, images):
+    engine = load_engine(lite)
+    assert engine([]).shape == (0, 1280)
+    many = engine(images * 3)
+    assert many.shape == (39, 1280)
+    assert np.array_equal(many[:13], many[26:])
+
+
+def test_a_thousand_shapes_cost_neither_memory_nor_time(lite):
+    psutil = pytest.importorskip("psutil")
+    engine = load_engine(lite)
+    generator = np.random.default_rng(0)
+    shapes = generator.integers(1, 225, (200, 2))
+    engine([np.zeros((*shape, 3), np.uint8) for shape in shapes[:8]])
+    before = psutil.Process().memory_info().rss
+    engine([np.full((*shape, 3), 99, np.uint8) for shape in shapes])
+    assert psutil.Process().memory_info().rss - before < 50e6
+
+
+def test_a_worker_imports_neither_tensorflow_nor_keras_and_stays_small(lite):
+    script = (
+        "import pickle, sys; from pathlib import Path; import numpy as np;"
+        "from orchard.features.engines import load_engine;"
+        "engine = load_engine(pickle.load(sys.stdin.buffer)); engine([np.ones((100, 100, 3), np.uint8)] * 9);"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules);"
+        "lines = Path('/proc/self/status').read_text().splitlines();"
+        "status = dict(line.split(':', 1) for line in lines);"
+        "assert int(status['VmHWM'].split()[0]) < 500 * 1024  # kB, at its highest"
+    )
+    subprocess.run([sys.executable, "-c", script], input=pickle.dumps(lite), check=True)
+
+
+def test_a_process_compiles_an_artifact_once_even_for_many_threads(lite):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(load_engine(replace(lite)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(engine) for engine in found}) == 1
+    assert load_engine(replace(lite, weights_digest="other")) is not found[0]
+
+
+class Overflowing(OpenVinoEngine):
+    """ReLU and clamping hide most broken weights, so the last step breaks here."""
+
+    def _infer(self):
+        return super()._infer() * np.float32(1e38) * np.float32(1e38)
+
+
+def test_features_that_are_not_finite_are_an_error(lite):
+    with pytest.raises(OrchardError, match="not finite"):
+        Overflowing(lite)([np.full((50, 50, 3), 200, np.uint8)])
+
+
+def test_the_network_sees_the_resized_pixels(lite, photos):
+    image = photos["coffee"][:200, :150]
+    resized = np.empty((224, 224, 3), np.float32)
+    Resizer(224)(image, resized)
+    engine = load_engine(lite)
+    assert cosines(engine([image]), engine([resized.round().astype(np.uint8)]))[0] > 0.999
+
+
+def test_the_precision_is_chosen_on_the_driver():
+    has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert resolve_precision("auto") is (Precision.BFLOAT16 if has_bfloat16 else Precision.FLOAT32)
+    assert resolve_precision("float32") is Precision.FLOAT32
+    assert resolve_precision("auto", EngineName.TENSORFLOW) is Precision.FLOAT32
+    with pytest.raises(UsageError, match="float32 with tensorflow"):
+        resolve_precision("bfloat16", EngineName.TENSORFLOW)
+    with pytest.raises(UsageError, match="choose auto"):
+        resolve_precision("int8")
+
+
+def test_a_worker_without_bfloat16_says_what_to_do(lite, monkeypatch):
+    # Every processor here may have it: the answer of one that has not is set.
+    monkeypatch.setattr("orchard.features.engines._has_bfloat16", lambda _core: False)
+    with pytest.raises(ClusterError, match="--precision float32"):
+        OpenVinoEngine(replace(lite, precision=Precision.BFLOAT16))
+    assert resolve_precision("auto") is Precision.FLOAT32
+    with pytest.raises(UsageError, match="use float32 or auto"):
+        resolve_precision("bfloat16")

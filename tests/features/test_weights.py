@@ -1,0 +1,103 @@
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from orchard.errors import UsageError, WeightsUnavailable
+from orchard.features.backbones import find
+from orchard.features.conversion import build_artifact
+from orchard.features.weights import locate
+
+WITHOUT_TOP = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top.h5"
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without Keras' files and a network without a way out."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    return tmp_path
+
+
+def test_weights_that_cannot_be_had_name_three_ways_out_and_leave_nothing_behind(empty_home):
+    with pytest.raises(WeightsUnavailable) as caught:
+        build_artifact(find("MobileNetV2"), alpha=0.5)
+    text = str(caught.value)
+    assert "KERAS_HOME" in text and "--weights FILE" in text and "--backbone EfficientNetLite0" in text
+    assert "MobileNetV2" in text and "\n" not in text
+    # Keras writes its keras.json, whatever becomes of the download.
+    assert [path.name for path in empty_home.rglob("*") if path.is_file()] == ["keras.json"]
+
+
+def test_a_keras_home_that_cannot_be_written_to_is_still_looked_into(keras_home, empty_home, monkeypatch):
+    home = empty_home / "keras-home"
+    shutil.copytree(keras_home, home)
+    (home / "models").chmod(stat.S_IRUSR | stat.S_IXUSR)
+    monkeypatch.setenv("KERAS_HOME", str(home))
+    try:
+        artifact = build_artifact(find("MobileNetV2"), alpha=0.35)
+    finally:
+        (home / "models").chmod(stat.S_IRWXU)
+    assert artifact.n_features == 1280
+    assert artifact.alpha == 0.35
+    assert artifact.weights_digest == locate(find("MobileNetV2"), str(home / "models" / WITHOUT_TOP)).digest()
+
+
+def test_the_default_keras_home_is_looked_into_when_keras_home_lacks_the_file(keras_home, empty_home, monkeypatch):
+    shutil.copytree(keras_home / "models", empty_home / ".keras" / "models")
+    monkeypatch.setenv("KERAS_HOME", str(empty_home / "nowhere"))
+    found = locate(find("MobileNetV2").with_alpha(0.35), "imagenet")
+    assert found.path == empty_home / ".keras" / "models" / WITHOUT_TOP
+
+
+def test_weights_from_a_file_are_the_same_as_by_name(keras_home, monkeypatch):
+    by_file = build_artifact(find("MobileNetV2"), alpha=0.35, weights=str(keras_home / "models" / WITHOUT_TOP))
+    monkeypatch.setenv("KERAS_HOME", str(keras_home))
+    by_name = build_artifact(find("MobileNetV2"), alpha=0.35)
+    assert by_file.fingerprint() == by_name.fingerprint()
+    assert by_file.parameters == by_name.parameters
+
+
+def test_a_file_of_another_width_or_backbone_does_not_fit(keras_home):
+    with pytest.raises(UsageError, match="do not fit MobileNetV2"):
+        build_artifact(find("MobileNetV2"), alpha=0.5, weights=str(keras_home / "models" / WITHOUT_TOP))
+    with pytest.raises(UsageError, match="do not fit EfficientNetLite0"):
+        build_artifact(find("EfficientNetLite0"), weights=str(keras_home / "models" / WITHOUT_TOP))
+
+
+def test_a_file_that_is_no_file_of_weights_is_refused(tmp_path):
+    (tmp_path / "broken.h5").write_bytes(b"<html>not found</html>")
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    for name in ("broken.h5", "empty.h5"):
+        with pytest.raises(UsageError, match=f"{name} do not fit MobileNetV3Small"):
+            build_artifact(find("MobileNetV3Small"), weights=str(tmp_path / name))
+
+
+def test_a_file_that_cannot_be_a_file_of_weights_is_refused_before_anything_is_built(tmp_path):
+    backbone = find("MobileNetV2")
+    with pytest.raises(UsageError, match="no such file"):
+        locate(backbone, str(tmp_path / "missing.h5"))
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="ends in"):
+        locate(backbone, str(tmp_path / "notes.txt"))
+    if os.geteuid() != 0:
+        (tmp_path / "secret.h5").touch(mode=0)
+        with pytest.raises(UsageError, match="cannot be read"):
+            locate(backbone, str(tmp_path / "secret.h5"))
+
+
+def test_random_weights_are_the_same_every_time_and_others_for_another_seed(tmp_path, monkeypatch):
+    def parameters(cache: str, seed: int) -> bytes:
+        monkeypatch.setenv("ORCHARD_CACHE", str(tmp_path / cache))  # so that nothing comes out of a cache
+        return build_artifact(find("MobileNetV3Small"), weights="random", alpha=0.75, seed=seed).parameters
+
+    first = parameters("a", 1)
+    assert parameters("b", 1) == first
+    assert not np.array_equal(np.frombuffer(parameters("c", 2), "u1"), np.frombuffer(first, "u1"))
