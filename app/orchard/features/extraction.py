@@ -5,6 +5,7 @@ Parquet file per task. What a task returns is a `TaskReport` of a few hundred by
 instead costs a fifth of the throughput (0.75-0.84 of a bare loop against 0.92-0.94, 8,000 images).
 """
 
+import math
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 
 # The first tasks are small: they bring the first features early and tell how long an image takes.
 FIRST_TASK_IMAGES = 32
-# Long enough for a task's fixed cost (some 50 ms) not to matter, short enough to lose and to share.
-TASK_SECONDS = 5.0
-MINIMUM_TASK_IMAGES, MAXIMUM_TASK_IMAGES = 32, 2048
+# Short enough to lose and to share; at the end of the work shorter still, but not so short that a task's fixed cost
+# (some 30 ms) shows.
+TASK_SECONDS, SHORTEST_TASK_SECONDS = 5.0, 0.5
+MAXIMUM_TASK_IMAGES = 2048
 TASKS_PER_SLOT = 4
 # An executor that joins late must find work before the driver has noticed it.
 MINIMUM_TASKS_PER_BATCH = 16
@@ -139,6 +141,8 @@ class _Plan:
     def next_batch(self, slots: int) -> list[pa.Table]:
         tasks = tasks_per_batch(slots)
         size = task_images(self._images.num_rows - self._next, tasks, self._seconds_per_image)
+        if self._seconds_per_image is None:
+            tasks = 2 * slots
         batch: list[pa.Table] = []
         while len(batch) < tasks and not self.is_exhausted:
             batch.append(self._images.slice(self._next, size))
@@ -159,8 +163,10 @@ def task_images(remaining: int, tasks: int, seconds_per_image: float | None) -> 
         tasks: tasks in a batch; the rest should make at least two, so that no slot waits at the end.
         seconds_per_image: of one worker, where it is known.
     """
-    wanted = FIRST_TASK_IMAGES if seconds_per_image is None else int(TASK_SECONDS / seconds_per_image)
-    return max(MINIMUM_TASK_IMAGES, min(wanted, remaining // (2 * tasks), MAXIMUM_TASK_IMAGES))
+    if seconds_per_image is None:
+        return FIRST_TASK_IMAGES
+    longest, shortest = (math.ceil(seconds / seconds_per_image) for seconds in (TASK_SECONDS, SHORTEST_TASK_SECONDS))
+    return min(longest, max(shortest, remaining // (2 * tasks)), MAXIMUM_TASK_IMAGES)
 
 
 def _run_batch(context: Any, job: Job, tasks: list[pa.Table]) -> list[TaskReport]:

@@ -4,6 +4,8 @@ The network is compiled once per Python worker and kept by `load_engine`: this m
 globals of a pickled function would be made again in every task.
 """
 
+import functools
+import gc
 import hashlib
 import time
 from collections import Counter
@@ -66,6 +68,7 @@ def featurize(job: Job, packed: bytes) -> TaskReport:
     started = time.monotonic()
     task = pa.ipc.open_stream(packed).read_all()
     engine = load_engine(job.artifact.value)
+    _freeze_imports()
     compiled = time.monotonic()
     rows = _Rows(task, engine)
     for row, data in enumerate(_contents(task, job)):
@@ -95,6 +98,13 @@ def featurize(job: Job, packed: bytes) -> TaskReport:
         seconds=time.monotonic() - started,
         compile_seconds=compiled - started,
     )
+
+
+@functools.cache
+def _freeze_imports() -> None:
+    """Spare what is loaded by now from the garbage collection that PySpark does after every task, once a process."""
+    gc.collect()
+    gc.freeze()
 
 
 class _Rows:
