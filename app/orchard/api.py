@@ -59,7 +59,7 @@ def extract(spark: "SparkSession", source: str, output: str | None = None, **set
     with Pipeline(output, load(settings), spark) as pipeline:
         pipeline.extract(source)
         pipeline.finish()
-    return read(spark, output, Dataset.FEATURES)
+    return read(spark, output, Dataset.FEATURES, **settings)
 
 
 def reduce(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
@@ -77,7 +77,7 @@ def reduce(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     with Pipeline(output, load(settings), spark, must_exist=True) as pipeline:
         pipeline.reduce()
         pipeline.finish()
-    return read(spark, output, Dataset.REDUCED)
+    return read(spark, output, Dataset.REDUCED, **settings)
 
 
 def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
@@ -95,10 +95,10 @@ def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame"
     with Pipeline(output, load(settings), spark, must_exist=True) as pipeline:
         pipeline.classify()
         pipeline.finish()
-    return read(spark, output, Dataset.PREDICTIONS)
+    return read(spark, output, Dataset.PREDICTIONS, **settings)
 
 
-def read(spark: "SparkSession", output: str, dataset: str | Dataset) -> "DataFrame":
+def read(spark: "SparkSession", output: str, dataset: str | Dataset, **settings: Any) -> "DataFrame":
     """Return the committed rows of a Parquet dataset of `output`: features, rejected, inventory, reduced, predictions.
 
     Raises:
@@ -106,8 +106,7 @@ def read(spark: "SparkSession", output: str, dataset: str | Dataset) -> "DataFra
     """
     from orchard import datasets
     from orchard.output import Output
+    from orchard.pipeline import s3_options
     from orchard.settings import load
-    from orchard.storage import S3Options
 
-    settings = load()
-    return datasets.read(spark, Output(output, S3Options(settings.s3_endpoint, settings.s3_region)), Dataset(dataset))
+    return datasets.read(spark, Output(output, s3_options(load(settings))), Dataset(dataset))

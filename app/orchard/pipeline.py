@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS, RUN, REPORT = "metrics.json", "run.json", "report.html"
+BACKBONE = "model/backbone"
+"""The network that made the features (see `Artifact.from_bytes`), beside the reduction and the classifiers."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Pipeline:
         )
         self._build: Build | None = None
         self._decoded = 0
+        self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
         self._began = datetime.now(UTC)
 
@@ -121,13 +124,13 @@ class Pipeline:
             UsageError: the output holds images that the source does not list.
         """
         settings = self.settings
-        if settings.fresh and not self.output.is_empty:
-            self.output.start_over()
-        identity = self._identity()
         with self._timed("list"), stage("list"):
             listing = list_images(
                 source, self.s3, limit=settings.limit, labels=settings.labels or None, seed=settings.seed
             )
+            if settings.fresh and not self.output.is_empty:
+                self.output.start_over()
+            identity = self._identity()
             pending = find_pending(
                 self.output,
                 listing.table,
@@ -136,6 +139,10 @@ class Pipeline:
                 test_fraction=settings.test_fraction,
                 seed=settings.seed,
             )
+        if listing.ignored_count:
+            log.info("ignored %d files that are no images: %s", listing.ignored_count, ", ".join(listing.ignored))
+        if listing.duplicates:
+            log.info("the manifest repeats %d rows: each image is taken once", listing.duplicates)
         listed = {"source": source, "listed": listing.table.num_rows, "ignored": listing.ignored_count}
         identity |= self._split_identity(listing)
         if pending.images.num_rows or len(pending.replaced):
@@ -178,7 +185,8 @@ class Pipeline:
     def classify(self) -> None:
         """Train and measure the classifiers; data that cannot train one becomes a warning."""
         settings = self.settings
-        key = _digest(self._reduction_key(), self.classifiers, settings.seed, settings.split_by, settings.test_fraction)
+        reduced = summary.recall(self.output, "reduction").get("key")
+        key = _digest(reduced, self.classifiers, settings.seed, settings.split_by, settings.test_fraction)
         if self._is_current("classification", key) or not self.output.rows(Dataset.REDUCED):
             return
         found: dict[str, Any]
@@ -214,6 +222,8 @@ class Pipeline:
     def finish(self) -> Outcome:
         """Write ``metrics.json`` and ``run.json``, and return what they say."""
         self._fill_empty_datasets()
+        if self._seconds.keys() - {"list"}:  # a run that found nothing to do leaves no commit
+            self._remember(seconds=summary.recall(self.output, "seconds") | self._seconds)
         metrics = self._metrics()
         run = summary.run(self.output, self.settings, started=self._began)
         self.output.storage.write(METRICS, summary.as_json(metrics))
@@ -227,7 +237,9 @@ class Pipeline:
         )
 
     def _metrics(self) -> Metrics:
-        return summary.metrics(self.output, decoded=self._decoded, total_seconds=time.monotonic() - self._started)
+        total = round(time.monotonic() - self._started, 3)
+        seconds = summary.recall(self.output, "seconds") | self._seconds | {"total": total}
+        return summary.metrics(self.output, decoded=self._decoded, seconds=seconds)
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that decide what features are; an output holds those of one identity.
@@ -286,7 +298,9 @@ class Pipeline:
             if len(pending.replaced):
                 log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
             drop(self.output, pending.replaced)
-            self._remember(identity=identity)
+            if summary.recall(self.output, "identity") != identity:
+                self.output.storage.write(BACKBONE, artifact.to_bytes())
+                self._remember(identity=identity)
             if not pending.images.num_rows:
                 return
             with stage("extract", pending.images.num_rows) as advance:
@@ -353,8 +367,7 @@ class Pipeline:
     def _timed(self, name: str) -> Iterator[None]:
         started = time.monotonic()
         yield
-        seconds = summary.recall(self.output, "seconds") | {name: round(time.monotonic() - started, 3)}
-        self._remember(seconds=seconds)
+        self._seconds[name] = round(time.monotonic() - started, 3)
 
 
 def _classifier(name: str) -> Classifier:

@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 
 # What the JVM says and no exception will repeat.
 ALARMING = re.compile(r"OutOfMemoryError|SIGSEGV|No space left")
+# On a small machine the JVM's optimising compiler takes cores from the workers: 5.9 s of CPU time while 12,158 images
+# are featurized, 3.0 s if only what runs very often is optimised, and training is not slower for it.
+LATE_OPTIMIZATION = (
+    "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=20000 -XX:Tier4CompileThreshold=100000"
+)
 LOG4J = Path(__file__).with_name("log4j2.properties")
 MINIMUM_JAVA = 17
 
@@ -98,7 +103,7 @@ def start(
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.sql.shuffle.partitions": str(2 * cores),
             "spark.default.parallelism": str(cores),
-            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()}",
+            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()} {LATE_OPTIMIZATION}",
         }
     else:
         defaults["spark.master"] = chosen

@@ -27,13 +27,13 @@ def recall(output: Output, name: str) -> dict[str, Any]:
     return cast(dict[str, Any], output.property(name) or {})
 
 
-def metrics(output: Output, *, decoded: int, total_seconds: float) -> Metrics:
+def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metrics:
     """Return what the output holds and how it was measured.
 
     Args:
         output: the output.
         decoded: images that this run decoded.
-        total_seconds: of this run; the seconds of the stages are those of the run that did them last.
+        seconds: of each stage, by the run that did it last, and in total of this run.
     """
     rejected = _rejections(output)
     featurized = output.rows(Dataset.FEATURES)
@@ -57,7 +57,7 @@ def metrics(output: Output, *, decoded: int, total_seconds: float) -> Metrics:
         if classification.get(name) is not None
     }
     found["warnings"] = [*reduction.get("warnings", []), *classification.get("warnings", [])]
-    found["seconds"] = recall(output, "seconds") | {"total": round(total_seconds, 3)}
+    found["seconds"] = seconds
     found["images_per_second"] = recall(output, "extraction").get("images_per_second", 0.0)
     return cast(Metrics, found)
 

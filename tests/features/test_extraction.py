@@ -44,7 +44,8 @@ def test_tasks_are_neither_two_nor_two_thousand(
 
 def test_an_executor_that_joins_late_finds_work_until_near_the_end() -> None:
     batches = plan_all(12_158, 2, 0.003)
-    assert all(len(batch) >= 8 * 2 for batch in batches[:-1])
+    assert batches[0] == [32] * 4  # to have features soon, and to learn
+    assert all(len(batch) >= 8 * 2 for batch in batches[1:-1])
     assert max(size for batch in batches for size in batch) <= 12_158 / 16
 
 

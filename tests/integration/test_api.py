@@ -23,7 +23,7 @@ def test_the_stages_one_by_one(spark: Any, painted: Path, tmp_path: Path) -> Non
     output = str(tmp_path / "out")
     features = orchard.extract(spark, str(painted), output)
     reduced = orchard.reduce(spark, output, components=4)
-    predictions = orchard.classify(spark, output, classifiers="logistic_regression", components=4)
+    predictions = orchard.classify(spark, output, classifiers="logistic_regression")
     assert features.count() == reduced.count() == predictions.count() == 90
     assert reduced.first().pca_features[:4] == pytest.approx(reduced.first().pca_features)
     assert orchard.read(spark, output, "rejected").count() == 0

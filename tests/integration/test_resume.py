@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchard.errors import SettingsChanged, UsageError
+from orchard.errors import InputError, SettingsChanged, UsageError
 
 from .conftest import Result, paint
 
@@ -20,16 +20,18 @@ Run = Callable[..., Result]
 
 
 def test_an_unchanged_input_is_left_alone(run: Run, painted: Path) -> None:
-    first = run(painted)
+    first = run(painted, classifiers="logistic_regression")
     files = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.parquet")}
+    commits = sorted((first.folder / "_orchard" / "commits").iterdir())
     report = (first.folder / "report.html").stat().st_mtime_ns
     started = time.monotonic()
-    second = run(painted)
+    second = run(painted, classifiers="logistic_regression")
     assert time.monotonic() - started < 5
     assert first.metrics["images"]["decoded"] == 90
     assert second.metrics["images"]["decoded"] == 0
     assert {path: path.stat().st_mtime_ns for path in second.folder.rglob("*.parquet")} == files
     assert (second.folder / "report.html").stat().st_mtime_ns == report
+    assert sorted((second.folder / "_orchard" / "commits").iterdir()) == commits
     assert second.metrics["classifiers"] == first.metrics["classifiers"]
 
 
@@ -102,6 +104,13 @@ def test_fresh_starts_over(run: Run, photos: Path) -> None:
     assert again.metrics["images"]["decoded"] == 9
 
 
+def test_fresh_keeps_what_is_there_when_the_source_is_missing(run: Run, photos: Path) -> None:
+    before = run(photos, limit=6).features()
+    with pytest.raises(InputError):
+        run(photos / "nowhere", fresh=True)
+    assert run(photos, limit=6).features() == before
+
+
 def test_other_reduction_settings_reuse_the_features(run: Run, painted: Path) -> None:
     run(painted)
     other = run(painted, components=5)
@@ -170,7 +179,7 @@ def test_an_interrupted_run_exits_with_130_and_keeps_what_was_committed(many: Pa
 
 def test_workers_that_die_cost_a_retry_and_no_row(many: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out"
-    process = _start(many, out, "--master", "local[2,8]", "--components", "4", "--classifiers", "logistic_regression")
+    process = _start(many, out, "--master", "local[2,8]", "--components", "4", "--classifiers", "")
 
     def workers() -> list[int]:
         """Python workers of this run: children of the daemon that its JVM forked."""

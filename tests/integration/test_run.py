@@ -10,6 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from orchard.features.artifact import Artifact
+from orchard.features.engines import load_engine
+from orchard.images.decoding import Decoded, Limits, decode
+from orchard.reduction.pca import Reduction
 from orchard.schemas import FEATURES, INVENTORY, PREDICTIONS, REDUCED, REJECTED
 
 from .conftest import COLOURS, Result, paint
@@ -107,6 +111,23 @@ def test_accuracy_is_what_the_predictions_say(whole: Result) -> None:
         whole.metrics["classifiers"]["logistic_regression"]["accuracy"]
     )
     assert predictions.confidence.between(0, 1).all()
+
+
+def test_the_saved_models_alone_predict_what_the_run_predicted(whole: Result) -> None:
+    """Bytes of an image → saved backbone → saved reduction → saved logistic regression, without Spark."""
+    model = whole.folder / "model"
+    engine = load_engine(Artifact.from_bytes((model / "backbone").read_bytes()))
+    reduction = Reduction.from_bytes((model / "reduction.npz").read_bytes())
+    linear = np.load(model / "logistic_regression.npz")
+    predictions = whole.table("predictions").to_pylist()
+    rows = [row for row in predictions if row["classifier"] == "logistic_regression" and row["split"] == "test"]
+    for row in rows[:6]:
+        image = decode(Path(row["path"]).read_bytes(), engine.input_size, Limits())
+        assert isinstance(image, Decoded)
+        scores = reduction.transform(engine([image.pixels])) @ linear["coefficients"].T + linear["intercept"]
+        probabilities = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+        assert linear["labels"][probabilities.argmax()] == row["predicted"]
+        assert probabilities.max() == pytest.approx(row["confidence"], abs=1e-3)
 
 
 def test_the_run_says_how_it_came_about(whole: Result) -> None:

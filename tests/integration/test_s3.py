@@ -28,7 +28,7 @@ def bucket(s3_server: Any, painted: Path) -> str:
 def test_a_run_from_bucket_to_bucket(spark: Any, s3_server: Any, bucket: str) -> None:
     source, out = f"s3a://{bucket}/my photos", f"s3a://{bucket}/results"
     settings: dict[str, Any] = {"s3_endpoint": s3_server.endpoint, "s3_region": "us-east-1"}
-    outcome = orchard.run(spark, source, out, **settings)
+    outcome = orchard.run(spark, source, out, classifiers="logistic_regression", **settings)
     counts = outcome.metrics["images"]
     assert (counts["listed"], counts["featurized"], counts["rejected"]) == (91, 90, 1)
     assert outcome.metrics["classifiers"]["logistic_regression"]["accuracy"] >= 0.9
@@ -41,7 +41,7 @@ def test_a_run_from_bucket_to_bucket(spark: Any, s3_server: Any, bucket: str) ->
     ]
     assert json.loads(output.storage.read("metrics.json"))["images"] == counts
     assert b"<svg" in output.storage.read("report.html")
-    again = orchard.run(spark, source, out, **settings)
+    again = orchard.run(spark, source, out, classifiers="logistic_regression", **settings)
     assert again.metrics["images"]["decoded"] == 0
 
 

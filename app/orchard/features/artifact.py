@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 # Raise it when the same settings begin to give other features: results of before are then never mixed in.
@@ -52,3 +53,27 @@ class Artifact:
             f"engine={self.engine} precision={self.precision} weights={self.weights_digest}"
         )
         return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The content of a file: a line of JSON, then topology and parameters."""
+        payload = self.topology + self.parameters
+        header: dict[str, object] = {
+            item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("topology", "parameters")
+        }
+        header["topology_bytes"] = len(self.topology)
+        header["payload_digest"] = hashlib.blake2b(payload, digest_size=16).hexdigest()
+        return json.dumps(header).encode() + b"\n" + payload
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Artifact:
+        """The artifact that `to_bytes` wrote. Raises ValueError if the file is damaged or of another version."""
+        line, _, payload = data.partition(b"\n")
+        try:
+            header = json.loads(line)
+            length = header.pop("topology_bytes")
+            if header.pop("payload_digest") != hashlib.blake2b(payload, digest_size=16).hexdigest():
+                raise ValueError("the content is damaged")
+            header |= {"engine": EngineName(header["engine"]), "precision": Precision(header["precision"])}
+            return cls(**header, topology=payload[:length], parameters=payload[length:])
+        except (TypeError, KeyError) as error:
+            raise ValueError("the header is of another version") from error

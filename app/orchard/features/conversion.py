@@ -21,18 +21,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import orchard
 from orchard import errors
-from orchard.errors import OrchardError
+from orchard.errors import OrchardError, StorageError
 from orchard.features.artifact import BATCH_SIZE, FEATURES_VERSION, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
 from orchard.features.engines import import_openvino
 from orchard.features.weights import Weights, keras_model, locate
+from orchard.storage import LocalStorage
 
 if TYPE_CHECKING:
     import keras
@@ -207,38 +208,11 @@ def _source_digest() -> str:
     return hashlib.blake2b(b"".join((folder / name).read_bytes() for name in names), digest_size=16).hexdigest()
 
 
-def _write(path: Path, artifact: Artifact) -> None:
-    """Write an artifact whole or not at all: a line of JSON, then topology and parameters."""
-    header: dict[str, Any] = {
-        item.name: getattr(artifact, item.name)
-        for item in fields(artifact)
-        if item.name not in ("topology", "parameters")
-    }
-    payload = artifact.topology + artifact.parameters
-    header["topology_bytes"] = len(artifact.topology)
-    header["payload_digest"] = hashlib.blake2b(payload, digest_size=16).hexdigest()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
-        try:
-            file.write(json.dumps(header).encode() + b"\n" + payload)
-            file.close()
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
 def _read(path: Path, precision: Precision) -> Artifact | None:
     """The artifact in ``path``, to be run with ``precision``; None if there is none or it is damaged."""
     try:
-        line, _, payload = path.read_bytes().partition(b"\n")
-        header = json.loads(line)
-        length = header.pop("topology_bytes")
-        if header.pop("payload_digest") != hashlib.blake2b(payload, digest_size=16).hexdigest():
-            return None
-        header |= {"engine": EngineName(header["engine"]), "precision": precision}
-        return Artifact(**header, topology=payload[:length], parameters=payload[length:])
-    except (OSError, ValueError, TypeError, KeyError):
+        return replace(Artifact.from_bytes(path.read_bytes()), precision=precision)
+    except (OSError, ValueError):
         return None
 
 
@@ -340,10 +314,11 @@ def main(folder: Path) -> int:
         text = json.dumps({"class": type(error).__name__, "message": str(error)})
         (folder / "error.json").write_text(text)
         return error.exit_code
-    _write(folder / "artifact", artifact)
+    (folder / "artifact").write_bytes(artifact.to_bytes())
     try:
-        _write(cache_folder() / _cache_name(request, artifact.weights_digest), artifact)
-    except OSError as error:
+        name = _cache_name(request, artifact.weights_digest)
+        LocalStorage(str(cache_folder().absolute())).write(name, artifact.to_bytes())
+    except (OSError, StorageError) as error:
         print(f"The cache cannot be written to: {error}", file=sys.stderr)  # noqa: T201 - the build's log
     return 0
 
