@@ -65,7 +65,7 @@ def check_java() -> None:
 
 
 def start(
-    *, master: str | None = None, driver_memory: str = "1g", conf: Mapping[str, str] | None = None
+    *, master: str | None = None, driver_memory: str = "900m", conf: Mapping[str, str] | None = None
 ) -> "SparkSession":
     """Start Spark, or return the session that runs.
 
