@@ -260,7 +260,7 @@ def backbones(as_json: bool, **flags: Any) -> int:
         name = f"{b.name} (default)" if b.name == DEFAULT_BACKBONE else b.name
         top1 = "-" if b.top1 is None else f"{b.top1:.1f} %"
         table.add_row(name, f"{b.input_size}", f"{b.n_features:,}", f"{b.parameters / 1e6:.1f} M", top1)
-    Console().print(table)
+    _print_table(table)
     return 0
 
 
@@ -329,16 +329,35 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
 
 def _print_plan(planned: Any) -> None:
     for name, value in planned.items():
-        click.echo(f"{name.replace('_', ' '):<28} {value}")
+        is_bytes = name.endswith("bytes")
+        text = f"{value / 1e6:,.1f} MB" if is_bytes else value if isinstance(value, str) else f"{value:,}"
+        click.echo(f"{name.replace('bytes', 'size').replace('_', ' '):<20} {text}")
 
 
 def _print_comparison(rows: Any) -> None:
-    headers = {name: name.replace("_", " ") for name in rows[0] if name != "best_trade_off"}
-    table = _table(*headers.values())
+    table = _table(
+        *("backbone", "classifier", "accuracy", "features", "k", "parameters", "size", "ms/image", "images/s", "")
+    )
     for row in rows:
-        cells = [f"{row[name]:,}" if isinstance(row[name], int | float) else str(row[name]) for name in headers]
-        table.add_row(*cells, style="bold" if row["best_trade_off"] else None)
-    Console().print(table)
+        table.add_row(
+            row["backbone"],
+            row["classifier"].replace("_", " "),
+            f"{row['accuracy']:.2%}",
+            f"{row['features']:,}",
+            f"{row['k']:,}",
+            f"{row['parameters'] / 1e6:.1f} M",
+            f"{row['size_mb']:.1f} MB",
+            f"{row['ms_per_image']:.2f}",
+            f"{row['images_per_second']:,.0f}",
+            "best trade-off" if row["best_trade_off"] else "",
+            style="bold" if row["best_trade_off"] else None,
+        )
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    """Print a table, whole where there is no terminal to fit it to."""
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _table(first: str, *others: str) -> Table:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from orchard import pipeline, summary
 from orchard.errors import TrainingError, UsageError
 from orchard.features.backbones import find
+from orchard.images.sources import list_images
 from orchard.output import Output
+from orchard.plan import measure
 from orchard.session import Session
 from orchard.settings import Settings
 
@@ -30,9 +32,9 @@ class Row:
     size_mb: float
     """Of the network's float32 weights, in 10^6 bytes."""
     ms_per_image: float
-    """Of one worker: decoding, the network and writing."""
+    """On one core, decoding and network, everything warm: see `orchard.plan.measure`."""
     images_per_second: float
-    """Of all workers together."""
+    """Of all workers together in the run, their starts included; of an unchanged output, of the run that made it."""
     best_trade_off: bool = False
 
 
@@ -71,6 +73,10 @@ def _measure(source: str, output: str, name: str, settings: Settings, session: S
         raise TrainingError(f"{name} cannot be compared: {' '.join(metrics['warnings']) or 'nothing was classified'}")
     extraction = summary.recall(Output(output, pipeline.s3_options(settings)), "extraction")
     backbone = find(name)
+    listing = list_images(
+        source, pipeline.s3_options(settings), limit=settings.limit, labels=settings.labels or None, seed=settings.seed
+    )
+    seconds, _, _ = measure(listing.table, settings)
     classifier, measured = max(metrics["classifiers"].items(), key=lambda item: item[1]["accuracy"])
     return Row(
         backbone=name,
@@ -80,6 +86,6 @@ def _measure(source: str, output: str, name: str, settings: Settings, session: S
         k=metrics["pca"]["k"],
         parameters=backbone.parameters,
         size_mb=round(backbone.parameters * 4 / 1e6, 1),
-        ms_per_image=extraction["ms_per_image"],
+        ms_per_image=round(seconds * 1000, 2),
         images_per_second=extraction["images_per_second"],
     )

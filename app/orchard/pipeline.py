@@ -318,7 +318,6 @@ class Pipeline:
             extraction={
                 "images": result.images,
                 "images_per_second": round(result.images_per_second, 1),
-                "ms_per_image": round(1000 * result.worker_seconds / max(1, result.images), 3),
                 "bytes": result.bytes,
                 "tasks": result.tasks,
                 "first_commit_seconds": result.first_commit_seconds,

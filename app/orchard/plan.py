@@ -46,14 +46,14 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
             seed=settings.seed,
         ).images
     with stage("measure"):
-        seconds, memory, n_features = _measure(images or listing.table, settings)
+        seconds, memory, n_features = measure(images or listing.table, settings)
     slots = available_cores()
     size = task_images(images.num_rows, tasks_per_batch(slots), seconds)
     return {
         "images": listing.table.num_rows,
         "ignored_files": listing.ignored_count,
         "labels": pc.count_distinct(listing.table["label"]).as_py(),
-        "bytes": pc.sum(listing.table["size"]).as_py() or 0,
+        "image_bytes": pc.sum(listing.table["size"]).as_py() or 0,
         "to_do": images.num_rows,
         "tasks": -(-images.num_rows // size),
         "images_per_task": size,
@@ -62,11 +62,11 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         "ms_per_image": round(seconds * 1000, 2),
         "extraction_seconds": round(images.num_rows * seconds / slots, 1),
         "features_bytes": images.num_rows * n_features * 4,
-        "worker_bytes": memory,
+        "worker_memory_bytes": memory,
     }
 
 
-def _measure(images: pa.Table, settings: Settings) -> tuple[float, int, int]:
+def measure(images: pa.Table, settings: Settings) -> tuple[float, int, int]:
     """Return seconds for each image on one core, the peak memory of a worker in bytes, and the number of features."""
     engine_name = EngineName(settings.engine)
     artifact = build_artifact(
