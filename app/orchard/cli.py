@@ -17,8 +17,6 @@ from orchard import progress
 from orchard.errors import OrchardError
 from orchard.settings import Settings, load
 
-SOURCE_HELP = "SOURCE is a folder, file:// or s3a:// URL, a glob in quotes, or a manifest (.csv, .parquet)."
-
 SELECTION = ("limit", "labels", "test_fraction", "seed")
 EXTRACTION = (
     *SELECTION,

@@ -72,7 +72,7 @@ def _measure(source: str, output: str, name: str, settings: Settings, session: S
     if not metrics.get("classifiers"):
         raise TrainingError(f"{name} cannot be compared: {' '.join(metrics['warnings']) or 'nothing was classified'}")
     extraction = summary.recall(Output(output, pipeline.s3_options(settings)), "extraction")
-    backbone = find(name)
+    backbone = find(name).with_alpha(settings.alpha)
     listing = list_images(
         source, pipeline.s3_options(settings), limit=settings.limit, labels=settings.labels or None, seed=settings.seed
     )

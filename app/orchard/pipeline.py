@@ -179,12 +179,21 @@ class Pipeline:
                 if not self.output.rows(Dataset.INVENTORY):
                     raise
                 found = {"warnings": [str(error)]}
-                self.output.commit({}, replace=[Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.PREDICTIONS])
-        self._remember(reduction={"key": key, **found})
+                self.output.commit({}, replace=[Dataset.REDUCED, Dataset.REDUCED_CSV])
+        # What was classified before was classified by other components.
+        properties = {"reduction": {"key": key, **found}, "classification": None}
+        self.output.commit({}, replace=[Dataset.PREDICTIONS], properties=properties)
 
     def classify(self) -> None:
-        """Train and measure the classifiers; data that cannot train one becomes a warning."""
+        """Train and measure the classifiers; data that cannot train one becomes a warning.
+
+        Raises:
+            InputError: the features were not reduced since they last changed.
+        """
         settings = self.settings
+        if not summary.recall(self.output, "reduction"):
+            url = self.output.url
+            raise InputError(f"The features in {url} are not reduced yet: start with orchard reduce {url}.")
         reduced = summary.recall(self.output, "reduction").get("key")
         key = _digest(reduced, self.classifiers, settings.seed, settings.split_by, settings.test_fraction)
         if self._is_current("classification", key) or not self.output.rows(Dataset.REDUCED):
@@ -301,6 +310,11 @@ class Pipeline:
             if summary.recall(self.output, "identity") != identity:
                 self.output.storage.write(BACKBONE, artifact.to_bytes())
                 self._remember(identity=identity)
+            # What was reduced and classified before is not of these features.
+            stale = {"reduction": None, "classification": None}
+            self.output.commit(
+                {}, replace=[Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.PREDICTIONS], properties=stale
+            )
             if not pending.images.num_rows:
                 return
             with stage("extract", pending.images.num_rows) as advance:

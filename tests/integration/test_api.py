@@ -1,5 +1,6 @@
 """The pipeline from a notebook."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,21 @@ def test_the_stages_one_by_one(spark: Any, painted: Path, tmp_path: Path) -> Non
 def test_stages_of_an_empty_output_say_what_to_do_first(spark: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="orchard extract"):
         orchard.reduce(spark, str(tmp_path / "nothing"))
+
+
+def test_results_of_other_features_or_components_are_not_reported(spark: Any, painted: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    outcome = orchard.run(spark, str(painted), output, limit=45, classifiers="logistic_regression")
+    assert "classifiers" in outcome.metrics
+    orchard.reduce(spark, output, components=3)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["pca"]["k"] == 3
+    assert "classifiers" not in metrics
+    orchard.extract(spark, str(painted), output)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "pca" not in metrics
+    with pytest.raises(InputError, match="orchard reduce"):
+        orchard.classify(spark, output)
 
 
 def test_backbones_are_compared_in_one_table(spark: Any, painted: Path, tmp_path: Path) -> None:

@@ -93,13 +93,13 @@ def extract(
     plan = _Plan(images)
     started = time.monotonic()
     shown = 0
-    in_flight: dict[Future[list[TaskReport]], int] = {}
+    in_flight: set[Future[list[TaskReport]]] = set()
     with ThreadPoolExecutor(BATCHES_IN_FLIGHT, thread_name_prefix="orchard-batch") as batches:
         try:
             while True:
                 while len(in_flight) < BATCHES_IN_FLIGHT and not plan.is_exhausted:
                     tasks = plan.next_batch(context.defaultParallelism)
-                    in_flight[batches.submit(_run_batch, context, job, tasks)] = len(tasks)
+                    in_flight.add(batches.submit(_run_batch, context, job, tasks))
                 if not in_flight:
                     break
                 finished, _ = wait(in_flight, timeout=0.25, return_when=FIRST_COMPLETED)
@@ -107,7 +107,7 @@ def extract(
                 progress(max(0, done - shown))
                 shown = max(shown, done)
                 for batch in finished:
-                    del in_flight[batch]
+                    in_flight.remove(batch)
                     _commit(output, batch.result(), result)
                     plan.learn(result)
                     if result.first_commit_seconds is None:
