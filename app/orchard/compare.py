@@ -54,7 +54,7 @@ def compare(
     names = [find(name).name for name in backbones]
     if len(set(names)) < len(names) or not names:
         raise UsageError("Name each backbone to compare once, separated by commas: orchard backbones lists them.")
-    session = Session(spark, master=settings.master, driver_memory=settings.driver_memory, conf=settings.spark_conf)
+    session = Session(settings, spark)
     session.start()
     try:
         rows = [_measure(source, f"{output}/{name}", name, settings, session) for name in names]

@@ -9,6 +9,7 @@
     ├── WeightsUnavailable       3  the backbone's weights cannot be had
     ├── TrainingError            3  the data cannot train a classifier (one class, no training rows)
     ├── StorageError             4  reading or writing a file or object failed
+    │   ├── AccessDenied         3  the store refuses the credentials, or there are none
     │   ├── BucketMissing        4  there is no bucket of that name
     │   └── OutputLocked         4  another run writes to the same output
     └── ClusterError             4  Spark, Java or the cluster failed
@@ -51,6 +52,12 @@ class TrainingError(OrchardError):
 
 class StorageError(OrchardError):
     """A file or object could not be read or written."""
+
+
+class AccessDenied(StorageError):
+    """The store refuses the credentials; like missing input, no second try mends it, so a cluster makes none."""
+
+    exit_code = 3
 
 
 class BucketMissing(StorageError):

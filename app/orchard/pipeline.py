@@ -19,7 +19,7 @@ from orchard.features.artifact import EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import Build, start_build
 from orchard.features.engines import resolve_precision
-from orchard.features.extraction import extract
+from orchard.features.extraction import extract, warm_up
 from orchard.features.pending import Pending, drop, find_pending
 from orchard.images.decoding import Limits
 from orchard.images.sources import Listing, list_images
@@ -93,9 +93,7 @@ class Pipeline:
         self.output = Output(output, self.s3)
         if must_exist and self.output.is_empty:
             raise InputError(f"{output} holds no results: make some with orchard extract SOURCE --output {output}.")
-        self._session = Session(
-            spark, master=settings.master, driver_memory=settings.driver_memory, conf=settings.spark_conf
-        )
+        self._session = Session(settings, spark)
         self._build: Build | None = None
         self._decoded = 0
         self._seconds: dict[str, float] = {}
@@ -291,7 +289,8 @@ class Pipeline:
     def _featurize(self, pending: Pending, identity: dict[str, Any]) -> None:
         with self._timed("extract"):
             with stage("start"):
-                self._session.start()  # in the background, while another process builds the network
+                # Spark starts in the background, while another process builds the network.
+                self._session.start(then=partial(warm_up, engine=EngineName(identity["engine"])))
                 self._build = start_build(
                     self.backbone,
                     weights=identity["weights"],

@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from orchard.cluster import executors
 from orchard.errors import ClusterError
+from orchard.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark import SparkConf
@@ -65,62 +67,85 @@ def check_java() -> None:
 
 
 def start(
-    *, master: str | None = None, driver_memory: str = "900m", conf: Mapping[str, str] | None = None
+    *,
+    master: str | None = None,
+    driver_memory: str = "900m",
+    executor_timeout: float = 600,
+    conf: Mapping[str, str] | None = None,
 ) -> "SparkSession":
     """Start Spark, or return the session that runs.
 
     Args:
         master: Spark's master URL. None: the one that spark-submit or the environment names, else this machine.
         driver_memory: heap of the driver's JVM; under a local master its tasks live there too.
+        executor_timeout: seconds to wait for the first executor on Kubernetes.
         conf: further Spark properties; they win over Orchard's.
 
     Raises:
-        ClusterError: Java is missing or Spark does not start.
+        ClusterError: Java is missing, Spark does not start, or no executor comes.
     """
     check_java()
-    from pyspark import SparkConf
+    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
     # Workers must run the interpreter that has Orchard; on a cluster the image decides.
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit has started the JVM, which knows its properties
+        SparkContext._ensure_initialized()
     spark_conf = SparkConf()
-    defaults = {
+    chosen = master or spark_conf.get("spark.master") or os.environ.get("MASTER") or f"local[{available_cores()}]"
+    properties = _properties(chosen, driver_memory) | dict(conf or {})
+    for key, value in properties.items():
+        if key in (conf or {}):
+            spark_conf.set(key, value)
+        else:
+            spark_conf.setIfMissing(key, value)
+    on_kubernetes = chosen.startswith("k8s://")
+    if on_kubernetes:
+        executors.clear_predecessor(dict(spark_conf.getAll()))
+    try:
+        _launch_jvm(spark_conf)
+        spark = SparkSession.builder.config(conf=spark_conf).getOrCreate()
+    except Exception as error:
+        raise ClusterError(
+            f"Spark did not start on {chosen}: {_first_line(error)}; "
+            "check the master, the memory and Java (--debug shows all)."
+        ) from error
+    spark.sparkContext.setLogLevel("ERROR")
+    if on_kubernetes:
+        try:
+            executors.attend(spark.sparkContext, executor_timeout)
+        except BaseException:
+            spark.stop()
+            raise
+    return spark
+
+
+def _properties(master: str, driver_memory: str) -> dict[str, str]:
+    """Return Orchard's Spark properties for a master; what spark-submit or the caller give wins over them."""
+    properties = {
+        "spark.master": master,
         "spark.app.name": "orchard",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.python.worker.reuse": "true",  # a worker compiles the network once
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.warehouse.dir": str(Path(tempfile.gettempdir(), "orchard-warehouse")),
+        "spark.driver.memory": driver_memory,
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()} {LATE_OPTIMIZATION}",
     }
-    chosen = master or spark_conf.get("spark.master") or os.environ.get("MASTER")
-    if chosen is None or chosen.startswith("local"):
+    if master.startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         cores = available_cores()
-        defaults |= {
-            "spark.master": chosen or f"local[{cores}]",
-            "spark.driver.memory": driver_memory,
+        properties |= {
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.sql.shuffle.partitions": str(2 * cores),
             "spark.default.parallelism": str(cores),
-            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()} {LATE_OPTIMIZATION}",
         }
-    else:
-        defaults["spark.master"] = chosen
-    for key, value in defaults.items():
-        spark_conf.setIfMissing(key, value)
-    for key, value in (conf or {}).items():
-        spark_conf.set(key, value)
-    try:
-        _launch_jvm(spark_conf)
-        spark = SparkSession.builder.config(conf=spark_conf).getOrCreate()
-    except Exception as error:
-        raise ClusterError(
-            f"Spark did not start on {spark_conf.get('spark.master')}: {_first_line(error)}; "
-            "check the master, the memory and Java (--debug shows all)."
-        ) from error
-    spark.sparkContext.setLogLevel("ERROR")
-    return spark
+    elif master.startswith("k8s://"):
+        properties |= executors.pod_properties() | {"spark.executor.extraJavaOptions": LATE_OPTIMIZATION}
+    return properties
 
 
 def _launch_jvm(conf: "SparkConf") -> None:
@@ -155,21 +180,28 @@ class Session:
     """A Spark session that starts while other work goes on.
 
     Args:
+        settings: say where Spark runs and what it may use.
         given: a session of the caller's, used as it is and left running; None: one is started when it is needed.
-        options: what `start` takes.
     """
 
-    def __init__(self, given: "SparkSession | None" = None, **options: Any) -> None:
+    def __init__(self, settings: Settings, given: "SparkSession | None" = None) -> None:
         self._given = given
-        self._options = options
+        self._options: dict[str, Any] = {
+            "master": settings.master,
+            "driver_memory": settings.driver_memory,
+            "executor_timeout": settings.executor_timeout,
+            "conf": settings.spark_conf,
+        }
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-spark")
         self._started: Future[SparkSession] | None = None
 
-    def start(self) -> None:
-        """Begin to start Spark and return at once."""
+    def start(self, then: "Callable[[SparkSession], None] | None" = None) -> None:
+        """Begin to start Spark and return at once; let it do `then` as soon as it is up."""
         if self._given is None and self._started is None:
             check_java()
             self._started = self._starter.submit(start, **self._options)
+        if then:
+            self._starter.submit(lambda: then(self.spark))
 
     @property
     def spark(self) -> "SparkSession":

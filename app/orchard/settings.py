@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     # Where Spark runs and what it may use
     master: str | None = Field(None, description="Spark master; by default all cores of this machine")
     driver_memory: str = Field("900m", pattern=r"^\d+[kmgKMG]$", description="memory of the driver's JVM")
+    executor_timeout: float = Field(600, gt=0, description="seconds to wait for the first executor on Kubernetes")
     spark_conf: dict[str, str] = Field({}, description="further Spark property, key=value; can be repeated")
 
     # Object storage (keys come from the standard AWS chain: environment, profile, role)

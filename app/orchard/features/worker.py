@@ -7,11 +7,14 @@ globals of a pickled function would be made again in every task.
 import functools
 import gc
 import hashlib
+import importlib
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +22,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orchard.datasets import lists
+from orchard.errors import StorageError
+from orchard.features.artifact import EngineName
 from orchard.features.engines import Engine, load_engine
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.output import DataFile, parquet_bytes, part
 from orchard.schemas import FEATURES, INVENTORY, REJECTED, Dataset, Reason
-from orchard.storage import S3Options, Storage, read_path
+from orchard.storage import LocalStorage, S3Options, Storage, read_path
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
 BUFFERED_IMAGES = 64
+# Tells an executor that it sees the output's folder, and not another of the same name.
+MARKER = "marker"
 # Objects that a worker reads ahead; a local file needs none (0.02 ms from the page cache).
 READ_AHEAD = 16
 
@@ -41,6 +48,8 @@ class Job:
     s3: S3Options
     storage: Storage
     staging: str
+    folder: str | None
+    """What holds all local images; None where they are objects."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ def featurize(job: Job, packed: bytes) -> TaskReport:
     """Do one task on an executor: read, decode, infer, and stage the files."""
     started = time.monotonic()
     task = pa.ipc.open_stream(packed).read_all()
+    check_folders(job)
     engine = load_engine(job.artifact.value)
     _freeze_imports()
     compiled = time.monotonic()
@@ -98,6 +108,30 @@ def featurize(job: Job, packed: bytes) -> TaskReport:
         seconds=time.monotonic() - started,
         compile_seconds=compiled - started,
     )
+
+
+def import_libraries(engine: EngineName, _: int) -> None:
+    """Import what the tasks of extraction and reduction need; long enough for every slot to get its own worker."""
+    importlib.import_module("openvino" if engine is EngineName.OPENVINO else "tensorflow")
+    importlib.import_module("orchard.reduction.stage")
+
+
+def check_folders(job: Job) -> None:
+    """Make sure that this executor sees the driver's folders, or it would reject every image, or lose every row.
+
+    Raises:
+        StorageError: it does not.
+    """
+    missing = []
+    if job.folder is not None and not Path(job.folder).exists():
+        missing.append(job.folder)
+    if isinstance(job.storage, LocalStorage) and not job.storage.exists(f"{job.staging}{MARKER}"):
+        missing.append(job.storage.url)
+    if missing:
+        raise StorageError(
+            f"{missing[0]} of the driver is not there on executor {socket.gethostname()}: "
+            "mount its volume in the executors too, or use s3a://."
+        )
 
 
 @functools.cache

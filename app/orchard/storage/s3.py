@@ -16,7 +16,7 @@ import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import S3Store
 
-from orchard.errors import StorageError
+from orchard.errors import AccessDenied, StorageError
 from orchard.storage.interface import Entry, S3Options
 from orchard.storage.s3_errors import key_failure, store_failure
 
@@ -152,7 +152,7 @@ class ObjectStorage:
     def _write_failure(self, error: Exception, key: str) -> StorageError:
         failure = self._failure(error, key)
         if isinstance(failure, PermissionError):
-            return StorageError(f"{self.url}/{key} may not be written with these credentials: allow s3:PutObject.")
+            return AccessDenied(f"{self.url}/{key} may not be written with these credentials: allow s3:PutObject.")
         return failure if isinstance(failure, StorageError) else StorageError(f"{failure}: check the bucket.")
 
 

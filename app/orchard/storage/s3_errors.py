@@ -2,7 +2,7 @@
 
 import re
 
-from orchard.errors import BucketMissing, StorageError
+from orchard.errors import AccessDenied, BucketMissing, StorageError
 from orchard.storage.interface import S3Options
 
 _BAD_CREDENTIALS = {
@@ -29,16 +29,16 @@ def store_failure(error: Exception, s3: S3Options, bucket: str) -> StorageError 
     if code == "NoSuchBucket":
         return BucketMissing(f"bucket {bucket} does not exist at {where}: check its name or create it.")
     if code in _BAD_CREDENTIALS or "401 Unauthorized" in text:
-        sentence = f"{where} refuses the credentials ({code or 401}): check AWS_ACCESS_KEY_ID and its secret."
+        return AccessDenied(f"{where} refuses the credentials ({code or 401}): check AWS_ACCESS_KEY_ID and its secret.")
     elif any(sign in text for sign in _NO_CREDENTIALS):
-        sentence = (
+        return AccessDenied(
             f"no credentials for bucket {bucket} at {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
             " or give the pod or machine a role."
         )
     elif code in _OTHER_REGION or "redirect without LOCATION" in text:
         sentence = f"bucket {bucket} is not in region {s3.region}: set the bucket's region."
     elif "list request" in text and (isinstance(error, PermissionError) or "403 Forbidden" in text):
-        sentence = f"bucket {bucket} may not be listed with these credentials: allow s3:ListBucket."
+        return AccessDenied(f"bucket {bucket} may not be listed with these credentials: allow s3:ListBucket.")
     elif isinstance(error, ValueError) or "path segment" in text:
         sentence = f"bucket {bucket}: {text[:200]}: rename the key, no part of it may be empty, '.' or '..'."
     elif "HTTP error" in text:

@@ -1,0 +1,1 @@
+"""Orchard on Kubernetes and on EMR on EKS."""

@@ -1,0 +1,159 @@
+"""What a driver in a pod does about its executors: clear away an earlier driver's, wait for the first, tell of each change."""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Mapping
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from orchard.cluster import reasons
+from orchard.errors import ClusterError
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+
+log = logging.getLogger(__name__)
+
+# A pull that failed once may work at the next try; what still holds after this long is told.
+DEFINITE_SECONDS = 20.0
+POLL_SECONDS = 1.0
+# How often it is said why executors are still awaited.
+REMINDER_SECONDS = 30.0
+_SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
+_ALLOCATOR = "spark.kubernetes.allocation.pods.allocator"
+
+
+def pod_properties(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the Spark properties that a driver's own pod decides, from what the pod has in its environment.
+
+    ``ORCHARD_POD_NAME``, ``ORCHARD_POD_NAMESPACE`` and ``ORCHARD_POD_IP`` come from the downward API;
+    ``ORCHARD_APP_ID`` makes the name of the executors' set predictable: ``spark-s-<app id>-0``.
+    """
+    ip = environment.get("ORCHARD_POD_IP", "")
+    host = f"[{ip}]" if ":" in ip else ip
+    properties = {
+        # Bound to all addresses, Spark would tell executors to call 0.0.0.0.
+        "spark.driver.host": host,
+        "spark.driver.bindAddress": host,
+        "spark.kubernetes.driver.pod.name": environment.get("ORCHARD_POD_NAME", ""),
+        "spark.kubernetes.namespace": environment.get("ORCHARD_POD_NAMESPACE", ""),
+        "spark.app.id": environment.get("ORCHARD_APP_ID", ""),
+    }
+    return {key: value for key, value in properties.items() if value}
+
+
+def clear_predecessor(properties: Mapping[str, str]) -> None:
+    """Delete the executors' set of an earlier driver of the same application id, which was killed, and wait for it.
+
+    The set outlives its driver until the driver's pod is deleted, its executors restart for ever, and a new driver
+    could not make one of the same name.
+
+    Args:
+        properties: Spark's, of the driver that starts.
+
+    Raises:
+        ClusterError: it cannot be deleted.
+    """
+    kind = _SETS.get(properties.get(_ALLOCATOR, ""))
+    application, namespace = properties.get("spark.app.id"), properties.get("spark.kubernetes.namespace")
+    if not (kind and application and namespace):
+        return
+    from kubernetes import client
+    from kubernetes.client.exceptions import ApiException
+
+    name = f"spark-{kind[0]}-{application}-0"
+    delete = getattr(client.AppsV1Api(_api()), f"delete_namespaced_{kind[1]}")
+    found = False
+    while True:
+        try:
+            delete(name, namespace, propagation_policy="Foreground")
+        except ApiException as error:
+            if error.status == 404:
+                return
+            raise ClusterError(
+                f"The executors' set {name} of an earlier driver cannot be deleted ({error.reason}): "
+                "allow the driver's role to, or delete it by hand."
+            ) from error
+        if not found:
+            log.info("clearing away the executors of an earlier driver: %s", name)
+        found = True
+        time.sleep(POLL_SECONDS)
+
+
+def attend(context: "SparkContext", timeout: float) -> None:
+    """Wait for the first executor, and from then on log every change of their number.
+
+    Args:
+        context: of a driver on Kubernetes.
+        timeout: seconds to wait for the first; an autoscaler may need minutes to make room.
+
+    Raises:
+        ClusterError: none came in time, or what hinders them will not go away by itself; the sentence says what.
+    """
+    started = reminded = time.monotonic()
+    hindered_since: float | None = None
+    while not count(context):
+        now = time.monotonic()
+        reason = _why_not(context)
+        hindered_since = (hindered_since or now) if reason and reason.definite else None
+        text = reason.sentence if reason else "they are on their way"
+        if hindered_since and now - hindered_since > DEFINITE_SECONDS:
+            raise ClusterError(f"No executor can start: {text}.")
+        if now - started > timeout:
+            raise ClusterError(f"No executor has started in {timeout:.0f} s: {text}; or raise --executor-timeout.")
+        if now - reminded > REMINDER_SECONDS:
+            reminded = now
+            log.warning("waiting for executors: %s", text)
+        time.sleep(POLL_SECONDS)
+    Thread(target=_watch, args=(context,), name="orchard-executors", daemon=True).start()
+
+
+def count(context: "SparkContext") -> int:
+    """Return how many executors are registered with the driver."""
+    return int(context._jsc.sc().getExecutorIds().size())
+
+
+def _why_not(context: "SparkContext") -> reasons.Reason | None:
+    """Return why this application has no executors, as far as the driver's role lets it see."""
+    from kubernetes import client
+
+    conf = context.getConf()
+    namespace, application = conf.get("spark.kubernetes.namespace", "default"), context.applicationId
+    core = client.CoreV1Api(_api())
+    with contextlib.suppress(client.ApiException):
+        pods = core.list_namespaced_pod(
+            namespace, label_selector=f"spark-app-selector={application},spark-role=executor"
+        )
+        for pod in pods.items:
+            if reason := reasons.of_pod(pod):
+                return reason
+        if pods.items:
+            return None
+        kind = _SETS.get(conf.get(_ALLOCATOR, ""))
+        if kind:
+            made_by = f"involvedObject.name=spark-{kind[0]}-{application}-0"
+            return reasons.of_events(core.list_namespaced_event(namespace, field_selector=made_by).items)
+    return None
+
+
+def _watch(context: "SparkContext") -> None:
+    known = 0
+    while context._jsc is not None:
+        try:
+            now = count(context)
+        except Exception:  # the context stops, or its JVM is gone: others say so
+            return
+        if now != known:
+            log.info("executors", extra={"fields": {"executors": now}})
+        known = now
+        time.sleep(POLL_SECONDS)
+
+
+def _api() -> Any:
+    from kubernetes import client, config
+
+    configuration = client.Configuration()
+    config.load_incluster_config(client_configuration=configuration)
+    return client.ApiClient(configuration)

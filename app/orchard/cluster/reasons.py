@@ -1,0 +1,59 @@
+"""Why a pod does not start, in one sentence: read from its status and from the events of what should have made it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kubernetes.client import CoreV1Event, V1Pod
+
+# What waiting does not mend (the registry may, of a pull that failed once, so callers give all of them some seconds).
+_DEFINITE = {
+    "ErrImagePull": "its image {image} cannot be pulled: check its name, its tag and the pull secret",
+    "ImagePullBackOff": "its image {image} cannot be pulled: check its name, its tag and the pull secret",
+    "ErrImageNeverPull": "its image {image} is not on the node and may not be pulled: load it there",
+    "InvalidImageName": "its image's name {image} is not valid: correct it",
+    "CreateContainerConfigError": "it cannot be configured ({message}): create what is missing",
+    "CreateContainerError": "its container cannot be created ({message})",
+    "RunContainerError": "its container cannot be run ({message})",
+}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a pod does not run."""
+
+    sentence: str
+    definite: bool
+    """Whether it will not go away by itself; a pod that fits on no node may yet get one."""
+
+
+def of_pod(pod: "V1Pod") -> Reason | None:
+    """Return why `pod` does not start; None if it runs or is merely on its way."""
+    name = pod.metadata.name
+    for condition in pod.status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return Reason(f"pod {name} fits on no node: {(condition.message or '').rstrip('.')}", definite=False)
+    statuses = [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
+    for status in statuses:
+        waiting = status.state.waiting if status.state else None
+        if waiting and waiting.reason in _DEFINITE:
+            text = _DEFINITE[waiting.reason].format(image=status.image, message=waiting.message or waiting.reason)
+            return Reason(f"pod {name} does not start, {text}", definite=True)
+        last = status.last_state.terminated if status.last_state else None
+        ended = last or (status.state.terminated if status.state else None)
+        if ended and ended.reason == "OOMKilled":
+            return Reason(f"pod {name} ran out of memory and was killed: give it more", definite=False)
+    return None
+
+
+def of_events(events: "Iterable[CoreV1Event]") -> Reason | None:
+    """Return why pods were refused, by the newest of the warnings of what should have made them; None if none was."""
+    refused = [event for event in events if event.reason == "FailedCreate" and event.type == "Warning"]
+    if not refused:
+        return None
+    message = max(refused, key=lambda e: str(e.last_timestamp or e.event_time or "")).message or ""
+    _, _, cause = message.partition(" is forbidden: ")
+    if "exceeded quota" in message:
+        return Reason(f"the namespace's quota does not allow the pod ({cause or message}): ask for less", definite=True)
+    return Reason(f"Kubernetes refuses the pod ({cause or message})", definite=True)
