@@ -11,12 +11,15 @@ import pyspark
 from orchard.images.sample import write_sample
 
 
-def test_the_master_that_spark_submit_was_given_holds(tmp_path: Path) -> None:
+ENCRYPTED = ("spark.authenticate", "spark.network.crypto.enabled", "spark.io.encryption.enabled")
+
+
+def test_spark_submits_master_holds_and_everything_can_be_encrypted(tmp_path: Path) -> None:
     write_sample(tmp_path / "photos")
     application = tmp_path / "main.py"
     application.write_text("from orchard.cli import main\n\nmain()\n")
     submit = Path(pyspark.__file__).with_name("bin") / "spark-submit"
-    command = [submit, "--master", "local[1]", application]
+    command = [submit, "--master", "local[1]", *(f"--conf={key}=true" for key in ENCRYPTED), application]
     command += ["run", tmp_path / "photos", "--output", tmp_path / "out", "--limit", "60", "--json"]
     environment = os.environ | {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
