@@ -7,8 +7,33 @@ OUT ?= out
 ARGS ?=
 UV := $(BIN)/uv
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= orchard:$(VERSION)
+EMR_IMAGE ?= orchard-emr:$(VERSION)
+EMR_BASE ?= public.ecr.aws/emr-on-eks/spark/emr-7.13.0:latest
+# Debian's own, where there are several: it builds without a plugin.
+DOCKER ?= $(firstword $(wildcard /usr/bin/docker) docker)
+MEMORY ?= 4g
+# A build trusts whom this machine trusts, be there a proxy or not.
+CA ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),315532800)
+DOCKER_BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build --network=host $(CA:%=--secret id=ca,src=%) \
+	--build-arg VERSION=$(VERSION) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
+	--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) \
+	--build-arg CREATED=$$(TZ=UTC git log -1 --date=format-local:%FT%TZ --format=%cd 2>/dev/null)
+# As a cluster that trusts nobody runs it, and as the user who calls it.
+LOCKED_DOWN = $(DOCKER) run --rm $$(test ! -t 1 || echo --tty) --read-only --cap-drop=ALL \
+	--security-opt=no-new-privileges --network=none --hostname=localhost --memory=$(MEMORY) \
+	--tmpfs /tmp:exec,mode=1777 --user "$$(id -u):$$(id -g)"
+
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+TOOLS := helm helm-docs helm-unittest kubeconform
+GO_INSTALL = GOBIN=$(CURDIR)/.tools/bin go install
+HELM_DOCS = helm-docs --log-level=warning --chart-search-root=helm/orchard --sort-values-order=file \
+	--template-files=settings.gotmpl --template-files=README.md.gotmpl
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock clean
+.PHONY: help setup run test check format lock clean image image-emr check-emr image-sizes sbom local-run tools chart manifests kind-run
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,9 +66,75 @@ format: setup ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: setup ## resolve the dependencies again into requirements.lock
+image: ## build the image (IMAGE=name:tag)
+	$(DOCKER_BUILD) --file docker/Dockerfile --tag $(IMAGE) .
+
+image-emr: ## build the image for EMR on EKS (EMR_BASE=base EMR_IMAGE=name:tag)
+	$(DOCKER_BUILD) --file docker/Dockerfile --target emr --build-arg BASE_IMAGE=$(EMR_BASE) --tag $(EMR_IMAGE) .
+
+check-emr: ## build the image for EMR on a stand-in of EMR's base, and check it
+	$(DOCKER_BUILD) --tag emr-stand-in:7.13.0 docker/emr-stand-in
+	$(MAKE) image-emr EMR_BASE=emr-stand-in:7.13.0
+	DOCKER=$(DOCKER) docker/check-emr $(EMR_IMAGE) emr-stand-in:7.13.0
+
+image-sizes: ## what weighs what in the image
+	@$(DOCKER) save $(IMAGE) | $(PYTHON) docker/sizes.py
+
+sbom: ## write the image's bill of materials to build/sbom.cdx.json
+	@mkdir -p build
+	$(DOCKER) run --rm --network=none --entrypoint cat $(IMAGE) /opt/orchard/sbom.cdx.json >build/sbom.cdx.json
+
+local-run: ## like run, but in the image, without network (DATA=folder OUT=folder)
+	@$(DOCKER) image inspect $(IMAGE) >/dev/null 2>&1 || $(MAKE) image
+	@mkdir -p build "$(OUT)"
+	@if [ "$(DATA)" = build/sample ] && [ ! -d build/sample ]; then \
+		$(LOCKED_DOWN) --volume "$(CURDIR)/build:/build" $(IMAGE) sample /build/sample; fi
+	@data=$$(realpath "$(DATA)") out=$$(realpath "$(OUT)") && set -x && \
+	$(LOCKED_DOWN) --volume "$$data:$$data:ro" --volume "$$out:$$out" $(IMAGE) run "$$data" --output "$$out" $(ARGS)
+
+tools: $(TOOLS:%=.tools/bin/%) ## the chart's tools in .tools/bin: links to those on the PATH, or built with Go
+
+$(TOOLS:%=.tools/bin/%):
+	@mkdir -p .tools/bin
+	@if found=$$(command -v $(@F)); then ln -s "$$found" $@; else \
+		command -v go >/dev/null || { echo "$(@F) is missing, and Go to build it: install one of them" >&2; exit 1; }; \
+		$(MAKE) --no-print-directory build-$(@F); fi
+
+build-helm:
+	$(GO_INSTALL) helm.sh/helm/v4/cmd/helm@v4.3.1
+build-helm-docs:
+	$(GO_INSTALL) github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2
+build-kubeconform:
+	$(GO_INSTALL) github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
+build-helm-unittest: # not by `go install`, which refuses a module that replaces another
+	go build -C "$$(cd / && go mod download -json github.com/helm-unittest/helm-unittest@v1.1.2 | \
+		sed -n 's/^\t"Dir": "\(.*\)",/\1/p')" -o $(CURDIR)/.tools/bin/helm-unittest ./cmd/helm-unittest
+
+chart: setup tools build/schemas ## check the chart: lint, unit tests, its examples against the schemas, all up to date
+	$(BIN)/python helm/render.py --check
+	helm lint --quiet --strict helm/orchard --values helm/orchard/ci/job-values.yaml
+	helm-unittest helm/orchard
+	set -e; for values in helm/orchard/ci/*-values.yaml; do \
+		helm template example helm/orchard --values $$values >build/example.yaml; \
+		kubeconform -strict -schema-location 'build/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' build/example.yaml; done
+	cp helm/orchard/README.md build/README.chart && $(HELM_DOCS) && diff build/README.chart helm/orchard/README.md
+
+build/schemas: helm/schemas.py | setup
+	$(BIN)/python helm/schemas.py $@
+	@touch $@
+
+manifests: setup tools ## write what is made from the chart and the settings: manifests, schema, the chart's README
+	$(BIN)/python helm/render.py
+	$(HELM_DOCS)
+
+kind-run: image tools ## run the pipeline on its sample in a cluster that kind makes
+	k8s/kind-run $(IMAGE)
+
+lock: setup ## resolve the dependencies into requirements.lock (UPGRADE=1: newer ones)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-		--no-header --quiet --upgrade --group pyproject.toml:dev pyproject.toml -o requirements.lock
+		--no-header --quiet $(if $(UPGRADE),--upgrade) --extra emr --group pyproject.toml:dev pyproject.toml -o requirements.lock
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--no-header --quiet --constraint requirements.lock pyproject.toml -o docker/requirements.lock
 
 clean: ## remove what was built, the environment too
-	rm -rf $(VENV) build dist out .cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .tools build dist out .cache .pytest_cache .mypy_cache .ruff_cache

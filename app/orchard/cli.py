@@ -1,12 +1,12 @@
 """The command line: parse, call, print; nothing else."""
 
+import contextlib
 import json
+import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -14,71 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from orchard import progress
+from orchard.cluster import commands as cluster
 from orchard.errors import OrchardError
-from orchard.settings import Settings, load
-
-SELECTION = ("limit", "labels", "test_fraction", "seed")
-EXTRACTION = (
-    *SELECTION,
-    *("max_bytes", "max_pixels", "max_rejected"),
-    *("backbone", "weights", "alpha", "engine", "precision"),
-    *("fresh", "prune", "retry_rejected"),
-)
-REDUCTION = ("variance", "components")
-CLASSIFICATION = ("classifiers", "split_by")
-SPARK = ("master", "driver_memory", "spark_conf")
-STORAGE = ("s3_endpoint", "s3_region")
-
-Command = Callable[..., Any]
-
-
-def options(*names: str) -> Callable[[Command], Command]:
-    """Give a command the flags of these settings, and ``--config``, ``--json`` and ``--debug``."""
-
-    def decorate(command: Command) -> Command:
-        command = click.option("--debug", is_flag=True, help="show tracebacks and debug messages")(command)
-        command = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")(command)
-        config = click.Path(path_type=Path)
-        command = click.option("--config", type=config, help="settings file (default: orchard.toml)")(command)
-        for name in reversed(names):
-            command = _option(name)(command)
-        return command
-
-    return decorate
-
-
-def _option(name: str) -> Callable[[Command], Command]:
-    field = Settings.model_fields[name]
-    flag = "--" + name.replace("_", "-")
-    described = field.description or ""
-    default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
-    if default not in (None, "", False, {}):
-        described += f"  [default: {default}]"
-    if field.annotation is bool:
-        return click.option(flag, is_flag=True, default=None, help=described)
-    if name == "spark_conf":
-        return click.option(flag, multiple=True, metavar="KEY=VALUE", help=described)
-    return click.option(flag, metavar=_metavar(field.annotation), help=described)
-
-
-def _metavar(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return "|".join(get_args(annotation))
-    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    return {int: "N", float: "NUMBER"}.get(kinds[0], "TEXT")
-
-
-def _settings(flags: dict[str, Any]) -> Settings:
-    """Load the settings from what click has parsed; what was not given is left to the other sources."""
-    progress.configure_logging(debug=flags.pop("debug"))
-    config = flags.pop("config")
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
-    if "spark_conf" in given:
-        pairs = [pair.partition("=") for pair in given["spark_conf"]]
-        if bad := next((key for key, equals, _ in pairs if not equals), None):
-            raise click.BadParameter(f"{bad!r} is not KEY=VALUE", param_hint="--spark-conf")
-        given["spark_conf"] = {key: value for key, _, value in pairs}
-    return load(given, config)
+from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
 
 
 def _print_json(value: object) -> None:
@@ -121,7 +59,7 @@ def run(source: str, output: str, as_json: bool, **flags: Any) -> int:
     """
     from orchard import pipeline
 
-    return _print_outcome(pipeline.run(source, output, _settings(flags)), as_json)
+    return _print_outcome(pipeline.run(source, output, settings_from(flags)), as_json)
 
 
 @cli.command(short_help="what a run would do: counts, sizes, tasks, time and memory")
@@ -139,7 +77,7 @@ def plan(source: str, output: str | None, as_json: bool, **flags: Any) -> int:
     """
     from orchard.plan import make_plan
 
-    planned = make_plan(source, output, _settings(flags))
+    planned = make_plan(source, output, settings_from(flags))
     _print_json(planned) if as_json else _print_plan(planned)
     return 0
 
@@ -157,7 +95,7 @@ def extract(source: str, output: str, as_json: bool, **flags: Any) -> int:
     """
     from orchard.pipeline import Pipeline
 
-    with Pipeline(output, _settings(flags)) as pipeline:
+    with Pipeline(output, settings_from(flags)) as pipeline:
         pipeline.extract(source)
         return _print_outcome(pipeline.finish(), as_json)
 
@@ -174,7 +112,7 @@ def reduce(output: str, as_json: bool, **flags: Any) -> int:
     """
     from orchard.pipeline import Pipeline
 
-    with Pipeline(output, _settings(flags), must_exist=True) as pipeline:
+    with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
         pipeline.reduce()
         return _print_outcome(pipeline.finish(), as_json)
 
@@ -191,7 +129,7 @@ def classify(output: str, as_json: bool, **flags: Any) -> int:
     """
     from orchard.pipeline import Pipeline
 
-    with Pipeline(output, _settings(flags), must_exist=True) as pipeline:
+    with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
         pipeline.classify()
         return _print_outcome(pipeline.finish(), as_json)
 
@@ -208,7 +146,7 @@ def report(output: str, as_json: bool, **flags: Any) -> int:
     """
     from orchard.pipeline import Pipeline
 
-    with Pipeline(output, _settings(flags), must_exist=True) as pipeline:
+    with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
         return _print_outcome(pipeline.report(), as_json)
 
 
@@ -227,7 +165,7 @@ def compare(source: str, backbones: str, output: str, as_json: bool, **flags: An
     from orchard.compare import compare as compare_backbones
 
     names = [name.strip() for name in backbones.split(",") if name.strip()]
-    rows = compare_backbones(source, output, names, _settings(flags))
+    rows = compare_backbones(source, output, names, settings_from(flags))
     _print_json(rows) if as_json else _print_comparison(rows)
     return 0
 
@@ -243,7 +181,7 @@ def backbones(as_json: bool, **flags: Any) -> int:
     """
     from orchard.features.backbones import DEFAULT_BACKBONE, REGISTRY
 
-    _settings(flags)
+    settings_from(flags)
     if as_json:
         _print_json(
             [
@@ -275,13 +213,17 @@ def sample(folder: Path, seed: int, as_json: bool, **flags: Any) -> int:
     """
     from orchard.images.sample import write_sample
 
-    _settings(flags)
+    settings_from(flags)
     images = write_sample(folder, seed=seed)
     if as_json:
         _print_json({"folder": str(folder.absolute()), "images": images})
     else:
         click.echo(f"{images} images in {folder}; next: orchard run {folder} --output out")
     return 0
+
+
+for _command in cluster.COMMANDS:
+    cli.add_command(_command)
 
 
 def _print_outcome(outcome: Any, as_json: bool) -> int:
@@ -370,6 +312,13 @@ def _interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _tell_kubernetes(sentence: str) -> None:
+    """Leave the pod's status the sentence, so that it says why the container ended."""
+    with contextlib.suppress(OSError):
+        if "ORCHARD_POD_NAME" in os.environ:
+            Path("/dev/termination-log").write_text(sentence)
+
+
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupted)  # as Kubernetes ends a pod: commit, unlock, leave
@@ -383,6 +332,7 @@ def main() -> NoReturn:
         if debug:
             progress.console.print_exception()
         progress.console.print(Text(f"orchard: {error}"), soft_wrap=True)
+        _tell_kubernetes(str(error))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         progress.console.print("orchard: interrupted; what was committed is kept, start again to go on.")
