@@ -10,7 +10,7 @@
     ├── TrainingError            3  the data cannot train a classifier (one class, no training rows)
     ├── StorageError             4  reading or writing a file or object failed
     │   ├── AccessDenied         3  the store refuses the credentials, or there are none
-    │   ├── BucketMissing        4  there is no bucket of that name
+    │   ├── BucketMissing        3  there is no bucket of that name
     │   └── OutputLocked         4  another run writes to the same output
     └── ClusterError             4  Spark, Java or the cluster failed
 """
@@ -62,6 +62,8 @@ class AccessDenied(StorageError):
 
 class BucketMissing(StorageError):
     """The bucket does not exist; as a source that is an InputError."""
+
+    exit_code = 3
 
 
 class OutputLocked(StorageError):

@@ -10,12 +10,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from orchard.cluster import executors
 from orchard.errors import ClusterError
 from orchard.settings import Settings
+from orchard.storage import S3Options
 
 if TYPE_CHECKING:
     from pyspark import SparkConf
@@ -72,6 +73,7 @@ def start(
     driver_memory: str = "900m",
     executor_timeout: float = 600,
     conf: Mapping[str, str] | None = None,
+    leaving: Event | None = None,
 ) -> "SparkSession":
     """Start Spark, or return the session that runs.
 
@@ -80,6 +82,7 @@ def start(
         driver_memory: heap of the driver's JVM; under a local master its tasks live there too.
         executor_timeout: seconds to wait for the first executor on Kubernetes.
         conf: further Spark properties; they win over Orchard's.
+        leaving: once it is set, executors are no longer waited for.
 
     Raises:
         ClusterError: Java is missing, Spark does not start, or no executor comes.
@@ -114,7 +117,7 @@ def start(
     spark.sparkContext.setLogLevel("ERROR")
     if on_kubernetes:
         try:
-            executors.attend(spark.sparkContext, executor_timeout)
+            executors.attend(spark.sparkContext, executor_timeout, leaving or Event())
         except BaseException:
             spark.stop()
             raise
@@ -146,6 +149,19 @@ def _properties(master: str, driver_memory: str) -> dict[str, str]:
     elif master.startswith("k8s://"):
         properties |= executors.pod_properties() | {"spark.executor.extraJavaOptions": LATE_OPTIMIZATION}
     return properties
+
+
+def _s3a(settings: Settings) -> dict[str, str]:
+    """Return what Hadoop's connector must know to write a Spark ML model to the same object store as Orchard."""
+    s3 = S3Options(settings.s3_endpoint, settings.s3_region).resolved()
+    properties = {
+        "endpoint": s3.endpoint,
+        "endpoint.region": s3.region,
+        "path.style.access": "true" if s3.endpoint and s3.path_style else None,
+        # Hadoop's own choice knows no web identity, which is how a pod has a role.
+        "aws.credentials.provider": "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider",
+    }
+    return {f"spark.hadoop.fs.s3a.{name}": value for name, value in properties.items() if value}
 
 
 def _launch_jvm(conf: "SparkConf") -> None:
@@ -190,8 +206,9 @@ class Session:
             "master": settings.master,
             "driver_memory": settings.driver_memory,
             "executor_timeout": settings.executor_timeout,
-            "conf": settings.spark_conf,
+            "conf": _s3a(settings) | settings.spark_conf,
         }
+        self._leaving = Event()
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-spark")
         self._started: Future[SparkSession] | None = None
 
@@ -199,7 +216,7 @@ class Session:
         """Begin to start Spark and return at once; let it do `then` as soon as it is up."""
         if self._given is None and self._started is None:
             check_java()
-            self._started = self._starter.submit(start, **self._options)
+            self._started = self._starter.submit(start, leaving=self._leaving, **self._options)
         if then:
             self._starter.submit(lambda: then(self.spark))
 
@@ -214,6 +231,7 @@ class Session:
 
     def stop(self) -> None:
         """Stop the session if it was started here."""
+        self._leaving.set()
         self._starter.shutdown()
         if self._started is not None and self._started.exception() is None:
             self._started.result().stop()

@@ -10,7 +10,6 @@ import pyspark
 
 from orchard.images.sample import write_sample
 
-
 ENCRYPTED = ("spark.authenticate", "spark.network.crypto.enabled", "spark.io.encryption.enabled")
 
 

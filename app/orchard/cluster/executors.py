@@ -1,11 +1,11 @@
-"""What a driver in a pod does about its executors: clear away an earlier driver's, wait for the first, tell of each change."""
+"""What a driver in a pod does about executors: clear away an earlier driver's, wait for the first, tell of changes."""
 
 import contextlib
 import logging
 import os
 import time
 from collections.abc import Mapping
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from orchard.cluster import reasons
@@ -82,19 +82,20 @@ def clear_predecessor(properties: Mapping[str, str]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def attend(context: "SparkContext", timeout: float) -> None:
+def attend(context: "SparkContext", timeout: float, leaving: Event) -> None:
     """Wait for the first executor, and from then on log every change of their number.
 
     Args:
         context: of a driver on Kubernetes.
         timeout: seconds to wait for the first; an autoscaler may need minutes to make room.
+        leaving: set when the driver ends, which ends the waiting.
 
     Raises:
         ClusterError: none came in time, or what hinders them will not go away by itself; the sentence says what.
     """
     started = reminded = time.monotonic()
     hindered_since: float | None = None
-    while not count(context):
+    while not (count(context) or leaving.wait(POLL_SECONDS)):
         now = time.monotonic()
         reason = _why_not(context)
         hindered_since = (hindered_since or now) if reason and reason.definite else None
@@ -106,7 +107,6 @@ def attend(context: "SparkContext", timeout: float) -> None:
         if now - reminded > REMINDER_SECONDS:
             reminded = now
             log.warning("waiting for executors: %s", text)
-        time.sleep(POLL_SECONDS)
     Thread(target=_watch, args=(context,), name="orchard-executors", daemon=True).start()
 
 

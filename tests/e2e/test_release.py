@@ -1,0 +1,108 @@
+"""A release of the chart: it completes, as a local run does, with the least rights, and leaves nothing behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+
+from e2e.cluster import Namespace, command, kubectl, until
+
+AUDIT = Path("/run/cluster-lab/log/audit")
+"""Where the API server of a test cluster notes what service accounts ask for; another cluster has none here."""
+
+
+@pytest.fixture(scope="module")
+def finished(namespace: Namespace, sample: Path) -> dict[str, Any]:
+    """A release that has run to its end, and what was seen of its pods meanwhile."""
+    namespace.bucket.upload(sample, "photos")
+    installed = namespace.install("first", namespace.bucket.url("photos"), namespace.bucket.url("out"))
+    until("two executors", lambda: len(namespace.pods("first", "executor")) == 2 or None)
+    seen = namespace.pods("first")
+    assert namespace.finish("first") == "Complete", namespace.events("first")[-5:]
+    return {"notes": installed.out, "pods": seen}
+
+
+@pytest.mark.usefixtures("finished")
+def test_the_results_are_those_of_a_local_run(namespace: Namespace, sample: Path, tmp_path: Path) -> None:
+    there = namespace.bucket.download("out", tmp_path / "there")
+    command("orchard", "run", sample, "--output", tmp_path / "here")
+    both = [json.loads((folder / "metrics.json").read_text()) for folder in (there, tmp_path / "here")]
+    counts = [{key: metrics["images"][key] for key in ("listed", "featurized", "rejected")} for metrics in both]
+    assert counts[0] == counts[1] == {"listed": 542, "featurized": 540, "rejected": 2}
+    features = []
+    for folder, root in ((there, namespace.bucket.url("photos")), (tmp_path / "here", str(sample))):
+        table = ds.dataset(folder / "features").to_table()
+        paths = [path.removeprefix(root) for path in table["path"].to_pylist()]
+        assert len(set(paths)) == len(paths) == 540
+        features.append(dict(zip(paths, np.array(table["features"].to_pylist()), strict=True)))
+    assert features[0].keys() == features[1].keys()
+    assert all(np.allclose(features[0][path], features[1][path], atol=1e-3) for path in features[0])
+    accuracies = [metrics["classifiers"]["logistic_regression"]["accuracy"] for metrics in both]
+    assert abs(accuracies[0] - accuracies[1]) < 0.03
+    assert (there / "report.html").stat().st_size > 100_000
+
+
+def test_no_pod_is_more_privileged_than_restricted(finished: dict[str, Any]) -> None:
+    components = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in finished["pods"]}
+    assert components == {"driver", "executor"}
+    for pod in finished["pods"]:
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not spec.get("hostNetwork") and not spec.get("hostPID")
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_executors_have_no_token(finished: dict[str, Any]) -> None:
+    executors = [
+        pod for pod in finished["pods"] if pod["metadata"]["labels"]["app.kubernetes.io/component"] == "executor"
+    ]
+    for pod in executors:
+        assert pod["spec"]["serviceAccountName"] == "first-executor"
+        assert "kube-api-access" not in json.dumps(pod["spec"]["volumes"])
+
+
+@pytest.mark.usefixtures("finished")
+def test_the_driver_may_do_what_it_did_and_nothing_else(namespace: Namespace) -> None:
+    if not AUDIT.exists():
+        pytest.skip("this cluster's audit log is not on this machine")
+    role = namespace.get("role", "first-driver")
+    granted = {(verb, resource) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    account = f"system:serviceaccount:{namespace.name}:first-driver"
+    used, refused = set(), []
+    for line in AUDIT.read_text().splitlines():
+        call = json.loads(line)
+        if call["user"]["username"] != account or call.get("stage") != "ResponseComplete":
+            continue
+        asked = (call["verb"], call["objectRef"]["resource"])
+        if call["responseStatus"]["code"] == 403:
+            refused.append((*asked, call["objectRef"].get("name")))
+        used.add(asked)
+    assert used >= granted, f"granted and never used: {granted - used}"
+    assert not refused, f"asked for and not granted: {refused}"
+
+
+@pytest.mark.usefixtures("finished")
+def test_the_same_values_again_start_nothing(namespace: Namespace) -> None:
+    before = [pod["metadata"]["uid"] for pod in namespace.pods("first", "driver")]
+    namespace.install("first", namespace.bucket.url("photos"), namespace.bucket.url("out"))
+    assert [pod["metadata"]["uid"] for pod in namespace.pods("first", "driver")] == before
+
+
+@pytest.mark.usefixtures("finished")
+def test_helm_test_passes(namespace: Namespace) -> None:
+    command("helm", "test", "first", "-n", namespace.name)
+
+
+@pytest.mark.usefixtures("finished")
+def test_uninstalling_leaves_nothing(namespace: Namespace) -> None:
+    namespace.uninstall("first")
+    assert kubectl("-n", namespace.name, "get", "pods", "-o", "name").out.strip() == ""
