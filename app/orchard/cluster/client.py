@@ -1,0 +1,220 @@
+"""One namespace of one Kubernetes cluster: what Orchard asks of its API, and every refusal as one sentence."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchard.errors import ClusterError
+
+MANAGER = "orchard"
+"""Who owns the fields that `Cluster.apply` sets, and the value of ``app.kubernetes.io/managed-by``."""
+
+SILENCE_SECONDS = 10.0
+"""A log that is followed is let go after so long without a line, to look how the pod is."""
+
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Unreachable(ClusterError):
+    """The API server does not answer; it may at the next try."""
+
+
+class Forbidden(ClusterError):
+    """The role of the one who asks does not allow it."""
+
+
+class Cluster:
+    """A namespace, by the kubeconfig's context or, inside a pod, by its service account.
+
+    Args:
+        context: of the kubeconfig; None: its current one.
+        namespace: None: the context's, or the pod's own.
+
+    Raises:
+        ClusterError: there is neither kubeconfig nor service account, or no such context.
+    """
+
+    def __init__(self, *, context: str | None = None, namespace: str | None = None) -> None:
+        from kubernetes import client, config
+
+        configuration = client.Configuration()
+        try:
+            config.load_kube_config(context=context, client_configuration=configuration)
+            contexts, current = config.list_kube_config_contexts()
+            chosen = next((c for c in contexts if c["name"] == context), current)
+            default = chosen["context"].get("namespace")
+        except config.ConfigException as error:
+            if context:
+                raise ClusterError(f"The kubeconfig has no usable context {context}: {error}.") from None
+            try:
+                config.load_incluster_config(client_configuration=configuration)
+            except config.ConfigException:
+                raise ClusterError(
+                    f"There is no cluster to talk to: {str(error).rstrip('.')}; "
+                    "set KUBECONFIG, or name a context with --context."
+                ) from None
+            default = _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.is_file() else None
+        configuration.retries = False  # those who can wait try again themselves
+        self.namespace = namespace or default or "default"
+        self.host = configuration.host
+        self._dynamic: Any = None
+        self._api = client.ApiClient(configuration)
+        self.core, self.batch, self.apps = (
+            client.CoreV1Api(self._api),
+            client.BatchV1Api(self._api),
+            client.AppsV1Api(self._api),
+        )
+
+    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Return what `function` of the API returns; None where the object does not exist.
+
+        Raises:
+            ClusterError: the API refuses; the sentence says what and why.
+            Unreachable: the API does not answer.
+        """
+        with self._explained():
+            return function(*args, _request_timeout=(10, 60), **options)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except ApiException as error:
+            if error.status == 404 and _body(error).get("details", {}).get("kind") != "namespaces":
+                return
+            raise self.refusal(error) from error
+        except HTTPError as error:
+            cause = getattr(error, "reason", None) or error
+            raise Unreachable(
+                f"The cluster at {self.host} does not answer ({_plain(cause)}): "
+                "check that it runs and that KUBECONFIG or --context names the right one."
+            ) from error
+
+    def refusal(self, error: Any) -> ClusterError:
+        """Return the sentence for what the API answered."""
+        message = (_message(error) or str(error.reason)).rstrip(".")
+        if not error.status:  # TLS: urllib3's error as the client wraps it
+            return ClusterError(
+                f"The cluster at {self.host} cannot be trusted ({str(error.reason).splitlines()[-1]}): "
+                "check the kubeconfig's certificate-authority."
+            )
+        if error.status == 401:
+            return ClusterError(
+                f"The cluster at {self.host} does not know you: log in again, or check the kubeconfig's credentials."
+            )
+        if error.status == 404:
+            return ClusterError(
+                f"There is no namespace {self.namespace}: create it (kubectl create namespace {self.namespace}) "
+                "or name another with --namespace."
+            )
+        if error.status == 403 and " cannot " in message:
+            what = message.partition(" is forbidden: ")[2] or message
+            return Forbidden(f"The cluster does not allow it ({what}): ask for a role that does.")
+        return ClusterError(f"The cluster refuses ({error.status}): {message}.")
+
+    def apply(self, manifest: Mapping[str, Any]) -> Any:
+        """Create an object, or change what it says of the one that is there (server-side apply); return it."""
+        from kubernetes.dynamic import DynamicClient
+        from kubernetes.dynamic.exceptions import ResourceNotFoundError
+
+        with self._explained():
+            if self._dynamic is None:
+                self._dynamic = DynamicClient(self._api)
+            try:
+                resource = self._dynamic.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
+            except ResourceNotFoundError:
+                raise ClusterError(f"The cluster has no {manifest['kind']} of {manifest['apiVersion']}.") from None
+            return self._dynamic.server_side_apply(
+                resource,
+                body=dict(manifest),
+                namespace=self.namespace,
+                field_manager=MANAGER,
+                force_conflicts=True,
+                _request_timeout=(10, 60),
+            )
+
+    def find(self, function: Callable[..., Any], **selector: str) -> list[Any]:
+        """Return the objects that a ``list_namespaced_…`` function finds."""
+        found = self.call(function, self.namespace, **selector)
+        return [] if found is None else list(found.items)
+
+    def events(self, name: str) -> list[Any]:
+        """Return the events about the object `name`; none where one may not read them."""
+        try:
+            return self.find(self.core.list_namespaced_event, field_selector=f"involvedObject.name={name}")
+        except Forbidden:
+            return []
+
+
+class Log:
+    """A pod's log, which can be read on where the last reading ended."""
+
+    def __init__(self, cluster: Cluster, pod: str) -> None:
+        self._cluster, self.pod = cluster, pod
+        self._last = ""
+        self._read_at: float | None = None
+
+    def lines(self, *, follow: bool = False) -> Iterator[str]:
+        """Yield the lines that were not read yet.
+
+        With `follow`, until the container ends or is silent for `SILENCE_SECONDS`. There are none while it has not
+        started.
+        """
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        # What was read already is told by the lines' times; a margin for lines that were long on their way.
+        since = {} if self._read_at is None else {"since_seconds": int(time.time() - self._read_at) + 60}
+        try:
+            response = self._cluster.core.read_namespaced_pod_log(
+                *(self.pod, self._cluster.namespace),
+                timestamps=True,
+                follow=follow,
+                _preload_content=False,
+                _request_timeout=(10, SILENCE_SECONDS),
+                **since,
+            )
+        except ApiException as error:
+            if error.status in (400, 404):  # not started yet; gone
+                return
+            raise self._cluster.refusal(error) from error
+        except HTTPError:
+            return
+        rest = b""
+        try:
+            for chunk in response.stream(amt=None, decode_content=False):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    at, _, text = line.decode(errors="replace").partition(" ")
+                    if at > self._last:
+                        self._last, self._read_at = at, time.time()
+                        yield text
+        except HTTPError:
+            return  # silent for a while, or cut off: the caller comes again
+        finally:
+            response.close()
+
+
+def _message(error: Any) -> str:
+    return str(_body(error).get("message") or "")
+
+
+def _body(error: Any) -> dict[str, Any]:
+    try:
+        body = json.loads(error.body)
+    except (TypeError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _plain(cause: object) -> str:
+    """Return an error's text without the connection object that urllib3 puts before it."""
+    return str(cause).rpartition(">: ")[2] or type(cause).__name__

@@ -1,0 +1,343 @@
+"""The commands for jobs in a cluster: parse, call, print; nothing else."""
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from orchard.cluster import emr
+from orchard.cluster.manifests import Submission, default_image, render, to_yaml
+from orchard.cluster.state import Status
+from orchard.errors import UsageError
+from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
+
+log = logging.getLogger(__name__)
+
+Command = Callable[..., Any]
+
+
+def _in_cluster(command: Command) -> Command:
+    """Give a command the flags that say in which cluster."""
+    command = click.option("--context", help="context of the kubeconfig  [default: the current one]")(command)
+    return click.option("--namespace", "-n", help="namespace  [default: the context's]")(command)
+
+
+def _on_emr(command: Command) -> Command:
+    return click.option("--virtual-cluster-id", metavar="ID", help="EMR on EKS: the virtual cluster")(command)
+
+
+def _pairs(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001
+    pairs = [pair.partition("=") for pair in given]
+    if bad := next((pair[0] for pair in pairs if not pair[1]), None):
+        raise click.BadParameter(f"{bad!r} is not KEY=VALUE")
+    return {key: value for key, _, value in pairs}
+
+
+def _resources(command: Command) -> Command:
+    """Give a command the flags that say how many executors there are and how large the pods."""
+    described = [
+        ("--executors", "N", "number of executors"),
+        ("--executor-cores", "N", "tasks that an executor works on at a time"),
+        ("--executor-memory", "SIZE", "heap of an executor's JVM, such as 512m"),
+        ("--executor-memory-overhead", "SIZE", "an executor's memory beside its heap, some 450m for each core"),
+        ("--executor-core-request", "CPUS", "CPUs that an executor asks for, such as 500m"),
+        ("--driver-core-request", "CPUS", "CPUs that the driver asks for"),
+        ("--driver-memory-overhead", "SIZE", "the driver's memory beside --driver-memory"),
+    ]
+    for flag, metavar, text in reversed(described):
+        kind = click.IntRange(min=1) if metavar == "N" else click.STRING
+        command = click.option(flag, metavar=metavar, type=kind, help=f"{text}  [default: the chart's]")(command)
+    return command
+
+
+@click.command(short_help="run in a Kubernetes cluster, or by EMR on EKS")
+@click.argument("source")
+@click.option("--output", "-o", required=True, help="s3a:// prefix for the results, or a path in a claim")
+@click.option("--name", default="orchard", help="name of the job  [default: orchard]")
+@_in_cluster
+@click.option("--image", help="image with Orchard  [default: orchard of this version]")
+@_resources
+@click.option("--s3-secret", metavar="NAME", help="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+@click.option("--s3-role", metavar="ARN", help="IAM role of the service accounts (IRSA)")
+@click.option(
+    *("--claim", "claims"),
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=/PATH",
+    help="mount a PersistentVolumeClaim in driver and executors; can be repeated",
+)
+@click.option(
+    *("--start-timeout", "start_timeout"),
+    default=600.0,
+    metavar="SECONDS",
+    help="how long the driver may wait for a node  [default: 600]",
+)
+@click.option("--detach", is_flag=True, help="do not wait for the job's end")
+@click.option("--dry-run", is_flag=True, help="print what would be sent, and send nothing")
+@click.option("--target", type=click.Choice(["kubernetes", "emr-eks"]), default="kubernetes", help="where to run")
+@_on_emr
+@click.option("--execution-role-arn", metavar="ARN", help="EMR on EKS: the job's IAM role")
+@click.option(
+    *("--release-label", "release_label"), default=emr.RELEASE, help=f"EMR on EKS: release  [default: {emr.RELEASE}]"
+)
+@click.option("--log-group", metavar="NAME", help="EMR on EKS: CloudWatch log group")
+@click.option("--log-uri", metavar="s3://…", help="EMR on EKS: where logs go in S3")
+@click.option("--tags", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="EMR on EKS: tag; can be repeated")
+@click.option("--retries", type=click.IntRange(min=0), default=2, metavar="N", help="EMR on EKS: retries  [default: 2]")
+@options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *(name for name in SPARK if name != "master"), *STORAGE)
+def submit(  # noqa: PLR0917 -- click passes each flag by name
+    source: str,
+    output: str,
+    name: str,
+    namespace: str | None,
+    context: str | None,
+    image: str | None,
+    executors: int | None,
+    executor_cores: int | None,
+    executor_memory: str | None,
+    executor_memory_overhead: str | None,
+    executor_core_request: str | None,
+    driver_core_request: str | None,
+    driver_memory_overhead: str | None,
+    s3_secret: str | None,
+    s3_role: str | None,
+    claims: dict[str, str],
+    start_timeout: float,
+    detach: bool,
+    dry_run: bool,
+    target: str,
+    virtual_cluster_id: str | None,
+    execution_role_arn: str | None,
+    release_label: str,
+    log_group: str | None,
+    log_uri: str | None,
+    tags: dict[str, str],
+    retries: int,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Run the pipeline on the images at SOURCE in a cluster, show its progress, and exit as it does.
+
+    Interrupted, it leaves the job running: `orchard logs` and `orchard status` show it, `orchard cancel` ends it.
+
+    \b
+    Example:
+      orchard submit s3a://bucket/photos --output s3a://bucket/results --executors 4 --s3-secret s3-keys
+      orchard submit s3a://bucket/photos --output s3a://bucket/results --dry-run | kubectl apply -f -
+    """
+    job = Submission(
+        name=name,
+        source=source,
+        output=output,
+        settings=settings_from(flags),
+        image=image,
+        executors=executors,
+        executor_cores=executor_cores,
+        executor_memory=executor_memory,
+        executor_memory_overhead=executor_memory_overhead,
+        executor_core_request=executor_core_request,
+        driver_core_request=driver_core_request,
+        driver_memory_overhead=driver_memory_overhead,
+        s3_secret=s3_secret,
+        s3_role=s3_role,
+        claims=claims,
+        as_json=as_json,
+    )
+    if target == "emr-eks":
+        if not (virtual_cluster_id and execution_role_arn and image):
+            raise UsageError("--target emr-eks needs --virtual-cluster-id, --execution-role-arn and --image.")
+        if s3_secret or s3_role or claims:
+            raise UsageError("On EMR the execution role gives access: leave --s3-secret, --s3-role and --claim away.")
+        run = emr.JobRun(job, virtual_cluster_id, execution_role_arn, release_label, log_group, log_uri, tags, retries)
+        return _submit_to_emr(run, detach=detach, dry_run=dry_run)
+    if dry_run:
+        click.echo(to_yaml(*render(job, namespace or "default")), nl=False)
+        return 0
+    from orchard.cluster import jobs
+    from orchard.cluster.client import Cluster
+
+    cluster = Cluster(context=context, namespace=namespace)
+    jobs.submit(cluster, name, render(job, cluster.namespace))
+    where = f" -n {cluster.namespace}" + (f" --context {context}" if context else "")
+    if detach:
+        click.echo(f"{name} is submitted; next: orchard status {name}{where}")
+        return 0
+    log.info("following %s in the namespace %s, image %s", name, cluster.namespace, image or default_image())
+    try:
+        ended = jobs.follow(cluster, name, start_timeout=start_timeout)
+    except KeyboardInterrupt:
+        click.echo(
+            f"orchard: no longer followed, {name} runs on: `orchard logs {name} --follow{where}` shows it, "
+            f"`orchard cancel {name}{where}` ends it.",
+            err=True,
+        )
+        return 130
+    if ended.reason:
+        click.echo(f"orchard: {ended.reason}", err=True)
+    return ended.exit_code or 0
+
+
+def _submit_to_emr(run: "emr.JobRun", *, detach: bool, dry_run: bool) -> int:
+    if dry_run:
+        _print_json(run.request())
+        return 0
+    service = emr.Emr(run.virtual_cluster_id)
+    identity = service.start(run)
+    where = f"{identity} --virtual-cluster-id {run.virtual_cluster_id}"
+    if detach:
+        click.echo(f"{identity} is submitted; next: orchard status {where}")
+        return 0
+    log.info("following %s", identity)
+    try:
+        service.follow(identity)
+    except KeyboardInterrupt:
+        click.echo(
+            f"orchard: no longer followed, the job runs on: `orchard status {where}`, `orchard cancel {where}`.",
+            err=True,
+        )
+        return 130
+    return 0
+
+
+@click.command(short_help="how a job in a cluster is")
+@click.argument("name")
+@_in_cluster
+@_on_emr
+@options()
+def status(
+    name: str, namespace: str | None, context: str | None, virtual_cluster_id: str | None, as_json: bool, **flags: Any
+) -> int:
+    """Say how the job NAME is: state, progress, executors, and why if something is wrong.
+
+    Exits as the job did; with 4 if it cannot start.
+
+    \b
+    Example:
+      orchard status orchard
+      orchard status 00000002uf8fut3jn1m --virtual-cluster-id abc123def456ghi789jk
+    """
+    settings_from(flags)
+    if virtual_cluster_id:
+        state = emr.Emr(virtual_cluster_id).status(name)
+        _print_json(state.to_dict()) if as_json else click.echo(state.sentence)
+        return state.exit_code or 0
+    from orchard.cluster import jobs
+    from orchard.cluster.client import Cluster
+
+    found = jobs.report(Cluster(context=context, namespace=namespace), name)
+    _print_json(found.to_dict()) if as_json else _print_status(found)
+    return found.exit_code or 0
+
+
+@click.command(short_help="what a job in a cluster says")
+@click.argument("name")
+@click.option("--follow", "-f", is_flag=True, help="until the pod ends")
+@click.option("--executor", type=click.IntRange(min=0), metavar="N", help="of executor N instead of the driver")
+@_in_cluster
+@options()
+def logs(
+    name: str, follow: bool, executor: int | None, namespace: str | None, context: str | None, **flags: Any
+) -> int:
+    """Print the log of the driver of the job NAME, or of one of its executors.
+
+    \b
+    Example:
+      orchard logs orchard --follow
+      orchard logs orchard --executor 0
+    """
+    flags.pop("as_json")  # the driver's log is JSON lines as it is
+    settings_from(flags)
+    from orchard.cluster import jobs
+    from orchard.cluster.client import Cluster
+
+    for line in jobs.logs(Cluster(context=context, namespace=namespace), name, executor=executor, follow=follow):
+        click.echo(line)
+    return 0
+
+
+@click.command(short_help="more or fewer executors for a running job")
+@click.argument("name")
+@click.argument("executors", type=click.IntRange(min=0), metavar="N")
+@click.option("--timeout", default=300.0, metavar="SECONDS", help="how long to wait for them  [default: 300]")
+@click.option("--no-wait", is_flag=True, help="do not wait for them")
+@click.option("--if-running", is_flag=True, help="a job that does not run is no error")
+@_in_cluster
+@options()
+def scale(  # noqa: PLR0917 -- click passes each flag by name
+    name: str,
+    executors: int,
+    timeout: float,
+    no_wait: bool,
+    if_running: bool,
+    namespace: str | None,
+    context: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Give the running job NAME N executors, and wait until they have registered with its driver.
+
+    \b
+    Example:
+      orchard scale orchard 8
+    """
+    settings_from(flags)
+    from orchard.cluster import jobs
+    from orchard.cluster.client import Cluster
+
+    cluster = Cluster(context=context, namespace=namespace)
+    sentence = jobs.scale(cluster, name, executors, wait=not no_wait, timeout=timeout, if_running=if_running)
+    _print_json({"name": name, "executors": executors, "done": sentence}) if as_json else click.echo(sentence)
+    return 0
+
+
+@click.command(short_help="end a job in a cluster")
+@click.argument("name")
+@_in_cluster
+@_on_emr
+@options()
+def cancel(
+    name: str, namespace: str | None, context: str | None, virtual_cluster_id: str | None, as_json: bool, **flags: Any
+) -> int:
+    """End the job NAME and wait until its pods are gone; what it has committed is kept.
+
+    \b
+    Example:
+      orchard cancel orchard
+    """
+    settings_from(flags)
+    if virtual_cluster_id:
+        sentence = emr.Emr(virtual_cluster_id).cancel(name)
+    else:
+        from orchard.cluster import jobs
+        from orchard.cluster.client import Cluster
+
+        sentence = jobs.cancel(Cluster(context=context, namespace=namespace), name)
+    _print_json({"name": name, "done": sentence}) if as_json else click.echo(sentence)
+    return 0
+
+
+COMMANDS = (submit, status, logs, scale, cancel)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _print_status(found: Status) -> None:
+    lines = [f"state      {found.state}" + (f", exit code {found.exit_code}" if found.exit_code else "")]
+    if found.reason:
+        lines.append(f"reason     {found.reason}")
+    if found.stage:
+        of = f", {found.done:,} of {found.total:,}" if found.total and found.done is not None else ""
+        rate = f" at {found.per_second:,.0f} a second" if of and found.per_second else ""
+        left = f", {found.seconds_left:,.0f} s left" if found.seconds_left else ""
+        lines.append(f"stage      {found.stage}{of}{rate}{left}")
+    if found.executors_wanted is not None:
+        registered = "" if found.executors_registered is None else f", {found.executors_registered} registered"
+        lines.append(f"executors  {found.executors_wanted} wanted, {found.executors_ready} ready{registered}")
+    lines.append(f"restarts   {found.restarts}")
+    if found.seconds is not None:
+        lines.append(f"seconds    {found.seconds:,.1f}")
+    click.echo("\n".join(lines))

@@ -1,0 +1,88 @@
+"""A driver's log as a person sees it from afar: bars on a terminal, the driver's own lines everywhere else."""
+
+import logging
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import click
+
+from orchard import progress
+from orchard.cluster.state import json_line
+
+log = logging.getLogger(__name__)
+
+
+class Display:
+    """Shows the lines of a driver's log, one after the other.
+
+    Its JSON lines go to standard error, on a terminal as bars and messages; its result, which are the lines after the
+    last of them, goes to standard output. The sentence with which it fails is left to the caller, who has it from
+    the pod.
+    """
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._advance: progress.Advance | None = None
+        self._done = 0
+        self._held: list[str] = []  # the result, unless JSON lines follow
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def show(self, text: str) -> None:
+        """Show one line."""
+        line = json_line(text)
+        if line is None:
+            if not text.startswith("orchard: "):
+                self._held.append(text)
+            return
+        self._release(to_stderr=True)
+        if not progress.console.is_terminal:
+            click.echo(text, err=True)
+        elif "stage" in line:
+            self._show_stage(line)
+        elif line["event"] == "executors":
+            log.info("executors: %d", line["executors"])
+        else:
+            level = logging.getLevelNamesMapping().get(str(line.get("level")).upper(), logging.INFO)
+            log.log(level, "%s", line["event"])
+
+    def restart(self, reason: str | None) -> None:
+        """Say that the driver has ended, and another one goes on."""
+        self._leave()
+        self._release(to_stderr=True)
+        log.warning("the driver has ended and another goes on where it stopped%s", f": {reason}" if reason else "")
+
+    def finish(self, *, succeeded: bool) -> None:
+        """Print the result; what a failed driver said last is none."""
+        self._leave()
+        self._release(to_stderr=not succeeded)
+
+    def _release(self, *, to_stderr: bool) -> None:
+        for text in self._held:
+            click.echo(text, err=to_stderr)
+        self._held.clear()
+
+    def _leave(self) -> None:
+        """Leave the bar of an unfinished stage as it is; closed without an error it would jump to its end."""
+        self._open.__exit__(InterruptedError, InterruptedError(), None)
+        self._advance = None
+
+    def _show_stage(self, line: dict[str, Any]) -> None:
+        if line["event"] == "started":
+            self._leave()
+            self._done = 0
+            self._advance = self._open.enter_context(progress.stage(line["stage"], line.get("total")))
+        elif self._advance:
+            done = line.get("done") or 0
+            self._advance(done - self._done)
+            self._done = done
+            if line["event"] == "finished":
+                self._open.close()
+                self._advance = None

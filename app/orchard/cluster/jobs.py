@@ -1,0 +1,260 @@
+"""Start, follow, scale and end a job in a cluster, whether `orchard submit`, the chart or the operator made it."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+from orchard.cluster.client import MANAGER, Cluster, Log, Unreachable
+from orchard.cluster.executors import DEFINITE_SECONDS
+from orchard.cluster.follow import Display
+from orchard.cluster.manifests import Manifest
+from orchard.cluster.reasons import Reason
+from orchard.cluster.state import Observation, Status, executor_set
+from orchard.errors import ClusterError, UsageError
+
+POLL_SECONDS = 1.0
+AWAY_SECONDS = 300.0
+"""How long an API server may be away before following it is given up."""
+
+_OPERATOR = ("sparkoperator.k8s.io", "v1beta2", "sparkapplications")
+
+
+def submit(cluster: Cluster, name: str, manifests: list[Manifest]) -> None:
+    """Apply the manifests of a job, the Job first: it owns the rest, so that whatever deletes it deletes all.
+
+    A finished job of the same name gives way; one that runs with the same settings is left as it is.
+
+    Raises:
+        UsageError: one of the same name runs with other settings, or belongs to a Helm release.
+        ClusterError: the cluster refuses; nothing is left of what was applied.
+    """
+    job, *others = manifests
+    before = Observation(cluster, name)
+    if before.exists:
+        if not _is_ours(before):
+            raise UsageError(
+                f"{name} in the namespace {cluster.namespace} belongs to a Helm release or the Spark operator: "
+                "change it there, or give this job another --name."
+            )
+        if before.state in ("pending", "running"):
+            if before.job.metadata.name == job["metadata"]["name"]:
+                return
+            raise UsageError(
+                f"{name} in the namespace {cluster.namespace} runs with other settings: "
+                f"`orchard cancel {name}` first, or give this job another --name."
+            )
+        _delete(cluster, before)
+    # Its pod must not start before what it needs is there.
+    uid = cluster.apply({**job, "spec": {**job["spec"], "suspend": True}}).metadata.uid
+    owner = {"apiVersion": job["apiVersion"], "kind": "Job", "name": job["metadata"]["name"], "uid": uid}
+    try:
+        for manifest in others:
+            cluster.apply({**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [owner]}})
+        cluster.apply({**job, "spec": {**job["spec"], "suspend": False}})
+    except BaseException:
+        _delete(cluster, Observation(cluster, name))
+        raise
+
+
+def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
+    """Show a job's progress until it ends, over lost connections and restarts of its driver; return how it ended.
+
+    Raises:
+        ClusterError: its driver cannot start, and it was deleted; or somebody else has deleted it.
+    """
+    patience = _Patience(start_timeout)
+    last_contact = time.monotonic()
+    log: Log | None = None
+    with Display() as display:
+        while True:
+            try:
+                seen = Observation(cluster, name)
+                if not seen.exists:
+                    raise ClusterError(f"The job {name} was deleted while it was followed.")
+                ended = seen.state in ("completed", "failed")
+                if seen.driver is not None:
+                    pod = seen.driver.metadata.name
+                    if log is None or log.pod != pod:
+                        if log is not None:
+                            display.restart(seen.why_ended(log.pod))
+                        log = Log(cluster, pod)
+                    for text in log.lines(follow=not ended):
+                        display.show(text)
+                if ended:
+                    status = seen.status()
+                    display.finish(succeeded=status.exit_code in (0, 1))
+                    return status
+                if given_up := patience.exhausted_by(seen.hindrance()):
+                    _delete(cluster, seen)
+                    raise ClusterError(f"The driver cannot start: {given_up}; the job was deleted.")
+                last_contact = time.monotonic()
+            except Unreachable:
+                if time.monotonic() - last_contact > AWAY_SECONDS:
+                    raise
+            time.sleep(POLL_SECONDS)
+
+
+def report(cluster: Cluster, name: str) -> Status:
+    """Return how a job is. Raises ClusterError if there is none of this name."""
+    return _find(cluster, name).status()
+
+
+def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bool = False) -> Iterator[str]:
+    """Yield the lines of the newest driver's log, or of an executor's, by its number.
+
+    Raises:
+        ClusterError: there is no such job, or no such pod (any more).
+    """
+    seen = _find(cluster, name)
+    if executor is None:
+        pod = seen.driver
+        if pod is None:
+            reason = seen.hindrance()
+            raise ClusterError(f"{name} has no driver yet: {reason.sentence if reason else 'it is on its way'}.")
+    else:
+        numbered = {pod.metadata.name.rpartition("-")[2]: pod for pod in seen.executors}
+        by_age = dict(enumerate(seen.executors))  # a Deployment's pods have no numbers
+        pod = numbered.get(str(executor)) or (by_age.get(executor) if not any(map(str.isdigit, numbered)) else None)
+        if pod is None:
+            raise ClusterError(f"{name} has no executor {executor} now: it has {len(seen.executors)}, from 0.")
+    log = Log(cluster, pod.metadata.name)
+    while True:
+        yield from log.lines(follow=follow)
+        if not follow:
+            return
+        now = cluster.call(cluster.core.read_namespaced_pod, pod.metadata.name, cluster.namespace)
+        if now is None or now.status.phase in ("Succeeded", "Failed"):
+            follow = False  # once more, for what was written meanwhile
+        time.sleep(POLL_SECONDS)
+
+
+def scale(
+    cluster: Cluster, name: str, executors: int, *, wait: bool = True, timeout: float = 300, if_running: bool = False
+) -> str:
+    """Set the number of executors of a running job; with `wait`, return when as many have registered.
+
+    Without `wait` it needs no more than to get the set and to patch its scale.
+
+    Args:
+        cluster: where it runs.
+        name: the job.
+        executors: how many.
+        wait: until the driver says that it has them.
+        timeout: seconds to wait.
+        if_running: a job that does not run is no error.
+
+    Returns:
+        What was done, as a sentence.
+
+    Raises:
+        ClusterError: the job does not run, or the executors do not come; the sentence says why.
+    """
+    found = executor_set(cluster, name)
+    if found is None:
+        sentence = f"{name} has no executors to scale in the namespace {cluster.namespace}: it is not running"
+        if if_running:
+            return f"{sentence}; nothing was done."
+        raise ClusterError(f"{sentence} (any more, or yet): see `orchard status {name}`.")
+    began = datetime.now(UTC).replace(microsecond=0)
+    patch = cluster.apps.patch_namespaced_deployment_scale
+    if found.metadata.name.startswith("spark-s-"):
+        patch = cluster.apps.patch_namespaced_stateful_set_scale
+    cluster.call(patch, found.metadata.name, cluster.namespace, {"spec": {"replicas": executors}})
+    asked = f"{name} was asked for {executors} executors instead of {found.spec.replicas}"
+    if not wait:
+        return f"{asked}."
+    started, patience = time.monotonic(), _Patience(timeout)
+    while True:
+        seen = Observation(cluster, name)
+        if seen.set is None or not seen.exists or seen.state in ("completed", "failed"):
+            return f"{asked}, and ended before they had registered."
+        if seen.progress().executors == executors:
+            return f"{name} has {executors} executors, after {time.monotonic() - started:.0f} s."
+        hindrance = seen.executor_hindrance(since=began)
+        back = f"`orchard scale {name} {found.spec.replicas}` takes it back"
+        if given_up := patience.exhausted_by(hindrance):
+            raise ClusterError(f"{asked}, and they cannot all start: {given_up}; {back}.")
+        if time.monotonic() - started > timeout:
+            why = hindrance.sentence if hindrance else "they are on their way"
+            raise ClusterError(f"{asked}, which have not registered in {timeout:.0f} s: {why}; {back}.")
+        time.sleep(POLL_SECONDS)
+
+
+def cancel(cluster: Cluster, name: str) -> str:
+    """Delete a job and wait until its driver and executors are gone; return what was done, as a sentence.
+
+    The driver gets its grace period to commit; what it has committed stays.
+
+    Raises:
+        ClusterError: there is no such job.
+    """
+    seen = _find(cluster, name)
+    ours = _is_ours(seen)
+    _delete(cluster, seen)
+    rest = "" if ours else f"; what the chart made besides goes with `helm uninstall {name}`"
+    return f"{name} is cancelled, its driver and executors are gone{rest}."
+
+
+def _find(cluster: Cluster, name: str) -> Observation:
+    seen = Observation(cluster, name)
+    if not seen.exists:
+        raise ClusterError(
+            f"There is no job {name} in the namespace {cluster.namespace}: check the name, --namespace and --context."
+        )
+    return seen
+
+
+def _is_ours(seen: Observation) -> bool:
+    return seen.job is not None and (seen.job.metadata.labels or {}).get("app.kubernetes.io/managed-by") == MANAGER
+
+
+def _delete(cluster: Cluster, seen: Observation) -> None:
+    """Delete the Job, or the operator's application, and wait for its pods, its set and what it owns."""
+    if seen.job is not None:
+        cluster.call(
+            cluster.batch.delete_namespaced_job,
+            seen.job.metadata.name,
+            cluster.namespace,
+            propagation_policy="Foreground",
+        )
+    elif seen.exists:
+        _delete_application(cluster, seen.name)
+    settings = f"{seen.name}-settings"
+    ours = _is_ours(seen)
+    while (
+        (now := Observation(cluster, seen.name)).exists
+        or now.set is not None
+        or now.executors
+        or _settings_left(cluster, settings, ours)
+    ):
+        time.sleep(POLL_SECONDS)
+
+
+def _settings_left(cluster: Cluster, name: str, ours: bool) -> bool:
+    return ours and cluster.call(cluster.core.read_namespaced_config_map, name, cluster.namespace) is not None
+
+
+def _delete_application(cluster: Cluster, name: str) -> None:
+    from kubernetes.client import CustomObjectsApi
+
+    group, version, plural = _OPERATOR
+    delete = CustomObjectsApi(cluster.core.api_client).delete_namespaced_custom_object
+    cluster.call(delete, group, version, cluster.namespace, plural, name)
+
+
+class _Patience:
+    """Waits some seconds on what waiting hardly mends, and `timeout` on what it may."""
+
+    def __init__(self, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._timeout, self._clock = timeout, clock
+        self._since: float | None = None
+
+    def exhausted_by(self, reason: Reason | None) -> str | None:
+        """Return the reason's sentence once it has held for too long."""
+        if reason is None:
+            self._since = None
+            return None
+        now = self._clock()
+        self._since = self._since if self._since is not None else now
+        allowed = min(DEFINITE_SECONDS, self._timeout) if reason.definite else self._timeout
+        return reason.sentence if now - self._since >= allowed else None

@@ -1,0 +1,249 @@
+"""What `orchard submit` applies: the chart's manifests, rendered beforehand, with a job's values filled in."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchard.cluster.client import MANAGER
+from orchard.errors import UsageError
+from orchard.settings import Settings
+
+RENDERED = Path(__file__).with_name("job.yaml")
+"""Made from the chart by `make manifests`, for a release of the name `RELEASE`."""
+RELEASE = "orchard"
+LONGEST_NAME = 45  # the longest name made from it, of an executor's pod, is a DNS label of 63 characters
+INSTANCE = "app.kubernetes.io/instance"
+_MANAGED_BY, _CHART = "app.kubernetes.io/managed-by", "helm.sh/chart"
+_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job and where it runs; what is None stays as the chart has it."""
+
+    name: str
+    source: str
+    output: str
+    settings: Settings
+    image: str | None = None
+    executors: int | None = None
+    executor_cores: int | None = None
+    executor_memory: str | None = None
+    executor_memory_overhead: str | None = None
+    executor_core_request: str | None = None
+    driver_core_request: str | None = None
+    driver_memory_overhead: str | None = None
+    s3_secret: str | None = None
+    s3_role: str | None = None
+    claims: Mapping[str, str] = field(default_factory=dict)
+    """Mount path of each PersistentVolumeClaim, in driver and executors."""
+    as_json: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.name) > LONGEST_NAME or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", self.name):
+            raise UsageError(
+                f"--name {self.name} cannot be a job's name: take up to {LONGEST_NAME} small letters, digits, dashes."
+            )
+        for place in (self.source, self.output):
+            if "://" not in place and not any(Path(place).is_relative_to(path) for path in self.claims.values()):
+                raise UsageError(
+                    f"{place} is a folder of this machine, which the cluster cannot see: "
+                    "give an s3a:// address, or mount a claim that holds it with --claim NAME=/path."
+                )
+
+    @property
+    def arguments(self) -> list[str]:
+        """What the image is called with."""
+        return ["run", self.source, "--output", self.output, *(["--json"] if self.as_json else [])]
+
+    def executor_properties(self) -> dict[str, str]:
+        """Return the Spark properties that say how many executors of what size there are."""
+        sizes = {
+            "spark.executor.instances": self.executors,
+            "spark.executor.cores": self.executor_cores,
+            "spark.executor.memory": self.executor_memory,
+            "spark.executor.memoryOverhead": self.executor_memory_overhead,
+            "spark.kubernetes.executor.request.cores": self.executor_core_request,
+        }
+        return {key: str(value) for key, value in sizes.items() if value is not None}
+
+
+def given(settings: Settings) -> dict[str, Any]:
+    """Return the settings that flags, variables or the file have set and that mean something in a cluster."""
+    names = settings.model_fields_set - {"master", "spark_conf"}
+    return {name: getattr(settings, name) for name in Settings.model_fields if name in names}
+
+
+def as_text(name: str, value: object) -> str:
+    """Return a setting's value as its variable and its flag are written."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if name == "max_rejected" and isinstance(value, float):
+        return f"{100 * value:.12g}%"  # a bare number is a count
+    return str(value)
+
+
+def render(submission: Submission, namespace: str) -> list[Manifest]:
+    """Return the manifests of a job in a namespace, the Job itself first."""
+    objects = [_renamed(manifest, _names(submission.name), submission.name) for manifest in _rendered()]
+    (job,) = (manifest for manifest in objects if manifest["kind"] == "Job")
+    settings = _fill_settings(_one(objects, "ConfigMap", "-settings")["data"], submission)
+    pods = _one(objects, "ConfigMap", "-pods")["data"]
+    _fill_driver(job["spec"]["template"]["spec"], submission)
+    executor = _from_yaml(pods["executor.yaml"])
+    _fill_pod(executor["spec"], submission)
+    pods["executor.yaml"] = to_yaml(executor)
+    for account in (manifest for manifest in objects if manifest["kind"] == "ServiceAccount" and submission.s3_role):
+        account["metadata"].setdefault("annotations", {})["eks.amazonaws.com/role-arn"] = submission.s3_role
+    for manifest in objects:
+        manifest["metadata"]["namespace"] = namespace
+        for subject in manifest.get("subjects", []):
+            subject["namespace"] = namespace
+    # Like the chart's: a change of anything but the number of executors makes another Job.
+    job["spec"]["template"]["metadata"]["annotations"].pop("checksum/settings", None)
+    job["metadata"]["name"] = f"{submission.name}-{_digest(job['spec']['template'], settings, pods)}"
+    return [job, *(manifest for manifest in objects if manifest is not job)]
+
+
+def to_yaml(*manifests: Manifest) -> str:
+    """Return manifests as a YAML stream."""
+    import yaml
+
+    return "---\n".join(yaml.safe_dump(manifest, sort_keys=False, width=120) for manifest in manifests)
+
+
+def _from_yaml(text: str) -> Manifest:
+    import yaml
+
+    loaded: Manifest = yaml.safe_load(text)
+    return loaded
+
+
+def _rendered() -> list[Manifest]:
+    import yaml
+
+    return [manifest for manifest in yaml.safe_load_all(RENDERED.read_text()) if manifest]
+
+
+def spark_properties() -> dict[str, str]:
+    """Return the Spark properties that the chart gives a job."""
+    settings = _one(_rendered(), "ConfigMap", "-settings")["data"]
+    loaded: dict[str, str] = json.loads(settings["ORCHARD_SPARK_CONF"])
+    return loaded
+
+
+def default_image() -> str:
+    """Return the image of this version."""
+    (job,) = (manifest for manifest in _rendered() if manifest["kind"] == "Job")
+    return str(_container(job["spec"]["template"]["spec"])["image"])
+
+
+def _one(objects: list[Manifest], kind: str, suffix: str) -> Manifest:
+    (found,) = (m for m in objects if m["kind"] == kind and m["metadata"]["name"].endswith(suffix))
+    return found
+
+
+def _names(name: str) -> dict[str, str]:
+    """Return the new name of everything that is named after the release."""
+    sets = {f"spark-{kind}-{RELEASE}-0": f"spark-{kind}-{name}-0" for kind in "sd"}
+    old = {manifest["metadata"]["name"] for manifest in _rendered()}
+    return sets | {each: name + each.removeprefix(RELEASE) for each in old}
+
+
+def _renamed(value: Any, names: Mapping[str, str], name: str) -> Any:
+    """Return `value` with every name that was made from the release's replaced, also within embedded YAML and JSON."""
+    if isinstance(value, list):
+        return [_renamed(item, names, name) for item in value]
+    if isinstance(value, dict):
+        if value.get("name") == "ORCHARD_APP_ID":
+            return {**value, "value": name}
+        return {key: _renamed_entry(key, item, names, name) for key, item in value.items() if key != _CHART}
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def _renamed_entry(key: str, value: Any, names: Mapping[str, str], name: str) -> Any:
+    if key == _MANAGED_BY:
+        return MANAGER
+    if key in (INSTANCE, "spark.app.name"):
+        return name
+    if key == "ORCHARD_SPARK_CONF":
+        return json.dumps(_renamed(json.loads(value), names, name))
+    if key == "executor.yaml":
+        return to_yaml(_renamed(_from_yaml(value), names, name))
+    return _renamed(value, names, name)
+
+
+def _fill_settings(data: dict[str, str], submission: Submission) -> dict[str, str]:
+    for name, value in given(submission.settings).items():
+        data[f"ORCHARD_{name.upper()}"] = as_text(name, value)
+    properties = json.loads(data["ORCHARD_SPARK_CONF"])
+    if submission.image:
+        properties["spark.kubernetes.container.image"] = submission.image
+    properties |= submission.executor_properties() | submission.settings.spark_conf
+    data["ORCHARD_SPARK_CONF"] = json.dumps(properties)
+    return data
+
+
+def _fill_driver(pod: Manifest, submission: Submission) -> None:
+    _fill_pod(pod, submission)
+    container = _container(pod)
+    container["args"] = submission.arguments
+    if submission.image:
+        container["image"] = submission.image
+    amounts = container["resources"]
+    if submission.driver_core_request:
+        amounts["requests"]["cpu"] = submission.driver_core_request
+    heap, overhead = submission.settings.driver_memory, submission.driver_memory_overhead
+    if overhead or "driver_memory" in submission.settings.model_fields_set:
+        before = Settings.model_fields["driver_memory"].default
+        rest = _bytes(overhead) if overhead else _bytes(amounts["limits"]["memory"]) - _bytes(before)
+        for part in ("requests", "limits"):
+            amounts[part]["memory"] = f"{(_bytes(heap) + rest) // 2**20}Mi"
+
+
+def _fill_pod(pod: Manifest, submission: Submission) -> None:
+    """Give driver or executor what both have: the Secret with S3's keys, the claims."""
+    container = _container(pod)
+    if submission.s3_secret:
+        container.setdefault("envFrom", []).append({"secretRef": {"name": submission.s3_secret}})
+    for index, (claim, path) in enumerate(submission.claims.items()):
+        volume = {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim}}
+        pod.setdefault("volumes", []).append(volume)
+        container.setdefault("volumeMounts", []).append({"name": volume["name"], "mountPath": path})
+
+
+def _container(pod: Manifest) -> Manifest:
+    container: Manifest = pod["containers"][0]
+    return container
+
+
+def _bytes(memory: str) -> int:
+    """Return the bytes of Spark's ``900m`` or Kubernetes' ``900Mi``."""
+    text = memory.lower().removesuffix("b").removesuffix("i")
+    return int(float(text[:-1]) * _UNITS[text[-1]]) if text[-1] in _UNITS else int(text)
+
+
+def _digest(template: Manifest, settings: dict[str, str], pods: dict[str, str]) -> str:
+    """Return what is the same for jobs that differ in nothing but the number of executors."""
+    properties = json.loads(settings["ORCHARD_SPARK_CONF"])
+    properties.pop("spark.executor.instances", None)
+    whole = [template, {**settings, "ORCHARD_SPARK_CONF": properties}, pods]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def command_line(settings: Settings) -> Iterator[str]:
+    """Yield the flags that give a command these settings."""
+    for name, value in given(settings).items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            yield from [flag] if value else []
+        else:
+            yield from (flag, as_text(name, value))

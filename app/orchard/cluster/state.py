@@ -1,0 +1,262 @@
+"""How a job in a cluster is, read from its Job, pods, executors' set, events and log: one answer, no guesses."""
+
+import contextlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from orchard.cluster import reasons
+from orchard.cluster.client import Cluster, Forbidden, Log
+from orchard.cluster.manifests import INSTANCE
+
+_NAME = "app.kubernetes.io/name"
+_COMPONENT = "app.kubernetes.io/component"
+_MEANT = (1, 2, 3, 4, 130)
+"""Exit codes that Orchard itself gives; any other is the container's end, not the run's."""
+
+State = Literal["pending", "running", "completed", "failed"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `orchard status` says of a job."""
+
+    name: str
+    namespace: str
+    state: State
+    reason: str | None
+    """Why it failed, does not start, or lacks executors."""
+    stage: str | None
+    done: int | None
+    total: int | None
+    per_second: float | None
+    seconds_left: float | None
+    executors_wanted: int | None
+    executors_ready: int | None
+    executors_registered: int | None
+    restarts: int
+    seconds: float | None
+    exit_code: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the driver says that it is."""
+
+    stage: str | None = None
+    done: int | None = None
+    total: int | None = None
+    per_second: float | None = None
+    seconds_left: float | None = None
+    executors: int | None = None
+
+    @classmethod
+    def read(cls, lines: Iterable[str]) -> "Progress":
+        """Return what the last lines of a driver's log say."""
+        at: dict[str, Any] = {}
+        executors = None
+        for text in lines:
+            line = json_line(text)
+            if line is None:
+                continue
+            if line["event"] == "executors":
+                executors = line.get("executors")
+            elif "stage" in line:
+                at = line
+        known = {name: at.get(name) for name in ("stage", "done", "total", "per_second", "seconds_left")}
+        return cls(**known, executors=executors)
+
+
+def json_line(text: str) -> dict[str, Any] | None:
+    """Return a line of Orchard's log; None if `text` is something else."""
+    if not text.startswith("{"):
+        return None
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and "event" in line else None
+
+
+class Observation:
+    """A job's objects as they were at one moment. Works for `orchard submit`, the chart and the operator alike."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster, self.name = cluster, name
+        ours = f"{INSTANCE}={name},{_NAME}=orchard"
+        jobs = cluster.find(cluster.batch.list_namespaced_job, label_selector=ours)
+        pods = sorted(cluster.find(cluster.core.list_namespaced_pod, label_selector=ours), key=_born)
+        self.job: Any = max((job for job in jobs if _component(job) == "driver"), key=_born, default=None)
+        self.drivers = [pod for pod in pods if _component(pod) == "driver"]
+        self.executors = [pod for pod in pods if _component(pod) == "executor"]
+        self.set = executor_set(cluster, name)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a job at all."""
+        return self.job is not None or bool(self.drivers)
+
+    @property
+    def driver(self) -> Any:
+        """The newest driver pod; None if there is none."""
+        return self.drivers[-1] if self.drivers else None
+
+    @property
+    def state(self) -> State:
+        """The job's, or that of its driver where the operator made it."""
+        condition = self._finished()
+        if condition:
+            return "completed" if condition.type in ("Complete", "SuccessCriteriaMet") else "failed"
+        phase = self.driver.status.phase if self.driver else "Pending"
+        if self.job is None and phase in ("Succeeded", "Failed"):
+            return "completed" if phase == "Succeeded" else "failed"
+        return "running" if phase == "Running" else "pending"
+
+    @property
+    def exit_code(self) -> int | None:
+        """0 if completed; if failed the driver's own, and 4 where the cluster ended it; None before."""
+        if self.state == "completed":
+            return 0
+        if self.state != "failed":
+            return None
+        ended = _ended(self.driver)
+        return ended.exit_code if ended and ended.exit_code in _MEANT else 4
+
+    def why_failed(self) -> str | None:
+        """Return the sentence with which a failed job ended."""
+        condition = self._finished()
+        if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
+            return why
+        return f"The job failed: {condition.message.rstrip('.')}." if condition and condition.message else None
+
+    def why_ended(self, pod_name: str) -> str | None:
+        """Return the sentence with which a driver failed; None if it did not, or its pod is gone."""
+        pod = next((pod for pod in self.drivers if pod.metadata.name == pod_name), None)
+        if pod is None or pod.status.phase != "Failed":
+            return None
+        ended = _ended(pod)
+        if ended and ended.reason == "OOMKilled":
+            limit = (pod.spec.containers[0].resources.limits or {}).get("memory", "its limit")
+            return (
+                f"The driver needed more memory than {limit} and was killed: give it more (--driver-memory-overhead)."
+            )
+        if ended and ended.message:
+            return _last_sentence(ended.message)
+        why = (
+            pod.status.message or pod.status.reason or (f"exit code {ended.exit_code}" if ended else "no reason given")
+        )
+        return f"The driver's pod {pod_name} failed: {why.rstrip('.')}."
+
+    def hindrance(self) -> reasons.Reason | None:
+        """Return why the driver does not start; None if it runs or is on its way."""
+        if self.driver is not None and self.driver.status.phase == "Pending":
+            return reasons.of_pod(self.driver) or reasons.of_events(self.cluster.events(self.driver.metadata.name))
+        if self.job is not None and self.state == "pending":
+            since = _born(self.driver or self.job)  # what kept back an earlier driver is past
+            return self._refusal(self.job, since)
+        return None
+
+    def executor_hindrance(self, since: datetime | None = None) -> reasons.Reason | None:
+        """Return why there are fewer executors than wanted; of events only those after `since`."""
+        if self.set is None or (self.set.status.ready_replicas or 0) >= self.set.spec.replicas:
+            return None
+        for pod in self.executors:
+            if reason := reasons.of_pod(pod):
+                return reason
+        if (self.set.status.replicas or 0) >= self.set.spec.replicas:
+            return None  # all are there and start
+        return self._refusal(self.set, since or _born(self.set))
+
+    def _refusal(self, maker: Any, since: datetime) -> reasons.Reason | None:
+        events = self.cluster.events(maker.metadata.name)
+        return reasons.of_events(event for event in events if _seen(event) >= since)
+
+    def progress(self) -> Progress:
+        """Return what the newest driver says in its log."""
+        if self.driver is None:
+            return Progress()
+        return Progress.read(Log(self.cluster, self.driver.metadata.name).lines())
+
+    def status(self) -> Status:
+        """Return all of it, for people and programs."""
+        state, progress = self.state, self.progress()
+        hindrance = self.hindrance() if state == "pending" else None
+        if hindrance is None and state == "running":
+            hindrance = self.executor_hindrance()
+        reason, code = self.why_failed() if state == "failed" else None, self.exit_code
+        if hindrance:
+            who = "The driver cannot start" if state == "pending" else "Executors are missing"
+            reason = f"{who}: {hindrance.sentence}."
+            code = 4 if state == "pending" and hindrance.definite else None
+        return Status(
+            name=self.name,
+            namespace=self.cluster.namespace,
+            state=state,
+            reason=reason,
+            stage=progress.stage,
+            done=progress.done,
+            total=progress.total,
+            per_second=progress.per_second,
+            seconds_left=progress.seconds_left if state == "running" else None,
+            executors_wanted=self.set.spec.replicas if self.set else None,
+            executors_ready=(self.set.status.ready_replicas or 0) if self.set else None,
+            executors_registered=progress.executors if state == "running" else None,
+            restarts=max(len(self.drivers) - 1, 0),
+            seconds=self._seconds(),
+            exit_code=code,
+        )
+
+    def _finished(self) -> Any:
+        conditions = (self.job.status.conditions or []) if self.job else []
+        return next((c for c in conditions if c.type in ("Complete", "Failed") and c.status == "True"), None)
+
+    def _seconds(self) -> float | None:
+        started = self.job.status.start_time if self.job else self.driver.status.start_time
+        if started is None:
+            return None
+        ended = self._finished()
+        container = _ended(self.driver)
+        end = ended.last_transition_time if ended else container.finished_at if container and not self.job else None
+        return float(round(((end or datetime.now(UTC)) - started).total_seconds(), 1))
+
+
+def executor_set(cluster: Cluster, name: str) -> Any:
+    """Return the StatefulSet or Deployment of a job's executors; None if there is none."""
+    found = cluster.call(cluster.apps.read_namespaced_stateful_set, f"spark-s-{name}-0", cluster.namespace)
+    if found is None:
+        with contextlib.suppress(Forbidden):  # who may scale one kind need not see the other
+            found = cluster.call(cluster.apps.read_namespaced_deployment, f"spark-d-{name}-0", cluster.namespace)
+    return found
+
+
+def _component(thing: Any) -> str | None:
+    labels = thing.metadata.labels or {}
+    return labels.get(_COMPONENT) or labels.get("spark-role")
+
+
+def _born(thing: Any) -> datetime:
+    born: datetime = thing.metadata.creation_timestamp
+    return born
+
+
+def _seen(event: Any) -> datetime:
+    seen: datetime = event.last_timestamp or event.event_time or event.metadata.creation_timestamp
+    return seen
+
+
+def _ended(pod: Any) -> Any:
+    """Return how the container of a pod ended; None while it has not."""
+    statuses = (pod.status.container_statuses or []) if pod else []
+    return statuses[0].state.terminated if statuses else None
+
+
+def _last_sentence(message: str) -> str:
+    """Return the sentence that the driver left, or the last line of its log if it could leave none."""
+    lines = [line.removeprefix("orchard: ") for line in message.strip().splitlines()]
+    return lines[-1] if lines else message

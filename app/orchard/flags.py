@@ -1,0 +1,74 @@
+"""The flags of commands, made from the settings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from orchard import progress
+from orchard.settings import Settings, load
+
+SELECTION = ("limit", "labels", "test_fraction", "seed")
+EXTRACTION = (
+    *SELECTION,
+    *("max_bytes", "max_pixels", "max_rejected"),
+    *("backbone", "weights", "alpha", "engine", "precision"),
+    *("fresh", "prune", "retry_rejected"),
+)
+REDUCTION = ("variance", "components")
+CLASSIFICATION = ("classifiers", "split_by")
+SPARK = ("master", "driver_memory", "executor_timeout", "spark_conf")
+STORAGE = ("s3_endpoint", "s3_region")
+
+Command = Callable[..., Any]
+
+
+def options(*names: str) -> Callable[[Command], Command]:
+    """Give a command the flags of these settings, and ``--config``, ``--json`` and ``--debug``."""
+
+    def decorate(command: Command) -> Command:
+        command = click.option("--debug", is_flag=True, help="show tracebacks and debug messages")(command)
+        command = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")(command)
+        config = click.Path(path_type=Path)
+        command = click.option("--config", type=config, help="settings file (default: orchard.toml)")(command)
+        for name in reversed(names):
+            command = _option(name)(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str) -> Callable[[Command], Command]:
+    field = Settings.model_fields[name]
+    flag = "--" + name.replace("_", "-")
+    described = field.description or ""
+    default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
+    if default not in (None, "", False, {}):
+        described += f"  [default: {default}]"
+    if field.annotation is bool:
+        return click.option(flag, is_flag=True, default=None, help=described)
+    if name == "spark_conf":
+        return click.option(flag, multiple=True, metavar="KEY=VALUE", help=described)
+    return click.option(flag, metavar=_metavar(field.annotation), help=described)
+
+
+def _metavar(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "|".join(get_args(annotation))
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return {int: "N", float: "NUMBER"}.get(kinds[0], "TEXT")
+
+
+def settings_from(flags: dict[str, Any]) -> Settings:
+    """Load the settings from what click has parsed, and set up the log; the rest comes from the other sources."""
+    progress.configure_logging(debug=flags.pop("debug"))
+    config = flags.pop("config")
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    if "spark_conf" in given:
+        pairs = [pair.partition("=") for pair in given["spark_conf"]]
+        if bad := next((key for key, equals, _ in pairs if not equals), None):
+            raise click.BadParameter(f"{bad!r} is not KEY=VALUE", param_hint="--spark-conf")
+        given["spark_conf"] = {key: value for key, _, value in pairs}
+    return load(given, config)
