@@ -1,0 +1,45 @@
+#!/bin/bash
+# driver ...: what Spark on Kubernetes starts a driver's pod with; executor: an executor's; anything else is
+# `orchard ...`.
+set -euo pipefail
+
+# Hadoop refuses a user without a name, and Docker and OpenShift run images as any number.
+if ! getent passwd "$UID" >/dev/null; then
+	{
+		cat /etc/passwd
+		echo "orchard:x:$UID:$(id -g)::$HOME:/bin/false"
+	} >/tmp/.passwd
+	export LD_PRELOAD=libnss_wrapper.so NSS_WRAPPER_PASSWD=/tmp/.passwd NSS_WRAPPER_GROUP=/etc/group
+fi
+
+case ${1-} in
+driver)
+	shift
+	exec tini -s -- spark-submit \
+		--conf "spark.driver.bindAddress=$SPARK_DRIVER_BIND_ADDRESS" \
+		--conf "spark.executorEnv.SPARK_DRIVER_POD_IP=$SPARK_DRIVER_BIND_ADDRESS" \
+		--deploy-mode client "$@"
+	;;
+executor)
+	# The options for java come as SPARK_JAVA_OPT_0, SPARK_JAVA_OPT_1, ...
+	options=()
+	while read -r name; do
+		options+=("${!name}")
+	done < <(compgen -A variable SPARK_JAVA_OPT_ | sort -t_ -k4 -n)
+	exec tini -s -- java "${options[@]}" \
+		"-Xms$SPARK_EXECUTOR_MEMORY" "-Xmx$SPARK_EXECUTOR_MEMORY" \
+		-cp "${SPARK_CONF_DIR:-$SPARK_HOME/conf}:$SPARK_HOME/jars/*:${SPARK_EXTRA_CLASSPATH-}" \
+		org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend \
+		--driver-url "$SPARK_DRIVER_URL" \
+		--executor-id "$SPARK_EXECUTOR_ID" \
+		--cores "$SPARK_EXECUTOR_CORES" \
+		--app-id "$SPARK_APPLICATION_ID" \
+		--hostname "$SPARK_EXECUTOR_POD_IP" \
+		--resourceProfileId "$SPARK_RESOURCE_PROFILE_ID" \
+		--podName "$SPARK_EXECUTOR_POD_NAME"
+	;;
+orchard)
+	shift
+	;;
+esac
+exec tini -s -- orchard "$@"
