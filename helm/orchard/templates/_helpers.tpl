@@ -1,0 +1,207 @@
+{{/* The name of every object, and Spark's application id: the executors' set is spark-s-<name>-0. */}}
+{{- define "orchard.fullname" -}}
+{{- $name := .Values.fullnameOverride | default .Release.Name -}}
+{{- if gt (len $name) 45 -}}
+{{- fail (printf "The name %q has %d characters and may have 45, so that the executors' names fit: choose a shorter release name or fullnameOverride." $name (len $name)) -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+
+{{- define "orchard.selector" -}}
+app.kubernetes.io/name: orchard
+app.kubernetes.io/instance: {{ include "orchard.fullname" .root }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "orchard.labels" -}}
+{{ include "orchard.selector" . }}
+app.kubernetes.io/version: {{ .root.Values.image.tag | default .root.Chart.AppVersion | trunc 63 | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* metadata of an object: dict "root" $ "name" … "component" …, and perhaps "labels" and "annotations". */}}
+{{- define "orchard.metadata" -}}
+name: {{ .name }}
+labels:
+  {{- include "orchard.labels" . | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with mergeOverwrite (deepCopy .root.Values.commonAnnotations) (.annotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "orchard.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "orchard.driverAccount" -}}
+{{- $account := .Values.serviceAccount.driver -}}
+{{- $account.name | default (ternary (printf "%s-driver" (include "orchard.fullname" .)) "default" $account.create) -}}
+{{- end -}}
+
+{{- define "orchard.executorAccount" -}}
+{{- $account := .Values.serviceAccount.executor -}}
+{{- $account.name | default (ternary (printf "%s-executor" (include "orchard.fullname" .)) "default" $account.create) -}}
+{{- end -}}
+
+{{/* The workload that makes the executors' pods; empty where Spark makes them one by one. */}}
+{{- define "orchard.allocator" -}}
+{{- if not .Values.dynamicAllocation.enabled }}{{ .Values.executor.allocator }}{{ end -}}
+{{- end -}}
+
+{{- define "orchard.executorSet" -}}
+{{- printf "spark-%s-%s-0" (trunc 1 .Values.executor.allocator) (include "orchard.fullname" .) -}}
+{{- end -}}
+
+{{/* 900m or 2g as a number of MiB. */}}
+{{- define "orchard.mebibytes" -}}
+{{- mul (trimSuffix "m" (trimSuffix "g" .) | int64) (ternary 1024 1 (hasSuffix "g" .)) -}}
+{{- end -}}
+
+{{/* A setting as a variable's value: a list joined by commas; JSON writes 100000000, not 1e+08. */}}
+{{- define "orchard.variable" -}}
+{{- if kindIs "slice" . }}{{ join "," . }}{{ else if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end -}}
+{{- end -}}
+
+{{/*
+Spark's properties that are a matter of Kubernetes, the same in both modes, as YAML; all values are strings.
+What a driver would need more permissions for, and can do without, is switched off: a ConfigMap for executors that would be
+empty, the deletion of services and claims (they belong to the driver's pod and go with it).
+*/}}
+{{- define "orchard.sparkConf" -}}
+{{- $name := include "orchard.fullname" . -}}
+{{- $conf := dict
+  "spark.app.name" $name
+  "spark.kubernetes.executor.disableConfigMap" "true"
+  "spark.kubernetes.driver.ownPersistentVolumeClaim" "false"
+  "spark.kubernetes.driver.reusePersistentVolumeClaim" "false"
+  "spark.kubernetes.driver.service.deleteOnTermination" "false"
+  "spark.kubernetes.executor.terminationGracePeriodSeconds" (printf "%ds" (int .Values.executor.terminationGracePeriodSeconds))
+  "spark.driver.port" "7078"
+  "spark.blockManager.port" "7079"
+  "spark.driver.blockManager.port" "7079"
+  "spark.authenticate" "true"
+  "spark.network.crypto.enabled" "true"
+  "spark.network.crypto.cipher" "AES/GCM/NoPadding"
+  "spark.io.encryption.enabled" "true"
+-}}
+{{- $conf = merge $conf (include "orchard.s3aConf" . | fromYaml) -}}
+{{- if .Values.dynamicAllocation.enabled -}}
+{{- $conf = merge $conf (dict
+  "spark.dynamicAllocation.enabled" "true"
+  "spark.dynamicAllocation.shuffleTracking.enabled" "true"
+  "spark.dynamicAllocation.minExecutors" (.Values.dynamicAllocation.min | int | toString)
+  "spark.dynamicAllocation.maxExecutors" (.Values.dynamicAllocation.max | int | toString)
+  "spark.kubernetes.allocation.pods.allocator" "direct"
+) -}}
+{{- else -}}
+{{- $_ := set $conf "spark.kubernetes.allocation.pods.allocator" .Values.executor.allocator -}}
+{{- end -}}
+{{- if .Values.decommission.enabled -}}
+{{- $conf = merge $conf (dict
+  "spark.decommission.enabled" "true"
+  "spark.storage.decommission.enabled" "true"
+  "spark.storage.decommission.rddBlocks.enabled" "true"
+  "spark.storage.decommission.shuffleBlocks.enabled" "true"
+  "spark.storage.decommission.replicationReattemptInterval" "3s"
+) -}}
+{{- end -}}
+{{- if .Values.eventLog.enabled -}}
+{{- /* A log is named for the application, whose second driver would not start if it might not overwrite it. */ -}}
+{{- $conf = merge $conf (dict
+  "spark.eventLog.enabled" "true"
+  "spark.eventLog.dir" .Values.eventLog.directory
+  "spark.eventLog.compress" "true"
+  "spark.eventLog.overwrite" "true"
+) -}}
+{{- end -}}
+{{- if .Values.metrics.enabled -}}
+{{- $conf = merge $conf (dict
+  "spark.ui.enabled" "true"
+  "spark.ui.port" "4040"
+  "spark.ui.killEnabled" "false"
+  "spark.ui.prometheus.enabled" "true"
+  "spark.metrics.namespace" $name
+  "spark.metrics.conf.*.sink.prometheusServlet.class" "org.apache.spark.metrics.sink.PrometheusServlet"
+  "spark.metrics.conf.*.sink.prometheusServlet.path" "/metrics/prometheus"
+) -}}
+{{- end -}}
+{{- mergeOverwrite $conf .Values.sparkConf | toYaml -}}
+{{- end -}}
+
+{{/* Spark's own S3 connector, through which models are saved and event logs written and read. */}}
+{{- define "orchard.s3aConf" -}}
+{{- if or (hasPrefix "s3" .Values.output) (hasPrefix "s3" .Values.eventLog.directory) -}}
+{{- $pathStyle := .Values.s3.pathStyle -}}
+{{- if kindIs "invalid" $pathStyle }}{{ $pathStyle = ne .Values.s3.endpoint "" }}{{ end -}}
+{{- $conf := dict
+  "spark.hadoop.fs.s3a.aws.credentials.provider" "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider"
+  "spark.hadoop.fs.s3a.path.style.access" (toString $pathStyle)
+-}}
+{{- with .Values.s3.endpoint }}{{ $_ := set $conf "spark.hadoop.fs.s3a.endpoint" . }}{{ end -}}
+{{- with .Values.s3.region }}{{ $_ := set $conf "spark.hadoop.fs.s3a.endpoint.region" . }}{{ end -}}
+{{- toYaml $conf -}}
+{{- else -}}
+{}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The driver's ORCHARD_* variables, without the executors' number, which may change while the job runs. In mode operator it is the
+operator that hands Spark its properties.
+*/}}
+{{- define "orchard.settings" -}}
+{{- $variables := dict -}}
+{{- range $key, $value := .Values.settings -}}
+{{- if not (kindIs "invalid" $value) -}}
+{{- $_ := set $variables (printf "ORCHARD_%s" (upper $key)) (include "orchard.variable" $value) -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.s3.endpoint }}{{ $_ := set $variables "ORCHARD_S3_ENDPOINT" . }}{{ end -}}
+{{- with .Values.s3.region }}{{ $_ := set $variables "ORCHARD_S3_REGION" . }}{{ end -}}
+{{- if eq .Values.mode "job" -}}
+{{- $conf := include "orchard.sparkConf" . | fromYaml -}}
+{{- $sizes := dict
+  "spark.kubernetes.container.image" (include "orchard.image" .)
+  "spark.kubernetes.authenticate.executor.serviceAccountName" (include "orchard.executorAccount" .)
+  "spark.kubernetes.container.image.pullPolicy" .Values.image.pullPolicy
+  "spark.kubernetes.executor.podTemplateFile" "/etc/orchard/executor.yaml"
+  "spark.executor.cores" (.Values.executor.cores | int | toString)
+  "spark.kubernetes.executor.request.cores" (.Values.executor.coreRequest | toString)
+  "spark.executor.memory" .Values.executor.memory
+  "spark.executor.memoryOverhead" .Values.executor.memoryOverhead
+-}}
+{{- with .Values.executor.coreLimit }}{{ $_ := set $sizes "spark.kubernetes.executor.limit.cores" (toString .) }}{{ end -}}
+{{- $_ := set $variables "ORCHARD_MASTER" "k8s://https://kubernetes.default.svc" -}}
+{{- $_ := set $variables "ORCHARD_DRIVER_MEMORY" .Values.driver.memory -}}
+{{- $_ := set $variables "ORCHARD_SPARK_CONF" (merge $conf $sizes | toJson) -}}
+{{- else -}}
+{{- /* spark-submit sets an application id of its own, and then the executors' set would have no predictable name. */ -}}
+{{- $_ := set $variables "ORCHARD_SPARK_CONF" (dict "spark.app.id" (include "orchard.fullname" .) | toJson) -}}
+{{- end -}}
+{{- toYaml $variables -}}
+{{- end -}}
+
+{{- define "orchard.args" -}}
+- run
+- {{ .Values.source | quote }}
+- --output
+- {{ .Values.output | quote }}
+{{- end -}}
+
+{{/* The label by which Kueue finds what it queues. */}}
+{{- define "orchard.queueLabels" -}}
+{{- if eq .Values.batchScheduler.name "kueue" -}}
+kueue.x-k8s.io/queue-name: {{ .Values.batchScheduler.queue }}
+{{- else -}}
+{}
+{{- end -}}
+{{- end -}}

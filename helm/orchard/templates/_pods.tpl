@@ -1,0 +1,236 @@
+{{/*
+What all pods have in common: dict "root" $ "role" (a map such as .Values.driver), and "component" where the batch scheduler
+is to place them.
+*/}}
+{{- define "orchard.podSpec" -}}
+enableServiceLinks: false
+{{- with .root.Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .role.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .role.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .role.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .role.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .role.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .role.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- if and (eq .root.Values.mode "job") (has .root.Values.batchScheduler.name (list "volcano" "yunikorn")) (hasKey . "component") }}
+schedulerName: {{ .root.Values.batchScheduler.name }}
+{{- end }}
+{{- end -}}
+
+{{- define "orchard.volumes" -}}
+- name: tmp
+  emptyDir: {}
+{{- range $name, $claim := .Values.persistence }}
+{{- if $claim.existingClaim }}
+- name: {{ $name }}
+  persistentVolumeClaim:
+    claimName: {{ $claim.existingClaim }}
+{{- end }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "orchard.volumeMounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- range $name, $claim := .Values.persistence }}
+{{- if $claim.existingClaim }}
+- name: {{ $name }}
+  mountPath: {{ $claim.mountPath }}
+  {{- with $claim.subPath }}
+  subPath: {{ . }}
+  {{- end }}
+  {{- if $claim.readOnly }}
+  readOnly: true
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Environment of every container that reads images or writes results. */}}
+{{- define "orchard.envFrom" -}}
+{{- with .Values.s3.existingSecret }}
+- secretRef:
+    name: {{ . }}
+{{- end }}
+{{- with .Values.extraEnvFrom }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "orchard.podMetadata" -}}
+labels:
+  {{- include "orchard.labels" . | nindent 2 }}
+  {{- with .root.Values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with .role.labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- $batch := .root.Values.batchScheduler }}
+  {{- $queued := and (eq .root.Values.mode "job") (has .component (list "driver" "executor")) }}
+  {{- if and $queued (eq $batch.name "yunikorn") }}
+  applicationId: {{ include "orchard.fullname" .root }}
+  {{- with $batch.queue }}
+  queue: {{ . | quote }}
+  {{- end }}
+  {{- end }}
+{{- $annotations := mergeOverwrite (deepCopy .root.Values.podAnnotations) (.role.annotations | default dict) (.annotations | default dict) }}
+{{- if and $queued (eq $batch.name "volcano") $batch.queue }}
+{{- $_ := set $annotations "scheduling.volcano.sh/queue-name" $batch.queue }}
+{{- end }}
+{{- with $annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The executors' pod template. Spark adds image, resources, arguments, local directories. */}}
+{{- define "orchard.executorTemplate" -}}
+metadata:
+  {{- include "orchard.podMetadata" (dict "root" . "role" .Values.executor "component" "executor") | nindent 2 }}
+spec:
+  serviceAccountName: {{ include "orchard.executorAccount" . }}
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: {{ .Values.executor.terminationGracePeriodSeconds }}
+  {{- include "orchard.podSpec" (dict "root" . "role" .Values.executor "component" "executor") | nindent 2 }}
+  containers:
+    - name: spark-kubernetes-executor
+      {{- with .Values.securityContext }}
+      securityContext:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with include "orchard.envFrom" . | trim }}
+      envFrom:
+        {{- . | nindent 8 }}
+      {{- end }}
+      {{- with .Values.extraEnv }}
+      env:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- if .Values.executor.gpu.count }}
+      resources:
+        limits:
+          {{ .Values.executor.gpu.resource }}: {{ .Values.executor.gpu.count }}
+      {{- end }}
+      volumeMounts:
+        {{- include "orchard.volumeMounts" . | nindent 8 }}
+  volumes:
+    {{- include "orchard.volumes" . | nindent 4 }}
+{{- end -}}
+
+{{/* The driver's pod template: whole in mode job; in mode operator Spark adds image, arguments and resources. */}}
+{{- define "orchard.driverTemplate" -}}
+{{- $name := include "orchard.fullname" . -}}
+{{- $settings := include "orchard.settings" . -}}
+metadata:
+  {{- include "orchard.podMetadata" (dict "root" . "role" .Values.driver "component" "driver"
+    "annotations" (dict "checksum/settings" (printf "%s%s" $settings (include "orchard.executorTemplate" .) | sha256sum))) | nindent 2 }}
+spec:
+  serviceAccountName: {{ include "orchard.driverAccount" . }}
+  automountServiceAccountToken: true
+  {{- if eq .Values.mode "job" }}
+  restartPolicy: Never
+  {{- else if .Values.activeDeadlineSeconds }}
+  activeDeadlineSeconds: {{ .Values.activeDeadlineSeconds }}
+  {{- end }}
+  {{- include "orchard.podSpec" (dict "root" . "role" .Values.driver "component" "driver") | nindent 2 }}
+  {{- with .Values.driver.initContainers }}
+  initContainers:
+    {{- tpl (toYaml .) $ | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: {{ ternary "driver" "spark-kubernetes-driver" (eq .Values.mode "job") }}
+      {{- if eq .Values.mode "job" }}
+      image: {{ include "orchard.image" . | quote }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args:
+        {{- include "orchard.args" . | nindent 8 }}
+      ports:
+        - name: driver
+          containerPort: 7078
+        - name: blockmanager
+          containerPort: 7079
+        {{- if .Values.metrics.enabled }}
+        - name: spark-ui
+          containerPort: 4040
+        {{- end }}
+      resources:
+        requests:
+          cpu: {{ .Values.driver.coreRequest | quote }}
+          memory: {{ include "orchard.driverMemory" . }}
+        limits:
+          {{- with .Values.driver.coreLimit }}
+          cpu: {{ . | quote }}
+          {{- end }}
+          memory: {{ include "orchard.driverMemory" . }}
+      {{- end }}
+      terminationMessagePolicy: FallbackToLogsOnError
+      {{- with .Values.securityContext }}
+      securityContext:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      envFrom:
+        - configMapRef:
+            name: {{ $name }}-settings
+        {{- with include "orchard.envFrom" . | trim }}
+        {{- . | nindent 8 }}
+        {{- end }}
+      env:
+        - name: ORCHARD_APP_ID
+          value: {{ $name }}
+        - name: ORCHARD_POD_NAME
+          valueFrom: {fieldRef: {fieldPath: metadata.name}}
+        - name: ORCHARD_POD_NAMESPACE
+          valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+        - name: ORCHARD_POD_IP
+          valueFrom: {fieldRef: {fieldPath: status.podIP}}
+        {{- with .Values.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      volumeMounts:
+        {{- if eq .Values.mode "job" }}
+        - name: pods
+          mountPath: /etc/orchard
+          readOnly: true
+        {{- end }}
+        {{- include "orchard.volumeMounts" . | nindent 8 }}
+  volumes:
+    {{- if eq .Values.mode "job" }}
+    - name: pods
+      configMap:
+        name: {{ $name }}-pods
+    {{- end }}
+    {{- include "orchard.volumes" . | nindent 4 }}
+{{- end -}}
+
+{{- define "orchard.driverMemory" -}}
+{{- add (include "orchard.mebibytes" .Values.driver.memory) (include "orchard.mebibytes" .Values.driver.memoryOverhead) -}}Mi
+{{- end -}}

@@ -1,0 +1,61 @@
+{{/* The same in a SparkApplication and in a ScheduledSparkApplication. */}}
+{{- define "orchard.sparkApplicationSpec" -}}
+type: Python
+pythonVersion: "3"
+sparkVersion: {{ .Values.operator.sparkVersion | quote }}
+mode: cluster
+image: {{ include "orchard.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+mainApplicationFile: local:///opt/orchard/main.py
+arguments:
+  {{- include "orchard.args" . | nindent 2 }}
+restartPolicy:
+  {{- if .Values.backoffLimit }}
+  type: OnFailure
+  onFailureRetries: {{ .Values.backoffLimit }}
+  onFailureRetryInterval: {{ .Values.operator.retryIntervalSeconds }}
+  onSubmissionFailureRetries: {{ .Values.backoffLimit }}
+  onSubmissionFailureRetryInterval: {{ .Values.operator.retryIntervalSeconds }}
+  {{- else }}
+  type: Never
+  {{- end }}
+{{- if not (kindIs "invalid" .Values.ttlSecondsAfterFinished) }}
+timeToLiveSeconds: {{ .Values.ttlSecondsAfterFinished }}
+{{- end }}
+{{- with .Values.batchScheduler }}
+{{- if and .name (ne .name "kueue") }}
+batchScheduler: {{ .name }}
+{{- with .queue }}
+batchSchedulerOptions:
+  queue: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+sparkConf:
+  {{- include "orchard.sparkConf" . | nindent 2 }}
+driver:
+  cores: 1
+  coreRequest: {{ .Values.driver.coreRequest | quote }}
+  {{- with .Values.driver.coreLimit }}
+  coreLimit: {{ . | quote }}
+  {{- end }}
+  memory: {{ .Values.driver.memory }}
+  memoryOverhead: {{ .Values.driver.memoryOverhead }}
+  serviceAccount: {{ include "orchard.driverAccount" . }}
+  template:
+    {{- include "orchard.driverTemplate" . | nindent 4 }}
+executor:
+  {{- if not .Values.dynamicAllocation.enabled }}
+  instances: {{ .Values.executor.instances }}
+  {{- end }}
+  cores: {{ .Values.executor.cores }}
+  coreRequest: {{ .Values.executor.coreRequest | quote }}
+  {{- with .Values.executor.coreLimit }}
+  coreLimit: {{ . | quote }}
+  {{- end }}
+  memory: {{ .Values.executor.memory }}
+  memoryOverhead: {{ .Values.executor.memoryOverhead }}
+  serviceAccount: {{ include "orchard.executorAccount" . }}
+  template:
+    {{- include "orchard.executorTemplate" . | nindent 4 }}
+{{- end -}}

@@ -1,0 +1,13 @@
+{{/* What values.schema.json cannot say: values that do not go together. */}}
+{{- define "orchard.validate" -}}
+{{- $v := .Values -}}
+{{- if not $v.source }}{{ fail "source is missing: --set source=s3a://bucket/images (or a folder that a volume mounts)." }}{{ end -}}
+{{- if not $v.output }}{{ fail "output is missing: --set output=s3a://bucket/results (or a folder that a volume mounts on driver and executors)." }}{{ end -}}
+{{- if and (hasKey $v.settings "variance") (hasKey $v.settings "components") (not (kindIs "invalid" $v.settings.variance)) (not (kindIs "invalid" $v.settings.components)) }}{{ fail "settings.variance and settings.components exclude each other: give one of them." }}{{ end -}}
+{{- with $v.dynamicAllocation }}{{ if and .enabled (gt (int .min) (int .max)) }}{{ fail (printf "dynamicAllocation.min (%d) is greater than dynamicAllocation.max (%d)." (int .min) (int .max)) }}{{ end }}{{ end -}}
+{{- if and $v.eventLog.enabled (not $v.eventLog.directory) }}{{ fail "eventLog.directory is missing: name the folder, such as s3a://bucket/spark-events." }}{{ end -}}
+{{- if and $v.eventLog.historyServer.enabled (not $v.eventLog.enabled) }}{{ fail "eventLog.historyServer needs eventLog.enabled=true and eventLog.directory." }}{{ end -}}
+{{- if and $v.metrics.podMonitor.enabled (not $v.metrics.enabled) }}{{ fail "metrics.podMonitor needs metrics.enabled=true." }}{{ end -}}
+{{- with $v.batchScheduler }}{{ if and (eq .name "kueue") (not .queue) }}{{ fail "batchScheduler.queue is missing: name the LocalQueue of Kueue." }}{{ end }}{{ end -}}
+{{- range $place, $claim := $v.persistence }}{{ if and $claim.existingClaim (not (hasPrefix "/" $claim.mountPath)) }}{{ fail (printf "persistence.%s.mountPath must be an absolute path." $place) }}{{ end }}{{ end -}}
+{{- end -}}

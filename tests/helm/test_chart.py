@@ -1,0 +1,157 @@
+"""The chart: what is made of it is fresh, its examples render, its Job is replaced when it must be, bad values told."""
+
+import importlib.util
+import json
+import subprocess
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+yaml = pytest.importorskip("yaml")
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm" / "orchard"
+EXAMPLES = sorted((CHART / "ci").glob("*-values.yaml"))
+LEAST = ("--values", str(CHART / "ci" / "job-values.yaml"))
+
+
+def _render_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("render", ROOT / "helm" / "render.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+render = _render_module()
+needs_helm = pytest.mark.skipif(render.helm() is None, reason="helm is missing: make tools")
+
+
+def helm(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [render.helm(), "template", "fruits", str(CHART), *options], capture_output=True, text=True, check=False
+    )
+
+
+def objects(*options: str) -> list[dict[str, Any]]:
+    done = helm(*options)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def job(*options: str) -> dict[str, Any]:
+    return next(o for o in objects(*LEAST, *options, "--no-hooks") if o["kind"] == "Job")
+
+
+def test_the_settings_in_the_schema_and_the_readme_are_those_of_the_pipeline() -> None:
+    for path, text in render.outputs(manifests=False).items():
+        assert path.read_text() == text, f"{path.relative_to(ROOT)} is out of date: make manifests"
+
+
+@needs_helm
+def test_the_manifests_are_those_of_the_chart() -> None:
+    for path, text in render.outputs().items():
+        assert path.read_text() == text, f"{path.relative_to(ROOT)} is out of date: make manifests"
+
+
+def test_the_chart_has_the_packages_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert chart["version"] == chart["appVersion"] == version
+    assert f"orchard:{version}" in chart["annotations"]["artifacthub.io/images"]
+
+
+@needs_helm
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.name.removesuffix("-values.yaml"))
+def test_every_pod_of_an_example_is_restricted(values: Path) -> None:
+    pods = [pod for o in objects("--values", str(values)) for pod in _pods(o)]
+    assert pods
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"] + pod.get("initContainers", []):
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]  # noqa: S108
+
+
+def _pods(value: Any) -> list[dict[str, Any]]:
+    """Return every pod's specification in an object, that of the executors' template too."""
+    if isinstance(value, str) and "kind: Pod" in value:
+        value = yaml.safe_load(value)
+    if isinstance(value, list):
+        return [pod for item in value for pod in _pods(item)]
+    if not isinstance(value, dict):
+        return []
+    if "containers" in value:
+        return [value]
+    return [pod for item in value.values() for pod in _pods(item)]
+
+
+@needs_helm
+def test_only_the_number_of_executors_leaves_the_job_as_it_is() -> None:
+    name = job()["metadata"]["name"]
+    assert job("--set", "executor.instances=7")["metadata"]["name"] == name
+    for change in (
+        "source=/images",
+        "image.tag=v2",
+        "settings.seed=7",
+        "executor.memory=2g",
+        "executor.nodeSelector.disk=ssd",
+        "s3.existingSecret=keys",
+        "backoffLimit=1",
+    ):
+        assert job("--set", change)["metadata"]["name"] != name, change
+
+
+@needs_helm
+def test_the_pipeline_reads_what_the_chart_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchard.settings import load
+
+    config = next(
+        o
+        for o in objects("--values", str(CHART / "ci" / "settings-values.yaml"))
+        if o["kind"] == "ConfigMap" and o["metadata"]["name"].endswith("-settings")
+    )
+    for name, value in config["data"].items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    given = yaml.safe_load((CHART / "ci" / "settings-values.yaml").read_text())["settings"]
+    assert settings.labels == tuple(given["labels"])
+    assert settings.max_rejected == 0.05
+    assert settings.classifiers == tuple(given["classifiers"].split(","))
+    for name in ("limit", "test_fraction", "split_by", "max_pixels", "backbone", "alpha", "components", "prune"):
+        assert getattr(settings, name) == given[name], name
+    assert settings.spark_conf == json.loads(config["data"]["ORCHARD_SPARK_CONF"])
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("source=", "source is missing: --set source=s3a://bucket/images"),
+        ("output=", "output is missing"),
+        ("mode=cronjob", "at '/mode': value must be one of 'job', 'operator'"),
+        ("executor.instances=0", "at '/executor/instances': minimum: got 0, want 1"),
+        ("executor.instance=3", "at '/executor': additional properties 'instance' not allowed"),
+        ("executor.memory=2Gi", "at '/executor/memory': '2Gi' does not match pattern '^[1-9][0-9]*[mg]$'"),
+        ("executor.allocator=direct", "at '/executor/allocator': value must be one of 'statefulset', 'deployment'"),
+        ("settings.engine=onnx", "at '/settings/engine': value must be one of 'openvino', 'tensorflow'"),
+        ("settings.test_fraction=2", "at '/settings/test_fraction': exclusiveMaximum: got 2, want 1"),
+        ("settings.spark_conf.a=b", "at '/settings': additional properties 'spark_conf' not allowed"),
+        ("settings.max_rejected=many", "at '/settings/max_rejected': 'many' does not match pattern"),
+        ("s3.accessKey=AKIA", "at '/s3': additional properties 'accessKey' not allowed"),
+        ("image.tag=latest", "at '/image/tag'"),
+        ("schedule.cron=nightly", "at '/schedule/cron': 'nightly' does not match pattern"),
+        ("settings.variance=0.9,settings.components=5", "exclude each other"),
+    ],
+)
+def test_a_bad_value_is_told(change: str, told: str) -> None:
+    done = helm(*LEAST, "--set", change)
+    assert done.returncode != 0
+    assert told in done.stderr
