@@ -33,7 +33,7 @@ HELM_DOCS = helm-docs --log-level=warning --chart-search-root=helm/orchard --sor
 	--template-files=settings.gotmpl --template-files=README.md.gotmpl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock clean image image-emr check-emr image-sizes sbom local-run tools chart manifests kind-run
+.PHONY: help setup run test test-pyspark e2e check format lock clean image image-emr check-emr image-sizes sbom local-run tools chart manifests kind-run
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,16 @@ run: setup ## the whole pipeline on a generated sample (or DATA=folder OUT=folde
 
 test: setup ## all tests (ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-pyspark: setup ## the tests of what meets Spark, with every other PySpark that Orchard supports
+	@set -e; for lock in tests/pyspark/*.lock; do \
+		found=build/pyspark-$$(basename $$lock .lock); echo "== $$found"; \
+		test -d $$found || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $$lock --target $$found; \
+		PYTHONPATH=$$found $(BIN)/python -m pytest tests/reduction/test_stage.py tests/classification/test_stage.py \
+			tests/integration/test_api.py tests/integration/test_spark_submit.py $(ARGS); done
+
+e2e: setup ## end-to-end tests: the image and the chart on the cluster of KUBECONFIG, which has the image
+	$(BIN)/python -m pytest -m e2e tests/e2e tests/cluster tests/docker --durations=0 $(ARGS)
 
 check: setup ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from orchard import progress
 from orchard.cluster import commands as cluster
-from orchard.errors import OrchardError
+from orchard.errors import OrchardError, first_line
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
 
 
@@ -340,6 +340,7 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             progress.console.print_exception()
-        what = f"orchard: unexpected {type(error).__name__}: {error}; please report it with what --debug shows."
-        progress.console.print(Text(what), soft_wrap=True)
+        what = f"unexpected {type(error).__name__}: {first_line(error)}; please report it with what --debug shows."
+        progress.console.print(Text(f"orchard: {what}"), soft_wrap=True)
+        _tell_kubernetes(what)
         sys.exit(4)

@@ -13,6 +13,7 @@
     │   ├── BucketMissing        3  there is no bucket of that name
     │   └── OutputLocked         4  another run writes to the same output
     └── ClusterError             4  Spark, Java or the cluster failed
+        └── ExecutorsRefused     3  the cluster will not start the executors that are asked for
 """
 
 
@@ -72,3 +73,17 @@ class OutputLocked(StorageError):
 
 class ClusterError(OrchardError):
     """Java is missing, or Spark or its cluster failed."""
+
+
+class ExecutorsRefused(ClusterError):
+    """What hinders the executors does not go away by itself (a quota, an image that is not there): no second try."""
+
+    exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """Return the line that says most of an exception of others'; one from Java comes with its whole stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("An error occurred while calling"):
+        return lines[1].removeprefix(": ")
+    return lines[0] if lines else type(error).__name__

@@ -14,13 +14,14 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from orchard.cluster import executors
-from orchard.errors import ClusterError
+from orchard.errors import ClusterError, first_line
 from orchard.settings import Settings
 from orchard.storage import S3Options
 
 if TYPE_CHECKING:
-    from pyspark import SparkConf
     from pyspark.sql import SparkSession
+
+    from pyspark import SparkConf
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +89,9 @@ def start(
         ClusterError: Java is missing, Spark does not start, or no executor comes.
     """
     check_java()
-    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
+
+    from pyspark import SparkConf, SparkContext
 
     # Workers must run the interpreter that has Orchard; on a cluster the image decides.
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
@@ -111,7 +113,7 @@ def start(
         spark = SparkSession.builder.config(conf=spark_conf).getOrCreate()
     except Exception as error:
         raise ClusterError(
-            f"Spark did not start on {chosen}: {_first_line(error)}; "
+            f"Spark did not start on {chosen}: {first_line(error)}; "
             "check the master, the memory and Java (--debug shows all)."
         ) from error
     spark.sparkContext.setLogLevel("ERROR")
@@ -169,8 +171,9 @@ def _launch_jvm(conf: "SparkConf") -> None:
 
     Otherwise it would go to standard error as it is, between JSON lines and through progress bars.
     """
-    from pyspark import SparkContext
     from pyspark.java_gateway import launch_gateway
+
+    from pyspark import SparkContext
 
     if SparkContext._gateway is not None or "PYSPARK_GATEWAY_PORT" in os.environ:  # it runs already
         return
@@ -186,10 +189,6 @@ def _relay(read: int) -> None:
     with os.fdopen(read, errors="replace") as messages:
         for line in messages:
             log.log(logging.WARNING if ALARMING.search(line) else logging.DEBUG, "spark: %s", line.rstrip())
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class Session:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,9 +76,17 @@ class Bucket:
     def upload(self, folder: Path, prefix: str) -> int:
         """Put all files of `folder` under `prefix`; return how many."""
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        for path in files:
+
+        def put(path: Path) -> None:
             obstore.put(self.store, f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
+
+        with ThreadPoolExecutor(8) as senders:
+            list(senders.map(put, files))
         return len(files)
+
+    def touch(self, key: str) -> None:
+        """Make an empty object."""
+        obstore.put(self.store, key, b"")
 
     def download(self, prefix: str, folder: Path) -> Path:
         """Copy all objects under `prefix` to `folder`."""

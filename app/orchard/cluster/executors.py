@@ -9,7 +9,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from orchard.cluster import reasons
-from orchard.errors import ClusterError
+from orchard.errors import ClusterError, ExecutorsRefused
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -91,7 +91,8 @@ def attend(context: "SparkContext", timeout: float, leaving: Event) -> None:
         leaving: set when the driver ends, which ends the waiting.
 
     Raises:
-        ClusterError: none came in time, or what hinders them will not go away by itself; the sentence says what.
+        ExecutorsRefused: what hinders them will not go away by itself; the sentence says what.
+        ClusterError: none came in time.
     """
     started = reminded = time.monotonic()
     hindered_since: float | None = None
@@ -101,7 +102,7 @@ def attend(context: "SparkContext", timeout: float, leaving: Event) -> None:
         hindered_since = (hindered_since or now) if reason and reason.definite else None
         text = reason.sentence if reason else "they are on their way"
         if hindered_since and now - hindered_since > DEFINITE_SECONDS:
-            raise ClusterError(f"No executor can start: {text}.")
+            raise ExecutorsRefused(f"No executor can start: {text}.")
         if now - started > timeout:
             raise ClusterError(f"No executor has started in {timeout:.0f} s: {text}; or raise --executor-timeout.")
         if now - reminded > REMINDER_SECONDS:

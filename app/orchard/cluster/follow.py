@@ -8,7 +8,7 @@ from typing import Any, Self
 import click
 
 from orchard import progress
-from orchard.cluster.state import json_line
+from orchard.cluster.state import SAYING, json_line
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Display:
         """Show one line."""
         line = json_line(text)
         if line is None:
-            if not text.startswith("orchard: "):
+            if not text.startswith(SAYING):
                 self._held.append(text)
             return
         self._release(to_stderr=True)

@@ -13,6 +13,8 @@ from orchard.cluster.manifests import INSTANCE
 
 _NAME = "app.kubernetes.io/name"
 _COMPONENT = "app.kubernetes.io/component"
+SAYING = "orchard: "
+"""Before the sentence with which the command line fails."""
 _MEANT = (1, 2, 3, 4, 130)
 """Exit codes that Orchard itself gives; any other is the container's end, not the run's."""
 
@@ -55,13 +57,17 @@ class Progress:
     per_second: float | None = None
     seconds_left: float | None = None
     executors: int | None = None
+    sentence: str | None = None
+    """With which it failed."""
 
     @classmethod
     def read(cls, lines: Iterable[str]) -> "Progress":
         """Return what the last lines of a driver's log say."""
         at: dict[str, Any] = {}
-        executors = None
+        executors = sentence = None
         for text in lines:
+            if text.startswith(SAYING):
+                sentence = text.removeprefix(SAYING)
             line = json_line(text)
             if line is None:
                 continue
@@ -70,7 +76,7 @@ class Progress:
             elif "stage" in line:
                 at = line
         known = {name: at.get(name) for name in ("stage", "done", "total", "per_second", "seconds_left")}
-        return cls(**known, executors=executors)
+        return cls(**known, executors=executors, sentence=sentence)
 
 
 def json_line(text: str) -> dict[str, Any] | None:
@@ -189,7 +195,7 @@ class Observation:
         hindrance = self.hindrance() if state == "pending" else None
         if hindrance is None and state == "running":
             hindrance = self.executor_hindrance()
-        reason, code = self.why_failed() if state == "failed" else None, self.exit_code
+        reason, code = (progress.sentence or self.why_failed()) if state == "failed" else None, self.exit_code
         if hindrance:
             who = "The driver cannot start" if state == "pending" else "Executors are missing"
             reason = f"{who}: {hindrance.sentence}."
@@ -258,5 +264,6 @@ def _ended(pod: Any) -> Any:
 
 def _last_sentence(message: str) -> str:
     """Return the sentence that the driver left, or the last line of its log if it could leave none."""
-    lines = [line.removeprefix("orchard: ") for line in message.strip().splitlines()]
-    return lines[-1] if lines else message
+    lines = message.strip().splitlines() or [message]
+    said = [line for line in lines if line.startswith(SAYING)]
+    return (said or lines)[-1].removeprefix(SAYING)

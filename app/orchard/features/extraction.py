@@ -214,5 +214,10 @@ def _cluster_error(error: Exception) -> OrchardError:
         kind = getattr(errors, name.removeprefix("orchard.errors."), None)
         if name.startswith("orchard.errors.") and kind is not None:
             return cast(OrchardError, kind(sentence))
+    if "Python worker exited unexpectedly" in text:
+        return ClusterError(
+            "Spark gave up a task: its Python worker was killed, most likely for want of memory; give executors more "
+            "(executor.memoryOverhead, --executor-memory-overhead) and start again to go on where it stopped."
+        )
     cause = next((line.strip() for line in reversed(text.splitlines()) if "Error" in line), text[:300])
     return ClusterError(f"Spark gave up a task: {cause}; start again to go on where it stopped (--debug shows all).")

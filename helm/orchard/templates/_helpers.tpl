@@ -93,7 +93,9 @@ empty, the deletion of services and claims (they belong to the driver's pod and 
   "spark.network.crypto.cipher" "AES/GCM/NoPadding"
   "spark.io.encryption.enabled" "true"
 -}}
-{{- $conf = merge $conf (include "orchard.s3aConf" . | fromYaml) -}}
+{{- if not (kindIs "invalid" .Values.s3.pathStyle) -}}
+{{- $_ := set $conf "spark.hadoop.fs.s3a.path.style.access" (toString .Values.s3.pathStyle) -}}
+{{- end -}}
 {{- if .Values.dynamicAllocation.enabled -}}
 {{- $conf = merge $conf (dict
   "spark.dynamicAllocation.enabled" "true"
@@ -137,21 +139,18 @@ empty, the deletion of services and claims (they belong to the driver's pod and 
 {{- mergeOverwrite $conf .Values.sparkConf | toYaml -}}
 {{- end -}}
 
-{{/* Spark's own S3 connector, through which models are saved and event logs written and read. */}}
+{{/* What the history server's S3 connector must know; a driver tells its own. */}}
 {{- define "orchard.s3aConf" -}}
-{{- if or (hasPrefix "s3" .Values.output) (hasPrefix "s3" .Values.eventLog.directory) -}}
 {{- $pathStyle := .Values.s3.pathStyle -}}
 {{- if kindIs "invalid" $pathStyle }}{{ $pathStyle = ne .Values.s3.endpoint "" }}{{ end -}}
-{{- $conf := dict
-  "spark.hadoop.fs.s3a.aws.credentials.provider" "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider"
-  "spark.hadoop.fs.s3a.path.style.access" (toString $pathStyle)
--}}
-{{- with .Values.s3.endpoint }}{{ $_ := set $conf "spark.hadoop.fs.s3a.endpoint" . }}{{ end -}}
-{{- with .Values.s3.region }}{{ $_ := set $conf "spark.hadoop.fs.s3a.endpoint.region" . }}{{ end -}}
-{{- toYaml $conf -}}
-{{- else -}}
-{}
-{{- end -}}
+spark.hadoop.fs.s3a.aws.credentials.provider: software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider
+spark.hadoop.fs.s3a.path.style.access: {{ $pathStyle }}
+{{- with .Values.s3.endpoint }}
+spark.hadoop.fs.s3a.endpoint: {{ . }}
+{{- end }}
+{{- with .Values.s3.region }}
+spark.hadoop.fs.s3a.endpoint.region: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{/*

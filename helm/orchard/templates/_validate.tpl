@@ -8,6 +8,7 @@
 {{- if and $v.eventLog.enabled (not $v.eventLog.directory) }}{{ fail "eventLog.directory is missing: name the folder, such as s3a://bucket/spark-events." }}{{ end -}}
 {{- if and $v.eventLog.historyServer.enabled (not $v.eventLog.enabled) }}{{ fail "eventLog.historyServer needs eventLog.enabled=true and eventLog.directory." }}{{ end -}}
 {{- if and $v.metrics.podMonitor.enabled (not $v.metrics.enabled) }}{{ fail "metrics.podMonitor needs metrics.enabled=true." }}{{ end -}}
+{{- if and (eq (include "orchard.allocator" .) "deployment") (contains "persistentVolumeClaim:" (include "orchard.volumes" .)) }}{{ fail "Spark takes no volume claims with executor.allocator=deployment: use statefulset." }}{{ end -}}
 {{- with $v.batchScheduler }}{{ if and (eq .name "kueue") (not .queue) }}{{ fail "batchScheduler.queue is missing: name the LocalQueue of Kueue." }}{{ end }}{{ end -}}
 {{- range $place, $claim := $v.persistence }}{{ if and $claim.existingClaim (not (hasPrefix "/" $claim.mountPath)) }}{{ fail (printf "persistence.%s.mountPath must be an absolute path." $place) }}{{ end }}{{ end -}}
 {{- end -}}

@@ -1,0 +1,20 @@
+"""A real API server takes every example of the chart, with no field that it does not know."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2e.cluster import CHART, command, kubectl
+
+EXAMPLES = sorted((CHART / "ci").glob("*-values.yaml"))
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.name.removesuffix("-values.yaml"))
+def test_an_example_is_accepted(values: Path) -> None:
+    rendered = command("helm", "template", "example", CHART, "--values", values, "--no-hooks").out
+    versions = set(kubectl("api-versions").out.split())
+    known = [o for o in yaml.safe_load_all(rendered) if o and o["apiVersion"] in versions]
+    assert {"ConfigMap", "Role", "ServiceAccount"} <= {o["kind"] for o in known}
+    kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(known))

@@ -1,0 +1,102 @@
+"""What cannot work ends quickly, with one sentence and a nonzero exit, and leaves nothing running."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from e2e.cluster import ENDPOINT, IMAGE, Namespace, kubectl, until
+
+
+@pytest.fixture(scope="module")
+def photos(namespace: Namespace, sample: Path) -> str:
+    namespace.bucket.upload(sample, "photos")
+    return namespace.bucket.url("photos")
+
+
+def assert_ends(namespace: Namespace, release: str, code: int, *words: str) -> None:
+    """Check that a release's job fails without a second try, that `status` says why, and that nothing runs on."""
+    assert namespace.finish(release, timeout=150) == "Failed"
+    status = namespace.orchard("status", release)
+    assert status.code == code, status.out + status.err
+    reason = next(line for line in status.out.splitlines() if line.startswith("reason"))
+    assert all(word in reason for word in words), reason
+    assert "restarts   0" in status.out
+    until("executors to go", lambda: not namespace.pods(release, "executor"), 60)
+    running = [pod for pod in namespace.pods(release) if pod["status"]["phase"] in ("Pending", "Running")]
+    assert not running
+    namespace.uninstall(release)
+
+
+def test_values_that_cannot_be_right_are_refused_before_anything_is_made(namespace: Namespace, photos: str) -> None:
+    refused = namespace.install("wrong", photos, namespace.bucket.url("out"), "executor.instances=many", check=False)
+    assert refused.code != 0
+    assert "instances" in refused.err
+    assert not namespace.left("wrong")
+
+
+def test_a_missing_bucket(namespace: Namespace) -> None:
+    namespace.install("nobucket", "s3a://there-is-none/photos", namespace.bucket.url("out"))
+    assert_ends(namespace, "nobucket", 3, "there-is-none", "does not exist")
+
+
+def test_wrong_credentials(namespace: Namespace, photos: str) -> None:
+    keys = ("--from-literal=AWS_ACCESS_KEY_ID=orchard", "--from-literal=AWS_SECRET_ACCESS_KEY=guessed")
+    kubectl("-n", namespace.name, "create", "secret", "generic", "guessed", *keys)
+    namespace.install("nokeys", photos, namespace.bucket.url("out"), "s3.existingSecret=guessed")
+    assert_ends(namespace, "nokeys", 3, "refuses the credentials")
+
+
+def test_a_quota_that_has_no_room_for_executors(namespace: Namespace, photos: str) -> None:
+    namespace.install("noroom", photos, namespace.bucket.url("out"), "executor.memory=20g")
+    assert_ends(namespace, "noroom", 3, "No executor can start", "quota")
+
+
+def test_a_quota_that_has_no_room_for_the_driver(namespace: Namespace, photos: str) -> None:
+    flags = ("--driver-memory-overhead", "30g", "--s3-secret", "s3", "--name", "nodriver", "--image", IMAGE)
+    submitted = namespace.orchard("submit", photos, "--output", namespace.bucket.url("out"), *flags)
+    assert submitted.code == 4
+    assert "quota" in submitted.err.splitlines()[-1]
+    until("nothing to be left", lambda: not namespace.left("nodriver"), 30)
+
+
+def test_an_image_that_cannot_be_pulled(namespace: Namespace, photos: str) -> None:
+    flags = ("--s3-secret", "s3", "--name", "noimage", "--image", "orchard:there-is-none")
+    submitted = namespace.orchard("submit", photos, "--output", namespace.bucket.url("out"), *flags)
+    assert submitted.code == 4
+    assert "orchard:there-is-none cannot be pulled" in submitted.err.splitlines()[-1]
+    until("nothing to be left", lambda: not namespace.left("noimage"), 30)
+
+    namespace.install("noimage", photos, namespace.bucket.url("out"), "image.tag=there-is-none")
+    told = until(
+        "the reason",
+        lambda: found if "cannot be pulled" in (found := namespace.orchard("status", "noimage")).out else None,
+    )
+    assert told.code == 4
+    namespace.uninstall("noimage")
+
+
+def test_a_job_that_is_submitted_is_followed_to_its_end(namespace: Namespace, photos: str) -> None:
+    flags = (
+        "--s3-secret",
+        "s3",
+        "--name",
+        "peach",
+        "--image",
+        IMAGE,
+        "--executors",
+        "1",
+        "--classifiers",
+        "logistic_regression",
+    )
+    small = ("--driver-core-request", "100m", "--executor-core-request", "100m")
+    where = ("--s3-endpoint", ENDPOINT, "--s3-region", "us-east-1")
+    done = namespace.orchard("submit", photos, "--output", namespace.bucket.url("peach"), *flags, *small, *where)
+    assert done.code == 0, done.err[-2000:]
+    assert any(json.loads(line).get("stage") == "extract" for line in done.err.splitlines() if line.startswith("{"))
+    assert "report.html" in namespace.orchard("logs", "peach").out
+    assert "state      completed" in namespace.orchard("status", "peach").out
+    assert namespace.bucket.json("peach/metrics.json")["images"]["featurized"] == 540
+    cancelled = namespace.orchard("cancel", "peach")
+    assert cancelled.code == 0
+    assert not namespace.left("peach")

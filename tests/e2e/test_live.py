@@ -1,0 +1,130 @@
+"""A running job: more and fewer executors, and what happens when executors and drivers are killed."""
+
+import json
+import time
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from e2e.cluster import Namespace, kubectl, until
+
+IMAGES = 8
+"""Copies of the sample: work for a minute or two, on executors of half a CPU each."""
+SLOW = ("executor.instances=1", "executor.coreLimit=500m", "settings.precision=float32")
+
+
+@pytest.fixture(scope="module")
+def photos(namespace: Namespace, sample: Path) -> str:
+    """The sample several times, in one bucket: 4,336 files."""
+    for copy in range(IMAGES):
+        namespace.bucket.upload(sample, f"photos/{copy}")
+    return namespace.bucket.url("photos")
+
+
+def executors(namespace: Namespace, release: str) -> int:
+    """Return how many executors the newest driver has registered."""
+    return next((line["executors"] for line in reversed(namespace.events(release)) if line["event"] == "executors"), 0)
+
+
+def started(namespace: Namespace, release: str) -> bool:
+    """Return whether images are being featurized."""
+    return any(line.get("stage") == "extract" and line.get("done", 0) > 0 for line in namespace.events(release))
+
+
+def assert_nothing_lost(namespace: Namespace, output: str, folder: Path) -> None:
+    """Check that every image is in the output exactly once."""
+    out = namespace.bucket.download(output, folder)
+    counts = json.loads((out / "metrics.json").read_text())["images"]
+    assert counts["listed"] == 542 * IMAGES
+    assert (counts["featurized"], counts["rejected"]) == (540 * IMAGES, 2 * IMAGES)
+    for dataset, rows in (("features", 540), ("rejected", 2), ("inventory", 542)):
+        paths = ds.dataset(out / dataset).to_table(columns=["path"])["path"].to_pylist()
+        assert len(paths) == len(set(paths)) == rows * IMAGES, dataset
+
+
+def tasks_run_in_vain(namespace: Namespace, folder: Path) -> int:
+    """Return how many tasks Spark's event log says were lost or failed."""
+    log = namespace.bucket.download("events", folder)
+    lines = (line for file in log.rglob("*") if file.is_file() for line in file.read_text().splitlines())
+    ends = [event for line in lines if (event := json.loads(line))["Event"] == "SparkListenerTaskEnd"]
+    assert len(ends) > 20
+    return sum(event["Task End Reason"]["Reason"] != "Success" for event in ends)
+
+
+def test_kubectl_scales_a_running_job_up_and_down_and_no_work_is_lost(
+    namespace: Namespace, photos: str, tmp_path: Path, record_property: pytest.RecordProperty
+) -> None:
+    namespace.bucket.touch("events/.keep")  # Spark wants the event log's folder to be there
+    events = (f"eventLog.directory={namespace.bucket.url('events')}", "eventLog.enabled=true")
+    installed = namespace.install(
+        *("live", photos, namespace.bucket.url("out"), *SLOW, *events),
+        "sparkConf.spark\\.eventLog\\.compress=false",
+    )
+    name = "spark-s-live-0"
+    assert f"kubectl scale statefulset/{name}" in installed.out.replace("\n", " ") or name in installed.out
+    until("features", lambda: started(namespace, "live"))
+    asked = time.time()
+    kubectl("-n", namespace.name, "scale", f"statefulset/{name}", "--replicas=3")
+    until("three executors", lambda: executors(namespace, "live") == 3)
+    record_property("seconds_to_register", round(time.time() - asked, 1))
+    first_task = until("a task on a new executor", lambda: _first_task(namespace, f"{name}-2"))
+    record_property("seconds_to_first_task", round(first_task - asked, 1))
+    down = namespace.orchard("scale", "live", "1")
+    assert down.code == 0, down.err
+    until("one executor", lambda: len(namespace.pods("live", "executor")) == 1)
+    assert namespace.finish("live") == "Complete"
+    assert_nothing_lost(namespace, "out", tmp_path / "out")
+    lost = tasks_run_in_vain(namespace, tmp_path / "events")
+    record_property("tasks_run_again", lost)
+    assert lost == 0
+    assert namespace.orchard("scale", "live", "2").code == 4  # there is nothing to scale any more
+    namespace.uninstall("live")
+
+
+def _first_task(namespace: Namespace, pod: str) -> float | None:
+    log = kubectl("-n", namespace.name, "logs", pod, "--timestamps", check=False).out
+    line = next((line for line in log.splitlines() if "Running task" in line), None)
+    if line is None:
+        return None
+    stamp = line.split()[0].partition(".")[0]
+    return time.mktime(time.strptime(f"{stamp} UTC", "%Y-%m-%dT%H:%M:%S %Z")) - time.timezone
+
+
+def test_killed_executors_and_a_killed_driver_lose_nothing(namespace: Namespace, photos: str, tmp_path: Path) -> None:
+    namespace.install("tough", photos, namespace.bucket.url("again"), *SLOW, "executor.instances=2")
+    until("features", lambda: started(namespace, "tough"))
+    on = ("-n", namespace.name)
+
+    # An executor's pod is deleted without grace: it is replaced.
+    kubectl(*on, "delete", "pod", "spark-s-tough-0-1", "--grace-period=0", "--force")
+    # Another runs out of memory: the kernel kills its JVM, and the container starts again.
+    fill = (
+        "from pathlib import Path; from subprocess import check_output; "
+        "jvm = check_output(['pgrep', 'java'], text=True).split()[0]; "
+        "Path(f'/proc/{jvm}/oom_score_adj').write_text('1000'); x = bytearray(4 << 30)"
+    )
+    kubectl(*on, "exec", "spark-s-tough-0-0", "--", "python3", "-c", fill, check=False)
+    until("the executor to be killed for memory", lambda: _ended_with(namespace, "spark-s-tough-0-0", "OOMKilled"))
+    until("two executors again", lambda: executors(namespace, "tough") == 2)
+
+    # The driver is killed as by the kernel; its pod stays, and with it the executors' set. The next one clears up.
+    first = namespace.pods("tough", "driver")[0]["metadata"]["name"]
+    kubectl(*on, "exec", first, "--", "pkill", "-KILL", "python3", check=False)
+    until("a second driver", lambda: len(namespace.pods("tough", "driver")) == 2)
+    assert namespace.finish("tough") == "Complete"
+    assert_nothing_lost(namespace, "again", tmp_path)
+    decoded = json.loads((tmp_path / "metrics.json").read_text())["images"]["decoded"]
+    assert 0 < decoded < 542 * IMAGES, "the second driver began again from nothing"
+    status = namespace.orchard("status", "tough")
+    assert status.code == 0
+    assert "restarts   1" in status.out
+    until("the executors to go", lambda: not namespace.pods("tough", "executor"))
+    namespace.uninstall("tough")
+
+
+def _ended_with(namespace: Namespace, pod: str, reason: str) -> bool:
+    found = namespace.get("pod", pod)
+    status = found["status"]["containerStatuses"][0] if found else {}
+    ends = [status.get(state, {}).get("terminated", {}).get("reason") for state in ("state", "lastState")]
+    return reason in ends

@@ -1,0 +1,49 @@
+"""The Spark operator runs the same image and arguments as a SparkApplication."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.cluster import Namespace, Server, get, kubectl, until
+
+OPERATOR_NAMESPACE = os.environ.get("ORCHARD_E2E_OPERATOR_NAMESPACE", "spark-jobs")
+"""A namespace whose SparkApplications the operator of the cluster looks after."""
+
+
+@pytest.fixture
+def looked_after(s3: Server) -> Iterator[Namespace]:
+    """The operator's namespace, with the keys of a new bucket."""
+    if get("crd", "sparkapplications.sparkoperator.k8s.io") is None:
+        pytest.skip("this cluster has no Spark operator")
+    kubectl("-n", OPERATOR_NAMESPACE, "delete", "secret", "s3", "--ignore-not-found")
+    keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
+    literals = (f"--from-literal={key}={value}" for key, value in keys.items())
+    kubectl("-n", OPERATOR_NAMESPACE, "create", "secret", "generic", "s3", *literals)
+    namespace = Namespace(OPERATOR_NAMESPACE, s3.bucket("orchard-e2e-operator"))
+    yield namespace
+    for release in namespace.releases:
+        namespace.uninstall(release)
+    kubectl("-n", OPERATOR_NAMESPACE, "delete", "secret", "s3")
+
+
+def test_a_spark_application_completes_and_can_be_scaled(looked_after: Namespace, sample: Path) -> None:
+    namespace = looked_after
+    namespace.bucket.upload(sample, "photos")
+    namespace.install(
+        *("grove", namespace.bucket.url("photos"), namespace.bucket.url("out")),
+        *("mode=operator", "executor.instances=1"),
+    )
+    until("the executors' set", lambda: namespace.get("statefulset", "spark-s-grove-0"))
+    kubectl("-n", namespace.name, "scale", "statefulset/spark-s-grove-0", "--replicas=2")
+
+    def state() -> str | None:
+        found = namespace.get("sparkapplication", "grove")
+        now = found.get("status", {}).get("applicationState", {}).get("state", "") if found else ""
+        return now if now in ("COMPLETED", "FAILED", "SUBMISSION_FAILED") else None
+
+    assert until("the application's end", state, 400) == "COMPLETED"
+    metrics = namespace.bucket.json("out/metrics.json")
+    assert metrics["images"]["featurized"] == 540
+    assert "state      completed" in namespace.orchard("status", "grove").out
