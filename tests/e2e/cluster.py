@@ -89,9 +89,11 @@ class Bucket:
         obstore.put(self.store, key, b"")
 
     def download(self, prefix: str, folder: Path) -> Path:
-        """Copy all objects under `prefix` to `folder`."""
+        """Copy all objects under `prefix` to `folder`, but for the output's own records."""
         for batch in obstore.list(self.store, prefix):
             for found in batch:
+                if found["path"].startswith(f"{prefix}/_orchard/"):
+                    continue
                 path = folder / found["path"].removeprefix(f"{prefix}/")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(obstore.get(self.store, found["path"]).bytes().to_bytes())

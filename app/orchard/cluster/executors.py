@@ -124,18 +124,12 @@ def _why_not(context: "SparkContext") -> reasons.Reason | None:
     namespace, application = conf.get("spark.kubernetes.namespace", "default"), context.applicationId
     core = client.CoreV1Api(_api())
     with contextlib.suppress(client.ApiException):
-        pods = core.list_namespaced_pod(
-            namespace, label_selector=f"spark-app-selector={application},spark-role=executor"
-        )
-        for pod in pods.items:
-            if reason := reasons.of_pod(pod):
-                return reason
-        if pods.items:
-            return None
-        kind = _SETS.get(conf.get(_ALLOCATOR, ""))
-        if kind:
-            made_by = f"involvedObject.name=spark-{kind[0]}-{application}-0"
-            return reasons.of_events(core.list_namespaced_event(namespace, field_selector=made_by).items)
+        ours = f"spark-app-selector={application},spark-role=executor"
+        pods = core.list_namespaced_pod(namespace, label_selector=ours).items
+        kind = _SETS.get(conf.get(_ALLOCATOR, ""), ("", ""))[0]
+        made_by = f"involvedObject.name=spark-{kind}-{application}-0"
+        refused = reasons.of_events(core.list_namespaced_event(namespace, field_selector=made_by).items)
+        return next(filter(None, map(reasons.of_pod, pods)), None if pods else refused)
     return None
 
 

@@ -234,11 +234,15 @@ class Observation:
 
 def executor_set(cluster: Cluster, name: str) -> Any:
     """Return the StatefulSet or Deployment of a job's executors; None if there is none."""
-    found = cluster.call(cluster.apps.read_namespaced_stateful_set, f"spark-s-{name}-0", cluster.namespace)
-    if found is None:
+    kinds = {
+        f"spark-s-{name}-0": cluster.apps.read_namespaced_stateful_set,
+        f"spark-d-{name}-0": cluster.apps.read_namespaced_deployment,
+    }
+    for set_name, read in kinds.items():
         with contextlib.suppress(Forbidden):  # who may scale one kind need not see the other
-            found = cluster.call(cluster.apps.read_namespaced_deployment, f"spark-d-{name}-0", cluster.namespace)
-    return found
+            if found := cluster.call(read, set_name, cluster.namespace):
+                return found
+    return None
 
 
 def _component(thing: Any) -> str | None:
