@@ -149,7 +149,10 @@ def _properties(master: str, driver_memory: str) -> dict[str, str]:
             "spark.default.parallelism": str(cores),
         }
     elif master.startswith("k8s://"):
-        properties |= executors.pod_properties() | {"spark.executor.extraJavaOptions": LATE_OPTIMIZATION}
+        properties |= executors.pod_properties() | {
+            "spark.executor.extraJavaOptions": LATE_OPTIMIZATION,
+            "spark.scheduler.minRegisteredResourcesRatio": "0",  # the first executor is enough to begin
+        }
     return properties
 
 
