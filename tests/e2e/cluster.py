@@ -92,7 +92,7 @@ class Bucket:
         """Copy all objects under `prefix` to `folder`, but for the output's own records."""
         for batch in obstore.list(self.store, prefix):
             for found in batch:
-                if found["path"].startswith(f"{prefix}/_orchard/"):
+                if found["path"].startswith(f"{prefix}/_orchard/") or not found["size"]:  # Hadoop marks folders
                     continue
                 path = folder / found["path"].removeprefix(f"{prefix}/")
                 path.parent.mkdir(parents=True, exist_ok=True)

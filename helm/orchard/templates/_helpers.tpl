@@ -136,7 +136,10 @@ empty, the deletion of services and claims (they belong to the driver's pod and 
   "spark.metrics.conf.*.sink.prometheusServlet.path" "/metrics/prometheus"
 ) -}}
 {{- end -}}
-{{- mergeOverwrite $conf .Values.sparkConf | toYaml -}}
+{{- range $key, $value := .Values.sparkConf -}}
+{{- $_ := set $conf $key (include "orchard.variable" $value) -}}
+{{- end -}}
+{{- $conf | toYaml -}}
 {{- end -}}
 
 {{/* What the history server's S3 connector must know; a driver tells its own. */}}
