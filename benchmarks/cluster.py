@@ -17,7 +17,6 @@ import time
 from typing import Any
 
 from measuring import parser, report, save
-
 from orchard.storage import S3Options, open_storage
 
 
@@ -45,8 +44,8 @@ def turn(number: int, settings: argparse.Namespace) -> dict[str, dict[str, float
     endpoints = {"local": settings.local_endpoint, "cluster": settings.s3_endpoint}
     sides = {}
     for side, words in (("local", local), ("cluster", there)):
-        words += ["--s3-endpoint", endpoints[side]] if endpoints[side] else []
-        found = run(words, f"{output}/{side}", settings.local_endpoint, settings)
+        endpoint = ["--s3-endpoint", endpoints[side]] if endpoints[side] else []
+        found = run([*words, *endpoint], f"{output}/{side}", settings.local_endpoint, settings)
         sides[side] = {"images_per_second": found["images_per_second"], "seconds": found["seconds"]["total"]}
         sides[side] |= {stage: found["seconds"][stage] for stage in ("extract", "reduce", "classify")}
     return sides

@@ -3,4 +3,4 @@
 # until it has left.
 pid=$(pgrep --newest --exact java) || exit 0
 kill -PWR "$pid"
-timeout 60 tail --pid="$pid" --follow /dev/null
+timeout 115 tail --pid="$pid" --follow /dev/null

@@ -78,6 +78,20 @@ def test_spark_properties_are_the_charts_with_the_users_on_top() -> None:
     assert not any("podTemplate" in key or "serviceAccount" in key for key in defaults["properties"])
 
 
+@pytest.mark.parametrize("name", ["job-role-policy", "submitter-policy"])
+def test_the_policies_grant_no_wildcard(name: str) -> None:
+    for statement in json.loads((EXAMPLE / f"{name}.json").read_text())["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+        assert not any("*" in action for action in actions), statement
+        assert all(resource.startswith("arn:aws:") and resource.count(":") >= 5 for resource in resources), statement
+
+
+def test_the_driver_has_the_charts_room_beside_its_heap() -> None:
+    (defaults,) = job_run("abc123").request()["configurationOverrides"]["applicationConfiguration"]
+    assert defaults["properties"]["spark.driver.memoryOverhead"] == "1500m"
+
+
 def test_a_job_starts_runs_and_completes(virtual_cluster: str) -> None:
     service = emr.Emr(virtual_cluster)
     identity = service.start(job_run(virtual_cluster))
@@ -139,9 +153,10 @@ def test_without_a_region_one_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_the_example_request_is_what_the_dry_run_prints() -> None:
     """`k8s/emr-on-eks/start-job-run.json` is made by this command (its README says so)."""
     arguments = (
-        "submit s3a://bucket/images --output s3a://bucket/results --target emr-eks --virtual-cluster-id VIRTUAL_CLUSTER_ID"
+        "submit s3a://bucket/images --output s3a://bucket/results --target emr-eks"
+        " --virtual-cluster-id VIRTUAL_CLUSTER_ID"
         " --execution-role-arn arn:aws:iam::ACCOUNT_ID:role/orchard-job"
-        " --image ACCOUNT_ID.dkr.ecr.REGION.amazonaws.com/orchard:0.1.0-emr"
+        " --image ACCOUNT_ID.dkr.ecr.REGION.amazonaws.com/orchard-emr:0.1.0"
         " --log-group /emr-on-eks/orchard --log-uri s3://bucket/logs/ --tags project=orchard --dry-run"
     )
     printed = CliRunner().invoke(cli, arguments.split())

@@ -1,5 +1,7 @@
 """What a task makes sure of before it works."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,3 +34,12 @@ def test_an_executor_with_another_output_folder_says_so_instead_of_losing_its_ro
     (tmp_path / "out" / "staging" / MARKER).unlink()  # the folder is there, but it is not the driver's
     with pytest.raises(StorageError, match=f"^{tmp_path}/out of the driver is not there"):
         check_folders(job)
+
+
+def test_workers_do_not_import_openvinos_usage_statistics() -> None:
+    code = (
+        "import sys; from orchard.features.artifact import EngineName; from orchard.features.worker import import_libraries\n"
+        "import_libraries(EngineName.OPENVINO, 0)\n"
+        "assert 'openvino' in sys.modules and not sys.modules['openvino_telemetry']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -231,7 +231,8 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
 
 
 def _settings_left(cluster: Cluster, name: str, ours: bool) -> bool:
-    return ours and cluster.call(cluster.core.read_namespaced_config_map, name, cluster.namespace) is not None
+    found = cluster.call(cluster.core.read_namespaced_config_map, name, cluster.namespace) if ours else None
+    return found is not None and bool(found.metadata.owner_references)  # what was applied by hand has no owner
 
 
 def _delete_application(cluster: Cluster, name: str) -> None:

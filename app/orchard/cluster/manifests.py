@@ -142,8 +142,18 @@ def spark_properties() -> dict[str, str]:
 
 def default_image() -> str:
     """Return the image of this version."""
+    return str(_rendered_driver()["image"])
+
+
+def driver_memory_overhead() -> str:
+    """Return the driver's memory beside its heap, as the chart has it."""
+    heap = _one(_rendered(), "ConfigMap", "-settings")["data"]["ORCHARD_DRIVER_MEMORY"]
+    return f"{(_bytes(_rendered_driver()['resources']['limits']['memory']) - _bytes(heap)) // 2**20}m"
+
+
+def _rendered_driver() -> Manifest:
     (job,) = (manifest for manifest in _rendered() if manifest["kind"] == "Job")
-    return str(_container(job["spec"]["template"]["spec"])["image"])
+    return _container(job["spec"]["template"]["spec"])
 
 
 def _one(objects: list[Manifest], kind: str, suffix: str) -> Manifest:
@@ -201,12 +211,9 @@ def _fill_driver(pod: Manifest, submission: Submission) -> None:
     amounts = container["resources"]
     if submission.driver_core_request:
         amounts["requests"]["cpu"] = submission.driver_core_request
-    heap, overhead = submission.settings.driver_memory, submission.driver_memory_overhead
-    if overhead or "driver_memory" in submission.settings.model_fields_set:
-        before = Settings.model_fields["driver_memory"].default
-        rest = _bytes(overhead) if overhead else _bytes(amounts["limits"]["memory"]) - _bytes(before)
-        for part in ("requests", "limits"):
-            amounts[part]["memory"] = f"{(_bytes(heap) + rest) // 2**20}Mi"
+    overhead = submission.driver_memory_overhead or driver_memory_overhead()
+    for part in ("requests", "limits"):
+        amounts[part]["memory"] = f"{(_bytes(submission.settings.driver_memory) + _bytes(overhead)) // 2**20}Mi"
 
 
 def _fill_pod(pod: Manifest, submission: Submission) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from orchard.datasets import lists
 from orchard.errors import StorageError
 from orchard.features.artifact import EngineName
-from orchard.features.engines import Engine, load_engine
+from orchard.features.engines import Engine, import_openvino, load_engine
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.output import DataFile, parquet_bytes, part
 from orchard.schemas import FEATURES, INVENTORY, REJECTED, Dataset, Reason
@@ -112,7 +112,7 @@ def featurize(job: Job, packed: bytes) -> TaskReport:
 
 def import_libraries(engine: EngineName, _: int) -> None:
     """Import what the tasks of extraction and reduction need; long enough for every slot to get its own worker."""
-    importlib.import_module("openvino" if engine is EngineName.OPENVINO else "tensorflow")
+    import_openvino() if engine is EngineName.OPENVINO else importlib.import_module("tensorflow")
     importlib.import_module("orchard.reduction.stage")
 
 

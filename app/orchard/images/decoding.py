@@ -99,6 +99,21 @@ def decode(data: bytes, target: int, limits: Limits) -> Decoded | Rejection:
         return Rejection(Reason.TRUNCATED if cut else Reason.CORRUPT, f"{found}: {message}")
 
 
+def open_image(data: bytes, limits: Limits = Limits()) -> ImageFile.ImageFile:
+    """Open an image with the decoders that `decode` allows, and within its limit of pixels; nothing is decoded yet.
+
+    Raises:
+        ValueError: it is of another format, or too large.
+    """
+    found = image_format(data)
+    if found is None:
+        raise ValueError("not an image of an allowed format")
+    image = _DECODERS[found](io.BytesIO(data))
+    if image.width * image.height > limits.max_pixels:
+        raise ValueError(f"{image.width} x {image.height} pixels")
+    return image
+
+
 def _decode_image(data: bytes, found: ImageFormat, target: int, max_pixels: int) -> Decoded | Rejection:
     with _DECODERS[found](io.BytesIO(data)) as image:
         width, height = image.size

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image, ImageOps
 
+from orchard.images.decoding import open_image
+
 POINT_PIXELS = 56
 GALLERY_PIXELS = 120
 ICON_PIXELS = 28
@@ -24,7 +26,7 @@ def thumbnail(content: bytes, pixels: int, quality: int = 60) -> str:
     Raises:
         Exception: whatever Pillow raises for content that it cannot decode.
     """
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(content) as image:
         image.draft("RGB", (pixels * 2, pixels * 2))  # a JPEG photo is decoded at up to 1/8 of its size
         # After EXIF orientation; a thumbnail first, since turning a large photo costs more than shrinking it.
         image.thumbnail((pixels, pixels), Image.Resampling.BICUBIC, reducing_gap=2.0)

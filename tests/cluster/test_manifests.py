@@ -1,0 +1,163 @@
+"""`orchard submit` applies the chart's manifests, under the job's name and with its values, and nothing else."""
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from orchard.cli import cli
+from orchard.cluster.manifests import RENDERED, Submission, as_text, render
+from orchard.errors import UsageError
+from orchard.settings import Settings, load
+
+SOURCE, OUTPUT = "s3a://bucket/photos", "s3a://bucket/out"
+
+
+def rendered(name: str = "peach", flags: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """Return the manifests by kind and name."""
+    manifests = render(Submission(name, SOURCE, OUTPUT, load(flags), **options), "fruit")
+    return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in manifests}
+
+
+def job_of(manifests: dict[str, Any]) -> Any:
+    return next(iter(manifests.values()))
+
+
+def container_of(manifests: dict[str, Any]) -> Any:
+    return job_of(manifests)["spec"]["template"]["spec"]["containers"][0]
+
+
+def properties_of(manifests: dict[str, Any]) -> dict[str, str]:
+    name = job_of(manifests)["metadata"]["labels"]["app.kubernetes.io/instance"]
+    loaded: dict[str, str] = json.loads(manifests[f"ConfigMap/{name}-settings"]["data"]["ORCHARD_SPARK_CONF"])
+    return loaded
+
+
+def test_everything_of_the_chart_is_there_under_the_jobs_name() -> None:
+    kinds = sorted(manifest["kind"] for manifest in yaml.safe_load_all(RENDERED.read_text()) if manifest)
+    manifests = rendered()
+    assert sorted(key.partition("/")[0] for key in manifests) == kinds
+    assert next(iter(manifests)).startswith("Job/peach-")
+    for manifest in manifests.values():
+        assert manifest["metadata"]["namespace"] == "fruit"
+        assert manifest["metadata"]["labels"]["app.kubernetes.io/instance"] == "peach"
+        assert manifest["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "orchard"
+    role = manifests["Role/peach-driver"]
+    assert [name for rule in role["rules"] for name in rule.get("resourceNames", [])] == ["spark-s-peach-0"]
+    assert manifests["RoleBinding/peach-driver"]["subjects"][0] == {
+        "kind": "ServiceAccount",
+        "name": "peach-driver",
+        "namespace": "fruit",
+    }
+
+
+def test_no_name_of_the_release_is_left() -> None:
+    """``orchard`` stays where it is the product's name: the image, its folder, one label."""
+    text = json.dumps(list(rendered().values()))
+    for left in ("orchard-driver", "orchard-executor", "orchard-settings", "orchard-pods", "spark-s-orchard"):
+        assert left not in text
+    assert {"name": "ORCHARD_APP_ID", "value": "peach"} in container_of(rendered())["env"]
+
+
+def test_without_options_a_job_named_like_the_release_is_the_charts() -> None:
+    mine = rendered("orchard")
+    for manifest in (manifest for manifest in yaml.safe_load_all(RENDERED.read_text()) if manifest):
+        if manifest["kind"] == "Role":
+            assert mine["Role/orchard-driver"]["rules"] == manifest["rules"]
+        if manifest["kind"] == "ConfigMap" and "executor.yaml" in manifest["data"]:
+            template, charts = mine["ConfigMap/orchard-pods"], manifest
+            ours, theirs = (yaml.safe_load(each["data"]["executor.yaml"]) for each in (template, charts))
+            assert ours["spec"] == theirs["spec"]
+        if manifest["kind"] == "Job":
+            ours, theirs = job_of(mine)["spec"], manifest["spec"]
+            theirs["template"]["spec"]["containers"][0]["args"] = ["run", SOURCE, "--output", OUTPUT]
+            assert ours["template"]["spec"] == theirs["template"]["spec"]
+
+
+def test_settings_become_variables_that_are_read_back_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {"max_rejected": "7%", "labels": "a,b", "fresh": True, "variance": "0.9", "backbone": "MobileNetV2"}
+    data = rendered(flags=flags)["ConfigMap/peach-settings"]["data"]
+    for name, value in data.items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    assert (settings.max_rejected, settings.labels, settings.fresh) == (0.07, ("a", "b"), True)
+    assert (settings.variance, settings.backbone) == (0.9, "MobileNetV2")
+    assert settings.master == "k8s://https://kubernetes.default.svc"
+
+
+WRITTEN = [name for name, field in Settings.model_fields.items() if field.default is not None and name != "spark_conf"]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_settings_default_survives_the_way_through_a_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = getattr(load(), name)
+    monkeypatch.setenv(f"ORCHARD_{name.upper()}", as_text(name, default))
+    assert getattr(load(), name) == default
+
+
+def test_the_callers_own_master_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHARD_MASTER", "local[2]")
+    assert rendered()["ConfigMap/peach-settings"]["data"]["ORCHARD_MASTER"].startswith("k8s://")
+
+
+def test_sizes_reach_spark_and_the_drivers_container() -> None:
+    manifests = rendered(
+        flags={"driver_memory": "2g", "spark_conf": {"spark.task.maxFailures": "8"}},
+        executors=5,
+        executor_cores=2,
+        executor_memory="512m",
+        executor_memory_overhead="1300m",
+        driver_core_request="250m",
+        driver_memory_overhead="1g",
+        image="registry/orchard:2",
+    )
+    properties = properties_of(manifests)
+    assert properties["spark.executor.instances"] == "5"
+    assert properties["spark.executor.memoryOverhead"] == "1300m"
+    assert properties["spark.kubernetes.container.image"] == "registry/orchard:2"
+    assert properties["spark.task.maxFailures"] == "8"
+    container = container_of(manifests)
+    assert container["image"] == "registry/orchard:2"
+    assert container["resources"]["requests"] == {"cpu": "250m", "memory": "3072Mi"}
+    assert container["resources"]["limits"]["memory"] == "3072Mi"
+
+
+def test_keys_roles_and_claims_reach_driver_and_executors() -> None:
+    manifests = rendered(s3_secret="keys", s3_role="arn:aws:iam::1:role/r", claims={"data": "/data"})  # noqa: S106
+    executor = yaml.safe_load(manifests["ConfigMap/peach-pods"]["data"]["executor.yaml"])["spec"]
+    for pod in (job_of(manifests)["spec"]["template"]["spec"], executor):
+        assert {"secretRef": {"name": "keys"}} in pod["containers"][0]["envFrom"]
+        assert {"name": "claim-0", "mountPath": "/data"} in pod["containers"][0]["volumeMounts"]
+        assert {"name": "claim-0", "persistentVolumeClaim": {"claimName": "data"}} in pod["volumes"]
+    for account in ("driver", "executor"):
+        annotations = manifests[f"ServiceAccount/peach-{account}"]["metadata"]["annotations"]
+        assert annotations["eks.amazonaws.com/role-arn"] == "arn:aws:iam::1:role/r"
+
+
+def test_only_the_number_of_executors_leaves_the_job_as_it_is() -> None:
+    name = next(iter(rendered()))
+    assert next(iter(rendered(executors=9))) == name
+    assert next(iter(rendered(executor_memory="2g"))) != name
+    assert next(iter(rendered(flags={"seed": 1}))) != name
+    assert next(iter(rendered(s3_secret="keys"))) != name  # noqa: S106
+
+
+@pytest.mark.parametrize("name", ["Peach", "-a", "a-", "p" * 46, "1a", "a_b", "a.b", ""])
+def test_a_name_that_kubernetes_would_refuse_is_a_usage_error(name: str) -> None:
+    with pytest.raises(UsageError, match="--name"):
+        Submission(name, SOURCE, OUTPUT, load())
+
+
+def test_a_folder_of_this_machine_is_refused_unless_a_claim_holds_it() -> None:
+    with pytest.raises(UsageError, match="cannot see"):
+        Submission("peach", "photos", OUTPUT, load())
+    Submission("peach", "/data/photos", "/data/out", load(), claims={"fruit": "/data"})
+
+
+def test_a_dry_run_prints_the_manifests_and_needs_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    printed = CliRunner().invoke(cli, ["submit", SOURCE, "--output", OUTPUT, "-n", "fruit", "--dry-run"])
+    assert printed.exit_code == 0, printed.output
+    assert next(yaml.safe_load_all(printed.stdout))["kind"] == "Job"

@@ -1,0 +1,143 @@
+"""What a job's objects and its log say of it becomes a state, a sentence and an exit code."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+from orchard.cluster.follow import Display
+from orchard.cluster.jobs import _Patience
+from orchard.cluster.reasons import Reason
+from orchard.cluster.state import Observation, Progress, json_line
+
+NOW = datetime.now(UTC)
+
+
+def line(event: str, **fields: Any) -> str:
+    return json.dumps({"time": "t", "level": "info", "event": event, **fields})
+
+
+def seen(conditions: list[Any] | None = None, *drivers: client.V1Pod) -> Observation:
+    """Return an observation of these objects, without a cluster."""
+    observation = Observation.__new__(Observation)
+    status = client.V1JobStatus(conditions=conditions, start_time=NOW - timedelta(seconds=60))
+    observation.name, observation.cluster = "peach", SimpleNamespace(namespace="fruit", events=lambda _: [])  # type: ignore[assignment]
+    observation.job = client.V1Job(metadata=client.V1ObjectMeta(name="peach-1", creation_timestamp=NOW), status=status)
+    observation.drivers, observation.executors, observation.set = list(drivers), [], None
+    return observation
+
+
+def driver(phase: str, name: str = "peach-1-a", *, code: int | None = None, **ended: Any) -> client.V1Pod:
+    terminated = None if code is None else client.V1ContainerStateTerminated(exit_code=code, **ended)
+    status = client.V1ContainerStatus(
+        name="driver",
+        image="orchard:1",
+        image_id="",
+        ready=False,
+        restart_count=0,
+        state=client.V1ContainerState(terminated=terminated),
+    )
+    limits = client.V1ResourceRequirements(limits={"memory": "2400Mi"})
+    return client.V1Pod(
+        metadata=client.V1ObjectMeta(name=name, creation_timestamp=NOW),
+        spec=client.V1PodSpec(containers=[client.V1Container(name="driver", resources=limits)]),
+        status=client.V1PodStatus(phase=phase, container_statuses=[status]),
+    )
+
+
+def condition(kind: str, message: str = "") -> client.V1JobCondition:
+    return client.V1JobCondition(type=kind, status="True", message=message, last_transition_time=NOW)
+
+
+def test_a_driver_that_waits_runs_completes_or_fails() -> None:
+    assert seen().state == "pending"
+    assert seen(None, driver("Running")).state == "running"
+    done = seen([condition("Complete")], driver("Succeeded", code=0))
+    assert (done.state, done.exit_code) == ("completed", 0)
+    failed = seen([condition("Failed")], driver("Failed", code=3, message="There is no image."))
+    assert (failed.state, failed.exit_code, failed.why_failed()) == ("failed", 3, "There is no image.")
+
+
+def test_between_two_drivers_a_job_is_pending() -> None:
+    assert seen(None, driver("Failed", code=4)).state == "pending"
+    assert seen(None, driver("Failed", code=4), driver("Running", "peach-1-b")).state == "running"
+
+
+def test_an_exit_code_that_is_not_orchards_is_the_clusters() -> None:
+    killed = seen([condition("Failed", "too many retries")], driver("Failed", code=137, reason="OOMKilled"))
+    assert killed.exit_code == 4
+    assert "2400Mi" in str(killed.why_failed())
+    assert "--driver-memory-overhead" in str(killed.why_failed())
+
+
+def test_a_job_whose_pods_are_gone_says_what_its_condition_says() -> None:
+    assert seen([condition("Failed", "Job was active longer than specified deadline")]).why_failed() == (
+        "The job failed: Job was active longer than specified deadline."
+    )
+
+
+def test_the_sentence_is_found_among_the_last_lines_of_a_log() -> None:
+    message = f"{line('finished')}\norchard: The bucket is missing.\nstray"
+    assert (
+        seen([condition("Failed")], driver("Failed", code=4, message=message)).why_failed() == "The bucket is missing."
+    )
+
+
+def test_progress_is_what_the_last_lines_say() -> None:
+    progress = Progress.read(
+        [
+            "Picked up JAVA_TOOL_OPTIONS",
+            line("started", stage="extract", done=0, total=10),
+            line("executors", executors=3),
+            line("progress", stage="extract", done=4, total=10, per_second=2.0, seconds_left=3.0),
+            line("listed 10"),
+            "orchard: Something failed.",
+        ]
+    )
+    assert (progress.stage, progress.done, progress.total, progress.seconds_left) == ("extract", 4, 10, 3.0)
+    assert (progress.executors, progress.sentence) == (3, "Something failed.")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"event"', '"event"', "null"])
+def test_a_line_that_is_not_orchards_is_no_event(text: str) -> None:
+    assert json_line(text) is None
+
+
+def test_what_waiting_hardly_mends_is_waited_for_shortly() -> None:
+    now = 0.0
+    patience = _Patience(600, clock=lambda: now)
+    missing = Reason("the image is missing", definite=True)
+    assert patience.exhausted_by(missing) is None
+    now = 19
+    assert patience.exhausted_by(missing) is None
+    now = 20
+    assert patience.exhausted_by(missing) == "the image is missing"
+    assert patience.exhausted_by(None) is None
+    full = Reason("it fits on no node", definite=False)
+    assert patience.exhausted_by(full) is None
+    now = 619
+    assert patience.exhausted_by(full) is None
+    now = 620
+    assert patience.exhausted_by(full) == "it fits on no node"
+
+
+def test_the_result_goes_to_standard_output_and_the_rest_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display() as display:
+        for text in ("stray", line("started", stage="list"), "{", '  "report": 1', "}"):
+            display.show(text)
+        display.finish(succeeded=True)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"report": 1}
+    assert printed.err.splitlines() == ["stray", line("started", stage="list")]
+
+
+def test_a_failed_driver_leaves_no_result(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display() as display:
+        for text in ("Traceback", "orchard: It failed."):
+            display.show(text)
+        display.finish(succeeded=False)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "Traceback\n")
