@@ -38,7 +38,8 @@ def test_an_executor_with_another_output_folder_says_so_instead_of_losing_its_ro
 
 def test_workers_do_not_import_openvinos_usage_statistics() -> None:
     code = (
-        "import sys; from orchard.features.artifact import EngineName; from orchard.features.worker import import_libraries\n"
+        "import sys\nfrom orchard.features.artifact import EngineName\n"
+        "from orchard.features.worker import import_libraries\n"
         "import_libraries(EngineName.OPENVINO, 0)\n"
         "assert 'openvino' in sys.modules and not sys.modules['openvino_telemetry']"
     )
