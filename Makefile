@@ -58,7 +58,7 @@ test: setup ## all tests (ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(ARGS)
 
 test-pyspark: setup ## the tests of what meets Spark, with every other PySpark that Orchard supports
-	@set -e; for lock in tests/pyspark/*.lock; do \
+	@set -e; for lock in tests/spark-versions/*.lock; do \
 		found=build/pyspark-$$(basename $$lock .lock); echo "== $$found"; \
 		test -d $$found || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $$lock --target $$found; \
 		PYTHONPATH=$$found $(BIN)/python -m pytest tests/reduction/test_stage.py tests/classification/test_stage.py \

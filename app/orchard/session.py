@@ -19,9 +19,8 @@ from orchard.settings import Settings
 from orchard.storage import S3Options
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from pyspark import SparkConf
+    from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +88,8 @@ def start(
         ClusterError: Java is missing, Spark does not start, or no executor comes.
     """
     check_java()
-    from pyspark.sql import SparkSession
-
     from pyspark import SparkConf, SparkContext
+    from pyspark.sql import SparkSession
 
     # Workers must run the interpreter that has Orchard; on a cluster the image decides.
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
@@ -174,9 +172,8 @@ def _launch_jvm(conf: "SparkConf") -> None:
 
     Otherwise it would go to standard error as it is, between JSON lines and through progress bars.
     """
-    from pyspark.java_gateway import launch_gateway
-
     from pyspark import SparkContext
+    from pyspark.java_gateway import launch_gateway
 
     if SparkContext._gateway is not None or "PYSPARK_GATEWAY_PORT" in os.environ:  # it runs already
         return

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pyspark
+
 from orchard.images.sample import write_sample
 
 ENCRYPTED = ("spark.authenticate", "spark.network.crypto.enabled", "spark.io.encryption.enabled")
