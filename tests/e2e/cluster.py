@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ CHART = REPOSITORY / "helm" / "orchard"
 IMAGE = os.environ.get("ORCHARD_E2E_IMAGE", "orchard:0.1.0")
 S3_IMAGE = os.environ.get("ORCHARD_E2E_S3_IMAGE", "versity/versitygw:v1.8.0")
 S3_NAMESPACE = "orchard-e2e-s3"
+ORCHARD = (sys.executable, "-m", "orchard")
 T = TypeVar("T")
 ENDPOINT = f"http://s3.{S3_NAMESPACE}.svc.cluster.local:7070"
 
@@ -140,7 +142,7 @@ class Namespace:
 
     def orchard(self, *arguments: object, check: bool = False, timeout: float = 300) -> Ran:
         """Run the command line against this namespace."""
-        return command("orchard", *arguments, "--namespace", self.name, check=check, timeout=timeout)
+        return command(*ORCHARD, *arguments, "--namespace", self.name, check=check, timeout=timeout)
 
     def events(self, release: str) -> list[Any]:
         """Return the JSON lines that the release's drivers have logged so far."""

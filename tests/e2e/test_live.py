@@ -11,7 +11,8 @@ from e2e.cluster import Namespace, kubectl, until
 
 IMAGES = 8
 """Copies of the sample: work for a minute or two, on executors of half a CPU each."""
-SLOW = ("executor.instances=1", "executor.coreLimit=500m", "settings.precision=float32")
+ONE_CLASSIFIER = "settings.classifiers={logistic_regression}"
+SLOW = ("executor.instances=1", "executor.coreLimit=500m", "settings.precision=float32", ONE_CLASSIFIER)
 
 
 @pytest.fixture(scope="module")
