@@ -124,6 +124,7 @@ chart: setup tools build/schemas ## check the chart: lint, unit tests, its examp
 	$(BIN)/python helm/render.py --check
 	helm lint --quiet --strict helm/orchard --values helm/orchard/ci/job-values.yaml
 	helm-unittest helm/orchard
+	$(BIN)/python -m pytest -q tests/helm
 	set -e; for values in helm/orchard/ci/*-values.yaml; do \
 		helm template example helm/orchard --values $$values >build/example.yaml; \
 		kubeconform -strict -schema-location 'build/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' build/example.yaml; done

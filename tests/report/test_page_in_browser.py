@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from orchard.output import Output
 from orchard.report import ReportData, collect, render
@@ -108,11 +108,11 @@ def test_pointing_at_the_map_shows_the_image_and_its_name(desktop: Opened) -> No
     box = mark.bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    assert page.locator("#tip").is_visible()
+    expect(page.locator("#tip")).to_be_visible()
     page.wait_for_function("document.querySelector('#tip img').naturalWidth === 56")
     assert re.search(r"(train|test): .*\d\.jpg", page.locator("#tip").inner_text())
     page.mouse.move(2, 2)
-    assert page.locator("#tip").is_hidden()
+    expect(page.locator("#tip")).to_be_hidden()
 
 
 def test_the_map_answers_the_arrow_keys_and_escape(desktop: Opened) -> None:
@@ -124,7 +124,7 @@ def test_the_map_answers_the_arrow_keys_and_escape(desktop: Opened) -> None:
     assert page.locator("#tip").inner_text() != first
     assert ".jpg" in (page.locator("#live").text_content() or "")
     page.keyboard.press("Escape")
-    assert page.locator("#tip").is_hidden()
+    expect(page.locator("#tip")).to_be_hidden()
 
 
 def test_a_tap_shows_the_image_on_a_phone(browser: Browser, report: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_tap_shows_the_image_on_a_phone(browser: Browser, report: Path) -> Non
     box = mark.bounding_box()
     assert box is not None
     page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    assert page.locator("#tip img").is_visible()
+    expect(page.locator("#tip img")).to_be_visible()
     tip = page.locator("#tip").bounding_box()
     assert tip is not None
     assert tip["x"] >= 0
@@ -163,7 +163,7 @@ def test_marks_turn_into_pictures_and_back(desktop: Opened) -> None:
     assert page.locator("#scatter image").count() == page.locator("#scatter use:not(.bare)").count()
     page.mouse.move(2, 2)
     page.locator("#scatter image").first.hover(force=True)
-    assert page.locator("#tip img").is_visible()
+    expect(page.locator("#tip img")).to_be_visible()
     page.locator("#as-pictures").click()
     assert page.locator("#scatter image:visible").count() == 0
 
