@@ -162,7 +162,11 @@ def test_marks_turn_into_pictures_and_back(desktop: Opened) -> None:
     page.locator("#as-pictures").click()
     assert page.locator("#scatter image").count() == page.locator("#scatter use:not(.bare)").count()
     page.mouse.move(2, 2)
-    page.locator("#scatter image").first.hover(force=True)
+    picture = page.locator("#scatter image").first
+    picture.scroll_into_view_if_needed()
+    # What scrolling does to the pointer comes with the next frames; only then does it point.
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    picture.hover(force=True)
     expect(page.locator("#tip img")).to_be_visible()
     page.locator("#as-pictures").click()
     assert page.locator("#scatter image:visible").count() == 0
