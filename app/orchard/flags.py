@@ -1,6 +1,6 @@
 """The flags of commands, made from the settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -67,8 +67,13 @@ def settings_from(flags: dict[str, Any]) -> Settings:
     config = flags.pop("config")
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     if "spark_conf" in given:
-        pairs = [pair.partition("=") for pair in given["spark_conf"]]
-        if bad := next((key for key, equals, _ in pairs if not equals), None):
-            raise click.BadParameter(f"{bad!r} is not KEY=VALUE", param_hint="--spark-conf")
-        given["spark_conf"] = {key: value for key, _, value in pairs}
+        given["spark_conf"] = key_values(given["spark_conf"], "--spark-conf")
     return load(given, config)
+
+
+def key_values(given: Iterable[str], flag: str | None = None) -> dict[str, str]:
+    """Return what a flag that is repeated as KEY=VALUE says. Raises BadParameter for anything else."""
+    pairs = [pair.partition("=") for pair in given]
+    if bad := next((pair[0] for pair in pairs if not pair[1]), None):
+        raise click.BadParameter(f"{bad!r} is not KEY=VALUE", param_hint=flag)
+    return {key: value for key, _, value in pairs}

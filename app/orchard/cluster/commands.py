@@ -11,7 +11,7 @@ from orchard.cluster import emr
 from orchard.cluster.manifests import Submission, default_image, render, to_yaml
 from orchard.cluster.state import Status
 from orchard.errors import UsageError
-from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
+from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, key_values, options, settings_from
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,7 @@ def _on_emr(command: Command) -> Command:
 
 
 def _pairs(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001
-    pairs = [pair.partition("=") for pair in given]
-    if bad := next((pair[0] for pair in pairs if not pair[1]), None):
-        raise click.BadParameter(f"{bad!r} is not KEY=VALUE")
-    return {key: value for key, _, value in pairs}
+    return key_values(given)
 
 
 def _resources(command: Command) -> Command:

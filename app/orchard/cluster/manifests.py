@@ -1,9 +1,10 @@
 """What `orchard submit` applies: the chart's manifests, rendered beforehand, with a job's values filled in."""
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,10 +128,12 @@ def _from_yaml(text: str) -> Manifest:
     return loaded
 
 
-def _rendered() -> list[Manifest]:
+@functools.cache
+def _rendered() -> tuple[Manifest, ...]:
+    """Return the chart's manifests, which are read by all and changed by none: `_renamed` makes new ones."""
     import yaml
 
-    return [manifest for manifest in yaml.safe_load_all(RENDERED.read_text()) if manifest]
+    return tuple(manifest for manifest in yaml.safe_load_all(RENDERED.read_text()) if manifest)
 
 
 def spark_properties() -> dict[str, str]:
@@ -156,7 +159,7 @@ def _rendered_driver() -> Manifest:
     return _container(job["spec"]["template"]["spec"])
 
 
-def _one(objects: list[Manifest], kind: str, suffix: str) -> Manifest:
+def _one(objects: Iterable[Manifest], kind: str, suffix: str) -> Manifest:
     (found,) = (m for m in objects if m["kind"] == kind and m["metadata"]["name"].endswith(suffix))
     return found
 
