@@ -23,6 +23,7 @@ from orchard.features.extraction import extract, warm_up
 from orchard.features.pending import Pending, drop, find_pending
 from orchard.images.decoding import Limits
 from orchard.images.sources import Listing, list_images
+from orchard.inference.model import BACKBONE
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.reduction.stage import reduce
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS, RUN, REPORT = "metrics.json", "run.json", "report.html"
-BACKBONE = "model/backbone"
-"""The network that made the features (see `Artifact.from_bytes`), beside the reduction and the classifiers."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard.inference.model import LOGISTIC_REGRESSION
 from orchard.output import Output
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ class Classifier(StrEnum):
     RANDOM_FOREST = "random_forest"
 
 
-LOGISTIC_REGRESSION_MODEL = "model/logistic_regression.npz"
 RANDOM_FOREST_MODEL = "model/random_forest/"
 
 FOREST_COMPONENTS = 64
@@ -139,7 +139,7 @@ def save(spark: SparkSession, output: Output, classifier: Classifier, model: Any
             intercept=linear.interceptVector.toArray(),
             labels=np.array(labels, dtype=np.str_),
         )
-        output.storage.write(LOGISTIC_REGRESSION_MODEL, arrays.getvalue())
+        output.storage.write(LOGISTIC_REGRESSION, arrays.getvalue())
         return
     output.storage.delete([entry.key for entry in output.storage.list(RANDOM_FOREST_MODEL)])
     if spark.sparkContext.master.startswith("local"):

@@ -43,17 +43,18 @@ class Engine(Protocol):
 class _BatchedEngine:
     """What both engines share: batches of one size, the last one filled up, and a check of what comes out."""
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, batch_size: int = BATCH_SIZE) -> None:
         self.n_features = artifact.n_features
         self.input_size = artifact.input_size
         self._name = artifact.backbone
         self._resize = Resizer(artifact.input_size)
-        self._batch = np.zeros((BATCH_SIZE, artifact.input_size, artifact.input_size, 3), np.float32)
+        self._batch = np.zeros((batch_size, artifact.input_size, artifact.input_size, 3), np.float32)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         features = np.empty((len(images), self.n_features), np.float32)
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = images[start : start + BATCH_SIZE]
+        size = len(self._batch)
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
             for image, row in zip(batch, self._batch, strict=False):
                 self._resize(image, row)
             features[start : start + len(batch)] = self._infer()[: len(batch)]
@@ -71,8 +72,8 @@ class _BatchedEngine:
 class OpenVinoEngine(_BatchedEngine):
     """Runs an artifact by OpenVINO on one thread: Spark keeps the other cores busy with other workers."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        super().__init__(artifact)
+    def __init__(self, artifact: Artifact, batch_size: int = BATCH_SIZE) -> None:
+        super().__init__(artifact, batch_size)
         openvino = import_openvino()
         core = openvino.Core()
         if artifact.precision is Precision.BFLOAT16 and not _has_bfloat16(core):
@@ -90,6 +91,8 @@ class OpenVinoEngine(_BatchedEngine):
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         }
         graph = core.read_model(artifact.topology, artifact.parameters)
+        if batch_size != BATCH_SIZE:
+            graph.reshape(self._batch.shape)
         self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
         self._request.set_input_tensor(openvino.Tensor(self._batch, shared_memory=True))
 

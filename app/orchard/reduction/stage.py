@@ -18,16 +18,13 @@ from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.output import DataFile, Output, parquet_bytes, part
 from orchard.reduction.moments import Moments
-from orchard.reduction.pca import Projection, Reduction
+from orchard.reduction.pca import MODEL, Projection, Reduction
 from orchard.schemas import REDUCED, Dataset, PcaMetrics, Split
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import SparkSession
-
-MODEL = "model/reduction.npz"
-"""Where the fitted reduction is kept, relative to the output."""
 
 PART_ROWS = 16_384
 """Rows of a reduced file at the most: of 300 components 20 MB of Parquet and 25 MB of CSV, held by a worker."""

@@ -1,0 +1,120 @@
+"""From scores to probabilities that may be believed, and to the confidence below which the answer is "not sure".
+
+Temperature scaling divides all scores by one number, which leaves every answer as it is and makes the confidence
+fit how often the answers are right (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+MODEL = "model/calibration.json"
+"""Where the calibration is kept, relative to the output."""
+
+SURE = 0.99
+"""How often an answer that is given must have been right on held-out images."""
+LEAST_THRESHOLD = 0.5
+"""A label that is less likely than all others together is never a sure answer."""
+LEAST_ROWS = 50
+"""Fewer held-out images say too little; nothing is calibrated on them."""
+BINS = 10
+"""Of the reliability diagram, of equal width."""
+
+_TEMPERATURES = np.geomspace(0.1, 10, 401)  # steps of 1.2 %
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How scores become answers."""
+
+    temperature: float = 1.0
+    """Scores are divided by it before the softmax."""
+    threshold: float = LEAST_THRESHOLD
+    """The least confidence, 0..1, of an answer that is given; below it the answer is "not sure"."""
+
+    def probabilities(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return (n, n_classes) float32, rows that sum to 1, of scores (n, n_classes)."""
+        return softmax(scores / self.temperature)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of `MODEL`."""
+        return json.dumps(asdict(self), indent=2).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return the calibration that `to_bytes` wrote; raises ValueError if it is none."""
+        try:
+            return cls(**{name: float(value) for name, value in json.loads(data).items()})
+        except (TypeError, AttributeError) as error:
+            raise ValueError("no temperature and threshold") from error
+
+
+def softmax(scores: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the softmax of each row."""
+    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def fit(scores: NDArray[np.floating], classes: NDArray[np.integer]) -> Calibration:
+    """Return the temperature of the least mean log loss, and the threshold for answers as right as `SURE`.
+
+    Args:
+        scores: (n, n_classes) of held-out images.
+        classes: (n,) the true class of each; -1 where it is none of the model's.
+    """
+    known = classes >= 0
+    if known.sum() < LEAST_ROWS:
+        return Calibration()
+    rows, truth = scores[known].astype(np.float64), classes[known]
+    temperature = float(min(_TEMPERATURES, key=lambda t: _log_loss(rows / t, truth)))
+    confidence, right = _answers(softmax(scores / temperature), classes)
+    return Calibration(round(temperature, 4), _threshold(confidence, right))
+
+
+def expected_calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
+    """Return how far confidence and accuracy lie apart, 0..1: the mean over `BINS`, weighted by their images."""
+    return float(
+        sum(abs(row["accuracy"] - row["confidence"]) * row["images"] for row in reliability(confidence, right))
+    )
+
+
+def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> list[dict[str, float]]:
+    """Return the reliability diagram: of each bin that is not empty its mean confidence, accuracy, share of images."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "confidence": float(confidence[bins == index].mean()),
+            "accuracy": float(right[bins == index].mean()),
+            "images": float((bins == index).mean()),
+        }
+        for index in range(BINS)
+        if (bins == index).any()
+    ]
+
+
+def _log_loss(scores: NDArray[np.float64], classes: NDArray[np.integer]) -> float:
+    highest = scores.max(axis=1)
+    normaliser = highest + np.log(np.exp(scores - highest[:, np.newaxis]).sum(axis=1))
+    return float((normaliser - scores[np.arange(len(classes)), classes]).mean())
+
+
+def _answers(
+    probabilities: NDArray[np.float32], classes: NDArray[np.integer]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the confidence of each answer, and whether it is right."""
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == classes
+
+
+def _threshold(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
+    """Return the least confidence from which on the answers are right as often as `SURE`; 1.0 if there is none."""
+    order = np.argsort(-confidence, kind="stable")
+    accuracy = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    good = np.flatnonzero(accuracy >= SURE)
+    least = float(confidence[order][good[-1]]) if len(good) else 1.0
+    return round(max(least, LEAST_THRESHOLD), 4)

@@ -1,0 +1,130 @@
+"""The model in an output: a network and one linear layer that scaler, PCA and logistic regression fold into."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchard.errors import InputError, StorageError
+from orchard.features.artifact import Artifact
+from orchard.inference.calibration import MODEL as CALIBRATION
+from orchard.inference.calibration import Calibration
+from orchard.reduction.pca import MODEL as REDUCTION
+from orchard.reduction.pca import Reduction
+from orchard.storage import DEFAULT_S3, S3Options, Storage, open_storage
+
+BACKBONE = "model/backbone"
+"""The network that made the features (see `Artifact.from_bytes`), relative to the output."""
+LOGISTIC_REGRESSION = "model/logistic_regression.npz"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What it takes to tell what is on an image.
+
+    The scores of features f are ``weights @ f + bias``; their softmax, after calibration, are the probabilities.
+    """
+
+    artifact: Artifact
+    labels: tuple[str, ...]
+    """The names of the n_classes classes, in the order of the scores."""
+    weights: NDArray[np.float32]
+    """(n_classes, n_features): scaler, PCA and logistic regression in one."""
+    bias: NDArray[np.float32]
+    """(n_classes,)"""
+    calibration: Calibration = field(default_factory=Calibration)
+    metrics: dict[str, Any] = field(default_factory=dict, repr=False)
+    """``metrics.json`` of the run, empty if it is missing."""
+    run: dict[str, Any] = field(default_factory=dict, repr=False)
+    """``run.json`` of the run, empty if it is missing."""
+
+    @classmethod
+    def load(cls, output: str, s3: S3Options = DEFAULT_S3) -> Self:
+        """Return the model in an output folder or ``s3a://`` prefix.
+
+        Raises:
+            InputError: there is none.
+            StorageError: it cannot be read, is damaged, or was being replaced.
+        """
+        storage = open_storage(output, s3)
+        try:
+            artifact = Artifact.from_bytes(_read(storage, output, BACKBONE))
+            reduction = Reduction.from_bytes(_read(storage, output, REDUCTION))
+            with np.load(io.BytesIO(_read(storage, output, LOGISTIC_REGRESSION)), allow_pickle=False) as arrays:
+                coefficients, intercept = arrays["coefficients"], arrays["intercept"]
+                labels = tuple(str(label) for label in arrays["labels"])
+            calibration = Calibration()
+            if storage.exists(CALIBRATION):
+                calibration = Calibration.from_bytes(storage.read(CALIBRATION))
+            weights, bias = collapse(reduction, coefficients, intercept)
+            if weights.shape != (len(labels), artifact.n_features):
+                raise ValueError("its parts are of different runs")
+        except (ValueError, KeyError) as error:
+            raise StorageError(f"The model in {output} cannot be used ({error}): run orchard run again.") from error
+        return cls(
+            artifact, labels, weights, bias, calibration, _json(storage, "metrics.json"), _json(storage, "run.json")
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits that tell this model from any that answers otherwise."""
+        content = hashlib.blake2b(self.artifact.fingerprint().encode(), digest_size=16)
+        for part in (self.weights.tobytes(), self.bias.tobytes(), repr((self.labels, self.calibration)).encode()):
+            content.update(part)
+        return content.hexdigest()
+
+    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (n, n_classes) of features (n, n_features)."""
+        scores: NDArray[np.float32] = features @ self.weights.T + self.bias
+        return scores
+
+    def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return calibrated probabilities, float32 (n, n_classes), of features (n, n_features)."""
+        return self.calibration.probabilities(self.scores(features))
+
+
+def collapse(
+    reduction: Reduction, coefficients: NDArray[np.floating], intercept: NDArray[np.floating]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fold scaler, PCA and a linear classifier on the components into one layer.
+
+    Args:
+        reduction: of n_features to k components.
+        coefficients: (n_classes, k)
+        intercept: (n_classes,)
+
+    Returns:
+        weights (n_classes, n_features) and bias (n_classes,), float32, computed in float64.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    weights = coefficients @ (reduction.components_ / reduction.scale_)
+    bias = intercept - weights @ reduction.mean_
+    return weights.astype(np.float32), bias.astype(np.float32)
+
+
+def _read(storage: Storage, output: str, key: str) -> bytes:
+    try:
+        return storage.read(key)
+    except FileNotFoundError:
+        raise InputError(
+            f"{output} holds no model ({key} is missing): make one with orchard run SOURCE --output {output}."
+        ) from None
+    except OSError as error:
+        raise StorageError(f"{key} in {output} cannot be read: {error.strerror or error}.") from error
+
+
+def _json(storage: Storage, key: str) -> dict[str, Any]:
+    try:
+        found = json.loads(storage.read(key))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,75 @@
+"""A model that is ready to answer in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchard.features.artifact import BATCH_SIZE, EngineName, Precision
+from orchard.features.engines import Engine, OpenVinoEngine, TensorFlowEngine, resolve_precision
+from orchard.images.decoding import Decoded, Limits, Rejection, decode
+from orchard.inference.model import Model
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is on one image."""
+
+    top: tuple[tuple[str, float], ...]
+    """The likeliest labels with their probabilities, 0..1, likeliest first."""
+    sure: bool
+    """Whether the first one's probability reaches the model's threshold; if not, the answer is "not sure"."""
+
+
+class Predictor:
+    """A model with an engine of its own: one thread at a time.
+
+    Args:
+        model: the model.
+        batch_size: images that the network takes at once; fewer are filled up and cost as much.
+        limits: what an image may cost.
+
+    Where this processor lacks bfloat16, a network of that precision runs in float32, which it was rounded from.
+    """
+
+    def __init__(self, model: Model, *, batch_size: int = BATCH_SIZE, limits: Limits = DEFAULT_LIMITS) -> None:
+        artifact = model.artifact
+        openvino = artifact.engine is EngineName.OPENVINO
+        if openvino and resolve_precision("auto") is Precision.FLOAT32:
+            artifact = replace(artifact, precision=Precision.FLOAT32)
+        self.model = model
+        self._limits = limits
+        self._engine: Engine = (
+            OpenVinoEngine(artifact, batch_size=batch_size) if openvino else TensorFlowEngine(artifact)
+        )
+
+    @property
+    def input_size(self) -> int:
+        """Pixels of a side of the square that the network sees."""
+        return self._engine.input_size
+
+    def decode(self, data: bytes) -> Decoded | Rejection:
+        """Decode the bytes of an image as the pipeline does; never raises."""
+        return decode(data, self._engine.input_size, self._limits)
+
+    def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Return (n, n_classes) of n decoded images, uint8 (height, width, 3), RGB."""
+        return self.model.probabilities(self._engine(images))
+
+    def predict(self, images: Sequence[NDArray[np.uint8]], top: int = 5) -> list[Prediction]:
+        """Return the ``top`` likeliest labels of each decoded image."""
+        return [answer(self.model, row, top) for row in self.probabilities(images)]
+
+
+def answer(model: Model, probabilities: NDArray[np.float32], top: int) -> Prediction:
+    """Return what probabilities (n_classes,) come to."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return Prediction(
+        tuple((model.labels[index], float(probabilities[index])) for index in order),
+        bool(probabilities[order[0]] >= model.calibration.threshold),
+    )
