@@ -143,9 +143,9 @@ kind-run: image tools ## run the pipeline on its sample in a cluster that kind m
 
 lock: setup ## resolve the dependencies into requirements.lock (UPGRADE=1: newer ones)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-		--no-header --quiet $(if $(UPGRADE),--upgrade) --extra emr --group pyproject.toml:dev pyproject.toml -o requirements.lock
+		--no-header --quiet $(if $(UPGRADE),--upgrade) --all-extras --group pyproject.toml:dev pyproject.toml -o requirements.lock
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-		--no-header --quiet --constraint requirements.lock pyproject.toml -o docker/requirements.lock
+		--no-header --quiet --extra serve --constraint requirements.lock pyproject.toml -o docker/requirements.lock
 
 clean: ## remove what was built, the environment too
 	rm -rf $(VENV) .tools build dist out .cache .pytest_cache .mypy_cache .ruff_cache
