@@ -15,6 +15,7 @@ from typing import NoReturn
 import pytest
 from pyspark.sql import SparkSession
 
+import orchard.api
 from orchard import session
 from orchard.storage import S3Options
 
@@ -45,6 +46,18 @@ def spark(s3_server: "S3Server") -> Iterator[SparkSession]:  # noqa: ARG001 -- w
     spark = session.start(master="local[2]")
     yield spark
     spark.stop()
+
+
+@pytest.fixture(scope="session")
+def trained(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output with a model of 11 fruits, in float32, trained on 1,760 photographs and measured on 550; read only."""
+    labels = ["Apple Golden 2", "Cherry Rainier 2", "Grape pink 2", "Lemon Meyer", "Mango", "Onion Red 2"]
+    labels += ["Orange 2", "Papaya 2", "Plum 5", "Raspberry", "Tomato 2"]
+    output = tmp_path_factory.mktemp("trained") / "out"
+    orchard.api.run(
+        spark, str(fruits), str(output), labels=labels, precision="float32", classifiers=["logistic_regression"]
+    )
+    return output
 
 
 @dataclass(frozen=True)
