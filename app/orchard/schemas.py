@@ -109,7 +109,9 @@ PREDICTIONS = pa.schema(
         pa.field("split", pa.string()),
         pa.field("classifier", pa.string()),  # path is unique for each classifier
         pa.field("predicted", pa.string()),
-        pa.field("confidence", pa.float32()),  # 0..1: the probability of `predicted`
+        pa.field(
+            "confidence", pa.float32()
+        ),  # 0..1: the probability of `predicted`; calibrated for logistic regression
     ]
 )
 
@@ -167,6 +169,30 @@ class Baseline(TypedDict):
     accuracy: float
 
 
+class ReliabilityBin(TypedDict):
+    """A bin of the reliability diagram that is not empty."""
+
+    confidence: float  # mean of the bin, 0..1
+    accuracy: float
+    images: float  # share of all
+
+
+class CalibrationMetrics(TypedDict):
+    """``metrics.calibration``: of logistic regression, whose model is the one that leaves; cross-fitted by halves."""
+
+    split: str  # that it was fitted and measured on
+    rows: int
+    temperature: float  # scores are divided by it
+    threshold: float  # below it the answer is "not sure"
+    error_before: float  # expected calibration error, 0..1
+    error_after: float
+    reliability_before: list[ReliabilityBin]
+    reliability_after: list[ReliabilityBin]
+    accuracy: float  # of all answers
+    accuracy_sure: float | None  # of those at the threshold or above; null if there are none
+    share_sure: float
+
+
 class Leak(TypedDict):
     """Byte-identical images on both sides of the split."""
 
@@ -194,6 +220,7 @@ class Metrics(TypedDict):
     pca: NotRequired[PcaMetrics]
     baseline: NotRequired[Baseline]
     classifiers: NotRequired[dict[str, ClassifierMetrics]]
+    calibration: NotRequired[CalibrationMetrics]
     leak: NotRequired[Leak]
     group_split: NotRequired[GroupSplit]
     warnings: list[str]  # one sentence each

@@ -53,7 +53,7 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         found["pca"] = reduction["metrics"]
     found |= {
         name: classification[name]
-        for name in ("baseline", "classifiers", "leak", "group_split")
+        for name in ("baseline", "classifiers", "calibration", "leak", "group_split")
         if classification.get(name) is not None
     }
     found["warnings"] = [*reduction.get("warnings", []), *classification.get("warnings", [])]

@@ -43,7 +43,7 @@ def test_all_test_photographs_get_the_answers_of_the_pipeline(trained: Path) -> 
 
 
 def test_an_output_without_a_model_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no model .*: make one with orchard run SOURCE --output"):
+    with pytest.raises(InputError, match=r"holds no model .*: make one with orchard run SOURCE --output"):
         Model.load(str(tmp_path))
 
 

@@ -1,12 +1,14 @@
 """The figures show what the numbers say."""
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from orchard.report import figures
 from orchard.report.samples import Point
+from orchard.schemas import Metrics
 
 
 def test_the_chosen_k_is_marked_where_the_curve_reaches_its_share() -> None:
@@ -102,3 +104,13 @@ def test_one_component_and_equal_points_are_drawn_apart() -> None:
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
     assert figures.ticks(low, high) == pytest.approx(expected)
+
+
+def test_the_reliability_diagram_puts_calibrated_answers_on_the_diagonal(metrics_of: Callable[..., Metrics]) -> None:
+    figure = figures.reliability(metrics_of(["a", "b"])["calibration"])
+    ((x, y, radius),) = figure.after
+    frame = figure.frame
+    assert (x - frame.left) / (frame.right - frame.left) == pytest.approx(0.8, abs=0.001)
+    assert (frame.bottom - y) / (frame.bottom - frame.top) == pytest.approx(0.8, abs=0.001)
+    assert figure.before[0][0] > x and figure.before[0][1] == y and radius > 10
+    assert figure.marker.text == "sure from 83.0%"

@@ -74,6 +74,9 @@ def test_a_whole_run_is_shown(
         "The file ends before the image does.",
         "5 of 40 components hold 96.9% of the variance",
         "123",
+        "Calibration error before 7.1%",
+        "“Not sure” below 83.0%",
+        "Accuracy of the sure ones 99.1%",
     ):
         assert expected in text
     assert page.count("<img src=") == 4

@@ -13,17 +13,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard.classification.groups import evaluate_groups
+from orchard.classification.held_out import calibrate
 from orchard.classification.leak import find_leak
 from orchard.classification.metrics import evaluate, majority_baseline
 from orchard.classification.training import Classifier, predict, save, train, vectors
-from orchard.datasets import read
+from orchard.datasets import matrix, read
 from orchard.errors import InputError, TrainingError
+from orchard.inference.calibration import MODEL as CALIBRATION
+from orchard.inference.calibration import Calibration
 from orchard.output import DataFile, Output, parquet_bytes, part
 from orchard.reduction.stage import load
 from orchard.schemas import (
     INVENTORY,
     PREDICTIONS,
     Baseline,
+    CalibrationMetrics,
     ClassifierMetrics,
     Dataset,
     GroupSplit,
@@ -46,6 +50,7 @@ class ClassificationResult:
     """What the stage came to."""
 
     classifiers: dict[str, ClassifierMetrics]
+    calibration: CalibrationMetrics | None
     baseline: Baseline
     leak: Leak
     group_split: GroupSplit | None
@@ -92,12 +97,17 @@ def classify(
 
     table = vectors(read(spark, output, Dataset.REDUCED)).cache()
     measured: dict[str, ClassifierMetrics] = {}
+    calibrated: CalibrationMetrics | None = None
     staged: list[DataFile] = []
     try:
         for classifier in classifiers:
             start = time.perf_counter()
             model = train(classifier, table, labels, variances=reduction.explained_variance_, seed=seed)
-            files, pairs = _write(output, classifier, predict(model, table), labels)
+            calibration = Calibration()
+            if classifier is Classifier.LOGISTIC_REGRESSION:
+                counts = {split: sum(_count(rows, split).values()) for split in Split}
+                calibration, calibrated = calibrate(model, table, labels, counts)
+            files, pairs = _write(output, classifier, predict(model, table), labels, calibration.temperature)
             seconds = time.perf_counter() - start
             staged += files
             measured[classifier] = evaluate(
@@ -108,6 +118,8 @@ def classify(
                 seconds=seconds,
             )
             save(spark, output, classifier, model, labels)
+            if classifier is Classifier.LOGISTIC_REGRESSION:
+                output.storage.write(CALIBRATION, calibration.to_bytes())
             if progress:
                 progress(1)
     finally:
@@ -129,9 +141,8 @@ def classify(
             )
         except TrainingError as error:  # the other figures stand
             warnings.append(str(error))
-    return ClassificationResult(
-        measured, majority_baseline(train_counts, test_counts), find_leak(rows), group_split, warnings
-    )
+    baseline = majority_baseline(train_counts, test_counts)
+    return ClassificationResult(measured, calibrated, baseline, find_leak(rows), group_split, warnings)
 
 
 def _count(rows: pa.Table, split: Split) -> dict[str, int]:
@@ -176,10 +187,10 @@ def _name(labels: Sequence[str]) -> str:
 
 
 def _write(
-    output: Output, classifier: Classifier, predictions: DataFrame, labels: Sequence[str]
+    output: Output, classifier: Classifier, predictions: DataFrame, labels: Sequence[str], temperature: float
 ) -> tuple[list[DataFile], list[tuple[str, str, int]]]:
     """Stage predictions from the workers; return the files, and how often each label was taken for which in test."""
-    write = partial(_write_part, output.storage, output.staging, str(classifier), list(labels))
+    write = partial(_write_part, output.storage, output.staging, str(classifier), list(labels), temperature=temperature)
     schema = "name string, rows long, confusion array<struct<label: string, predicted: string, count: long>>"
     written = predictions.mapInArrow(write, schema).collect()
     files = [DataFile(row["name"], row["rows"]) for row in written]
@@ -187,19 +198,28 @@ def _write(
 
 
 def _write_part(
-    storage: Storage, staging: str, classifier: str, labels: list[str], predictions: Iterator[pa.RecordBatch]
+    storage: Storage,
+    staging: str,
+    classifier: str,
+    labels: list[str],
+    predictions: Iterator[pa.RecordBatch],
+    *,
+    temperature: float,
 ) -> Iterator[pa.RecordBatch]:
     table = pa.Table.from_batches(batches) if (batches := list(predictions)) else None
     if table is None or not table.num_rows:
         return
     predicted = pa.array(labels, pa.string()).take(table.column("class").combine_chunks())
+    # The softmax of scores / temperature, from that of the scores.
+    shares = matrix(table.column("probability").combine_chunks()) ** (1 / temperature)
+    confidence = shares.max(axis=1) / shares.sum(axis=1)
     columns: dict[str, Any] = {
         "path": table.column("path"),
         "label": table.column("label"),
         "split": table.column("split"),
         "classifier": pa.repeat(pa.scalar(classifier), table.num_rows),
         "predicted": predicted,
-        "confidence": table.column("confidence"),
+        "confidence": pa.array(confidence),
     }
     result = pa.table([columns[name].cast(PREDICTIONS.field(name).type) for name in PREDICTIONS.names], PREDICTIONS)
     file = DataFile(part(Dataset.PREDICTIONS), result.num_rows)

@@ -111,16 +111,16 @@ def half_whitening(variances: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def predict(model: Any, rows: DataFrame) -> DataFrame:
-    """Return ``path, label, split, class, confidence`` for rows of `vectors`: a class index and its probability."""
+    """Return ``path, label, split, class, probability`` for rows of `vectors`: a class index, and of each class."""
     from pyspark.ml.functions import vector_to_array
-    from pyspark.sql.functions import array_max, col
+    from pyspark.sql.functions import col
 
     return model.transform(rows).select(
         "path",
         "label",
         "split",
         col("prediction").cast("int").alias("class"),
-        array_max(vector_to_array("probability")).cast("float").alias("confidence"),
+        vector_to_array("probability", "float32").alias("probability"),
     )
 
 

@@ -13,6 +13,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard.schemas import ReliabilityBin
+
 MODEL = "model/calibration.json"
 """Where the calibration is kept, relative to the output."""
 
@@ -84,15 +86,15 @@ def expected_calibration_error(confidence: NDArray[np.floating], right: NDArray[
     )
 
 
-def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> list[dict[str, float]]:
+def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> list[ReliabilityBin]:
     """Return the reliability diagram: of each bin that is not empty its mean confidence, accuracy, share of images."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
-        {
-            "confidence": float(confidence[bins == index].mean()),
-            "accuracy": float(right[bins == index].mean()),
-            "images": float((bins == index).mean()),
-        }
+        ReliabilityBin(
+            confidence=float(confidence[bins == index].mean()),
+            accuracy=float(right[bins == index].mean()),
+            images=float((bins == index).mean()),
+        )
         for index in range(BINS)
         if (bins == index).any()
     ]

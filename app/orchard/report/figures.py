@@ -2,8 +2,8 @@
 
 No chart library, on purpose: the page has to work offline, in one file of less than 5 MB, without JavaScript
 and for names that nobody vetted. Plotly's script alone is over 4 MB, and Matplotlib's SVG has neither labels that
-a screen reader finds nor colours that follow the reader's light or dark theme. What is needed is small: two curves,
-a cloud of points and a heat map. Text is never put into markup here; Jinja escapes it.
+a screen reader finds nor colours that follow the reader's light or dark theme. What is needed is small: curves,
+clouds of points and a heat map. Text is never put into markup here; Jinja escapes it.
 """
 
 import math
@@ -14,6 +14,7 @@ import numpy as np
 
 from orchard.report.formatting import label_name, number, percent, shorten
 from orchard.report.samples import Point
+from orchard.schemas import CalibrationMetrics, ReliabilityBin
 
 PALETTE_COLOURS = 8
 PALETTE_SHAPES = 4
@@ -83,6 +84,18 @@ class Curve:
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     marker: Marker | None
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often answers of a confidence are right, before and after calibration, with the diagonal to meet."""
+
+    frame: Frame
+    before: list[tuple[float, float, float]]  # x, y, radius: the area is the share of the images
+    after: list[tuple[float, float, float]]
+    diagonal: str  # SVG path data
+    ticks: list[tuple[float, float, str]]  # x, y, text: both axes alike
+    marker: Marker  # the threshold
 
 
 @dataclass(frozen=True)
@@ -217,6 +230,27 @@ def cumulative(ratios: Sequence[float], k: int) -> Curve:
         [Tick(frame.x((i - 1) / span), number(i)) for i in _component_ticks(n)],
         [Tick(frame.y(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)],
         marker,
+    )
+
+
+def reliability(calibration: CalibrationMetrics) -> Reliability:
+    """The reliability diagram of `orchard.inference.calibration.reliability`, the threshold marked."""
+    frame = Frame(560, 310, 58, 22, 544, 256)
+
+    def dots(bins: Sequence[ReliabilityBin]) -> list[tuple[float, float, float]]:
+        return [
+            (frame.x(row["confidence"]), frame.y(row["accuracy"]), round(3 + 13 * math.sqrt(row["images"]), 2))
+            for row in bins
+        ]
+
+    threshold = calibration["threshold"]
+    return Reliability(
+        frame,
+        dots(calibration["reliability_before"]),
+        dots(calibration["reliability_after"]),
+        f"M{frame.x(0):g} {frame.y(0):g}L{frame.x(1):g} {frame.y(1):g}",
+        [(frame.x(share), frame.y(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)],
+        _marker(frame, threshold, 1.0, f"sure from {percent(threshold)}"),
     )
 
 

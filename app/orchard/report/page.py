@@ -129,7 +129,7 @@ def render(data: ReportData) -> str:
     """The report as one HTML document that needs nothing else and is smaller than 5 MB."""
     metrics, pca = data.metrics, data.metrics.get("pca")
     ratios = pca["explained_variance_ratio"] if pca is not None else []
-    measured = alerts.measured(metrics)
+    measured, calibration = alerts.measured(metrics), metrics.get("calibration")
     views = _classifier_views(measured)
     scatter = figures.scatter(data.points, ratios) if data.points else None
     labels, splits = _label_bars(metrics)
@@ -155,6 +155,8 @@ def render(data: ReportData) -> str:
         cumulative=figures.cumulative(ratios, pca["k"]) if pca is not None and ratios else None,
         scatter=scatter,
         views=views,
+        calibration=calibration,
+        reliability=figures.reliability(calibration) if calibration is not None else None,
         icons=_icons(data),
         stages=_stages(metrics),
         command=reproduce.command(data.run),
