@@ -106,7 +106,6 @@ def read(spark: "SparkSession", output: str, dataset: str | Dataset, **settings:
     """
     from orchard import datasets
     from orchard.output import Output
-    from orchard.pipeline import s3_options
     from orchard.settings import load
 
-    return datasets.read(spark, Output(output, s3_options(load(settings))), Dataset(dataset))
+    return datasets.read(spark, Output(output, load(settings).s3_options()), Dataset(dataset))

@@ -17,6 +17,7 @@ from orchard import progress
 from orchard.cluster import commands as cluster
 from orchard.errors import OrchardError, first_line
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
+from orchard.inference import commands as inference
 
 
 def _print_json(value: object) -> None:
@@ -222,7 +223,7 @@ def sample(folder: Path, seed: int, as_json: bool, **flags: Any) -> int:
     return 0
 
 
-for _command in cluster.COMMANDS:
+for _command in (*inference.COMMANDS, *cluster.COMMANDS):
     cli.add_command(_command)
 
 

@@ -71,10 +71,10 @@ def _measure(source: str, output: str, name: str, settings: Settings, session: S
     metrics = pipeline.run(source, output, settings, session.spark).metrics
     if not metrics.get("classifiers"):
         raise TrainingError(f"{name} cannot be compared: {' '.join(metrics['warnings']) or 'nothing was classified'}")
-    extraction = summary.recall(Output(output, pipeline.s3_options(settings)), "extraction")
+    extraction = summary.recall(Output(output, settings.s3_options()), "extraction")
     backbone = find(name).with_alpha(settings.alpha)
     listing = list_images(
-        source, pipeline.s3_options(settings), limit=settings.limit, labels=settings.labels or None, seed=settings.seed
+        source, settings.s3_options(), limit=settings.limit, labels=settings.labels or None, seed=settings.seed
     )
     seconds, _, _ = measure(listing.table, settings)
     classifier, measured = max(metrics["classifiers"].items(), key=lambda item: item[1]["accuracy"])

@@ -31,7 +31,7 @@ from orchard.report.page import collect, render
 from orchard.schemas import FEATURES, INVENTORY, REDUCED, REJECTED, Dataset, Metrics
 from orchard.session import Session
 from orchard.settings import Settings
-from orchard.storage import S3Options, read_path
+from orchard.storage import read_path
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -62,11 +62,6 @@ def run(source: str, output: str, settings: Settings, spark: "SparkSession | Non
         return pipeline.report()
 
 
-def s3_options(settings: Settings) -> S3Options:
-    """Return where the object store is; credentials are no settings, they come from the environment."""
-    return S3Options(settings.s3_endpoint, settings.s3_region).resolved()
-
-
 class Pipeline:
     """The stages over one output; use it inside ``with``, which holds the output's lock.
 
@@ -88,7 +83,7 @@ class Pipeline:
         self.settings = settings
         self.classifiers = [_classifier(name) for name in settings.classifiers]
         self.backbone = find(settings.backbone).with_alpha(settings.alpha)
-        self.s3 = s3_options(settings)
+        self.s3 = settings.s3_options()
         self.output = Output(output, self.s3)
         if must_exist and self.output.is_empty:
             raise InputError(f"{output} holds no results: make some with orchard extract SOURCE --output {output}.")

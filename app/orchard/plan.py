@@ -17,7 +17,6 @@ from orchard.features.pending import find_pending
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.sources import list_images
 from orchard.output import Output
-from orchard.pipeline import s3_options
 from orchard.progress import stage
 from orchard.session import available_cores
 from orchard.settings import Settings
@@ -32,7 +31,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
     Raises:
         InputError: the source is missing or empty, or none of the images that were tried can be decoded.
     """
-    backbone, s3 = find(settings.backbone), s3_options(settings)
+    backbone, s3 = find(settings.backbone), settings.s3_options()
     with stage("list"):
         listing = list_images(source, s3, limit=settings.limit, labels=settings.labels or None, seed=settings.seed)
     images = listing.table
@@ -84,7 +83,7 @@ def measure(images: pa.Table, settings: Settings) -> tuple[float, int, int]:
     contents = []
     for path in paths:
         try:
-            contents.append(read_path(path, s3_options(settings)))
+            contents.append(read_path(path, settings.s3_options()))
         except OSError:  # a run would reject it
             continue
     for data in contents:  # once, so that what is timed is the steady state

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from orchard.errors import UsageError
+from orchard.storage.interface import S3Options
 
 SETTINGS_FILE = Path("orchard.toml")
 """Read from the working directory when no ``--config`` is given and it is there."""
@@ -102,6 +103,10 @@ class Settings(BaseSettings):
         if isinstance(self.max_rejected, float) and self.max_rejected > 1:
             raise ValueError("--max-rejected is a count or a share such as 5%")
         return self
+
+    def s3_options(self) -> S3Options:
+        """Return where the object store is; credentials are no settings, they come from the environment."""
+        return S3Options(self.s3_endpoint, self.s3_region).resolved()
 
     def rejections_allowed(self, listed: int) -> int:
         """Return how many of `listed` images may be rejected before the run ends with exit code 1."""

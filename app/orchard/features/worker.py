@@ -11,8 +11,6 @@ import importlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +24,15 @@ from orchard.errors import StorageError
 from orchard.features.artifact import EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
+from orchard.images.reading import contents
 from orchard.output import DataFile, parquet_bytes, part
 from orchard.schemas import FEATURES, INVENTORY, REJECTED, Dataset, Reason
-from orchard.storage import LocalStorage, S3Options, Storage, read_path
+from orchard.storage import LocalStorage, S3Options, Storage
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
 BUFFERED_IMAGES = 64
 # Tells an executor that it sees the output's folder, and not another of the same name.
 MARKER = "marker"
-# Objects that a worker reads ahead; a local file needs none (0.02 ms from the page cache).
-READ_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def featurize(job: Job, packed: bytes) -> TaskReport:
     _freeze_imports()
     compiled = time.monotonic()
     rows = _Rows(task, engine)
-    for row, data in enumerate(_contents(task, job)):
+    for row, data in enumerate(contents(task, job.limits, job.s3)):
         if isinstance(data, Rejection):
             rows.reject(row, data)
             continue
@@ -219,27 +216,3 @@ class _Rows:
         )
         tables = {Dataset.FEATURES: features, Dataset.REJECTED: rejected, Dataset.INVENTORY: inventory}
         return {dataset: table for dataset, table in tables.items() if table.num_rows}
-
-
-def _contents(task: pa.Table, job: Job) -> Iterator[bytes | Rejection]:
-    """Yield the bytes of each image of the task in order, reading ahead where the storage is remote."""
-
-    def read(path: str, size: int | None) -> bytes | Rejection:
-        if size is not None and size > job.limits.max_bytes:
-            return Rejection(Reason.TOO_LARGE, f"{size} bytes; max_bytes is {job.limits.max_bytes}")
-        try:
-            return read_path(path, job.s3, job.limits.max_bytes)
-        except OSError as error:
-            return Rejection(Reason.UNREADABLE, error.strerror or type(error).__name__)
-
-    paths, sizes = task["path"].to_pylist(), task["size"].to_pylist()
-    if not paths[0].startswith("s3a://"):
-        yield from map(read, paths, sizes)
-        return
-    with ThreadPoolExecutor(READ_AHEAD) as readers:
-        waiting = [readers.submit(read, *image) for image in zip(paths[:READ_AHEAD], sizes, strict=False)]
-        for image in zip(paths[READ_AHEAD:], sizes[READ_AHEAD:], strict=True):
-            yield waiting.pop(0).result()
-            waiting.append(readers.submit(read, *image))
-        while waiting:
-            yield waiting.pop(0).result()

@@ -1,0 +1,118 @@
+"""The command that says what is on images: parse, call, print; nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchard.errors import UsageError
+from orchard.flags import SPARK, STORAGE, options, settings_from
+from orchard.progress import stage
+
+if TYPE_CHECKING:
+    from orchard.inference.predict import Answer
+
+_SPARK_FROM = 2_000  # images; they take about as long as Spark takes to start
+_TABLE_LABEL = 32  # columns
+
+
+@click.command(short_help="what is on images, by the model of a run")
+@click.argument("output")
+@click.argument("images", nargs=-1, required=True)
+@click.option("--top", default=5, type=click.IntRange(1), metavar="N", help="name the N likeliest labels  [default: 5]")
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    type=click.Choice(["table", "jsonl", "csv"]),
+    help="how to print the answers  [default: table]",
+)
+@click.option(
+    "--spark/--no-spark",
+    default=None,
+    help=f"where to compute  [default: on Spark from {_SPARK_FROM:,} images, or if --master is given]",
+)
+@options("max_bytes", "max_pixels", *SPARK, *STORAGE)
+def predict(
+    output: str, images: tuple[str, ...], *, top: int, form: str, spark: bool | None, as_json: bool, **flags: Any
+) -> int:
+    """Say what is on IMAGES: files, folders, s3a:// prefixes, patterns, manifests, or - for standard input.
+
+    An answer less sure than the model's threshold is "not sure". The exit code is 1 if an image could not be read.
+
+    \b
+    Example:
+      orchard predict out photo.jpg
+      orchard predict s3a://bucket/results s3a://bucket/new --format csv
+    """
+    from orchard.images.decoding import Limits
+    from orchard.inference.model import Model
+    from orchard.inference.predict import STDIN, find_images, predict_here, predict_on_spark
+
+    settings = settings_from(flags)
+    if images.count(STDIN) > 1:
+        raise UsageError("- stands for standard input, which can be read once: name it once.")
+    s3, limits = settings.s3_options(), Limits(settings.max_bytes, settings.max_pixels)
+    model = Model.load(output, s3)
+    listed = find_images(images, s3)
+    on_spark = spark if spark is not None else listed.num_rows >= _SPARK_FROM or settings.master is not None
+    if on_spark and STDIN in images:
+        raise UsageError("Standard input is read in this process: give --no-spark.")
+    printed = _PRINTERS["jsonl" if as_json else form]
+    if not on_spark:
+        return printed(predict_here(model, listed, limits=limits, s3=s3, top=top), top)
+    from orchard.session import Session
+
+    session = Session(settings)
+    try:
+        with stage("predict", listed.num_rows) as advance:
+            answers = predict_on_spark(session.spark, model, listed, limits=limits, s3=s3, top=top, progress=advance)
+            return printed(answers, top)
+    finally:
+        session.stop()
+
+
+def _table(answers: Iterator[Answer], top: int) -> int:  # noqa: ARG001 - the printers' signature
+    failed = 0
+    for answer in answers:
+        if "reason" in answer:
+            failed += 1
+            click.echo(f"{answer['path']}: {answer['reason'].replace('_', ' ')} ({answer['detail']})")
+            continue
+        first, *others = answer["top"]
+        name = first["label"] if answer["label"] is not None else f"not sure; {first['label']}?"
+        rest = ", ".join(f"{other['label']} {other['confidence']:.1%}" for other in others)
+        click.echo(f"{answer['path']}: {name:<{_TABLE_LABEL}} {first['confidence']:6.1%}   {rest}".rstrip())
+    return 1 if failed else 0
+
+
+def _json_lines(answers: Iterator[Answer], top: int) -> int:  # noqa: ARG001 - the printers' signature
+    failed = 0
+    for answer in answers:
+        failed += "reason" in answer
+        click.echo(json.dumps(answer, ensure_ascii=False))
+    return 1 if failed else 0
+
+
+def _csv(answers: Iterator[Answer], top: int) -> int:
+    failed = 0
+    ranks = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "confidence")]
+    names = ["path", "label", "confidence", "reason", "detail", *ranks]
+    table = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    table.writeheader()
+    for answer in answers:
+        failed += "reason" in answer
+        row = {name: answer.get(name) for name in names[:5]}
+        for rank, candidate in enumerate(answer.get("top", ()), 1):
+            row |= {f"label_{rank}": candidate["label"], f"confidence_{rank}": f"{candidate['confidence']:.6f}"}
+        table.writerow(row)
+    return 1 if failed else 0
+
+
+_PRINTERS = {"table": _table, "jsonl": _json_lines, "csv": _csv}
+COMMANDS = (predict,)

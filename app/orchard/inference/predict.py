@@ -1,0 +1,171 @@
+"""Answers for many images: a handful in this process, without Spark or Java; a collection on Spark."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import pyarrow as pa
+
+from orchard.errors import ClusterError, OrchardError, first_line
+from orchard.features.worker import pack
+from orchard.images.decoding import Limits, Rejection
+from orchard.images.manifests import is_manifest
+from orchard.images.reading import contents
+from orchard.images.sources import list_images
+from orchard.inference.model import Model
+from orchard.inference.predictor import Predictor
+from orchard.schemas import LISTING, Reason
+from orchard.storage import S3Options, local_path
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+STDIN = "-"
+TASK_IMAGES = 128
+"""Of a task on Spark; what is lost if an executor is."""
+# Kept waiting beside the batch that runs, so that no executor idles while answers are printed.
+_BATCHES_IN_FLIGHT = 2
+
+
+class Candidate(TypedDict):
+    """A label that it might be."""
+
+    label: str
+    confidence: float  # 0..1
+
+
+class Answer(TypedDict, total=False):
+    """What `predict` says of an image: the first four, or the path with reason and detail."""
+
+    path: str
+    label: str | None  # None: not sure
+    confidence: float  # of the first candidate
+    top: list[Candidate]
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for every task on Spark; picklable."""
+
+    digest: str
+    model: Any  # Broadcast[bytes]: pickled, for PySpark cannot encrypt a broadcast of arrays
+    limits: Limits
+    s3: S3Options
+    top: int
+
+
+def find_images(sources: Sequence[str], s3: S3Options) -> pa.Table:
+    """Return what to predict, schema `LISTING`: files by name whatever they are, the images of everything else.
+
+    Raises:
+        InputError: a source does not exist or holds no image.
+        StorageError: a source cannot be listed.
+    """
+    tables = [LISTING.empty_table()]
+    for source in sources:
+        if source == STDIN or _is_file(source):
+            path = source if source == STDIN else str(local_path(source))
+            tables.append(pa.Table.from_pylist([{"path": path}], LISTING))
+        else:
+            tables.append(list_images(source, s3, limit=None, labels=None, seed=0).table)
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def predict_here(model: Model, images: pa.Table, *, limits: Limits, s3: S3Options, top: int) -> Iterator[Answer]:
+    """Yield the answer for each image in order, computed in this process."""
+    predictor = Predictor(model, limits=limits)
+    for start in range(0, images.num_rows, TASK_IMAGES):
+        yield from _answers(predictor, images.slice(start, TASK_IMAGES), s3=s3, limits=limits, top=top)
+
+
+def predict_on_spark(
+    spark: SparkSession,
+    model: Model,
+    images: pa.Table,
+    *,
+    limits: Limits,
+    s3: S3Options,
+    top: int,
+    progress: Callable[[int], None],
+) -> Iterator[Answer]:
+    """Yield the answer for each image in order, computed on Spark's executors; a batch is in memory at a time.
+
+    Raises:
+        ClusterError: Spark gave a task up.
+    """
+    context = spark.sparkContext
+    job = _Job(model.digest, context.broadcast(pickle.dumps(model)), limits, s3, top)
+    tasks = (pack(images.slice(start, TASK_IMAGES)) for start in range(0, images.num_rows, TASK_IMAGES))
+    batch_tasks = 4 * context.defaultParallelism
+    with ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix="orchard-predict") as threads:
+
+        def run(batch: list[bytes]) -> list[list[Answer]]:
+            found: list[list[Answer]] = context.parallelize(batch, len(batch)).map(partial(answer_task, job)).collect()
+            return found
+
+        waiting: list[Future[list[list[Answer]]]] = []
+        try:
+            while True:
+                while len(waiting) < _BATCHES_IN_FLIGHT and (batch := list(islice(tasks, batch_tasks))):
+                    waiting.append(threads.submit(run, batch))
+                if not waiting:
+                    break
+                for answers in waiting.pop(0).result():
+                    progress(len(answers))
+                    yield from answers
+        except OrchardError:
+            raise
+        except Exception as error:
+            raise ClusterError(f"Spark gave up: {first_line(error)} (--debug shows all).") from error
+        finally:
+            context.cancelAllJobs()
+
+
+_predictors: dict[str, Predictor] = {}
+
+
+def answer_task(job: _Job, packed: bytes) -> list[Answer]:
+    """Do one task on an executor, with a predictor that its process keeps."""
+    if job.digest not in _predictors:
+        _predictors[job.digest] = Predictor(pickle.loads(job.model.value), limits=job.limits)  # noqa: S301 - the driver's
+    task = pa.ipc.open_stream(packed).read_all()
+    return _answers(_predictors[job.digest], task, s3=job.s3, limits=job.limits, top=job.top)
+
+
+def _answers(predictor: Predictor, images: pa.Table, *, s3: S3Options, limits: Limits, top: int) -> list[Answer]:
+    paths = images["path"].to_pylist()
+    found = [predictor.decode(data) if isinstance(data, bytes) else data for data in _read(images, limits, s3)]
+    pixels = [image.pixels for image in found if not isinstance(image, Rejection)]
+    predictions = iter(predictor.predict(pixels, top))
+    answers = []
+    for path, image in zip(paths, found, strict=True):
+        if isinstance(image, Rejection):
+            answers.append(Answer(path=path, reason=image.reason, detail=image.detail))
+            continue
+        prediction = next(predictions)
+        candidates = [Candidate(label=label, confidence=confidence) for label, confidence in prediction.top]
+        first = candidates[0]
+        label = first["label"] if prediction.sure else None
+        answers.append(Answer(path=path, label=label, confidence=first["confidence"], top=candidates))
+    return answers
+
+
+def _read(images: pa.Table, limits: Limits, s3: S3Options) -> Iterator[bytes | Rejection]:
+    for row, data in enumerate(contents(images, limits, s3)):
+        if images["path"][row].as_py() == STDIN:
+            yield sys.stdin.buffer.read(limits.max_bytes + 1)
+        else:
+            yield data
+
+
+def _is_file(source: str) -> bool:
+    return "://" not in source and local_path(source).is_file() and not is_manifest(source)

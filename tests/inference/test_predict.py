@@ -1,0 +1,99 @@
+"""`orchard predict`: the pipeline's answers, without Java for a handful, file by file when one is broken."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+
+def predict(output: Path | str, *arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "orchard", "predict", str(output), *arguments]
+    return subprocess.run(command, capture_output=True, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def expected(trained: Path) -> dict[str, tuple[str, float]]:
+    """Of each test photograph what the pipeline predicted."""
+    rows = pq.read_table(trained / "predictions").to_pylist()
+    return {row["path"]: (row["predicted"], row["confidence"]) for row in rows if row["split"] == "test"}
+
+
+def test_a_handful_needs_no_java_and_gets_the_answers_of_the_pipeline(
+    trained: Path, expected: dict[str, tuple[str, float]], tmp_path: Path
+) -> None:
+    paths = list(expected)[::60]
+    environment = os.environ | {"PATH": "/nowhere", "JAVA_HOME": str(tmp_path)}
+    found = predict(trained, *paths, "--format", "jsonl", "--top", "3", env=environment)
+    assert found.returncode == 0, found.stderr
+    answers = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [answer["path"] for answer in answers] == paths
+    for answer in answers:
+        label, confidence = expected[answer["path"]]
+        assert answer["top"][0]["label"] == label
+        assert answer["confidence"] == pytest.approx(confidence, abs=0.01)
+        assert len(answer["top"]) == 3
+        assert answer["label"] in (label, None)
+
+
+def test_a_collection_on_spark_gets_the_same_answers_in_order(
+    trained: Path, fruits: Path, expected: dict[str, tuple[str, float]]
+) -> None:
+    folder = fruits / "Test" / "Mango"
+    here = predict(trained, str(folder), "--format", "jsonl", "--no-spark")
+    spark = predict(trained, str(folder), "--format", "jsonl", "--spark")
+    assert spark.returncode == here.returncode == 0, spark.stderr
+    ours, theirs = ([json.loads(line) for line in run.stdout.splitlines()] for run in (here, spark))
+    assert [a["path"] for a in theirs] == [a["path"] for a in ours] == sorted(p for p in expected if "/Mango/" in p)
+    assert [a["top"][0]["label"] for a in theirs] == [a["top"][0]["label"] for a in ours]
+    assert all(abs(a["confidence"] - b["confidence"]) < 1e-5 for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_broken_file_is_reported_and_the_others_are_answered(trained: Path, fruits: Path, tmp_path: Path) -> None:
+    photograph = next((fruits / "Test" / "Raspberry").iterdir())
+    good, cut, text = tmp_path / "good.jpg", tmp_path / "cut.jpg", tmp_path / "notes.txt"
+    good.write_bytes(photograph.read_bytes())
+    cut.write_bytes(photograph.read_bytes()[:900])
+    text.write_text("no picture")
+    found = predict(trained, str(cut), str(good), str(text), "--format", "csv")
+    assert found.returncode == 1
+    rows = list(csv.DictReader(io.StringIO(found.stdout.decode())))
+    assert [row["reason"] for row in rows] == ["truncated", "", "unsupported_format"]
+    assert rows[1]["label_1"] == "Raspberry"
+    table = predict(trained, str(cut), str(good))
+    assert b"cut.jpg: truncated (" in table.stdout and b"good.jpg: Raspberry" in table.stdout
+
+
+def test_standard_input_is_an_image(trained: Path, fruits: Path) -> None:
+    photograph = next((fruits / "Test" / "Raspberry").iterdir()).read_bytes()
+    found = predict(trained, "-", input=photograph)
+    assert found.returncode == 0 and found.stdout.startswith(b"-: Raspberry")
+    large = predict(trained, "-", "--max-bytes", "100", input=photograph)
+    assert large.returncode == 1 and large.stdout.startswith(b"-: too large")
+
+
+def test_what_is_between_two_labels_is_not_sure(trained: Path, fruits: Path, tmp_path: Path) -> None:
+    one, other = (next((fruits / "Test" / label).iterdir()) for label in ("Lemon Meyer", "Orange 2"))
+    for share in range(1, 20):
+        mixed = Image.blend(Image.open(one), Image.open(other), share / 20)
+        mixed.save(tmp_path / f"{share:02}.png")
+    answers = [json.loads(line) for line in predict(trained, str(tmp_path), "--format", "jsonl").stdout.splitlines()]
+    threshold = json.loads((trained / "model" / "calibration.json").read_text())["threshold"]
+    assert len(answers) == 19 and all(answer["top"] for answer in answers)
+    assert all((answer["label"] is None) == (answer["confidence"] < threshold) for answer in answers)
+    unsure = [answer for answer in answers if answer["label"] is None]
+    assert unsure
+    assert f"not sure; {unsure[0]['top'][0]['label']}?".encode() in predict(trained, unsure[0]["path"]).stdout
+
+
+def test_a_missing_source_or_model_is_one_sentence(trained: Path, tmp_path: Path) -> None:
+    missing = predict(trained, str(tmp_path / "none"))
+    assert missing.returncode == 3 and missing.stderr.count(b"\n") == 1
+    no_model = predict(tmp_path, str(tmp_path))
+    assert no_model.returncode == 3 and b"make one with orchard run" in no_model.stderr
