@@ -136,7 +136,7 @@ def test_the_pipeline_reads_what_the_chart_writes(monkeypatch: pytest.MonkeyPatc
     [
         ("source=", "source is missing: --set source=s3a://bucket/images"),
         ("output=", "output is missing"),
-        ("mode=cronjob", "at '/mode': value must be one of 'job', 'operator'"),
+        ("mode=cronjob", "at '/mode': value must be one of 'job', 'operator', 'none'"),
         ("executor.instances=0", "at '/executor/instances': minimum: got 0, want 1"),
         ("executor.instance=3", "at '/executor': additional properties 'instance' not allowed"),
         ("executor.memory=2Gi", "at '/executor/memory': '2Gi' does not match pattern '^[1-9][0-9]*[mg]$'"),
