@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 DATA ?= build/sample
 OUT ?= out
 ARGS ?=
+PAGE := app/orchard/serving/page
 UV := $(BIN)/uv
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -38,7 +39,7 @@ HELM_DOCS = helm-docs --log-level=warning --chart-search-root=helm/orchard --sor
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready ## make .venv with everything in it, the command `orchard` too
+setup: $(VENV)/.ready $(PAGE)/vendor/.ready ## make .venv with everything in it, the command `orchard` too
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -49,6 +50,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
+
+# What the server's page runs in the browser. Without npm it asks the server instead.
+$(PAGE)/vendor/.ready: $(PAGE)/package-lock.json $(PAGE)/package.json
+	@command -v npm >/dev/null || \
+		echo "note: npm was not found, so the page of \`orchard serve\` will not work offline; install Node.js and start again" >&2
+	@! command -v npm >/dev/null || { cd $(PAGE) && npm ci --silent --ignore-scripts && npm run --silent vendor && touch vendor/.ready; }
 
 run: setup ## the whole pipeline on a generated sample (or DATA=folder OUT=folder), then say where the report is
 	@if [ "$(DATA)" = build/sample ] && [ ! -d build/sample ]; then $(BIN)/orchard sample build/sample; fi
@@ -148,4 +155,4 @@ lock: setup ## resolve the dependencies into requirements.lock (UPGRADE=1: newer
 		--no-header --quiet --extra serve --constraint requirements.lock pyproject.toml -o docker/requirements.lock
 
 clean: ## remove what was built, the environment too
-	rm -rf $(VENV) .tools build dist out .cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PAGE)/vendor $(PAGE)/node_modules .tools build dist out .cache .pytest_cache .mypy_cache .ruff_cache
