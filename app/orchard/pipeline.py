@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,8 +121,8 @@ class Pipeline:
             listing = list_images(
                 source, self.s3, limit=settings.limit, labels=settings.labels or None, seed=settings.seed
             )
-            if settings.fresh and not self.output.is_empty:
-                self.output.start_over()
+            if settings.fresh:
+                self._start_over()
             identity = self._identity()
             pending = find_pending(
                 self.output,
@@ -241,6 +242,16 @@ class Pipeline:
         total = round(time.monotonic() - self._started, 3)
         seconds = summary.recall(self.output, "seconds") | self._seconds | {"total": total}
         return summary.metrics(self.output, decoded=self._decoded, seconds=seconds)
+
+    def _start_over(self) -> None:
+        """Drop what the output holds, but not the work of an earlier driver of the same Kubernetes Job: resume that."""
+        job = os.environ.get("ORCHARD_JOB_UID")
+        if job and summary.recall(self.output, "fresh").get("job") == job:
+            return
+        if not self.output.is_empty:
+            self.output.start_over()
+        if job:
+            self._remember(fresh={"job": job})
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that decide what features are; an output holds those of one identity.

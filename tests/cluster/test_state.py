@@ -141,3 +141,19 @@ def test_a_failed_driver_leaves_no_result(capsys: pytest.CaptureFixture[str]) ->
         display.finish(succeeded=False)
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "Traceback\n")
+
+
+def test_a_volume_that_cannot_be_mounted_is_told_while_the_driver_waits() -> None:
+    waiting = seen(None, driver("Pending"))
+    mount = client.CoreV1Event(
+        metadata=client.V1ObjectMeta(name="event"),
+        involved_object=client.V1ObjectReference(),
+        type="Warning",
+        reason="FailedMount",
+        message='MountVolume.SetUp failed for volume "keys" : secret "keys" not found',
+        last_timestamp=NOW,
+    )
+    waiting.cluster = SimpleNamespace(namespace="fruit", events=lambda _: [mount])  # type: ignore[assignment]
+    found = waiting.hindrance()
+    assert found is not None and not found.definite
+    assert 'secret "keys" not found' in found.sentence

@@ -104,6 +104,23 @@ def test_fresh_starts_over(run: Run, photos: Path) -> None:
     assert again.metrics["images"]["decoded"] == 9
 
 
+def test_drivers_of_one_job_start_over_once(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(photos, limit=30)
+    monkeypatch.setenv("ORCHARD_JOB_UID", "one")
+    assert run(photos, limit=30, fresh=True).metrics["images"]["decoded"] == 30
+    assert run(photos, limit=30, fresh=True).metrics["images"]["decoded"] == 0
+    monkeypatch.setenv("ORCHARD_JOB_UID", "another")
+    assert run(photos, limit=30, fresh=True).metrics["images"]["decoded"] == 30
+
+
+def test_the_first_driver_of_a_job_starts_over_an_output_that_was_empty(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHARD_JOB_UID", "one")
+    assert run(photos, limit=30, fresh=True).metrics["images"]["decoded"] == 30
+    assert run(photos, limit=30, fresh=True).metrics["images"]["decoded"] == 0
+
+
 def test_fresh_keeps_what_is_there_when_the_source_is_missing(run: Run, photos: Path) -> None:
     before = run(photos, limit=6).features()
     with pytest.raises(InputError):

@@ -17,6 +17,7 @@ _DEFINITE = {
     "CreateContainerError": "its container cannot be created ({message})",
     "RunContainerError": "its container cannot be run ({message})",
 }
+_REFUSALS = ("FailedCreate", "FailedMount")
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,14 @@ def of_pod(pod: "V1Pod") -> Reason | None:
 
 
 def of_events(events: "Iterable[CoreV1Event]") -> Reason | None:
-    """Return why pods were refused, by the newest of the warnings of what should have made them; None if none was."""
-    refused = [event for event in events if event.reason == "FailedCreate" and event.type == "Warning"]
+    """Return why pods were refused or cannot mount a volume, by the newest such warning; None if there is none."""
+    refused = [event for event in events if event.reason in _REFUSALS and event.type == "Warning"]
     if not refused:
         return None
-    message = max(refused, key=lambda e: str(e.last_timestamp or e.event_time or "")).message or ""
+    newest = max(refused, key=lambda e: str(e.last_timestamp or e.event_time or ""))
+    message = newest.message or ""
+    if newest.reason == "FailedMount":  # what is missing may be made at any moment, and is then mounted
+        return Reason(f"a volume cannot be mounted ({message}): create what is missing", definite=False)
     _, _, cause = message.partition(" is forbidden: ")
     if "exceeded quota" in message:
         return Reason(f"the namespace's quota does not allow the pod ({cause or message}): ask for less", definite=True)

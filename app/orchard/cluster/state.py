@@ -173,7 +173,10 @@ class Observation:
         if self.set is None or (self.set.status.ready_replicas or 0) >= self.set.spec.replicas:
             return None
         for pod in self.executors:
-            if reason := reasons.of_pod(pod):
+            starting = pod.status.phase == "Pending"
+            if reason := reasons.of_pod(pod) or (
+                starting and reasons.of_events(self.cluster.events(pod.metadata.name))
+            ):
                 return reason
         if (self.set.status.replicas or 0) >= self.set.spec.replicas:
             return None  # all are there and start

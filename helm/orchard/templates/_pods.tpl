@@ -206,6 +206,11 @@ spec:
       env:
         - name: ORCHARD_APP_ID
           value: {{ $name }}
+        {{- if eq .Values.mode "job" }}
+        # What a setting such as fresh is done once for, however many drivers the Job takes.
+        - name: ORCHARD_JOB_UID
+          valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}
+        {{- end }}
         - name: ORCHARD_POD_NAME
           valueFrom: {fieldRef: {fieldPath: metadata.name}}
         - name: ORCHARD_POD_NAMESPACE
