@@ -86,7 +86,9 @@ def test_the_driver_may_do_what_it_did_and_nothing_else(namespace: Namespace) ->
         if call["responseStatus"]["code"] == 403:
             refused.append((*asked, call["objectRef"].get("name")))
         used.add(asked)
-    assert used >= granted, f"granted and never used: {granted - used}"
+    # Events are read while executors are awaited, which these may not have been; the sentence on a quota is from there.
+    unused = granted - used - {("list", "events")}
+    assert not unused, f"granted and never used: {unused}"
     assert not refused, f"asked for and not granted: {refused}"
 
 
