@@ -16,8 +16,10 @@ from rich.text import Text
 from orchard import progress
 from orchard.cluster import commands as cluster
 from orchard.errors import OrchardError, first_line
+from orchard.export import commands as export
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
 from orchard.inference import commands as inference
+from orchard.serving import commands as serving
 
 
 def _print_json(value: object) -> None:
@@ -223,7 +225,7 @@ def sample(folder: Path, seed: int, as_json: bool, **flags: Any) -> int:
     return 0
 
 
-for _command in (*inference.COMMANDS, *cluster.COMMANDS):
+for _command in (*inference.COMMANDS, *export.COMMANDS, *serving.COMMANDS, *cluster.COMMANDS):
     cli.add_command(_command)
 
 

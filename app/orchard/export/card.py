@@ -1,0 +1,123 @@
+"""The model card: what a file holds, what it takes and gives, how good it is, and who may use it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from orchard.export.formats import INPUT, OUTPUT, Format, Precision
+from orchard.features.backbones import find
+from orchard.inference.model import Model
+
+CARD_VERSION = 1
+
+# Of the ImageNet weights, as their publishers give them (https://keras.io/api/applications/ and the files' sources).
+_WEIGHTS_LICENCES = {
+    "convnext": "MIT",
+    "densenet": "BSD-3-Clause",
+    "resnet": "MIT",
+    "resnet_v2": "MIT",
+    "vgg16": "CC-BY-4.0",
+    "vgg19": "CC-BY-4.0",
+}
+
+
+def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, Any]:
+    """Return the card of `model` in a format and precision, ready for JSON, without the file's name and size."""
+    artifact, calibration = model.artifact, model.calibration
+    backbone = find(artifact.backbone).with_alpha(artifact.alpha)
+    card: dict[str, Any] = {
+        "card_version": CARD_VERSION,
+        "description": f"Classifies photos into {len(model.labels)} classes.",
+        "digest": model.digest,
+        "format": str(kind),
+        "precision": str(precision),
+        "labels": list(model.labels),
+        "input": _input(kind, artifact.input_size),
+        "output": {
+            "name": OUTPUT,
+            "dtype": "float32",
+            "shape": [1 if kind is Format.LITERT else "n", len(model.labels)],
+            "meaning": "calibrated probabilities, in the order of labels; each row sums to 1",
+        },
+        "temperature": calibration.temperature,
+        "threshold": calibration.threshold,
+        "not_sure": "If the greatest probability is below threshold, the answer is: not sure.",
+        "backbone": {
+            "name": artifact.backbone,
+            "alpha": artifact.alpha,
+            "n_features": artifact.n_features,
+            "parameters": backbone.parameters,
+            "weights": artifact.weights,
+            "weights_digest": artifact.weights_digest,
+            "imagenet_top1_percent": backbone.top1 if artifact.weights == "imagenet" else None,
+            "features_computed_in": str(artifact.precision),
+        },
+        "training": _training(model),
+        "licences": {
+            "orchard": "Apache-2.0",
+            "backbone_weights": _weights_licence(backbone.family, artifact.weights),
+            "training_images": "to be stated by whoever trained the model",
+        },
+        "versions": {"orchard": importlib.metadata.version("orchard")} | _trained_with(model),
+    }
+    return card
+
+
+def _input(kind: Format, size: int) -> dict[str, Any]:
+    if kind is Format.LITERT:
+        resize = (
+            f"bilinear to {size} x {size} without smoothing: shrink a larger photo to about {2 * size} pixels first"
+        )
+    else:
+        resize = f"bilinear to {size} x {size}, smoothing when it shrinks; done by the file"
+    return {
+        "name": INPUT,
+        "dtype": "uint8",
+        "shape": [1 if kind is Format.LITERT else "n", "height", "width", 3],
+        "layout": "NHWC",
+        "channels": "RGB",
+        "range": [0, 255],
+        "height_and_width": "any",
+        "resize": resize,
+        "orientation": "upright: turn the photo as its EXIF orientation says",
+        "transparency": "composited on white",
+    }
+
+
+def _training(model: Model) -> dict[str, Any]:
+    metrics = model.metrics
+    labels: dict[str, dict[str, int]] = metrics.get("labels", {})
+    splits: dict[str, int] = {}
+    for counts in labels.values():
+        for split, count in counts.items():
+            splits[split] = splits.get(split, 0) + count
+    found: dict[str, Any] = {
+        "run_id": model.run.get("run_id"),
+        "finished": model.run.get("finished"),
+        "images": metrics.get("images", {}).get("featurized"),
+        "classes": len(model.labels),
+        "images_by_split": splits,
+        "images_by_label": labels,
+        "components": metrics.get("pca", {}).get("k"),
+    }
+    measured = metrics.get("classifiers", {}).get("logistic_regression")
+    if measured:
+        wanted = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "test_rows", "train_rows")
+        found["test"] = {name: measured[name] for name in wanted if name in measured}
+    if calibration := metrics.get("calibration"):
+        found["calibration"] = {name: value for name, value in calibration.items() if not name.startswith("reliab")}
+    if grouped := metrics.get("group_split", {}).get("classifiers", {}).get("logistic_regression"):
+        found["test_by_group"] = {name: grouped[name] for name in ("accuracy", "macro_f1") if name in grouped}
+    return found
+
+
+def _weights_licence(family: str, weights: str) -> str:
+    if weights == "imagenet":
+        return _WEIGHTS_LICENCES.get(family, "Apache-2.0")
+    return "none: random" if weights.startswith("random") else f"that of {weights}"
+
+
+def _trained_with(model: Model) -> dict[str, str]:
+    versions = model.run.get("versions")
+    return {f"trained_with_{name}": str(version) for name, version in versions.items()} if versions else {}

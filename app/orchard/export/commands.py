@@ -1,0 +1,57 @@
+"""The command that writes the model as one file: parse, call, print; nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from orchard.export.formats import Format, Precision
+from orchard.flags import STORAGE, options, settings_from
+
+
+@click.command(short_help="the model as one file: ONNX, OpenVINO, Keras or LiteRT")
+@click.argument("output")
+@click.option(
+    *("--format", "kind"),
+    required=True,
+    type=click.Choice([str(kind) for kind in Format]),
+    help="onnx: browser, iOS, servers; litert: Android; openvino: Intel's processors; keras: to go on in Python",
+)
+@click.option("--to", "file", required=True, metavar="FILE", help="local path or s3a:// URL, with the format's suffix")
+@click.option(
+    "--precision",
+    default=str(Precision.FLOAT32),
+    type=click.Choice([str(precision) for precision in Precision]),
+    help="how the weights are stored; int8 is calibrated with the run's training images  [default: float32]",
+)
+@click.option(
+    "--weights", metavar="TEXT", help="keras, litert: the backbone's weights, if they are elsewhere than for the run"
+)
+@options(*STORAGE)
+def export(
+    output: str, *, kind: str, file: str, precision: str, weights: str | None, as_json: bool, **flags: Any
+) -> int:
+    """Write the model of OUTPUT to FILE: uint8 RGB pixels of any size in, calibrated probabilities out.
+
+    Network, scaler, PCA and classifier are one graph. A model card is written beside it, as FILE's name with .json.
+
+    \b
+    Example:
+      orchard export out --format onnx --to fruits.onnx
+      orchard export out --format litert --precision int8 --to app/src/main/assets/fruits.tflite
+    """
+    from orchard.export.writing import export as write
+
+    settings = settings_from(flags)
+    done = write(output, file, Format(kind), Precision(precision), weights=weights, s3=settings.s3_options())
+    if as_json:
+        click.echo(json.dumps({"files": done.files, "card": done.card}, ensure_ascii=False, indent=2))
+        return 0
+    for name, size in done.files.items():
+        click.echo(f"{size / 1e6:8.2f} MB  {name}")
+    return 0
+
+
+COMMANDS = (export,)

@@ -1,0 +1,49 @@
+"""The file formats and precisions that a model leaves in, and which of them go together."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from orchard.errors import UsageError
+
+INPUT = "image"
+"""The graph's input: uint8 (n, height, width, 3), RGB."""
+OUTPUT = "probabilities"
+"""The graph's output: float32 (n, n_classes), rows that sum to 1."""
+
+
+class Format(StrEnum):
+    """What a model is exported to."""
+
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+    KERAS = "keras"
+    LITERT = "litert"
+
+    @property
+    def suffix(self) -> str:
+        """How the file's name ends."""
+        return {"onnx": ".onnx", "openvino": ".xml", "keras": ".keras", "litert": ".tflite"}[self]
+
+
+class Precision(StrEnum):
+    """How an exported model's weights are stored; int8 computes in whole numbers, too."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+def check(kind: Format, precision: Precision, file: str) -> None:
+    """Raise UsageError, with what to take instead, for a format that lacks the precision or has another suffix."""
+    if kind is Format.OPENVINO and precision is Precision.INT8:
+        raise UsageError("--format openvino has no int8: take --format onnx, which OpenVINO reads too, or float16.")
+    if kind is Format.KERAS and precision is not Precision.FLOAT32:
+        raise UsageError(
+            f"--format keras is float32 alone, not {precision}: take --format litert for a phone, or onnx."
+        )
+    if file.endswith(kind.suffix) and not file.endswith("/" + kind.suffix) and file != kind.suffix:
+        return
+    other = next((found for found in Format if file.endswith(found.suffix)), None)
+    advice = f", or take --format {other}" if other else ""
+    raise UsageError(f"--to {file}: the name of a file of --format {kind} ends in {kind.suffix}{advice}.")

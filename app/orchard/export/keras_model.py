@@ -1,0 +1,249 @@
+"""The model in Keras and in LiteRT, built in a process of its own: the parent never imports TensorFlow.
+
+::
+
+    parent                          child (KERAS_BACKEND=tensorflow)
+    request.json, head.npz    ->    backbone from its weights, resize before it, one dense layer after it
+    model.keras or .tflite    <-
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import orchard
+from orchard import errors
+from orchard.errors import OrchardError, WeightsUnavailable
+from orchard.export.formats import INPUT, OUTPUT, Format, Precision
+from orchard.export.graph import head
+from orchard.export.quantization import FLOAT32_CONVOLUTIONS
+from orchard.features.backbones import Backbone, find
+from orchard.features.weights import Weights, keras_model, locate
+from orchard.inference.model import Model
+
+if TYPE_CHECKING:
+    import keras
+
+_SECONDS = 1800.0  # int8 of a large network takes minutes
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the child is to build."""
+
+    format: Format
+    precision: Precision
+    backbone: str
+    alpha: float
+    weights: str
+    seed: int
+    weights_digest: str
+    card: str  # JSON, for the file's metadata
+
+    def located(self) -> tuple[Backbone, Weights]:
+        """The backbone of the width, and where its weights are."""
+        backbone = find(self.backbone).with_alpha(self.alpha)
+        return backbone, locate(backbone, self.weights, seed=self.seed)
+
+
+def keras_file(
+    model: Model,
+    kind: Format,
+    precision: Precision = Precision.FLOAT32,
+    *,
+    weights: str,
+    seed: int = 0,
+    card: str = "{}",
+    images: NDArray[np.uint8] | None = None,
+) -> bytes:
+    """Return `model` as a .keras or .tflite file.
+
+    Args:
+        model: of any engine.
+        kind: keras or litert.
+        precision: float32 alone for Keras.
+        weights: where the backbone's weights are: ``imagenet``, ``random`` (of ``seed``) or a file.
+        seed: of random weights.
+        card: the model card in JSON, which a .tflite file carries as its metadata "model.json".
+        images: (n, input_size, input_size, 3) to calibrate int8 with.
+
+    Raises:
+        WeightsUnavailable: the weights are not to be had, or are not those that the model was made with.
+        OrchardError: the child broke off.
+    """
+    artifact = model.artifact
+    request = _Request(kind, precision, artifact.backbone, artifact.alpha, weights, seed, artifact.weights_digest, card)
+    _check_digest(request, request.located()[1])
+    matrix, bias = head(model)
+    with tempfile.TemporaryDirectory(prefix="orchard-export-") as scratch:
+        folder = Path(scratch)
+        (folder / "request.json").write_text(json.dumps(asdict(request)))
+        np.savez(folder / "head.npz", weights=matrix, bias=bias[0])
+        if images is not None:
+            np.save(folder / "images.npy", images)
+        _run_child(folder, artifact.backbone)
+        return (folder / f"model{kind.suffix}").read_bytes()
+
+
+def _check_digest(request: _Request, weights: Weights) -> None:
+    yet_to_be_downloaded = weights.path is None and weights.seed is None
+    if not yet_to_be_downloaded and weights.digest() != request.weights_digest:
+        raise WeightsUnavailable(
+            f"The weights of {request.backbone} found here ({weights.path or weights.description}) are not those that "
+            "the model was made with: give the same file with --weights, or take --format onnx, which needs none."
+        )
+
+
+def _run_child(folder: Path, backbone: str) -> None:
+    root = str(Path(orchard.__file__).parents[1])
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+    command = [sys.executable, "-m", "orchard.export.keras_model", str(folder)]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OrchardError(
+            f"Exporting {backbone} took more than {_SECONDS / 60:.0f} minutes: take --precision float32."
+        ) from error
+    if (folder / "error.json").exists():
+        problem = json.loads((folder / "error.json").read_text())
+        raise getattr(errors, problem["class"])(problem["message"])
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
+        raise OrchardError(
+            f"Exporting {backbone} broke off with code {done.returncode} ({lines[-1]}): check the memory, or take "
+            "--format onnx."
+        )
+
+
+# --- What runs in the child process -------------------------------------------------------------------------
+
+
+def main(folder: Path) -> int:
+    """Build what ``folder/request.json`` asks for as ``folder/model.keras`` or ``.tflite``."""
+    values = json.loads((folder / "request.json").read_text())
+    values |= {"format": Format(values["format"]), "precision": Precision(values["precision"])}
+    request = _Request(**values)
+    path = folder / f"model{request.format.suffix}"
+    try:
+        model = _folded(request, folder)
+        if request.format is Format.KERAS:
+            model.save(path)
+        else:
+            path.write_bytes(_with_metadata(_litert(model, request.precision, folder), request.card))
+    except OrchardError as error:
+        (folder / "error.json").write_text(json.dumps({"class": type(error).__name__, "message": str(error)}))
+        return error.exit_code
+    return 0
+
+
+def _folded(request: _Request, folder: Path) -> keras.Model:
+    """Return a model of standard layers alone: it loads where Orchard is not installed."""
+    import keras
+
+    # What a keras.json in the user's home says may be otherwise.
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy("float32")
+    backbone, weights = request.located()
+    network, weights = keras_model(backbone, weights)
+    _check_digest(request, weights)
+    size = backbone.input_size
+    # LiteRT has no kernel for the resize that smooths.
+    smooth = request.format is Format.KERAS
+    litert = request.format is Format.LITERT
+    image = keras.Input((None, None, 3), batch_size=1 if litert else None, name=INPUT, dtype="uint8")
+    numbers = keras.layers.Rescaling(1.0, name="float32")(image)
+    resized = keras.layers.Resizing(size, size, interpolation="bilinear", antialias=smooth, name="resize")(numbers)
+    with np.load(folder / "head.npz") as arrays:
+        matrix, bias = arrays["weights"], arrays["bias"]
+    dense = keras.layers.Dense(len(bias), activation="softmax", name=OUTPUT)
+    model = keras.Model(image, dense(network(resized)), name=request.backbone)
+    dense.set_weights([matrix, bias])
+    return model
+
+
+def _litert(model: keras.Model, precision: Precision, folder: Path) -> bytes:
+    import keras
+    import tensorflow as tf
+
+    def serve(image: Any) -> dict[str, Any]:
+        return {OUTPUT: model(image, training=False)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serving_default", serve, [tf.TensorSpec((1, None, None, 3), tf.uint8, name=INPUT)])
+    archive.write_out(str(folder / "saved"), verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
+    first = _first_nodes(converter.convert()) if precision is Precision.INT8 else []
+    if precision is not Precision.FLOAT32:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision is Precision.FLOAT16:
+        converter.target_spec.supported_types = [tf.float16]
+    if precision is not Precision.INT8:
+        data: bytes = converter.convert()
+        return data
+    images = np.load(folder / "images.npy")
+
+    def calibration() -> Iterator[list[NDArray[np.uint8]]]:
+        for image in images:
+            yield [image[np.newaxis]]
+
+    converter.representative_dataset = calibration
+    # A softmax in int8 has steps of 1/256, and the linear layer before it decides; see `FLOAT32_CONVOLUTIONS`.
+    options = tf.lite.experimental.QuantizationDebugOptions(
+        denylisted_ops=["RESIZE_BILINEAR", "FULLY_CONNECTED", "SOFTMAX"], denylisted_nodes=first
+    )
+    debugger = tf.lite.experimental.QuantizationDebugger(
+        converter=converter, debug_dataset=calibration, debug_options=options
+    )
+    quantized: bytes = debugger.get_nondebug_quantized_model()
+    return quantized
+
+
+def _first_nodes(data: bytes) -> list[str]:
+    """Return the names of the tensors that a .tflite file writes up to its first convolutions, and theirs."""
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
+    convolutions = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
+    graph, codes = model.subgraphs[0], model.operatorCodes
+    found = [i for i, node in enumerate(graph.operators) if codes[node.opcodeIndex].builtinCode in convolutions]
+    nodes = graph.operators[: found[FLOAT32_CONVOLUTIONS - 1] + 1]
+    return [graph.tensors[node.outputs[0]].name.decode() for node in nodes]
+
+
+def _with_metadata(data: bytes, card: str) -> bytes:
+    """Return the .tflite file with the card as its metadata "model.json"."""
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(card.encode(), np.uint8)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = b"model.json", len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

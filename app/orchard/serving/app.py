@@ -1,0 +1,200 @@
+"""The FastAPI application: its routes, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from orchard.images.decoding import Limits
+from orchard.inference.model import Model
+from orchard.serving import documents, metrics, static
+from orchard.serving.batching import EnginePool
+from orchard.serving.observability import Observed
+from orchard.serving.prediction import PredictionHandler
+from orchard.serving.problems import Problem, Refusal
+from orchard.serving.uploads import Held, UploadLimits
+
+PREDICT = "/v1/predict"
+MODEL = "/v1/model"
+HEALTH = "/healthz"
+READY = "/readyz"
+METRICS = "/metrics"
+OPENAPI = "/openapi.json"
+PAGE = ("/", "/sw.js", "/manifest.webmanifest", "/model.json", "/model.onnx")
+ROUTES = (PREDICT, MODEL, HEALTH, READY, METRICS, OPENAPI, *PAGE)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a model is served."""
+
+    engines: int = 1
+    """Threads with an engine each: one for each core."""
+    queue: int = 256
+    """Images that may wait."""
+    uploads: UploadLimits = field(default_factory=UploadLimits)
+    max_pixels: int = 50_000_000
+    """Of one image, as its header says; what a phone of 48 megapixels takes passes."""
+    request_seconds: float = 30.0
+    """Within which an answer is there, from the end of the body."""
+    cors_origins: Sequence[str] = ()
+    """Pages of other origins that may ask."""
+
+
+@dataclass
+class State:
+    """What the server tells the application."""
+
+    draining: bool = False
+    """It is about to stop."""
+    failure: Exception | None = None
+    """What an engine could not start for."""
+
+
+def create_app(model: Model, serving: Serving | None = None, state: State | None = None) -> FastAPI:
+    """Return the application that answers with `model`; its engines are compiled when it starts.
+
+    ``app.state.pool`` is its `EnginePool`.
+    """
+    serving = serving or Serving()
+    state = state or State()
+    counted = metrics.Metrics()
+    held = Held(serving.uploads.max_held_bytes)
+
+    def failed(error: Exception) -> None:
+        state.failure = error
+
+    limits = Limits(max_bytes=serving.uploads.max_bytes, max_pixels=serving.max_pixels)
+    pool = EnginePool(
+        model, engines=serving.engines, capacity=serving.queue, limits=limits, observer=counted, failed=failed
+    )
+    counted.watch(
+        waiting=lambda: pool.waiting, capacity=serving.queue, engines=serving.engines, held=lambda: held.total
+    )
+    handler = PredictionHandler(
+        model, pool, counted, limits=serving.uploads, held=held, request_seconds=serving.request_seconds
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        pool.start()
+        yield
+        pool.close()
+
+    app = FastAPI(
+        title="Orchard",
+        summary="What is on a photograph",
+        version=metadata.version("orchard"),
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        docs_url=None,  # it would load its scripts from elsewhere
+        redoc_url=None,
+        openapi_url=OPENAPI,
+        lifespan=lifespan,
+    )
+    app.state.pool = pool
+    _add_prediction(app, handler, model, serving)
+    _add_model(app, model)
+    _add_probes(app, pool, counted, state)
+    app.include_router(static.router(model))
+    _describe_problems(app)
+    app.add_exception_handler(HTTPException, _leave_to_observed)
+    app.add_middleware(
+        Observed,
+        metrics=counted,
+        routes=ROUTES,
+        shortcuts={("POST", PREDICT): handler},
+        draining=lambda: state.draining,
+    )
+    if serving.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(serving.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Content-Type", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    return app
+
+
+async def _leave_to_observed(_: Request, error: Exception) -> Response:
+    """Let `Observed` answer a 404 or a 405, as it answers all errors."""
+    assert isinstance(error, HTTPException)
+    raise Problem(None, status=error.status_code, headers=dict(error.headers or {}))
+
+
+def _add_prediction(app: FastAPI, handler: PredictionHandler, model: Model, serving: Serving) -> None:
+    @app.post(
+        PREDICT,
+        summary="Say what is on one image or several",
+        response_class=Response,
+        responses={
+            200: {"model": documents.Answer, "content": documents.answer_example(model)},
+            **documents.problems(400, 408, 413, 415, 422, 500, 503),
+        },
+        openapi_extra=documents.predict_request(model, serving.uploads.max_files),
+    )
+    async def predict(request: Request) -> Response:
+        return Response(await handler.answer(request.scope, request.receive), media_type="application/json")
+
+
+def _add_model(app: FastAPI, model: Model) -> None:
+    card = documents.model_card(model)
+    content = card.model_dump_json().encode()
+    example = {"application/json": {"example": card.model_dump()}}
+
+    @app.get(
+        MODEL,
+        summary="The model that answers",
+        response_class=Response,
+        responses={200: {"model": documents.ModelCard, "content": example}},
+    )
+    async def describe() -> Response:
+        return Response(content, media_type="application/json")
+
+
+def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state: State) -> None:
+    @app.get(HEALTH, summary="The process lives", response_model=documents.Health)
+    async def healthy() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get(
+        READY,
+        summary="The engines are compiled, and the server is not about to stop",
+        response_model=documents.Health,
+        responses=documents.problems(503),
+    )
+    async def ready() -> dict[str, str]:
+        if state.draining:
+            raise Problem(Refusal.NOT_READY, "The server is about to stop.")
+        if not pool.ready:
+            raise Problem(Refusal.NOT_READY, "The engines are being compiled.")
+        return {"status": "ready"}
+
+    text = {"text/plain": {"schema": {"type": "string"}}}
+
+    @app.get(METRICS, summary="Figures for Prometheus", response_class=Response, responses={200: {"content": text}})
+    async def figures() -> Response:
+        return Response(counted.exposition(), media_type=metrics.CONTENT_TYPE)
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Add the schema of a problem to the document; no route returns it as its model."""
+    generate: Callable[[], dict[str, Any]] = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schemas = document["components"]["schemas"]
+        if "Problem" not in schemas:
+            problem = documents.ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(problem.pop("$defs", {}))
+            schemas["Problem"] = problem
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

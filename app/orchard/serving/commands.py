@@ -1,0 +1,108 @@
+"""The command that serves: parse, call; nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from orchard.errors import UsageError
+from orchard.flags import STORAGE, options, settings_from
+
+MIB = 2**20
+_COUNT = click.IntRange(min=1)
+_SECONDS = click.FloatRange(min=0)
+
+
+@click.command(short_help="answer over HTTP what is on a photograph")
+@click.argument("output")
+@click.option("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, metavar="N", help="port  [default: 8080]")
+@click.option("--engines", type=_COUNT, metavar="N", help="threads with an engine  [default: one for each core]")
+@click.option("--queue", type=_COUNT, default=256, metavar="N", help="images that may wait  [default: 256]")
+@click.option("--max-bytes", type=_COUNT, default=20 * MIB, metavar="N", help="of a file  [default: 20971520]")
+@click.option("--max-total-bytes", type=_COUNT, default=64 * MIB, metavar="N", help="of a request  [default: 67108864]")
+@click.option(
+    "--max-held-bytes", type=_COUNT, default=512 * MIB, metavar="N", help="of all requests  [default: 536870912]"
+)
+@click.option("--max-pixels", type=_COUNT, default=50_000_000, metavar="N", help="of an image  [default: 50000000]")
+@click.option("--max-files", type=_COUNT, default=16, metavar="N", help="of a request  [default: 16]")
+@click.option("--body-seconds", type=_SECONDS, default=30.0, metavar="S", help="for a body to arrive  [default: 30]")
+@click.option("--request-seconds", type=_SECONDS, default=30.0, metavar="S", help="for an answer  [default: 30]")
+@click.option(
+    "--drain-seconds",
+    type=_SECONDS,
+    default=0.0,
+    metavar="S",
+    help="after SIGTERM, how long requests are still taken while /readyz says no  [default: 0]",
+)
+@click.option(
+    "--shutdown-seconds",
+    type=_SECONDS,
+    default=30.0,
+    metavar="S",
+    help="then, how long requests under way may take  [default: 30]",
+)
+@click.option("--cors-origin", "cors_origins", multiple=True, metavar="URL", help="page that may ask; can be repeated")
+@options(*STORAGE)
+def serve(  # noqa: PLR0917 -- click passes each flag by name
+    output: str,
+    host: str,
+    port: int,
+    engines: int | None,
+    queue: int,
+    max_bytes: int,
+    max_total_bytes: int,
+    max_held_bytes: int,
+    max_pixels: int,
+    max_files: int,
+    body_seconds: float,
+    request_seconds: float,
+    drain_seconds: float,
+    shutdown_seconds: float,
+    cors_origins: tuple[str, ...],
+    as_json: bool,  # noqa: ARG001 -- the log is JSON lines as it is
+    **flags: Any,
+) -> int:
+    """Serve the model of OUTPUT: an API at /v1/predict, a page for phones at /.
+
+    Photographs are neither stored nor logged. SIGTERM ends it after the requests that are under way.
+
+    \b
+    Example:
+      orchard serve out
+      orchard serve s3a://bucket/results --host 0.0.0.0 --engines 4
+    """
+    settings = settings_from(flags)
+    try:
+        from orchard.serving import server
+    except ModuleNotFoundError as error:
+        raise UsageError(f"orchard serve needs {error.name}: install orchard with its extra serve.") from None
+    from orchard.inference.model import Model
+    from orchard.serving.app import Serving
+    from orchard.serving.uploads import UploadLimits
+    from orchard.session import available_cores
+    from orchard.storage import S3Options
+
+    if max_files > queue:
+        raise UsageError(f"--max-files {max_files}: the queue of {queue} images has no room for them.")
+    model = Model.load(output, S3Options(settings.s3_endpoint, settings.s3_region).resolved())
+    serving = Serving(
+        engines=engines or available_cores(),
+        queue=queue,
+        uploads=UploadLimits(
+            max_bytes=max_bytes,
+            max_total_bytes=max(max_total_bytes, max_bytes),
+            max_files=max_files,
+            body_seconds=body_seconds,
+            max_held_bytes=max_held_bytes,
+        ),
+        max_pixels=max_pixels,
+        request_seconds=request_seconds,
+        cors_origins=cors_origins,
+    )
+    server.run(model, serving, host=host, port=port, drain_seconds=drain_seconds, shutdown_seconds=shutdown_seconds)
+    return 0
+
+
+COMMANDS = (serve,)

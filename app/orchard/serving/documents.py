@@ -1,0 +1,194 @@
+"""The API's OpenAPI description: what goes in, what comes out, with examples; and what ``GET /v1/model`` answers."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from orchard.inference.model import Model
+from orchard.schemas import Reason
+from orchard.serving.prediction import TOP
+from orchard.serving.problems import MEDIA_TYPE, Refusal
+
+_ID = "5f0c1e0c9a3b4d6f8e7a6b5c4d3e2f10"
+
+
+class Candidate(BaseModel):
+    """A label and its probability."""
+
+    label: str
+    confidence: float = Field(ge=0, le=1)
+
+
+class Answered(BaseModel):
+    """What is on an image."""
+
+    filename: str | None = Field(None, description="as the request called it; not there for a raw body")
+    label: str | None = Field(description="null: not sure")
+    confidence: float = Field(ge=0, le=1, description="calibrated probability of the likeliest label")
+    sure: bool = Field(description="whether the confidence reaches the model's threshold")
+    top: list[Candidate] = Field(description="the likeliest labels, likeliest first")
+    milliseconds: float = Field(ge=0, description="from the queue's entrance to the answer")
+
+
+class ImageError(BaseModel):
+    """Why there is no answer."""
+
+    reason: Reason
+    detail: str
+
+
+class Rejected(BaseModel):
+    """An image among several that could not be read."""
+
+    filename: str | None = None
+    error: ImageError
+
+
+class Answer(BaseModel):
+    """One element for each file, in their order."""
+
+    model: str = Field(description="digest of the model that answered", pattern="^[0-9a-f]{32}$")
+    predictions: list[Answered | Rejected]
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457, with the reason of a closed list."""
+
+    type: str
+    title: str
+    status: int
+    detail: str | None = None
+    reason: Reason | Refusal | None = None
+    instance: str
+    request_id: str
+
+
+class Health(BaseModel):
+    """A word."""
+
+    status: str
+
+
+class Training(BaseModel):
+    """What the model has learned from."""
+
+    finished: str | None = Field(description="ISO 8601, UTC")
+    orchard: str | None = Field(description="version that trained it")
+    images: int | None
+    train_images: int | None
+    test_images: int | None
+    components: int | None = Field(description="of the PCA")
+    explained_variance: float | None
+
+
+class ModelCard(BaseModel):
+    """The model that answers."""
+
+    digest: str = Field(pattern="^[0-9a-f]{32}$")
+    labels: list[str]
+    backbone: str
+    input_size: int = Field(description="pixels of a side of the square that the network sees")
+    precision: str
+    threshold: float = Field(description="least confidence of a sure answer")
+    temperature: float = Field(description="what scores are divided by before the softmax")
+    accuracy: float | None = Field(description="share of right answers on the test images, those not sure included")
+    training: Training
+
+
+def model_card(model: Model) -> ModelCard:
+    """Return what ``GET /v1/model`` answers; nothing in it tells where images or results lie."""
+    metrics, run = model.metrics, model.run
+    splits = [counts for counts in metrics.get("labels", {}).values() if isinstance(counts, dict)]
+    pca = metrics.get("pca", {})
+    return ModelCard(
+        digest=model.digest,
+        labels=list(model.labels),
+        backbone=model.artifact.backbone,
+        input_size=model.artifact.input_size,
+        precision=model.artifact.precision,
+        threshold=model.calibration.threshold,
+        temperature=model.calibration.temperature,
+        accuracy=metrics.get("classifiers", {}).get("logistic_regression", {}).get("accuracy"),
+        training=Training(
+            finished=run.get("finished"),
+            orchard=run.get("versions", {}).get("orchard"),
+            images=metrics.get("images", {}).get("featurized"),
+            train_images=sum(counts.get("train", 0) for counts in splits) if splits else None,
+            test_images=sum(counts.get("test", 0) for counts in splits) if splits else None,
+            components=pca.get("k"),
+            explained_variance=pca.get("explained_variance"),
+        ),
+    )
+
+
+_PROBLEMS: dict[int, tuple[str, Reason | Refusal | None, str | None]] = {
+    400: ("The body is broken", Reason.UNREADABLE, "The body is no valid multipart/form-data."),
+    408: ("The body did not arrive in time", Refusal.SLOW_BODY, "The body did not arrive within 30 s."),
+    413: ("Too many bytes, pixels or files", Reason.TOO_LARGE, "more than 20971520 bytes"),
+    415: ("Not an image, or not a body that is understood", Reason.UNSUPPORTED_FORMAT, "looks like text"),
+    422: ("The image cannot be decoded, there is none, or top is out of range", Reason.TRUNCATED, "jpeg: truncated"),
+    500: ("A fault of the server; its log has the request's id", None, None),
+    503: ("The queue is full, or the server is not ready: try again", Refusal.QUEUE_FULL, "256 images may wait."),
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the description of these answers."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        description, reason, detail = _PROBLEMS[status]
+        example: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+        example |= {"detail": detail} if detail else {}
+        example |= {"reason": reason} if reason else {}
+        example |= {"instance": f"/requests/{_ID}", "request_id": _ID}
+        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
+        found[status] = {"description": description, "content": {MEDIA_TYPE: content}}
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            seconds = {"description": "seconds", "required": True, "schema": {"type": "integer"}}
+            found[status]["headers"] = {"Retry-After": seconds}
+    return found
+
+
+def predict_request(model: Model, max_files: int) -> dict[str, Any]:
+    """Return the description of what ``POST /v1/predict`` takes."""
+    binary = {"type": "string", "format": "binary"}
+    form = {
+        "type": "object",
+        "properties": {
+            "file": {**binary, "description": "an image: JPEG, PNG, WebP, BMP, GIF or TIFF"},
+            "files": {"type": "array", "items": binary, "maxItems": max_files, "description": "several images"},
+        },
+        "anyOf": [{"required": ["file"]}, {"required": ["files"]}],
+    }
+    classes = len(model.labels)
+    top = {"type": "integer", "minimum": 1, "maximum": classes, "default": min(TOP, classes)}
+    return {
+        "parameters": [
+            {"name": "top", "in": "query", "required": False, "description": "labels to list", "schema": top}
+        ],
+        "requestBody": {
+            "required": True,
+            "description": "one image or several as a form, whatever its fields are called, or one image as it is",
+            "content": {
+                "multipart/form-data": {"schema": form},
+                "application/octet-stream": {"schema": binary},
+                "image/*": {"schema": binary},
+            },
+        },
+    }
+
+
+def answer_example(model: Model) -> dict[str, Any]:
+    """Return the description of an answer to one good photograph, one that is not sure, and one broken file."""
+    first, second = model.labels[0], model.labels[-1]
+    sure = [{"label": first, "confidence": 0.9731}, {"label": second, "confidence": 0.0113}]
+    unsure = [{"label": second, "confidence": 0.4102}, {"label": first, "confidence": 0.3587}]
+    predictions: list[dict[str, Any]] = [
+        {"filename": "1.jpg", "label": first, "confidence": 0.9731, "sure": True, "top": sure, "milliseconds": 5.1},
+        {"filename": "2.jpg", "label": None, "confidence": 0.4102, "sure": False, "top": unsure, "milliseconds": 5.1},
+        {"filename": "3.jpg", "error": {"reason": Reason.TRUNCATED, "detail": "jpeg: image file is truncated"}},
+    ]
+    return {"application/json": {"example": {"model": model.digest, "predictions": predictions}}}

@@ -1,0 +1,175 @@
+"""What every request gets, whatever answers it: an id, security headers, a log line, figures, and a decent error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from orchard.serving.metrics import Metrics
+from orchard.serving.problems import MEDIA_TYPE, Problem
+
+log = logging.getLogger(__name__)
+access = logging.getLogger("orchard.access")
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CLIENT_GONE = 499
+"""In log and metrics, as nginx has it: nobody was there to answer."""
+LINGER_SECONDS = 1.0
+"""How long a body that is refused is still read, and dropped: a connection that is closed on a client that sends
+would take the answer away with it."""
+MAX_LOGGED_PATH = 100
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(self)",
+}
+_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is known of a request while it is answered."""
+
+    request_id: str
+    images: int = 0
+    bytes: int = 0
+    status: int = 0
+    """0: no answer yet."""
+    body_pending: bool = False
+    """The body was refused before its end."""
+
+
+class Gone(Exception):
+    """The client has gone away."""
+
+
+def exchange(scope: Scope) -> Exchange:
+    """Return what `Observed` knows of the request."""
+    found: Exchange = scope["orchard.exchange"]
+    return found
+
+
+class Observed:
+    """ASGI middleware.
+
+    Args:
+        app: what answers.
+        metrics: what counts.
+        routes: paths that are counted by their name; all others are counted as one.
+        shortcuts: by method and path, what answers without the router's detour (0.1 ms).
+        draining: whether the server is about to stop, and clients should take another connection.
+    """
+
+    def __init__(
+        self,
+        app: AsgiApp,
+        metrics: Metrics,
+        routes: Collection[str],
+        shortcuts: Mapping[tuple[str, str], AsgiApp],
+        draining: Callable[[], bool],
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._routes = frozenset(routes)
+        self._shortcuts = shortcuts
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        state = scope["orchard.exchange"] = Exchange(_request_id(scope))
+        method, path = scope["method"], scope["path"]
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                state.status = message["status"]
+                own = [(b"x-request-id", state.request_id.encode()), *_SECURITY_HEADERS]
+                if self._draining():
+                    own.append((b"connection", b"close"))
+                message["headers"] = [*message.get("headers", ()), *own]
+            await send(message)
+
+        try:
+            await self._shortcuts.get((method, path), self._app)(scope, receive, answer)
+        except Gone:
+            state.status = CLIENT_GONE
+        except asyncio.CancelledError:  # the time to shut down is over
+            state.status = state.status or CLIENT_GONE
+            raise
+        except Exception as error:
+            if state.status:
+                log.exception("request %s failed after its answer had begun", state.request_id)
+                raise
+            problem = _problem(error)
+            if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                log.exception("request %s failed", state.request_id)
+            if problem.reason is not None:
+                self._metrics.rejected(problem.reason)
+            await _refuse(problem, state, receive, answer)
+        finally:
+            seconds = time.perf_counter() - started
+            self._metrics.request(path if path in self._routes else "other", state.status, seconds)
+            fields = {
+                "request_id": state.request_id,
+                "method": method,
+                "path": path[:MAX_LOGGED_PATH],
+                "status": int(state.status),
+                "milliseconds": round(1000 * seconds, 2),
+                "images": state.images,
+                "bytes": state.bytes,
+            }
+            access.info("%s %s %d", method, fields["path"], state.status, extra={"fields": fields})
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            given: bytes = value
+            return given.decode()
+    return os.urandom(16).hex()
+
+
+def _problem(error: Exception) -> Problem:
+    """Return what the client is told of an error."""
+    return error if isinstance(error, Problem) else Problem(None)
+
+
+async def _refuse(problem: Problem, state: Exchange, receive: Receive, send: Send) -> None:
+    body = problem.to_json(state.request_id)
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **problem.headers}
+    if state.body_pending:
+        headers["Connection"] = "close"
+    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": int(problem.status), "headers": encoded})
+    await send({"type": "http.response.body", "body": body, "more_body": state.body_pending})
+    if state.body_pending:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while (await receive()).get("more_body", False):
+                    pass
+        await send({"type": "http.response.body"})

@@ -1,0 +1,169 @@
+// What the page says, in every language. The object is plain JSON: a test reads it.
+
+export const TEXTS = {
+  "en": {
+    "skip": "Go to the photo buttons",
+    "title": "What is on your photo?",
+    "add": "Add photos",
+    "camera": "Use the camera",
+    "capture": "Take a photo",
+    "choose": "Choose photos",
+    "hint": "or drop them here, or paste one",
+    "drop": "Drop the photos here",
+    "results": "Your photos",
+    "clear": "Remove all",
+    "remove": "Remove {name}",
+    "known": "What it can recognise ({n})",
+    "progress": "Loading the model",
+    "state_loading": "Loading the model…",
+    "state_loading_detail": "{loaded} of {total} MB. Until then the server answers.",
+    "state_loading_start": "Until then the server answers.",
+    "state_starting": "Starting the model…",
+    "state_offline": "Ready, also without a connection",
+    "state_ready": "Ready on this device",
+    "state_ready_detail": "Your photos stay on this device.",
+    "state_server": "The server answers",
+    "state_server_detail": "Your photos are sent to it. It keeps none of them.",
+    "state_server_runtime": "Your photos are sent to it, as it was set up without the part that runs on your device. It keeps none of them.",
+    "state_server_browser": "Your photos are sent to it, as this browser cannot run the model. It keeps none of them.",
+    "state_nothing": "No connection",
+    "state_nothing_detail": "The model is not on this device yet. Connect once, and it works offline from then on.",
+    "working": "Looking…",
+    "busy": "The server is busy. Trying again…",
+    "sure": "{percent} sure",
+    "not_sure": "Not sure",
+    "perhaps_one": "It might be {first} ({percent}).",
+    "perhaps_two": "It might be {first} ({percent}) or {second} ({percent_second}).",
+    "not_sure_tip": "Try it alone, closer, on a plain background.",
+    "top": "Likeliest answers",
+    "by_device": "Answered by this device in {ms} ms. Your photo stayed here.",
+    "by_server": "Answered by the server in {ms} ms. It keeps no photo.",
+    "failed": "No answer",
+    "photo": "Photo {n}",
+    "picture": "Preview of {name}",
+    "camera_title": "Camera",
+    "camera_view": "What the camera sees",
+    "camera_denied": "The camera may not be used: allow it in the browser's settings, or choose a photo.",
+    "camera_missing": "No camera could be started: choose a photo instead.",
+    "shutter": "Take the photo",
+    "close": "Close",
+    "turn": "Turn",
+    "reason_empty": "The file is empty.",
+    "reason_unreadable": "The file could not be read.",
+    "reason_unsupported_format": "This is no image that can be read here: use JPEG, PNG, WebP, BMP, GIF or TIFF.",
+    "reason_truncated": "The image is cut off: its end is missing. Copy or take it again.",
+    "reason_corrupt": "The image is damaged and cannot be read.",
+    "reason_too_large": "The file is too large. Send a smaller one.",
+    "reason_too_many_pixels": "The image has too many pixels. Shrink it first.",
+    "reason_busy": "The server has too much to do. Try again in a moment.",
+    "reason_offline": "There is no connection, and this device alone cannot read this file.",
+    "reason_failed": "The server could not answer. Try again later."
+  },
+  "fr": {
+    "skip": "Aller aux boutons de photo",
+    "title": "Qu’y a-t-il sur votre photo ?",
+    "add": "Ajouter des photos",
+    "camera": "Ouvrir la caméra",
+    "capture": "Prendre une photo",
+    "choose": "Choisir des photos",
+    "hint": "ou déposez-les ici, ou collez-en une",
+    "drop": "Déposez les photos ici",
+    "results": "Vos photos",
+    "clear": "Tout retirer",
+    "remove": "Retirer {name}",
+    "known": "Ce qui peut être reconnu ({n})",
+    "progress": "Chargement du modèle",
+    "state_loading": "Chargement du modèle…",
+    "state_loading_detail": "{loaded} sur {total} Mo. En attendant, le serveur répond.",
+    "state_loading_start": "En attendant, le serveur répond.",
+    "state_starting": "Démarrage du modèle…",
+    "state_offline": "Prêt, même sans connexion",
+    "state_ready": "Prêt sur cet appareil",
+    "state_ready_detail": "Vos photos restent sur cet appareil.",
+    "state_server": "Le serveur répond",
+    "state_server_detail": "Vos photos lui sont envoyées. Il n’en garde aucune.",
+    "state_server_runtime": "Vos photos lui sont envoyées, car il a été installé sans la partie qui fonctionne sur votre appareil. Il n’en garde aucune.",
+    "state_server_browser": "Vos photos lui sont envoyées, car ce navigateur ne peut pas exécuter le modèle. Il n’en garde aucune.",
+    "state_nothing": "Pas de connexion",
+    "state_nothing_detail": "Le modèle n’est pas encore sur cet appareil. Connectez-vous une fois, et il fonctionnera ensuite hors ligne.",
+    "working": "Analyse en cours…",
+    "busy": "Le serveur est occupé. Nouvel essai…",
+    "sure": "Sûr à {percent}",
+    "not_sure": "Pas sûr",
+    "perhaps_one": "C’est peut-être {first} ({percent}).",
+    "perhaps_two": "C’est peut-être {first} ({percent}) ou {second} ({percent_second}).",
+    "not_sure_tip": "Essayez de plus près, sans rien d’autre, sur un fond uni.",
+    "top": "Réponses les plus probables",
+    "by_device": "Réponse de cet appareil en {ms} ms. Votre photo y est restée.",
+    "by_server": "Réponse du serveur en {ms} ms. Il ne garde aucune photo.",
+    "failed": "Pas de réponse",
+    "photo": "Photo {n}",
+    "picture": "Aperçu de {name}",
+    "camera_title": "Caméra",
+    "camera_view": "Ce que voit la caméra",
+    "camera_denied": "La caméra n’est pas autorisée : autorisez-la dans les réglages du navigateur, ou choisissez une photo.",
+    "camera_missing": "Aucune caméra n’a pu démarrer : choisissez plutôt une photo.",
+    "shutter": "Prendre la photo",
+    "close": "Fermer",
+    "turn": "Retourner",
+    "reason_empty": "Le fichier est vide.",
+    "reason_unreadable": "Le fichier n’a pas pu être lu.",
+    "reason_unsupported_format": "Ce n’est pas une image lisible ici : utilisez JPEG, PNG, WebP, BMP, GIF ou TIFF.",
+    "reason_truncated": "L’image est coupée : il en manque la fin. Copiez-la ou prenez-la de nouveau.",
+    "reason_corrupt": "L’image est endommagée et ne peut pas être lue.",
+    "reason_too_large": "Le fichier est trop lourd. Envoyez-en un plus petit.",
+    "reason_too_many_pixels": "L’image a trop de pixels. Réduisez-la d’abord.",
+    "reason_busy": "Le serveur a trop à faire. Réessayez dans un instant.",
+    "reason_offline": "Il n’y a pas de connexion, et cet appareil seul ne peut pas lire ce fichier.",
+    "reason_failed": "Le serveur n’a pas pu répondre. Réessayez plus tard."
+  }
+};
+
+const REMEMBERED = "orchard-language";
+
+let language = remembered() ?? (navigator.languages ?? [navigator.language]).map((tag) => tag.slice(0, 2)).find((tag) => tag in TEXTS) ?? "en";
+
+export function currentLanguage() {
+  return language;
+}
+
+export function setLanguage(tag) {
+  language = tag;
+  try {
+    localStorage.setItem(REMEMBERED, tag);
+  } catch {
+    // A private window may have no storage; the choice then holds until the page is closed.
+  }
+}
+
+/** The text of a key, with {names} filled in. */
+export function text(key, values = {}) {
+  return TEXTS[language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+/** A share 0..1 as a percentage; what is not quite certain is not shown as 100 %. */
+export function percent(share) {
+  const format = (value) => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 }).format(value);
+  if (share < 0.01) return `< ${format(0.01)}`;
+  return share > 0.99 ? `> ${format(0.99)}` : format(share);
+}
+
+/** Bytes as megabytes with one decimal. */
+export function megabytes(bytes) {
+  return new Intl.NumberFormat(language, { minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(bytes / 1e6);
+}
+
+/** Put the language into everything under `root` that names its text: data-text, data-label. */
+export function translate(root) {
+  for (const element of root.querySelectorAll("[data-text]")) element.textContent = text(element.dataset.text);
+  for (const element of root.querySelectorAll("[data-label]")) element.setAttribute("aria-label", text(element.dataset.label));
+}
+
+function remembered() {
+  try {
+    const tag = localStorage.getItem(REMEMBERED);
+    return tag in TEXTS ? tag : undefined;
+  } catch {
+    return undefined;
+  }
+}

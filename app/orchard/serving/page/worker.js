@@ -1,0 +1,159 @@
+// Runs the model on this device, off the page's thread: loads it, keeps it for offline use, answers photos.
+
+import { decode, Rejected } from "./pixels.js";
+
+const CACHE = "orchard-model";
+const RUNTIME = "/assets/vendor/ort.wasm.bundle.min.mjs";
+const WASM = "/assets/vendor/ort-wasm-simd-threaded.wasm";
+const MODEL = "/model.onnx";
+const ABOUT = "/model.json";
+const LONGEST_WAIT = 30; // seconds between two questions whether the server has made the model
+
+let ort;
+let model; // {about, session}
+let last = Promise.resolve();
+
+self.onmessage = ({ data }) => {
+  if (data.type === "start") start();
+  // One at a time: a session does not answer two at once.
+  if (data.type === "answer") last = last.then(() => answer(data));
+};
+
+/** Start with the model that was kept, if any; then look for a newer one. */
+async function start() {
+  const kept = await keptModel();
+  if (kept) await use(kept, true);
+  let about;
+  try {
+    about = await (await fetchOk(ABOUT)).json();
+  } catch {
+    if (!model) post("unavailable", { why: "nothing" });
+    return;
+  }
+  post("about", { about });
+  if (model?.about.digest === about.digest) return;
+  if (!about.runtime) {
+    if (!model) post("unavailable", { why: "runtime" });
+    return;
+  }
+  let why = "model"; // what went wrong, if anything does
+  try {
+    const bytes = await download(about);
+    const isKept = await keep(about, bytes);
+    why = "browser";
+    await use({ about, bytes }, isKept);
+  } catch (error) {
+    console.info(`The model does not run here: ${error.message}`);
+    if (!model) post("unavailable", { why });
+  }
+}
+
+async function use({ about, bytes }, kept) {
+  post("starting");
+  try {
+    if (!ort) {
+      ort = await import(RUNTIME);
+      ort.env.wasm.wasmPaths = { wasm: WASM };
+      // Threads share memory, which browsers allow to isolated pages alone.
+      ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+    }
+    const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+    await warmUp(session, about.input.size);
+    const former = model;
+    model = { about, session };
+    post("ready", { about, kept });
+    await former?.session.release();
+  } catch (error) {
+    if (!kept) throw error;
+    await caches.delete(CACHE); // it may be damaged; the next one is loaded anew
+  }
+}
+
+// The first answer takes several times as long as the others.
+function warmUp(session, size) {
+  const tensor = new ort.Tensor("uint8", new Uint8Array(size * size * 3), [1, size, size, 3]);
+  return session.run({ image: tensor });
+}
+
+async function answer({ id, blob, top }) {
+  const started = performance.now();
+  if (!model) {
+    post("cannot", { id, reason: "unreadable" });
+    return;
+  }
+  try {
+    const { about, session } = model;
+    const { width, height, data } = await decode(blob, about.input.size);
+    const image = new ort.Tensor("uint8", data, [1, height, width, 3]);
+    const { probabilities } = await session.run({ image });
+    const order = [...probabilities.data.keys()].sort((a, b) => probabilities.data[b] - probabilities.data[a]);
+    const best = order.slice(0, top).map((index) => ({ label: about.labels[index], confidence: probabilities.data[index] }));
+    const sure = best[0].confidence >= about.threshold;
+    post("answer", { id, top: best, sure, milliseconds: performance.now() - started });
+  } catch (error) {
+    post("cannot", { id, reason: error instanceof Rejected ? error.reason : "failed", detail: error.message });
+  }
+}
+
+/** Load the model, telling how far it is; waits while the server is making it. */
+async function download(about) {
+  for (;;) {
+    const response = await fetch(MODEL, { cache: "no-cache" });
+    if (response.status === 503) {
+      const seconds = Math.min(Number(response.headers.get("retry-after")) || 2, LONGEST_WAIT);
+      await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+      continue;
+    }
+    if (!response.ok) throw new Error(`${MODEL}: ${response.status}`);
+    // While servers change to a new model, one may describe it and another send the former one.
+    if (!response.headers.get("etag")?.includes(about.digest)) throw new Error("the server changes its model");
+    return await read(response);
+  }
+}
+
+async function read(response) {
+  const total = Number(response.headers.get("content-length"));
+  const chunks = [];
+  let loaded = 0;
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    chunks.push(value);
+    loaded += value.length;
+    post("progress", { loaded, total });
+  }
+  return new Uint8Array(await new Blob(chunks).arrayBuffer());
+}
+
+async function keptModel() {
+  try {
+    const cache = await caches.open(CACHE);
+    const [about, bytes] = await Promise.all([cache.match(ABOUT), cache.match(MODEL)]);
+    const described = await about?.json();
+    if (!described || bytes?.headers.get("etag") !== described.digest) return undefined;
+    return { about: described, bytes: new Uint8Array(await bytes.arrayBuffer()) };
+  } catch {
+    return undefined; // no secure context, no storage
+  }
+}
+
+async function keep(about, bytes) {
+  try {
+    const cache = await caches.open(CACHE);
+    await cache.put(MODEL, new Response(bytes, { headers: { etag: about.digest } }));
+    await cache.put(ABOUT, new Response(JSON.stringify(about)));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function fetchOk(path) {
+  const response = await fetch(path, { cache: "no-store" });
+  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  return response;
+}
+
+function post(type, values = {}) {
+  self.postMessage({ type, ...values });
+}

@@ -1,0 +1,156 @@
+"""``POST /v1/predict``: from a request to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import parse_qs
+
+from orchard.images.decoding import Rejection
+from orchard.inference.model import Model
+from orchard.inference.predictor import Prediction
+from orchard.serving.batching import EnginePool, Outcome, QueueFull
+from orchard.serving.metrics import Metrics
+from orchard.serving.observability import Gone, Receive, Scope, Send, exchange
+from orchard.serving.problems import Problem, Refusal
+from orchard.serving.uploads import Body, Disconnected, Held, Upload, UploadLimits, read_uploads
+
+TOP = 5
+"""Labels of an answer, unless the request says otherwise."""
+UNWATCHED_SECONDS = 0.05
+"""So long an answer is waited for before anyone looks whether the client is still there: to look costs 0.05 ms."""
+
+
+class PredictionHandler:
+    """Answers with what is on the images of a request; an ASGI application.
+
+    Args:
+        model: the model.
+        pool: its engines.
+        metrics: what counts.
+        limits: what a request may cost.
+        held: the bytes that all requests hold.
+        request_seconds: within which the images are answered, from the end of the body.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        pool: EnginePool,
+        metrics: Metrics,
+        *,
+        limits: UploadLimits,
+        held: Held,
+        request_seconds: float,
+    ) -> None:
+        self._model = model
+        self._pool = pool
+        self._metrics = metrics
+        self._limits = limits
+        self._held = held
+        self._request_seconds = request_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request. Raises Problem or Gone."""
+        answer = await self.answer(scope, receive)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def answer(self, scope: Scope, receive: Receive) -> bytes:
+        """Return the answer's JSON. Raises Problem or Gone."""
+        state = exchange(scope)
+        body = Body(self._held)
+        state.body_pending = True
+        try:
+            top = self._top(scope["query_string"])
+            uploads = await read_uploads(scope["headers"], receive, self._limits, body)
+            state.images = len(uploads)
+            outcomes = await self._outcomes(uploads, top, receive)
+        except Disconnected:
+            raise Gone from None
+        finally:
+            state.body_pending = not body.complete
+            state.bytes = body.size
+            body.release()
+        if len(outcomes) == 1 and isinstance(outcomes[0].result, Rejection):
+            raise Problem.of(outcomes[0].result)
+        predictions = [self._entry(upload, outcome, top) for upload, outcome in zip(uploads, outcomes, strict=True)]
+        answer = {"model": self._model.digest, "predictions": predictions}
+        return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def _top(self, query: bytes) -> int:
+        """Return how many labels are asked for."""
+        classes = len(self._model.labels)
+        if not query:
+            return min(TOP, classes)
+        given = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("top", [str(min(TOP, classes))])
+        text = given[0] if len(given) == 1 else ""
+        top = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+        if not 1 <= top <= classes:
+            raise Problem(Refusal.BAD_PARAMETER, f"top is a number from 1 to {classes}.")
+        return top
+
+    async def _outcomes(self, uploads: list[Upload], top: int, receive: Receive) -> list[Outcome]:
+        """Return what came of each file."""
+        images = [upload.content for upload in uploads if isinstance(upload.content, bytes)]
+        found: list[Outcome] = []
+        if images:
+            try:
+                answer = self._pool.submit(images, top)
+            except QueueFull:
+                detail = f"{self._pool.capacity} images may wait, and there is no room for these; try again."
+                raise Problem(Refusal.QUEUE_FULL, detail) from None
+            found = await self._wait(answer, receive)
+        answers = iter(found)
+        return [
+            Outcome(upload.content, 0.0) if isinstance(upload.content, Rejection) else next(answers)
+            for upload in uploads
+        ]
+
+    async def _wait(self, answer: asyncio.Future[list[Outcome]], receive: Receive) -> list[Outcome]:
+        """Return the answer; give it up when the client goes away, or when it takes too long."""
+        watcher: asyncio.Task[None] | None = None
+        try:
+            await asyncio.wait((answer,), timeout=UNWATCHED_SECONDS)
+            if not answer.done():
+                watcher = asyncio.create_task(_until_gone(receive))
+                await asyncio.wait(
+                    (answer, watcher), timeout=self._request_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+            if answer.done():
+                return answer.result()
+            if watcher is not None and watcher.done():
+                raise Gone
+            raise Problem(Refusal.TIMEOUT, f"There was no answer within {self._request_seconds:g} s; try again.")
+        finally:
+            answer.cancel()
+            if watcher is not None:
+                watcher.cancel()
+
+    def _entry(self, upload: Upload, outcome: Outcome, top: int) -> dict[str, Any]:
+        """Return one element of ``predictions``."""
+        entry: dict[str, Any] = {} if upload.filename is None else {"filename": upload.filename}
+        result = outcome.result
+        if isinstance(result, Rejection):
+            self._metrics.rejected(result.reason)
+            return entry | {"error": {"reason": result.reason, "detail": result.detail}}
+        self._metrics.answered(sure=result.sure)
+        return entry | describe(result, top) | {"milliseconds": round(outcome.milliseconds, 2)}
+
+
+def describe(prediction: Prediction, top: int) -> dict[str, Any]:
+    """Return a prediction as the answer says it: confidences to six decimals, no label if it is not sure."""
+    label, confidence = prediction.top[0]
+    return {
+        "label": label if prediction.sure else None,
+        "confidence": round(confidence, 6),
+        "sure": prediction.sure,
+        "top": [{"label": name, "confidence": round(share, 6)} for name, share in prediction.top[:top]],
+    }
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,199 @@
+"""uvicorn as Orchard runs it: one process, limits on headers and connections, and an end without a lost request."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from orchard.errors import ClusterError, OrchardError
+from orchard.inference.model import Model
+from orchard.schemas import Reason
+from orchard.serving.app import Serving, State, create_app
+from orchard.serving.problems import MEDIA_TYPE, Problem
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+log = logging.getLogger(__name__)
+
+MAX_HEADER_BYTES = 32 * 1024
+HEADER_SECONDS = 10.0
+"""Within which the headers of a connection's first request must be there."""
+KEEP_ALIVE_SECONDS = 75
+"""An idle connection is kept as long; load balancers close theirs after 60."""
+BACKLOG = 1024
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's, which by itself takes headers of any size for any time."""
+
+    _header_bytes = 0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock."""
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes before the headers' end."""
+        self._header_bytes += len(data)
+        super().data_received(data)
+        if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self._close_with(431, "The headers are too long.")
+
+    def on_message_begin(self) -> None:
+        """Headers begin."""
+        super().on_message_begin()
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+
+    def on_headers_complete(self) -> None:
+        """Headers end; what follows is the application's to count."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Part of a body is no header."""
+        self._header_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The next headers begin at nothing."""
+        self._header_bytes = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._close_with(400, msg)
+
+    def _too_slow(self) -> None:
+        if not self.transport.is_closing():
+            self._close_with(408, "The headers did not arrive in time.")
+
+    def _close_with(self, status: int, detail: str) -> None:
+        problem = Problem(Reason.UNREADABLE, detail, status=status)
+        body = problem.to_json(uuid4().hex)
+        head = f"HTTP/1.1 {status} Refused\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Stops in three steps: not ready, no new connections, gone when the last request is answered.
+
+    Args:
+        config: uvicorn's.
+        state: what the application knows of it.
+        drain_seconds: from the signal on, requests are taken for so long, while balancers learn that it is not ready.
+    """
+
+    def __init__(self, config: uvicorn.Config, state: State, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._state = state
+        self._drain_seconds = drain_seconds
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT; unlike uvicorn's, the process does not die of them afterwards."""
+        previous = {name: signal.signal(name, self._asked_to_stop) for name in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for name, handler in previous.items():
+                signal.signal(name, handler)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look, ten times a second, whether it is time to stop."""
+        if self._state.failure is not None:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def _asked_to_stop(self, number: int, _: FrameType | None) -> None:
+        if self._state.draining:  # asked twice: at once
+            self.should_exit = True
+            self.force_exit = number == signal.SIGINT
+            return
+        self._state.draining = True
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def run(
+    model: Model,
+    serving: Serving,
+    *,
+    host: str,
+    port: int,
+    drain_seconds: float,
+    shutdown_seconds: float,
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ClusterError: an engine cannot be compiled on this machine.
+        OrchardError: the address cannot be had.
+    """
+    state = State()
+    app = create_app(model, serving, state)
+    server = Server(_config(app, host, port, shutdown_seconds), state, drain_seconds)
+    gc.freeze()  # what is there now stays: no collection looks at it again
+    try:
+        server.run()
+    except SystemExit:
+        raise OrchardError(f"Nothing can listen at {host}:{port}: choose another --host or --port.") from None
+    if state.failure is not None:
+        if isinstance(state.failure, OrchardError):
+            raise state.failure
+        raise ClusterError(f"The network cannot be compiled on this machine: {state.failure}.") from state.failure
+
+
+def _config(app: FastAPI, host: str, port: int, shutdown_seconds: float) -> uvicorn.Config:
+    errors = logging.getLogger("uvicorn.error")
+    errors.handlers, errors.propagate = logging.getLogger("orchard").handlers, False
+    errors.setLevel(logging.ERROR)  # its warnings are about clients
+    options: dict[str, Any] = {"loop": "uvloop"} if _has_uvloop() else {}
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=LimitedProtocol,
+        ws="none",
+        access_log=False,
+        proxy_headers=False,  # nobody asks who the client is
+        log_config=None,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
+        **options,
+    )
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:  # there is none for Windows
+        return False
+    return True

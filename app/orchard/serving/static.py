@@ -1,0 +1,160 @@
+"""The page for phones, and the model that it runs in the browser: everything is read once, at start.
+
+The headers that guard and isolate the page are sent with every answer, see `orchard.serving.observability`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+import threading
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from orchard.export.formats import Precision
+from orchard.inference.model import Model
+from orchard.serving.problems import Problem
+
+PAGE = Path(__file__).parent / "page"
+RUNTIME = ("vendor/ort.wasm.bundle.min.mjs", "vendor/ort-wasm-simd-threaded.wasm")
+"""What `npm run vendor` brings; without it the page leaves every answer to the server."""
+
+_FILES = {
+    "index.html": "text/html; charset=utf-8",
+    "app.css": "text/css; charset=utf-8",
+    "manifest.webmanifest": "application/manifest+json",
+    "icons/icon.svg": "image/svg+xml",
+    "icons/icon-192.png": "image/png",
+    "icons/icon-512.png": "image/png",
+    "icons/maskable-512.png": "image/png",
+    "icons/apple-touch-icon.png": "image/png",
+} | dict.fromkeys(
+    ("app.js", "answers.js", "camera.js", "cards.js", "pixels.js", "texts.js", "worker.js"),
+    "text/javascript; charset=utf-8",
+)
+_ROOT = {"index.html": "/", "manifest.webmanifest": "/manifest.webmanifest"}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it is sent."""
+
+    media_type: str
+    content: bytes
+    etag: str
+    compressed: bytes | None = None
+    """The content as gzip, where that is worth it."""
+
+    @classmethod
+    def of(cls, content: bytes, media_type: str) -> File:
+        """Return a file whose ETag is the hash of its content."""
+        worth_it = not media_type.startswith("image/png")
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        return cls(media_type, content, digest, gzip.compress(content, 6, mtime=0) if worth_it else None)
+
+    def respond(self, request: Request) -> Response:
+        """Return the answer to a GET or HEAD; 304 if the client has it already."""
+        # no-cache: kept, and asked for again before use. The page has names without versions, so that is what
+        # brings a new version at once, for one short answer a file.
+        headers = {"etag": f'"{self.etag}"', "cache-control": "no-cache", "vary": "accept-encoding"}
+        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+        if headers["etag"] in known or "*" in known:
+            return Response(status_code=304, headers=headers)
+        if self.compressed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+            headers["content-encoding"] = "gzip"
+            return Response(self.compressed, media_type=self.media_type, headers=headers)
+        return Response(self.content, media_type=self.media_type, headers=headers)
+
+
+def router(model: Model) -> APIRouter:
+    """Return the routes of the page for a model, whose form for the browser is made in the background from now on."""
+    files = read_page()
+    exported = ExportedModel(model)
+    exported.start()
+    page = APIRouter(include_in_schema=False)
+    for path, file in files.items():
+        page.add_api_route(path, partial(_respond, file), methods=["GET", "HEAD"], name=path)
+    about = about_model(model, runtime=all(f"/assets/{name}" in files for name in RUNTIME))
+
+    async def describe(request: Request) -> Response:
+        return about.respond(request)
+
+    async def send(request: Request) -> Response:
+        return exported.respond(request)
+
+    page.add_api_route("/model.json", describe, methods=["GET", "HEAD"])
+    page.add_api_route("/model.onnx", send, methods=["GET", "HEAD"])
+    return page
+
+
+def read_page() -> dict[str, File]:
+    """Return every file of the page by the path it is served at, the service worker with the list of the others."""
+    types = _FILES | {RUNTIME[0]: "text/javascript; charset=utf-8", RUNTIME[1]: "application/wasm"}
+    files = {
+        _ROOT.get(name, f"/assets/{name}"): File.of((PAGE / name).read_bytes(), media_type)
+        for name, media_type in types.items()
+        if name in _FILES or (PAGE / name).is_file()
+    }
+    version = hashlib.blake2b("".join(file.etag for file in files.values()).encode(), digest_size=16).hexdigest()
+    listed = json.dumps({"version": version, "files": sorted(files)})
+    script = f"const PAGE = {listed};\n".encode() + (PAGE / "sw.js").read_bytes()
+    return files | {"/sw.js": File.of(script, "text/javascript; charset=utf-8")}
+
+
+def about_model(model: Model, *, runtime: bool) -> File:
+    """Return ``model.json``: what the page needs to know; ``runtime`` tells whether it can run the model itself."""
+    about: dict[str, Any] = {
+        "digest": model.digest,
+        "labels": model.labels,
+        "threshold": model.calibration.threshold,
+        "input": {"name": "image", "dtype": "uint8", "layout": "NHWC", "size": model.artifact.input_size},
+        "output": {"name": "probabilities"},
+        "runtime": runtime,
+    }
+    return File.of(json.dumps(about, ensure_ascii=False).encode(), "application/json")
+
+
+class ExportedModel:
+    """The model as the browser runs it; made by one thread, sent by others."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._file: File | None = None
+        self._failed = False
+
+    def start(self) -> None:
+        """Make it in the background."""
+        threading.Thread(target=self.make, name="model-for-browsers", daemon=True).start()
+
+    def make(self) -> None:
+        """Make it; if that fails, the log says why, and the page leaves the answers to the server."""
+        try:
+            from orchard.export.onnx_graph import to_onnx
+
+            content = to_onnx(self._model, Precision.FLOAT16)
+        except Exception:
+            _log.exception("The model cannot be made for browsers, so the page asks the server for every answer.")
+            self._failed = True
+            return
+        # Not compressed: weights hardly shrink. The ETag is the model's, by which the page knows what it gets.
+        self._file = File("application/octet-stream", content, self._model.digest)
+
+    def respond(self, request: Request) -> Response:
+        """Return the model; raises Problem: 503 while it is being made, 404 if it cannot be."""
+        if self._file is not None:
+            return self._file.respond(request)
+        if self._failed:
+            raise Problem(None, "It could not be made of this model; the server's log has why.", status=404)
+        raise Problem(None, "The model for browsers is being made: ask again.", status=503)
+
+
+async def _respond(file: File, request: Request) -> Response:
+    return file.respond(request)

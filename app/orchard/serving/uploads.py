@@ -1,0 +1,266 @@
+"""A request's body into files, within limits that are counted while it arrives; nothing is written to a disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from orchard.errors import UsageError
+from orchard.images.decoding import Rejection
+from orchard.schemas import Reason
+from orchard.serving.problems import Problem, Refusal
+
+MIB = 2**20
+OTHER_PARTS = 16
+"""Parts of a request that may be no files: a form's other fields, whose content is dropped."""
+MAX_PART_HEADERS = 8
+MAX_PART_HEADER_BYTES = 4096
+MAX_FILENAME = 255
+
+# What it warns of quotes the request.
+logging.getLogger("python_multipart").disabled = True
+logging.getLogger("python_multipart.multipart").disabled = True
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """What a request may cost."""
+
+    max_bytes: int = 20 * MIB
+    """Of one file."""
+    max_total_bytes: int = 64 * MIB
+    """Of a request's body."""
+    max_files: int = 16
+    body_seconds: float = 30.0
+    """Within which the whole body must have arrived."""
+    max_held_bytes: int = 512 * MIB
+    """Of all bodies that the process holds at one time."""
+
+    def __post_init__(self) -> None:
+        if self.max_total_bytes < self.max_bytes or self.max_held_bytes < self.max_total_bytes:
+            raise UsageError("A request must have room for one file, and the server for one request: raise the limits.")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file of a request."""
+
+    filename: str | None
+    """As the client calls it, without folders; for the answer alone."""
+    content: bytes | Rejection
+
+
+class Disconnected(Exception):
+    """The client has gone away before its body was complete."""
+
+
+@dataclass
+class Held:
+    """How many bytes of bodies the process holds."""
+
+    limit: int
+    total: int = 0
+
+    def take(self, size: int) -> None:
+        """Count `size` more bytes. Raises Problem if that is too much."""
+        if self.total + size > self.limit:
+            raise Problem(Refusal.QUEUE_FULL, "The server holds as many bytes as it may; try again.")
+        self.total += size
+
+
+@dataclass(slots=True)
+class Body:
+    """A request's body as it arrives."""
+
+    held: Held
+    size: int = 0
+    """Bytes so far."""
+    complete: bool = False
+
+    def release(self) -> None:
+        """Say that the bytes are no longer held."""
+        self.held.total -= self.size
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes) -> None: ...
+
+    def uploads(self) -> list[Upload]: ...
+
+
+async def read_uploads(
+    headers: Iterable[tuple[bytes, bytes]], receive: Receive, limits: UploadLimits, body: Body
+) -> list[Upload]:
+    """Return the files of a request; one with too many bytes is a rejection in their midst.
+
+    Raises:
+        Problem: the request is too large, too slow, broken, of another type, or holds no file.
+        Disconnected: the client has gone.
+    """
+    found = dict(headers)
+    sink, limit = _sink(found, limits)
+    length = found.get(b"content-length", b"0")
+    if not length.isdigit() or int(length[:20]) > limit:
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            while not body.complete:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                data = message.get("body", b"")
+                body.complete = not message.get("more_body", False)
+                if body.size + len(data) > limit:
+                    raise _too_large(limit)
+                body.held.take(len(data))
+                body.size += len(data)
+                sink.write(data)
+    except TimeoutError:
+        detail = f"The body did not arrive within {limits.body_seconds:g} s."
+        raise Problem(Refusal.SLOW_BODY, detail) from None
+    return sink.uploads()
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(Reason.TOO_LARGE, f"The body has more than {limit} bytes.")
+
+
+def _sink(headers: dict[bytes, bytes], limits: UploadLimits) -> tuple[_Sink, int]:
+    """Return what takes the body, and how many bytes that may have."""
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Problem(Refusal.UNSUPPORTED_MEDIA, "Send the body as it is, without a Content-Encoding.")
+    media_type, options = parse_options_header(headers.get(b"content-type", b"").decode("latin-1"))
+    if media_type == b"multipart/form-data":
+        return _Multipart(options.get(b"boundary", b""), limits), limits.max_total_bytes
+    if media_type.startswith(b"image/") or media_type == b"application/octet-stream":
+        return _Raw(), limits.max_bytes
+    raise Problem(
+        Refusal.UNSUPPORTED_MEDIA, "Send multipart/form-data, or one image as image/* or application/octet-stream."
+    )
+
+
+@dataclass
+class _Raw:
+    """The body is the file."""
+
+    chunks: list[bytes] = field(default_factory=list)
+
+    def write(self, data: bytes) -> None:
+        self.chunks.append(data)
+
+    def uploads(self) -> list[Upload]:
+        return [Upload(None, b"".join(self.chunks))]
+
+
+class _Multipart:
+    """The body is a form; its files are kept, its other fields dropped."""
+
+    def __init__(self, boundary: bytes, limits: UploadLimits) -> None:
+        self._limits = limits
+        self._uploads: list[Upload] = []
+        self._parts = 0
+        self._ended = False
+        self._name = b""
+        self._value = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._is_file = False
+        self._filename = ""
+        self._chunks: list[bytes] = []
+        self._size = 0
+        if not boundary:
+            raise Problem(Reason.UNREADABLE, "The Content-Type names no boundary.")
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._part_begins,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._header_ends,
+                    "on_headers_finished": self._headers_end,
+                    "on_part_data": self._data,
+                    "on_part_end": self._part_ends,
+                    "on_end": self._all_ends,
+                },
+                max_header_count=MAX_PART_HEADERS,
+                max_header_size=MAX_PART_HEADER_BYTES,
+            )
+        except FormParserError:
+            raise Problem(Reason.UNREADABLE, "The boundary is too long.") from None
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._parser.write(data)
+        except FormParserError:
+            raise Problem(Reason.UNREADABLE, "The body is no valid multipart/form-data.") from None
+
+    def uploads(self) -> list[Upload]:
+        if not self._ended:
+            raise Problem(Reason.TRUNCATED, "The body ends before its last boundary.", status=400)
+        if not self._uploads:
+            raise Problem(Refusal.NO_FILE, "The form holds no file.")
+        return self._uploads
+
+    def _part_begins(self) -> None:
+        self._parts += 1
+        if self._parts > self._limits.max_files + OTHER_PARTS:
+            raise Problem(Refusal.TOO_MANY_FILES, "The form has too many parts.")
+        self._headers = {}
+        self._chunks = []
+        self._size = 0
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_ends(self) -> None:
+        self._headers[self._name.lower()] = self._value
+        self._name = self._value = b""
+
+    def _headers_end(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b"").decode("latin-1"))
+        media_type = self._headers.get(b"content-type", b"")
+        filename = options.get(b"filename")
+        self._is_file = filename is not None or media_type.startswith((b"image/", b"application/octet-stream"))
+        self._filename = _base_name(filename or b"")
+        if self._is_file and len(self._uploads) >= self._limits.max_files:
+            raise Problem(Refusal.TOO_MANY_FILES, f"The form holds more than {self._limits.max_files} files.")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if not self._is_file:
+            return
+        self._size += end - start
+        if self._size > self._limits.max_bytes:
+            self._chunks.clear()
+        else:
+            self._chunks.append(data[start:end])
+
+    def _part_ends(self) -> None:
+        # A form that was sent with no file chosen has a part without name and content.
+        if not self._is_file or not (self._filename or self._size):
+            return
+        content: bytes | Rejection = b"".join(self._chunks)
+        if self._size > self._limits.max_bytes:
+            content = Rejection(Reason.TOO_LARGE, f"more than {self._limits.max_bytes} bytes")
+        self._uploads.append(Upload(self._filename or None, content))
+        self._chunks = []
+
+    def _all_ends(self) -> None:
+        self._ended = True
+
+
+def _base_name(filename: bytes) -> str:
+    """Return a file's name without folders and control characters."""
+    name = re.split(r"[/\\]", filename.decode(errors="replace"))[-1]
+    return "".join(character for character in name if character.isprintable())[:MAX_FILENAME]

@@ -1,0 +1,351 @@
+"""`orchard serve` under load from loopback, against the bare engine and against a plain Keras server.
+
+    python benchmarks/serving.py OUT --seconds 10 --repeat 3 --json serving.json
+
+OUT is an output with a model. Each client of wrk posts one photograph as multipart/form-data, waits for the answer, and
+posts the next, over a connection that stays open. In each turn, one after the other:
+
+- the bare engine: one process for each core, each with the bytes of the photographs in its memory and a `Predictor`,
+  decoding, resizing and inferring in batches of `--bare-batch`; no HTTP, no JSON, no queue;
+- `orchard serve` as a subprocess, with 1, 4 and 16 clients;
+- the bare engine again; the mean of both counts;
+- a server as a beginner writes it: FastAPI, `UploadFile`, `tf.image.decode_image`, `model.predict` of the same network
+  with the same last layer, under uvicorn, with 1, 4 and 16 clients.
+
+wrk runs on the same cores as the servers, and takes its share of them (it is printed). Figures of CPU time are what is
+comparable on a machine that does other work at the same time.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from measuring import images_folder, parser, report, save
+from orchard.images.decoding import Decoded
+from orchard.session import available_cores
+
+PHOTOGRAPHS = 128
+WARM_UP_SECONDS = 2
+BOUNDARY = "orchard-benchmark"
+
+LUA = """
+local bodies, n = {}, 0
+function init(args)
+  for i = 1, tonumber(args[2]) do
+    local file = io.open(args[1] .. "/" .. i, "rb")
+    bodies[i] = wrk.format("POST", "%s", {["Content-Type"] = "multipart/form-data; boundary=%s"}, file:read("*a"))
+    file:close()
+  end
+end
+function request() n = n + 1; return bodies[n %% #bodies + 1] end
+function done(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format('{"requests":%%d,"seconds":%%f,"p50":%%f,"p99":%%f,"errors":%%d}\\n', summary.requests,
+    summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+# What the beginner writes; `model.keras` is made from the output.
+KERAS_SERVER = """
+import keras, tensorflow as tf, uvicorn, sys, json
+from fastapi import FastAPI, UploadFile
+
+app = FastAPI()
+model = keras.saving.load_model(sys.argv[1], compile=False)
+labels = json.loads(sys.argv[3])
+
+@app.post("/predict")
+def predict(file: UploadFile):
+    image = tf.image.decode_image(file.file.read(), channels=3, expand_animations=False)
+    image = tf.image.resize(image, (model.input_shape[1], model.input_shape[2]))
+    probabilities = model.predict(image[None], verbose=0)[0]
+    order = probabilities.argsort()[::-1][:5]
+    return {"top": [{"label": labels[i], "confidence": float(probabilities[i])} for i in order]}
+
+uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")
+"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk measured."""
+
+    clients: int
+    images_per_second: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+    server_cpu_ms: float
+    """CPU time of the server for each image."""
+    client_cpu_ms: float
+    """CPU time of wrk for each image."""
+
+
+@dataclass(frozen=True)
+class Bare:
+    """What the bare engine did."""
+
+    images_per_second: float
+    cpu_ms: float
+    """CPU time for each image."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One measured turn of all sides."""
+
+    bare: Bare
+    orchard: list[Load]
+    keras: list[Load]
+
+
+# --- The bare engine ----------------------------------------------------------------------------------------
+
+
+class BareEngine:
+    """Processes with a `Predictor` each, that wait."""
+
+    def __init__(self, output: str, photographs: Sequence[bytes], processes: int, batch: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        for _ in range(processes):
+            ours, theirs = context.Pipe()
+            context.Process(target=_bare, args=(theirs, output, photographs, batch), daemon=True).start()
+            self._pipes.append(ours)
+        for pipe in self._pipes:
+            pipe.recv()
+
+    def run(self, seconds: float) -> Bare:
+        """Predict for so long."""
+        for pipe in self._pipes:
+            pipe.send(seconds)
+        results = [pipe.recv() for pipe in self._pipes]
+        images = sum(count for count, _, _ in results)
+        return Bare(sum(count / took for count, took, _ in results), 1000 * sum(cpu for _, _, cpu in results) / images)
+
+    def stop(self) -> None:
+        """End the processes."""
+        for pipe in self._pipes:
+            pipe.close()
+
+
+def _bare(pipe: Connection, output: str, photographs: Sequence[bytes], batch: int) -> None:
+    from orchard.inference.model import Model
+    from orchard.inference.predictor import Predictor
+
+    predictor = Predictor(Model.load(output), batch_size=batch)
+    pipe.send("ready")
+    while True:
+        try:
+            seconds = pipe.recv()
+        except EOFError:
+            return
+        started, cpu, done = time.perf_counter(), time.process_time(), 0
+        while time.perf_counter() - started < seconds:
+            taken = [photographs[(done + n) % len(photographs)] for n in range(batch)]
+            decoded = [predictor.decode(data) for data in taken]
+            predictor.probabilities([image.pixels for image in decoded if isinstance(image, Decoded)])
+            done += batch
+        pipe.send((done, time.perf_counter() - started, time.process_time() - cpu))
+
+
+# --- The servers --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _server(command: Sequence[str], port: int, path: str) -> Iterator[int]:
+    """Run a server until the block ends; yields its process id when it answers."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            for _ in range(600):
+                if process.poll() is not None:
+                    log.seek(0)
+                    raise SystemExit(f"The server did not start: {log.read()[-1000:].decode(errors='replace')}")
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=1).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield process.pid
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _orchard(output: str, port: int) -> list[str]:
+    start = "from orchard.serving.commands import serve; serve()"
+    return [sys.executable, "-c", start, output, "--port", str(port)]
+
+
+def _keras_model(output: str, target: Path) -> list[str]:
+    """Write the network of an output with its last layer as a Keras model; return its labels."""
+    import keras
+    from keras import layers
+
+    from orchard.features.efficientnet_lite import EfficientNetLite0, set_imagenet_weights, weights_path
+    from orchard.inference.model import Model
+
+    model = Model.load(output)
+    if model.artifact.backbone != "EfficientNetLite0":
+        raise SystemExit("The comparison with Keras takes an output of EfficientNetLite0.")
+    backbone = EfficientNetLite0()
+    set_imagenet_weights(backbone, weights_path())
+    dense = layers.Dense(len(model.labels), activation="softmax")
+    whole = keras.Model(backbone.input, dense(backbone.output))
+    dense.set_weights([model.weights.T / model.calibration.temperature, model.bias / model.calibration.temperature])
+    whole.save(target)
+    return list(model.labels)
+
+
+# --- The load -----------------------------------------------------------------------------------------------
+
+
+def _bodies(photographs: Sequence[bytes], folder: Path) -> None:
+    for number, data in enumerate(photographs, 1):
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{number}.jpg"\r\n'
+        whole = head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + data + f"\r\n--{BOUNDARY}--\r\n".encode()
+        (folder / str(number)).write_bytes(whole)
+
+
+def _load(port: int, path: str, pid: int, *, bodies: Path, clients: int, seconds: float) -> Load:
+    script = bodies / "load.lua"
+    script.write_text(LUA % (path, BOUNDARY))
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(script)]
+    command += [f"http://127.0.0.1:{port}", "--", str(bodies), str(PHOTOGRAPHS)]
+    before, ours = _cpu_seconds(pid), resource.getrusage(resource.RUSAGE_CHILDREN)
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    after, theirs = _cpu_seconds(pid), resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = json.loads(output.splitlines()[-1])
+    client = theirs.ru_utime + theirs.ru_stime - ours.ru_utime - ours.ru_stime
+    answered = max(1, found["requests"] - found["errors"])
+    return Load(
+        clients,
+        answered / found["seconds"],
+        found["p50"],
+        found["p99"],
+        found["errors"],
+        1000 * (after - before) / answered,
+        1000 * client / answered,
+    )
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _loads(
+    command: Sequence[str], port: int, ready: str, path: str, *, bodies: Path, clients: Sequence[int], seconds: float
+) -> list[Load]:
+    with _server(command, port, ready) as pid:
+        first = urllib.request.Request(f"http://127.0.0.1:{port}{path}", (bodies / "1").read_bytes())
+        first.add_header("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
+        urllib.request.urlopen(first, timeout=120).close()  # noqa: S310 -- Keras compiles its graph for seconds
+        _load(port, path, pid, bodies=bodies, clients=16, seconds=WARM_UP_SECONDS)
+        return [_load(port, path, pid, bodies=bodies, clients=count, seconds=seconds) for count in clients]
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parser(__doc__)
+    arguments.add_argument("output", help="an output with a model")
+    arguments.add_argument("--seconds", type=float, default=10, metavar="S", help="of each load [%(default)g]")
+    arguments.add_argument("--bare-batch", type=int, default=4, metavar="N", help="the bare engine's [%(default)s]")
+    arguments.add_argument("--clients", type=int, nargs="+", default=(1, 4, 16), metavar="N", help="[%(default)s]")
+    arguments.add_argument("--without-keras", action="store_true", help="leave the plain Keras server out")
+    given = arguments.parse_args()
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk is missing: apt-get install wrk")
+
+    scratch = Path(tempfile.mkdtemp(prefix="orchard-benchmark-", dir=given.scratch))
+    source = images_folder(given.images, scratch)
+    files = sorted(source.glob("Test/*/*.jpg")) or sorted(source.rglob("*.jpg"))
+    photographs = [files[len(files) * n // PHOTOGRAPHS].read_bytes() for n in range(PHOTOGRAPHS)]
+    _bodies(photographs, scratch)
+    cores = available_cores()
+    bare = BareEngine(given.output, photographs, cores, given.bare_batch)
+    labels = [] if given.without_keras else _keras_model(given.output, scratch / "model.keras")
+    load: dict[str, Any] = {"bodies": scratch, "clients": given.clients, "seconds": given.seconds}
+    turns = []
+    try:
+        for _ in range(given.repeat):
+            bare.run(WARM_UP_SECONDS)
+            before = bare.run(given.seconds)
+            port = _free_port()
+            command = _orchard(given.output, port)
+            # /model.onnx: what the server makes for the page in its first seconds is made.
+            ours = _loads(command, port, "/model.onnx", "/v1/predict", **load)
+            after = bare.run(given.seconds)
+            keras: list[Load] = []
+            if labels:
+                port = _free_port()
+                command = [sys.executable, "-c", KERAS_SERVER, str(scratch / "model.keras"), str(port)]
+                command.append(json.dumps(labels))
+                keras = _loads(command, port, "/openapi.json", "/predict", **load)
+            mean = Bare((before.images_per_second + after.images_per_second) / 2, (before.cpu_ms + after.cpu_ms) / 2)
+            turns.append(Turn(mean, ours, keras))
+            _print(turns[-1], len(turns))
+    finally:
+        bare.stop()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    of_bare = statistics.median(turn.orchard[-1].images_per_second / turn.bare.images_per_second for turn in turns)
+    lines = [f"medians of {len(turns)}, at {given.clients[-1]} clients:"]
+    lines.append(f"{of_bare:.3f} of the bare engine (target: at least 0.85)")
+    of_keras = None
+    if labels:
+        of_keras = statistics.median(
+            turn.orchard[-1].images_per_second / turn.keras[-1].images_per_second for turn in turns
+        )
+        lines.append(f"{of_keras:.1f} times the plain Keras server (target: at least 4)")
+    print("", *lines, sep="\n")
+    result = {"turns": [asdict(turn) for turn in turns], "of_bare": of_bare, "of_keras": of_keras, "cores": cores}
+    save(given.json, result)
+
+
+def _print(turn: Turn, number: int) -> None:
+    rows = [("bare engine", "", f"{turn.bare.images_per_second:,.0f}", "", "", "", f"{turn.bare.cpu_ms:.2f}", "")]
+    for name, loads in (("orchard serve", turn.orchard), ("plain Keras", turn.keras)):
+        for load in loads:
+            rows.append(
+                (
+                    name,
+                    str(load.clients),
+                    f"{load.images_per_second:,.0f}",
+                    f"{load.p50_ms:.1f}",
+                    f"{load.p99_ms:.1f}",
+                    str(load.errors),
+                    f"{load.server_cpu_ms:.2f}",
+                    f"{load.client_cpu_ms:.3f}",
+                )
+            )
+    headers = ("turn " + str(number), "clients", "images/s", "p50 ms", "p99 ms", "errors", "CPU ms", "wrk's CPU ms")
+    report("One photograph a request; CPU time for each image", headers, rows, ())
+
+
+if __name__ == "__main__":
+    main()

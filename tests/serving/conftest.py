@@ -1,0 +1,117 @@
+"""A real server: `orchard serve` in a process of its own, on a port of its own, over a model of real photographs."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+START = "from orchard.serving.commands import serve; serve()"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    output: Path
+    log: Path
+    client: httpx.Client
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def raw(self, data: bytes, timeout: float = 10) -> bytes:
+        """Send bytes over a connection of their own, and return what comes back until the server closes it."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+            with suppress(OSError):  # it has answered and closed already
+                connection.sendall(data)
+            return receive_all(connection)
+
+    def resident_mb(self) -> float:
+        """Return the memory of the process."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the log so far."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def stop(self, seconds: float = 20) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+def receive_all(connection: socket.socket) -> bytes:
+    """Return what comes until the other side closes."""
+    received = b""
+    try:
+        while data := connection.recv(65536):
+            received += data
+    except OSError:
+        pass
+    return received
+
+
+@contextmanager
+def serving(output: Path, folder: Path, *flags: str) -> Iterator[Server]:
+    """Run `orchard serve` until the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / f"serve-{port}.log"
+    command = [sys.executable, "-c", START, str(output), "--port", str(port), *flags]
+    with log.open("wb") as file, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"NO_PROXY": "*"})
+        try:
+            _wait_until_ready(process, client, log)
+            yield Server(process, port, output, log, client)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client, log: Path) -> None:
+    for _ in range(600):
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    pytest.fail(f"the server is not ready: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with its defaults."""
+    with serving(trained, tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def strict(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with tight limits and one engine, whose model is sure of nothing."""
+    folder = tmp_path_factory.mktemp("strict")
+    shutil.copytree(trained / "model", folder / "out/model")
+    (folder / "out/model/calibration.json").write_text('{"temperature": 3, "threshold": 1}')
+    flags = ["--engines=1", "--queue=8", "--max-files=8", "--max-bytes=200000", "--max-total-bytes=300000"]
+    flags += ["--max-held-bytes=2000000", "--max-pixels=4000000", "--body-seconds=1"]
+    with serving(folder / "out", folder, *flags) as server:
+        yield server
