@@ -54,6 +54,17 @@ def test_nothing_is_sure_where_no_answer_is_right_often_enough() -> None:
     assert fit(random.normal(0, 1, (2_000, 4)), random.integers(0, 4, 2_000)).threshold == 1.0
 
 
+def test_a_model_that_was_always_right_is_neither_certain_nor_silent() -> None:
+    random = np.random.default_rng(0)
+    classes = random.integers(0, 4, 500)
+    scores = random.normal(0, 1, (500, 4))
+    scores[np.arange(500), classes] += 12
+    calibration = fit(scores, classes)
+    confidence = calibration.probabilities(scores).max(axis=1)
+    assert (confidence >= calibration.threshold).all()
+    assert 0.9 < confidence.mean() < 0.9999
+
+
 def test_labels_that_the_model_does_not_know_raise_the_threshold() -> None:
     scores, classes = overconfident(5_000, 1.0)
     unknown = np.where(np.arange(5_000) % 3 == 0, -1, classes)

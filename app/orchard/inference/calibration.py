@@ -7,6 +7,7 @@ fit how often the answers are right (Guo et al. 2017, https://arxiv.org/abs/1706
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -64,7 +65,7 @@ def softmax(scores: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def fit(scores: NDArray[np.floating], classes: NDArray[np.integer]) -> Calibration:
-    """Return the temperature of the least mean log loss, and the threshold for answers as right as `SURE`.
+    """Return the temperature of the least mean log loss (smoothed), and the threshold for answers as right as `SURE`.
 
     Args:
         scores: (n, n_classes) of held-out images.
@@ -101,9 +102,17 @@ def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> l
 
 
 def _log_loss(scores: NDArray[np.float64], classes: NDArray[np.integer]) -> float:
+    """Return the mean log loss against targets of 1 - 1 / (n + 2), as Platt (1999) smooths them.
+
+    Where every answer was right, plain targets of 1 would make every confidence 1.
+    """
+    rows, n_classes = scores.shape
+    rest = 1 / (rows + 2)
     highest = scores.max(axis=1)
     normaliser = highest + np.log(np.exp(scores - highest[:, np.newaxis]).sum(axis=1))
-    return float((normaliser - scores[np.arange(len(classes)), classes]).mean())
+    true = scores[np.arange(rows), classes]
+    others = (scores.sum(axis=1) - true) / (n_classes - 1)
+    return float((normaliser - (1 - rest) * true - rest * others).mean())
 
 
 def _answers(
@@ -119,4 +128,4 @@ def _threshold(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> flo
     accuracy = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     good = np.flatnonzero(accuracy >= SURE)
     least = float(confidence[order][good[-1]]) if len(good) else 1.0
-    return round(max(least, LEAST_THRESHOLD), 4)
+    return max(math.floor(least * 10_000) / 10_000, LEAST_THRESHOLD)  # rounded up, it would exclude that very answer
