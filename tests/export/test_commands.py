@@ -1,0 +1,135 @@
+"""`orchard export`: a whole file and its card, or nothing and a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from export.runtimes import Exporter
+from orchard.errors import InputError, StorageError, UsageError, WeightsUnavailable
+from orchard.export.commands import export
+from orchard.export.formats import Format, Precision
+from orchard.export.keras_model import keras_file
+from orchard.features.engines import import_openvino
+from orchard.inference.model import Model
+
+if TYPE_CHECKING:
+    from conftest import S3Server
+
+
+def orchard_export(*arguments: object) -> Result:
+    return CliRunner().invoke(export, [str(argument) for argument in arguments], standalone_mode=False)
+
+
+def test_it_prints_what_it_wrote(trained: Path, tmp_path: Path) -> None:
+    result = orchard_export(trained, "--format", "onnx", "--to", tmp_path / "new" / "fruits.onnx")
+    assert result.exit_code == 0 and result.exception is None
+    assert f"MB  {tmp_path}/new/fruits.onnx" in result.output
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {"fruits.onnx", "fruits.json"}
+
+
+def test_the_card_says_what_an_app_and_a_lawyer_need(trained: Path, model: Model, tmp_path: Path) -> None:
+    file = tmp_path / "fruits.xml"
+    result = orchard_export(trained, "--format", "openvino", "--precision", "float16", "--to", file, "--json")
+    card = json.loads(file.with_suffix(".json").read_text())
+    assert json.loads(result.output)["card"] == card
+    assert card["labels"] == list(model.labels) and card["digest"] == model.digest
+    assert (card["format"], card["precision"]) == ("openvino", "float16")
+    assert card["input"]["shape"] == ["n", "height", "width", 3] and card["input"]["dtype"] == "uint8"
+    assert card["threshold"] == model.calibration.threshold
+    assert card["temperature"] == model.calibration.temperature
+    assert card["backbone"]["name"] == "EfficientNetLite0" and card["backbone"]["imagenet_top1_percent"] == 75.1
+    assert card["training"]["images_by_split"] == {"train": 1760, "test": 550}
+    assert card["training"]["test"]["accuracy"] == model.metrics["classifiers"]["logistic_regression"]["accuracy"]
+    assert card["licences"]["orchard"] == card["licences"]["backbone_weights"] == "Apache-2.0"
+    assert "whoever trained" in card["licences"]["training_images"]
+    assert card["file"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert card["file"]["bytes"] == file.stat().st_size + file.with_suffix(".bin").stat().st_size
+
+
+def test_labels_and_card_are_inside_the_file_too(model: Model, exported: Exporter) -> None:
+    properties = {p.key: p.value for p in onnx.load(exported(Format.ONNX, Precision.INT8)).metadata_props}
+    assert json.loads(properties["labels"]) == list(model.labels)
+    assert json.loads(properties["model_card"])["precision"] == "int8"
+    graph = import_openvino().Core().read_model(exported(Format.OPENVINO, Precision.FLOAT32))
+    assert json.loads(graph.get_rt_info(["orchard", "labels"]).astype(str)) == list(model.labels)
+    assert json.loads(graph.get_rt_info(["orchard", "model_card"]).astype(str))["digest"] == model.digest
+
+
+def test_the_card_is_in_the_metadata_of_a_litert_file(model: Model, exported: Exporter) -> None:
+    content = exported(Format.LITERT, Precision.FLOAT32).read_bytes()
+    assert b"model.json" in content and json.dumps(list(model.labels)).encode() in content
+
+
+def test_it_writes_to_s3(trained: Path, s3_server: S3Server) -> None:
+    bucket = s3_server.bucket()
+    target = f"s3a://{bucket}/models/fruits.onnx"
+    result = orchard_export(
+        *(trained, "--format", "onnx", "--to", target, "--s3-endpoint", s3_server.endpoint, "--s3-region", "us-east-1")
+    )
+    assert result.exception is None
+    assert target in result.output
+    onnx.checker.check_model(onnx.load(s3_server.root / bucket / "models" / "fruits.onnx"))
+    assert (s3_server.root / bucket / "models" / "fruits.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("onnx", "fruits.tflite"), "ends in .onnx, or take --format litert"),
+        (("litert", "fruits.lite"), "ends in .tflite"),
+        (("openvino", "models/"), "ends in .xml"),
+        (("onnx", "models/.onnx"), "ends in .onnx"),
+        (("openvino", "fruits.xml", "--precision", "int8"), "take --format onnx"),
+        (("keras", "fruits.keras", "--precision", "float16"), "take --format litert"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_what_to_take(
+    trained: Path, tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    kind, file, *others = arguments
+    result = orchard_export(trained, "--format", kind, "--to", f"{tmp_path}/{file}", *others)
+    assert isinstance(result.exception, UsageError) and reason in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_half_written_is_left_where_writing_fails(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "fruits.onnx").mkdir()
+    result = orchard_export(trained, "--format", "onnx", "--to", tmp_path / "fruits.onnx")
+    assert isinstance(result.exception, StorageError)
+    assert not list((tmp_path / "fruits.onnx").iterdir())
+    assert {file.suffix for file in tmp_path.iterdir()} <= {".onnx", ".json"}
+
+
+def test_int8_without_the_training_images_says_what_to_do(trained: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "out"
+    shutil.copytree(trained, moved)
+    for file in (moved / "_orchard" / "commits").iterdir():
+        file.unlink()
+    result = orchard_export(moved, "--format", "onnx", "--precision", "int8", "--to", tmp_path / "fruits.onnx")
+    assert isinstance(result.exception, InputError) and "take --precision float16" in str(result.exception)
+
+
+def test_other_weights_than_the_models_are_refused(model: Model) -> None:
+    other = replace(model, artifact=replace(model.artifact, weights_digest="0" * 32))
+    with pytest.raises(WeightsUnavailable, match="are not those that the model was made with: give the same file"):
+        keras_file(other, Format.KERAS, weights="imagenet")
+
+
+@pytest.mark.slow
+def test_a_keras_application_leaves_as_litert() -> None:
+    from orchard.features.backbones import find
+    from orchard.features.conversion import build_artifact
+
+    artifact = build_artifact(find("MobileNetV3Small"), weights="random", seed=3)
+    model = Model(artifact, ("a", "b"), np.zeros((2, artifact.n_features), np.float32), np.zeros(2, np.float32))
+    assert len(keras_file(model, Format.LITERT, Precision.FLOAT16, weights="random", seed=3)) > 1_000_000

@@ -1,0 +1,38 @@
+"""What docs/export.md says about a file is so."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from export.runtimes import Exporter
+from orchard.export.card import model_card
+from orchard.export.formats import Format, Precision
+from orchard.inference.model import Model
+
+PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return found
+
+
+def test_the_example_in_python_tells_a_fruit(exported: Exporter, fruits: Path, tmp_path: Path) -> None:
+    file = exported(Format.ONNX, Precision.FLOAT32)
+    shutil.copy(file, tmp_path / "fruits.onnx")
+    card = json.loads(file.with_suffix(".json").read_text())
+    (tmp_path / "fruits.json").write_text(json.dumps(card | {"threshold": 0.5}))
+    shutil.copy(next((fruits / "Test" / "Mango").glob("*.jpg")), tmp_path / "photo.jpg")
+    run = [sys.executable, "-c", block("python")]
+    assert subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.startswith("Mango ")
+
+
+def test_the_card_in_the_page_has_the_fields_of_a_card(model: Model) -> None:
+    shown, card = json.loads(block("json")), model_card(model, Format.ONNX, Precision.FLOAT32)
+    assert set(shown) == {*card, "file"}
+    for part in ("input", "output", "backbone", "licences"):
+        assert set(shown[part]) == set(card[part])
+    assert {*shown["training"]} <= {*card["training"]}

@@ -1,0 +1,114 @@
+"""Every backbone of the registry can leave as ONNX and answers as OpenVINO does."""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from export.runtimes import run_onnx
+from orchard.errors import OrchardError, UsageError
+from orchard.export import onnx_graph
+from orchard.export.formats import Precision
+from orchard.export.graph import folded_graph
+from orchard.export.onnx_graph import to_onnx
+from orchard.features.artifact import EngineName
+from orchard.features.backbones import find
+from orchard.features.conversion import build_artifact
+from orchard.features.engines import import_openvino
+from orchard.inference.calibration import Calibration
+from orchard.inference.model import Model
+
+FEW = ["MobileNetV3Small", "MobileNetV2"]
+ONE_OF_EACH_FAMILY = ["MobileNet", "EfficientNetB0", "EfficientNetV2B0", "ConvNeXtTiny", "DenseNet121", "InceptionV3"]
+ONE_OF_EACH_FAMILY += ["InceptionResNetV2", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception"]
+
+
+def model_of(backbone: str) -> Model:
+    """A model of 7 classes with random weights."""
+    artifact = build_artifact(find(backbone), weights="random")
+    weights = np.random.default_rng(0).normal(0, 1, (7, artifact.n_features)).astype(np.float32)
+    return Model(artifact, tuple("abcdefg"), weights, np.zeros(7, np.float32))
+
+
+@pytest.mark.parametrize("backbone", [*FEW, *(pytest.param(b, marks=pytest.mark.slow) for b in ONE_OF_EACH_FAMILY)])
+def test_a_backbone_answers_in_onnx_as_in_openvino(backbone: str, fruits: Path) -> None:
+    photos = [next((fruits / "Test" / name).glob("*.jpg")) for name in ("Mango", "Lemon Meyer", "Raspberry")]
+    images = np.stack([np.asarray(Image.open(photo).convert("RGB")) for photo in photos])
+    model = model_of(backbone)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
+
+    def expected(model: Model) -> np.ndarray:
+        compiled = import_openvino().Core().compile_model(folded_graph(model), "CPU", settings)
+        return np.array(compiled([images])[0])
+
+    # Random networks give features of any size: bring the scores to where the softmax is not flat.
+    bias = -np.log(expected(replace(model, weights=model.weights * 1e-3))).mean(axis=0).astype(np.float32)
+    model = replace(model, weights=model.weights * np.float32(1e-3), bias=bias)
+    probabilities = expected(model)
+    assert np.abs(run_onnx(to_onnx(model))(images) - probabilities).max() < 1e-3
+    assert probabilities.max() < 0.999
+
+
+def test_the_file_says_what_it_takes_and_gives(model: Model) -> None:
+    file = onnx.load_model_from_string(to_onnx(model))
+    assert file.ir_version <= 10 and file.opset_import[0].version == 18
+    (entry,), (result,) = file.graph.input, file.graph.output
+    assert (entry.name, entry.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
+    assert [d.dim_param or d.dim_value for d in entry.type.tensor_type.shape.dim] == ["n", "height", "width", 3]
+    assert (result.name, result.type.tensor_type.elem_type) == ("probabilities", onnx.TensorProto.FLOAT)
+    assert [d.dim_param or d.dim_value for d in result.type.tensor_type.shape.dim] == ["n", len(model.labels)]
+    properties = {entry.key: entry.value for entry in file.metadata_props}
+    assert json.loads(properties["labels"]) == list(model.labels)
+    assert properties["digest"] == model.digest
+    assert float(properties["threshold"]) == model.calibration.threshold
+
+
+def test_everything_linear_is_one_layer_and_batch_normalisation_is_folded(model: Model) -> None:
+    operations = [node.op_type for node in onnx.load_model_from_string(to_onnx(model)).graph.node]
+    assert "BatchNormalization" not in operations
+    assert operations[-3:] == ["MatMul", "Add", "Softmax"] and operations.count("MatMul") == 1
+    assert operations.count("Transpose") == 1
+
+
+def test_a_server_can_afford_to_make_it_when_asked(model: Model) -> None:
+    started = time.process_time()
+    to_onnx(model, Precision.FLOAT16)
+    assert time.process_time() - started < 2
+    assert "onnxruntime" not in vars(onnx_graph) and "tensorflow" not in vars(onnx_graph)
+
+
+def test_the_temperature_is_in_the_file(model: Model, fruits: Path) -> None:
+    photo = np.asarray(Image.open(next((fruits / "Test" / "Mango").glob("*.jpg"))).convert("RGB"))[np.newaxis]
+    cold, hot = (replace(model, calibration=Calibration(temperature)) for temperature in (2.0, 6.0))
+    low, high = (np.log(run_onnx(to_onnx(m))(photo)[0].astype(np.float64)) for m in (cold, hot))
+    assert high - high.max() == pytest.approx((low - low.max()) / 3, abs=1e-3)
+
+
+def test_int8_is_not_made_without_images(model: Model) -> None:
+    with pytest.raises(UsageError, match="needs images to calibrate with: orchard export"):
+        to_onnx(model, Precision.INT8)
+
+
+def test_a_network_of_tensorflows_is_refused_with_the_way_out(model: Model) -> None:
+    other = replace(model, artifact=replace(model.artifact, engine=EngineName.TENSORFLOW))
+    with pytest.raises(UsageError, match="--format keras or litert"):
+        to_onnx(other)
+
+
+def test_an_operation_that_is_not_known_is_named(model: Model) -> None:
+    topology = model.artifact.topology.replace(b'type="Clamp"', b'type="Elu"').replace(b'min="0" max="6"', b'alpha="1"')
+    other = replace(model, artifact=replace(model.artifact, topology=topology))
+    with pytest.raises(OrchardError, match=r"holds the operation Elu .* take --format openvino"):
+        to_onnx(other)
+
+
+def test_without_the_package_it_says_what_to_install(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UsageError, match=r"pip install 'orchard\[export\]'"):
+        to_onnx(model)

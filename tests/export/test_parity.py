@@ -1,0 +1,127 @@
+"""Every exported file answers as the pipeline did, on all of its test photographs."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.runtimes import Exporter, Photographs, run_onnx, run_openvino, run_tensorflow
+from orchard.export.formats import Format, Precision
+from orchard.images.decoding import Decoded
+from orchard.inference.model import Model
+from orchard.inference.predictor import Predictor
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+# How much of the accuracy may be lost; measured on 2,878 photographs of 58 classes: see docs/export.md.
+ALLOWED_LOSS = {Precision.FLOAT16: 0.005, Precision.INT8: 0.03}
+
+
+def in_batches(run: Run, images: NDArray[np.uint8], size: int = 50) -> NDArray[np.float32]:
+    return np.concatenate([run(images[start : start + size]) for start in range(0, len(images), size)])
+
+
+def check_answers(model: Model, precision: Precision, found: NDArray[np.float32], photographs: Photographs) -> None:
+    assert found.shape == (len(photographs.label), len(model.labels))
+    assert np.abs(found.sum(axis=1) - 1).max() < 1e-3
+    answers = np.array(model.labels)[found.argmax(axis=1)]
+    if precision is Precision.FLOAT32:
+        assert np.mean(answers == photographs.predicted) >= 0.995
+        assert np.abs(found.max(axis=1) - photographs.confidence).max() < 1e-2
+        return
+    right, right_before = (
+        (answers == photographs.label).mean(),
+        np.mean(np.array(photographs.predicted) == photographs.label),
+    )
+    assert right >= right_before - ALLOWED_LOSS[precision]
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_onnx_answers_as_the_pipeline_did(
+    model: Model, exported: Exporter, photographs: Photographs, precision: Precision
+) -> None:
+    run = run_onnx(exported(Format.ONNX, precision))
+    check_answers(model, precision, in_batches(run, photographs.pixels), photographs)
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.FLOAT16])
+def test_openvino_answers_as_the_pipeline_did(
+    model: Model, exported: Exporter, photographs: Photographs, precision: Precision
+) -> None:
+    run = run_openvino(exported(Format.OPENVINO, precision))
+    check_answers(model, precision, in_batches(run, photographs.pixels), photographs)
+
+
+def test_keras_answers_as_the_pipeline_did_where_orchard_is_not_installed(
+    model: Model, answers_of_tensorflow: dict[str, NDArray[np.float32]], photographs: Photographs
+) -> None:
+    check_answers(model, Precision.FLOAT32, answers_of_tensorflow["float32.keras"], photographs)
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8])
+def test_litert_answers_as_the_pipeline_did(
+    model: Model,
+    answers_of_tensorflow: dict[str, NDArray[np.float32]],
+    photographs: Photographs,
+    precision: Precision,
+) -> None:
+    check_answers(model, precision, answers_of_tensorflow[f"{precision}.tflite"], photographs)
+
+
+@pytest.mark.slow
+def test_litert_in_float16_answers_as_the_pipeline_did(
+    model: Model, exported: Exporter, photographs: Photographs, tmp_path: Path
+) -> None:
+    file = exported(Format.LITERT, Precision.FLOAT16)
+    found = run_tensorflow([file], photographs, tmp_path)[file.name]
+    check_answers(model, Precision.FLOAT16, found, photographs)
+
+
+def test_smaller_precisions_make_smaller_files(
+    exported: Exporter, answers_of_tensorflow: dict[str, NDArray[np.float32]]
+) -> None:
+    assert answers_of_tensorflow  # all of them have been written
+
+    def size(kind: Format, precision: Precision) -> int:
+        file = exported(kind, precision)
+        return (file.with_suffix(".bin") if kind is Format.OPENVINO else file).stat().st_size
+
+    for kind in (Format.ONNX, Format.OPENVINO):
+        assert size(kind, Precision.FLOAT16) < 0.55 * size(kind, Precision.FLOAT32)
+    for kind in (Format.ONNX, Format.LITERT):
+        assert size(kind, Precision.INT8) < 0.35 * size(kind, Precision.FLOAT32)
+
+
+@pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])
+def test_a_large_photo_is_shrunk_as_the_pipeline_shrinks_it(
+    model: Model, exported: Exporter, photographs: Photographs, kind: Format
+) -> None:
+    file = exported(kind, Precision.FLOAT32)
+    run = run_onnx(file) if kind is Format.ONNX else run_openvino(file)
+    predictor = Predictor(model, batch_size=1)
+    for index in range(0, len(photographs.label), 110):
+        photo = Image.fromarray(photographs.pixels[index]).resize((2000, 1500), Image.Resampling.BICUBIC)
+        content = io.BytesIO()
+        photo.save(content, "JPEG", quality=95)
+        decoded = predictor.decode(content.getvalue())
+        assert isinstance(decoded, Decoded) and decoded.pixels.shape == (224, 224, 3)
+        expected = predictor.probabilities([decoded.pixels])[0]
+        found = run(np.asarray(Image.open(content))[np.newaxis])[0]
+        assert found.argmax() == expected.argmax()
+        assert abs(found - expected).max() < 0.05
+
+
+@pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])
+def test_a_photo_may_have_any_size_and_come_in_a_batch(exported: Exporter, fruits: Path, kind: Format) -> None:
+    file = exported(kind, Precision.FLOAT32)
+    run = run_onnx(file) if kind is Format.ONNX else run_openvino(file)
+    photo = np.asarray(Image.open(next((fruits / "Test" / "Mango").glob("*.jpg"))).convert("RGB"))
+    for height, width in ((1, 1), (37, 500), (224, 224), (600, 31)):
+        resized = np.asarray(Image.fromarray(photo).resize((width, height)))
+        one, *others = run(np.stack([resized] * 3))
+        assert np.isfinite(one).all()
+        assert np.abs(np.array(others) - one).max() < 1e-5

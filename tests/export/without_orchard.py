@@ -1,0 +1,43 @@
+"""Run by the tests in a process of its own: what an exported file answers where Orchard is not installed.
+
+    python without_orchard.py IMAGES.npy ANSWERS.npz FILE…
+
+A .keras file takes all images at once, a .tflite file one by one.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def main(images: str, answers: str, *files: str) -> None:
+    sys.modules["orchard"] = None  # type: ignore[assignment]
+    os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
+    pixels = np.load(images)
+    np.savez(answers, **{Path(file).name: _run(file, pixels) for file in files})
+
+
+def _run(file: str, images: np.ndarray) -> np.ndarray:
+    import tensorflow as tf
+
+    if file.endswith(".keras"):
+        import keras
+
+        return keras.saving.load_model(file).predict(images, verbose=0)
+    interpreter = tf.lite.Interpreter(model_path=file, num_threads=2)
+    entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    assert entry["dtype"] == np.uint8, entry
+    interpreter.resize_tensor_input(entry["index"], images[:1].shape)
+    interpreter.allocate_tensors()
+    rows = []
+    for image in images:
+        interpreter.set_tensor(entry["index"], image[np.newaxis])
+        interpreter.invoke()
+        rows.append(interpreter.get_tensor(result["index"])[0].copy())
+    return np.stack(rows)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
