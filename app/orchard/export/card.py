@@ -11,7 +11,7 @@ from orchard.inference.model import Model
 
 CARD_VERSION = 1
 
-# Of the ImageNet weights, as their publishers give them (https://keras.io/api/applications/ and the files' sources).
+# Of the ImageNet weights, as far as known; nobody but their publishers can tell.
 _WEIGHTS_LICENCES = {
     "convnext": "MIT",
     "densenet": "BSD-3-Clause",
@@ -114,7 +114,7 @@ def _training(model: Model) -> dict[str, Any]:
 
 def _weights_licence(family: str, weights: str) -> str:
     if weights == "imagenet":
-        return _WEIGHTS_LICENCES.get(family, "Apache-2.0")
+        return f"{_WEIGHTS_LICENCES.get(family, 'Apache-2.0')} as far as known: check with their publisher"
     return "none: random" if weights.startswith("random") else f"that of {weights}"
 
 

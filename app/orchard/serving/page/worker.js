@@ -62,7 +62,8 @@ async function use({ about, bytes }, kept) {
     const former = model;
     model = { about, session };
     post("ready", { about, kept });
-    await former?.session.release();
+    // It may be answering a photo.
+    if (former) last = last.then(() => former.session.release()).catch(() => {});
   } catch (error) {
     if (!kept) throw error;
     await caches.delete(CACHE); // it may be damaged; the next one is loaded anew

@@ -1,0 +1,542 @@
+"""The page in a real browser: photos come in by every way, this device or the server answers, also offline."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    FileChooser,
+    Locator,
+    Page,
+    Playwright,
+    Route,
+    expect,
+    sync_playwright,
+)
+
+from orchard.inference.model import Model
+from orchard.serving import static
+from orchard.serving.app import create_app
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+AXE = static.PAGE / "node_modules/axe-core/axe.min.js"
+STARTED = 30_000  # ms within which the model must run in the browser, on a busy machine
+
+
+def _cannot(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def npm_parts() -> None:
+    """What the page brings from npm; made if it is missing."""
+    if AXE.is_file() and all((static.PAGE / name).is_file() for name in static.RUNTIME):
+        return
+    npm = shutil.which("npm")
+    if npm is None:
+        _cannot("there is no npm, which brings the page's runtime: install Node.js")
+    for arguments in (["ci", "--ignore-scripts"], ["run", "vendor"]):
+        done = subprocess.run([npm, *arguments], cwd=static.PAGE, capture_output=True, text=True, check=False)
+        if done.returncode:
+            _cannot(f"npm {arguments[0]} failed: {done.stderr[-500:]}")
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+def _launch(playwright: Playwright, *arguments: str) -> Browser:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        _cannot("there is no chromium: install the package of that name")
+    return playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *arguments])
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    browser = _launch(playwright)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path) -> Model:
+    return Model.load(str(trained))
+
+
+@dataclass
+class Site:
+    """A server of this process."""
+
+    url: str
+    server: uvicorn.Server
+    thread: threading.Thread
+
+    @classmethod
+    def start(cls, model: Model, port: int = 0) -> "Site":
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        # Browsers keep connections open.
+        config = uvicorn.Config(create_app(model), log_level="warning", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        site = cls(f"http://127.0.0.1:{listener.getsockname()[1]}", server, thread)
+        for path in ("/readyz", "/model.onnx"):
+            for _ in range(100):
+                if server.started and httpx.head(site.url + path).status_code in (200, 405):
+                    break
+                time.sleep(0.1)
+        return site
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+
+    def ask(self, photo: Path) -> dict[str, Any]:
+        """What the server's own model says of a photograph."""
+        answer = httpx.post(f"{self.url}/v1/predict?top=5", files={"file": (photo.name, photo.read_bytes())})
+        answer.raise_for_status()
+        [prediction] = answer.json()["predictions"]
+        return dict(prediction)
+
+
+@pytest.fixture(scope="module")
+def site(model: Model, npm_parts: None) -> Iterator[Site]:  # noqa: ARG001 -- serves them
+    site = Site.start(model)
+    yield site
+    site.stop()
+
+
+@pytest.fixture(scope="module")
+def photo(fruits: Path) -> Callable[[str], Path]:
+    """A test photograph of a label."""
+    return lambda label: sorted((fruits / "Test" / label).glob("*.jpg"))[3]
+
+
+class Visitor:
+    """Someone who has the page open, and what the page asked for and complained about."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
+        self.url = url
+        self.page: Page = context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        context.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(url)
+
+    @property
+    def cards(self) -> Locator:
+        return self.page.locator("#cards > li")
+
+    @property
+    def newest(self) -> Locator:
+        return self.cards.first
+
+    def waits_for(self, *states: str) -> "Visitor":
+        selector = ",".join(f"#state[data-state={state}]" for state in states)
+        self.page.locator(selector).wait_for(timeout=STARTED)
+        return self
+
+    def chooses(self, *photos: Path) -> None:
+        self.page.set_input_files("#choose", [str(photo) for photo in photos])
+
+
+@pytest.fixture(scope="module")
+def settled(browser: Browser, site: Site) -> Iterator[Visitor]:
+    """A page on which the model runs, for several tests."""
+    visitor = Visitor(browser.new_context(locale="en-US", **DESKTOP), site.url)
+    yield visitor.waits_for("offline")
+    # Chromium itself notes an answer of 4xx, which is how the server refuses a file.
+    assert [text for text in visitor.complaints if "Failed to load resource: the server responded" not in text] == []
+    assert {url for url in visitor.requests if not url.startswith((site.url + "/", f"blob:{site.url}/"))} == set()
+    visitor.context.close()
+
+
+@pytest.fixture
+def desktop(settled: Visitor) -> Visitor:
+    clear = settled.page.locator("#clear")
+    if clear.is_visible():
+        clear.click()
+    return settled
+
+
+def expect_answer(card: Locator, label: str, by: str = "device") -> None:
+    expect(card.locator("h3")).to_have_text(label)
+    expect(card.locator(".top li")).to_have_count(5)
+    expect(card.locator(".by")).to_have_attribute("data-by", by)
+
+
+def test_a_chosen_photo_is_named_by_this_device(desktop: Visitor, photo: Callable[[str], Path]) -> None:
+    desktop.chooses(photo("Papaya 2"))
+    expect_answer(desktop.newest, "Papaya 2")
+    expect(desktop.newest.locator(".by")).to_contain_text("Answered by this device in")
+    expect(desktop.newest.locator(".by")).to_contain_text("Your photo stayed here")
+    expect(desktop.page.locator("#announcer")).to_contain_text("Papaya 2")
+    assert desktop.newest.locator("img").evaluate("image => image.naturalWidth") == 100
+    assert not [url for url in desktop.requests if "/v1/predict" in url and "Papaya" in url]
+
+
+def test_several_photos_become_cards_newest_first(desktop: Visitor, photo: Callable[[str], Path]) -> None:
+    before = len([url for url in desktop.requests if "/v1/predict" in url])
+    desktop.chooses(photo("Mango"))
+    desktop.chooses(photo("Raspberry"), photo("Plum 5"))
+    for card, label in zip(desktop.cards.all(), ["Raspberry", "Plum 5", "Mango"], strict=True):
+        expect_answer(card, label)
+    assert len([url for url in desktop.requests if "/v1/predict" in url]) == before  # nothing left the device
+
+
+def test_browser_and_server_agree(desktop: Visitor, site: Site, fruits: Path, model: Model, tmp_path: Path) -> None:
+    photos = [frame for label in model.labels for frame in sorted((fruits / "Test" / label).glob("*.jpg"))[5:7]]
+    photos += [_as_a_phone_takes_it(frame, tmp_path) for frame in photos[:6:2]]
+    assert len(photos) >= 23
+    desktop.chooses(*photos)
+    expect(desktop.page.locator(".by[data-by=device]")).to_have_count(len(photos), timeout=STARTED)
+    for card, frame in zip(desktop.cards.all(), photos, strict=True):
+        [expected, *_] = site.ask(frame)["top"]
+        best = card.locator(".top li").first
+        assert best.locator(".name").inner_text() == expected["label"], frame
+        confidence = float(best.locator(".share").get_attribute("value") or "nan")
+        assert confidence == pytest.approx(expected["confidence"], abs=0.02), frame
+
+
+def _as_a_phone_takes_it(frame: Path, folder: Path) -> Path:
+    """A photograph of several megapixels, lying on its side, with the tag that sets it upright."""
+    large = Image.new("RGB", (2000, 1500), "white")
+    large.paste(Image.open(frame).resize((1300, 1300), Image.Resampling.BICUBIC), (350, 100))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = folder / f"{frame.parent.name}.jpg"
+    large.transpose(Image.Transpose.ROTATE_90).save(file, quality=90, exif=exif)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda _: b"", "The file is empty."),
+        (lambda _: b"<html>not an image</html>", "no image that can be read here"),
+        (lambda jpeg: jpeg[: len(jpeg) // 2], "cut off"),
+        (lambda jpeg: jpeg[:300] + bytes(len(jpeg) - 302) + jpeg[-2:], "damaged"),
+    ],
+    ids=["empty", "unsupported_format", "truncated", "corrupt"],
+)
+def test_a_rejected_file_shows_its_reason(
+    desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path, content: Callable[[bytes], bytes], says: str
+) -> None:
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(content(photo("Mango").read_bytes()))
+    desktop.chooses(file)
+    expect(desktop.newest.locator("h3")).to_have_text("No answer")
+    expect(desktop.newest.locator(".says")).to_contain_text(says)
+
+
+def test_what_the_browser_cannot_decode_the_server_answers(
+    desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "mango.tiff"
+    Image.open(photo("Mango")).save(file)
+    desktop.chooses(file)
+    expect_answer(desktop.newest, "Mango", by="server")
+    expect(desktop.newest.locator(".by")).to_contain_text("It keeps no photo")
+
+
+def test_transparent_pixels_count_as_white(
+    desktop: Visitor, site: Site, photo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    picture = Image.open(photo("Mango")).convert("RGBA")
+    pixels = np.array(picture)
+    pixels[(pixels[..., :3] > 235).all(axis=2)] = 0  # its white ground, now transparent black
+    assert (pixels[..., 3] == 0).mean() > 0.1
+    Image.fromarray(pixels).save(tmp_path / "mango.png")
+    desktop.chooses(tmp_path / "mango.png")
+    expect_answer(desktop.newest, "Mango")
+    expected = site.ask(tmp_path / "mango.png")["confidence"]
+    confidence = desktop.newest.locator(".share").first.get_attribute("value")
+    assert float(confidence or "nan") == pytest.approx(expected, abs=0.005)
+
+
+def test_a_photo_can_be_pasted(desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path) -> None:
+    desktop.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    Image.open(photo("Lemon Meyer")).save(tmp_path / "lemon.png")
+    copy = """async (data) => {
+      const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+      await navigator.clipboard.write([new ClipboardItem({"image/png": new Blob([bytes], {type: "image/png"})})]);
+    }"""
+    desktop.page.evaluate(copy, base64.b64encode((tmp_path / "lemon.png").read_bytes()).decode())
+    desktop.page.keyboard.press("Control+V")
+    expect_answer(desktop.newest, "Lemon Meyer")
+
+
+def test_photos_can_be_dropped_anywhere(desktop: Visitor, photo: Callable[[str], Path]) -> None:
+    dropped = """(data) => {
+      const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([bytes], "plum.jpg", {type: "image/jpeg"}));
+      return transfer;
+    }"""
+    transfer = desktop.page.evaluate_handle(dropped, base64.b64encode(photo("Plum 5").read_bytes()).decode())
+    desktop.page.dispatch_event("h1", "dragenter", {"dataTransfer": transfer})
+    expect(desktop.page.locator(".hint")).to_have_text("Drop the photos here")
+    desktop.page.dispatch_event("h1", "drop", {"dataTransfer": transfer})
+    expect_answer(desktop.newest, "Plum 5")
+    expect(desktop.page.locator(".hint")).to_have_text("or drop them here, or paste one")
+
+
+def test_everything_works_by_keyboard_alone(desktop: Visitor, photo: Callable[[str], Path]) -> None:
+    page = desktop.page
+
+    def choose(chooser: FileChooser) -> None:
+        chooser.set_files(str(photo("Orange 2")))
+
+    page.on("filechooser", choose)  # long before the key: what comes before the browser knows of it is lost
+    page.evaluate("document.body.tabIndex = -1; document.body.focus()")  # where a page begins that was just opened
+    order = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
+    assert order == ["skip", "language", "camera-open", "choose"]
+    page.keyboard.press("Enter")
+    expect_answer(desktop.newest, "Orange 2")
+    page.remove_listener("filechooser", choose)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "clear"
+    page.keyboard.press("Tab")
+    name = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert name == f"Remove {photo('Orange 2').name}"
+    page.keyboard.press("Enter")
+    expect(desktop.cards).to_have_count(0)
+    assert page.evaluate("document.activeElement.id") == "add"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(
+    desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path, scheme: Any
+) -> None:
+    (tmp_path / "nothing.jpg").write_bytes(b"")
+    desktop.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    desktop.chooses(photo("Tomato 2"), tmp_path / "nothing.jpg")
+    expect_answer(desktop.newest, "Tomato 2")
+    expect(desktop.cards.last.locator(".says")).to_have_text("The file is empty.")
+    desktop.page.locator("#known summary").click()
+    assert _violations(desktop.page) == []
+    desktop.page.locator("#known summary").click()
+
+
+def _violations(page: Page) -> list[str]:
+    """What axe-core finds of serious or critical impact, each with the elements that it concerns."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{violation['id']}: {[node['html'] for node in violation['nodes']]}"
+        for violation in found["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_nothing_makes_the_page_scroll_sideways(desktop: Visitor, photo: Callable[[str], Path], width: int) -> None:
+    desktop.page.set_viewport_size({"width": width, "height": 800})
+    desktop.chooses(photo("Cherry Rainier 2"))
+    expect_answer(desktop.newest, "Cherry Rainier 2")
+    assert desktop.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_model_has_threads_where_the_page_is_isolated(desktop: Visitor) -> None:
+    assert desktop.page.evaluate("crossOriginIsolated")
+
+
+def test_a_phone_gets_its_language_large_targets_and_its_camera_app(
+    browser: Browser, site: Site, photo: Callable[[str], Path]
+) -> None:
+    visitor = Visitor(browser.new_context(locale="fr-FR", **PHONE), site.url)
+    page = visitor.page
+    expect(page.locator("h1")).to_have_text(re.compile("^Qu.y a-t-il sur votre photo"))
+    assert page.locator("html").get_attribute("lang") == "fr"
+    assert page.locator("#capture").get_attribute("capture") == "environment"
+    page.set_input_files("#capture", str(photo("Onion Red 2")))
+    expect(visitor.newest.locator("h3")).to_have_text("Onion Red 2")
+    expect(visitor.newest.locator(".by")).to_contain_text("Réponse")
+    for target in page.locator("button:visible, label:visible, summary:visible").all():
+        box = target.bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) >= 44, target
+    page.get_by_role("button", name="English").click()
+    expect(page.locator("h1")).to_have_text("What is on your photo?")
+    expect(visitor.newest.locator(".by")).to_contain_text("Answered by")
+    page.reload()
+    expect(page.locator("h1")).to_have_text("What is on your photo?")
+    visitor.context.close()
+
+
+def test_the_server_answers_until_the_model_is_there(
+    browser: Browser, site: Site, photo: Callable[[str], Path]
+) -> None:
+    context = browser.new_context(locale="en-US", **PHONE)
+    held: list[Route] = []
+    context.route("**/model.onnx", lambda route: held.append(route))  # noqa: PLW0108 -- Playwright marks it
+    visitor = Visitor(context, site.url).waits_for("loading")
+    expect(visitor.page.locator("#state")).to_contain_text("Until then the server answers")
+    visitor.chooses(photo("Raspberry"))
+    expect_answer(visitor.newest, "Raspberry", by="server")
+    [route] = held
+    route.continue_()
+    visitor.waits_for("offline")
+    visitor.chooses(photo("Raspberry"))
+    expect_answer(visitor.newest, "Raspberry", by="device")
+    context.close()
+
+
+def test_it_answers_without_a_connection_after_a_reload(
+    browser: Browser, site: Site, photo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    visitor = Visitor(browser.new_context(locale="en-US", **PHONE), site.url).waits_for("offline")
+    visitor.context.set_offline(True)
+    visitor.page.reload()
+    visitor.waits_for("offline")
+    visitor.chooses(photo("Grape pink 2"))
+    expect_answer(visitor.newest, "Grape pink 2")
+    (tmp_path / "cut.jpg").write_bytes(photo("Mango").read_bytes()[:-200])
+    visitor.chooses(tmp_path / "cut.jpg")
+    expect(visitor.newest.locator(".says")).to_contain_text("cut off")
+    (tmp_path / "text.jpg").write_text("no image")
+    visitor.chooses(tmp_path / "text.jpg")
+    expect(visitor.newest.locator(".says")).to_contain_text("There is no connection")
+    visitor.context.close()
+
+
+@pytest.mark.usefixtures("npm_parts")
+def test_a_new_model_takes_the_place_of_the_kept_one(
+    browser: Browser, model: Model, photo: Callable[[str], Path]
+) -> None:
+    site = Site.start(model)
+    visitor = Visitor(browser.new_context(locale="en-US", **PHONE), site.url).waits_for("offline")
+    site.stop()
+    visitor.page.reload()
+    visitor.waits_for("offline")
+    visitor.chooses(photo("Mango"))
+    expect_answer(visitor.newest, "Mango")
+
+    # Another model: it has other names, and is never sure.
+    other = replace(
+        model,
+        labels=tuple(f"{label}, new" for label in model.labels),
+        calibration=replace(model.calibration, threshold=1.01),
+    )
+    site = Site.start(other, int(site.url.rsplit(":")[-1]))
+    visitor.page.reload()
+    expect(visitor.page.locator("#known-labels li").first).to_contain_text(", new", timeout=STARTED)
+    visitor.waits_for("offline")
+    deadline = time.monotonic() + STARTED / 1000
+    while time.monotonic() < deadline:  # the kept model answers until the new one runs
+        visitor.chooses(photo("Mango"))
+        expect(visitor.newest.locator(".by[data-by]:not([data-by=''])")).to_be_visible()
+        if visitor.newest.locator("h3").inner_text() == "Not sure":
+            break
+    expect_answer(visitor.newest, "Not sure")
+    expect(visitor.newest.locator(".says")).to_contain_text("It might be Mango, new (")
+    site.stop()
+    visitor.page.reload()
+    visitor.waits_for("offline")
+    visitor.chooses(photo("Mango"))
+    expect_answer(visitor.newest, "Not sure")
+    visitor.context.close()
+
+
+def test_without_the_runtime_the_server_answers_and_the_page_says_so(
+    browser: Browser, model: Model, photo: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(static.PAGE, tmp_path / "page", ignore=shutil.ignore_patterns("vendor", "node_modules"))
+    monkeypatch.setattr(static, "PAGE", tmp_path / "page")
+    site = Site.start(model)
+    visitor = Visitor(browser.new_context(locale="en-US", **PHONE), site.url).waits_for("server")
+    expect(visitor.page.locator("#state-detail")).to_contain_text("set up without the part that runs on your device")
+    visitor.chooses(photo("Papaya 2"))
+    expect_answer(visitor.newest, "Papaya 2", by="server")
+    visitor.page.wait_for_timeout(300)
+    assert visitor.complaints == []
+    visitor.context.close()
+    site.stop()
+
+
+def test_the_camera_shows_what_it_sees_and_the_shutter_names_it(
+    playwright: Playwright, site: Site, photo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    film = tmp_path / "mango.y4m"
+    film.write_bytes(_film(photo("Mango")))
+    browser = _launch(
+        playwright,
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-video-capture={film}",
+    )
+    visitor = Visitor(browser.new_context(locale="en-US", permissions=["camera"], **PHONE), site.url)
+    visitor.waits_for("offline")
+    page = visitor.page
+    page.get_by_role("button", name="Use the camera").click()
+    dialog = page.get_by_role("dialog", name="Camera")
+    expect(dialog).to_be_visible()
+    assert _violations(page) == []
+    for _ in range(2):
+        page.get_by_role("button", name="Take the photo").click()
+        expect(page.locator("#camera-answer")).to_contain_text("Mango")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert page.evaluate("document.activeElement.id") == "camera-open"
+    assert page.evaluate("document.querySelector('#video').srcObject") is None  # the camera is off
+    expect(visitor.cards).to_have_count(2)
+    for card in visitor.cards.all():
+        expect_answer(card, "Mango")
+    browser.close()
+
+
+def test_without_a_camera_the_page_says_what_to_do_instead(browser: Browser, site: Site) -> None:
+    visitor = Visitor(browser.new_context(locale="en-US", **PHONE), site.url)
+    visitor.page.get_by_role("button", name="Use the camera").click()
+    expect(visitor.page.get_by_role("alert")).to_contain_text("choose a photo")
+    visitor.context.close()
+
+
+def _film(frame: Path, side: int = 480, frames: int = 10) -> bytes:
+    """A film in YUV4MPEG2 of one photograph: 4:2:0, BT.601, limited range."""
+    picture = Image.open(frame).convert("RGB").resize((side, side), Image.Resampling.BICUBIC).convert("YCbCr")
+    full = np.asarray(picture, dtype=np.float32)
+    luma = 16 + full[..., 0] * (219 / 255)
+    chroma = 128 + (full[..., 1:] - 128) * (224 / 255)
+    chroma = chroma.reshape(side // 2, 2, side // 2, 2, 2).mean(axis=(1, 3))
+    planes = [luma, chroma[..., 0], chroma[..., 1]]
+    content = b"".join(np.rint(plane).astype(np.uint8).tobytes() for plane in planes)
+    film = io.BytesIO()
+    film.write(f"YUV4MPEG2 W{side} H{side} F10:1 Ip A1:1 C420jpeg\n".encode())
+    for _ in range(frames):
+        film.write(b"FRAME\n" + content)
+    return film.getvalue()
