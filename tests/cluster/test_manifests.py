@@ -1,6 +1,7 @@
 """`orchard submit` applies the chart's manifests, under the job's name and with its values, and nothing else."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,3 +162,17 @@ def test_a_dry_run_prints_the_manifests_and_needs_no_cluster(monkeypatch: pytest
     printed = CliRunner().invoke(cli, ["submit", SOURCE, "--output", OUTPUT, "-n", "fruit", "--dry-run"])
     assert printed.exit_code == 0, printed.output
     assert next(yaml.safe_load_all(printed.stdout))["kind"] == "Job"
+
+
+def test_a_dry_run_shows_the_namespace_that_the_context_names_and_needs_no_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts = [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "vision"}}]
+    clusters = [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}]
+    config = {"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": contexts, "clusters": clusters}
+    (tmp_path / "config").write_text(json.dumps(config | {"users": [{"name": "u", "user": {"token": "t"}}]}))
+    for kubeconfig, namespace in ((tmp_path / "config", "vision"), (tmp_path / "none", "default")):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        printed = CliRunner().invoke(cli, ["submit", SOURCE, "--output", OUTPUT, "--dry-run"])
+        assert printed.exit_code == 0, printed.output
+        assert {manifest["metadata"]["namespace"] for manifest in yaml.safe_load_all(printed.output)} == {namespace}

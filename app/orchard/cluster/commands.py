@@ -10,7 +10,7 @@ import click
 from orchard.cluster import emr
 from orchard.cluster.manifests import Submission, default_image, render, to_yaml
 from orchard.cluster.state import Status
-from orchard.errors import UsageError
+from orchard.errors import ClusterError, UsageError
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, key_values, options, settings_from
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
         run = emr.JobRun(job, virtual_cluster_id, execution_role_arn, release_label, log_group, log_uri, tags, retries)
         return _submit_to_emr(run, detach=detach, dry_run=dry_run)
     if dry_run:
-        click.echo(to_yaml(*render(job, namespace or "default")), nl=False)
+        click.echo(to_yaml(*render(job, namespace or _context_namespace(context))), nl=False)
         return 0
     from orchard.cluster import jobs
     from orchard.cluster.client import Cluster
@@ -174,6 +174,18 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
     if ended.reason:
         click.echo(f"orchard: {ended.reason}", err=True)
     return ended.exit_code or 0
+
+
+def _context_namespace(context: str | None) -> str:
+    """Return the namespace that a submission would go to; what is only printed needs no cluster."""
+    from orchard.cluster.client import Cluster
+
+    try:
+        return Cluster(context=context).namespace
+    except ClusterError:
+        if context:
+            raise
+        return "default"
 
 
 def _submit_to_emr(run: "emr.JobRun", *, detach: bool, dry_run: bool) -> int:
