@@ -512,7 +512,7 @@ def test_the_camera_shows_what_it_sees_and_the_shutter_names_it(
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     assert page.evaluate("document.activeElement.id") == "camera-open"
-    assert page.evaluate("document.querySelector('#video').srcObject") is None  # the camera is off
+    page.wait_for_function("document.querySelector('#video').srcObject === null")  # the camera is off
     expect(visitor.cards).to_have_count(2)
     for card in visitor.cards.all():
         expect_answer(card, "Mango")
