@@ -254,6 +254,13 @@ def _load(port: int, path: str, pid: int, *, bodies: Path, clients: int, seconds
 
 
 def _cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and its children so far."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
+    return sum(_own_cpu_seconds(process) for process in (pid, *children))
+
+
+def _own_cpu_seconds(pid: int | str) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -41,10 +41,15 @@ class Server:
                 connection.sendall(data)
             return receive_all(connection)
 
+    def engines(self) -> list[int]:
+        """Return the ids of the engines' processes."""
+        pid = self.process.pid
+        return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
+
     def resident_mb(self) -> float:
-        """Return the memory of the process."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        """Return the memory of the server and its engines."""
+        files = [Path(f"/proc/{pid}/status") for pid in (self.process.pid, *self.engines())]
+        return sum(int(file.read_text().split("VmRSS:")[1].split()[0]) for file in files) / 1024
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the log so far."""
@@ -54,6 +59,13 @@ class Server:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
+
+
+def _children(task: Path) -> list[str]:
+    try:
+        return (task / "children").read_text().split()
+    except FileNotFoundError:  # the thread has ended
+        return []
 
 
 def receive_all(connection: socket.socket) -> bytes:

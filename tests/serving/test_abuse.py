@@ -2,12 +2,15 @@
 
 import io
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from .conftest import Server
+from .conftest import Server, serving
 
 BOUNDARY = b"a-boundary"
 EACH = 8
@@ -159,3 +162,22 @@ def test_schemathesis_finds_nothing(server: Server, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert server.process.poll() is None
+
+
+def test_an_engine_that_is_killed_is_replaced_and_the_other_goes_on(
+    trained: Path, photo: bytes, tmp_path: Path
+) -> None:
+    with serving(trained, tmp_path, "--engines=2") as server:
+        before = server.engines()
+        assert len(before) == 2
+        os.kill(before[0], signal.SIGKILL)
+        statuses = [server.client.post("/v1/predict", files={"f": photo}).status_code for _ in range(20)]
+        assert statuses.count(200) >= 19  # what it was given may be lost
+        deadline = time.monotonic() + 30
+        while server.client.get("/readyz").status_code != 200 or len(server.engines()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert before[0] not in server.engines()
+        assert any("another takes its place" in line["event"] for line in server.lines())
+        assert server.stop() == 0
+    assert not any(Path(f"/proc/{engine}").exists() for engine in before)

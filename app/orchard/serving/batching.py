@@ -1,20 +1,25 @@
-"""Engines, one for each core, behind one bounded queue: a thread takes what waits, and waits for nothing more."""
+"""Engines, one for each core, behind one bounded queue: each takes what waits, and waits for nothing more."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
-from orchard.errors import UsageError
+from orchard.errors import ClusterError, UsageError
 from orchard.features.artifact import BATCH_SIZE, EngineName
-from orchard.images.decoding import Decoded, Limits, Rejection
+from orchard.images.decoding import Limits, Rejection
 from orchard.inference.model import Model
-from orchard.inference.predictor import Prediction, Predictor
+from orchard.inference.predictor import Prediction
+from orchard.serving.engine import PIPE_BYTES, EngineDied, EngineProcess
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 2, 4)
 """Each engine is compiled for these. One thread, EfficientNet-Lite0, bfloat16, AMX: 4.5 ms an image one by one, 3.7
@@ -63,7 +68,7 @@ Item = tuple[Job, int]
 
 
 class EnginePool:
-    """Threads with an engine each.
+    """Engines in processes of their own, each with a thread here that feeds it.
 
     Args:
         model: the model.
@@ -98,8 +103,12 @@ class EnginePool:
         self._changed = threading.Condition()
         self._idle = 0
         self._compiled = 0
+        self._complete = False
         self._closing = False
-        self._threads = [threading.Thread(target=self._run, name=f"engine-{n}", daemon=True) for n in range(engines)]
+        self._processes: dict[int, int] = {}
+        self._threads = [
+            threading.Thread(target=self._run, args=(n,), name=f"engine-{n}", daemon=True) for n in range(engines)
+        ]
 
     def start(self) -> None:
         """Begin to compile; images that come before `ready` wait."""
@@ -108,8 +117,13 @@ class EnginePool:
 
     @property
     def ready(self) -> bool:
-        """Whether all engines are compiled, and none is about to stop."""
-        return self._compiled == self.engines and not self._closing
+        """Whether all engines were compiled, one at least works, and none is about to stop."""
+        return self._complete and self._compiled > 0 and not self._closing
+
+    @property
+    def processes(self) -> list[int]:
+        """The ids of the engines' processes."""
+        return list(self._processes.values())
 
     @property
     def waiting(self) -> int:
@@ -134,7 +148,7 @@ class EnginePool:
         return job.done
 
     def close(self) -> None:
-        """Stop the threads after what they are at."""
+        """Stop the engines after what they are at."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -147,60 +161,90 @@ class EnginePool:
         self._queue.clear()
         self._queue.extend(kept)
 
-    def _run(self) -> None:
-        try:
-            predictors = {size: Predictor(self._model, batch_size=size, limits=self._limits) for size in self._sizes}
-        except Exception as error:
-            self._failed(error)
-            return
-        with self._changed:
-            self._compiled += 1
-        while items := self._take():
-            self._work(items, predictors)
+    def _run(self, number: int) -> None:
+        while not self._closing:
+            engine = EngineProcess(self._model, self._limits, self._sizes)
+            self._processes[number] = engine.pid
+            try:
+                engine.wait()
+            except Exception as error:
+                self._failed(
+                    ClusterError("An engine ended while it started.") if isinstance(error, EngineDied) else error
+                )
+                engine.close()
+                return
+            with self._changed:
+                self._compiled += 1
+                self._complete = self._complete or self._compiled == self.engines
+            try:
+                self._feed(engine)
+            except EngineDied:
+                log.error("An engine has ended by itself, and another takes its place.")
+                with self._changed:
+                    self._compiled -= 1
+            finally:
+                engine.close()
 
-    def _take(self) -> list[Item]:
-        """Return the next images, at least one; none when the pool closes."""
+    def _feed(self, engine: EngineProcess) -> None:
+        """Keep an engine busy until the pool closes. Raises EngineDied."""
+        under_way: deque[list[Item]] = deque()
+        try:
+            while True:
+                # While it is at a batch, the next full one lies ready: it never waits for this process to be scheduled.
+                if len(under_way) < 2 and (items := self._take(ahead=bool(under_way))):
+                    under_way.append(items)
+                    engine.send([job.images[index] for job, index in items], max(job.top for job, _ in items))
+                elif not under_way:
+                    return
+                else:
+                    results: Sequence[Prediction | Rejection | Exception]
+                    try:
+                        results = engine.receive()
+                    except EngineDied:
+                        raise
+                    except Exception as error:  # each request that it concerns logs it
+                        results = [error] * len(under_way[0])
+                    self._hand_over(under_way.popleft(), results)
+        except EngineDied as error:
+            for items in under_way:
+                self._hand_over(items, [error] * len(items))
+            raise
+
+    def _take(self, *, ahead: bool) -> list[Item]:
+        """Return the next images, at least one; none when the pool closes.
+
+        `ahead`: for an engine that is busy; a full batch that fits into the pipe if there is one, else none.
+        """
         with self._changed:
             while True:
                 while self._queue:
                     # What waits is shared with those who have nothing to do, and never filled up.
                     share = -(-len(self._queue) // (self._idle + 1))
                     size = max((size for size in self._sizes if size <= share), default=share)
+                    if ahead and (size < max(self._sizes) or self._bytes(size) > PIPE_BYTES):
+                        return []
                     taken = [self._queue.popleft() for _ in range(size)]
                     if kept := [item for item in taken if not item[0].given_up]:
                         return kept
-                if self._closing:
+                if self._closing or ahead:
                     return []
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1
 
-    def _work(self, items: list[Item], predictors: dict[int, Predictor]) -> None:
-        try:
-            results = _predict(items, predictors, self._observer)
-        except Exception as error:  # each request that it concerns logs it
-            results = [error] * len(items)
+    def _bytes(self, count: int) -> int:
+        """Return how many bytes the next images have."""
+        return sum(len(job.images[index]) for job, index in islice(self._queue, count))
+
+    def _hand_over(self, items: list[Item], results: Sequence[Prediction | Rejection | Exception]) -> None:
+        if predicted := sum(isinstance(result, Prediction) for result in results):
+            self._observer.batch(predicted)
         now = time.perf_counter()
         outcomes = [(job, index, result, now) for (job, index), result in zip(items, results, strict=True)]
         try:
             items[0][0].loop.call_soon_threadsafe(_deliver, outcomes)
         except RuntimeError:  # the loop was closed: nobody waits
             return
-
-
-def _predict(
-    items: list[Item], predictors: dict[int, Predictor], observer: Observer
-) -> list[Prediction | Rejection | Exception]:
-    any_predictor = next(iter(predictors.values()))
-    decoded = [any_predictor.decode(job.images[index]) for job, index in items]
-    pixels = [image.pixels for image in decoded if isinstance(image, Decoded)]
-    predictions: list[Prediction] = []
-    if pixels:
-        observer.batch(len(pixels))
-        size = min((size for size in predictors if size >= len(pixels)), default=max(predictors))
-        predictions = predictors[size].predict(pixels, max(job.top for job, _ in items))
-    answers = iter(predictions)
-    return [image if isinstance(image, Rejection) else next(answers) for image in decoded]
 
 
 def _deliver(outcomes: list[tuple[Job, int, Prediction | Rejection | Exception, float]]) -> None:

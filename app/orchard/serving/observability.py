@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
@@ -151,7 +151,7 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             given: bytes = value
             return given.decode()
-    return os.urandom(16).hex()
+    return f"{random.getrandbits(128):032x}"  # no secret, and the kernel takes 0.04 ms for 16 bytes
 
 
 def _problem(error: Exception) -> Problem:
