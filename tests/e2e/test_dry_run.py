@@ -16,5 +16,7 @@ def test_an_example_is_accepted(values: Path) -> None:
     rendered = command("helm", "template", "example", CHART, "--values", values, "--no-hooks").out
     versions = set(kubectl("api-versions").out.split())
     known = [o for o in yaml.safe_load_all(rendered) if o and o["apiVersion"] in versions]
-    assert {"ConfigMap", "Role", "ServiceAccount"} <= {o["kind"] for o in known}
+    serves_alone = yaml.safe_load(values.read_text()).get("mode") == "none"
+    expected = {"Deployment", "Service", "Ingress"} if serves_alone else {"ConfigMap", "Role"}
+    assert expected | {"ServiceAccount"} <= {o["kind"] for o in known}
     kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(known))
