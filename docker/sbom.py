@@ -1,6 +1,7 @@
 """Print the software bill of materials of the file system it runs in: CycloneDX 1.6, JSON.
 
-It reads what is installed: Python's metadata, Debian's list of packages, the jars, and Java's release file::
+It reads what is installed: Python's metadata, Debian's list of packages, the jars, Java's release file, and beside this
+file npm's lock, of what the page was built from::
 
     python3 sbom.py VERSION SECONDS_SINCE_1970
 """
@@ -21,6 +22,7 @@ from urllib.parse import quote
 PACKAGES = "/opt/packages"
 JARS = Path("/opt/spark/jars")
 JAVA = Path("/opt/java/release")
+NPM = Path(__file__).with_name("package-lock.json")
 DEBIAN = Path("/var/lib/dpkg/status")
 
 Component = dict[str, Any]
@@ -80,9 +82,18 @@ def java() -> Component:
     return component("generic", "openjdk", version[1] if version else "unknown")
 
 
+def page() -> Iterator[Component]:
+    """What the page for the browser was built from."""
+    for path, package in json.loads(NPM.read_text())["packages"].items():
+        if path and not package.get("dev"):
+            group, _, name = path.removeprefix("node_modules/").rpartition("/")
+            licences = {"licenses": [{"license": {"name": package["license"]}}]} if "license" in package else {}
+            yield component("npm", name, package["version"], group=group, **licences)
+
+
 def main(version: str, seconds: str) -> None:
     """Print the bill of Orchard `version`, dated `seconds` after 1970."""
-    found = {c["bom-ref"]: c for c in (*python_packages(), *debian_packages(), *jars(), java())}
+    found = {c["bom-ref"]: c for c in (*python_packages(), *debian_packages(), *jars(), java(), *page())}
     components = [found[reference] for reference in sorted(found)]
     content = hashlib.sha256(json.dumps(components).encode()).digest()
     bill = {
