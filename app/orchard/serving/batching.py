@@ -105,10 +105,7 @@ class EnginePool:
         self._compiled = 0
         self._complete = False
         self._closing = False
-        self._processes: dict[int, int] = {}
-        self._threads = [
-            threading.Thread(target=self._run, args=(n,), name=f"engine-{n}", daemon=True) for n in range(engines)
-        ]
+        self._threads = [threading.Thread(target=self._run, name=f"engine-{n}", daemon=True) for n in range(engines)]
 
     def start(self) -> None:
         """Begin to compile; images that come before `ready` wait."""
@@ -119,11 +116,6 @@ class EnginePool:
     def ready(self) -> bool:
         """Whether all engines were compiled, one at least works, and none is about to stop."""
         return self._complete and self._compiled > 0 and not self._closing
-
-    @property
-    def processes(self) -> list[int]:
-        """The ids of the engines' processes."""
-        return list(self._processes.values())
 
     @property
     def waiting(self) -> int:
@@ -161,16 +153,17 @@ class EnginePool:
         self._queue.clear()
         self._queue.extend(kept)
 
-    def _run(self, number: int) -> None:
+    def _run(self) -> None:
         while not self._closing:
-            engine = EngineProcess(self._model, self._limits, self._sizes)
-            self._processes[number] = engine.pid
+            engine = EngineProcess(self._limits, self._sizes)
             try:
-                engine.wait()
+                engine.start(self._model)
+            except EngineDied:
+                self._failed(ClusterError("An engine ended while it started: give the server more memory."))
+                engine.close()
+                return
             except Exception as error:
-                self._failed(
-                    ClusterError("An engine ended while it started.") if isinstance(error, EngineDied) else error
-                )
+                self._failed(error)
                 engine.close()
                 return
             with self._changed:

@@ -39,12 +39,12 @@ class EngineProcess:
     """The parent's side.
 
     Args:
-        model: what answers.
         limits: what an image may cost.
         sizes: of the batches that the network is compiled for, one after the other.
     """
 
-    def __init__(self, model: Model, limits: Limits, sizes: Sequence[int]) -> None:
+    def __init__(self, limits: Limits, sizes: Sequence[int]) -> None:
+        self._limits, self._sizes = limits, tuple(sizes)
         root = str(Path(orchard.__file__).parents[1])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
@@ -53,11 +53,10 @@ class EngineProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self.pid = self._process.pid
-        self._send((model, limits, tuple(sizes)))
 
-    def wait(self) -> None:
-        """Wait until it is compiled. Raises what it failed with, or EngineDied."""
+    def start(self, model: Model) -> None:
+        """Give it what answers, and wait until that is compiled. Raises what it failed with, or EngineDied."""
+        self._send((model, self._limits, self._sizes))
         if (error := self._receive()) is not None:
             raise error
 
