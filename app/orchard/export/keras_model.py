@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import orchard
-from orchard import errors
+from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
 from orchard.export.formats import INPUT, OUTPUT, Format, Precision
 from orchard.export.graph import head
@@ -106,13 +104,7 @@ def _check_digest(request: _Request, weights: Weights) -> None:
 
 
 def _run_child(folder: Path, backbone: str) -> None:
-    root = str(Path(orchard.__file__).parents[1])
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "-1",
-    }
+    environment = child.environment(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
     command = [sys.executable, "-m", "orchard.export.keras_model", str(folder)]
     try:
         done = subprocess.run(  # noqa: S603 - our own module
@@ -122,9 +114,7 @@ def _run_child(folder: Path, backbone: str) -> None:
         raise OrchardError(
             f"Exporting {backbone} took more than {_SECONDS / 60:.0f} minutes: take --precision float32."
         ) from error
-    if (folder / "error.json").exists():
-        problem = json.loads((folder / "error.json").read_text())
-        raise getattr(errors, problem["class"])(problem["message"])
+    child.raise_error(folder)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
         raise OrchardError(
@@ -149,8 +139,7 @@ def main(folder: Path) -> int:
         else:
             path.write_bytes(_with_metadata(_litert(model, request.precision, folder), request.card))
     except OrchardError as error:
-        (folder / "error.json").write_text(json.dumps({"class": type(error).__name__, "message": str(error)}))
-        return error.exit_code
+        return child.leave_error(folder, error)
     return 0
 
 

@@ -27,8 +27,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-import orchard
-from orchard import errors
+from orchard import child
 from orchard.errors import OrchardError, StorageError
 from orchard.features.artifact import BATCH_SIZE, FEATURES_VERSION, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
@@ -95,13 +94,9 @@ class Build:
 
     def _start(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="orchard-build-")
-        root = str(Path(orchard.__file__).parents[1])
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-            "KERAS_BACKEND": _keras_backend(self._request),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "CUDA_VISIBLE_DEVICES": "-1",
-        }
+        environment = child.environment(
+            KERAS_BACKEND=_keras_backend(self._request), TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1"
+        )
         command = [sys.executable, "-m", "orchard.features.conversion", self._scratch.name]
         (Path(self._scratch.name) / "request.json").write_text(json.dumps(asdict(self._request)))
         with (Path(self._scratch.name) / "log").open("wb") as log:
@@ -114,9 +109,7 @@ class Build:
         folder = Path(self._scratch.name)
         try:
             self._process.wait(_BUILD_SECONDS)
-            if (folder / "error.json").exists():
-                error = json.loads((folder / "error.json").read_text())
-                raise getattr(errors, error["class"])(error["message"])
+            child.raise_error(folder)
             artifact = _read(folder / "artifact", self._request.precision)
             if artifact is None:
                 lines = (folder / "log").read_text(errors="replace").strip().splitlines() or ["no output"]
@@ -315,9 +308,7 @@ def main(folder: Path) -> int:
     try:
         artifact = _convert(request)
     except OrchardError as error:
-        text = json.dumps({"class": type(error).__name__, "message": str(error)})
-        (folder / "error.json").write_text(text)
-        return error.exit_code
+        return child.leave_error(folder, error)
     (folder / "artifact").write_bytes(artifact.to_bytes())
     try:
         name = _cache_name(request, artifact.weights_digest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -75,7 +76,13 @@ def fit(scores: NDArray[np.floating], classes: NDArray[np.integer]) -> Calibrati
     if known.sum() < LEAST_ROWS:
         return Calibration()
     rows, truth = scores[known].astype(np.float64), classes[known]
-    temperature = float(min(_TEMPERATURES, key=lambda t: _log_loss(rows / t, truth)))
+
+    def loss(step: int) -> float:
+        return _log_loss(rows / _TEMPERATURES[step], truth)
+
+    # It falls and then rises, so its least is found by halves, in some 18 looks at all rows rather than 401.
+    steps = range(len(_TEMPERATURES) - 1)
+    temperature = float(_TEMPERATURES[bisect_left(steps, True, key=lambda step: loss(step) <= loss(step + 1))])
     confidence, right = _answers(softmax(scores / temperature), classes)
     return Calibration(round(temperature, 4), _threshold(confidence, right))
 

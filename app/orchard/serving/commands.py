@@ -82,11 +82,10 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     from orchard.serving.app import Serving
     from orchard.serving.uploads import UploadLimits
     from orchard.session import available_cores
-    from orchard.storage import S3Options
 
     if max_files > queue:
         raise UsageError(f"--max-files {max_files}: the queue of {queue} images has no room for them.")
-    model = Model.load(output, S3Options(settings.s3_endpoint, settings.s3_region).resolved())
+    model = Model.load(output, settings.s3_options())
     serving = Serving(
         engines=engines or available_cores(),
         queue=queue,

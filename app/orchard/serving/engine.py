@@ -17,10 +17,9 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import orchard
+from orchard import child
 from orchard.images.decoding import Decoded, Limits, Rejection
 from orchard.inference.model import Model
 from orchard.inference.predictor import Prediction, Predictor
@@ -45,11 +44,9 @@ class EngineProcess:
 
     def __init__(self, limits: Limits, sizes: Sequence[int]) -> None:
         self._limits, self._sizes = limits, tuple(sizes)
-        root = str(Path(orchard.__file__).parents[1])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "orchard.serving.engine"],
-            env=os.environ | {"PYTHONPATH": path},
+            env=child.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
