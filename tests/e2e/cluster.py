@@ -101,6 +101,10 @@ class Bucket:
                 path.write_bytes(obstore.get(self.store, found["path"]).bytes().to_bytes())
         return folder
 
+    def holds(self, prefix: str) -> bool:
+        """Return whether there is any object under `prefix`."""
+        return any(batch for batch in obstore.list(self.store, prefix))
+
     def json(self, key: str) -> Any:
         return json.loads(obstore.get(self.store, key).bytes().to_bytes())
 

@@ -123,7 +123,7 @@ def test_a_killed_driver_is_replaced_and_the_next_goes_on_where_it_was(
     namespace: Namespace, photos: str, tmp_path: Path
 ) -> None:
     namespace.install("phoenix", photos, namespace.bucket.url("phoenix"), *SLOW)
-    until("features", lambda: started(namespace, "phoenix"))
+    until("committed features", lambda: namespace.bucket.holds("phoenix/features/"))
 
     # Killed as by the kernel: its pod stays, and with it the executors' set. The next driver clears up.
     first = namespace.pods("phoenix", "driver")[0]["metadata"]["name"]

@@ -12,7 +12,7 @@ OPERATOR_NAMESPACE = os.environ.get("ORCHARD_E2E_OPERATOR_NAMESPACE", "spark-job
 """A namespace whose SparkApplications the operator of the cluster looks after."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def looked_after(s3: Server) -> Iterator[Namespace]:
     """The operator's namespace, with the keys of a new bucket."""
     if get("crd", "sparkapplications.sparkoperator.k8s.io") is None:
@@ -28,6 +28,17 @@ def looked_after(s3: Server) -> Iterator[Namespace]:
     kubectl("-n", OPERATOR_NAMESPACE, "delete", "secret", "s3")
 
 
+def end(namespace: Namespace, application: str) -> str:
+    """Wait for a SparkApplication's end; return its state."""
+
+    def state() -> str | None:
+        found = namespace.get("sparkapplication", application)
+        now = found.get("status", {}).get("applicationState", {}).get("state", "") if found else ""
+        return now if now in ("COMPLETED", "FAILED", "SUBMISSION_FAILED") else None
+
+    return until("the application's end", state, 400)
+
+
 def test_a_spark_application_completes_and_can_be_scaled(looked_after: Namespace, sample: Path) -> None:
     namespace = looked_after
     namespace.bucket.upload(sample, "photos")
@@ -38,12 +49,30 @@ def test_a_spark_application_completes_and_can_be_scaled(looked_after: Namespace
     until("the executors' set", lambda: namespace.get("statefulset", "spark-s-grove-0"))
     kubectl("-n", namespace.name, "scale", "statefulset/spark-s-grove-0", "--replicas=2")
 
-    def state() -> str | None:
-        found = namespace.get("sparkapplication", "grove")
-        now = found.get("status", {}).get("applicationState", {}).get("state", "") if found else ""
-        return now if now in ("COMPLETED", "FAILED", "SUBMISSION_FAILED") else None
-
-    assert until("the application's end", state, 400) == "COMPLETED"
+    assert end(namespace, "grove") == "COMPLETED"
     metrics = namespace.bucket.json("out/metrics.json")
     assert metrics["images"]["featurized"] == 540
     assert "state      completed" in namespace.orchard("status", "grove").out
+
+
+def test_the_operator_starts_an_application_of_a_schedule(looked_after: Namespace, sample: Path) -> None:
+    namespace = looked_after
+    namespace.bucket.upload(sample / "Test", "photos")
+    namespace.install(
+        *("dawn", namespace.bucket.url("photos"), namespace.bucket.url("dawn")),
+        *("mode=operator", "schedule.cron=* * * * *", "executor.instances=1"),
+        *("settings.classifiers=logistic_regression", "settings.max_rejected=5"),
+    )
+
+    def last_run() -> str | None:
+        schedule = namespace.get("scheduledsparkapplication", "dawn")
+        return schedule.get("status", {}).get("lastRunName") if schedule else None
+
+    first = until("the first application", last_run, 120)
+    # No other one: this machine has no room for it.
+    kubectl(
+        *("-n", namespace.name, "patch", "scheduledsparkapplication/dawn", "--type=merge"),
+        '-p={"spec":{"suspend":true}}',
+    )
+    assert end(namespace, first) == "COMPLETED"
+    assert namespace.bucket.json("dawn/metrics.json")["images"]["featurized"] > 0
