@@ -1,19 +1,21 @@
 """`orchard serve` under load from loopback, against the bare engine and against a plain Keras server.
 
-    python benchmarks/serving.py OUT --seconds 10 --repeat 3 --json serving.json
+    python benchmarks/serving.py OUT --json serving.json
 
 OUT is an output with a model. Each client of wrk posts one photograph as multipart/form-data, waits for the answer, and
-posts the next, over a connection that stays open. In each turn, one after the other:
+posts the next, over a connection that stays open. All sides are started once, and wait. In each turn, for each number
+of clients, one after the other:
 
 - the bare engine: one process for each core, each with the bytes of the photographs in its memory and a `Predictor`,
   decoding, resizing and inferring in batches of `--bare-batch`; no HTTP, no JSON, no queue;
-- `orchard serve` as a subprocess, with 1, 4 and 16 clients;
-- the bare engine again; the mean of both counts;
+- `orchard serve`;
+- the bare engine again; the mean of both is what `orchard serve` is compared with;
 - a server as a beginner writes it: FastAPI, `UploadFile`, `tf.image.decode_image`, `model.predict` of the same network
-  with the same last layer, under uvicorn, with 1, 4 and 16 clients.
+  with the same last layer, under uvicorn.
 
-wrk runs on the same cores as the servers, and takes its share of them (it is printed). Figures of CPU time are what is
-comparable on a machine that does other work at the same time.
+Many short turns, since a shared machine changes its speed from one half minute to the next: what is compared is
+neighbours in time, and the spread of the ratios is told. wrk runs on the same cores as the servers, and takes its share
+of them (it is printed).
 """
 
 import json
@@ -22,18 +24,18 @@ import os
 import resource
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from statistics import median, quantiles
 
 from measuring import images_folder, parser, report, save
 from orchard.images.decoding import Decoded
@@ -108,11 +110,11 @@ class Bare:
 
 @dataclass(frozen=True)
 class Turn:
-    """One measured turn of all sides."""
+    """All sides, one after the other, with as many clients."""
 
     bare: Bare
-    orchard: list[Load]
-    keras: list[Load]
+    orchard: Load
+    keras: Load | None
 
 
 # --- The bare engine ----------------------------------------------------------------------------------------
@@ -265,22 +267,24 @@ def _own_cpu_seconds(pid: int | str) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _loads(
-    command: Sequence[str], port: int, ready: str, path: str, *, bodies: Path, clients: Sequence[int], seconds: float
-) -> list[Load]:
+@contextmanager
+def _warm(command: Sequence[str], port: int, ready: str, path: str, *, bodies: Path) -> Iterator[Callable[..., Load]]:
+    """Run a server until the block ends; yields what measures it."""
     with _server(command, port, ready) as pid:
         first = urllib.request.Request(f"http://127.0.0.1:{port}{path}", (bodies / "1").read_bytes())
         first.add_header("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
         urllib.request.urlopen(first, timeout=120).close()  # noqa: S310 -- Keras compiles its graph for seconds
-        _load(port, path, pid, bodies=bodies, clients=16, seconds=WARM_UP_SECONDS)
-        return [_load(port, path, pid, bodies=bodies, clients=count, seconds=seconds) for count in clients]
+        measure = partial(_load, port, path, pid, bodies=bodies)
+        measure(clients=16, seconds=WARM_UP_SECONDS)
+        yield measure
 
 
 def main() -> None:
     """Measure and print."""
     arguments = parser(__doc__)
+    arguments.set_defaults(repeat=15)
     arguments.add_argument("output", help="an output with a model")
-    arguments.add_argument("--seconds", type=float, default=10, metavar="S", help="of each load [%(default)g]")
+    arguments.add_argument("--seconds", type=float, default=2, metavar="S", help="of each load [%(default)g]")
     arguments.add_argument("--bare-batch", type=int, default=4, metavar="N", help="the bare engine's [%(default)s]")
     arguments.add_argument("--clients", type=int, nargs="+", default=(1, 4, 16), metavar="N", help="[%(default)s]")
     arguments.add_argument("--without-keras", action="store_true", help="leave the plain Keras server out")
@@ -294,64 +298,76 @@ def main() -> None:
     photographs = [files[len(files) * n // PHOTOGRAPHS].read_bytes() for n in range(PHOTOGRAPHS)]
     _bodies(photographs, scratch)
     cores = available_cores()
-    bare = BareEngine(given.output, photographs, cores, given.bare_batch)
     labels = [] if given.without_keras else _keras_model(given.output, scratch / "model.keras")
-    load: dict[str, Any] = {"bodies": scratch, "clients": given.clients, "seconds": given.seconds}
-    turns = []
-    try:
-        for _ in range(given.repeat):
-            bare.run(WARM_UP_SECONDS)
-            before = bare.run(given.seconds)
+    turns: dict[int, list[Turn]] = {clients: [] for clients in given.clients}
+    with ExitStack() as running:
+        running.callback(shutil.rmtree, scratch, ignore_errors=True)
+        engines = BareEngine(given.output, photographs, cores, given.bare_batch)
+        running.callback(engines.stop)
+        engines.run(WARM_UP_SECONDS)
+        port = _free_port()
+        # /model.onnx: what the server makes for the page in its first seconds is made.
+        server = _warm(_orchard(given.output, port), port, "/model.onnx", "/v1/predict", bodies=scratch)
+        orchard, keras = running.enter_context(server), None
+        if labels:
             port = _free_port()
-            command = _orchard(given.output, port)
-            # /model.onnx: what the server makes for the page in its first seconds is made.
-            ours = _loads(command, port, "/model.onnx", "/v1/predict", **load)
-            after = bare.run(given.seconds)
-            keras: list[Load] = []
-            if labels:
-                port = _free_port()
-                command = [sys.executable, "-c", KERAS_SERVER, str(scratch / "model.keras"), str(port)]
-                command.append(json.dumps(labels))
-                keras = _loads(command, port, "/openapi.json", "/predict", **load)
-            mean = Bare((before.images_per_second + after.images_per_second) / 2, (before.cpu_ms + after.cpu_ms) / 2)
-            turns.append(Turn(mean, ours, keras))
-            _print(turns[-1], len(turns))
-    finally:
-        bare.stop()
-        shutil.rmtree(scratch, ignore_errors=True)
+            command = [sys.executable, "-c", KERAS_SERVER, str(scratch / "model.keras"), str(port), json.dumps(labels)]
+            keras = running.enter_context(_warm(command, port, "/openapi.json", "/predict", bodies=scratch))
+        for number in range(given.repeat):
+            for clients in given.clients:
+                load = {"clients": clients, "seconds": given.seconds}
+                before, ours, after = engines.run(given.seconds), orchard(**load), engines.run(given.seconds)
+                turn = Turn(_mean(before, after), ours, keras(**load) if keras else None)
+                turns[clients].append(turn)
+                print(f"turn {number + 1}, {clients} clients: {_of_bare(turn):.3f} of the bare engine", file=sys.stderr)
 
-    of_bare = statistics.median(turn.orchard[-1].images_per_second / turn.bare.images_per_second for turn in turns)
-    lines = [f"medians of {len(turns)}, at {given.clients[-1]} clients:"]
-    lines.append(f"{of_bare:.3f} of the bare engine (target: at least 0.85)")
-    of_keras = None
-    if labels:
-        of_keras = statistics.median(
-            turn.orchard[-1].images_per_second / turn.keras[-1].images_per_second for turn in turns
-        )
-        lines.append(f"{of_keras:.1f} times the plain Keras server (target: at least 4)")
-    print("", *lines, sep="\n")
-    result = {"turns": [asdict(turn) for turn in turns], "of_bare": of_bare, "of_keras": of_keras, "cores": cores}
-    save(given.json, result)
+    _report(turns)
+    result = {str(clients): [asdict(turn) for turn in of_clients] for clients, of_clients in turns.items()}
+    save(given.json, {"turns": result, "cores": cores})
 
 
-def _print(turn: Turn, number: int) -> None:
-    rows = [("bare engine", "", f"{turn.bare.images_per_second:,.0f}", "", "", "", f"{turn.bare.cpu_ms:.2f}", "")]
-    for name, loads in (("orchard serve", turn.orchard), ("plain Keras", turn.keras)):
-        for load in loads:
-            rows.append(
-                (
-                    name,
-                    str(load.clients),
-                    f"{load.images_per_second:,.0f}",
-                    f"{load.p50_ms:.1f}",
-                    f"{load.p99_ms:.1f}",
-                    str(load.errors),
-                    f"{load.server_cpu_ms:.2f}",
-                    f"{load.client_cpu_ms:.3f}",
-                )
-            )
-    headers = ("turn " + str(number), "clients", "images/s", "p50 ms", "p99 ms", "errors", "CPU ms", "wrk's CPU ms")
-    report("One photograph a request; CPU time for each image", headers, rows, ())
+def _mean(one: Bare, other: Bare) -> Bare:
+    return Bare((one.images_per_second + other.images_per_second) / 2, (one.cpu_ms + other.cpu_ms) / 2)
+
+
+def _of_bare(turn: Turn) -> float:
+    return turn.orchard.images_per_second / turn.bare.images_per_second
+
+
+def _report(turns: Mapping[int, Sequence[Turn]]) -> None:
+    """Print medians and ratios."""
+    every = [turn.bare for of_clients in turns.values() for turn in of_clients]
+    bare = (median(one.images_per_second for one in every), median(one.cpu_ms for one in every))
+    rows = [("bare engine", "", f"{bare[0]:,.0f}", "", "", "", f"{bare[1]:.2f}", "")]
+    lines = []
+    for clients, of_clients in turns.items():
+        rows.append(_row("orchard serve", clients, [turn.orchard for turn in of_clients]))
+        ratios = [_of_bare(turn) for turn in of_clients]
+        low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
+        lines.append(f"{clients} clients: {median(ratios):.3f} of the bare engine (quarters {low:.3f} to {high:.3f})")
+    for clients, of_clients in turns.items():
+        if loads := [turn.keras for turn in of_clients if turn.keras]:
+            rows.append(_row("plain Keras", clients, loads))
+            pairs = zip(of_clients, loads, strict=True)
+            times = median(turn.orchard.images_per_second / load.images_per_second for turn, load in pairs)
+            lines.append(f"{clients} clients: {times:.1f} times the plain Keras server")
+    lines.append("targets at 16 clients: at least 0.85 of the bare engine, at least 4 times the plain Keras server")
+    headers = ("median", "clients", "images/s", "p50 ms", "p99 ms", "errors", "CPU ms", "wrk's CPU ms")
+    title = f"One photograph a request, {len(every) // len(turns)} turns; CPU time for each image"
+    report(title, headers, rows, lines)
+
+
+def _row(name: str, clients: int, loads: Sequence[Load]) -> tuple[str, ...]:
+    return (
+        name,
+        str(clients),
+        f"{median(load.images_per_second for load in loads):,.0f}",
+        f"{median(load.p50_ms for load in loads):.1f}",
+        f"{median(load.p99_ms for load in loads):.1f}",
+        str(sum(load.errors for load in loads)),
+        f"{median(load.server_cpu_ms for load in loads):.2f}",
+        f"{median(load.client_cpu_ms for load in loads):.3f}",
+    )
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ LOG_SECONDS = 5.0
 console = Console(stderr=True)
 log = logging.getLogger("orchard")
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
 
 class Advance(Protocol):
     """Reports `n` more finished units of a stage's work, from any thread."""
@@ -48,7 +50,7 @@ class _JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _to_json(line)
 
 
 def configure_logging(*, debug: bool = False) -> None:

@@ -267,7 +267,7 @@ def test_images_that_nobody_waits_for_are_dropped(model: Model, photographs: lis
         pool.start()
         outcomes = await stays
         assert not any(isinstance(outcome.result, Rejection) for outcome in outcomes)
-        pool.close()
+        await pool.close()
 
     asyncio.run(play())
     assert sum(batches) == others

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,13 +16,17 @@ from orchard.features.artifact import BATCH_SIZE, EngineName
 from orchard.images.decoding import Limits, Rejection
 from orchard.inference.model import Model
 from orchard.inference.predictor import Prediction
-from orchard.serving.engine import PIPE_BYTES, EngineDied, EngineProcess
+from orchard.serving.engine import EngineDied, EngineProcess
 
 log = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 2, 4)
 """Each engine is compiled for these. One thread, EfficientNet-Lite0, bfloat16, AMX: 4.5 ms an image one by one, 3.7
 by twos, 3.8 by fours, 5.0 by eights; a photograph waits for the rest of its batch."""
+AHEAD_BYTES = 64 * 1024
+"""Of a batch that is given to an engine that is still at another. What a larger one is worth is less than what its
+photographs may wait for, while another engine has nothing to do."""
+CLOSE_SECONDS = 10.0
 
 
 class QueueFull(Exception):
@@ -45,7 +48,6 @@ class Job:
 
     images: Sequence[bytes]
     top: int
-    loop: asyncio.AbstractEventLoop
     done: asyncio.Future[list[Outcome]]
     started: float = field(default_factory=time.perf_counter)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -60,15 +62,26 @@ class Observer(Protocol):
     """Who wants to know how large batches are."""
 
     def batch(self, images: int) -> None:
-        """Count a batch; called from the engines' threads."""
+        """Count a batch."""
         ...
 
 
 Item = tuple[Job, int]
 
 
+@dataclass(slots=True, eq=False)
+class _Engine:
+    """An engine that is compiled, and the batches that it was given and has not answered: at most two.
+
+    While it is at one, the next full one lies ready: it never waits for this process to be scheduled.
+    """
+
+    process: EngineProcess
+    under_way: deque[list[Item]] = field(default_factory=deque)
+
+
 class EnginePool:
-    """Engines in processes of their own, each with a thread here that feeds it.
+    """Engines in processes of their own, fed by the event loop that `start` was called in.
 
     Args:
         model: the model.
@@ -76,7 +89,7 @@ class EnginePool:
         capacity: images that may wait.
         limits: what an image may cost.
         observer: who counts.
-        failed: called, from a thread, with what an engine could not start for.
+        failed: called with what an engine could not start for.
     """
 
     def __init__(
@@ -100,22 +113,20 @@ class EnginePool:
         # TensorFlow's engine has one size, and shares its threads among engines.
         self._sizes = BATCH_SIZES if model.artifact.engine is EngineName.OPENVINO else (BATCH_SIZE,)
         self._queue: deque[Item] = deque()
-        self._changed = threading.Condition()
-        self._idle = 0
-        self._compiled = 0
+        self._compiled: list[_Engine] = []
         self._complete = False
         self._closing = False
-        self._threads = [threading.Thread(target=self._run, name=f"engine-{n}", daemon=True) for n in range(engines)]
+        self._share_is_due = False
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to compile; images that come before `ready` wait."""
-        for thread in self._threads:
-            thread.start()
+        self._tasks = [asyncio.create_task(self._run(), name=f"engine-{n}") for n in range(self.engines)]
 
     @property
     def ready(self) -> bool:
         """Whether all engines were compiled, one at least works, and none is about to stop."""
-        return self._complete and self._compiled > 0 and not self._closing
+        return self._complete and bool(self._compiled) and not self._closing
 
     @property
     def waiting(self) -> int:
@@ -129,125 +140,113 @@ class EnginePool:
             QueueFull: there is no room for all of them.
         """
         loop = asyncio.get_running_loop()
-        job = Job(images, top, loop, loop.create_future())
-        with self._changed:
-            if len(self._queue) + len(images) > self.capacity:
-                self._drop_given_up()
-            if len(self._queue) + len(images) > self.capacity:
-                raise QueueFull
-            self._queue.extend((job, index) for index in range(len(images)))
-            self._changed.notify(len(images))
+        job = Job(images, top, loop.create_future())
+        if len(self._queue) + len(images) > self.capacity:
+            self._drop_given_up()
+        if len(self._queue) + len(images) > self.capacity:
+            raise QueueFull
+        self._queue.extend((job, index) for index in range(len(images)))
+        if not self._share_is_due:  # after the other requests of this turn of the loop, so that they share a batch
+            self._share_is_due = True
+            loop.call_soon(self._share_out)
         return job.done
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop the engines after what they are at."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(10)
+        self._closing = True
+        for engine in self._compiled:
+            engine.process.finish()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
 
     def _drop_given_up(self) -> None:
         kept = [item for item in self._queue if not item[0].given_up]
         self._queue.clear()
         self._queue.extend(kept)
 
-    def _run(self) -> None:
+    async def _run(self) -> None:
+        """Keep one engine running until the pool closes."""
         while not self._closing:
-            engine = EngineProcess(self._limits, self._sizes)
+            process = EngineProcess(self._limits, self._sizes)
             try:
-                engine.start(self._model)
+                await process.start(self._model)
             except EngineDied:
                 self._failed(ClusterError("An engine ended while it started: give the server more memory."))
-                engine.close()
                 return
             except Exception as error:
                 self._failed(error)
-                engine.close()
                 return
-            with self._changed:
-                self._compiled += 1
-                self._complete = self._complete or self._compiled == self.engines
-            try:
-                self._feed(engine)
-            except EngineDied:
-                log.error("An engine has ended by itself, and another takes its place.")
-                with self._changed:
-                    self._compiled -= 1
+            else:
+                await self._work(_Engine(process))
             finally:
-                engine.close()
+                await process.close()
 
-    def _feed(self, engine: EngineProcess) -> None:
-        """Keep an engine busy until the pool closes. Raises EngineDied."""
-        under_way: deque[list[Item]] = deque()
+    async def _work(self, engine: _Engine) -> None:
+        """Hand over what an engine answers until it ends."""
+        if self._closing:
+            return
+        self._compiled.append(engine)
+        self._complete = self._complete or len(self._compiled) == self.engines
+        self._share_out()
         try:
             while True:
-                # While it is at a batch, the next full one lies ready: it never waits for this process to be scheduled.
-                if len(under_way) < 2 and (items := self._take(ahead=bool(under_way))):
-                    under_way.append(items)
-                    engine.send([job.images[index] for job, index in items], max(job.top for job, _ in items))
-                elif not under_way:
-                    return
-                else:
-                    results: Sequence[Prediction | Rejection | Exception]
-                    try:
-                        results = engine.receive()
-                    except EngineDied:
-                        raise
-                    except Exception as error:  # each request that it concerns logs it
-                        results = [error] * len(under_way[0])
-                    self._hand_over(under_way.popleft(), results)
+                results: Sequence[Prediction | Rejection | Exception]
+                try:
+                    results = await engine.process.receive()
+                except EngineDied:
+                    raise
+                except Exception as error:  # each request that it concerns logs it
+                    results = [error] * len(engine.under_way[0])
+                self._hand_over(engine.under_way.popleft(), results)
+                self._share_out()
         except EngineDied as error:
-            for items in under_way:
+            self._compiled.remove(engine)
+            if not self._closing:
+                log.error("An engine has ended by itself, and another takes its place.")
+            for items in engine.under_way:
                 self._hand_over(items, [error] * len(items))
-            raise
 
-    def _take(self, *, ahead: bool) -> list[Item]:
-        """Return the next images, at least one; none when the pool closes.
+    def _share_out(self) -> None:
+        """Give engines what waits: a share to each that has nothing to do, then a full batch to each that is at one."""
+        self._share_is_due = False
+        idle = [engine for engine in self._compiled if not engine.under_way]
+        for number, engine in enumerate(idle):
+            # Never filled up, and never waited for.
+            share = -(-len(self._queue) // (len(idle) - number))
+            self._give(engine, max((size for size in self._sizes if size <= share), default=share))
+        full = max(self._sizes)
+        for engine in self._compiled:
+            if len(engine.under_way) == 1 and len(self._queue) >= full and self._bytes(full) <= AHEAD_BYTES:
+                self._give(engine, full)
 
-        `ahead`: for an engine that is busy; a full batch that fits into the pipe if there is one, else none.
-        """
-        with self._changed:
-            while True:
-                while self._queue:
-                    # What waits is shared with those who have nothing to do, and never filled up.
-                    share = -(-len(self._queue) // (self._idle + 1))
-                    size = max((size for size in self._sizes if size <= share), default=share)
-                    if ahead and (size < max(self._sizes) or self._bytes(size) > PIPE_BYTES):
-                        return []
-                    taken = [self._queue.popleft() for _ in range(size)]
-                    if kept := [item for item in taken if not item[0].given_up]:
-                        return kept
-                if self._closing or ahead:
-                    return []
-                self._idle += 1
-                self._changed.wait()
-                self._idle -= 1
+    def _give(self, engine: _Engine, size: int) -> None:
+        """Give an engine the next images, at most `size`."""
+        items: list[Item] = []
+        while self._queue and len(items) < size:
+            item = self._queue.popleft()
+            if not item[0].given_up:
+                items.append(item)
+        if items:
+            engine.under_way.append(items)
+            engine.process.send([job.images[index] for job, index in items], max(job.top for job, _ in items))
 
     def _bytes(self, count: int) -> int:
         """Return how many bytes the next images have."""
         return sum(len(job.images[index]) for job, index in islice(self._queue, count))
 
     def _hand_over(self, items: list[Item], results: Sequence[Prediction | Rejection | Exception]) -> None:
+        """Give results to those who wait for them."""
         if predicted := sum(isinstance(result, Prediction) for result in results):
             self._observer.batch(predicted)
         now = time.perf_counter()
-        outcomes = [(job, index, result, now) for (job, index), result in zip(items, results, strict=True)]
-        try:
-            items[0][0].loop.call_soon_threadsafe(_deliver, outcomes)
-        except RuntimeError:  # the loop was closed: nobody waits
-            return
-
-
-def _deliver(outcomes: list[tuple[Job, int, Prediction | Rejection | Exception, float]]) -> None:
-    """Hand results over to those who wait; runs in the event loop."""
-    for job, index, result, now in outcomes:
-        if job.given_up:
-            continue
-        if isinstance(result, Exception):
-            job.done.set_exception(result)
-            continue
-        job.outcomes[index] = Outcome(result, 1000 * (now - job.started))
-        if len(job.outcomes) == len(job.images):
-            job.done.set_result([job.outcomes[index] for index in range(len(job.images))])
+        for (job, index), result in zip(items, results, strict=True):
+            if job.given_up:
+                continue
+            if isinstance(result, Exception):
+                job.done.set_exception(result)
+                continue
+            job.outcomes[index] = Outcome(result, 1000 * (now - job.started))
+            if len(job.outcomes) == len(job.images):
+                job.done.set_result([job.outcomes[index] for index in range(len(job.images))])

@@ -3,20 +3,25 @@ nothing else.
 
 ::
 
-    parent: model, limits, sizes -> child: compiles, answers None, or the exception that it failed with
-    parent: images, top          -> child: decodes, predicts, answers a list or an exception
-    parent: closes the pipe      -> child: ends
+    parent: model, limits, sizes     -> child: compiles, answers None, or the exception that it failed with
+    parent: images, top              -> child: decodes, predicts, answers a list or an exception
+    parent: closes its side          -> child: ends
+
+A message is a pickle; the child's begin with their length, 8 bytes, as the event loop has to know it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from orchard import child
@@ -24,10 +29,8 @@ from orchard.images.decoding import Decoded, Limits, Rejection
 from orchard.inference.model import Model
 from orchard.inference.predictor import Prediction, Predictor
 
-PIPE_BYTES = 48 * 1024
-"""So many bytes of images fit into the pipe whatever the child is doing: to send them never blocks."""
-
 Answer = Prediction | Rejection
+_LENGTH_BYTES = 8
 
 
 class EngineDied(Exception):
@@ -35,7 +38,7 @@ class EngineDied(Exception):
 
 
 class EngineProcess:
-    """The parent's side.
+    """The parent's side, in its event loop.
 
     Args:
         limits: what an image may cost.
@@ -44,58 +47,59 @@ class EngineProcess:
 
     def __init__(self, limits: Limits, sizes: Sequence[int]) -> None:
         self._limits, self._sizes = limits, tuple(sizes)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "orchard.serving.engine"],
-            env=child.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "orchard.serving.engine"], env=child.environment(), stdin=theirs.fileno()
+            )
+        self._writer: asyncio.StreamWriter | None = None
 
-    def start(self, model: Model) -> None:
+    async def start(self, model: Model) -> None:
         """Give it what answers, and wait until that is compiled. Raises what it failed with, or EngineDied."""
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
         self._send((model, self._limits, self._sizes))
-        if (error := self._receive()) is not None:
+        if (error := await self._receive()) is not None:
             raise error
 
     def send(self, images: Sequence[bytes], top: int) -> None:
-        """Give it a batch; it may have one more than it is at, if that has at most `PIPE_BYTES`."""
+        """Give it a batch; those that it has not begun wait their turn."""
         self._send((list(images), top))
 
-    def receive(self) -> list[Answer]:
+    async def receive(self) -> list[Answer]:
         """Return the answers to the oldest batch. Raises what it failed with, or EngineDied."""
-        answer = self._receive()
+        answer = await self._receive()
         if isinstance(answer, Exception):
             raise answer
         found: list[Answer] = answer
         return found
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Say that nothing more comes: it ends when it has answered what it was given."""
+        assert self._writer is not None
+        with suppress(OSError):  # it is gone already
+            self._writer.write_eof()
+
+    async def close(self) -> None:
         """End it."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        for pipe in (self._process.stdin, self._process.stdout):
-            try:
-                pipe.close()
-            except OSError:  # it is gone, and what was still to be written with it
-                continue
+        if self._writer is None:
+            self._socket.close()
+        else:
+            self._writer.transport.abort()
         try:
-            self._process.wait(5)
+            await asyncio.to_thread(self._process.wait, 5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
     def _send(self, message: object) -> None:
-        assert self._process.stdin is not None
-        try:
-            pickle.dump(message, self._process.stdin, pickle.HIGHEST_PROTOCOL)
-            self._process.stdin.flush()
-        except OSError as error:
-            raise EngineDied from error
+        assert self._writer is not None
+        self._writer.write(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
-    def _receive(self) -> Any:
-        assert self._process.stdout is not None
+    async def _receive(self) -> Any:
         try:
-            return pickle.load(self._process.stdout)  # noqa: S301 - our own child's
-        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
+            return pickle.loads(await self._reader.readexactly(length))  # noqa: S301 - our own child's
+        except (asyncio.IncompleteReadError, OSError, pickle.UnpicklingError) as error:
             raise EngineDied from error
 
 
@@ -110,17 +114,17 @@ def predict(predictors: dict[int, Predictor], images: Sequence[bytes], top: int)
 
 
 def main() -> None:
-    """Answer what comes through standard input until it is closed."""
+    """Answer what comes through standard input, a socket, until it is closed."""
     for name in (signal.SIGTERM, signal.SIGINT):  # the parent says when it is over
         signal.signal(name, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a library that prints must not answer
+    parent = socket.socket(fileno=os.dup(0)).makefile("rwb")
 
     def answer(message: object) -> None:
-        pickle.dump(message, answers, pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        parent.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        parent.flush()
 
-    model, limits, sizes = pickle.load(sys.stdin.buffer)  # noqa: S301 - the parent's
+    model, limits, sizes = pickle.load(parent)  # noqa: S301 - the parent's
     try:
         predictors = {size: Predictor(model, batch_size=size, limits=limits) for size in sizes}
     except Exception as error:
@@ -129,7 +133,7 @@ def main() -> None:
     answer(None)
     while True:
         try:
-            images, top = pickle.load(sys.stdin.buffer)  # noqa: S301 - the parent's
+            images, top = pickle.load(parent)  # noqa: S301 - the parent's
         except EOFError:
             return
         try:

@@ -21,6 +21,8 @@ TOP = 5
 UNWATCHED_SECONDS = 0.05
 """So long an answer is waited for before anyone looks whether the client is still there: to look costs 0.05 ms."""
 
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 class PredictionHandler:
     """Answers with what is on the images of a request; an ASGI application.
@@ -78,7 +80,7 @@ class PredictionHandler:
             raise Problem.of(outcomes[0].result)
         predictions = [self._entry(upload, outcome, top) for upload, outcome in zip(uploads, outcomes, strict=True)]
         answer = {"model": self._model.digest, "predictions": predictions}
-        return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+        return _to_json(answer).encode()
 
     def _top(self, query: bytes) -> int:
         """Return how many labels are asked for."""
@@ -111,23 +113,32 @@ class PredictionHandler:
 
     async def _wait(self, answer: asyncio.Future[list[Outcome]], receive: Receive) -> list[Outcome]:
         """Return the answer; give it up when the client goes away, or when it takes too long."""
-        watcher: asyncio.Task[None] | None = None
+        watchers: list[asyncio.Task[None]] = []
+
+        def watch() -> None:
+            watchers.append(asyncio.create_task(self._give_up(answer, receive)))
+
+        timer = asyncio.get_running_loop().call_later(UNWATCHED_SECONDS, watch)
         try:
-            await asyncio.wait((answer,), timeout=UNWATCHED_SECONDS)
-            if not answer.done():
-                watcher = asyncio.create_task(_until_gone(receive))
-                await asyncio.wait(
-                    (answer, watcher), timeout=self._request_seconds, return_when=asyncio.FIRST_COMPLETED
-                )
-            if answer.done():
-                return answer.result()
-            if watcher is not None and watcher.done():
-                raise Gone
-            raise Problem(Refusal.TIMEOUT, f"There was no answer within {self._request_seconds:g} s; try again.")
+            return await answer
         finally:
+            timer.cancel()
             answer.cancel()
-            if watcher is not None:
+            for watcher in watchers:
                 watcher.cancel()
+
+    async def _give_up(self, answer: asyncio.Future[list[Outcome]], receive: Receive) -> None:
+        """End the wait for an answer when the client has gone or the time is over."""
+        error: Exception = Gone()
+        try:
+            async with asyncio.timeout(self._request_seconds):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+        except TimeoutError:
+            detail = f"There was no answer within {self._request_seconds:g} s; try again."
+            error = Problem(Refusal.TIMEOUT, detail)
+        if not answer.done():
+            answer.set_exception(error)
 
     def _entry(self, upload: Upload, outcome: Outcome, top: int) -> dict[str, Any]:
         """Return one element of ``predictions``."""
@@ -149,8 +160,3 @@ def describe(prediction: Prediction, top: int) -> dict[str, Any]:
         "sure": prediction.sure,
         "top": [{"label": name, "confidence": round(share, 6)} for name, share in prediction.top[:top]],
     }
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

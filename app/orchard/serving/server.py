@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import uvicorn
@@ -19,10 +19,8 @@ from orchard.errors import ClusterError, OrchardError
 from orchard.inference.model import Model
 from orchard.schemas import Reason
 from orchard.serving.app import Serving, State, create_app
+from orchard.serving.observability import AsgiApp
 from orchard.serving.problems import MEDIA_TYPE, Problem
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +199,7 @@ def run(
         raise ClusterError(f"The network cannot be compiled on this machine: {state.failure}.") from state.failure
 
 
-def _config(app: FastAPI, host: str, port: int, shutdown_seconds: float) -> uvicorn.Config:
+def _config(app: AsgiApp, host: str, port: int, shutdown_seconds: float) -> uvicorn.Config:
     errors = logging.getLogger("uvicorn.error")
     errors.handlers, errors.propagate = logging.getLogger("orchard").handlers, False
     errors.setLevel(logging.ERROR)  # its warnings are about clients
