@@ -10,8 +10,8 @@ of clients, one after the other:
   decoding, resizing and inferring in batches of `--bare-batch`; no HTTP, no JSON, no queue;
 - `orchard serve`;
 - the bare engine again; the mean of both is what `orchard serve` is compared with;
-- a server as a beginner writes it: FastAPI, `UploadFile`, `tf.image.decode_image`, `model.predict` of the same network
-  with the same last layer, under uvicorn.
+- a server as a beginner writes it: FastAPI, `tf.image.decode_image`, `model.predict` of the same network with the same
+  last layer, under uvicorn; it gets the photograph as the body, and is spared the form.
 
 Many short turns, since a shared machine changes its speed from one half minute to the next: what is compared is
 neighbours in time, and the spread of the ratios is told. wrk runs on the same cores as the servers, and takes its share
@@ -44,13 +44,14 @@ from orchard.session import available_cores
 PHOTOGRAPHS = 128
 WARM_UP_SECONDS = 2
 BOUNDARY = "orchard-benchmark"
+RAW, FORM = "image/jpeg", f"multipart/form-data; boundary={BOUNDARY}"
 
 LUA = """
 local bodies, n = {}, 0
 function init(args)
   for i = 1, tonumber(args[2]) do
     local file = io.open(args[1] .. "/" .. i, "rb")
-    bodies[i] = wrk.format("POST", "%s", {["Content-Type"] = "multipart/form-data; boundary=%s"}, file:read("*a"))
+    bodies[i] = wrk.format("POST", "%s", {["Content-Type"] = "%s"}, file:read("*a"))
     file:close()
   end
 end
@@ -66,15 +67,15 @@ end
 # What the beginner writes; `model.keras` is made from the output.
 KERAS_SERVER = """
 import keras, tensorflow as tf, uvicorn, sys, json
-from fastapi import FastAPI, UploadFile
+from fastapi import Body, FastAPI
 
 app = FastAPI()
 model = keras.saving.load_model(sys.argv[1], compile=False)
 labels = json.loads(sys.argv[3])
 
 @app.post("/predict")
-def predict(file: UploadFile):
-    image = tf.image.decode_image(file.file.read(), channels=3, expand_animations=False)
+def predict(data: bytes = Body(media_type="image/jpeg")):
+    image = tf.image.decode_image(data, channels=3, expand_animations=False)
     image = tf.image.resize(image, (model.input_shape[1], model.input_shape[2]))
     probabilities = model.predict(image[None], verbose=0)[0]
     order = probabilities.argsort()[::-1][:5]
@@ -227,17 +228,21 @@ def _keras_model(output: str, target: Path) -> list[str]:
 
 
 def _bodies(photographs: Sequence[bytes], folder: Path) -> None:
+    """Write what is posted: the photographs as they are, and each in a form."""
+    for media_type in (RAW, FORM):
+        (folder / media_type).mkdir(parents=True)
     for number, data in enumerate(photographs, 1):
         head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{number}.jpg"\r\n'
         whole = head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + data + f"\r\n--{BOUNDARY}--\r\n".encode()
-        (folder / str(number)).write_bytes(whole)
+        (folder / RAW / str(number)).write_bytes(data)
+        (folder / FORM / str(number)).write_bytes(whole)
 
 
-def _load(port: int, path: str, pid: int, *, bodies: Path, clients: int, seconds: float) -> Load:
+def _load(port: int, path: str, pid: int, *, bodies: Path, media_type: str, clients: int, seconds: float) -> Load:
     script = bodies / "load.lua"
-    script.write_text(LUA % (path, BOUNDARY))
+    script.write_text(LUA % (path, media_type))
     command = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(script)]
-    command += [f"http://127.0.0.1:{port}", "--", str(bodies), str(PHOTOGRAPHS)]
+    command += [f"http://127.0.0.1:{port}", "--", str(bodies / media_type), str(PHOTOGRAPHS)]
     before, ours = _cpu_seconds(pid), resource.getrusage(resource.RUSAGE_CHILDREN)
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     after, theirs = _cpu_seconds(pid), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -268,13 +273,15 @@ def _own_cpu_seconds(pid: int | str) -> float:
 
 
 @contextmanager
-def _warm(command: Sequence[str], port: int, ready: str, path: str, *, bodies: Path) -> Iterator[Callable[..., Load]]:
+def _warm(
+    command: Sequence[str], port: int, ready: str, path: str, *, bodies: Path, media_type: str
+) -> Iterator[Callable[..., Load]]:
     """Run a server until the block ends; yields what measures it."""
     with _server(command, port, ready) as pid:
-        first = urllib.request.Request(f"http://127.0.0.1:{port}{path}", (bodies / "1").read_bytes())
-        first.add_header("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
+        first = urllib.request.Request(f"http://127.0.0.1:{port}{path}", (bodies / media_type / "1").read_bytes())
+        first.add_header("Content-Type", media_type)
         urllib.request.urlopen(first, timeout=120).close()  # noqa: S310 -- Keras compiles its graph for seconds
-        measure = partial(_load, port, path, pid, bodies=bodies)
+        measure = partial(_load, port, path, pid, bodies=bodies, media_type=media_type)
         measure(clients=16, seconds=WARM_UP_SECONDS)
         yield measure
 
@@ -307,12 +314,15 @@ def main() -> None:
         engines.run(WARM_UP_SECONDS)
         port = _free_port()
         # /model.onnx: what the server makes for the page in its first seconds is made.
-        server = _warm(_orchard(given.output, port), port, "/model.onnx", "/v1/predict", bodies=scratch)
+        server = _warm(
+            _orchard(given.output, port), port, "/model.onnx", "/v1/predict", bodies=scratch, media_type=FORM
+        )
         orchard, keras = running.enter_context(server), None
         if labels:
             port = _free_port()
             command = [sys.executable, "-c", KERAS_SERVER, str(scratch / "model.keras"), str(port), json.dumps(labels)]
-            keras = running.enter_context(_warm(command, port, "/openapi.json", "/predict", bodies=scratch))
+            server = _warm(command, port, "/openapi.json", "/predict", bodies=scratch, media_type=RAW)
+            keras = running.enter_context(server)
         for number in range(given.repeat):
             for clients in given.clients:
                 load = {"clients": clients, "seconds": given.seconds}

@@ -206,6 +206,20 @@ def test_files_and_parts_are_counted(strict: Server, photographs: list[bytes]) -
     _problem(strict.client.post("/v1/predict", files=files, data=fields), 413, "too_many_files")
 
 
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ("pêche 桃.jpg", "pêche 桃.jpg"),
+        ('say "peach".jpg', 'say "peach".jpg'),
+        ("../a/b.jpg", "b.jpg"),
+        ("C:\\f\\b.jpg", "b.jpg"),
+    ],
+)
+def test_a_file_keeps_its_name_without_folders(server: Server, photographs: list[bytes], given: str, told: str) -> None:
+    answer = server.client.post("/v1/predict", files={"file": (given, photographs[0])}).json()
+    assert answer["predictions"][0]["filename"] == told
+
+
 def test_a_form_without_a_file_says_so(server: Server) -> None:
     _problem(server.client.post("/v1/predict", data={"a": "b"}, files={"c": (None, "d")}), 422, "no_file")
     _problem(server.client.post("/v1/predict", files={"file": ("", b"")}), 422, "no_file")

@@ -18,7 +18,7 @@ from orchard.serving.uploads import Body, Disconnected, Held, Upload, UploadLimi
 
 TOP = 5
 """Labels of an answer, unless the request says otherwise."""
-UNWATCHED_SECONDS = 0.05
+UNWATCHED_SECONDS = 0.2
 """So long an answer is waited for before anyone looks whether the client is still there: to look costs 0.05 ms."""
 
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from orchard.errors import UsageError
 from orchard.images.decoding import Rejection
@@ -23,10 +21,7 @@ OTHER_PARTS = 16
 MAX_PART_HEADERS = 8
 MAX_PART_HEADER_BYTES = 4096
 MAX_FILENAME = 255
-
-# What it warns of quotes the request.
-logging.getLogger("python_multipart").disabled = True
-logging.getLogger("python_multipart.multipart").disabled = True
+_FILE_TYPES = ("image/", "application/octet-stream")
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -139,9 +134,9 @@ def _sink(headers: dict[bytes, bytes], limits: UploadLimits) -> tuple[_Sink, int
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Problem(Refusal.UNSUPPORTED_MEDIA, "Send the body as it is, without a Content-Encoding.")
     media_type, options = parse_options_header(headers.get(b"content-type", b"").decode("latin-1"))
-    if media_type == b"multipart/form-data":
-        return _Multipart(options.get(b"boundary", b""), limits), limits.max_total_bytes
-    if media_type.startswith(b"image/") or media_type == b"application/octet-stream":
+    if media_type == "multipart/form-data":
+        return _Multipart(options.get("boundary", ""), limits), limits.max_total_bytes
+    if media_type.startswith(_FILE_TYPES):
         return _Raw(), limits.max_bytes
     raise Problem(
         Refusal.UNSUPPORTED_MEDIA, "Send multipart/form-data, or one image as image/* or application/octet-stream."
@@ -164,103 +159,82 @@ class _Raw:
 class _Multipart:
     """The body is a form; its files are kept, its other fields dropped."""
 
-    def __init__(self, boundary: bytes, limits: UploadLimits) -> None:
+    def __init__(self, boundary: str, limits: UploadLimits) -> None:
         self._limits = limits
         self._uploads: list[Upload] = []
         self._parts = 0
-        self._ended = False
-        self._name = b""
-        self._value = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._is_file = False
-        self._filename = ""
+        self._part: MultipartSegment | None = None
+        """The file that is being read; None if it is another field."""
         self._chunks: list[bytes] = []
-        self._size = 0
-        if not boundary:
-            raise Problem(Reason.UNREADABLE, "The Content-Type names no boundary.")
         try:
-            self._parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": self._part_begins,
-                    "on_header_field": self._header_field,
-                    "on_header_value": self._header_value,
-                    "on_header_end": self._header_ends,
-                    "on_headers_finished": self._headers_end,
-                    "on_part_data": self._data,
-                    "on_part_end": self._part_ends,
-                    "on_end": self._all_ends,
-                },
+            self._parser = PushMultipartParser(
+                boundary.encode("latin-1"),
                 max_header_count=MAX_PART_HEADERS,
                 max_header_size=MAX_PART_HEADER_BYTES,
+                header_charset="latin-1",
             )
-        except FormParserError:
-            raise Problem(Reason.UNREADABLE, "The boundary is too long.") from None
+        except MultipartError:
+            raise Problem(Reason.UNREADABLE, "The Content-Type names no boundary.") from None
 
     def write(self, data: bytes) -> None:
+        if not data:  # the parser would take it for the end
+            return
         try:
-            self._parser.write(data)
-        except FormParserError:
-            raise Problem(Reason.UNREADABLE, "The body is no valid multipart/form-data.") from None
+            for event in self._parser.parse(data):
+                if isinstance(event, MultipartSegment):
+                    self._part_begins(event)
+                elif event is None:
+                    self._part_ends()
+                else:
+                    self._part_goes_on(event)
+        except MultipartError:
+            raise _no_form() from None
 
     def uploads(self) -> list[Upload]:
-        if not self._ended:
-            raise Problem(Reason.TRUNCATED, "The body ends before its last boundary.", status=400)
+        try:
+            self._parser.close()
+        except MultipartError:
+            if not self._parts:
+                raise _no_form() from None
+            raise Problem(Reason.TRUNCATED, "The body ends before its last boundary.", status=400) from None
         if not self._uploads:
             raise Problem(Refusal.NO_FILE, "The form holds no file.")
         return self._uploads
 
-    def _part_begins(self) -> None:
+    def _part_begins(self, part: MultipartSegment) -> None:
         self._parts += 1
         if self._parts > self._limits.max_files + OTHER_PARTS:
             raise Problem(Refusal.TOO_MANY_FILES, "The form has too many parts.")
-        self._headers = {}
-        self._chunks = []
-        self._size = 0
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_ends(self) -> None:
-        self._headers[self._name.lower()] = self._value
-        self._name = self._value = b""
-
-    def _headers_end(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b"").decode("latin-1"))
-        media_type = self._headers.get(b"content-type", b"")
-        filename = options.get(b"filename")
-        self._is_file = filename is not None or media_type.startswith((b"image/", b"application/octet-stream"))
-        self._filename = _base_name(filename or b"")
-        if self._is_file and len(self._uploads) >= self._limits.max_files:
+        is_file = part.filename is not None or (part.content_type or "").startswith(_FILE_TYPES)
+        if is_file and len(self._uploads) >= self._limits.max_files:
             raise Problem(Refusal.TOO_MANY_FILES, f"The form holds more than {self._limits.max_files} files.")
+        self._part = part if is_file else None
+        self._chunks = []
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if not self._is_file:
+    def _part_goes_on(self, data: bytes) -> None:
+        if self._part is None:
             return
-        self._size += end - start
-        if self._size > self._limits.max_bytes:
+        if self._part.bytes_received > self._limits.max_bytes:
             self._chunks.clear()
         else:
-            self._chunks.append(data[start:end])
+            self._chunks.append(data)
 
     def _part_ends(self) -> None:
         # A form that was sent with no file chosen has a part without name and content.
-        if not self._is_file or not (self._filename or self._size):
+        if self._part is None or not (self._part.filename or self._part.size):
             return
         content: bytes | Rejection = b"".join(self._chunks)
-        if self._size > self._limits.max_bytes:
+        if self._part.size > self._limits.max_bytes:
             content = Rejection(Reason.TOO_LARGE, f"more than {self._limits.max_bytes} bytes")
-        self._uploads.append(Upload(self._filename or None, content))
+        self._uploads.append(Upload(_base_name(self._part.filename or "") or None, content))
         self._chunks = []
 
-    def _all_ends(self) -> None:
-        self._ended = True
+
+def _no_form() -> Problem:
+    return Problem(Reason.UNREADABLE, "The body is no valid multipart/form-data.")
 
 
-def _base_name(filename: bytes) -> str:
-    """Return a file's name without folders and control characters."""
-    name = re.split(r"[/\\]", filename.decode(errors="replace"))[-1]
+def _base_name(filename: str) -> str:
+    """Return a file's name without folders and control characters, from the latin-1 of its UTF-8."""
+    name = re.split(r"[/\\]", filename.encode("latin-1", "replace").decode(errors="replace"))[-1]
     return "".join(character for character in name if character.isprintable())[:MAX_FILENAME]
