@@ -160,6 +160,7 @@ class EnginePool:
             _, late = await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
             for task in late:
                 task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     def _drop_given_up(self) -> None:
         kept = [item for item in self._queue if not item[0].given_up]
@@ -172,14 +173,13 @@ class EnginePool:
             process = EngineProcess(self._limits, self._sizes)
             try:
                 await process.start(self._model)
+                await self._work(_Engine(process))
             except EngineDied:
                 self._failed(ClusterError("An engine ended while it started: give the server more memory."))
                 return
             except Exception as error:
                 self._failed(error)
                 return
-            else:
-                await self._work(_Engine(process))
             finally:
                 await process.close()
 
@@ -211,6 +211,8 @@ class EnginePool:
     def _share_out(self) -> None:
         """Give engines what waits: a share to each that has nothing to do, then a full batch to each that is at one."""
         self._share_is_due = False
+        if self._closing:
+            return
         idle = [engine for engine in self._compiled if not engine.under_way]
         for number, engine in enumerate(idle):
             # Never filled up, and never waited for.

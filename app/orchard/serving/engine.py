@@ -47,16 +47,16 @@ class EngineProcess:
 
     def __init__(self, limits: Limits, sizes: Sequence[int]) -> None:
         self._limits, self._sizes = limits, tuple(sizes)
-        self._socket, theirs = socket.socketpair()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self, model: Model) -> None:
+        """Start it with what answers, and wait until that is compiled. Raises what it failed with, or EngineDied."""
+        ours, theirs = socket.socketpair()
         with theirs:
+            self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "orchard.serving.engine"], env=child.environment(), stdin=theirs.fileno()
             )
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def start(self, model: Model) -> None:
-        """Give it what answers, and wait until that is compiled. Raises what it failed with, or EngineDied."""
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
         self._send((model, self._limits, self._sizes))
         if (error := await self._receive()) is not None:
             raise error
@@ -75,16 +75,14 @@ class EngineProcess:
 
     def finish(self) -> None:
         """Say that nothing more comes: it ends when it has answered what it was given."""
-        assert self._writer is not None
-        with suppress(OSError):  # it is gone already
+        with suppress(OSError, RuntimeError):  # it is gone already
             self._writer.write_eof()
 
     async def close(self) -> None:
         """End it."""
-        if self._writer is None:
-            self._socket.close()
-        else:
-            self._writer.transport.abort()
+        if self._process is None:
+            return
+        self._writer.transport.abort()
         try:
             await asyncio.to_thread(self._process.wait, 5)
         except subprocess.TimeoutExpired:
@@ -92,7 +90,6 @@ class EngineProcess:
             self._process.wait()
 
     def _send(self, message: object) -> None:
-        assert self._writer is not None
         self._writer.write(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
     async def _receive(self) -> Any:
