@@ -174,6 +174,9 @@ def test_every_reason_comes_with_its_status(strict: Server, photographs: list[by
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     unreadable = strict.client.post("/v1/predict", content=b"no form", headers=headers)
     _problem(unreadable, 400, Reason.UNREADABLE)
+    headers = {"Content-Type": f"multipart/form-data; boundary={'x' * 257}"}
+    too_long = strict.client.post("/v1/predict", content=b"--" + b"x" * 257 + b"\r\n", headers=headers)
+    assert _problem(too_long, 400, Reason.UNREADABLE)["detail"] == "The boundary is too long."
     assert cases.keys() | {Reason.UNREADABLE} == set(Reason)
 
 

@@ -27,6 +27,7 @@ AHEAD_BYTES = 64 * 1024
 """Of a batch that is given to an engine that is still at another. What a larger one is worth is less than what its
 photographs may wait for, while another engine has nothing to do."""
 CLOSE_SECONDS = 10.0
+"""Within which engines answer what they are at when the pool closes."""
 
 
 class QueueFull(Exception):

@@ -18,6 +18,7 @@ from orchard.serving.problems import Problem, Refusal
 MIB = 2**20
 OTHER_PARTS = 16
 """Parts of a request that may be no files: a form's other fields, whose content is dropped."""
+MAX_BOUNDARY = 256
 MAX_PART_HEADERS = 8
 MAX_PART_HEADER_BYTES = 4096
 MAX_FILENAME = 255
@@ -166,6 +167,8 @@ class _Multipart:
         self._part: MultipartSegment | None = None
         """The file that is being read; None if it is another field."""
         self._chunks: list[bytes] = []
+        if len(boundary) > MAX_BOUNDARY:
+            raise Problem(Reason.UNREADABLE, "The boundary is too long.")
         try:
             self._parser = PushMultipartParser(
                 boundary.encode("latin-1"),
