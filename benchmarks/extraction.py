@@ -39,8 +39,8 @@ from orchard.features.pending import find_pending
 from orchard.features.worker import BUFFERED_IMAGES
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.sources import list_images
+from orchard.layout import Dataset
 from orchard.output import Output
-from orchard.schemas import Dataset
 from orchard.storage import S3Options
 
 if TYPE_CHECKING:

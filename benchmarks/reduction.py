@@ -24,9 +24,9 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from orchard import session
 from orchard.datasets import lists
+from orchard.layout import FEATURES, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import reduce
-from orchard.schemas import FEATURES, Dataset
 
 
 def generate(output: Output, rows: int, n_features: int, rows_per_file: int = 1000) -> None:

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchard.errors import OutputLocked, StorageError
+from orchard.layout import REJECTED, Dataset
 from orchard.output import COMMITS, DataFile, Output, parquet_bytes, part
-from orchard.schemas import REJECTED, Dataset
 from orchard.storage import S3Options
 
 

@@ -7,7 +7,7 @@ variables, ``orchard.toml`` and the defaults, as on the command line.
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from orchard.schemas import Dataset
+from orchard.layout import Dataset
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

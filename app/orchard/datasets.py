@@ -15,23 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from orchard import schemas
 from orchard.errors import StorageError, UsageError
+from orchard.layout import SCHEMAS, Dataset
 from orchard.output import DataFile, Output
-from orchard.schemas import Dataset
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-SCHEMAS = {
-    Dataset.FEATURES: schemas.FEATURES,
-    Dataset.REJECTED: schemas.REJECTED,
-    Dataset.INVENTORY: schemas.INVENTORY,
-    Dataset.REDUCED: schemas.REDUCED,
-    Dataset.PREDICTIONS: schemas.PREDICTIONS,
-}
-"""The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
 
 BATCH_ROWS = 4096
 """Rows that a worker holds at a time: 20 MB of 1,280 features."""

@@ -18,9 +18,9 @@ from pathlib import Path
 from threading import Event, Thread
 
 from orchard.errors import OrchardError, OutputLocked, StorageError
+from orchard.layout import LOCKS
 from orchard.storage import LocalStorage, Storage
 
-LOCKS = "_orchard/locks/"
 RENEWAL_SECONDS = 10.0
 # A driver that was killed leaves its lease; the next one has to wait this long for it.
 EXPIRY_SECONDS = 45.0

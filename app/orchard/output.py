@@ -27,12 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchard.errors import OutputLocked, StorageError
+from orchard.layout import COMMITS, STAGING, Dataset
 from orchard.lock import Lease, hold
-from orchard.schemas import Dataset
 from orchard.storage import S3Options, Storage, open_storage
-
-COMMITS = "_orchard/commits/"
-STAGING = "_orchard/staging/"
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from orchard.features.pending import Pending, drop, find_pending
 from orchard.images.decoding import Limits
 from orchard.images.sources import Listing, list_images
 from orchard.inference.model import BACKBONE
+from orchard.layout import FEATURES, INVENTORY, METRICS, REDUCED, REJECTED, REPORT, RUN, Dataset, Metrics
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.reduction.stage import reduce
 from orchard.report.page import collect, render
-from orchard.schemas import FEATURES, INVENTORY, REDUCED, REJECTED, Dataset, Metrics
 from orchard.session import Session
 from orchard.settings import Settings
 from orchard.storage import read_path
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
-
-METRICS, RUN, REPORT = "metrics.json", "run.json", "report.html"
 
 
 @dataclass(frozen=True)

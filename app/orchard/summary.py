@@ -13,8 +13,8 @@ from typing import Any, cast
 import pyarrow.compute as pc
 
 from orchard.features.backbones import find
+from orchard.layout import INVENTORY, REJECTED, Dataset, ImageCounts, Metrics, Run
 from orchard.output import Output
-from orchard.schemas import INVENTORY, REJECTED, Dataset, ImageCounts, Metrics, Run
 from orchard.session import available_cores
 from orchard.settings import Settings
 

@@ -15,9 +15,9 @@ from orchard.classification.stage import ClassificationResult, classify
 from orchard.classification.training import Classifier
 from orchard.datasets import lists, matrix
 from orchard.errors import InputError, TrainingError
+from orchard.layout import FEATURES, INVENTORY, PREDICTIONS, REDUCED, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import reduce
-from orchard.schemas import FEATURES, INVENTORY, PREDICTIONS, REDUCED, Dataset
 
 BOTH = [Classifier.LOGISTIC_REGRESSION, Classifier.RANDOM_FOREST]
 LINEAR = [Classifier.LOGISTIC_REGRESSION]

@@ -8,8 +8,8 @@ import pytest
 
 from orchard.errors import UsageError
 from orchard.features.pending import Pending, drop, find_pending
+from orchard.layout import FEATURES, INVENTORY, LISTING, REJECTED, Dataset
 from orchard.output import Output
-from orchard.schemas import FEATURES, INVENTORY, LISTING, REJECTED, Dataset
 
 
 def listing(*images: tuple[str, int, str]) -> pa.Table:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
-from orchard.schemas import Reason
+from orchard.layout import Reason
 
 LIMITS = Limits()
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

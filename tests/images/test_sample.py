@@ -9,7 +9,7 @@ from orchard.errors import StorageError, UsageError
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.sample import FRUITS, write_sample
 from orchard.images.sources import list_images
-from orchard.schemas import Reason
+from orchard.layout import Reason
 from orchard.storage import S3Options
 
 

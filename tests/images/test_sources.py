@@ -12,7 +12,7 @@ from PIL import Image
 
 from orchard.errors import InputError, StorageError, UsageError
 from orchard.images.sources import Listing, list_images
-from orchard.schemas import LISTING
+from orchard.layout import LISTING
 from orchard.storage import S3Options, open_storage, read_path
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from orchard.images.sources import list_images
 from orchard.images.splits import FRAMES_PER_GROUP, assign_splits, frame_groups, group_split
-from orchard.schemas import LISTING
+from orchard.layout import LISTING
 from orchard.storage import S3Options
 
 Row = tuple[str, str | None, str | None]  # path, label, split

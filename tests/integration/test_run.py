@@ -13,8 +13,8 @@ import pytest
 from orchard.features.artifact import Artifact
 from orchard.features.engines import load_engine
 from orchard.images.decoding import Decoded, Limits, decode
+from orchard.layout import FEATURES, INVENTORY, PREDICTIONS, REDUCED, REJECTED
 from orchard.reduction.pca import Reduction
-from orchard.schemas import FEATURES, INVENTORY, PREDICTIONS, REDUCED, REJECTED
 
 from .conftest import COLOURS, Result, paint
 

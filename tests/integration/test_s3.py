@@ -8,8 +8,8 @@ import pytest
 
 import orchard
 from orchard.errors import OrchardError
+from orchard.layout import FEATURES, REJECTED, Dataset
 from orchard.output import Output
-from orchard.schemas import FEATURES, REJECTED, Dataset
 
 
 @pytest.fixture

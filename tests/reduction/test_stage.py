@@ -13,11 +13,11 @@ from pyspark.sql import SparkSession
 
 from orchard.datasets import lists, matrix, read
 from orchard.errors import InputError, TrainingError
+from orchard.layout import FEATURES, REDUCED, Dataset
 from orchard.output import Output
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Reduction
 from orchard.reduction.stage import load, reduce
-from orchard.schemas import FEATURES, REDUCED, Dataset
 
 LABELS = ["plum", 'Granny "Smith"', "Lady, Pink", "two\nlines", "café %20 #1", None]
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from orchard import schemas
+from orchard import layout
+from orchard.layout import Baseline, ClassifierMetrics, Dataset, Metrics, Run
 from orchard.output import Output
-from orchard.schemas import Baseline, ClassifierMetrics, Dataset, Metrics, Run
 
 
 def picture(label: int, number: int) -> bytes:
@@ -156,11 +156,10 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
         half = len(reduced) // 2
         staged = {
             Dataset.REDUCED: [
-                output.stage(Dataset.REDUCED, _table(rows, schemas.REDUCED))
-                for rows in (reduced[:half], reduced[half:])
+                output.stage(Dataset.REDUCED, _table(rows, layout.REDUCED)) for rows in (reduced[:half], reduced[half:])
             ],
-            Dataset.PREDICTIONS: [output.stage(Dataset.PREDICTIONS, _table(predictions, schemas.PREDICTIONS))],
-            Dataset.REJECTED: [output.stage(Dataset.REJECTED, _table(rejected, schemas.REJECTED))],
+            Dataset.PREDICTIONS: [output.stage(Dataset.PREDICTIONS, _table(predictions, layout.PREDICTIONS))],
+            Dataset.REJECTED: [output.stage(Dataset.REJECTED, _table(rejected, layout.REJECTED))],
         }
         output.commit(staged)
     return images.__getitem__

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from orchard.layout import Metrics
 from orchard.report import figures
 from orchard.report.samples import Point
-from orchard.schemas import Metrics
 
 
 def test_the_chosen_k_is_marked_where_the_curve_reaches_its_share() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchard.layout import ClassifierMetrics, Metrics, Run
 from orchard.output import Output
 from orchard.report import ReportData, collect, render
 from orchard.report.samples import MAX_POINTS, Mistake, Point, Rejection
 from orchard.report.thumbnails import BUDGET
-from orchard.schemas import ClassifierMetrics, Metrics, Run
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 

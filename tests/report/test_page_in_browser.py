@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from orchard.layout import Metrics, Run
 from orchard.output import Output
 from orchard.report import ReportData, collect, render
-from orchard.schemas import Metrics, Run
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]

@@ -8,17 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from orchard import schemas
+from orchard import layout
+from orchard.layout import Dataset
 from orchard.output import Output
 from orchard.report.samples import quotas, sample_points, sample_rejections, worst_mistakes
-from orchard.schemas import Dataset
 
 
 def _reduced(labels: np.ndarray, first: int = 0) -> pa.Table:
     n = len(labels)
     vectors = np.arange(first, first + n, dtype=np.float32)[:, None] * np.array([1, -1], dtype=np.float32)
     paths = [f"{i}.jpg" for i in range(first, first + n)]
-    return pa.table([paths, labels.tolist(), ["train"] * n, vectors.tolist()], schema=schemas.REDUCED)
+    return pa.table([paths, labels.tolist(), ["train"] * n, vectors.tolist()], schema=layout.REDUCED)
 
 
 def test_points_are_stratified_bounded_and_always_the_same(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_mistakes_are_of_the_test_split_and_the_classifier_surest_first(tmp_path
     ]
     output = Output(str(tmp_path))
     with output.writing():
-        table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=schemas.PREDICTIONS)
+        table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=layout.PREDICTIONS)
         halves = [output.stage(Dataset.PREDICTIONS, part) for part in (table.slice(0, 9), table.slice(9))]
         output.commit({Dataset.PREDICTIONS: halves})
     found = worst_mistakes(output, "mine")
@@ -81,6 +81,6 @@ def test_every_reason_has_examples(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     with output.writing():
         rows = [[f"{i}.jpg" for i in range(1_000)], ["corrupt"] * 999 + ["empty"], [None] * 1_000]
-        output.commit({Dataset.REJECTED: [output.stage(Dataset.REJECTED, pa.table(rows, schema=schemas.REJECTED))]})
+        output.commit({Dataset.REJECTED: [output.stage(Dataset.REJECTED, pa.table(rows, schema=layout.REJECTED))]})
     found = Counter(rejection.reason for rejection in sample_rejections(output))
     assert found == {"corrupt": 5, "empty": 1}

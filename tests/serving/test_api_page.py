@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from orchard.schemas import Reason
+from orchard.layout import Reason
 from orchard.serving.commands import serve
 from orchard.serving.problems import STATUS, Refusal
 

@@ -16,10 +16,10 @@ from orchard.classification.training import Classifier, predict, train, vectors
 from orchard.datasets import frame
 from orchard.errors import TrainingError
 from orchard.images.splits import frame_groups, group_split
+from orchard.layout import FEATURES, REDUCED, ClassifierMetrics, Dataset, GroupSplit, Split
 from orchard.output import Output
 from orchard.reduction.pca import Projection, Reduction
 from orchard.reduction.stage import project_batches, training_moments
-from orchard.schemas import FEATURES, REDUCED, ClassifierMetrics, Dataset, GroupSplit, Split
 from orchard.storage import Storage
 
 if TYPE_CHECKING:

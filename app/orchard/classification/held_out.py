@@ -18,7 +18,7 @@ from orchard.inference.calibration import (
     reliability,
     softmax,
 )
-from orchard.schemas import CalibrationMetrics, Split
+from orchard.layout import CalibrationMetrics, Split
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard.schemas import Leak, Split
+from orchard.layout import Leak, Split
 
 
 def find_leak(images: pa.Table) -> Leak:

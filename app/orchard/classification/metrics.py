@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from orchard.errors import TrainingError
-from orchard.schemas import Baseline, ClassifierMetrics
+from orchard.layout import Baseline, ClassifierMetrics
 
 
 def evaluate(

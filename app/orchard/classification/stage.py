@@ -21,9 +21,7 @@ from orchard.datasets import matrix, read
 from orchard.errors import InputError, TrainingError
 from orchard.inference.calibration import MODEL as CALIBRATION
 from orchard.inference.calibration import Calibration
-from orchard.output import DataFile, Output, parquet_bytes, part
-from orchard.reduction.stage import load
-from orchard.schemas import (
+from orchard.layout import (
     INVENTORY,
     PREDICTIONS,
     Baseline,
@@ -34,6 +32,8 @@ from orchard.schemas import (
     Leak,
     Split,
 )
+from orchard.output import DataFile, Output, parquet_bytes, part
+from orchard.reduction.stage import load
 from orchard.storage import Storage
 
 if TYPE_CHECKING:

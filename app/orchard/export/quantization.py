@@ -17,8 +17,8 @@ from orchard.export.onnx_graph import import_onnx
 from orchard.features.resizing import Resizer
 from orchard.images.decoding import Limits, Rejection, decode
 from orchard.inference.predictor import DEFAULT_LIMITS
+from orchard.layout import INVENTORY, Dataset, Split
 from orchard.output import Output
-from orchard.schemas import INVENTORY, Dataset, Split
 from orchard.storage import S3Options, read_path
 
 IMAGES = 200

@@ -22,9 +22,9 @@ from orchard.errors import ClusterError, OrchardError
 from orchard.features.artifact import Artifact, EngineName
 from orchard.features.worker import MARKER, Job, TaskReport, featurize, import_libraries, pack
 from orchard.images.decoding import Limits
+from orchard.layout import Dataset, Reason
 from orchard.output import Output
 from orchard.progress import Advance
-from orchard.schemas import Dataset, Reason
 from orchard.storage import S3Options
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 
 from orchard.errors import UsageError
 from orchard.images.splits import assign_splits
+from orchard.layout import INVENTORY, Dataset
 from orchard.output import DataFile, Output
-from orchard.schemas import INVENTORY, Dataset
 
 
 @dataclass(frozen=True)

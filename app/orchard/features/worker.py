@@ -25,8 +25,8 @@ from orchard.features.artifact import EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.reading import contents
+from orchard.layout import FEATURES, INVENTORY, REJECTED, Dataset, Reason
 from orchard.output import DataFile, parquet_bytes, part
-from orchard.schemas import FEATURES, INVENTORY, REJECTED, Dataset, Reason
 from orchard.storage import LocalStorage, S3Options, Storage
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).

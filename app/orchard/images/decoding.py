@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from orchard.images.content import ImageFormat, describe, image_format
-from orchard.schemas import Reason
+from orchard.layout import Reason
 
 # Pillow warns of odd metadata, which does not concern the pixels, once for each image.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from orchard.errors import InputError
 from orchard.images.places import places, split_named
-from orchard.schemas import LISTING
+from orchard.layout import LISTING
 from orchard.storage import local_path, split_s3_url
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")

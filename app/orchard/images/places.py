@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from orchard.schemas import Split
+from orchard.layout import Split
 
 _SPLITS = {
     "train": Split.TRAIN,

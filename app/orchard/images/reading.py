@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 
 from orchard.images.decoding import Limits, Rejection
-from orchard.schemas import Reason
+from orchard.layout import Reason
 from orchard.storage import S3Options, read_path
 
 # Objects that are read ahead; a local file needs none (0.02 ms from the page cache).

@@ -14,7 +14,7 @@ from orchard.images.content import HEAD_BYTES, image_format
 from orchard.images.manifests import is_manifest, read_manifest
 from orchard.images.places import doubtful, places
 from orchard.images.selection import sample, with_labels
-from orchard.schemas import LISTING
+from orchard.layout import LISTING
 from orchard.storage import Entry, LocalStorage, S3Options, Storage, local_path, open_storage, split_s3_url
 
 _WILDCARD = re.compile(r"[*?\[{]")

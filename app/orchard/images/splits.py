@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard.images.selection import codes, ranks, seeded_hashes
-from orchard.schemas import LISTING, Split
+from orchard.layout import LISTING, Split
 
 # Consecutive frames of one sequence in a group: of a turntable's 330 frames, a twelfth of a turn.
 FRAMES_PER_GROUP = 27

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.schemas import ReliabilityBin
+from orchard.layout import ReliabilityBin
 
 MODEL = "model/calibration.json"
 """Where the calibration is kept, relative to the output."""

@@ -21,7 +21,7 @@ from orchard.images.reading import contents
 from orchard.images.sources import list_images
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
-from orchard.schemas import LISTING, Reason
+from orchard.layout import LISTING, Reason
 from orchard.storage import S3Options, local_path
 
 if TYPE_CHECKING:

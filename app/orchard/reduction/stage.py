@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
+from orchard.layout import REDUCED, Dataset, PcaMetrics, Split
 from orchard.output import DataFile, Output, parquet_bytes, part
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import MODEL, Projection, Reduction
-from orchard.schemas import REDUCED, Dataset, PcaMetrics, Split
 from orchard.storage import Storage
 
 if TYPE_CHECKING:

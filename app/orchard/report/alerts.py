@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from orchard.layout import ClassifierMetrics, Leak, Metrics, Reason, Split
 from orchard.report.formatting import count, label_name, number, percent
-from orchard.schemas import ClassifierMetrics, Leak, Metrics, Reason, Split
 
 REASONS = {
     Reason.EMPTY: "The file has no bytes.",

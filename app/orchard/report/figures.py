@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from orchard.layout import CalibrationMetrics, ReliabilityBin
 from orchard.report.formatting import label_name, number, percent, shorten
 from orchard.report.samples import Point
-from orchard.schemas import CalibrationMetrics, ReliabilityBin
 
 PALETTE_COLOURS = 8
 PALETTE_SHAPES = 4

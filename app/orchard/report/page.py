@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from orchard.layout import ClassifierMetrics, ClassMetrics, Metrics, Run, Split
 from orchard.report import alerts, figures, formatting, reproduce
 from orchard.report.samples import (
     Mistake,
@@ -27,7 +28,6 @@ from orchard.report.samples import (
     worst_mistakes,
 )
 from orchard.report.thumbnails import GALLERY_PIXELS, ICON_PIXELS, POINT_PIXELS, thumbnails
-from orchard.schemas import ClassifierMetrics, ClassMetrics, Metrics, Run, Split
 
 if TYPE_CHECKING:
     from orchard.output import Output

@@ -4,8 +4,8 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
+from orchard.layout import Run
 from orchard.report.formatting import NOTHING
-from orchard.schemas import Run
 from orchard.settings import Settings
 
 HIDDEN = "••••••"

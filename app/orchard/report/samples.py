@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchard.schemas import Dataset, Split
+from orchard.layout import Dataset, Split
 
 if TYPE_CHECKING:
     from orchard.output import Output

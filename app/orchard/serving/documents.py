@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from orchard.inference.model import Model
-from orchard.schemas import Reason
+from orchard.layout import Reason
 from orchard.serving.prediction import TOP
 from orchard.serving.problems import MEDIA_TYPE, Refusal
 

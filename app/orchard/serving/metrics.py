@@ -15,7 +15,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from orchard.schemas import Reason
+from orchard.layout import Reason
 from orchard.serving.problems import Refusal
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

@@ -7,7 +7,7 @@ from enum import StrEnum
 from http import HTTPStatus
 
 from orchard.images.decoding import Rejection
-from orchard.schemas import Reason
+from orchard.layout import Reason
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from orchard.errors import ClusterError, OrchardError
 from orchard.inference.model import Model
-from orchard.schemas import Reason
+from orchard.layout import Reason
 from orchard.serving.app import Serving, State, create_app
 from orchard.serving.observability import AsgiApp
 from orchard.serving.problems import MEDIA_TYPE, Problem

@@ -12,7 +12,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from orchard.errors import UsageError
 from orchard.images.decoding import Rejection
-from orchard.schemas import Reason
+from orchard.layout import Reason
 from orchard.serving.problems import Problem, Refusal
 
 MIB = 2**20

@@ -1,4 +1,4 @@
-"""Every dataset and file that Orchard writes: columns, types, shapes, units.
+"""Every dataset and file of an output, once: where it lies, its columns, types, shapes, units.
 
 Features are stored as ``list<float>`` of one length per output, so that any Parquet reader takes them.
 ``path`` is unique within each dataset.
@@ -8,6 +8,16 @@ from enum import StrEnum
 from typing import NotRequired, TypedDict
 
 import pyarrow as pa
+
+COMMITS = "_orchard/commits/"
+"""The log: see `orchard.output`."""
+STAGING = "_orchard/staging/"
+"""Files that are not committed, in a folder for each run."""
+LOCKS = "_orchard/locks/"
+"""Who writes: see `orchard.lock`."""
+METRICS, RUN, REPORT = "metrics.json", "run.json", "report.html"
+MODEL = "model/"
+"""The folder of models."""
 
 
 class Dataset(StrEnum):
@@ -114,6 +124,16 @@ PREDICTIONS = pa.schema(
         ),  # 0..1: the probability of `predicted`; calibrated for logistic regression
     ]
 )
+
+
+SCHEMAS = {
+    Dataset.FEATURES: FEATURES,
+    Dataset.REJECTED: REJECTED,
+    Dataset.INVENTORY: INVENTORY,
+    Dataset.REDUCED: REDUCED,
+    Dataset.PREDICTIONS: PREDICTIONS,
+}
+"""The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
 
 
 class ImageCounts(TypedDict):
