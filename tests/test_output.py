@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchard.errors import OutputLocked, StorageError
-from orchard.layout import REJECTED, Dataset
-from orchard.output import COMMITS, DataFile, Output, parquet_bytes, part
+from orchard.files import DataFile, digest_of, parquet_bytes, part
+from orchard.layout import COMMITS, REJECTED, Dataset
+from orchard.output import Output
 from orchard.storage import S3Options
 
 
@@ -131,9 +132,10 @@ def test_any_parquet_reader_sees_the_committed_rows(tmp_path: Path) -> None:
 def test_a_data_file_is_counted_by_its_rows(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     with output.writing():
-        assert output.stage(Dataset.REJECTED, rows("a", "b", "c")) == DataFile(
-            name=files_under(output, output.staging)[0].removeprefix(output.staging), rows=3
-        )
+        file = output.stage(Dataset.REJECTED, rows("a", "b", "c"))
+        (staged,) = files_under(output, output.staging)
+        data = output.storage.read(staged)
+        assert file == DataFile(staged.removeprefix(output.staging), 3, len(data), digest_of(data))
 
 
 def _hold_and_die(folder: str, ready: "multiprocessing.synchronize.Event") -> None:

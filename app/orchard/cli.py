@@ -150,7 +150,7 @@ def report(output: str, as_json: bool, **flags: Any) -> int:
     from orchard.pipeline import Pipeline
 
     with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
-        return _print_outcome(pipeline.report(), as_json)
+        return _print_outcome(pipeline.report(again=True), as_json)
 
 
 @cli.command(short_help="several backbones side by side")

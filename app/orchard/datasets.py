@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from orchard.errors import StorageError, UsageError
+from orchard.files import DataFile, damaged, read_file
 from orchard.layout import SCHEMAS, Dataset
-from orchard.output import DataFile, Output
+from orchard.output import Output
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
@@ -27,17 +28,18 @@ BATCH_ROWS = 4096
 """Rows that a worker holds at a time: 20 MB of 1,280 features."""
 
 
-def batches(storage: Storage, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Read the Parquet file `name` in order, at most `BATCH_ROWS` rows at a time."""
-    data = storage.read(name)
+def batches(storage: Storage, file: DataFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Read a Parquet file in order, at most `BATCH_ROWS` rows at a time.
+
+    Raises:
+        OutputDamaged: it is gone, or not what was committed.
+    """
+    data = read_file(storage, file)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        yield from file.iter_batches(BATCH_ROWS, columns=list(columns) if columns is not None else None)
-    except pa.ArrowInvalid as error:
-        raise StorageError(
-            f"{storage.url}/{name} is not the Parquet file that was written ({error}): "
-            "delete the output and run again, or use another output."
-        ) from error
+        parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns) if columns is not None else None)
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(storage, file.name, str(error).split("\n", maxsplit=1)[0].rstrip(".")) from error
 
 
 def matrix(column: pa.Array) -> NDArray[np.float32]:
@@ -87,34 +89,34 @@ def read(spark: SparkSession, output: Output, dataset: Dataset) -> DataFrame:
     """
     if dataset not in SCHEMAS:
         raise UsageError(f"{dataset} is not a Parquet dataset: read {Dataset.REDUCED}, which has the same rows.")
-    return frame(spark, output.files(dataset), SCHEMAS[dataset], partial(batches, output.storage))
+    return frame(spark, output.present_files(dataset), SCHEMAS[dataset], partial(batches, output.storage))
 
 
 def frame(
     spark: SparkSession,
     files: Sequence[DataFile],
     schema: pa.Schema,
-    rows_of: Callable[[str], Iterator[pa.RecordBatch]],
+    rows_of: Callable[[DataFile], Iterator[pa.RecordBatch]],
 ) -> DataFrame:
-    """Return the rows that `rows_of` yields in the workers for the name of every file, as a lazy DataFrame."""
+    """Return the rows that `rows_of` yields in the workers for every file, as a lazy DataFrame."""
     from pyspark.sql.pandas.types import from_arrow_schema
 
     spark_schema = from_arrow_schema(schema)
     if not files:
         return spark.createDataFrame([], spark_schema)
-    groups = [[file.name for file in group] for group in balance(files, 2 * spark.sparkContext.defaultParallelism)]
+    groups = balance(files, 2 * spark.sparkContext.defaultParallelism)
     numbers = spark.range(0, len(groups), 1, len(groups))
     return numbers.mapInArrow(partial(_rows, groups=groups, columns=schema.names, rows_of=rows_of), spark_schema)
 
 
 def _rows(
     numbers: Iterator[pa.RecordBatch],
-    groups: list[list[str]],
+    groups: list[list[DataFile]],
     columns: list[str],
-    rows_of: Callable[[str], Iterator[pa.RecordBatch]],
+    rows_of: Callable[[DataFile], Iterator[pa.RecordBatch]],
 ) -> Iterator[pa.RecordBatch]:
     for batch in numbers:
         for number in batch.column(0).to_pylist():
-            for name in groups[number]:
-                for rows in rows_of(name):
+            for file in groups[number]:
+                for rows in rows_of(file):
                     yield rows.select(columns)

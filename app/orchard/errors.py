@@ -11,6 +11,7 @@
     ├── StorageError             4  reading or writing a file or object failed
     │   ├── AccessDenied         3  the store refuses the credentials, or there are none
     │   ├── BucketMissing        3  there is no bucket of that name
+    │   ├── OutputDamaged        3  a file of the output is gone, or not what was written
     │   └── OutputLocked         4  another run writes to the same output
     └── ClusterError             4  Spark, Java or the cluster failed
         └── ExecutorsRefused     3  the cluster will not start the executors that are asked for
@@ -63,6 +64,12 @@ class AccessDenied(StorageError):
 
 class BucketMissing(StorageError):
     """The bucket does not exist; as a source that is an InputError."""
+
+    exit_code = 3
+
+
+class OutputDamaged(StorageError):
+    """A file of the output is gone, or its content is not what was written; `orchard verify` says what can be done."""
 
     exit_code = 3
 

@@ -11,13 +11,29 @@ import pyarrow as pa
 
 COMMITS = "_orchard/commits/"
 """The log: see `orchard.output`."""
+HEAD = "_orchard/head.json"
+"""The last commit whose changes are all made."""
+PARTS = "_orchard/parts/"
+"""What a model will be made of, before there is a classifier."""
 STAGING = "_orchard/staging/"
 """Files that are not committed, in a folder for each run."""
 LOCKS = "_orchard/locks/"
 """Who writes: see `orchard.lock`."""
 METRICS, RUN, REPORT = "metrics.json", "run.json", "report.html"
+INCOMPLETE = "_INCOMPLETE"
+"""Lies in a dataset's folder while a commit replaces files there; readers of Parquet skip its name."""
+
 MODEL = "model/"
-"""The folder of models."""
+"""The folder of models, each in a folder named by its digest; see `orchard.models`."""
+CURRENT_MODEL = "model/current.json"
+"""Names the folder of the model that holds: ``{"folder": "model/<digest>/"}``."""
+# Inside a model's folder, or among the parts:
+BACKBONE = "backbone"
+REDUCTION = "reduction.npz"
+LABELS = "labels.json"
+CALIBRATION = "calibration.json"
+LOGISTIC_REGRESSION = "logistic_regression.npz"
+RANDOM_FOREST = "random_forest/"
 
 
 class Dataset(StrEnum):

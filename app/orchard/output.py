@@ -1,70 +1,75 @@
-"""The output folder: datasets that change only by atomic commits, written by one run at a time.
+"""The output folder: datasets and models that change only by atomic commits, written by one run at a time.
 
 ::
 
     OUT/features/…  rejected/…  inventory/…  reduced/…   what readers see: committed files and nothing else
-    OUT/_orchard/commits/00000001.json …                 the log: files added and removed, properties set
-    OUT/_orchard/staging/<run>/…                         files of tasks that are not committed
+    OUT/model/<digest>/…                                 the model that holds (see `models`)
+    OUT/_orchard/commits/00000001.json …                 the log: files added and removed, properties set (see `log`)
+    OUT/_orchard/parts/…                                 parts of a model that has no classifier yet
+    OUT/_orchard/staging/<run>/…                         files that are not committed
     OUT/_orchard/locks/…                                 who writes (see `lock`)
 
-A commit is a write-ahead record: once ``commits/<n>.json`` exists it holds, and moving its files from staging into
-place can be finished by whoever comes next. Creating it fails if it exists, so two writers can never both make
-commit n. Spark's retries and speculative attempts each stage a file of their own name; the log names the files
-of the attempts that Spark counted, and the rest never leaves staging.
+A commit is a write-ahead record: once it exists it holds, and its changes can be finished by whoever comes next.
+Spark's retries and speculative attempts each stage a file of their own name; a record names the files of the attempts
+that Spark counted, and the rest never leaves staging. What a record names is never cleared from staging.
 """
 
+from __future__ import annotations
+
 import json
+import logging
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Lock
-from typing import TypedDict
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from orchard.errors import OutputLocked, StorageError
-from orchard.layout import COMMITS, STAGING, Dataset
+from orchard import log, models
+from orchard.errors import OutputDamaged, OutputLocked, StorageError
+from orchard.files import DataFile, damaged, digest_of, gone, parquet_bytes, part, read_columns, read_file, stage_file
+from orchard.layout import CURRENT_MODEL, INCOMPLETE, METRICS, MODEL, PARTS, REPORT, RUN, STAGING, Dataset
 from orchard.lock import Lease, hold
 from orchard.storage import S3Options, Storage, open_storage
+from orchard.upgrade import upgrade
+
+logger = logging.getLogger(__name__)
+
+_READ_AGAIN = 5
 
 
 @dataclass(frozen=True)
-class DataFile:
-    """A file of a dataset: its name relative to the output (``features/part-….parquet``) and its rows."""
+class StagedModel:
+    """A model whose files are staged, for the commit that makes it hold."""
 
-    name: str
-    rows: int
-
-
-class Commit(TypedDict):
-    """One record of the log."""
-
-    run: str
-    time: str  # ISO 8601, UTC
-    staging: str  # where the added files lay before
-    add: dict[str, list[tuple[str, int]]]  # dataset -> (name, rows)
-    remove: list[str]
-    properties: dict[str, object]  # null: forget it
+    folder: str
+    files: Sequence[DataFile]
 
 
-def part(dataset: Dataset, suffix: str = "parquet") -> str:
-    """Name a new file of `dataset`; no two attempts at the same work get the same."""
-    return f"{dataset}/part-{secrets.token_hex(12)}.{suffix}"
+NO_MODEL = StagedModel("", ())
+"""For a commit after which there is no model."""
 
 
-def parquet_bytes(table: pa.Table, *, dictionary: bool | list[str] = True) -> pa.Buffer:
-    """Return `table` as a Parquet file; `dictionary` names the columns worth dictionary encoding."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=dictionary)
-    return sink.getvalue()
+@dataclass
+class _Snapshot:
+    """What is known of the log, or what is wrong with it."""
+
+    state: log.State = field(default_factory=log.State)
+    damage: OutputDamaged | None = None
 
 
 class Output:
-    """An output folder or bucket prefix, as its log says it is."""
+    """An output folder or bucket prefix, as its log says it is.
+
+    Raises:
+        StorageError: the log cannot be read.
+
+    A damaged log raises OutputDamaged at the first question about what it holds, so that `start_over` remains.
+    """
 
     def __init__(self, url: str, s3: S3Options | None = None) -> None:
         self.storage: Storage = open_storage(url, s3 or S3Options())
@@ -72,6 +77,12 @@ class Output:
         self._commit_lock = Lock()
         self._lease: Lease | None = None
         self._load()
+
+    @property
+    def _state(self) -> log.State:
+        if self._snapshot.damage is not None:
+            raise self._snapshot.damage
+        return self._snapshot.state
 
     @property
     def staging(self) -> str:
@@ -86,11 +97,22 @@ class Output:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was ever committed here."""
-        return self._sequence == 0
+        return self._snapshot.damage is None and self._state.sequence == 0
 
-    def files(self, dataset: Dataset) -> list[DataFile]:
-        """Return the committed files of `dataset` in the order of their commits."""
-        return list(self._files.get(dataset, {}).values())
+    @property
+    def format(self) -> int:
+        """Of the last record: see `orchard.log`."""
+        return self._state.format
+
+    @property
+    def model_folder(self) -> str | None:
+        """``model/<digest>/`` of the model that holds."""
+        found: str | None = self._state.properties.get("model")
+        return found
+
+    def files(self, folder: str) -> list[DataFile]:
+        """Return the committed files of a dataset (or `MODEL`, `PARTS`) in the order of their commits."""
+        return list(self._state.files.get(str(folder), {}).values())
 
     def rows(self, dataset: Dataset) -> int:
         """Return the number of committed rows of `dataset`."""
@@ -98,44 +120,105 @@ class Output:
 
     def property(self, name: str) -> object | None:
         """Return what the latest commit that set the property `name` set it to."""
-        return self._properties.get(name)
+        return self._state.properties.get(name)
 
     def read(self, dataset: Dataset, columns: list[str], schema: pa.Schema) -> pa.Table:
-        """Return `columns` of all committed rows of a Parquet dataset as one table."""
+        """Return `columns` of all committed rows of a Parquet dataset as one table.
+
+        Raises:
+            OutputDamaged: a file is gone, or not what was committed.
+        """
         schema = pa.schema([schema.field(name) for name in columns])
+        for attempt in range(_READ_AGAIN):
+            files = self.present_files(dataset)
+            try:
+                with ThreadPoolExecutor(8) as readers:
+                    tables = list(readers.map(lambda file: read_columns(self.storage, file, columns), files))
+            except OutputDamaged:
+                # Another run may have replaced the files since the log was read; then the log has grown.
+                if self._lease is not None or attempt + 1 == _READ_AGAIN or not self._refresh():
+                    raise
+            else:
+                return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in tables)])
+        raise AssertionError("unreachable")
 
-        def table(file: DataFile) -> pa.Table:
-            with self.storage.open(file.name) as content:
-                return pq.read_table(content, columns=columns)
+    def present_files(self, folder: str) -> list[DataFile]:
+        """Return the files of a folder as they can be read now: some in staging, if a writer was just killed."""
+        pending = self._state.pending
+        if pending is None:
+            return self.files(folder)
+        moving = {entry[0] for entry in pending["add"].get(str(folder), [])}
+        staging = pending["staging"]
 
-        with ThreadPoolExecutor(8) as readers:
-            tables = list(readers.map(table, self.files(dataset)))
-        return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in tables)])
+        def present(file: DataFile) -> DataFile:
+            is_staged = file.name in moving and not self.storage.exists(file.name)
+            return replace(file, name=f"{staging}{file.name}") if is_staged else file
+
+        return [present(file) for file in self.files(folder)]
+
+    def part(self, name: str) -> bytes | None:
+        """Return a part that models will be made of, None if it was never made. Raises as `read_file` does."""
+        file = self._part_file(name)
+        return None if file is None else read_file(self.storage, file)
+
+    def classifier_files(self) -> dict[str, bytes]:
+        """Return what the model that holds has beside the parts, by name. Raises as `read_file` does."""
+        start = len(self.model_folder or "")
+        shared = {models.MANIFEST, *(_part_name(file.name) for file in self.files(PARTS))}
+        files = {file.name[start:]: file for file in self.files(MODEL)}
+        return {name: read_file(self.storage, file) for name, file in files.items() if name not in shared}
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, *, fresh: bool = False) -> Iterator[None]:
         """Hold the output's lock, finish what a killed run began, and leave no staged file behind.
+
+        Args:
+            fresh: `start_over` will be called, so what is wrong with the output does not matter.
 
         Raises:
             OutputLocked: another run holds the lock.
+            OutputDamaged: the log is damaged, or a committed file is gone or of another size.
         """
         with hold(self.storage, self.run_id) as lease:
             self._lease = lease
             self._load()
-            if self._sequence:
-                self._apply(self._record(self._sequence))
+            try:
+                self._finish_pending()
+                self._check_files()
+                if self.format < log.FORMAT and not self.is_empty:
+                    upgrade(self)
+            except OutputDamaged:
+                if not fresh:
+                    raise
             self._clear_staging()
             try:
                 yield
             finally:
-                if not lease.lost:
-                    self._clear_staging()
+                try:
+                    if not lease.lost:
+                        self._leave()
+                finally:
+                    self._lease = None
 
     def stage(self, dataset: Dataset, table: pa.Table) -> DataFile:
         """Write `table` as an uncommitted file of `dataset`."""
-        name = part(dataset)
-        self.storage.write(f"{self.staging}{name}", parquet_bytes(table))
-        return DataFile(name, table.num_rows)
+        return stage_file(self.storage, self.staging, part(dataset), parquet_bytes(table), table.num_rows)
+
+    def stage_model(self, classifiers: Mapping[str, bytes]) -> StagedModel:
+        """Stage a model: the parts there are, and the files of its classifiers by their name in the model's folder."""
+        digests = {name: digest_of(data) for name, data in classifiers.items()}
+        parts = {_part_name(file.name): file for file in self.files(PARTS)}
+        digests |= {name: str(file.digest) for name, file in parts.items()}
+        folder, content = models.manifest(digests)
+        files = [
+            stage_file(self.storage, self.staging, f"{folder}{name}", data)
+            for name, data in {**classifiers, models.MANIFEST: content}.items()
+        ]
+        for name, file in parts.items():
+            copied = replace(file, name=f"{folder}{name}")
+            self.storage.copy(file.name, f"{self.staging}{copied.name}")
+            files.append(copied)
+        return StagedModel(folder, files)
 
     def commit(
         self,
@@ -144,97 +227,179 @@ class Output:
         replace: Collection[Dataset] = (),
         remove: Collection[str] = (),
         properties: Mapping[str, object] | None = None,
+        parts: Mapping[str, bytes] | None = None,
+        model: StagedModel | None = None,
     ) -> None:
-        """Make the staged files `add` visible and drop others, all or nothing.
+        """Make the staged files `add` visible, drop others, set properties and models: all or nothing.
 
         Args:
             add: files that were written to ``staging + name``.
             replace: datasets that lose all the files they had.
             remove: names of further files to drop.
-            properties: JSON values to remember; the others stay.
+            properties: JSON values to remember; the others stay, None forgets one.
+            parts: parts that models will be made of, by name; they take the place of earlier ones.
+            model: takes the place of the one before; `NO_MODEL`: there is none any more; None: it stays.
 
         Raises:
             OutputLocked: another run has committed since; nothing was changed.
+            StorageError: the storage failed. If the record was made, it holds, and the next start finishes it.
         """
         with self._commit_lock:
-            if self._lease is None or self._lease.lost:
-                raise OutputLocked(f"Another run took over {self.url}; this one stops without touching it.")
-            dropped = {file.name for dataset in replace for file in self.files(dataset)} | set(remove)
-            record: Commit = {
-                "run": self.run_id,
-                "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                "staging": self.staging,
-                "add": {str(d): [(f.name, f.rows) for f in files] for d, files in add.items() if files},
-                "remove": sorted(dropped),
-                "properties": dict(properties or {}),
-            }
-            key = self._key(self._sequence + 1)
-            if not self.storage.create(key, json.dumps(record).encode()):
-                raise OutputLocked(
-                    f"Another run has written to {self.url} meanwhile: wait for it, then start again; "
-                    "committed work is kept."
-                )
-            self._fold(record)
-            self._sequence += 1
-            self._apply(record)
+            self._check_lease()
+            self._finish_pending()
+            added: dict[str, Sequence[DataFile]] = {str(dataset): files for dataset, files in add.items() if files}
+            removed = {file.name for dataset in replace for file in self.files(dataset)} | set(remove)
+            changed = dict(properties or {})
+            if parts:
+                staged = [self._stage_part(name, data) for name, data in parts.items()]
+                old = {found.name for name in parts if (found := self._part_file(name))}
+                removed |= old - {file.name for file in staged}
+                added[PARTS] = [file for file in staged if file.name not in old]
+            if model is not None and model.folder != self.model_folder:
+                added[MODEL] = model.files
+                removed |= {file.name for file in self.files(MODEL)}
+                changed["model"] = model.folder or None
+            self._commit({folder: files for folder, files in added.items() if files}, sorted(removed), changed)
 
-    def start_over(self) -> None:
-        """Drop all datasets and properties (``--fresh``)."""
-        dropped = [dataset for dataset in Dataset if self.files(dataset)]
-        self.commit({}, replace=dropped, properties=dict.fromkeys(self._properties))
+    def start_over(self, properties: Mapping[str, object] | None = None) -> None:
+        """Drop everything that the output holds, whatever state it is in (``--fresh``), and remember `properties`."""
+        with self._commit_lock:
+            self._check_lease()
+            last = max(log.records(self.storage), default=0)
+            state = log.State(sequence=last)
+            if last:
+                state.digest = digest_of(self.storage.read(log.key(last)))
+            self._snapshot = _Snapshot(state)
+            self._commit({}, [], dict(properties or {}), reset=True)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replace a file that is no part of a commit, such as the report. Raises OutputLocked."""
+        self._check_lease()
+        self.storage.write(key, data)
 
     def _load(self) -> None:
-        self._files: dict[Dataset, dict[str, DataFile]] = {}
-        self._properties: dict[str, object] = {}
-        keys = sorted(entry.key for entry in self.storage.list(COMMITS))
-        self._sequence = len(keys)
-        if keys and keys[-1] != self._key(len(keys)):
-            raise StorageError(f"The log in {self.url}/{COMMITS} lacks a commit: restore it or use another output.")
-        with ThreadPoolExecutor(16) as readers:
-            for data in readers.map(self.storage.read, keys):
-                self._fold(json.loads(data))
+        try:
+            self._snapshot = _Snapshot(log.load(self.storage))
+        except OutputDamaged as damage:
+            self._snapshot = _Snapshot(damage=damage)
 
-    def _record(self, sequence: int) -> Commit:
-        record: Commit = json.loads(self.storage.read(self._key(sequence)))
-        return record
+    def _refresh(self) -> bool:
+        """Read the log again, as one who only reads; return whether it has changed."""
+        before, pending = self._state.digest, self._state.pending
+        self._load()
+        return self._state.digest != before or self._state.pending != pending
 
-    @staticmethod
-    def _key(sequence: int) -> str:
-        return f"{COMMITS}{sequence:08d}.json"
+    def _check_lease(self) -> None:
+        if self._lease is None or self._lease.lost:
+            raise OutputLocked(f"Another run took over {self.url}; this one stops without touching it.")
 
-    def _fold(self, record: Commit) -> None:
-        """Take one commit into the state in memory."""
-        removed = set(record["remove"])
-        for files in self._files.values():
-            for name in removed & files.keys():
-                del files[name]
-        for dataset, added in record["add"].items():
-            files = self._files.setdefault(Dataset(dataset), {})
-            files.update((name, DataFile(name, rows)) for name, rows in added)
-        for name, value in record["properties"].items():
-            if value is None:
-                self._properties.pop(name, None)
-            else:
-                self._properties[name] = value
+    def _commit(
+        self,
+        add: Mapping[str, Sequence[DataFile]],
+        remove: Sequence[str],
+        properties: dict[str, Any],
+        *,
+        reset: bool = False,
+    ) -> None:
+        state = self._state
+        record: log.Record = {
+            "format": log.FORMAT,
+            "sequence": state.sequence + 1,
+            "previous": state.digest,
+            "reset": reset,
+            "run": self.run_id,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "staging": self.staging,
+            "add": {folder: [(f.name, f.rows, f.size, f.digest) for f in files] for folder, files in add.items()},
+            "remove": list(remove),
+            "properties": properties,
+        }
+        digest = log.append(self.storage, record)
+        if digest is None:
+            raise OutputLocked(
+                f"Another run has written to {self.url} meanwhile: wait for it, then start again; "
+                "committed work is kept."
+            )
+        state.fold(record, digest)
+        state.pending = record
+        self._finish_pending()
 
-    def _apply(self, record: Commit) -> None:
-        """Move a commit's files into place and delete what it dropped; harmless to repeat."""
-        staging = str(record["staging"])
+    def _finish_pending(self) -> None:
+        """Make all changes of the last record, if that is not known to be done; harmless to repeat."""
+        record = self._state.pending
+        if record is None:
+            return
+        removed = self._leftovers() if record["reset"] else record["remove"]
+        models_removed = [name for name in removed if name.startswith((MODEL, PARTS))]
+        rows_removed = [name for name in removed if not name.startswith((MODEL, PARTS))]
+        # A reader who takes all files of a folder never meets a row twice: old files leave before new ones come.
+        folders = sorted({name.split("/")[0] for name in rows_removed if "/" in name})
+        for folder in folders:
+            self.storage.write(f"{folder}/{INCOMPLETE}", b"The files of this folder are being replaced.\n")
+        self.storage.delete(rows_removed)
+        self._move([entry[0] for added in record["add"].values() for entry in added], record["staging"])
+        if self.model_folder is not None and "model" in record["properties"]:
+            self.storage.write(CURRENT_MODEL, json.dumps({"folder": self.model_folder}).encode())
+        elif "model" in record["properties"] or record["reset"]:
+            self.storage.delete([CURRENT_MODEL])
+        self.storage.delete(models_removed)
+        self.storage.delete([f"{folder}/{INCOMPLETE}" for folder in folders])
+        if record["reset"]:
+            self.storage.delete(
+                [key for number, key in log.records(self.storage).items() if number < record["sequence"]]
+            )
+        log.mark_done(self.storage, self._state)
 
+    def _leftovers(self) -> list[str]:
+        """Return all files of an output that has just been started over."""
+        kept = {file.name for files in self._state.files.values() for file in files.values()}
+        folders = [*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS]
+        found = [entry.key for folder in folders for entry in self.storage.list(folder)]
+        return [name for name in [*found, METRICS, RUN, REPORT] if name not in kept]
+
+    def _move(self, names: Sequence[str], staging: str) -> None:
         def move(name: str) -> None:
             try:
                 self.storage.move(f"{staging}{name}", name)
             except FileNotFoundError:
                 if not self.storage.exists(name):
-                    raise StorageError(
-                        f"{self.url}/{name} is committed but gone: someone deleted it; "
-                        "restore it, or start over with --fresh."
-                    ) from None
+                    raise gone(self.storage, name) from None
 
-        names = [name for added in record["add"].values() for name, _ in added]
         with ThreadPoolExecutor(16) as movers:
             list(movers.map(move, names))
-        self.storage.delete(record["remove"])
+
+    def _check_files(self) -> None:
+        """Make sure that every committed file is there, and of its size; one listing of each folder."""
+        for folder, files in self._state.files.items():
+            if not files:
+                continue
+            sizes = {entry.key: entry.size for entry in self.storage.list(f"{folder.rstrip('/')}/")}
+            for file in files.values():
+                if file.name not in sizes:
+                    raise gone(self.storage, file.name)
+                if file.size is not None and file.size != sizes[file.name]:
+                    raise damaged(self.storage, file.name, "its size is not what was written")
+
+    def _leave(self) -> None:
+        """Finish the last commit, if a signal or the storage came in between, and clear staging."""
+        try:
+            if self._snapshot.damage is None:
+                self._finish_pending()
+                self._clear_staging()
+        except StorageError as error:
+            logger.warning("the last commit holds, and the next start finishes it: %s", error)
 
     def _clear_staging(self) -> None:
-        self.storage.delete([entry.key for entry in self.storage.list(STAGING)])
+        pending = self._snapshot.state.pending
+        kept = {f"{pending['staging']}{e[0]}" for added in pending["add"].values() for e in added} if pending else set()
+        self.storage.delete([entry.key for entry in self.storage.list(STAGING) if entry.key not in kept])
+
+    def _stage_part(self, name: str, data: bytes) -> DataFile:
+        return stage_file(self.storage, self.staging, f"{PARTS}{digest_of(data)}/{name}", data)
+
+    def _part_file(self, name: str) -> DataFile | None:
+        return next((file for file in self.files(PARTS) if _part_name(file.name) == name), None)
+
+
+def _part_name(name: str) -> str:
+    return name.removeprefix(PARTS).partition("/")[2]

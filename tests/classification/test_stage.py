@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 from pyspark.sql import SparkSession
 
-from orchard.classification.stage import ClassificationResult, classify
+from orchard.classification.stage import Classification, classify
 from orchard.classification.training import Classifier
 from orchard.datasets import lists, matrix
 from orchard.errors import InputError, TrainingError
@@ -37,10 +37,10 @@ def output(tmp_path: Path) -> Iterator[Output]:
 
 
 @pytest.fixture
-def run(spark: SparkSession, output: Output) -> Callable[..., ClassificationResult]:
+def run(spark: SparkSession, output: Output) -> Callable[..., Classification]:
     """Commit features that show the label, with some noise; reduce and classify them."""
 
-    def go(rows: Rows, classifiers: list[Classifier] = LINEAR, *, by_group: bool = False) -> ClassificationResult:
+    def go(rows: Rows, classifiers: list[Classifier] = LINEAR, *, by_group: bool = False) -> Classification:
         rng = np.random.default_rng(0)
         labels = sorted({str(label) for _, label, _ in rows})
         centres = rng.normal(size=(len(labels), 16)) * 2
@@ -76,18 +76,18 @@ def predictions(output: Output) -> pa.Table:
 
 
 def test_both_classifiers_predict_every_row_and_are_measured_on_test(
-    run: Callable[..., ClassificationResult], output: Output
+    run: Callable[..., Classification], output: Output
 ) -> None:
     rows = [*images("plum", 40, 15, 5), *images('Pear "A", ripe', 30, 12), *images("cherry", 20, 8)]
     result = run(rows, BOTH)
 
-    assert result.warnings == []
-    assert result.group_split is None
-    assert result.baseline == {"label": "plum", "accuracy": pytest.approx(15 / 35)}
-    assert result.leak == {"test_rows": 35, "test_rows_with_twin_in_train": 0, "duplicate_rows": 0}
+    assert result["warnings"] == []
+    assert result["group_split"] is None
+    assert result["baseline"] == {"label": "plum", "accuracy": pytest.approx(15 / 35)}
+    assert result["leak"] == {"test_rows": 35, "test_rows_with_twin_in_train": 0, "duplicate_rows": 0}
     table = predictions(output)
-    assert set(result.classifiers) == {"logistic_regression", "random_forest"}
-    for name, measured in result.classifiers.items():
+    assert set(result["classifiers"]) == {"logistic_regression", "random_forest"}
+    for name, measured in result["classifiers"].items():
         mine = table.filter(pc.equal(table["classifier"], name))
         assert sorted(mine["path"].to_pylist()) == sorted(path for path, _, _ in rows)
         confidence = mine["confidence"].to_numpy()
@@ -101,7 +101,7 @@ def test_both_classifiers_predict_every_row_and_are_measured_on_test(
 
 
 def test_the_saved_classifiers_answer_as_the_predictions_say(
-    run: Callable[..., ClassificationResult], output: Output, spark: SparkSession
+    run: Callable[..., Classification], output: Output, spark: SparkSession
 ) -> None:
     from pyspark.ml import PipelineModel
     from pyspark.ml.functions import array_to_vector
@@ -111,12 +111,14 @@ def test_the_saved_classifiers_answer_as_the_predictions_say(
 
     run([*images("b", 30, 10), *images("a", 30, 10)], BOTH)
     storage = output.storage
-    labels = json.loads(storage.read("model/labels.json"))
+    labels = json.loads(storage.read(f"{output.model_folder}labels.json"))
     assert labels == ["a", "b"]
     predicted = {(p["classifier"], p["path"]): p for p in predictions(output).to_pylist()}
 
     reduced = output.read(Dataset.REDUCED, REDUCED.names, REDUCED)
-    with np.load(io.BytesIO(storage.read("model/logistic_regression.npz")), allow_pickle=False) as model:
+    with np.load(
+        io.BytesIO(storage.read(f"{output.model_folder}logistic_regression.npz")), allow_pickle=False
+    ) as model:
         assert model["labels"].tolist() == labels
         components = matrix(reduced["pca_features"].combine_chunks())
         scores = components @ model["coefficients"].T + model["intercept"]
@@ -127,7 +129,7 @@ def test_the_saved_classifiers_answer_as_the_predictions_say(
         assert row["predicted"] == labels[share.argmax()]
         assert row["confidence"] == pytest.approx(share.max(), abs=1e-5)
 
-    forest = PipelineModel.load(f"file://{output.url}/model/random_forest")
+    forest = PipelineModel.load(f"file://{output.url}/{output.model_folder}random_forest")
     rows = read(spark, output, Dataset.REDUCED)
     rows = rows.withColumn("components", array_to_vector(col("pca_features").cast("array<double>")))
     for row in forest.transform(rows).select("path", "prediction").collect():
@@ -135,7 +137,7 @@ def test_the_saved_classifiers_answer_as_the_predictions_say(
 
 
 def test_labels_that_cannot_be_learned_or_measured_are_named_and_never_flatter(
-    run: Callable[..., ClassificationResult], output: Output
+    run: Callable[..., Classification], output: Output
 ) -> None:
     rows = [
         *images("a", 30, 10),
@@ -146,13 +148,13 @@ def test_labels_that_cannot_be_learned_or_measured_are_named_and_never_flatter(
         *images(None, 3, 2),
     ]
     result = run(rows)
-    assert result.warnings == [
+    assert result["warnings"] == [
         "5 image(s) have no label: they were neither trained on nor predicted.",
         "2 label(s) (test only, validation only) cannot be predicted, for lack of training images; "
         "their test images count as errors.",
         "1 label(s) (one image) were not measured, for lack of test images.",
     ]
-    measured = result.classifiers["logistic_regression"]
+    measured = result["classifiers"]["logistic_regression"]
     assert measured["test_rows"] == 25
     assert measured["train_rows"] == 61
     assert measured["accuracy"] <= 20 / 25
@@ -170,7 +172,7 @@ def test_labels_that_cannot_be_learned_or_measured_are_named_and_never_flatter(
     ids=["one label", "no test", "no labels in training"],
 )
 def test_what_cannot_be_trained_or_measured_is_an_error(
-    run: Callable[..., ClassificationResult], output: Output, rows: Rows, sentence: str
+    run: Callable[..., Classification], output: Output, rows: Rows, sentence: str
 ) -> None:
     with pytest.raises(TrainingError, match=sentence):
         run(rows)
@@ -184,7 +186,7 @@ def test_without_reduced_rows_the_error_says_so(spark: SparkSession, output: Out
 
 
 def test_classifying_again_replaces_the_predictions(
-    run: Callable[..., ClassificationResult], output: Output, spark: SparkSession
+    run: Callable[..., Classification], output: Output, spark: SparkSession
 ) -> None:
     rows = [*images("a", 20, 5), *images("b", 20, 5)]
     run(rows)
@@ -193,11 +195,11 @@ def test_classifying_again_replaces_the_predictions(
 
 
 def test_the_split_by_groups_fits_and_measures_everything_again(
-    run: Callable[..., ClassificationResult], output: Output
+    run: Callable[..., Classification], output: Output
 ) -> None:
     rows = [*images("a", 160, 60), *images("b", 160, 60), *images(None, 5)]
     result = run(rows, by_group=True)
-    honest = result.group_split
+    honest = result["group_split"]
     assert honest is not None
     assert honest["train_rows"] + honest["test_rows"] == 440
     assert 0.15 < honest["test_rows"] / 440 < 0.35

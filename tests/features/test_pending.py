@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pytest
 
 from orchard.errors import UsageError
-from orchard.features.pending import Pending, drop, find_pending
+from orchard.features.pending import Pending, find_pending, without
 from orchard.layout import FEATURES, INVENTORY, LISTING, REJECTED, Dataset
 from orchard.output import Output
 
@@ -77,7 +77,8 @@ def test_images_that_are_gone_need_permission(output: Output) -> None:
 
 def test_dropped_rows_are_gone_from_every_dataset_and_the_others_stay(output: Output) -> None:
     with output.writing():
-        drop(output, pa.chunked_array([["a", "x"]]))
+        add, remove = without(output, pa.chunked_array([["a", "x"]]))
+        output.commit(add, remove=remove)
     again = Output(output.url)
     assert again.read(Dataset.FEATURES, ["path"], FEATURES)["path"].to_pylist() == ["b", "c"]
     assert again.rows(Dataset.REJECTED) == 0

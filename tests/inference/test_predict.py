@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from orchard.inference.model import Model
+
 
 def predict(output: Path | str, *arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "orchard", "predict", str(output), *arguments]
@@ -84,7 +86,7 @@ def test_what_is_between_two_labels_is_not_sure(trained: Path, fruits: Path, tmp
         mixed = Image.blend(Image.open(one), Image.open(other), share / 20)
         mixed.save(tmp_path / f"{share:02}.png")
     answers = [json.loads(line) for line in predict(trained, str(tmp_path), "--format", "jsonl").stdout.splitlines()]
-    threshold = json.loads((trained / "model" / "calibration.json").read_text())["threshold"]
+    threshold = Model.load(str(trained)).calibration.threshold
     assert len(answers) == 19 and all(answer["top"] for answer in answers)
     assert all((answer["label"] is None) == (answer["confidence"] < threshold) for answer in answers)
     unsure = [answer for answer in answers if answer["label"] is None]

@@ -115,7 +115,7 @@ def test_accuracy_is_what_the_predictions_say(whole: Result) -> None:
 
 def test_the_saved_models_alone_predict_what_the_run_predicted(whole: Result) -> None:
     """Bytes of an image → saved backbone → saved reduction → saved logistic regression, without Spark."""
-    model = whole.folder / "model"
+    model = whole.folder / json.loads((whole.folder / "model" / "current.json").read_text())["folder"]
     engine = load_engine(Artifact.from_bytes((model / "backbone").read_bytes()))
     reduction = Reduction.from_bytes((model / "reduction.npz").read_bytes())
     linear = np.load(model / "logistic_regression.npz")

@@ -17,6 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
+from orchard.inference.calibration import Calibration
+from orchard.layout import CALIBRATION
+from orchard.output import Output
+
 START = "from orchard.serving.commands import serve; serve()"
 
 
@@ -121,8 +125,10 @@ def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def strict(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with tight limits and one engine, whose model is sure of nothing."""
     folder = tmp_path_factory.mktemp("strict")
-    shutil.copytree(trained / "model", folder / "out/model")
-    (folder / "out/model/calibration.json").write_text('{"temperature": 3, "threshold": 1}')
+    output = Output(shutil.copytree(trained, folder / "out"))
+    with output.writing():
+        files = output.classifier_files() | {CALIBRATION: Calibration(temperature=3, threshold=1).to_bytes()}
+        output.commit({}, model=output.stage_model(files))
     flags = ["--engines=1", "--queue=8", "--max-files=8", "--max-bytes=200000", "--max-total-bytes=300000"]
     flags += ["--max-held-bytes=2000000", "--max-pixels=4000000", "--body-seconds=1"]
     with serving(folder / "out", folder, *flags) as server:

@@ -15,6 +15,7 @@ from orchard.classification.metrics import evaluate, majority_baseline
 from orchard.classification.training import Classifier, predict, train, vectors
 from orchard.datasets import frame
 from orchard.errors import TrainingError
+from orchard.files import DataFile
 from orchard.images.splits import frame_groups, group_split
 from orchard.layout import FEATURES, REDUCED, ClassifierMetrics, Dataset, GroupSplit, Split
 from orchard.output import Output
@@ -99,12 +100,12 @@ def evaluate_groups(
 
 
 def _regrouped(
-    storage: Storage, projection: Broadcast[Projection], masks: Mapping[str, NDArray[np.bool_]], name: str
+    storage: Storage, projection: Broadcast[Projection], masks: Mapping[str, NDArray[np.bool_]], file: DataFile
 ) -> Iterator[pa.RecordBatch]:
     """Yield reduced rows of a features file with the split that the groups gave them."""
     start = 0
-    for batch in project_batches(storage, projection.value, name):
-        in_train = masks[name][start : start + len(batch)]
+    for batch in project_batches(storage, projection.value, file):
+        in_train = masks[file.name][start : start + len(batch)]
         start += len(batch)
         split = pa.array(np.where(in_train, str(Split.TRAIN), str(Split.TEST)), pa.string())
         columns = [split if field.name == "split" else batch.column(field.name) for field in REDUCED]

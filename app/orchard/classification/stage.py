@@ -1,13 +1,12 @@
-"""The Spark stage from ``reduced/`` to ``predictions/``, metrics and saved classifiers."""
+"""The Spark stage from ``reduced/`` to ``predictions/``, metrics and the model."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,13 +15,15 @@ from orchard.classification.groups import evaluate_groups
 from orchard.classification.held_out import calibrate
 from orchard.classification.leak import find_leak
 from orchard.classification.metrics import evaluate, majority_baseline
-from orchard.classification.training import Classifier, predict, save, train, vectors
+from orchard.classification.training import Classifier, predict, to_files, train, vectors
 from orchard.datasets import matrix, read
 from orchard.errors import InputError, TrainingError
-from orchard.inference.calibration import MODEL as CALIBRATION
+from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.inference.calibration import Calibration
 from orchard.layout import (
+    CALIBRATION,
     INVENTORY,
+    LABELS,
     PREDICTIONS,
     Baseline,
     CalibrationMetrics,
@@ -32,23 +33,25 @@ from orchard.layout import (
     Leak,
     Split,
 )
-from orchard.output import DataFile, Output, parquet_bytes, part
+from orchard.output import NO_MODEL, Output
 from orchard.reduction.stage import load
+from orchard.session import Session
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-LABELS = "model/labels.json"
-"""The labels of the classifiers' classes, in order, relative to the output."""
+VERSION = 1
+"""Raise it when the same components begin to give other classifiers: what was made before is then made again."""
 
 _NAMED = 10  # labels that a warning names before it only counts
 
 
-@dataclass(frozen=True)
-class ClassificationResult:
-    """What the stage came to."""
+class Classification(TypedDict, total=False):
+    """What the stage remembers: see `orchard.layout.Metrics` for what it shares with it."""
 
+    key: str  # of settings and input; only if all that was asked for is done
+    begun: str  # the same, from the first classifier on
     classifiers: dict[str, ClassifierMetrics]
     calibration: CalibrationMetrics | None
     baseline: Baseline
@@ -57,29 +60,43 @@ class ClassificationResult:
     warnings: list[str]
 
 
+def run(session: Session, output: Output, classifiers: Sequence[Classifier], *, key: str, **options: Any) -> None:
+    """Do the stage as `classify` does; data that cannot train a classifier becomes a warning, and there is no model."""
+    try:
+        classify(session.spark, output, classifiers, key=key, **options)
+    except TrainingError as error:
+        found = {"key": key, "warnings": [str(error)]}
+        output.commit({}, replace=[Dataset.PREDICTIONS], properties={"classification": found}, model=NO_MODEL)
+
+
 def classify(
     spark: SparkSession,
     output: Output,
     classifiers: Sequence[Classifier],
     *,
+    key: str = "",
     seed: int,
     split_by_group: bool,
     test_fraction: float,
     progress: Callable[[int], None] | None = None,
-) -> ClassificationResult:
-    """Train on ``train``, predict every labelled row, measure on ``test``.
+) -> Classification:
+    """Train on ``train``, predict every labelled row, measure on ``test``, and commit.
 
-    Predictions are committed in place of earlier ones; classifiers and their labels are saved under ``model/``.
-    Images without a label are left out.
+    Each classifier is committed when it is done, with its predictions and a model of all that are done: what hinders a
+    later one costs no earlier one, and the next start goes on with it. Images without a label are left out.
 
     Args:
         spark: where the work runs.
         output: with reduced features, held for writing.
         classifiers: which to train.
+        key: what settings and input come to; results of another one are replaced.
         seed: of the forest and of the split by groups.
         split_by_group: also measure with consecutive frames on one side of the split.
         test_fraction: of the split by groups.
         progress: called with 1 after every classifier, those of the split by groups too.
+
+    Returns:
+        What was committed as the property ``classification``.
 
     Raises:
         InputError: there are no reduced features.
@@ -91,46 +108,62 @@ def classify(
     rows = inventory.filter(inventory["featurized"])
     train_counts, test_counts = (_count(rows, split) for split in (Split.TRAIN, Split.TEST))
     _check(train_counts, test_counts)
-    warnings = _warnings(rows, train_counts, test_counts)
     labels = sorted(train_counts)
     reduction = load(output)
 
+    found = cast(Classification, output.property("classification") or {})
+    if found.get("begun") == key and "key" not in found:  # a run that was cut off
+        files = output.classifier_files()
+    else:
+        files = {LABELS: json.dumps(labels, ensure_ascii=False).encode()}
+        found = {
+            "begun": key,
+            "classifiers": {},
+            "calibration": None,
+            "baseline": majority_baseline(train_counts, test_counts),
+            "leak": find_leak(rows),
+            "group_split": None,
+            "warnings": _warnings(rows, train_counts, test_counts),
+        }
     table = vectors(read(spark, output, Dataset.REDUCED)).cache()
-    measured: dict[str, ClassifierMetrics] = {}
-    calibrated: CalibrationMetrics | None = None
-    staged: list[DataFile] = []
     try:
         for classifier in classifiers:
+            if classifier in found["classifiers"]:
+                continue
             start = time.perf_counter()
             model = train(classifier, table, labels, variances=reduction.explained_variance_, seed=seed)
             calibration = Calibration()
             if classifier is Classifier.LOGISTIC_REGRESSION:
                 counts = {split: sum(_count(rows, split).values()) for split in Split}
-                calibration, calibrated = calibrate(model, table, labels, counts)
-            files, pairs = _write(output, classifier, predict(model, table), labels, calibration.temperature)
-            seconds = time.perf_counter() - start
-            staged += files
-            measured[classifier] = evaluate(
+                calibration, found["calibration"] = calibrate(model, table, labels, counts)
+                files[CALIBRATION] = calibration.to_bytes()
+            staged, pairs = _write(output, classifier, predict(model, table), labels, calibration.temperature)
+            measured = evaluate(
                 [true for true, _, _ in pairs],
                 [predicted for _, predicted, _ in pairs],
                 counts=[count for _, _, count in pairs],
                 train_rows=sum(train_counts.values()),
-                seconds=seconds,
+                seconds=time.perf_counter() - start,
             )
-            save(spark, output, classifier, model, labels)
-            if classifier is Classifier.LOGISTIC_REGRESSION:
-                output.storage.write(CALIBRATION, calibration.to_bytes())
+            files |= to_files(spark, output, classifier, model, labels)
+            is_first = not found["classifiers"]
+            found["classifiers"] = found["classifiers"] | {str(classifier): measured}
+            if len(found["classifiers"]) == len(classifiers) and not split_by_group:
+                found["key"] = key
+            output.commit(
+                {Dataset.PREDICTIONS: staged},
+                replace={Dataset.PREDICTIONS} if is_first else (),
+                properties={"classification": found},
+                model=output.stage_model(files),
+            )
             if progress:
                 progress(1)
     finally:
         table.unpersist()
-    output.storage.write(LABELS, json.dumps(labels, ensure_ascii=False).encode())
-    output.commit({Dataset.PREDICTIONS: staged}, replace={Dataset.PREDICTIONS})
 
-    group_split = None
     if split_by_group:
         try:
-            group_split = evaluate_groups(
+            found["group_split"] = evaluate_groups(
                 spark,
                 output,
                 classifiers,
@@ -140,9 +173,12 @@ def classify(
                 progress=progress,
             )
         except TrainingError as error:  # the other figures stand
-            warnings.append(str(error))
-    baseline = majority_baseline(train_counts, test_counts)
-    return ClassificationResult(measured, calibrated, baseline, find_leak(rows), group_split, warnings)
+            found["warnings"] = [*found["warnings"], str(error)]
+    if "key" not in found:
+        found["key"] = key
+        nothing: dict[str, Any] = {} if classifiers else {"replace": {Dataset.PREDICTIONS}, "model": NO_MODEL}
+        output.commit({}, properties={"classification": found}, **nothing)
+    return found
 
 
 def _count(rows: pa.Table, split: Split) -> dict[str, int]:
@@ -191,9 +227,12 @@ def _write(
 ) -> tuple[list[DataFile], list[tuple[str, str, int]]]:
     """Stage predictions from the workers; return the files, and how often each label was taken for which in test."""
     write = partial(_write_part, output.storage, output.staging, str(classifier), list(labels), temperature=temperature)
-    schema = "name string, rows long, confusion array<struct<label: string, predicted: string, count: long>>"
+    schema = (
+        "name string, rows long, size long, digest string, "
+        "confusion array<struct<label: string, predicted: string, count: long>>"
+    )
     written = predictions.mapInArrow(write, schema).collect()
-    files = [DataFile(row["name"], row["rows"]) for row in written]
+    files = [DataFile(row["name"], row["rows"], row["size"], row["digest"]) for row in written]
     return files, [(p["label"], p["predicted"], p["count"]) for row in written for p in row["confusion"]]
 
 
@@ -222,9 +261,8 @@ def _write_part(
         "confidence": pa.array(confidence),
     }
     result = pa.table([columns[name].cast(PREDICTIONS.field(name).type) for name in PREDICTIONS.names], PREDICTIONS)
-    file = DataFile(part(Dataset.PREDICTIONS), result.num_rows)
-    dictionary = ["label", "split", "classifier", "predicted"]
-    storage.write(f"{staging}{file.name}", parquet_bytes(result, dictionary=dictionary))
+    data = parquet_bytes(result, dictionary=["label", "split", "classifier", "predicted"])
+    file = stage_file(storage, staging, part(Dataset.PREDICTIONS), data, result.num_rows)
 
     test = result.filter(pc.equal(result.column("split"), Split.TEST))
     confusion = test.group_by(["label", "predicted"]).aggregate([([], "count_all")])
@@ -234,6 +272,9 @@ def _write_part(
     ]
     pair_type = pa.struct([("label", pa.string()), ("predicted", pa.string()), ("count", pa.int64())])
     yield pa.record_batch(
-        [pa.array([file.name]), pa.array([file.rows], pa.int64()), pa.array([pairs], pa.list_(pair_type))],
-        names=["name", "rows", "confusion"],
+        [
+            *(pa.array([value]) for value in (file.name, file.rows, file.size, file.digest)),
+            pa.array([pairs], pa.list_(pair_type)),
+        ],
+        names=["name", "rows", "size", "digest", "confusion"],
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import tempfile
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.inference.model import LOGISTIC_REGRESSION
+from orchard.layout import LOGISTIC_REGRESSION, RANDOM_FOREST
 from orchard.output import Output
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+
+Files = dict[str, bytes]
 
 
 class Classifier(StrEnum):
@@ -26,8 +28,6 @@ class Classifier(StrEnum):
     LOGISTIC_REGRESSION = "logistic_regression"
     RANDOM_FOREST = "random_forest"
 
-
-RANDOM_FOREST_MODEL = "model/random_forest/"
 
 FOREST_COMPONENTS = 64
 """The forest sees only the first components: see `train`."""
@@ -124,11 +124,14 @@ def predict(model: Any, rows: DataFrame) -> DataFrame:
     )
 
 
-def save(spark: SparkSession, output: Output, classifier: Classifier, model: Any, labels: Sequence[str]) -> None:
-    """Save a model under ``model/``: logistic regression as arrays that need no Spark, the forest as Spark ML has it.
+def to_files(spark: SparkSession, output: Output, classifier: Classifier, model: Any, labels: Sequence[str]) -> Files:
+    """Return the files of a fitted model: arrays that need no Spark of logistic regression, Spark ML's of the forest.
 
     ``logistic_regression.npz`` holds ``coefficients`` (n_classes, k), ``intercept`` (n_classes,) and ``labels``
     (n_classes,): the scores are reduced @ coefficients.T + intercept, the probabilities their softmax.
+
+    Returns:
+        The content of each, by its name in the model's folder.
     """
     if classifier is Classifier.LOGISTIC_REGRESSION:
         weighting, linear = model.stages
@@ -139,23 +142,17 @@ def save(spark: SparkSession, output: Output, classifier: Classifier, model: Any
             intercept=linear.interceptVector.toArray(),
             labels=np.array(labels, dtype=np.str_),
         )
-        output.storage.write(LOGISTIC_REGRESSION, arrays.getvalue())
-        return
-    output.storage.delete([entry.key for entry in output.storage.list(RANDOM_FOREST_MODEL)])
+        return {LOGISTIC_REGRESSION: arrays.getvalue()}
     if spark.sparkContext.master.startswith("local"):
-        folder = tempfile.mkdtemp(prefix="orchard-model-")
-        try:
+        with tempfile.TemporaryDirectory(prefix="orchard-model-") as folder:
             model.write().overwrite().save(Path(folder).as_uri())
-            for file in sorted(Path(folder).rglob("*")):
-                if file.is_file() and file.suffix != ".crc":
-                    key = f"{RANDOM_FOREST_MODEL}{file.relative_to(folder).as_posix()}"
-                    output.storage.write(key, file.read_bytes())
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return
+            found = [file for file in sorted(Path(folder).rglob("*")) if file.is_file() and file.suffix != ".crc"]
+            return {RANDOM_FOREST + file.relative_to(folder).as_posix(): file.read_bytes() for file in found}
     # Executors write their parts themselves, so it must be a place that all of them see.
-    staged = f"{output.staging}{RANDOM_FOREST_MODEL}"
+    folder = f"{output.staging}{RANDOM_FOREST}"
     url = output.url if "://" in output.url else f"file://{output.url}"
-    model.write().overwrite().save(f"{url}/{staged}")
-    for entry in list(output.storage.list(staged)):
-        output.storage.move(entry.key, RANDOM_FOREST_MODEL + entry.key.removeprefix(staged))
+    model.write().overwrite().save(f"{url}/{folder}")
+    keys = [entry.key for entry in output.storage.list(folder)]
+    files = {RANDOM_FOREST + key.removeprefix(folder): output.storage.read(key) for key in keys if key[-4:] != ".crc"}
+    output.storage.delete(keys)
+    return files

@@ -92,7 +92,7 @@ def extract(
         staging=output.staging,
         folder=_common_folder(images["path"]),
     )
-    output.storage.write(f"{output.staging}{MARKER}", b"")
+    output.write(f"{output.staging}{MARKER}", b"")
     result = ExtractionResult()
     plan = _Plan(images)
     started = time.monotonic()

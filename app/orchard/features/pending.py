@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchard.errors import UsageError
+from orchard.files import DataFile, read_columns
 from orchard.images.splits import assign_splits
 from orchard.layout import INVENTORY, Dataset
-from orchard.output import DataFile, Output
+from orchard.output import Output
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,21 @@ def _differs(new: pa.ChunkedArray, old: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.fill_null(pc.not_equal(new, old), False)
 
 
-def drop(output: Output, paths: pa.ChunkedArray) -> None:
-    """Commit the datasets of the extraction without the rows of `paths`, rewriting the files that hold them."""
-    if not len(paths):
-        return
+def without(output: Output, paths: pa.ChunkedArray) -> tuple[dict[Dataset, list[DataFile]], list[str]]:
+    """Stage the files of the extraction that hold rows of `paths` again, without them.
+
+    Returns:
+        What to add in a commit, and the names of the files to remove.
+    """
     add: dict[Dataset, list[DataFile]] = {}
     remove: list[str] = []
-    for dataset in (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY):
+    for dataset in (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY) if len(paths) else ():
         for file in output.files(dataset):
-            with output.storage.open(file.name) as content:
-                is_dropped = pc.is_in(pq.read_table(content, columns=["path"])["path"], value_set=paths)
-                if not pc.any(is_dropped).as_py():
-                    continue
-                content.seek(0)
-                kept = pq.read_table(content).filter(pc.invert(is_dropped))
+            is_dropped = pc.is_in(read_columns(output.storage, file, ["path"])["path"], value_set=paths)
+            if not pc.any(is_dropped).as_py():
+                continue
+            kept = read_columns(output.storage, file).filter(pc.invert(is_dropped))
             remove.append(file.name)
             if kept.num_rows:
                 add.setdefault(dataset, []).append(output.stage(dataset, kept))
-    output.commit(add, remove=remove)
+    return add, remove

@@ -23,10 +23,10 @@ from orchard.datasets import lists
 from orchard.errors import StorageError
 from orchard.features.artifact import EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
+from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.reading import contents
 from orchard.layout import FEATURES, INVENTORY, REJECTED, Dataset, Reason
-from orchard.output import DataFile, parquet_bytes, part
 from orchard.storage import LocalStorage, S3Options, Storage
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
@@ -91,11 +91,9 @@ def featurize(job: Job, packed: bytes) -> TaskReport:
     tables = rows.tables()
     files = {}
     for dataset, table in tables.items():
-        name = part(dataset)
         # A dictionary of floats that hardly repeat only costs time.
-        dictionary = ["label", "split"] if dataset is Dataset.FEATURES else True
-        job.storage.write(f"{job.staging}{name}", parquet_bytes(table, dictionary=dictionary))
-        files[dataset] = DataFile(name, table.num_rows)
+        data = parquet_bytes(table, dictionary=["label", "split"] if dataset is Dataset.FEATURES else True)
+        files[dataset] = stage_file(job.storage, job.staging, part(dataset), data, table.num_rows)
     job.done.add(task.num_rows)
     return TaskReport(
         files=files,

@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 
 from orchard.layout import ReliabilityBin
 
-MODEL = "model/calibration.json"
-"""Where the calibration is kept, relative to the output."""
-
 SURE = 0.99
 """How often an answer that is given must have been right on held-out images."""
 LEAST_THRESHOLD = 0.5
@@ -46,7 +43,7 @@ class Calibration:
         return softmax(scores / self.temperature)
 
     def to_bytes(self) -> bytes:
-        """Return the content of `MODEL`."""
+        """Return the content of a file."""
         return json.dumps(asdict(self), indent=2).encode()
 
     @classmethod

@@ -12,17 +12,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.errors import InputError, StorageError
+from orchard import models
+from orchard.errors import StorageError
 from orchard.features.artifact import Artifact
-from orchard.inference.calibration import MODEL as CALIBRATION
 from orchard.inference.calibration import Calibration
-from orchard.reduction.pca import MODEL as REDUCTION
+from orchard.layout import BACKBONE, CALIBRATION, LABELS, LOGISTIC_REGRESSION, METRICS, REDUCTION, RUN
 from orchard.reduction.pca import Reduction
 from orchard.storage import DEFAULT_S3, S3Options, Storage, open_storage
 
-BACKBONE = "model/backbone"
-"""The network that made the features (see `Artifact.from_bytes`), relative to the output."""
-LOGISTIC_REGRESSION = "model/logistic_regression.npz"
+_PARTS = (LOGISTIC_REGRESSION, BACKBONE, REDUCTION, LABELS, CALIBRATION)
+_READ_AGAIN = 3
 
 
 @dataclass(frozen=True)
@@ -50,27 +49,25 @@ class Model:
         """Return the model in an output folder or ``s3a://`` prefix.
 
         Raises:
-            InputError: there is none.
-            StorageError: it cannot be read, is damaged, or was being replaced.
+            InputError: there is none, or it has no logistic regression.
+            OutputDamaged: a part is gone, or not what the model was made with.
+            StorageError: it cannot be read.
         """
         storage = open_storage(output, s3)
+        contents = _parts(storage)
         try:
-            artifact = Artifact.from_bytes(_read(storage, output, BACKBONE))
-            reduction = Reduction.from_bytes(_read(storage, output, REDUCTION))
-            with np.load(io.BytesIO(_read(storage, output, LOGISTIC_REGRESSION)), allow_pickle=False) as arrays:
+            artifact = Artifact.from_bytes(contents[BACKBONE])
+            reduction = Reduction.from_bytes(contents[REDUCTION])
+            with np.load(io.BytesIO(contents[LOGISTIC_REGRESSION]), allow_pickle=False) as arrays:
                 coefficients, intercept = arrays["coefficients"], arrays["intercept"]
-                labels = tuple(str(label) for label in arrays["labels"])
-            calibration = Calibration()
-            if storage.exists(CALIBRATION):
-                calibration = Calibration.from_bytes(storage.read(CALIBRATION))
+            labels = tuple(json.loads(contents[LABELS]))
+            calibration = Calibration.from_bytes(contents[CALIBRATION])
             weights, bias = collapse(reduction, coefficients, intercept)
             if weights.shape != (len(labels), artifact.n_features):
-                raise ValueError("its parts are of different runs")
+                raise ValueError("its parts do not fit")
         except (ValueError, KeyError) as error:
             raise StorageError(f"The model in {output} cannot be used ({error}): run orchard run again.") from error
-        return cls(
-            artifact, labels, weights, bias, calibration, _json(storage, "metrics.json"), _json(storage, "run.json")
-        )
+        return cls(artifact, labels, weights, bias, calibration, _json(storage, METRICS), _json(storage, RUN))
 
     @cached_property
     def digest(self) -> str:
@@ -111,15 +108,18 @@ def collapse(
     return weights.astype(np.float32), bias.astype(np.float32)
 
 
-def _read(storage: Storage, output: str, key: str) -> bytes:
-    try:
-        return storage.read(key)
-    except FileNotFoundError:
-        raise InputError(
-            f"{output} holds no model ({key} is missing): make one with orchard run SOURCE --output {output}."
-        ) from None
-    except OSError as error:
-        raise StorageError(f"{key} in {output} cannot be read: {error.strerror or error}.") from error
+def _parts(storage: Storage) -> dict[str, bytes]:
+    """Return the parts of the model that holds; if another takes its place meanwhile, of that."""
+    for attempt in range(_READ_AGAIN):
+        try:
+            folder = models.current(storage)
+            return {part: folder.read(part) for part in _PARTS}
+        except FileNotFoundError as error:
+            if attempt + 1 == _READ_AGAIN:
+                raise models.explain(storage, error) from error
+        except OSError as error:
+            raise models.explain(storage, error) from error
+    raise AssertionError("unreachable")
 
 
 def _json(storage: Storage, key: str) -> dict[str, Any]:

@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from orchard.errors import TrainingError, UsageError
 from orchard.reduction.moments import Moments
 
-MODEL = "model/reduction.npz"
-"""Where the fitted reduction is kept, relative to the output."""
-
 
 @dataclass(frozen=True)
 class Reduction:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +16,23 @@ from numpy.typing import NDArray
 
 from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
-from orchard.layout import REDUCED, Dataset, PcaMetrics, Split
-from orchard.output import DataFile, Output, parquet_bytes, part
+from orchard.files import DataFile, parquet_bytes, part, stage_file
+from orchard.layout import REDUCED, REDUCTION, Dataset, PcaMetrics, Split
+from orchard.output import NO_MODEL, Output
 from orchard.reduction.moments import Moments
-from orchard.reduction.pca import MODEL, Projection, Reduction
+from orchard.reduction.pca import Projection, Reduction
+from orchard.session import Session
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import SparkSession
+
+VERSION = 1
+"""Raise it when the same features begin to give another reduction: what was made before is then made again."""
+
+REPLACED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.PREDICTIONS)
+"""What goes when there is another reduction: what was classified before was classified by other components."""
 
 PART_ROWS = 16_384
 """Rows of a reduced file at the most: of 300 components 20 MB of Parquet and 25 MB of CSV, held by a worker."""
@@ -41,21 +49,36 @@ class ReductionResult:
     warnings: list[str]
 
 
+def run(session: Session, output: Output, *, key: str, **options: Any) -> None:
+    """Do the stage as `reduce` does; features that cannot be reduced become a warning, and there is no model."""
+    try:
+        if not output.rows(Dataset.FEATURES):
+            raise InputError(f"{output.url} holds no features: look into its rejected images.")
+        reduce(session.spark, output, key=key, **options)
+    except (TrainingError, InputError) as error:
+        output.commit(
+            {Dataset.REDUCED: [output.stage(Dataset.REDUCED, REDUCED.empty_table())]},
+            replace=REPLACED,
+            properties={"reduction": {"key": key, "warnings": [str(error)]}, "classification": None},
+            model=NO_MODEL,
+        )
+
+
 def reduce(
     spark: SparkSession,
     output: Output,
     *,
+    key: str = "",
     variance: float | None = 0.95,
     components: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ReductionResult:
-    """Fit scaler and PCA on the training rows and write all rows reduced, as Parquet and gzip CSV.
-
-    Earlier reduced files are replaced; the fitted reduction is saved as ``model/reduction.npz``.
+    """Fit scaler and PCA on the training rows, write all rows reduced, as Parquet and gzip CSV, and commit.
 
     Args:
         spark: where the work runs.
         output: the output, held for writing.
+        key: what settings and input come to; remembered in the property ``reduction``.
         variance: keep the fewest components that hold at least this share of the variance.
         components: keep this many instead.
         progress: called with the number of rows that are newly done; every row counts once.
@@ -73,16 +96,30 @@ def reduce(
         progress(rows // 2)
     reduction = Reduction.fit(moments, variance=variance, components=components)
     parquet, csv = _write(spark, output, files, reduction)
-    output.storage.write(MODEL, reduction.to_bytes())
-    output.commit({Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv}, replace={Dataset.REDUCED, Dataset.REDUCED_CSV})
+    result = ReductionResult(reduction, _metrics(reduction), _warnings(reduction, components))
+    found = {"key": key, "metrics": result.metrics, "warnings": result.warnings}
+    output.commit(
+        {Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv},
+        replace=REPLACED,
+        properties={"reduction": found, "classification": None},
+        parts={REDUCTION: reduction.to_bytes()},
+    )
     if progress:
         progress(rows - rows // 2)
-    return ReductionResult(reduction, _metrics(reduction), _warnings(reduction, components))
+    return result
 
 
 def load(output: Output) -> Reduction:
-    """Return the reduction that `reduce` saved, for new images."""
-    return Reduction.from_bytes(output.storage.read(MODEL))
+    """Return the reduction that was committed.
+
+    Raises:
+        InputError: there is none.
+        OutputDamaged: it is not what was written.
+    """
+    data = output.part(REDUCTION)
+    if data is None:
+        raise InputError(f"The features in {output.url} are not reduced yet: start with orchard reduce {output.url}.")
+    return Reduction.from_bytes(data)
 
 
 def training_moments(
@@ -114,9 +151,9 @@ def training_moments(
     return sums.moments or Moments.of(np.empty((0, 0), np.float32))
 
 
-def project_batches(storage: Storage, projection: Projection, name: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of the features file `name` reduced, with the columns of `REDUCED`."""
-    for batch in batches(storage, name, [*_COLUMNS, "features"]):
+def project_batches(storage: Storage, projection: Projection, file: DataFile) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a features file reduced, with the columns of `REDUCED`."""
+    for batch in batches(storage, file, [*_COLUMNS, "features"]):
         reduced = projection(matrix(batch.column("features")))
         yield pa.record_batch([*(batch.column(c) for c in _COLUMNS), lists(reduced)], schema=REDUCED)
 
@@ -142,7 +179,7 @@ def _moments_of_files(
     moments: Moments | None = None
     for file in files:
         start = 0
-        for batch in batches(storage, file.name, ["path", "split", "features"]):
+        for batch in batches(storage, file, ["path", "split", "features"]):
             rows = matrix(batch.column("features"))
             if not np.isfinite(rows.sum(dtype=np.float64)):
                 first = int(np.argmin(np.isfinite(rows).all(axis=1)))
@@ -181,16 +218,16 @@ def _write_part(
     reduced: list[pa.RecordBatch] = []
     text: list[bytes] = []
     for file in files:
-        for batch in project_batches(storage, projection.value, file.name):
+        for batch in project_batches(storage, projection.value, file):
             text.append(deflate.compress(memoryview(_csv(batch, header=not reduced))))
             reduced.append(batch)
     text.append(deflate.flush())
     table = pa.Table.from_batches(reduced, REDUCED)
-    parquet = DataFile(part(Dataset.REDUCED), table.num_rows)
-    csv = DataFile(part(Dataset.REDUCED_CSV, "csv.gz"), table.num_rows)
-    storage.write(f"{staging}{parquet.name}", parquet_bytes(table, dictionary=["label", "split"]))
-    storage.write(f"{staging}{csv.name}", b"".join(text))
-    return parquet, csv
+    rows = parquet_bytes(table, dictionary=["label", "split"])
+    return (
+        stage_file(storage, staging, part(Dataset.REDUCED), rows, table.num_rows),
+        stage_file(storage, staging, part(Dataset.REDUCED_CSV, "csv.gz"), b"".join(text), table.num_rows),
+    )
 
 
 def _csv(batch: pa.RecordBatch, *, header: bool) -> pa.Buffer:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from orchard.files import open_parquet
 from orchard.layout import Dataset, Split
 
 if TYPE_CHECKING:
@@ -154,5 +154,5 @@ def _rows(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[str |
 
 def _batches(output: "Output", dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     for file in output.files(dataset):
-        with output.storage.open(file.name) as content:
-            yield from pq.ParquetFile(content).iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+        with open_parquet(output.storage, file) as parquet:
+            yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=columns)

@@ -86,5 +86,8 @@ class Storage(Protocol):
     def move(self, source: str, target: str) -> None:
         """Rename; replaces ``target``. On S3 a copy and a deletion."""
 
+    def copy(self, source: str, target: str) -> None:
+        """Make ``target``, replacing it, of the content of ``source``, which is never changed in place afterwards."""
+
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files; one that is missing is no error."""

@@ -134,6 +134,13 @@ class ObjectStorage:
         except Exception as error:
             raise self._failure(error, source) from error
 
+    def copy(self, source: str, target: str) -> None:
+        """See `Storage`."""
+        try:
+            obstore.copy(self._store, self._key(source), self._key(target))
+        except Exception as error:
+            raise self._failure(error, source) from error
+
     def delete(self, keys: Iterable[str]) -> None:
         """See `Storage`. A thousand to a request, several requests at a time."""
         paths = [self._key(key) for key in keys]

@@ -1,0 +1,193 @@
+"""The stage from a source's listing to ``features/``, ``rejected/`` and ``inventory/``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from functools import partial
+from typing import Any
+
+from orchard.errors import OutputDamaged, SettingsChanged, StorageError
+from orchard.features.artifact import Artifact, EngineName, Precision
+from orchard.features.backbones import Backbone
+from orchard.features.conversion import start_build
+from orchard.features.engines import resolve_precision
+from orchard.features.extraction import extract, warm_up
+from orchard.features.pending import Pending, without
+from orchard.files import DataFile
+from orchard.images.decoding import Limits
+from orchard.images.sources import Listing
+from orchard.layout import BACKBONE, SCHEMAS, Dataset
+from orchard.output import Output
+from orchard.progress import stage
+from orchard.session import Session
+from orchard.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_DATASETS = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
+_LATER = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.PREDICTIONS)
+
+
+def start_over(output: Output, source: str, settings: Settings) -> None:
+    """Drop what the output holds (``--fresh``), but not what an earlier try at the same command has done.
+
+    The same command is that of the same Kubernetes Job, or, where none is known, of the same source and settings, as
+    long as it has not ended: whoever starts a command again that was cut off wants it to go on.
+    """
+    job = os.environ.get("ORCHARD_JOB_UID")
+    command = (
+        job
+        or hashlib.blake2b(
+            json.dumps([source, settings.model_dump(mode="json")], sort_keys=True).encode(), digest_size=16
+        ).hexdigest()
+    )
+    try:
+        before: Any = output.property("fresh") or {}
+    except OutputDamaged:
+        before = {}
+    if before.get("command") == command and (job or not before.get("done")):
+        log.info("going on with what this command, which starts over, has done before it was cut off")
+        return
+    output.start_over({"fresh": {"command": command, "done": False}})
+
+
+def identity_of(output: Output, settings: Settings, backbone: Backbone, listing: Listing) -> dict[str, Any]:
+    """Return the settings that decide what features are, and splits; an output holds those of one identity.
+
+    Raises:
+        SettingsChanged: the output's were made with others.
+    """
+    before: Any = output.property("identity") or {}
+    engine = EngineName(settings.engine)
+    identity: dict[str, Any] = {
+        "backbone": backbone.name,
+        "weights": settings.weights,
+        "alpha": backbone.alpha,
+        "engine": str(engine),
+        # What the first run's machine could do holds for later ones too.
+        "precision": before["precision"]
+        if before and settings.precision == "auto"
+        else str(resolve_precision(settings.precision, engine)),
+    }
+    if listing.table["split"].null_count:  # the source left them to Orchard
+        identity |= {"test_fraction": settings.test_fraction, "seed": settings.seed}
+    _refuse_changes(output, identity)
+    return identity
+
+
+def featurize(
+    session: Session,
+    output: Output,
+    pending: Pending,
+    identity: dict[str, Any],
+    *,
+    settings: Settings,
+    backbone: Backbone,
+) -> int:
+    """Featurize what is pending, and drop the rows that it replaces; return how many images were decoded.
+
+    Raises:
+        SettingsChanged: the weights of that name are not those that the output was made with.
+        WeightsUnavailable, ClusterError, StorageError: see `orchard.features.extraction.extract`.
+    """
+    engine = EngineName(identity["engine"])
+    # Spark starts in the background, while another process builds the network.
+    session.start(then=partial(warm_up, engine=engine))
+    build = start_build(
+        backbone,
+        weights=identity["weights"],
+        alpha=identity["alpha"],
+        engine=engine,
+        precision=Precision(identity["precision"]),
+        seed=settings.seed,
+    )
+    try:
+        with stage("start"):
+            artifact = build.result()
+            spark = session.spark
+        if len(pending.replaced):
+            log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
+        _make_way(output, pending, identity, artifact)
+        if not pending.images.num_rows:
+            return 0
+        with stage("extract", pending.images.num_rows) as advance:
+            result = extract(
+                spark,
+                output,
+                pending.images,
+                artifact,
+                limits=Limits(settings.max_bytes, settings.max_pixels),
+                s3=settings.s3_options(),
+                progress=advance,
+            )
+    finally:
+        build.cancel()
+    output.commit(
+        {},
+        properties={
+            "extraction": {
+                "images": result.images,
+                "images_per_second": round(result.images_per_second, 1),
+                "bytes": result.bytes,
+                "tasks": result.tasks,
+                "first_commit_seconds": result.first_commit_seconds,
+                "master": spark.sparkContext.master,
+            }
+        },
+    )
+    return result.images
+
+
+def complete(output: Output, listing: Listing, source: str) -> None:
+    """Remember the listing, and make sure that every image of it is in exactly one of ``features`` and ``rejected``.
+
+    A dataset without rows gets an empty file, so that every reader can open it.
+
+    Raises:
+        StorageError: it is not so.
+    """
+    listed = listing.table.num_rows
+    featurized, rejected = output.rows(Dataset.FEATURES), output.rows(Dataset.REJECTED)
+    if not listed == featurized + rejected == output.rows(Dataset.INVENTORY):
+        raise StorageError(
+            f"{output.url} does not add up: {listed} images listed, {featurized} featurized, {rejected} rejected; "
+            f"run orchard verify {output.url}, then start again, and please report this."
+        )
+    found = {"source": source, "listed": listed, "ignored": listing.ignored_count}
+    empty = {d: [output.stage(d, SCHEMAS[d].empty_table())] for d in _DATASETS if not output.files(d)}
+    if empty or output.property("listing") != found:
+        output.commit(empty, properties={"listing": found})
+    log.info("listed %d = featurized %d + rejected %d", listed, featurized, rejected)
+
+
+def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifact: Artifact) -> None:
+    """Commit what has to go before there are new features: rows that are replaced, and what was made of them."""
+    identity = {**identity, "weights_digest": artifact.weights_digest, "n_features": artifact.n_features}
+    _refuse_changes(output, identity)
+    add: dict[Dataset, list[DataFile]]
+    add, remove = without(output, pending.replaced)
+    changes: dict[str, object] = {"reduction": None, "classification": None}
+    before: Any = output.property("identity") or {}
+    if before | identity != before:
+        changes["identity"] = before | identity
+    is_new = "identity" in changes or output.part(BACKBONE) is None
+    output.commit(
+        add,
+        replace=_LATER,
+        remove=remove,
+        properties=changes,
+        parts={BACKBONE: artifact.to_bytes()} if is_new else {},
+    )
+
+
+def _refuse_changes(output: Output, now: dict[str, Any]) -> None:
+    before: Any = output.property("identity") or {}
+    for name, value in now.items():
+        if name in before and before[name] != value:
+            raise SettingsChanged(
+                f"{output.url} was made with {name} {before[name]} and would be mixed with {value}: "
+                "choose another --output, or --fresh to start over."
+            )

@@ -1,0 +1,104 @@
+"""Files of an output: named once, written whole, checked when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchard.errors import OutputDamaged
+from orchard.layout import Dataset
+from orchard.storage import Storage
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of an output: its name relative to it (``features/part-….parquet``) and what its content must be."""
+
+    name: str
+    rows: int
+    size: int | None = None
+    """Bytes; None where the output was begun by a version that did not record it."""
+    digest: str | None = None
+    """See `digest_of`; None likewise."""
+
+
+def digest_of(data: bytes | memoryview | pa.Buffer) -> str:
+    """BLAKE2b of 128 bits, in hexadecimal."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def part(dataset: Dataset, suffix: str = "parquet") -> str:
+    """Name a new file of `dataset`; no two attempts at the same work get the same."""
+    return f"{dataset}/part-{secrets.token_hex(12)}.{suffix}"
+
+
+def parquet_bytes(table: pa.Table, *, dictionary: bool | list[str] = True) -> pa.Buffer:
+    """Return `table` as a Parquet file; `dictionary` names the columns worth dictionary encoding."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, compression="zstd", compression_level=1, use_dictionary=dictionary, write_page_checksum=True
+    )
+    return sink.getvalue()
+
+
+def stage_file(storage: Storage, staging: str, name: str, data: bytes | pa.Buffer, rows: int = 0) -> DataFile:
+    """Write the file `name` below the key prefix `staging`, where it waits for its commit."""
+    storage.write(f"{staging}{name}", data)
+    return DataFile(name, rows, len(data), digest_of(data))
+
+
+def read_file(storage: Storage, file: DataFile) -> bytes:
+    """Return the whole content of a file.
+
+    Raises:
+        OutputDamaged: it is gone, or not what was committed.
+    """
+    try:
+        data = storage.read(file.name)
+    except FileNotFoundError:
+        raise gone(storage, file.name) from None
+    if file.digest is not None and digest_of(data) != file.digest:
+        raise damaged(storage, file.name, "its content is not what was written")
+    return data
+
+
+@contextmanager
+def open_parquet(storage: Storage, file: DataFile) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of which only parts are wanted; what is read is checked page by page.
+
+    Raises:
+        OutputDamaged: it is gone, or not what was committed.
+    """
+    try:
+        with storage.open(file.name) as content:
+            if file.size is not None and content.seek(0, 2) != file.size:
+                raise damaged(storage, file.name, "its size is not what was written")
+            content.seek(0)
+            yield pq.ParquetFile(content, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise gone(storage, file.name) from None
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(storage, file.name, str(error).split("\n", maxsplit=1)[0].rstrip(".")) from error
+
+
+def read_columns(storage: Storage, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return some columns of a Parquet file, all by default. Raises as `open_parquet` does."""
+    with open_parquet(storage, file) as parquet:
+        return parquet.read(columns=None if columns is None else list(columns))
+
+
+def gone(storage: Storage, name: str) -> OutputDamaged:
+    """The error for a committed file that someone deleted."""
+    return damaged(storage, name, "it is committed but gone")
+
+
+def damaged(storage: Storage, name: str, why: str) -> OutputDamaged:
+    """The error for a file of an output that cannot be used."""
+    url = storage.url
+    return OutputDamaged(f"{url}/{name} is damaged ({why}): run orchard verify {url}, which mends what can be mended.")

@@ -1,0 +1,110 @@
+"""Models of an output: each in a folder of its own, which a digest over all its parts names.
+
+::
+
+    OUT/model/current.json                {"folder": "model/<digest>/"}
+    OUT/model/<digest>/manifest.json      the digest of every part; <digest> is the digest of this file
+    OUT/model/<digest>/backbone, reduction.npz, labels.json, calibration.json, logistic_regression.npz, random_forest/
+
+A part that is of another run, or was edited, is not what the manifest says, and another manifest has another name: a
+model whose parts do not belong together cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchard.errors import InputError, OutputDamaged, StorageError
+from orchard.files import digest_of
+from orchard.layout import CURRENT_MODEL, LOGISTIC_REGRESSION, MODEL
+from orchard.storage import Storage
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The parts of one model."""
+
+    storage: Storage
+    folder: str
+    """``model/<digest>/``"""
+    digests: Mapping[str, str]
+    """Part, such as ``reduction.npz``, to the digest of its content."""
+
+    def read(self, part: str) -> bytes:
+        """Return the content of a part.
+
+        Raises:
+            InputError: the model has no such part.
+            OutputDamaged: it is not what the model was made with.
+            FileNotFoundError: it is gone; if another model has taken its place meanwhile, that is no damage.
+        """
+        url = self.storage.url
+        if part not in self.digests:
+            raise InputError(
+                f"The model in {url} has no {part}: make one with orchard classify {url} --classifiers {_name(part)}."
+            )
+        data = self.storage.read(f"{self.folder}{part}")
+        if digest_of(data) != self.digests[part]:
+            raise OutputDamaged(
+                f"{url}/{self.folder}{part} is not what the model was made with: run orchard verify {url}, "
+                "or orchard run again."
+            )
+        return data
+
+
+def manifest(digests: Mapping[str, str]) -> tuple[str, bytes]:
+    """Return the folder of a model of these parts, and the content of its manifest."""
+    content = json.dumps(dict(sorted(digests.items())), indent=1).encode()
+    return f"{MODEL}{digest_of(content)}/", content
+
+
+def current(storage: Storage) -> ModelFolder:
+    """Return the model that holds.
+
+    Raises:
+        InputError: there is none, or it is of a version that did not bind its parts.
+        OutputDamaged: what says which, or its manifest, is damaged.
+        FileNotFoundError: it has gone meanwhile.
+    """
+    url = storage.url
+    try:
+        folder = json.loads(storage.read(CURRENT_MODEL))["folder"]
+        if not re.fullmatch(rf"{MODEL}[0-9a-f]{{32}}/", folder):
+            raise ValueError
+    except FileNotFoundError:
+        if storage.exists(f"{MODEL}{LOGISTIC_REGRESSION}"):
+            raise InputError(
+                f"The model in {url} is of an earlier version of Orchard, and its parts may be of different runs: "
+                f"run orchard run SOURCE --output {url} to make it again; no image is decoded again."
+            ) from None
+        raise InputError(
+            f"{url} holds no model: make one with orchard run SOURCE --output {url}, which needs images of two labels."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise OutputDamaged(f"{url}/{CURRENT_MODEL} is damaged: run orchard verify {url}.") from None
+    content = storage.read(f"{folder}{MANIFEST}")
+    try:
+        digests = json.loads(content)
+        if manifest(digests)[0] != folder:
+            raise ValueError
+    except (ValueError, AttributeError, TypeError):
+        raise OutputDamaged(f"{url}/{folder}{MANIFEST} is damaged: run orchard verify {url}.") from None
+    return ModelFolder(storage, folder, digests)
+
+
+def explain(storage: Storage, error: OSError) -> StorageError:
+    """Return the error for a part that cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return OutputDamaged(
+            f"a part of the model in {storage.url} is gone ({error.filename}): run orchard verify {storage.url}."
+        )
+    return StorageError(f"the model in {storage.url} cannot be read: {error.strerror or error}.")
+
+
+def _name(part: str) -> str:
+    return part.removesuffix("/").removesuffix(".npz")

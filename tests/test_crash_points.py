@@ -1,0 +1,239 @@
+"""Whenever a writer is killed, every reader sees the output of before or of after, and the next writer goes on.
+
+Each change that a writer makes on disk, in order, is a moment at which it can be killed: all of them are tried, for
+each commit of a first run, of changed settings and back, of replaced and pruned images, and of a new start.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orchard import models, output
+from orchard.features.pending import without
+from orchard.layout import BACKBONE, LABELS, LOGISTIC_REGRESSION, REDUCTION, SCHEMAS, Dataset
+from orchard.output import NO_MODEL, Output
+from orchard.storage import LocalStorage
+
+EXTRACTED = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
+REDUCED = (Dataset.REDUCED, Dataset.PREDICTIONS)
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing of the process goes on."""
+
+
+@dataclass(frozen=True)
+class MortalStorage(LocalStorage):
+    """A folder whose writer is killed after so many changes on disk."""
+
+    left: list[int] = field(default_factory=lambda: [10**9])
+
+    def _change(self, change: Callable[[], Any]) -> Any:
+        if self.left[0] <= 0:
+            raise Killed
+        self.left[0] -= 1
+        return change()
+
+    def write(self, key: str, data: Any) -> None:
+        self._change(lambda: LocalStorage.write(self, key, data))
+
+    def create(self, key: str, data: bytes) -> bool:
+        return bool(self._change(lambda: LocalStorage.create(self, key, data)))
+
+    def move(self, source: str, target: str) -> None:
+        self._change(lambda: LocalStorage.move(self, source, target))
+
+    def copy(self, source: str, target: str) -> None:
+        self._change(lambda: LocalStorage.copy(self, source, target))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._change(lambda key=key: LocalStorage.delete(self, [key]))
+
+
+@pytest.fixture(autouse=True)
+def _moves_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread, so that the moments are the same each time."""
+    executor = output.ThreadPoolExecutor
+    monkeypatch.setattr(output, "ThreadPoolExecutor", lambda _: executor(1))
+
+
+def table(dataset: Dataset, paths: Iterable[str], mark: str) -> pa.Table:
+    """Rows of a dataset; `mark` is in one of their columns."""
+    rows = []
+    for path in paths:
+        row: dict[str, Any] = dict.fromkeys(SCHEMAS[dataset].names) | {"path": path}
+        marked = {Dataset.REJECTED: "detail", Dataset.INVENTORY: "version", Dataset.PREDICTIONS: "classifier"}
+        rows.append(row | {marked.get(dataset, "label"): mark})
+    return pa.Table.from_pylist(rows, SCHEMAS[dataset])
+
+
+def extract(out: Output, paths: Iterable[str], mark: str) -> None:
+    out.commit({d: [out.stage(d, table(d, [p], mark)) for p in paths] for d in EXTRACTED})
+
+
+def make_way(out: Output, paths: list[str], mark: str) -> None:
+    """As the extraction does before it featurizes images again, or drops those that are gone."""
+    add, remove = without(out, pa.chunked_array([paths], pa.string()))
+    out.commit(
+        add,
+        replace=[*REDUCED, Dataset.REDUCED_CSV],
+        remove=remove,
+        properties={"identity": mark, "reduction": None, "classification": None},
+        parts={BACKBONE: mark.encode()},
+    )
+
+
+def reduce(out: Output, mark: str) -> None:
+    out.commit(
+        {Dataset.REDUCED: [out.stage(Dataset.REDUCED, table(Dataset.REDUCED, [p], mark)) for p in "ab"]},
+        replace=[*REDUCED, Dataset.REDUCED_CSV],
+        properties={"reduction": mark, "classification": None},
+        parts={REDUCTION: mark.encode()},
+    )
+
+
+def classify(out: Output, mark: str, *, first: bool = True) -> None:
+    files = {} if first else out.classifier_files()
+    files |= {LABELS: b"[]", LOGISTIC_REGRESSION: mark.encode()} if first else {"random_forest/a": mark.encode()}
+    out.commit(
+        {Dataset.PREDICTIONS: [out.stage(Dataset.PREDICTIONS, table(Dataset.PREDICTIONS, "ab", mark))]},
+        replace=[Dataset.PREDICTIONS] if first else (),
+        properties={"classification": mark},
+        model=out.stage_model(files),
+    )
+
+
+Step = Callable[[Output], None]
+STEPS: dict[str, Step] = {
+    "first images": lambda out: extract(out, "ab", "1"),
+    "more images": lambda out: extract(out, "cd", "1"),
+    "network": lambda out: make_way(out, [], "1"),
+    "reduction": lambda out: reduce(out, "one"),
+    "classifier": lambda out: classify(out, "one"),
+    "second classifier": lambda out: classify(out, "one forest", first=False),
+    "other reduction": lambda out: reduce(out, "two"),
+    "other classifier": lambda out: classify(out, "two"),
+    "reduction again": lambda out: reduce(out, "one"),
+    "classifier again": lambda out: classify(out, "one"),
+    "replaced and pruned": lambda out: make_way(out, ["a", "d"], "1"),
+    "replaced image": lambda out: extract(out, "a", "2"),
+    "its reduction": lambda out: reduce(out, "three"),
+    "nothing to learn": lambda out: out.commit({}, properties={"classification": "none"}, model=NO_MODEL),
+    "new start": lambda out: out.start_over({"fresh": 1}),
+    "other images": lambda out: extract(out, "xy", "3"),
+}
+
+
+def mortal(folder: Path, changes: int) -> Output:
+    out = Output(str(folder))
+    out.storage = MortalStorage(out.storage.url, [changes])
+    return out
+
+
+def seen_by_the_log(folder: Path) -> dict[str, Any]:
+    """Everything that a reader who goes by the log finds."""
+    out = Output(str(folder))
+    rows = {d: out.read(d, SCHEMAS[d].names, SCHEMAS[d]).to_pylist() for d in SCHEMAS}
+    for found in rows.values():
+        found.sort(key=str)
+    names = ("identity", "reduction", "classification", "fresh")
+    return {**rows, "properties": [out.property(name) for name in names]}
+
+
+def model_seen(folder: Path) -> dict[str, bytes] | None:
+    """The model that a reader loads: all of its parts, each checked against the digest of the whole."""
+    storage = LocalStorage(str(folder))
+    if not storage.exists("model/current.json"):
+        return None
+    model = models.current(storage)
+    return {part: model.read(part) for part in model.digests}
+
+
+def rows_in_folder(folder: Path, dataset: Dataset) -> list[str]:
+    """What any Parquet reader finds, who takes all files of a folder: no row twice."""
+    if not list((folder / dataset).glob("*.parquet")):
+        return []
+    rows = pq.read_table(folder / dataset).to_pylist()
+    keys = [(row["path"], row.get("classifier")) for row in rows]
+    assert len(keys) == len(set(keys)), dataset
+    return sorted(map(str, rows))
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The output as it is before each step."""
+    folder = tmp_path_factory.mktemp("states") / "out"
+    found = {}
+    for name, step in STEPS.items():
+        found[name] = folder
+        following = tmp_path_factory.mktemp("states") / "out"
+        if folder.exists():
+            shutil.copytree(folder, following)
+        out = Output(str(following))
+        with out.writing():
+            step(out)
+        folder = following
+    return found
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_writer_may_be_killed_at_any_moment(name: str, before: dict[str, Path], tmp_path: Path) -> None:
+    def start() -> Path:
+        folder = tmp_path / "out"
+        shutil.rmtree(folder, ignore_errors=True)
+        if before[name].exists():
+            shutil.copytree(before[name], folder)
+        return folder
+
+    def step(changes: int) -> int:
+        """Do the step with a writer who lives for so many changes; return how many were left."""
+        out = mortal(tmp_path / "out", changes)
+        with out.writing():
+            STEPS[name](out)
+        left: int = out.storage.left[0]  # type: ignore[attr-defined]
+        return left
+
+    folder = start()
+    old = seen_by_the_log(folder), model_seen(folder), {d: rows_in_folder(folder, d) for d in SCHEMAS}
+    changes = 1000 - step(1000)
+    new = seen_by_the_log(folder), model_seen(folder), {d: rows_in_folder(folder, d) for d in SCHEMAS}
+    assert old != new
+    assert changes > 3
+
+    for moment in range(changes):
+        folder = start()
+        with pytest.raises(Killed):
+            step(moment)
+        seen, model = seen_by_the_log(folder), model_seen(folder)
+        assert seen in (old[0], new[0]), moment
+        assert model in (old[1], new[1]), moment
+        for dataset in SCHEMAS:
+            rows = rows_in_folder(folder, dataset)
+            whole = rows in (old[2][dataset], new[2][dataset])
+            only_added = set(old[2][dataset]) <= set(rows) <= set(new[2][dataset])
+            assert whole or only_added or (folder / dataset / "_INCOMPLETE").exists(), (moment, dataset)
+
+        following = Output(str(folder))
+        with following.writing():
+            pass
+        assert seen_by_the_log(folder) == seen, moment  # what was seen holds
+        settled = new if seen == new[0] else old
+        assert model_seen(folder) == settled[1], moment
+        assert {d: rows_in_folder(folder, d) for d in SCHEMAS} == settled[2], moment
+        left = [file for file in folder.rglob("*") if file.is_file() and file.name == "_INCOMPLETE"]
+        left += [file for file in (folder / "_orchard" / "staging").rglob("*") if file.is_file()]
+        assert not left, moment
+        if seen == old[0]:
+            with following.writing():  # and the step can be done after all
+                STEPS[name](following)
+            assert seen_by_the_log(folder) == new[0], moment
+            assert model_seen(folder) == new[1], moment
