@@ -153,6 +153,37 @@ def report(output: str, as_json: bool, **flags: Any) -> int:
         return _print_outcome(pipeline.report(again=True), as_json)
 
 
+@cli.command(short_help="is everything in an output what was written? mend it if not")
+@click.argument("output")
+@click.option("--dry-run", is_flag=True, help="only say what is wrong")
+@options(*STORAGE)
+def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
+    """Check every file of OUTPUT against what was committed, and mend what can be made again.
+
+    What cannot be used is dropped; the next `orchard run` makes it again. Exit code 3 says that damage is left.
+
+    \b
+    Example:
+      orchard verify out
+    """
+    from orchard.output import Output
+    from orchard.verify import verify as verify_output
+
+    verdict = verify_output(Output(output, settings_from(flags).s3_options()), mend=not dry_run)
+    if as_json:
+        _print_json(verdict)
+    else:
+        lines = [f"damage     {sentence}" for sentence in verdict["damage"]]
+        count = verdict["images_to_do_again"]
+        if not verdict["damage"]:
+            lines.append(f"whole      {verdict['files']:,} files are what was written")
+        elif verdict["mended"]:
+            again = f"{count:,} images are featurized again" if count else "what was dropped is made again"
+            lines.append(f"mended     {again} by the next orchard run")
+        click.echo("\n".join(lines))
+    return 0 if verdict["mended"] else 3
+
+
 @cli.command(short_help="several backbones side by side")
 @click.argument("source")
 @click.option("--backbones", required=True, metavar="A,B,…", help="backbones to compare, separated by commas")

@@ -47,6 +47,12 @@ class Dataset(StrEnum):
     PREDICTIONS = "predictions"
 
 
+EXTRACTED = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
+"""What is made of images: every listed image is in the inventory, and in one of the other two."""
+DERIVED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.PREDICTIONS)
+"""What is made of features; it goes when they change."""
+
+
 class Split(StrEnum):
     """What an image is for: models are fitted on ``train`` alone and measured on ``test``."""
 

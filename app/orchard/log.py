@@ -86,6 +86,12 @@ def records(storage: Storage) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def last(storage: Storage) -> int:
+    """Return the number of the last record that there ever was, as far as is known."""
+    head = _head(storage)
+    return max(0, *records(storage), head["sequence"] if head else 0)
+
+
 def load(storage: Storage) -> State:
     """Return what the log comes to.
 
@@ -140,10 +146,15 @@ def mark_done(storage: Storage, state: State) -> None:
 _UNCHAINED = "unknown"
 
 
-def _head(storage: Storage) -> dict[str, Any] | None:
+class _Head(TypedDict):
+    sequence: int
+    digest: str
+
+
+def _head(storage: Storage) -> _Head | None:
     try:
         head = json.loads(storage.read(HEAD))
-        return {"sequence": int(head["sequence"]), "digest": str(head["digest"])}
+        return _Head(sequence=int(head["sequence"]), digest=str(head["digest"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):

@@ -95,14 +95,19 @@ class Output:
         return self.storage.url
 
     @property
+    def damage(self) -> OutputDamaged | None:
+        """What is wrong with the log, if something is, or with its last commit, which cannot be finished."""
+        try:
+            if self._lease is not None:
+                self._finish_pending()
+            return self._snapshot.damage
+        except OutputDamaged as damage:
+            return damage
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing was ever committed here."""
         return self._snapshot.damage is None and self._state.sequence == 0
-
-    @property
-    def format(self) -> int:
-        """Of the last record: see `orchard.log`."""
-        return self._state.format
 
     @property
     def model_folder(self) -> str | None:
@@ -169,11 +174,11 @@ class Output:
         return {name: read_file(self.storage, file) for name, file in files.items() if name not in shared}
 
     @contextmanager
-    def writing(self, *, fresh: bool = False) -> Iterator[None]:
+    def writing(self, *, unchecked: bool = False) -> Iterator[None]:
         """Hold the output's lock, finish what a killed run began, and leave no staged file behind.
 
         Args:
-            fresh: `start_over` will be called, so what is wrong with the output does not matter.
+            unchecked: go on even if the output is damaged, as those must who start over or mend it.
 
         Raises:
             OutputLocked: another run holds the lock.
@@ -185,10 +190,10 @@ class Output:
             try:
                 self._finish_pending()
                 self._check_files()
-                if self.format < log.FORMAT and not self.is_empty:
+                if self._state.format < log.FORMAT:
                     upgrade(self)
             except OutputDamaged:
-                if not fresh:
+                if not unchecked:
                     raise
             self._clear_staging()
             try:
@@ -261,16 +266,18 @@ class Output:
                 changed["model"] = model.folder or None
             self._commit({folder: files for folder, files in added.items() if files}, sorted(removed), changed)
 
-    def start_over(self, properties: Mapping[str, object] | None = None) -> None:
-        """Drop everything that the output holds, whatever state it is in (``--fresh``), and remember `properties`."""
+    def start_over(
+        self, properties: Mapping[str, object] | None = None, add: Mapping[str, Sequence[DataFile]] | None = None
+    ) -> None:
+        """Drop everything that the output holds but `add`, whatever state it is in, and remember `properties`.
+
+        Raises: as `commit`.
+        """
         with self._commit_lock:
             self._check_lease()
-            last = max(log.records(self.storage), default=0)
-            state = log.State(sequence=last)
-            if last:
-                state.digest = digest_of(self.storage.read(log.key(last)))
-            self._snapshot = _Snapshot(state)
-            self._commit({}, [], dict(properties or {}), reset=True)
+            self._snapshot = _Snapshot(log.State(sequence=log.last(self.storage)))
+            added = {folder: files for folder, files in (add or {}).items() if files}
+            self._commit(added, [], dict(properties or {}), reset=True)
 
     def write(self, key: str, data: bytes) -> None:
         """Replace a file that is no part of a commit, such as the report. Raises OutputLocked."""

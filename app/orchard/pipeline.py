@@ -90,7 +90,7 @@ class Pipeline:
         self._began = datetime.now(UTC)
 
     def __enter__(self) -> Self:
-        self._writing = self.output.writing(fresh=self.settings.fresh)
+        self._writing = self.output.writing(unchecked=self.settings.fresh)
         self._writing.__enter__()
         return self
 

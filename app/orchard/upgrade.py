@@ -6,15 +6,12 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from orchard.layout import BACKBONE, MODEL, Dataset
+from orchard.layout import BACKBONE, DERIVED, EXTRACTED, MODEL
 
 if TYPE_CHECKING:
     from orchard.output import Output
 
 log = logging.getLogger(__name__)
-
-_KEPT = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
-_MADE_AGAIN = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.PREDICTIONS)
 
 
 def upgrade(output: Output) -> None:
@@ -24,12 +21,12 @@ def upgrade(output: Output) -> None:
     network is kept, and the other parts are made again by the next stages, from the features.
     """
     storage = output.storage
-    sizes = {entry.key: entry.size for dataset in _KEPT for entry in storage.list(f"{dataset}/")}
+    sizes = {entry.key: entry.size for dataset in EXTRACTED for entry in storage.list(f"{dataset}/")}
     old = [entry.key for entry in storage.list(MODEL)]
     network = f"{MODEL}{BACKBONE}"
     output.commit(
-        {dataset: [replace(file, size=sizes[file.name]) for file in output.files(dataset)] for dataset in _KEPT},
-        replace=_MADE_AGAIN,
+        {dataset: [replace(file, size=sizes[file.name]) for file in output.files(dataset)] for dataset in EXTRACTED},
+        replace=DERIVED,
         remove=old,
         parts={BACKBONE: storage.read(network)} if network in old else {},
         properties={"reduction": None, "classification": None, "report": None},

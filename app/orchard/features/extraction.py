@@ -22,7 +22,7 @@ from orchard.errors import ClusterError, OrchardError
 from orchard.features.artifact import Artifact, EngineName
 from orchard.features.worker import MARKER, Job, TaskReport, featurize, import_libraries, pack
 from orchard.images.decoding import Limits
-from orchard.layout import Dataset, Reason
+from orchard.layout import EXTRACTED, Reason
 from orchard.output import Output
 from orchard.progress import Advance
 from orchard.storage import S3Options
@@ -196,8 +196,7 @@ def _run_batch(context: Any, job: Job, tasks: list[pa.Table]) -> list[TaskReport
 
 
 def _commit(output: Output, reports: list[TaskReport], result: ExtractionResult) -> None:
-    files = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
-    output.commit({d: [report.files[d] for report in reports if d in report.files] for d in files})
+    output.commit({d: [report.files[d] for report in reports if d in report.files] for d in EXTRACTED})
     for report in reports:
         result.images += report.images
         result.bytes += report.bytes

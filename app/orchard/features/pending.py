@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from orchard.errors import UsageError
 from orchard.files import DataFile, read_columns
 from orchard.images.splits import assign_splits
-from orchard.layout import INVENTORY, Dataset
+from orchard.layout import EXTRACTED, INVENTORY, Dataset
 from orchard.output import Output
 
 
@@ -75,7 +75,7 @@ def without(output: Output, paths: pa.ChunkedArray) -> tuple[dict[Dataset, list[
     """
     add: dict[Dataset, list[DataFile]] = {}
     remove: list[str] = []
-    for dataset in (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY) if len(paths) else ():
+    for dataset in EXTRACTED if len(paths) else ():
         for file in output.files(dataset):
             is_dropped = pc.is_in(read_columns(output.storage, file, ["path"])["path"], value_set=paths)
             if not pc.any(is_dropped).as_py():

@@ -19,16 +19,13 @@ from orchard.features.pending import Pending, without
 from orchard.files import DataFile
 from orchard.images.decoding import Limits
 from orchard.images.sources import Listing
-from orchard.layout import BACKBONE, SCHEMAS, Dataset
+from orchard.layout import BACKBONE, DERIVED, EXTRACTED, SCHEMAS, Dataset
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.session import Session
 from orchard.settings import Settings
 
 log = logging.getLogger(__name__)
-
-_DATASETS = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
-_LATER = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.PREDICTIONS)
 
 
 def start_over(output: Output, source: str, settings: Settings) -> None:
@@ -157,7 +154,7 @@ def complete(output: Output, listing: Listing, source: str) -> None:
             f"run orchard verify {output.url}, then start again, and please report this."
         )
     found = {"source": source, "listed": listed, "ignored": listing.ignored_count}
-    empty = {d: [output.stage(d, SCHEMAS[d].empty_table())] for d in _DATASETS if not output.files(d)}
+    empty = {d: [output.stage(d, SCHEMAS[d].empty_table())] for d in EXTRACTED if not output.files(d)}
     if empty or output.property("listing") != found:
         output.commit(empty, properties={"listing": found})
     log.info("listed %d = featurized %d + rejected %d", listed, featurized, rejected)
@@ -176,7 +173,7 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
     is_new = "identity" in changes or output.part(BACKBONE) is None
     output.commit(
         add,
-        replace=_LATER,
+        replace=DERIVED,
         remove=remove,
         properties=changes,
         parts={BACKBONE: artifact.to_bytes()} if is_new else {},

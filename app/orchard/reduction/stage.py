@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.files import DataFile, parquet_bytes, part, stage_file
-from orchard.layout import REDUCED, REDUCTION, Dataset, PcaMetrics, Split
+from orchard.layout import DERIVED, REDUCED, REDUCTION, Dataset, PcaMetrics, Split
 from orchard.output import NO_MODEL, Output
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Projection, Reduction
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Raise it when the same features begin to give another reduction: what was made before is then made again."""
-
-REPLACED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.PREDICTIONS)
-"""What goes when there is another reduction: what was classified before was classified by other components."""
 
 PART_ROWS = 16_384
 """Rows of a reduced file at the most: of 300 components 20 MB of Parquet and 25 MB of CSV, held by a worker."""
@@ -58,7 +55,7 @@ def run(session: Session, output: Output, *, key: str, **options: Any) -> None:
     except (TrainingError, InputError) as error:
         output.commit(
             {Dataset.REDUCED: [output.stage(Dataset.REDUCED, REDUCED.empty_table())]},
-            replace=REPLACED,
+            replace=DERIVED,
             properties={"reduction": {"key": key, "warnings": [str(error)]}, "classification": None},
             model=NO_MODEL,
         )
@@ -100,7 +97,7 @@ def reduce(
     found = {"key": key, "metrics": result.metrics, "warnings": result.warnings}
     output.commit(
         {Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv},
-        replace=REPLACED,
+        replace=DERIVED,
         properties={"reduction": found, "classification": None},
         parts={REDUCTION: reduction.to_bytes()},
     )

@@ -1,0 +1,221 @@
+"""Is everything in an output what was written? What is not is mended, if it can be made again.
+
+What a later stage made is dropped, and made again by the next run. Rows of images are kept where they still agree: an
+image that is in the inventory and in exactly one of ``features`` and ``rejected``. The others are worked on again.
+A damaged log is written anew from the files that are there, as the folders hold committed files and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, TypedDict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchard import models
+from orchard.errors import InputError, OrchardError, OutputDamaged
+from orchard.features.artifact import Artifact
+from orchard.files import DataFile, digest_of, read_columns, read_file
+from orchard.layout import (
+    BACKBONE,
+    COMMITS,
+    CURRENT_MODEL,
+    DERIVED,
+    EXTRACTED,
+    INCOMPLETE,
+    MODEL,
+    PARTS,
+    REDUCTION,
+    SCHEMAS,
+    Dataset,
+)
+from orchard.output import NO_MODEL, Output
+
+
+class Verdict(TypedDict):
+    """What was found, and what became of it."""
+
+    files: int  # that were checked
+    damage: list[str]  # one sentence each
+    mended: bool  # whether the output is whole now
+    images_to_do_again: int  # by the next run
+
+
+class _Bad(defaultdict[str, set[str]]):
+    """Folder -> names of files that are not what was written; under the empty name those that were never committed."""
+
+    def __init__(self) -> None:
+        super().__init__(set)
+
+
+def verify(output: Output, *, mend: bool = True) -> Verdict:
+    """Check every file of an output against its log, and the log itself; mend what can be mended.
+
+    Raises:
+        InputError: the output is empty.
+        OutputDamaged: it cannot be mended.
+        OutputLocked: another run writes to it.
+    """
+    if output.is_empty:
+        raise InputError(f"{output.url} holds no results, so there is nothing to verify.")
+    with output.writing(unchecked=True):
+        if (damage := output.damage) is not None:
+            again = _write_log_anew(output, damage) if mend else 0
+            return Verdict(files=0, damage=[str(damage)], mended=mend, images_to_do_again=again)
+        sentences, bad = _check(output)
+        listed = sum(file.rows for file in output.files(Dataset.INVENTORY))
+        images = _agreeing({dataset: _paths(output, dataset, bad) for dataset in EXTRACTED})
+        agree = len(images) == listed == sum(output.rows(d) for d in (Dataset.FEATURES, Dataset.REJECTED))
+        if not agree and not any(bad[dataset] for dataset in EXTRACTED):
+            sentences.append(f"features, rejected and inventory of {output.url} agree about {len(images)} images only.")
+        if mend and sentences:
+            _mend(output, bad, None if agree else images)
+        mended = mend or not sentences
+        return Verdict(
+            files=sum(len(output.files(folder)) for folder in (*Dataset, MODEL, PARTS)),
+            damage=sentences,
+            mended=mended,
+            images_to_do_again=listed - len(images),
+        )
+
+
+def _check(output: Output) -> tuple[list[str], _Bad]:
+    """Read every committed file, and look for others; return what is wrong as sentences and by file."""
+    sentences, bad, storage = [], _Bad(), output.storage
+    for folder in (*Dataset, MODEL, PARTS):
+        files = output.files(folder)
+        for file in files:
+            try:
+                read_file(storage, file)
+                if folder in SCHEMAS and file.digest is None:
+                    read_columns(storage, file)
+            except OutputDamaged as error:
+                sentences.append(str(error).partition(": run orchard verify")[0] + ".")
+                bad[folder].add(file.name)
+        prefix = f"{folder.rstrip('/')}/"
+        known = {CURRENT_MODEL, f"{prefix}{INCOMPLETE}", *(file.name for file in files)}
+        for name in sorted(entry.key for entry in storage.list(prefix) if entry.key not in known):
+            sentences.append(f"{output.url}/{name} was never committed.")
+            bad[""].add(name)
+    try:
+        named = models.current(storage).folder
+    except (OrchardError, OSError):
+        named = None
+    if named != output.model_folder and not bad[MODEL]:
+        sentences.append(f"{output.url}/{CURRENT_MODEL} does not name the model that holds.")
+        bad[MODEL].add(CURRENT_MODEL)
+    return sentences, bad
+
+
+def _mend(output: Output, bad: _Bad, images: pa.Array | None) -> None:
+    """Commit the output without what is damaged and without what was made of it; of images, with these if given."""
+    output.storage.delete(sorted(bad[""]))
+    add: dict[Dataset, list[DataFile]] = defaultdict(list)
+    remove = set(bad[PARTS])
+    for dataset in EXTRACTED if images is not None else ():
+        for file in output.files(dataset):
+            table = None if file.name in bad[dataset] else read_columns(output.storage, file)
+            kept = table and table.filter(pc.is_in(table["path"], value_set=images))
+            if kept is None or kept.num_rows < file.rows:
+                remove.add(file.name)
+                add[dataset] += [output.stage(dataset, kept)] if kept else []
+    reduction = any(name.endswith(REDUCTION) for name in bad[PARTS])
+    if images is not None or reduction or bad[Dataset.REDUCED] or bad[Dataset.REDUCED_CSV]:
+        forgotten = {"reduction": None, "classification": None}
+        output.commit(add, replace=DERIVED, remove=remove, properties=forgotten, model=NO_MODEL if bad[MODEL] else None)
+    elif bad[Dataset.PREDICTIONS] or bad[MODEL] or bad[PARTS]:
+        replaced, forgotten = [Dataset.PREDICTIONS], {"classification": None}
+        output.commit({}, replace=replaced, remove=remove, properties=forgotten, model=NO_MODEL)
+
+
+def _agreeing(tables: Mapping[Dataset, pa.Table]) -> pa.Array:
+    """Return the paths of the images whose rows agree.
+
+    Args:
+        tables: ``path`` of `EXTRACTED`, and ``featurized`` of the inventory.
+    """
+    inventory = tables[Dataset.INVENTORY]
+    found = []
+    for dataset, is_featurized in ((Dataset.FEATURES, True), (Dataset.REJECTED, False)):
+        mine = _once(inventory.filter(pc.equal(inventory["featurized"], is_featurized))["path"])
+        paths = _once(tables[dataset]["path"])
+        found += paths.filter(pc.is_in(paths, value_set=mine)).chunks
+    return _once(pa.chunked_array(found, pa.string())).combine_chunks()
+
+
+def _write_log_anew(output: Output, damage: OutputDamaged) -> int:
+    """Commit what the folders hold as the beginning of a new log; return how many images are to do again.
+
+    Raises:
+        OutputDamaged: no record that can be read says what the features were made with.
+    """
+    properties: dict[str, Any] = {}
+    for entry in sorted(output.storage.list(COMMITS)):
+        try:
+            properties |= json.loads(output.storage.read(entry.key))["properties"]
+        except (ValueError, KeyError, TypeError):
+            continue
+    if not properties.get("identity"):
+        raise damage
+    tables = {dataset: list(_readable(output, dataset)) for dataset in EXTRACTED}
+    images = _agreeing(
+        {d: pa.concat_tables([SCHEMAS[d].empty_table(), *(t for _, t in found)]) for d, found in tables.items()}
+    )
+    add: dict[str, list[DataFile]] = {PARTS: list(_networks(output))[:1]}
+    for dataset, found in tables.items():
+        for file, table in found:
+            kept = table.filter(pc.is_in(table["path"], value_set=images))
+            if kept.num_rows:
+                whole = kept.num_rows == table.num_rows
+                add.setdefault(dataset, []).append(file if whole else output.stage(dataset, kept))
+    remembered = ("identity", "extraction", "seconds")
+    output.start_over({name: properties[name] for name in remembered if properties.get(name)}, add=add)
+    listed: int = sum(table.num_rows for _, table in tables[Dataset.INVENTORY])
+    return listed - len(images)
+
+
+def _readable(output: Output, dataset: Dataset) -> Iterator[tuple[DataFile, pa.Table]]:
+    """Yield the files of a folder that can be read, with their rows."""
+    for entry in output.storage.list(f"{dataset}/"):
+        try:
+            file = _as_it_is(output, entry.key)
+            table = read_columns(output.storage, file).cast(SCHEMAS[dataset])
+        except (OutputDamaged, ValueError):
+            continue
+        yield DataFile(file.name, table.num_rows, file.size, file.digest), table
+
+
+def _networks(output: Output) -> Iterator[DataFile]:
+    """Yield what is a network among the parts."""
+    for entry in output.storage.list(PARTS):
+        file = _as_it_is(output, entry.key)
+        if file.name == f"{PARTS}{file.digest}/{BACKBONE}":
+            try:
+                Artifact.from_bytes(read_file(output.storage, file))
+            except ValueError:
+                continue
+            yield file
+
+
+def _as_it_is(output: Output, name: str) -> DataFile:
+    data = output.storage.read(name)
+    return DataFile(name, 0, len(data), digest_of(data))
+
+
+def _paths(output: Output, dataset: Dataset, bad: _Bad) -> pa.Table:
+    """Return ``path``, of the inventory also ``featurized``, of the files that can be read."""
+    columns = ["path", "featurized"] if dataset is Dataset.INVENTORY else ["path"]
+    schema = pa.schema([SCHEMAS[dataset].field(name) for name in columns])
+    files = [file for file in output.files(dataset) if file.name not in bad[dataset]]
+    tables = (read_columns(output.storage, file, columns).cast(schema) for file in files)
+    return pa.concat_tables([schema.empty_table(), *tables])
+
+
+def _once(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the paths that occur exactly once."""
+    counts = pc.value_counts(paths)
+    values = pc.struct_field(counts, "values").filter(pc.equal(pc.struct_field(counts, "counts"), 1))
+    return pa.chunked_array([values], pa.string())
