@@ -159,3 +159,61 @@ def test_a_second_writer_is_told_who_writes_and_a_killed_writer_leaves_no_lock(t
         holder.join()
     with Output(str(tmp_path)).writing():
         pass
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StorageError("the disk is full")])
+def test_what_comes_between_a_commit_and_its_files_loses_nothing(
+    place: tuple[str, S3Options], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """A signal, an eviction or a storage error while files are moved: the commit holds, and is finished."""
+    output = Output(*place)
+    with pytest.raises(type(error) if isinstance(error, Exception) else error), output.writing():
+        files = [output.stage(Dataset.REJECTED, rows(path)) for path in "abc"]
+        moved = []
+
+        def move(self: object, source: str, target: str) -> None:
+            moved.append(target)
+            if len(moved) > 1:
+                raise error
+            original(self, source, target)
+
+        original = type(output.storage).move
+        monkeypatch.setattr(type(output.storage), "move", move)
+        output.commit({Dataset.REJECTED: files})
+    assert paths_in(Output(*place)) == ["a", "b", "c"]  # some of them are still in staging
+    monkeypatch.undo()
+    again = Output(*place)
+    with again.writing():
+        assert files_under(again, "rejected/") == sorted(file.name for file in files)
+    assert files_under(again, "_orchard/staging/") == []
+    assert paths_in(again) == ["a", "b", "c"]
+
+
+def test_a_signal_between_a_commit_and_its_files_is_survived_in_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), output.writing():
+        file = output.stage(Dataset.REJECTED, rows("a"))
+        with monkeypatch.context() as patch:
+            patch.setattr(type(output.storage), "move", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            output.commit({Dataset.REJECTED: [file]})
+    assert (tmp_path / file.name).exists()
+
+
+def test_a_reader_whose_files_are_replaced_meanwhile_reads_the_new_ones(place: tuple[str, S3Options]) -> None:
+    writer = Output(*place)
+    with writer.writing():
+        writer.commit({Dataset.REJECTED: [writer.stage(Dataset.REJECTED, rows("old"))]})
+        reader = Output(*place)
+        writer.commit({Dataset.REJECTED: [writer.stage(Dataset.REJECTED, rows("new"))]}, replace=[Dataset.REJECTED])
+        assert paths_in(reader) == ["new"]
+
+
+def test_a_run_that_lost_the_lock_writes_nothing_outside_commits_either(place: tuple[str, S3Options]) -> None:
+    output = Output(*place)
+    with output.writing():
+        output.write("report.html", b"mine")
+    with pytest.raises(OutputLocked):
+        output.write("report.html", b"late")
+    assert output.storage.read("report.html") == b"mine"

@@ -1,5 +1,6 @@
 """A second start does what is left to do, once, and nothing else."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,9 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from orchard.errors import InputError, SettingsChanged, UsageError
+from orchard.classification import stage as classification
+from orchard.classification import training
+from orchard.errors import ClusterError, InputError, OutputDamaged, SettingsChanged, UsageError
+from orchard.inference.model import Model
+from orchard.output import Output
+from orchard.pipeline import Pipeline
+from orchard.report import stage as reporting
+from orchard.settings import load
+from orchard.verify import verify
 
 from .conftest import Result, paint
 
@@ -221,3 +231,99 @@ def test_workers_that_die_cost_a_retry_and_no_row(many: Path, tmp_path: Path, ru
     result = run(many, components=4)  # nothing is left to do
     assert result.metrics["images"]["decoded"] == 0
     result.assert_adds_up(3000)
+
+
+def test_a_fresh_start_that_was_cut_off_goes_on(many: Path, tmp_path: Path) -> None:
+    """As a cluster does that tries a job again with the same arguments, and has no name for the job."""
+    out = tmp_path / "out"
+    process = _start(many, out, "--fresh", "--components", "4", "--classifiers", "")
+    _wait_for(lambda: list(out.glob("features/*.parquet")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = pq.read_table(out / "inventory").num_rows
+    flags = ["--fresh", "--components", "4", "--classifiers", "", "--json"]
+    second = _start(many, out, *flags)
+    result, errors = second.communicate(timeout=300)
+    assert second.returncode == 0, errors
+    decoded = json.loads(result)["metrics"]["images"]["decoded"]
+    assert 0 < decoded <= 3000 - kept
+    Result(out, json.loads((out / "metrics.json").read_text())).assert_adds_up(3000)
+
+
+def test_a_report_is_written_again_on_request_and_after_an_upgrade(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = run(photos).folder / "report.html"
+    page.write_text("old")
+    run(photos)
+    assert page.read_text() == "old"  # nothing has changed
+    with Pipeline(str(page.parent), load({"classifiers": ""}), must_exist=True) as pipeline:
+        pipeline.report(again=True)
+    assert "<svg" in page.read_text()
+    page.write_text("old")
+    monkeypatch.setattr(reporting, "version", lambda: "another")
+    run(photos)
+    assert "<svg" in page.read_text()
+
+
+def test_a_model_never_mixes_two_runs(run: Run, photos: Path, spark: Any) -> None:
+    """Other components, a new class, another classifier: an answer from one run's parts, or what to run."""
+    linear = {"classifiers": "logistic_regression"}
+    folder = str(run(photos, components=8, **linear).folder)
+    first = Model.load(folder)
+    assert len(first.labels) == 3
+    for frame in range(5):
+        paint(photos / "Training" / "Kiwi" / f"{frame}.jpg", (90, 160, 40), 500 + frame)
+        paint(photos / "Test" / "Kiwi" / f"{frame}.jpg", (90, 160, 40), 600 + frame)
+    with Pipeline(folder, load({"components": 8}), spark) as pipeline:
+        pipeline.extract(str(photos))
+    assert Model.load(folder).digest == first.digest  # the model of before, whole
+    run(photos, components=8, classifiers="random_forest")
+    with pytest.raises(InputError, match=r"has no logistic_regression.*orchard classify"):
+        Model.load(folder)
+    run(photos, components=5, **linear)
+    assert "Kiwi" in Model.load(folder).labels
+    shutil.rmtree(photos / "Training" / "Kiwi")
+    shutil.rmtree(photos / "Test" / "Kiwi")
+    run(photos, components=5, prune=True, **linear)
+    assert Model.load(folder).labels == first.labels
+
+
+def test_a_classifier_that_fails_costs_no_other_one(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"classifiers": "logistic_regression,random_forest", "components": 4}
+    trained: list[str] = []
+    train = training.train
+
+    def failing(classifier: Any, *args: Any, **options: Any) -> Any:
+        trained.append(str(classifier))
+        if classifier == "random_forest" and trained.count("random_forest") == 1:
+            raise ClusterError("out of memory")
+        return train(classifier, *args, **options)
+
+    monkeypatch.setattr(classification, "train", failing)
+    with pytest.raises(ClusterError):
+        run(photos, **both)
+    folder = photos.parent / "out"
+    assert len(Model.load(str(folder)).labels) == 3
+    again = run(photos, **both)
+    assert trained == ["logistic_regression", "random_forest", "random_forest"]
+    assert set(again.metrics["classifiers"]) == {"logistic_regression", "random_forest"}
+    names = again.table("predictions")["classifier"].to_pylist()
+    assert len(names) == 180 and set(names) == {"logistic_regression", "random_forest"}
+    assert verify(Output(str(folder)))["damage"] == []
+
+
+def test_a_damaged_file_is_named_and_what_it_held_is_featurized_again(run: Run, photos: Path) -> None:
+    first = run(photos)
+    features = first.features()
+    file = sorted((first.folder / "features").iterdir())[0]
+    lost = pq.read_table(file).num_rows
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(OutputDamaged, match=rf"{file.name} is damaged.*orchard verify"):
+        run(photos)
+    verdict = verify(Output(str(first.folder)))
+    assert verdict["images_to_do_again"] == lost
+    again = run(photos)
+    again.assert_adds_up(90)
+    assert again.metrics["images"]["decoded"] == lost
+    assert again.features() == features
