@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, cast
 
-from orchard.errors import OutputDamaged, StorageError
+from orchard.errors import OutputDamaged, UsageError
 from orchard.files import DataFile, digest_of
 from orchard.layout import COMMITS, HEAD
 from orchard.storage import Storage
@@ -97,7 +97,7 @@ def load(storage: Storage) -> State:
 
     Raises:
         OutputDamaged: a record is missing or not what was written.
-        StorageError: a record is of a later version of Orchard.
+        UsageError: a record is of a later version of Orchard.
     """
     head = _head(storage)  # first: it never runs ahead of the records
     keys = records(storage)
@@ -166,7 +166,7 @@ def _parsed(storage: Storage, number: int, data: bytes) -> Record:
         record = json.loads(data)
         version = record.get("format", 1)
         if not isinstance(version, int) or version > FORMAT:
-            raise StorageError(
+            raise UsageError(
                 f"{storage.url} was written by a later version of Orchard (format {version}; this one knows {FORMAT}): "
                 "upgrade Orchard, or choose another --output."
             )
