@@ -1,38 +1,109 @@
 """The single-writer lock of an output.
 
 A folder is locked by the operating system (``flock``), which lets go when the process dies. An object store has no
-such thing: there the lock is a lease, renewed while its holder lives. Lease n + 1 is created only if it does not exist
-and only when lease n has been released or has expired, so of several that wait one alone gets it.
+such thing: there the lock is a row of numbered leases. Its holder renews it by creating lease n + 1, and another run
+takes it over in the same way, once it has seen lease n be the newest for `EXPIRY_SECONDS`. Creating fails if the lease
+exists, so of all who try one alone succeeds, and the holder learns at its next renewal that it was overtaken. It stops
+writing before that: `HELD_SECONDS` after it began its last renewal, it has to renew before it may write again.
+
+No decision looks at the time of day, and no clock is compared with another machine's.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
+from typing import Any
 
 from orchard.errors import OrchardError, OutputLocked, StorageError
 from orchard.layout import LOCKS
 from orchard.storage import LocalStorage, Storage
 
 RENEWAL_SECONDS = 10.0
-# A driver that was killed leaves its lease; the next one has to wait this long for it.
+HELD_SECONDS = 30.0
+"""How long a holder that cannot renew goes on."""
 EXPIRY_SECONDS = 45.0
+"""How long a run has to see a lease unchanged before it takes over: longer than its holder goes on."""
+# Whoever is told to stop does not wait for a store that does not answer: then the lease expires instead.
+RELEASE_SECONDS = 3.0
+
+# Where it is to be had, a clock that also counts while the machine sleeps.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_LEASE = re.compile(re.escape(LOCKS) + r"(\d{8})\.json")
 
 log = logging.getLogger(__name__)
 
 
 class Lease:
-    """What the holder of the lock knows of it."""
+    """What the holder of the lock knows of it. A folder's cannot be lost."""
 
-    lost = False
-    """Whether another run took over because this one could not renew in time."""
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing may be written: another run took over, or may have, for this one could not renew in time."""
+        return False
+
+    def check(self) -> None:
+        """Make sure that this run may write.
+
+        Raises:
+            OutputLocked: another run took over.
+            StorageError: the lease has run out and cannot be renewed.
+        """
+        if self.lost:
+            raise OutputLocked(f"Another run took over {self._storage.url}; this one stops without touching it.")
+
+
+class _ObjectLease(Lease):
+    def __init__(self, storage: Storage, run_id: str, number: int, renewed: float) -> None:
+        super().__init__(storage)
+        self._run_id, self._number, self._renewed = run_id, number, renewed
+        self._overtaken = False
+        self._renewing = Lock()
+
+    @property
+    def lost(self) -> bool:
+        return self._overtaken or _now() - self._renewed > HELD_SECONDS
+
+    def check(self) -> None:
+        if self.lost:  # this process was stopped, or the store did not answer: perhaps nobody took over meanwhile
+            self.renew()
+        super().check()
+
+    def renew(self) -> None:
+        with self._renewing:
+            if self._overtaken:
+                return
+            started = _now()
+            if _take(self._storage, self._number + 1, _lease(self._run_id)):
+                self._number += 1
+                self._renewed = started
+            else:
+                self._overtaken = True
+
+    def keep(self, released: Event) -> None:
+        """Renew until `released`, then give the lock to whoever wants it next."""
+        while not released.wait(RENEWAL_SECONDS) and not self._overtaken:
+            try:
+                self.renew()
+            except (OrchardError, OSError) as error:  # one missed renewal is no loss
+                log.warning("could not renew the lock: %s", error)
+        if not self._overtaken:
+            try:
+                _take(self._storage, self._number + 1, _lease(self._run_id, released=True))
+            except (OrchardError, OSError) as error:
+                log.warning("could not release the lock, so the next run will wait for it: %s", error)
 
 
 @contextmanager
@@ -52,7 +123,7 @@ def _hold_file(storage: LocalStorage, run_id: str) -> Iterator[Lease]:
     path = Path(storage.url, LOCKS, "lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise StorageError(f"Cannot write to {storage.url}: {error.strerror}; choose another --output.") from error
     with file:
@@ -63,83 +134,98 @@ def _hold_file(storage: LocalStorage, run_id: str) -> Iterator[Lease]:
                 raise StorageError(f"Cannot lock {path}: {error.strerror}; use a local or S3 output.") from error
             file.seek(0)
             raise _locked(storage.url, file.read()) from None
-        file.truncate(0)
-        file.write(_identity(run_id))
-        file.flush()
-        yield Lease()
-        file.truncate(0)
+        with contextlib.suppress(OSError):  # on a full disk: who holds it is only told to people
+            file.truncate(0)
+            file.write(_lease(run_id))
+        yield Lease(storage)
+        with contextlib.suppress(OSError):
+            file.truncate(0)
 
 
 @contextmanager
 def _hold_lease(storage: Storage, run_id: str) -> Iterator[Lease]:
-    key = _acquire(storage, run_id)
-    lease, released = Lease(), Event()
-
-    def renew() -> None:
-        renewed = time.monotonic()
-        while not released.wait(RENEWAL_SECONDS):
-            try:
-                lease.lost = _newest(storage) != key
-                if lease.lost:
-                    return
-                storage.write(key, _lease_bytes(run_id, time.time() + EXPIRY_SECONDS))
-                renewed = time.monotonic()
-            except OrchardError as error:
-                # One missed renewal is no loss; silence until the lease has run out is.
-                log.warning("could not renew the lock: %s", error)
-                lease.lost = time.monotonic() - renewed > EXPIRY_SECONDS
-
-    renewer = Thread(target=renew, name="orchard-lock", daemon=True)
-    renewer.start()
+    lease, released = _acquire(storage, run_id), Event()
+    keeper = Thread(target=lease.keep, args=(released,), name="orchard-lock", daemon=True)
+    keeper.start()
     try:
         yield lease
     finally:
         released.set()
-        renewer.join()
-        if not lease.lost:
-            storage.write(key, _lease_bytes(run_id, 0))
+        keeper.join(RELEASE_SECONDS)
 
 
-def _acquire(storage: Storage, run_id: str) -> str:
-    """Wait until the newest lease is free or has expired, and create the next; return its key."""
-    seen: bytes | None = None
+def _acquire(storage: Storage, run_id: str) -> _ObjectLease:
+    """Wait until the newest lease is released or was seen unchanged for its time, and create the next."""
+    seen: tuple[int, bytes] | None = None
+    since = 0.0
     while True:
-        newest = _newest(storage)
-        if newest is not None:
-            data = storage.read(newest)
-            wait = json.loads(data)["expires"] - time.time()
-            if wait > 0:
-                if seen is not None and data != seen:  # it was renewed: its holder lives
-                    raise _locked(storage.url, data.decode())
-                if seen is None:
-                    log.info("waiting up to %.0f s for the lock of %s", wait, storage.url)
-                seen = data
-                time.sleep(min(wait + 0.1, RENEWAL_SECONDS / 4))
+        started = _now()
+        number = max(_leases(storage), default=0)
+        if number:
+            try:
+                found = number, storage.read(_key(number))
+            except FileNotFoundError:  # renewed since it was listed
                 continue
-        number = 0 if newest is None else int(Path(newest).stem)
-        key = f"{LOCKS}{number + 1:08d}.json"
-        if storage.create(key, _lease_bytes(run_id, time.time() + EXPIRY_SECONDS)):
-            storage.delete([entry.key for entry in storage.list(LOCKS) if entry.key < key])
-            return key
-        seen = None
+            content = _content(found[1])
+            if not _is_released(content):
+                told = content.get("expiry_seconds")
+                expiry = max(EXPIRY_SECONDS, min(told, 600)) if isinstance(told, int | float) else EXPIRY_SECONDS
+                if seen is None:
+                    seen, since = found, _now()
+                    log.info("waiting up to %.0f s for the lock of %s", expiry, storage.url)
+                if found != seen:
+                    raise _locked(storage.url, found[1])
+                if started - since < expiry:
+                    time.sleep(min(RENEWAL_SECONDS / 4, max(0.01, expiry - (started - since))))
+                    continue
+        started = _now()
+        if _take(storage, number + 1, _lease(run_id)):
+            return _ObjectLease(storage, run_id, number + 1, started)
+        seen = None  # another was faster
 
 
-def _newest(storage: Storage) -> str | None:
-    return max((entry.key for entry in storage.list(LOCKS)), default=None)
+def _take(storage: Storage, number: int, content: bytes) -> bool:
+    """Create the lease of that number and delete the older ones; False if another has it, or had it and went on."""
+    if not storage.create(_key(number), content):
+        return False
+    numbers = _leases(storage)
+    storage.delete([_key(older) for older in numbers if older < number])
+    return max(numbers, default=number) == number
 
 
-def _identity(run_id: str) -> str:
-    return json.dumps({"run": run_id, "host": socket.gethostname(), "pid": os.getpid()})
+def _leases(storage: Storage) -> list[int]:
+    return [int(match[1]) for entry in storage.list(LOCKS) if (match := _LEASE.fullmatch(entry.key))]
 
 
-def _lease_bytes(run_id: str, expires: float) -> bytes:
-    return json.dumps({**json.loads(_identity(run_id)), "expires": expires}).encode()
+def _key(number: int) -> str:
+    return f"{LOCKS}{number:08d}.json"
 
 
-def _locked(url: str, holder: str) -> OutputLocked:
+def _lease(run_id: str, *, released: bool = False) -> bytes:
+    holder = {"run": run_id, "host": socket.gethostname(), "pid": os.getpid()}
+    return json.dumps({**holder, "expiry_seconds": EXPIRY_SECONDS, "released": released}).encode()
+
+
+def _content(lease: bytes) -> dict[str, Any]:
+    """Return what a lease says; nothing if it is no lease of any version."""
     try:
-        who = json.loads(holder)
-        text = f"run {who['run']} (process {who['pid']} on {who['host']})"
-    except (ValueError, KeyError):
-        text = "another run"
+        content = json.loads(lease)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_released(lease: dict[str, Any]) -> bool:
+    return lease.get("released") is True or lease.get("expires") == 0  # as earlier versions say it
+
+
+def _locked(url: str, holder: bytes) -> OutputLocked:
+    who = _content(holder)
+    known = {"run", "pid", "host"} <= who.keys()
+    text = f"run {who['run']} (process {who['pid']} on {who['host']})" if known else "another run"
     return OutputLocked(f"{url} is being written by {text}: wait until it ends, or choose another --output.")
+
+
+def _now() -> float:
+    """Return seconds on a clock that nobody sets."""
+    return time.clock_gettime(_CLOCK)

@@ -297,8 +297,9 @@ class Output:
         return self._state.digest != before or self._state.pending != pending
 
     def _check_lease(self) -> None:
-        if self._lease is None or self._lease.lost:
-            raise OutputLocked(f"Another run took over {self.url}; this one stops without touching it.")
+        if self._lease is None:
+            raise OutputLocked(f"{self.url} is changed only by who holds its lock: commit inside writing().")
+        self._lease.check()
 
     def _commit(
         self,
