@@ -198,9 +198,9 @@ class ClassifierMetrics(TypedDict):
     macro_f1: float
     test_rows: int
     train_rows: int
-    labels: list[str]  # the order of `confusion_matrix`, sorted
-    confusion_matrix: list[list[int]]  # [true][predicted]
-    per_class: dict[str, ClassMetrics]
+    confusion: dict[str, dict[str, int]]  # true label -> predicted label -> test images, where there are any
+    confusion_left_out: int  # test images in pairs beyond the most frequent 10,000; predictions/ has them all
+    per_class: dict[str, ClassMetrics]  # of every label that is true or predicted, sorted
     seconds: float
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from orchard.classification.metrics import evaluate, majority_baseline
+from orchard.classification.metrics import MAX_PAIRS, evaluate, majority_baseline
 from orchard.errors import TrainingError
+from orchard.summary import as_json
 
 
 def answers(n: int = 500) -> tuple[list[str], list[str]]:
@@ -24,9 +25,12 @@ def test_equal_to_scikit_learn() -> None:
     macro = sk.precision_recall_fscore_support(true, predicted, average="macro", zero_division=0)
     assert measured["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted))
     assert (measured["macro_precision"], measured["macro_recall"], measured["macro_f1"]) == pytest.approx(macro[:3])
-    assert measured["labels"] == sorted({*true, *predicted})
-    assert measured["confusion_matrix"] == sk.confusion_matrix(true, predicted).tolist()
-    for i, label in enumerate(measured["labels"]):
+    labels = sorted({*true, *predicted})
+    assert list(measured["per_class"]) == labels
+    dense = [[measured["confusion"].get(label, {}).get(answer, 0) for answer in labels] for label in labels]
+    assert dense == sk.confusion_matrix(true, predicted).tolist()
+    assert measured["confusion_left_out"] == 0
+    for i, label in enumerate(labels):
         expected = {"precision": precision[i], "recall": recall[i], "f1": f1[i], "support": support[i]}
         assert measured["per_class"][label] == pytest.approx(expected)
     assert (measured["test_rows"], measured["train_rows"], measured["seconds"]) == (500, 9, 1.5)
@@ -38,6 +42,20 @@ def test_counted_pairs_give_the_same_figures() -> None:
     counts = [sum(pair == other for other in zip(true, predicted, strict=True)) for pair in pairs]
     counted = evaluate([t for t, _ in pairs], [p for _, p in pairs], counts=counts)
     assert counted == evaluate(true, predicted)
+
+
+def test_1_500_classes_have_metrics_of_some_hundred_kilobytes_and_say_what_they_leave_out() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([f"Apple {i}" for i in range(1_500)])
+    true = np.repeat(labels, 20)
+    predicted = np.where(rng.random(len(true)) < 0.5, true, rng.choice(labels, len(true)))
+    measured = evaluate(true.tolist(), predicted.tolist())
+    assert len(as_json({"metrics": measured})) < 700_000
+    counts = [count for answers in measured["confusion"].values() for count in answers.values()]
+    assert len(counts) == MAX_PAIRS
+    assert sum(counts) + measured["confusion_left_out"] == 30_000
+    assert measured["accuracy"] == pytest.approx((true == predicted).mean())
+    assert measured["confusion"]["Apple 7"]["Apple 7"] == measured["per_class"]["Apple 7"]["recall"] * 20
 
 
 def test_nothing_to_measure_is_an_error_not_a_figure() -> None:

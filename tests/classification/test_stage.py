@@ -97,7 +97,7 @@ def test_both_classifiers_predict_every_row_and_are_measured_on_test(
         assert measured["accuracy"] == pytest.approx(right / 35)
         assert measured["accuracy"] > 0.9
         assert (measured["test_rows"], measured["train_rows"]) == (35, 90)
-        assert sum(map(sum, measured["confusion_matrix"])) == 35
+        assert sum(sum(answers.values()) for answers in measured["confusion"].values()) == 35
 
 
 def test_the_saved_classifiers_answer_as_the_predictions_say(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from orchard.layout import Metrics
+from orchard.layout import ClassifierMetrics, Metrics
 from orchard.report import figures
 from orchard.report.samples import Point
 
@@ -48,9 +48,8 @@ def test_variance_without_a_curve_is_drawn_all_the_same(ratios: list[float]) -> 
         assert "nan" not in repr(figure).replace("anchor", "")
 
 
-def test_a_confusion_stands_in_its_row_and_column() -> None:
-    counts = [[8, 2, 0], [0, 5, 0], [1, 0, 9]]
-    matrix = figures.confusion_matrix(["a", "b", "c"], counts)
+def test_a_confusion_stands_in_its_row_and_column(classifier: Callable[..., ClassifierMetrics]) -> None:
+    matrix = figures.confusion_matrix(classifier(["a", "b", "c"], [[8, 2, 0], [0, 5, 0], [1, 0, 9]]))
     found = {(cell.row, cell.column): cell.count for cell in matrix.cells}
     assert found == {(0, 0): 8, (0, 1): 2, (1, 1): 5, (2, 0): 1, (2, 2): 9}
     wrong = next(cell for cell in matrix.cells if (cell.row, cell.column) == (2, 0))
@@ -63,11 +62,11 @@ def test_a_confusion_stands_in_its_row_and_column() -> None:
     assert "M0 2h" in drawn  # column 0, row 2
 
 
-def test_of_many_classes_the_most_confused_are_drawn() -> None:
+def test_of_many_classes_the_most_confused_are_drawn(classifier: Callable[..., ClassifierMetrics]) -> None:
     n = 500
     counts = np.eye(n, dtype=int) * 20
     counts[400, 3] = 7
-    matrix = figures.confusion_matrix([f"class {i:03d}" for i in range(n)], counts.tolist())
+    matrix = figures.confusion_matrix(classifier([f"class {i:03d}" for i in range(n)], counts))
     assert len(matrix.labels) == figures.MAX_MATRIX_LABELS
     assert {"class 400", "class 003"} <= set(matrix.labels)
     assert matrix.left_out == n - figures.MAX_MATRIX_LABELS
@@ -75,8 +74,10 @@ def test_of_many_classes_the_most_confused_are_drawn() -> None:
     assert [c.count for c in matrix.cells if (c.row, c.column) == (row, column)] == [7]
 
 
-def test_top_confusions_are_the_largest_mistakes_and_no_right_answer() -> None:
-    found = figures.top_confusions(["a", "b", "c"], [[90, 4, 6], [1, 3, 0], [0, 0, 0]])
+def test_top_confusions_are_the_largest_mistakes_and_no_right_answer(
+    classifier: Callable[..., ClassifierMetrics],
+) -> None:
+    found = figures.top_confusions(classifier(["a", "b", "c"], [[90, 4, 6], [1, 3, 0], [0, 0, 0]]))
     assert [(c.label, c.predicted, c.count) for c in found] == [("a", "c", 6), ("a", "b", 4), ("b", "a", 1)]
     assert found[0].share == pytest.approx(0.06)
 

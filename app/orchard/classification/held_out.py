@@ -23,8 +23,10 @@ from orchard.layout import CalibrationMetrics, Split
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-# More would make the figures no steadier, and the driver holds the scores: 58 classes 5 MB, 1,000 classes 80 MB.
+# More would make the figures no steadier.
 MAX_ROWS = 20_000
+# The driver holds the scores some ten times over while it fits (float64): 0.2 GB. From 125 classes on it takes fewer rows.
+MAX_SCORES = 2_500_000
 
 
 def calibrate(
@@ -76,8 +78,9 @@ def _scores(
     from pyspark.sql.functions import col, lit, pmod, xxhash64
 
     chosen = rows.where(col("split") == str(split))
-    if count > MAX_ROWS:
-        chosen = chosen.where(pmod(xxhash64("path"), lit(count)) < MAX_ROWS)
+    most = max(2 * LEAST_ROWS, min(MAX_ROWS, MAX_SCORES // len(labels)))
+    if count > most:
+        chosen = chosen.where(pmod(xxhash64("path"), lit(count)) < most)
     scored = model.transform(chosen).select(
         "path", "label", vector_to_array("rawPrediction", "float32").alias("scores")
     )

@@ -1,21 +1,27 @@
-"""How good predictions are: accuracy, macro averages, per-class report, confusion matrix, majority baseline."""
+"""How good predictions are: accuracy, macro averages, per-class report, sparse confusion matrix, majority baseline."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from heapq import nsmallest
+from itertools import repeat
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from orchard.errors import TrainingError
 from orchard.layout import Baseline, ClassifierMetrics
+
+MAX_PAIRS = 10_000
+"""Pairs of true and predicted label in ``confusion``: all of up to 100 classes, of more the most frequent."""
 
 
 def evaluate(
     true: Sequence[str],
     predicted: Sequence[str],
     *,
-    counts: ArrayLike | None = None,
+    counts: Sequence[int] | None = None,
     train_rows: int = 0,
     seconds: float = 0.0,
 ) -> ClassifierMetrics:
@@ -34,38 +40,43 @@ def evaluate(
     Raises:
         TrainingError: there is nothing to measure.
     """
-    weights = np.ones(len(true), np.int64) if counts is None else np.asarray(counts, np.int64)
-    if not weights.sum():
+    pairs: Counter[tuple[str, str]] = Counter()
+    support: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
+    for label, answer, images in zip(true, predicted, counts or repeat(1, len(true)), strict=True):
+        pairs[label, answer] += images
+        support[label] += images
+        answers[answer] += images
+    test_rows = support.total()
+    if not test_rows:
         raise TrainingError("There are no labelled test images to measure a classifier on: add a test split.")
-    labels, codes = np.unique(np.array([*true, *predicted], dtype=object), return_inverse=True)
-    n_labels = len(labels)
-    cells = codes[: len(true)] * n_labels + codes[len(true) :]
-    flat = np.zeros(n_labels * n_labels, np.int64)
-    np.add.at(flat, cells, weights)
-    confusion: NDArray[np.int64] = flat.reshape(n_labels, n_labels)
-
-    hits = np.diagonal(confusion)
-    support, answers = confusion.sum(axis=1), confusion.sum(axis=0)
-    precision, recall = _ratio(hits, answers), _ratio(hits, support)
+    labels = sorted(support.keys() | answers.keys())
+    hits = np.array([pairs[label, label] for label in labels])
+    true_of, said = (np.array([counter[label] for label in labels]) for counter in (support, answers))
+    precision, recall = _ratio(hits, said), _ratio(hits, true_of)
     # F1 = 2 P R / (P + R) = 2 TP / (2 TP + FP + FN)
-    f1 = _ratio(2 * hits, support + answers)
+    f1 = _ratio(2 * hits, true_of + said)
+    confusion: dict[str, dict[str, int]] = {}
+    most = nsmallest(MAX_PAIRS, pairs.items(), key=lambda pair: (-pair[1], pair[0]))
+    for (label, answer), images in sorted(most):
+        confusion.setdefault(label, {})[answer] = images
     return {
-        "accuracy": float(hits.sum() / weights.sum()),
+        "accuracy": float(hits.sum() / test_rows),
         "macro_precision": float(precision.mean()),
         "macro_recall": float(recall.mean()),
         "macro_f1": float(f1.mean()),
-        "test_rows": int(weights.sum()),
+        "test_rows": test_rows,
         "train_rows": train_rows,
-        "labels": labels.tolist(),
-        "confusion_matrix": [row.tolist() for row in confusion],
+        "confusion": confusion,
+        "confusion_left_out": test_rows - sum(images for _, images in most),
         "per_class": {
             label: {
                 "precision": float(precision[i]),
                 "recall": float(recall[i]),
                 "f1": float(f1[i]),
-                "support": int(support[i]),
+                "support": support[label],
             }
-            for i, label in enumerate(labels.tolist())
+            for i, label in enumerate(labels)
         },
         "seconds": seconds,
     }

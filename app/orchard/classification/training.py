@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import tempfile
 from collections.abc import Sequence
 from enum import StrEnum
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard.errors import TrainingError
 from orchard.layout import LOGISTIC_REGRESSION, RANDOM_FOREST
 from orchard.output import Output
 
@@ -31,6 +33,13 @@ class Classifier(StrEnum):
 
 FOREST_COMPONENTS = 64
 """The forest sees only the first components: see `train`."""
+
+TREES, LEAST_TREES, DEPTH = 50, 10, 12
+"""Of the forest, where memory allows; fewer than the least are not worth their time."""
+
+# Spark ML keeps in every inner node the class counts of itself and both sides, 8 bytes each, while trees grow.
+_NODE_BYTES_PER_CLASS = 12
+_FOREST_SHARE = 0.5  # of the heap; the other half takes the counts that tasks gather, and the rows
 
 
 def vectors(rows: DataFrame) -> DataFrame:
@@ -62,6 +71,9 @@ def train(
 
     Returns:
         A fitted model of Spark ML with the columns ``prediction`` and ``probability``.
+
+    Raises:
+        TrainingError: the forest is left out, for the memory holds too few trees of so many classes.
     """
     from pyspark.ml import PipelineModel
     from pyspark.ml.classification import LogisticRegression, RandomForestClassifier
@@ -87,11 +99,12 @@ def train(
     )
     sliced = slicer.transform(training).coalesce(training.sparkSession.sparkContext.defaultParallelism).cache()
     try:
+        trees = affordable_trees(len(labels), sliced.count(), _heap(training.sparkSession))
         forest = RandomForestClassifier(
             featuresCol="first",
             labelCol="class",
-            numTrees=50,
-            maxDepth=12,
+            numTrees=trees,
+            maxDepth=DEPTH,
             maxBins=16,
             maxMemoryInMB=64,  # of node statistics for each task; Spark's 256 fills a driver of 1 GB
             seed=seed,
@@ -99,6 +112,49 @@ def train(
     finally:
         sliced.unpersist()
     return PipelineModel([slicer, forest])
+
+
+def affordable_trees(n_classes: int, rows: int, heap: int) -> int:
+    """Return how many trees a heap of so many bytes can hold, at most `TREES`.
+
+    Raises:
+        TrainingError: it cannot hold `LEAST_TREES`.
+    """
+    # A bootstrap holds 63 % of the rows, and each of them can become a leaf.
+    nodes = min(2 ** (DEPTH + 1), 1.27 * rows)
+    tree = nodes * n_classes * _NODE_BYTES_PER_CLASS
+    trees = int(heap * _FOREST_SHARE / tree)
+    if trees < LEAST_TREES:
+        needed = math.ceil(LEAST_TREES * tree / _FOREST_SHARE / 2**30 * 1.1)
+        raise TrainingError(
+            f"The random forest was left out, for its trees of {n_classes:,} classes do not fit into Spark's memory of "
+            f"{heap / 2**30:.1f} GB: give it more (--driver-memory {needed}g), or do without "
+            "(--classifiers logistic_regression)."
+        )
+    return min(TREES, trees)
+
+
+def shortfall(model: Any) -> str | None:
+    """Return a sentence if `train` made a smaller forest than usual, for lack of memory."""
+    trees = getattr(model.stages[-1], "getNumTrees", TREES)
+    if trees >= TREES:
+        return None
+    return (
+        f"The random forest has {trees} trees instead of {TREES}, for so many classes need more of Spark's memory: "
+        "give it more (--driver-memory)."
+    )
+
+
+def _heap(spark: SparkSession) -> int:
+    """Return the bytes of the smallest heap that holds the forest: the driver's, or that of an executor."""
+    context = spark.sparkContext
+    jvm = context._jvm
+    assert jvm is not None
+    driver = int(jvm.java.lang.Runtime.getRuntime().maxMemory())
+    if context.master.startswith("local"):
+        return driver
+    executor = context.getConf().get("spark.executor.memory", "1g")
+    return min(driver, int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(executor)))
 
 
 def half_whitening(variances: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,12 +7,14 @@ clouds of points and a heat map. Text is never put into markup here; Jinja escap
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 
 import numpy as np
 
-from orchard.layout import CalibrationMetrics, ReliabilityBin
+from orchard.layout import CalibrationMetrics, ClassifierMetrics, ReliabilityBin
 from orchard.report.formatting import label_name, number, percent, shorten
 from orchard.report.samples import Point
 
@@ -306,23 +308,25 @@ def _axis_title(component: int, ratios: Sequence[float]) -> str:
     return f"PC{component} · {percent(ratios[component - 1])} of the variance" if known else f"PC{component}"
 
 
-def confusion_matrix(labels: Sequence[str], counts: Sequence[Sequence[int]], limit: int = MAX_MATRIX_LABELS) -> Matrix:
-    """Lay out a confusion matrix ``counts[true][predicted]``; of many classes, the most confused ones."""
-    table = np.asarray(counts, dtype=np.int64).reshape(len(labels), len(labels))
-    totals = table.sum(axis=1)
-    errors = totals + table.sum(axis=0) - 2 * np.diagonal(table)
-    chosen = np.sort(np.argsort(-errors, kind="stable")[:limit])
+def confusion_matrix(measured: ClassifierMetrics, limit: int = MAX_MATRIX_LABELS) -> Matrix:
+    """Lay out a classifier's confusion matrix; of many classes, the most confused ones."""
+    labels, confusion = measured["per_class"], measured["confusion"]
+    errors: Counter[str] = Counter()
+    for label, answer, count in _errors(measured):
+        errors.update({label: count, answer: count})
+    chosen = sorted(nsmallest(limit, labels, key=lambda label: (-errors[label], label)))
     n = len(chosen)
     cell = max(8.0, min(44.0, 620 / max(1, n)))
     font = min(13.0, cell * 0.84)
-    names = [shorten(label_name(labels[i]), _AXIS_NAME) for i in chosen]
+    names = [shorten(label_name(label), _AXIS_NAME) for label in chosen]
     # 0.56 em: the mean width of a system font's letters.
     margin = round(16 + font * max(2.0, 0.56 * max((len(name) for name in names), default=0)), 1)
     frame = Frame(margin + n * cell + 1, margin + n * cell + 1, margin, margin, margin + n * cell, margin + n * cell)
-    shown = table[np.ix_(chosen, chosen)]
     cells = [
-        Cell(int(row), int(column), int(shown[row, column]), float(shown[row, column] / totals[chosen[row]]))
-        for row, column in np.argwhere(shown > 0)
+        Cell(row, column, count, count / labels[label]["support"])
+        for row, label in enumerate(chosen)
+        for column, answer in enumerate(chosen)
+        if (count := confusion.get(label, {}).get(answer, 0))
     ]
     most = max((c.count for c in cells), default=1)
     shades = {
@@ -333,10 +337,10 @@ def confusion_matrix(labels: Sequence[str], counts: Sequence[Sequence[int]], lim
         frame,
         cell,
         round(font, 2),
-        [label_name(labels[i]) for i in chosen],
+        [label_name(label) for label in chosen],
         [Tick(round(margin + (i + 0.5) * cell, 2), name) for i, name in enumerate(names)],
         cells,
-        [int(totals[i]) for i in chosen],
+        [labels[label]["support"] for label in chosen],
         len(labels) - n,
         shades,
     )
@@ -360,21 +364,16 @@ def _shades(cells: Sequence[Cell], strengths: Sequence[float]) -> dict[str, str]
     return {name: "".join(parts) for name, parts in sorted(paths.items())}
 
 
-def top_confusions(labels: Sequence[str], counts: Sequence[Sequence[int]], limit: int = 12) -> list[Confusion]:
+def top_confusions(measured: ClassifierMetrics, limit: int = 12) -> list[Confusion]:
     """The most frequent mistakes, as words: true class, predicted class, how often, of how many."""
-    table = np.asarray(counts, dtype=np.int64).reshape(len(labels), len(labels))
-    totals = table.sum(axis=1)
+    most = nsmallest(limit, _errors(measured), key=lambda error: (-error[2], *error))
     return [
-        Confusion(labels[r], labels[c], int(table[r, c]), float(table[r, c] / totals[r]))
-        for r, c in _largest_errors(table, limit)
+        Confusion(label, answer, count, count / measured["per_class"][label]["support"])
+        for label, answer, count in most
     ]
 
 
-def _largest_errors(table: "np.ndarray[tuple[int, int], np.dtype[np.int64]]", limit: int) -> Iterator[tuple[int, int]]:
-    errors = table.copy()
-    np.fill_diagonal(errors, 0)
-    flat = np.argsort(-errors, axis=None, kind="stable")[:limit]
-    for position in flat:
-        row, column = divmod(int(position), table.shape[1])
-        if errors[row, column] > 0:
-            yield row, column
+def _errors(measured: ClassifierMetrics) -> Iterator[tuple[str, str, int]]:
+    """True label, another that was predicted, how many test images."""
+    for label, answers in measured["confusion"].items():
+        yield from ((label, answer, count) for answer, count in answers.items() if answer != label)

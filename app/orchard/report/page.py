@@ -233,19 +233,16 @@ def _classifier_views(measured: Mapping[str, ClassifierMetrics]) -> list[Classif
     rows = max(50, MAX_CLASS_ROWS // max(1, len(shown)))
     views = []
     for name, classifier in shown:
-        labels, counts = classifier["labels"], classifier["confusion_matrix"]
         classes = sorted(
             classifier["per_class"].items(), key=lambda item: (item[1]["support"] == 0, item[1]["f1"], item[0])
         )
-        matrix = figures.confusion_matrix(labels, counts)
-        confusions = figures.top_confusions(labels, counts)
         views.append(
             ClassifierView(
                 name,
                 classifier_title(name),
                 classifier,
-                matrix,
-                confusions,
+                figures.confusion_matrix(classifier),
+                figures.top_confusions(classifier),
                 classes[:rows],
                 max(0, len(classes) - rows),
             )
