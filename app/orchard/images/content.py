@@ -38,14 +38,14 @@ _EXPORT = "export it as JPEG, PNG or TIFF"
 _FRAMES = "extract its frames, as with ffmpeg"
 _AGAIN = "fetch it again"
 _DELETE = "delete it"
-_TEXT = rb"(?i)(\xef\xbb\xbf)?\s*"
+_TEXT = rb"(?i)(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--(?:(?!-->).)*-->\s*)*"
 # First bytes; what they are; what to do.
 _KINDS = [
     (rb"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull`"),
     (rb"(\.\./)*(\.git/annex|/annex)/objects/", "a git-annex pointer", "run `git annex get`"),
-    (_TEXT + rb"(<!--.*?-->\s*)?<(!doctype html|html|head|body|script|meta)\b", "an HTML page", f"the download failed, {_AGAIN}"),
-    (_TEXT + rb"(<\?xml.*?)?(<!--.*?-->\s*|<!doctype svg.*?)*<svg\b", "SVG", _EXPORT),
-    (_TEXT + rb"<\?xml", "XML", _LOOK),
+    (_TEXT + rb"<(!doctype html|html|head|body|script|meta)\b", "an HTML page", f"the download failed, {_AGAIN}"),
+    (_TEXT + rb"(<!doctype svg[^>]*>\s*)?<svg\b", "SVG", _EXPORT),
+    (_TEXT + rb"<(\?xml|[a-z]+ xmlns|error>)", "XML", _LOOK),
     (rb"(\xef\xbb\xbf)?\s*[{\[]\s*[\"{\[\d]", "JSON", _LOOK),
     (rb"\s*data:image/", "a data: URL", "decode its base64"),
     (rb"%PDF-", "PDF", "extract its images, as with pdfimages"),
@@ -124,3 +124,18 @@ def describe(head: bytes) -> str:
     if all(character.isprintable() or character in "\t\r\n\f" for character in text):
         return f"text: {_LOOK}"
     return f"unknown data: its first bytes are {head[:8].hex(' ')}"
+
+
+def boxes_end(data: bytes) -> int:
+    """Where the last box of an ISO base media file (AVIF, HEIC, MP4) ends, by its own account."""
+    at = 0
+    for _ in range(1000):
+        if at >= len(data):
+            break
+        size = int.from_bytes(data[at : at + 4], "big")
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size < 8:  # 0: up to the end of the file
+            return len(data)
+        at += size
+    return at

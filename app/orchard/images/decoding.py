@@ -2,12 +2,13 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import AvifImagePlugin, Image, ImageFile
+from PIL import AvifImagePlugin, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -16,7 +17,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from orchard.images import jpeg, png
 from orchard.images.colour import to_srgb
-from orchard.images.content import ImageFormat, describe, image_format
+from orchard.images.content import ImageFormat, boxes_end, describe, image_format
 from orchard.images.limits import Deadline, Limits, OutOfTime, Unfit, check_cost
 from orchard.images.tiff import open_tiff
 from orchard.layout import Reason
@@ -45,8 +46,14 @@ _TRANSPOSE = {
 _COLOURED = {"RGB", "RGBA", "RGBa", "P", "PA"}
 # How many times the target size the cheap first step (JPEG's DCT scaling, box average) leaves to the second.
 _REDUCING_GAP = 2
+_DECODERS: dict[ImageFormat, Callable[[io.BytesIO], Image.Image]] = {
+    ImageFormat.WEBP: WebPImageFile,
+    ImageFormat.BMP: BmpImageFile,
+    ImageFormat.GIF: GifImageFile,
+    ImageFormat.AVIF: AvifImagePlugin.AvifImageFile,
+}
 # Bytes of memory for a pixel while it is decoded; these decoders deliver all pixels in a piece beside Pillow's image.
-_WHOLE = {ImageFormat.WEBP: 16, ImageFormat.AVIF: 20, ImageFormat.HEIC: 20}
+_WHOLE = {ImageFormat.WEBP: 16, ImageFormat.AVIF: 16, ImageFormat.HEIC: 16}
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # of the others 4
 # Pixels that are converted at once.
 _TILE_PIXELS = 2**21
@@ -54,8 +61,6 @@ _TILE_PIXELS = 2**21
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 if pillow_heif is not None:
     pillow_heif.options.DECODE_THREADS = 1
-# What Pillow says of variants of a format that it does not know.
-_VARIANTS = ("cannot handle", "Unsupported BMP", "not yet supported", "unknown data organization")
 
 
 @dataclass(frozen=True)
@@ -92,26 +97,32 @@ def decode(data: bytes, target: int, limits: Limits) -> Decoded | Rejection:
       not say what white is.
     - A JPEG that lacks its end is taken if nothing of its pixels is missing.
     """
-    if not data:
-        return Rejection(Reason.EMPTY, "0 bytes")
-    if len(data) > limits.max_bytes:
-        return Rejection(Reason.TOO_LARGE, f"more than {limits.max_bytes} bytes")
-    found = image_format(data)
-    if found is None:
-        return Rejection(Reason.UNSUPPORTED_FORMAT, f"looks like {describe(data)}")
+    found = None
     try:
+        found = _format(data, limits)
         with Deadline(limits.max_seconds):
             return _decode_image(data, found, target, limits)
-    except OutOfTime:
-        return Rejection(Reason.TOO_SLOW, f"{found} takes more than {limits.max_seconds:g} s to decode")
     except Unfit as unfit:
         return Rejection(unfit.reason, unfit.detail)
+    except OutOfTime:
+        return Rejection(Reason.TOO_SLOW, f"{found} takes more than {limits.max_seconds:g} s to decode")
     except (MemoryError, Image.DecompressionBombError):
         return Rejection(Reason.TOO_MANY_PIXELS, f"{found} takes more memory than there is to decode")
     except Exception as error:  # Pillow raises whatever its parsers meet
         message = f"{error}".split("\n", maxsplit=1)[0][:200] or type(error).__name__
-        cut = "truncated" in message.lower() or _ends_early(found, data)
+        cut = "truncated" in message.lower() or (found is not None and _ends_early(found, data))
         return Rejection(Reason.TRUNCATED if cut else Reason.CORRUPT, f"{found}: {message}")
+
+
+def _format(data: bytes, limits: Limits) -> ImageFormat:
+    if not data:
+        raise Unfit(Reason.EMPTY, "0 bytes")
+    if len(data) > limits.max_bytes:
+        raise Unfit(Reason.TOO_LARGE, f"more than {limits.max_bytes} bytes")
+    found = image_format(data)
+    if found is None:
+        raise Unfit(Reason.UNSUPPORTED_FORMAT, f"looks like {describe(data)}")
+    return found
 
 
 def _decode_image(data: bytes, found: ImageFormat, target: int, limits: Limits) -> Decoded:
@@ -136,7 +147,7 @@ def _decode_whole(data: bytes, found: ImageFormat, target: int, limits: Limits) 
             image.draft(None, (_REDUCING_GAP * target, _REDUCING_GAP * target))  # acts on JPEG alone
         pixels = image.width * image.height
         each = _WHOLE.get(found) or _BYTES.get(image.mode, 4)
-        check_cost(found, width, height, pixels, pixels * each + coefficients, limits)
+        check_cost(found, (width, height), pixels, pixels * each + coefficients, limits)
         image.load()
         orientation = _orientation(image)
         # A square target: turning afterwards comes to the same and costs less. Pillow resizes
@@ -147,8 +158,6 @@ def _decode_whole(data: bytes, found: ImageFormat, target: int, limits: Limits) 
         if upright.mode != "RGB":
             upright = upright.convert("RGB")
         if "icc_profile" in image.info and image.mode in _COLOURED:
-            if upright is image:
-                upright = image.copy()
             to_srgb(upright, image.info["icc_profile"])
         if orientation in _TRANSPOSE:
             upright = upright.transpose(_TRANSPOSE[orientation])
@@ -173,16 +182,10 @@ def _open(data: bytes, found: ImageFormat, limits: Limits) -> Image.Image:
         case ImageFormat.HEIC:
             if pillow_heif is None:
                 raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like HEIC: install pillow-heif, or save it as JPEG")
-            heic: Image.Image = pillow_heif.HeifImageFile(io.BytesIO(data))
-            return heic
-        case ImageFormat.AVIF:
-            if not AvifImagePlugin.SUPPORTED:
-                raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like AVIF: install a Pillow that has it")
-            return AvifImagePlugin.AvifImageFile(io.BytesIO(data))
-    decoder: type[ImageFile.ImageFile] = {
-        ImageFormat.WEBP: WebPImageFile, ImageFormat.BMP: BmpImageFile, ImageFormat.GIF: GifImageFile
-    }[found]  # fmt: skip
-    return decoder(io.BytesIO(data))
+            return cast(Image.Image, pillow_heif.HeifImageFile(io.BytesIO(data)))
+        case ImageFormat.AVIF if not AvifImagePlugin.SUPPORTED:
+            raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like AVIF: install a Pillow that has it")
+    return _DECODERS[found](io.BytesIO(data))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -243,17 +246,20 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 def _ends_early(found: ImageFormat, data: bytes) -> bool:
     """Whether a broken file lacks its end, by what its format says about the end."""
+    order: Literal["little", "big"] = "big" if data[:1] == b"M" else "little"
     match found:
         case ImageFormat.JPEG:
-            return b"\xff\xd9" not in data[-1024:]
+            early = b"\xff\xd9" not in data[-1024:]
         case ImageFormat.PNG:
-            return b"IEND" not in data[-1024:]
+            early = b"IEND" not in data[-1024:]
         case ImageFormat.GIF:
-            return b";" not in data[-16:]
+            early = b";" not in data[-16:]
         case ImageFormat.WEBP:
-            return int.from_bytes(data[4:8], "little") + 8 > len(data)
+            early = int.from_bytes(data[4:8], order) + 8 > len(data)
         case ImageFormat.BMP:
-            return int.from_bytes(data[2:6], "little") > len(data)
+            early = int.from_bytes(data[2:6], order) > len(data)
         case ImageFormat.TIFF:
-            order = "little" if data[:1] == b"I" else "big"
-            return int.from_bytes(data[4:8], order) >= len(data)  # type: ignore[arg-type]
+            early = int.from_bytes(data[4:8], order) >= len(data)
+        case ImageFormat.AVIF | ImageFormat.HEIC:
+            early = boxes_end(data) > len(data)
+    return early

@@ -34,13 +34,12 @@ class Unfit(Exception):
         self.reason, self.detail = reason, detail
 
 
-def check_cost(what: str, width: int, height: int, decoded: int, memory: float, limits: Limits) -> None:
+def check_cost(what: str, size: tuple[int, int], decoded: int, memory: float, limits: Limits) -> None:
     """Refuse what would take too much.
 
     Args:
         what: the format.
-        width: of the image, in pixels.
-        height: of the image, in pixels.
+        size: width and height of the image, in pixels.
         decoded: pixels that the decoder delivers.
         memory: bytes that it takes for that.
         limits: what is allowed.
@@ -48,6 +47,7 @@ def check_cost(what: str, width: int, height: int, decoded: int, memory: float, 
     Raises:
         Unfit: it is more.
     """
+    width, height = size
     if width * height == 0:
         raise Unfit(Reason.CORRUPT, f"{what} of {width} x {height} pixels")
     if decoded > limits.max_pixels or width * height > SHRUNK_PIXELS * limits.max_pixels:

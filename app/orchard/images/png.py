@@ -1,4 +1,4 @@
-"""A PNG without what does not concern its pixels: damaged, boundless and countless chunks are no reason to refuse it."""
+"""A PNG without what does not concern its pixels: no damaged or boundless chunk is a reason to refuse it."""
 
 import re
 import struct

@@ -8,6 +8,7 @@ import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,20 @@ from orchard.images.jpeg import MAX_SCANS
 from orchard.images.limits import Limits, Unfit, check_cost
 from orchard.layout import Reason
 
+# A filter's overshoot of what is meant to end at 1.
+_NEARLY_ONE = 2
 _BAND_BYTES = 8 * 2**20  # decompressed at once, if the file's strips are not longer
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES, _MAX_SAMPLE_VALUE = 273, 274, 277, 278, 279, 281
 _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 284, 317, 322, 323, 324, 325
-_EXTRA_SAMPLES, _SAMPLE_FORMAT, _ICC_PROFILE = 338, 339, 34675
+_EXTRA_SAMPLES, _SAMPLE_FORMAT, _S_MAX_SAMPLE_VALUE, _ICC_PROFILE = 338, 339, 341, 34675
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _JPEGS = {6, 7}  # compressions
+
+
+_Tags = dict[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class _Layout:
     """How an image lies in a file."""
 
     order: str  # < or >
-    tags: dict[int, tuple[int, ...]]
+    tags: _Tags
     profile: bytes | None
 
     def __getitem__(self, tag: int) -> tuple[int, ...]:
@@ -62,9 +68,9 @@ def open_tiff(data: bytes, limits: Limits) -> Image.Image:
     bits, form = layout.get(_BITS, 1), layout.get(_SAMPLE_FORMAT, _UNSIGNED)
     grey = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
     separate = layout.get(_PLANAR, 1) == 2
-    check_cost("TIFF", width, height, width * height, width * height * (1 if samples == 1 else 4), limits)
+    check_cost("TIFF", (width, height), width * height, width * height * (1 if samples == 1 else 4), limits)
     tile_bytes = layout.get(_TILE_WIDTH, 0) * layout.get(_TILE_HEIGHT, 0) * samples * bits // 8
-    check_cost("TIFF", width, height, 0, tile_bytes, limits)
+    check_cost("TIFF", (width, height), 0, tile_bytes, limits)
     parts = max(1, len(layout[_STRIP_OFFSETS]), len(layout[_TILE_OFFSETS]))
     if layout.get(_COMPRESSION, 1) in _JPEGS and data.count(b"\xff\xda") > MAX_SCANS + 4 * parts:
         raise Unfit(Reason.TOO_SLOW, f"TIFF of a JPEG of more than {MAX_SCANS} scans: save it again")
@@ -91,7 +97,7 @@ def _layout(data: bytes) -> _Layout:
     else:
         header, count, entry, value = f"{order}I", f"{order}H", f"{order}HHI", f"{order}I"
         (at,) = struct.unpack_from(header, data, 4)
-    tags: dict[int, tuple[int, ...]] = {}
+    tags: _Tags = {}
     profile = None
     try:
         (entries,) = struct.unpack_from(count, data, at)
@@ -117,7 +123,7 @@ def _layout(data: bytes) -> _Layout:
 _READ = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_OFFSETS, _ORIENTATION, _SAMPLES),
     *(_ROWS_PER_STRIP, _STRIP_BYTES, _MAX_SAMPLE_VALUE, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT),
-    *(_TILE_OFFSETS, _TILE_BYTES, _EXTRA_SAMPLES, _SAMPLE_FORMAT),
+    *(_TILE_OFFSETS, _TILE_BYTES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _S_MAX_SAMPLE_VALUE),
 }
 
 
@@ -177,36 +183,37 @@ class _Samples:
 
     def _range(self) -> tuple[float, float]:
         """What is black and what is white, see `orchard.images.decoding.decode`."""
-        declared = max(self._layout[_MAX_SAMPLE_VALUE], default=0)
-        if self._form != _FLOAT:
-            signed = self._form == _SIGNED
-            least, most = (-(2 ** (self._bits - 1)), 2 ** (self._bits - 1) - 1) if signed else (0, 2**self._bits - 1)
-            if not signed and 0 < declared < most:
-                return 0, declared
-            if not signed and self._bits <= 24:
-                return 0, most
+        if self._form == _FLOAT:
+            low, high = self._extremes()
+            white = 1.0 if high <= _NEARLY_ONE else 255.0
+            return (0.0, white) if low >= 0 and high <= 255 else (low, high)
+        signed = self._form == _SIGNED
+        least, most = (-(2 ** (self._bits - 1)), 2 ** (self._bits - 1) - 1) if signed else (0, 2**self._bits - 1)
+        declared = max(self._layout[_MAX_SAMPLE_VALUE] or self._layout[_S_MAX_SAMPLE_VALUE], default=0)
+        if not 0 < declared < most:
+            declared = 0
+        if not signed and (declared or self._bits <= 24):
+            return 0.0, float(declared or most)
+        low, high = self._extremes()
+        if low >= 0:
+            least, most = 0, declared or (65535 if self._bits > 24 and high <= 65535 else most)
+        if high - low > (most - least) / 2 or (low >= 0 and (declared or high <= 65535)):
+            return float(least), float(most)
+        return low, high
+
+    def _extremes(self) -> tuple[float, float]:
+        """The least and the greatest number; 0 is among them, if they are all the same."""
         low, high = np.inf, -np.inf
         for _, numbers in self._strips():
             colours = numbers[..., : self._colours]
-            if self._form == _FLOAT:
-                colours = colours[np.isfinite(colours)]
-            if colours.size:
-                low, high = min(low, float(colours.min())), max(high, float(colours.max()))
-        if not low < high:
-            low, high = (min(low, 0.0), max(high, 0.0)) if low == high else (0.0, 1.0)
-        if self._form == _FLOAT:
-            for white, bound in ((1, 2), (255, 255)):
-                if low >= 0 and high <= bound:
-                    return 0, white
-            return low, high
-        if low >= 0 and self._bits <= 16:
-            return 0, most
-        if low >= 0 and high <= 65535:
-            return 0, 65535
-        # What uses most of its type's range is taken to use it all.
-        return (least if low < 0 else 0, most) if high - low > (most - (least if low < 0 else 0)) / 2 else (low, high)
+            finite = colours[np.isfinite(colours)]
+            if finite.size:
+                low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+        if low > high:
+            return 0.0, 1.0
+        return (low, high) if low < high else (min(low, 0.0), max(high, 0.0) or 1.0)
 
-    def _strips(self) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    def _strips(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """The samples from top to bottom: the first row, and shape (rows, width, samples)."""
         planes = self._samples if self._separate else 1
         used = self._colours + (self._samples > self._colours) if self._separate else 1
@@ -229,13 +236,13 @@ class _Samples:
         row_bytes = self._row_bytes(across * layout.get(_TILE_WIDTH, 0) if tiled else self._width)
         if rows < 1 or len(offsets) % planes or len(offsets) // planes < -(-self._height // rows) * across:
             raise ValueError("strips or tiles are missing")
-        check_cost("TIFF", self._width, self._height, 0, planes * rows * row_bytes, self._limits)
+        check_cost("TIFF", (self._width, self._height), 0, planes * rows * row_bytes, self._limits)
         group = max(1, _BAND_BYTES // (rows * row_bytes))
         first = plane * (len(offsets) // planes)
         for top in range(0, self._height, group * rows):
             height = min(group * rows, self._height - top)
             part = slice(first + top // rows * across, first + -(-(top + height) // rows) * across)
-            tags = {
+            tags: _Tags = {
                 _WIDTH: (row_bytes,),
                 _HEIGHT: (height,),
                 _BITS: (8,),
@@ -257,7 +264,7 @@ class _Samples:
     def _row_bytes(self, width: int) -> int:
         return -(-width * (1 if self._separate else self._samples) * self._bits // 8)
 
-    def _numbers(self, raw: NDArray[np.uint8]) -> NDArray[np.generic]:
+    def _numbers(self, raw: NDArray[np.uint8]) -> NDArray[Any]:
         """Samples, shape (rows, width, samples), of bytes (rows, bytes of a row)."""
         samples, predictor = (1 if self._separate else self._samples), self._layout.get(_PREDICTOR, 1)
         if self._bits % 8 or self._bits == 24:
@@ -269,10 +276,11 @@ class _Samples:
             return numbers
         size, order = self._bits // 8, self._layout.order
         tile = self._layout.get(_TILE_WIDTH, 0) if self._layout.tiled else raw.shape[1] // (samples * size)
-        rows = raw.reshape(len(raw), -1, tile * samples * size)
+        rows: NDArray[Any] = raw.reshape(len(raw), -1, tile * samples * size)
         if predictor == 3:  # differences of bytes, the highest of all samples first
-            summed = np.cumsum(rows.reshape(*rows.shape[:2], -1, samples), axis=2, dtype=np.uint8)
-            rows = np.moveaxis(summed.reshape(*rows.shape[:2], size, -1), 2, -1)
+            shape = rows.shape[:2]
+            summed = np.cumsum(rows.reshape(*shape, -1, samples), axis=2, dtype=np.uint8)
+            rows = summed.reshape(*shape, size, -1).swapaxes(2, 3)
             order = ">"
         numbers = np.ascontiguousarray(rows).view(f"{order}u{size}").reshape(*rows.shape[:2], tile, samples)
         numbers = numbers.astype(f"=u{size}")
@@ -282,16 +290,15 @@ class _Samples:
         return numbers.view(f"={kind}{size}").reshape(len(raw), -1, samples)[:, : self._width]
 
 
-def _bytes(numbers: NDArray[np.generic], black: float, white: float) -> NDArray[np.uint8]:
+def _bytes(numbers: NDArray[Any], black: float, white: float) -> NDArray[np.uint8]:
     """Numbers as 0..255."""
-    wide = numbers.astype(np.float64 if numbers.dtype.itemsize > 2 else np.float32)
-    np.nan_to_num(wide, copy=False, nan=black, posinf=white, neginf=black)
-    wide -= black
-    wide *= 255 / (white - black)
-    return np.rint(wide.clip(0, 255)).astype(np.uint8)
+    exact = numbers.dtype.itemsize > (4 if numbers.dtype.kind == "f" else 2)
+    wide: NDArray[Any] = np.nan_to_num(numbers.astype(np.float64 if exact else np.float32), copy=False, nan=black)
+    scaled: NDArray[Any] = np.rint(((wide - black) * (255 / (white - black))).clip(0, 255))
+    return scaled.astype(np.uint8)
 
 
-def _with_directory(data: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
+def _with_directory(data: bytes, tags: _Tags) -> bytes:
     """The file with another, little-endian directory."""
     at = len(data) + len(data) % 2
     rest = at + 2 + 12 * len(tags) + 4
