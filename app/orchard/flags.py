@@ -11,9 +11,10 @@ from orchard import progress
 from orchard.settings import Settings, load
 
 SELECTION = ("limit", "labels", "test_fraction", "seed")
+IMAGES = ("max_bytes", "max_pixels", "max_decode_memory", "max_decode_seconds")
 EXTRACTION = (
     *SELECTION,
-    *("max_bytes", "max_pixels", "max_rejected"),
+    *(*IMAGES, "max_rejected"),
     *("backbone", "weights", "alpha", "engine", "precision"),
     *("fresh", "prune", "retry_rejected"),
 )

@@ -69,7 +69,8 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     """The file could not be opened or read: missing, no permission, a broken disk."""
     UNSUPPORTED_FORMAT = "unsupported_format"
-    """The content is none of JPEG, PNG, WebP, BMP, GIF, TIFF, whatever the name says."""
+    """The content is none of JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, HEIC, whatever the name says, or a variant that
+    is not decoded; ``detail`` is what it looks like, a colon, and what to do."""
     TRUNCATED = "truncated"
     """The content ends before the image does."""
     CORRUPT = "corrupt"
@@ -77,7 +78,10 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     """More bytes than ``max_bytes``."""
     TOO_MANY_PIXELS = "too_many_pixels"
-    """More pixels than ``max_pixels``: a decompression bomb, or a picture to shrink first."""
+    """More pixels than ``max_pixels``, or than fit into ``max_decode_memory``: a decompression bomb, or a picture to
+    shrink first."""
+    TOO_SLOW = "too_slow"
+    """Decoding takes more CPU time than ``max_decode_seconds``, or would, by the structure of the file."""
 
 
 # What the source lists, and what a worker gets. `version` is the ETag of an object or the modification time

@@ -14,7 +14,7 @@ from orchard.features.conversion import build_artifact
 from orchard.features.engines import load_engine, resolve_precision
 from orchard.features.extraction import task_images, tasks_per_batch
 from orchard.features.pending import find_pending
-from orchard.images.decoding import Decoded, Limits, decode
+from orchard.images.decoding import Decoded, decode
 from orchard.images.sources import list_images
 from orchard.output import Output
 from orchard.progress import stage
@@ -77,7 +77,7 @@ def measure(images: pa.Table, settings: Settings) -> tuple[float, int, int]:
         seed=settings.seed,
     )
     engine = load_engine(artifact)
-    limits = Limits(settings.max_bytes, settings.max_pixels)
+    limits = settings.limits()
     step = max(1, images.num_rows // MEASURED_IMAGES)
     paths = images["path"].take(pa.array(range(0, images.num_rows, step)[:MEASURED_IMAGES])).to_pylist()
     contents = []

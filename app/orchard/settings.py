@@ -8,7 +8,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -22,6 +22,9 @@ from pydantic_settings import (
 
 from orchard.errors import UsageError
 from orchard.storage.interface import S3Options
+
+if TYPE_CHECKING:
+    from orchard.images.limits import Limits
 
 SETTINGS_FILE = Path("orchard.toml")
 """Read from the working directory when no ``--config`` is given and it is there."""
@@ -61,6 +64,10 @@ class Settings(BaseSettings):
     # What a picture may be
     max_bytes: int = Field(64 * 2**20, ge=1, description="reject files of more bytes")
     max_pixels: int = Field(100_000_000, ge=1, description="reject images of more pixels")
+    max_decode_memory: int = Field(
+        512 * 2**20, ge=1, description="reject images that take more bytes of memory to decode"
+    )
+    max_decode_seconds: float = Field(20, gt=0, description="reject images that take more CPU seconds to decode")
     max_rejected: Annotated[int | float, BeforeValidator(_count_or_share)] = Field(
         0.05, ge=0, description="exit with 1 if more images are rejected: a count, or a share such as 5%"
     )
@@ -107,6 +114,12 @@ class Settings(BaseSettings):
     def s3_options(self) -> S3Options:
         """Return where the object store is; credentials are no settings, they come from the environment."""
         return S3Options(self.s3_endpoint, self.s3_region).resolved()
+
+    def limits(self) -> "Limits":
+        """Return what an image may cost."""
+        from orchard.images.limits import Limits
+
+        return Limits(self.max_bytes, self.max_pixels, self.max_decode_memory, self.max_decode_seconds)
 
     def rejections_allowed(self, listed: int) -> int:
         """Return how many of `listed` images may be rejected before the run ends with exit code 1."""

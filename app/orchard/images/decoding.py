@@ -2,20 +2,32 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile
+from PIL import AvifImagePlugin, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from orchard.images.content import ImageFormat, describe, image_format
+from orchard.images import jpeg, png
+from orchard.images.colour import to_srgb
+from orchard.images.content import ImageFormat, boxes_end, describe, image_format
+from orchard.images.limits import Deadline, Limits, OutOfTime, Unfit, check_cost
+from orchard.images.tiff import open_tiff
 from orchard.layout import Reason
+
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+
+__all__ = ["Decoded", "Limits", "Rejection", "decode"]
 
 # Pillow warns of odd metadata, which does not concern the pixels, once for each image.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -30,28 +42,25 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# What an RGB profile can be about.
+_COLOURED = {"RGB", "RGBA", "RGBa", "P", "PA"}
 # How many times the target size the cheap first step (JPEG's DCT scaling, box average) leaves to the second.
 _REDUCING_GAP = 2
-# Opened by class rather than by Image.open: only these decoders can be reached, and the limits are ours.
-# A phone's MPO is a JPEG followed by others; the first one counts.
-_DECODERS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
-    ImageFormat.JPEG: JpegImageFile,
-    ImageFormat.PNG: PngImageFile,
+_DECODERS: dict[ImageFormat, Callable[[io.BytesIO], Image.Image]] = {
     ImageFormat.WEBP: WebPImageFile,
     ImageFormat.BMP: BmpImageFile,
     ImageFormat.GIF: GifImageFile,
-    ImageFormat.TIFF: TiffImageFile,
+    ImageFormat.AVIF: AvifImagePlugin.AvifImageFile,
 }
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an image may cost."""
-
-    max_bytes: int = 64 * 1024 * 1024
-    """Of the file."""
-    max_pixels: int = 100_000_000
-    """Width times height, as the header says; checked before anything is decoded."""
+# Bytes of memory for a pixel while it is decoded; these decoders deliver all pixels in a piece beside Pillow's image.
+_WHOLE = {ImageFormat.WEBP: 16, ImageFormat.AVIF: 16, ImageFormat.HEIC: 16}
+_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # of the others 4
+# Pixels that are converted at once.
+_TILE_PIXELS = 2**21
+# The processors are shared by tasks, one image a time each.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+if pillow_heif is not None:
+    pillow_heif.options.DECODE_THREADS = 1
 
 
 @dataclass(frozen=True)
@@ -74,69 +83,82 @@ class Rejection:
 
 
 def decode(data: bytes, target: int, limits: Limits) -> Decoded | Rejection:
-    """Decode the first frame of an image, upright, in RGB. Never raises, whatever the bytes.
+    """Decode the first frame of an image, upright, in sRGB. Never raises, whatever the bytes.
 
     An image whose sides are both at most ``target`` keeps its size; any other is stretched to
     ``(target, target)`` with an antialiased bilinear filter, as the network's own resize would.
 
     - Alpha is composited on white: the usual background of product photos, and of Fruits-360.
-    - 16 bits become 8 by dividing by 257, not by clipping. 32-bit integers up to 65535 are taken for 16 bits,
-      floats in 0..1 are multiplied by 255, floats in 0..255 are kept; any other range is stretched to 0..255,
-      because such files do not say what white is.
+    - Colours are converted to sRGB from any other RGB profile that the image carries; a broken one is ignored.
+    - 16 bits become 8 by dividing by 257, not by clipping. Fewer bits in a TIFF's 16 are known by its MaxSampleValue.
+      Signed 16 bits are taken for 0..32767 where none is negative; 32-bit integers up to 65535 for 16 bits; values
+      that use more than half of their type's range for all of it. Floats in 0..1, with what a filter adds, are
+      multiplied by 255, floats in 0..255 are kept. Any other range is stretched to 0..255, because such files do
+      not say what white is.
+    - A JPEG that lacks its end is taken if nothing of its pixels is missing.
     """
-    if not data:
-        return Rejection(Reason.EMPTY, "0 bytes")
-    if len(data) > limits.max_bytes:
-        return Rejection(Reason.TOO_LARGE, f"more than {limits.max_bytes} bytes")
-    found = image_format(data)
-    if found is None:
-        return Rejection(Reason.UNSUPPORTED_FORMAT, f"looks like {describe(data)}")
+    found = None
     try:
-        return _decode_image(data, found, target, limits.max_pixels)
+        found = _format(data, limits)
+        with Deadline(limits.max_seconds):
+            return _decode_image(data, found, target, limits)
+    except Unfit as unfit:
+        return Rejection(unfit.reason, unfit.detail)
+    except OutOfTime:
+        return Rejection(Reason.TOO_SLOW, f"{found} takes more than {limits.max_seconds:g} s to decode")
+    except (MemoryError, Image.DecompressionBombError):
+        return Rejection(Reason.TOO_MANY_PIXELS, f"{found} takes more memory than there is to decode")
     except Exception as error:  # Pillow raises whatever its parsers meet
         message = f"{error}".split("\n", maxsplit=1)[0][:200] or type(error).__name__
-        cut = "truncated" in message.lower() or _ends_early(found, data)
+        cut = "truncated" in message.lower() or (found is not None and _ends_early(found, data))
         return Rejection(Reason.TRUNCATED if cut else Reason.CORRUPT, f"{found}: {message}")
 
 
-def open_image(data: bytes, limits: Limits = Limits()) -> ImageFile.ImageFile:
-    """Open an image with the decoders that `decode` allows, and within its limit of pixels; nothing is decoded yet.
-
-    Raises:
-        ValueError: it is of another format, or too large.
-    """
+def _format(data: bytes, limits: Limits) -> ImageFormat:
+    if not data:
+        raise Unfit(Reason.EMPTY, "0 bytes")
+    if len(data) > limits.max_bytes:
+        raise Unfit(Reason.TOO_LARGE, f"more than {limits.max_bytes} bytes")
     found = image_format(data)
     if found is None:
-        raise ValueError("not an image of an allowed format")
-    image = _DECODERS[found](io.BytesIO(data))
-    if image.width * image.height > limits.max_pixels:
-        raise ValueError(f"{image.width} x {image.height} pixels")
-    return image
+        raise Unfit(Reason.UNSUPPORTED_FORMAT, f"looks like {describe(data)}")
+    return found
 
 
-def _decode_image(data: bytes, found: ImageFormat, target: int, max_pixels: int) -> Decoded | Rejection:
-    with _DECODERS[found](io.BytesIO(data)) as image:
+def _decode_image(data: bytes, found: ImageFormat, target: int, limits: Limits) -> Decoded:
+    try:
+        return _decode_whole(data, found, target, limits)
+    except OSError as error:
+        if found is not ImageFormat.JPEG or "truncated" not in str(error):
+            raise
+        # Only the end marker may be missing: then it shows nowhere what comes before it.
+        whole, other = (_decode_whole(data + fill + jpeg.END, found, target, limits) for fill in (b"", bytes(4096)))
+        if not np.array_equal(whole.pixels, other.pixels):
+            raise
+        return whole
+
+
+def _decode_whole(data: bytes, found: ImageFormat, target: int, limits: Limits) -> Decoded:
+    with _open(data, found, limits) as image:
         width, height = image.size
-        if width * height > max_pixels:
-            detail = f"{found} of {width} x {height} pixels, more than {max_pixels}"
-            return Rejection(Reason.TOO_MANY_PIXELS, detail)
-        if width * height == 0:
-            return Rejection(Reason.CORRUPT, f"{found} of {width} x {height} pixels")
         fits = width <= target and height <= target
+        coefficients = jpeg.check_scans(data, image, limits) if isinstance(image, JpegImageFile) else 0
         if not fits:
             image.draft(None, (_REDUCING_GAP * target, _REDUCING_GAP * target))  # acts on JPEG alone
+        pixels = image.width * image.height
+        each = _WHOLE.get(found) or _BYTES.get(image.mode, 4)
+        check_cost(found, (width, height), pixels, pixels * each + coefficients, limits)
         image.load()
         orientation = _orientation(image)
-        upright = _eight_bits(image)
-        if not fits:
-            # A square target: turning afterwards comes to the same and costs less. Pillow resizes
-            # RGBA with premultiplied alpha, so compositing afterwards does too.
-            box = (target, target)
-            upright = upright.resize(box, Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP)
+        # A square target: turning afterwards comes to the same and costs less. Pillow resizes
+        # RGBA with premultiplied alpha, so compositing afterwards does too.
+        upright = _eight_bits(image) if fits else _stretched(image, target)
         if upright.mode == "RGBA":
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
         if upright.mode != "RGB":
             upright = upright.convert("RGB")
+        if "icc_profile" in image.info and image.mode in _COLOURED:
+            to_srgb(upright, image.info["icc_profile"])
         if orientation in _TRANSPOSE:
             upright = upright.transpose(_TRANSPOSE[orientation])
             if orientation >= 5:
@@ -144,7 +166,29 @@ def _decode_image(data: bytes, found: ImageFormat, target: int, max_pixels: int)
         return Decoded(np.asarray(upright), width, height)
 
 
-def _orientation(image: ImageFile.ImageFile) -> int:
+def _open(data: bytes, found: ImageFormat, limits: Limits) -> Image.Image:
+    """Open an image by its format's class: only these decoders can be reached, and the limits are ours."""
+    match found:
+        case ImageFormat.JPEG:  # a phone's MPO is a JPEG followed by others; the first one counts
+            jpeg.check_header(data)
+            return JpegImageFile(io.BytesIO(data))
+        case ImageFormat.PNG:
+            data, info = png.simplified(data)
+            image = PngImageFile(io.BytesIO(data))
+            image.info.update(info)
+            return image
+        case ImageFormat.TIFF:
+            return open_tiff(data, limits)
+        case ImageFormat.HEIC:
+            if pillow_heif is None:
+                raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like HEIC: install pillow-heif, or save it as JPEG")
+            return cast(Image.Image, pillow_heif.HeifImageFile(io.BytesIO(data)))
+        case ImageFormat.AVIF if not AvifImagePlugin.SUPPORTED:
+            raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like AVIF: install a Pillow that has it")
+    return _DECODERS[found](io.BytesIO(data))
+
+
+def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 if the metadata cannot be read."""
     if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
         return 1  # saves 20 us
@@ -154,44 +198,68 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return 1
 
 
+def _stretched(image: Image.Image, target: int) -> Image.Image:
+    """The image as a square of ``target`` pixels, in a mode of 8 bits.
+
+    What has to be converted first is, with the first and cheap step of shrinking, tile by tile: the whole would
+    take several times the memory of what was decoded.
+    """
+    if image.mode in ("L", "RGB", "CMYK") and not image.has_transparency_data:
+        return image.resize((target, target), Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP)
+    width, height = image.size
+    across, down = (max(1, side // (_REDUCING_GAP * target)) for side in image.size)
+    columns = max(1, min(width, _TILE_PIXELS) // across) * across
+    rows = max(1, _TILE_PIXELS // columns // down) * down
+    reduced: Image.Image | None = None
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            box = (left, top, min(left + columns, width), min(top + rows, height))
+            tile = _eight_bits(image.crop(box)).reduce((across, down))
+            if reduced is None:
+                reduced = Image.new(tile.mode, (-(-width // across), -(-height // down)))
+            reduced.paste(tile, (left // across, top // down))
+    assert reduced is not None
+    whole = (0, 0, width / across, height / down)
+    return reduced.resize((target, target), Image.Resampling.BILINEAR, whole)
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """The image in a mode that resizes well: L, RGB, CMYK or RGBA, 8 bits each."""
-    mode = image.mode
-    if mode.startswith("I") or mode == "F":
-        return Image.fromarray(_scaled(np.asarray(image), sixteen=mode != "F"))
+    if image.mode.startswith("I;16"):
+        return _scaled(image)
     if image.has_transparency_data:
         return image.convert("RGBA")
-    return image if mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
-def _scaled(values: npt.NDArray[np.generic], sixteen: bool) -> npt.NDArray[np.uint8]:
-    """Values of an unknown range as 0..255; see `decode`."""
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(numbers.min()), float(numbers.max())
-    if low >= 0 and sixteen and high <= 65535:
-        numbers /= 257
-    elif low >= 0 and not sixteen and high <= 1:
-        numbers *= 255
-    elif low < 0 or high > 255:
-        numbers = (numbers - low) * (255 / ((high - low) or 1))
-    return np.rint(numbers).astype(np.uint8)
+def _scaled(image: Image.Image) -> Image.Image:
+    """16 bits as 8."""
+    values = np.asarray(image)
+    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    key: Any = image.info.get("transparency")
+    if not isinstance(key, int):
+        return Image.fromarray(grey)
+    return Image.merge(
+        "LA", [Image.fromarray(grey), Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))]
+    ).convert("RGBA")
 
 
 def _ends_early(found: ImageFormat, data: bytes) -> bool:
     """Whether a broken file lacks its end, by what its format says about the end."""
+    order: Literal["little", "big"] = "big" if data[:1] == b"M" else "little"
     match found:
         case ImageFormat.JPEG:
-            return b"\xff\xd9" not in data[-1024:]
+            early = b"\xff\xd9" not in data[-1024:]
         case ImageFormat.PNG:
-            return b"IEND" not in data[-1024:]
+            early = b"IEND" not in data[-1024:]
         case ImageFormat.GIF:
-            return b";" not in data[-16:]
+            early = b";" not in data[-16:]
         case ImageFormat.WEBP:
-            return int.from_bytes(data[4:8], "little") + 8 > len(data)
+            early = int.from_bytes(data[4:8], order) + 8 > len(data)
         case ImageFormat.BMP:
-            return int.from_bytes(data[2:6], "little") > len(data)
+            early = int.from_bytes(data[2:6], order) > len(data)
         case ImageFormat.TIFF:
-            order = "little" if data[:1] == b"I" else "big"
-            return int.from_bytes(data[4:8], order) >= len(data)  # type: ignore[arg-type]
+            early = int.from_bytes(data[4:8], order) >= len(data)
+        case ImageFormat.AVIF | ImageFormat.HEIC:
+            early = boxes_end(data) > len(data)
+    return early

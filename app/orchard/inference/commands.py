@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchard.errors import UsageError
-from orchard.flags import SPARK, STORAGE, options, settings_from
+from orchard.flags import IMAGES, SPARK, STORAGE, options, settings_from
 from orchard.progress import stage
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _TABLE_LABEL = 32  # columns
     default=None,
     help=f"where to compute  [default: on Spark from {_SPARK_FROM:,} images, or if --master is given]",
 )
-@options("max_bytes", "max_pixels", *SPARK, *STORAGE)
+@options(*IMAGES, *SPARK, *STORAGE)
 def predict(
     output: str, images: tuple[str, ...], *, top: int, form: str, spark: bool | None, as_json: bool, **flags: Any
 ) -> int:
@@ -50,14 +50,13 @@ def predict(
       orchard predict out photo.jpg
       orchard predict s3a://bucket/results s3a://bucket/new --format csv
     """
-    from orchard.images.decoding import Limits
     from orchard.inference.model import Model
     from orchard.inference.predict import STDIN, find_images, predict_here, predict_on_spark
 
     settings = settings_from(flags)
     if images.count(STDIN) > 1:
         raise UsageError("- stands for standard input, which can be read once: name it once.")
-    s3, limits = settings.s3_options(), Limits(settings.max_bytes, settings.max_pixels)
+    s3, limits = settings.s3_options(), settings.limits()
     model = Model.load(output, s3)
     listed = find_images(images, s3)
     on_spark = spark if spark is not None else listed.num_rows >= _SPARK_FROM or settings.master is not None

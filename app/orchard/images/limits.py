@@ -1,0 +1,94 @@
+"""What an image may cost, and how that is enforced."""
+
+import functools
+import signal
+import threading
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+
+from orchard.layout import Reason
+
+# Some decoders shrink while they decode, so that more pixels than `max_pixels` may be right; not any number.
+SHRUNK_PIXELS = 5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an image may cost."""
+
+    max_bytes: int = 64 * 2**20
+    """Of the file."""
+    max_pixels: int = 100_000_000
+    """Width times height of what is decoded; a JPEG that is decoded at a reduced scale may have 5 times as many."""
+    max_memory: int = 512 * 2**20
+    """Bytes of its pixels while it is decoded, as its header says; checked before anything is decoded."""
+    max_seconds: float = 20.0
+    """Of CPU time; holds in a process's main thread, between two calls of a decoder's native code."""
+
+
+class Unfit(Exception):
+    """An image that is not to be decoded, found out before it costs anything."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def check_cost(what: str, size: tuple[int, int], decoded: int, memory: float, limits: Limits) -> None:
+    """Refuse what would take too much.
+
+    Args:
+        what: the format.
+        size: width and height of the image, in pixels.
+        decoded: pixels that the decoder delivers.
+        memory: bytes that it takes for that.
+        limits: what is allowed.
+
+    Raises:
+        Unfit: it is more.
+    """
+    width, height = size
+    if width * height == 0:
+        raise Unfit(Reason.CORRUPT, f"{what} of {width} x {height} pixels")
+    if decoded > limits.max_pixels or width * height > SHRUNK_PIXELS * limits.max_pixels:
+        detail = f"{what} of {width} x {height} pixels, more than {limits.max_pixels}"
+        raise Unfit(Reason.TOO_MANY_PIXELS, detail)
+    if memory > limits.max_memory:
+        detail = f"{what} of {width} x {height} pixels takes {memory / 2**20:.0f} MiB to decode, more than "
+        raise Unfit(Reason.TOO_MANY_PIXELS, f"{detail}{limits.max_memory / 2**20:.0f} MiB")
+
+
+class OutOfTime(BaseException):
+    """The deadline has passed; no `Exception`, so that no decoder takes it for one of its own."""
+
+
+class Deadline:
+    """A context that is left by `OutOfTime` after so many seconds of this process's CPU time.
+
+    Pillow feeds its decoders in small blocks from Python, and parses headers in Python, so a signal can end them.
+    A single native call (WebP, AVIF, compressed TIFF) is bounded by its pixels, and ends first. Outside the main
+    thread, to which Python gives signals, there is no deadline.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._armed = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+
+    def __enter__(self) -> None:
+        if self._armed:
+            _listen()
+            signal.setitimer(signal.ITIMER_PROF, self._seconds)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._armed:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+@functools.cache
+def _listen() -> None:
+    """Once a process: two system calls less for each image."""
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    signal.signal(signal.SIGPROF, ring)

@@ -1,0 +1,83 @@
+"""A PNG without what does not concern its pixels: no damaged or boundless chunk is a reason to refuse it."""
+
+import re
+import struct
+import zlib
+
+from orchard.images.colour import MAX_PROFILE_BYTES
+from orchard.images.limits import Unfit
+from orchard.layout import Reason
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_NAME = re.compile(rb"[A-Za-z]{4}")
+_MAX_CHUNKS = 200_000  # some encoders cut the pixels into kilobytes
+_MAX_METADATA = 2**20
+_EXIF_AS_TEXT, _XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
+
+
+def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
+    """Return a PNG with the chunks that decoding needs alone, and what the others say of colour and orientation.
+
+    The latter as Pillow keeps it in ``info``: ``icc_profile``, ``exif``, ``xmp``, ``Raw profile type exif``.
+    A checksum is left for Pillow to compare where a wrong one means wrong pixels.
+
+    Raises:
+        Unfit: it is Apple's variant, or cut into too many pieces.
+        ValueError: it holds no image.
+    """
+    head: dict[bytes, bytes] = {}
+    pixels: list[bytes] = []
+    info: dict[str, bytes | str] = {}
+    at = len(_SIGNATURE)
+    for _ in range(_MAX_CHUNKS):
+        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if name == b"IEND" or not _NAME.fullmatch(name):
+            break
+        start, end = at + 8, at + 8 + length
+        if name == b"IDAT":
+            pixels.append(data[start:end])
+        elif name in (b"IHDR", b"PLTE"):
+            head.setdefault(name, data[at : end + 4])
+        elif name == b"tRNS":
+            head.setdefault(name, _chunk(name, data[start:end]))
+        elif name == b"CgBI":
+            raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like a PNG of Apple's own kind (CgBI): take the original")
+        elif name in (b"iCCP", b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+            for key, value in _metadata(name, data[start : min(end, start + MAX_PROFILE_BYTES)]).items():
+                info.setdefault(key, value)
+        at = end + 4
+    else:
+        raise Unfit(Reason.TOO_SLOW, f"PNG of more than {_MAX_CHUNKS} chunks: save it again")
+    if b"IHDR" not in head or not pixels:
+        raise ValueError("there is no image in it")
+    order = [head[name] for name in (b"IHDR", b"PLTE", b"tRNS") if name in head]
+    return b"".join([_SIGNATURE, *order, _chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]), info
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(name)))
+
+
+def _metadata(name: bytes, content: bytes) -> dict[str, bytes | str]:
+    if name == b"eXIf":
+        return {"exif": b"Exif\0\0" + content[:_MAX_METADATA]}
+    key, _, value = content.partition(b"\0")
+    try:
+        match name:
+            case b"iCCP":
+                return {"icc_profile": _inflated(value[1:], MAX_PROFILE_BYTES)}
+            case b"zTXt" if key == _EXIF_AS_TEXT:
+                return {key.decode(): _inflated(value[1:], _MAX_METADATA).decode("latin-1")}
+            case b"tEXt" if key == _EXIF_AS_TEXT:
+                return {key.decode(): value[:_MAX_METADATA].decode("latin-1")}
+            case b"iTXt" if key == _XMP:
+                text = value[2:].split(b"\0", 2)[-1]
+                return {"xmp": _inflated(text, _MAX_METADATA) if value[:1] == b"\1" else text[:_MAX_METADATA]}
+    except (zlib.error, ValueError):
+        pass
+    return {}
+
+
+def _inflated(content: bytes, limit: int) -> bytes:
+    """What was compressed; at most `limit` bytes of it."""
+    return zlib.decompressobj().decompress(content, limit)
