@@ -43,6 +43,8 @@ class Serving:
     uploads: UploadLimits = field(default_factory=UploadLimits)
     max_pixels: int = 50_000_000
     """Of one image, as its header says; what a phone of 48 megapixels takes passes."""
+    image_seconds: float = 10.0
+    """Of the processor, to decode an image; see `EnginePool`."""
     request_seconds: float = 30.0
     """Within which an answer is there, from the end of the body."""
     cors_origins: Sequence[str] = ()
@@ -71,10 +73,20 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
 
     limits = Limits(max_bytes=serving.uploads.max_bytes, max_pixels=serving.max_pixels)
     pool = EnginePool(
-        model, engines=serving.engines, capacity=serving.queue, limits=limits, observer=counted, failed=failed
+        model,
+        engines=serving.engines,
+        capacity=serving.queue,
+        limits=limits,
+        image_seconds=serving.image_seconds,
+        observer=counted,
+        failed=failed,
     )
     counted.watch(
-        waiting=lambda: pool.waiting, capacity=serving.queue, engines=serving.engines, held=lambda: held.total
+        waiting=lambda: pool.waiting,
+        capacity=serving.queue,
+        engines=serving.engines,
+        able=lambda: pool.able,
+        held=lambda: held.total,
     )
     handler = PredictionHandler(
         model, pool, counted, limits=serving.uploads, held=held, request_seconds=serving.request_seconds
@@ -178,15 +190,17 @@ def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state:
 
     @app.get(
         READY,
-        summary="The engines are compiled, and the server is not about to stop",
+        summary="The engines are compiled, one can answer, and the server is not about to stop",
         response_model=documents.Health,
         responses=documents.problems(503),
     )
     async def ready() -> dict[str, str]:
         if state.draining:
             raise Problem(Refusal.NOT_READY, "The server is about to stop.")
-        if not pool.ready:
+        if not pool.tried:
             raise Problem(Refusal.NOT_READY, "The engines are being compiled.")
+        if not pool.ready:
+            raise Problem(Refusal.NOT_READY, "No engine can answer: each is replaced, or is at an image for too long.")
         return {"status": "ready"}
 
     text = {"text/plain": {"schema": {"type": "string"}}}

@@ -1,4 +1,8 @@
-"""Engines, one for each core, behind one bounded queue: each takes what waits, and waits for nothing more."""
+"""Engines, one for each core, behind one bounded queue: each takes what waits, and waits for nothing more.
+
+An engine that dies, or is at a batch for too long, is replaced; each image that it was at is tried once more, alone, so
+that one costs no other its answer.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from orchard.images.decoding import Limits, Rejection
 from orchard.inference.model import Model
 from orchard.inference.predictor import Prediction
 from orchard.serving.engine import EngineDied, EngineProcess
+from orchard.serving.problems import Problem, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +33,16 @@ AHEAD_BYTES = 64 * 1024
 photographs may wait for, while another engine has nothing to do."""
 CLOSE_SECONDS = 10.0
 """Within which engines answer what they are at when the pool closes."""
+START_SECONDS = 120.0
+"""Within which an engine is compiled; it takes 3 on an idle core."""
+RETRY_SECONDS = (1.0, 30.0)
+"""Between tries to start an engine: the first time, and at most; it is doubled from one to the next."""
+BATCH_SECONDS = 10.0
+"""Within which an engine answers a batch, beside the time for each of its images; it takes 0.02 on an idle core."""
+WATCH_SECONDS = 0.25
+"""How often someone looks whether an engine is late."""
+IDLE_SECONDS = 5.0
+"""An engine that had nothing to do for so long gets an empty batch, so that one that has stopped is noticed."""
 
 
 class QueueFull(Exception):
@@ -38,7 +53,7 @@ class QueueFull(Exception):
 class Outcome:
     """What came of an image."""
 
-    result: Prediction | Rejection
+    result: Prediction | Rejection | Problem
     milliseconds: float
     """From the queue's entrance to the answer."""
 
@@ -60,14 +75,31 @@ class Job:
 
 
 class Observer(Protocol):
-    """Who wants to know how large batches are."""
+    """Who counts what happens to engines."""
 
     def batch(self, images: int) -> None:
         """Count a batch."""
         ...
 
+    def ended(self, *, late: bool) -> None:
+        """Count an engine that died, or was ended because it was late."""
+        ...
+
+    def tried_again(self, images: int) -> None:
+        """Count images that are tried a second time."""
+        ...
+
 
 Item = tuple[Job, int]
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """What an engine gets at once."""
+
+    items: list[Item]
+    again: bool = False
+    """It is one image, that is tried the second time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +110,12 @@ class _Engine:
     """
 
     process: EngineProcess
-    under_way: deque[list[Item]] = field(default_factory=deque)
+    task: asyncio.Task[None] | None
+    under_way: deque[_Batch] = field(default_factory=deque)
+    seconds: float = 0.0
+    """For which it has been at the first of them, as `_watch` counts: while the server itself is stopped, none pass."""
+    idle: float = 0.0
+    """Seconds for which it has had nothing to do."""
 
 
 class EnginePool:
@@ -89,6 +126,8 @@ class EnginePool:
         engines: how many.
         capacity: images that may wait.
         limits: what an image may cost.
+        image_seconds: of the processor, which an image may take to decode. By any clock a batch has as long for each of
+            its images, and `BATCH_SECONDS`: an engine that is late then does not work, but hangs.
         observer: who counts.
         failed: called with what an engine could not start for.
     """
@@ -100,6 +139,7 @@ class EnginePool:
         engines: int,
         capacity: int,
         limits: Limits,
+        image_seconds: float = 10.0,
         observer: Observer,
         failed: Callable[[Exception], None] = lambda _: None,
     ) -> None:
@@ -109,13 +149,16 @@ class EnginePool:
         self.capacity = capacity
         self._model = model
         self._limits = limits
+        self._image_seconds = image_seconds
         self._observer = observer
         self._failed = failed
         # TensorFlow's engine has one size, and shares its threads among engines.
         self._sizes = BATCH_SIZES if model.artifact.engine is EngineName.OPENVINO else (BATCH_SIZE,)
         self._queue: deque[Item] = deque()
+        self._suspects: deque[Item] = deque()  # of batches that failed; each is tried alone, before all others
         self._compiled: list[_Engine] = []
-        self._complete = False
+        self._untried = engines  # engines of which it is not known yet whether they can start
+        self._works = False  # one could
         self._closing = False
         self._share_is_due = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -123,16 +166,27 @@ class EnginePool:
     def start(self) -> None:
         """Begin to compile; images that come before `ready` wait."""
         self._tasks = [asyncio.create_task(self._run(), name=f"engine-{n}") for n in range(self.engines)]
+        self._watcher = asyncio.create_task(self._watch(), name="watch")
+
+    @property
+    def tried(self) -> bool:
+        """Whether all engines were compiled once, or could not."""
+        return not self._untried
+
+    @property
+    def able(self) -> int:
+        """Engines that can answer: compiled, and not at one batch for seconds."""
+        return sum(engine.seconds < BATCH_SECONDS / 2 for engine in self._compiled)
 
     @property
     def ready(self) -> bool:
-        """Whether all engines were compiled, one at least works, and none is about to stop."""
-        return self._complete and bool(self._compiled) and not self._closing
+        """Whether all engines were tried, one at least can answer, and none is about to stop."""
+        return self.tried and self.able > 0 and not self._closing
 
     @property
     def waiting(self) -> int:
         """Images in the queue."""
-        return len(self._queue)
+        return len(self._queue) + len(self._suspects)
 
     def submit(self, images: Sequence[bytes], top: int) -> asyncio.Future[list[Outcome]]:
         """Return what will be the outcomes, in the order of `images`; cancel it, and those that wait are dropped.
@@ -157,11 +211,15 @@ class EnginePool:
         self._closing = True
         for engine in self._compiled:
             engine.process.finish()
+        at_work = {engine.task for engine in self._compiled}
+        for task in self._tasks:
+            if task not in at_work:  # it starts an engine, or waits to
+                task.cancel()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
-            for task in late:
+            for task in (*late, self._watcher):
                 task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await asyncio.gather(*late, self._watcher, return_exceptions=True)
 
     def _drop_given_up(self) -> None:
         kept = [item for item in self._queue if not item[0].given_up]
@@ -170,44 +228,110 @@ class EnginePool:
 
     async def _run(self) -> None:
         """Keep one engine running until the pool closes."""
+        first, seconds = True, RETRY_SECONDS[0]
         while not self._closing:
-            process = EngineProcess(self._limits, self._sizes)
+            process = EngineProcess(self._limits, self._sizes, self._image_seconds)
             try:
-                await process.start(self._model)
-                await self._work(_Engine(process))
-            except EngineDied:
-                self._failed(ClusterError("An engine ended while it started: give the server more memory."))
-                return
-            except Exception as error:
-                self._failed(error)
-                return
+                error = await self._start(process)
+                self._untried -= first
+                first = False
+                if error is None:
+                    await self._work(_Engine(process, asyncio.current_task()))
             finally:
                 await process.close()
+            if error is None:
+                seconds = RETRY_SECONDS[0]
+                continue
+            if self.tried and not self._works:  # nor could any other
+                self._failed(error)
+                return
+            self._observer.ended(late=False)
+            log.error("An engine could not start, and is tried again in %g s: %s", seconds, error)
+            await asyncio.sleep(seconds)
+            seconds = min(2 * seconds, RETRY_SECONDS[1])
+
+    async def _start(self, process: EngineProcess) -> Exception | None:
+        """Return what an engine could not start for; None if it did."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await process.start(self._model)
+        except EngineDied:
+            return ClusterError("An engine ended while it started: give the server more memory.")
+        except TimeoutError:
+            return ClusterError(f"An engine did not start within {START_SECONDS:g} s: give the server more processors.")
+        except Exception as error:
+            return error
+        self._works = True
+        return None
 
     async def _work(self, engine: _Engine) -> None:
         """Hand over what an engine answers until it ends."""
         if self._closing:
             return
         self._compiled.append(engine)
-        self._complete = self._complete or len(self._compiled) == self.engines
         self._share_out()
         try:
             while True:
-                results: Sequence[Prediction | Rejection | Exception]
                 try:
                     results = await engine.process.receive()
                 except EngineDied:
-                    raise
-                except Exception as error:  # each request that it concerns logs it
-                    results = [error] * len(engine.under_way[0])
-                self._hand_over(engine.under_way.popleft(), results)
+                    break
+                except Exception as error:  # each request that it concerns in the end logs it whole
+                    log.warning("An engine failed at a batch: %s", error)
+                    self._fail(engine.under_way.popleft(), error)
+                else:
+                    self._hand_over(engine.under_way.popleft().items, results)
+                engine.seconds = 0.0
                 self._share_out()
-        except EngineDied as error:
+        finally:
             self._compiled.remove(engine)
-            if not self._closing:
-                log.error("An engine has ended by itself, and another takes its place.")
-            for items in engine.under_way:
-                self._hand_over(items, [error] * len(items))
+        await engine.process.close()
+        self._ended(engine)
+
+    async def _watch(self) -> None:
+        """End engines that are late: `_work` learns of it as of any other death."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for engine in self._compiled:
+                if engine.under_way:
+                    engine.seconds += WATCH_SECONDS
+                    if engine.seconds > BATCH_SECONDS + self._image_seconds * len(engine.under_way[0].items):
+                        engine.process.kill()
+                elif not self._closing:
+                    engine.idle += WATCH_SECONDS
+                    if engine.idle >= IDLE_SECONDS:
+                        self._give(engine, _Batch([]))
+
+    def _ended(self, engine: _Engine) -> None:
+        """Try again what an engine that has ended was at."""
+        process = engine.process
+        if not self._closing:
+            self._observer.ended(late=process.late)
+            how = "was at one batch for too long" if process.late else "has ended by itself"
+            log.error("An engine %s, and another takes its place.", how)
+        if not engine.under_way:
+            return
+        failed = engine.under_way.popleft()
+        for batch in reversed(engine.under_way):  # it had not begun these
+            self._queue.extendleft(reversed(batch.items))
+        if process.late:
+            detail = f"The image keeps an engine busy for more than {self._image_seconds:g} s: send it in another form."
+            problem = Problem(Refusal.TOO_SLOW, detail)
+        else:
+            problem = Problem(
+                Refusal.ENGINE_DIED, "The image ended each engine that was at it: send it in another form."
+            )
+        # An image that was alone has used its time, and would again.
+        self._fail(failed, problem, final=process.overran and len(failed.items) == 1)
+        self._share_out()
+
+    def _fail(self, batch: _Batch, error: Exception, *, final: bool = False) -> None:
+        """Try the images of a batch again, each alone; those that were are told what happened."""
+        if final or batch.again or self._closing:
+            self._hand_over(batch.items, [error] * len(batch.items))
+        else:
+            self._suspects.extend(batch.items)
+            self._observer.tried_again(len(batch.items))
 
     def _share_out(self) -> None:
         """Give engines what waits: a share to each that has nothing to do, then a full batch to each that is at one."""
@@ -215,16 +339,21 @@ class EnginePool:
         if self._closing:
             return
         idle = [engine for engine in self._compiled if not engine.under_way]
+        while idle and self._suspects:
+            item = self._suspects.popleft()
+            if not item[0].given_up:
+                self._give(idle.pop(), _Batch([item], again=True))
         for number, engine in enumerate(idle):
             # Never filled up, and never waited for.
             share = -(-len(self._queue) // (len(idle) - number))
-            self._give(engine, max((size for size in self._sizes if size <= share), default=share))
+            self._take(engine, max((size for size in self._sizes if size <= share), default=share))
         full = max(self._sizes)
         for engine in self._compiled:
-            if len(engine.under_way) == 1 and len(self._queue) >= full and self._bytes(full) <= AHEAD_BYTES:
-                self._give(engine, full)
+            quick = len(engine.under_way) == 1 and not engine.seconds
+            if quick and len(self._queue) >= full and self._bytes(full) <= AHEAD_BYTES:
+                self._take(engine, full)
 
-    def _give(self, engine: _Engine, size: int) -> None:
+    def _take(self, engine: _Engine, size: int) -> None:
         """Give an engine the next images, at most `size`."""
         items: list[Item] = []
         while self._queue and len(items) < size:
@@ -232,8 +361,13 @@ class EnginePool:
             if not item[0].given_up:
                 items.append(item)
         if items:
-            engine.under_way.append(items)
-            engine.process.send([job.images[index] for job, index in items], max(job.top for job, _ in items))
+            self._give(engine, _Batch(items))
+
+    def _give(self, engine: _Engine, batch: _Batch) -> None:
+        engine.under_way.append(batch)
+        engine.idle = 0.0
+        images = [job.images[index] for job, index in batch.items]
+        engine.process.send(images, max((job.top for job, _ in batch.items), default=1))
 
     def _bytes(self, count: int) -> int:
         """Return how many bytes the next images have."""
@@ -247,7 +381,7 @@ class EnginePool:
         for (job, index), result in zip(items, results, strict=True):
             if job.given_up:
                 continue
-            if isinstance(result, Exception):
+            if isinstance(result, Exception) and not isinstance(result, Problem):
                 job.done.set_exception(result)
                 continue
             job.outcomes[index] = Outcome(result, 1000 * (now - job.started))

@@ -36,7 +36,7 @@ class Answered(BaseModel):
 class ImageError(BaseModel):
     """Why there is no answer."""
 
-    reason: Reason
+    reason: Reason | Refusal
     detail: str
 
 
@@ -130,7 +130,7 @@ _PROBLEMS: dict[int, tuple[str, Reason | Refusal | None, str | None]] = {
     413: ("Too many bytes, pixels or files", Reason.TOO_LARGE, "more than 20971520 bytes"),
     415: ("Not an image, or not a body that is understood", Reason.UNSUPPORTED_FORMAT, "looks like text"),
     422: ("The image cannot be decoded, there is none, or top is out of range", Reason.TRUNCATED, "jpeg: truncated"),
-    500: ("A fault of the server; its log has the request's id", None, None),
+    500: ("A fault of the server, whose log has the request's id; or the image ended two engines", None, None),
     503: ("The queue is full, or the server is not ready: try again", Refusal.QUEUE_FULL, "256 images may wait."),
 }
 

@@ -1,11 +1,11 @@
-"""An engine in a process of its own: it shares no interpreter lock with the server, and a picture that kills it kills
-nothing else.
+"""An engine in a process of its own: it shares no interpreter lock with the server, and a picture that kills it, or
+keeps it busy for ever, costs nothing else.
 
 ::
 
-    parent: model, limits, sizes     -> child: compiles, answers None, or the exception that it failed with
-    parent: images, top              -> child: decodes, predicts, answers a list or an exception
-    parent: closes its side          -> child: ends
+    parent: model, limits, sizes, seconds  -> child: compiles, answers None, or the exception that it failed with
+    parent: images, top                    -> child: decodes, predicts, answers a list or an exception
+    parent: closes its side                -> child: ends
 
 A message is a pickle; the child's begin with their length, 8 bytes, as the event loop has to know it.
 """
@@ -43,11 +43,13 @@ class EngineProcess:
     Args:
         limits: what an image may cost.
         sizes: of the batches that the network is compiled for, one after the other.
+        image_seconds: of the processor, which an image may take to decode; the kernel ends an engine that takes more.
     """
 
-    def __init__(self, limits: Limits, sizes: Sequence[int]) -> None:
-        self._limits, self._sizes = limits, tuple(sizes)
+    def __init__(self, limits: Limits, sizes: Sequence[int], image_seconds: float) -> None:
+        self._first = limits, tuple(sizes), image_seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
 
     async def start(self, model: Model) -> None:
         """Start it with what answers, and wait until that is compiled. Raises what it failed with, or EngineDied."""
@@ -57,7 +59,7 @@ class EngineProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "orchard.serving.engine"], env=child.environment(), stdin=theirs.fileno()
             )
-        self._send((model, self._limits, self._sizes))
+        self._send((model, *self._first))
         if (error := await self._receive()) is not None:
             raise error
 
@@ -78,16 +80,30 @@ class EngineProcess:
         with suppress(OSError, RuntimeError):  # it is gone already
             self._writer.write_eof()
 
+    def kill(self) -> None:
+        """End it at once, because it is late."""
+        self._killed = True
+        assert self._process is not None
+        self._process.kill()
+
     async def close(self) -> None:
-        """End it."""
+        """End it if it has not ended, and learn what of."""
         if self._process is None:
             return
         self._writer.transport.abort()
-        try:
+        self._process.kill()  # what has ended already keeps its exit status
+        with suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self._process.wait, 5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+
+    @property
+    def overran(self) -> bool:
+        """Whether it has ended, because an image took all the time of the processor that it may."""
+        return self._process is not None and self._process.returncode == -signal.SIGPROF
+
+    @property
+    def late(self) -> bool:
+        """Whether it has ended, because a batch took too long by any clock."""
+        return self._killed or self.overran
 
     def _send(self, message: object) -> None:
         self._writer.write(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
@@ -100,10 +116,19 @@ class EngineProcess:
             raise EngineDied from error
 
 
-def predict(predictors: dict[int, Predictor], images: Sequence[bytes], top: int) -> list[Answer]:
-    """Decode images and predict those that can be, in the smallest batch that holds them."""
+def predict(predictors: dict[int, Predictor], images: Sequence[bytes], top: int, image_seconds: float) -> list[Answer]:
+    """Decode images and predict those that can be, in the smallest batch that holds them.
+
+    An image that takes more of the processor ends the process by SIGPROF, in whatever library it is.
+    """
     any_predictor = next(iter(predictors.values()))
-    decoded = [any_predictor.decode(image) for image in images]
+    decoded = []
+    try:
+        for image in images:
+            signal.setitimer(signal.ITIMER_PROF, image_seconds)
+            decoded.append(any_predictor.decode(image))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
     pixels = [image.pixels for image in decoded if isinstance(image, Decoded)]
     size = min((size for size in predictors if size >= len(pixels)), default=max(predictors))
     predictions = iter(predictors[size].predict(pixels, top) if pixels else ())
@@ -114,6 +139,7 @@ def main() -> None:
     """Answer what comes through standard input, a socket, until it is closed."""
     for name in (signal.SIGTERM, signal.SIGINT):  # the parent says when it is over
         signal.signal(name, signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it ends this process, whatever was inherited
     parent = socket.socket(fileno=os.dup(0)).makefile("rwb")
 
     def answer(message: object) -> None:
@@ -121,7 +147,7 @@ def main() -> None:
         parent.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
         parent.flush()
 
-    model, limits, sizes = pickle.load(parent)  # noqa: S301 - the parent's
+    model, limits, sizes, image_seconds = pickle.load(parent)  # noqa: S301 - the parent's
     try:
         predictors = {size: Predictor(model, batch_size=size, limits=limits) for size in sizes}
     except Exception as error:
@@ -134,7 +160,7 @@ def main() -> None:
         except EOFError:
             return
         try:
-            found: object = predict(predictors, images, top)
+            found: object = predict(predictors, images, top, image_seconds)
         except Exception as error:  # the request that it concerns logs it
             error.add_note(traceback.format_exc())
             found = error

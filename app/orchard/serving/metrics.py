@@ -49,16 +49,35 @@ class Metrics:
             buckets=(1, 2, 4, 8),
             registry=self._registry,
         )
+        self._deaths = Counter(
+            "orchard_engine_deaths", "Engines that ended by themselves, or could not start", registry=self._registry
+        )
+        self._deadlines = Counter(
+            "orchard_engine_deadlines", "Engines ended because a batch took too long", registry=self._registry
+        )
+        self._retries = Counter(
+            "orchard_retried_images", "Images tried again, as their engine failed", registry=self._registry
+        )
         # A label's child is looked up once: that costs more than to count.
         self._request_counter = lru_cache(maxsize=256)(self._requests.labels)
         self._request_seconds = lru_cache(maxsize=64)(self._seconds.labels)
 
-    def watch(self, *, waiting: Callable[[], int], capacity: int, engines: int, held: Callable[[], int]) -> None:
-        """Report the state of the queue and the bytes that are held, whenever someone asks."""
+    def watch(
+        self,
+        *,
+        waiting: Callable[[], int],
+        capacity: int,
+        engines: int,
+        able: Callable[[], int],
+        held: Callable[[], int],
+    ) -> None:
+        """Report the state of queue and engines and the bytes that are held, whenever someone asks."""
         gauge = Gauge("orchard_queue_images", "Images that wait for an engine", registry=self._registry)
         gauge.set_function(waiting)
         Gauge("orchard_queue_capacity_images", "Images that may wait", registry=self._registry).set(capacity)
         Gauge("orchard_engines", "Engines, one for each core", registry=self._registry).set(engines)
+        gauge = Gauge("orchard_able_engines", "Engines that can answer now", registry=self._registry)
+        gauge.set_function(able)
         gauge = Gauge("orchard_held_bytes", "Bytes of bodies that are held in memory", registry=self._registry)
         gauge.set_function(held)
 
@@ -80,6 +99,14 @@ class Metrics:
     def batch(self, images: int) -> None:
         """Count a batch."""
         self._batches.observe(images)
+
+    def ended(self, *, late: bool) -> None:
+        """Count an engine that died, or was ended because it was late."""
+        (self._deadlines if late else self._deaths).inc()
+
+    def tried_again(self, images: int) -> None:
+        """Count images that are tried a second time."""
+        self._retries.inc(images)
 
     def exposition(self) -> bytes:
         """Return the text that Prometheus reads."""

@@ -8,7 +8,6 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -27,9 +26,6 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CLIENT_GONE = 499
 """In log and metrics, as nginx has it: nobody was there to answer."""
-LINGER_SECONDS = 1.0
-"""How long a body that is refused is still read, and dropped: a connection that is closed on a client that sends
-would take the answer away with it."""
 MAX_LOGGED_PATH = 100
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
@@ -127,7 +123,7 @@ class Observed:
                 log.exception("request %s failed", state.request_id)
             if problem.reason is not None:
                 self._metrics.rejected(problem.reason)
-            await _refuse(problem, state, receive, answer)
+            await _refuse(problem, state, answer)
         finally:
             seconds = time.perf_counter() - started
             self._metrics.request(path if path in self._routes else "other", state.status, seconds)
@@ -156,17 +152,11 @@ def _problem(error: Exception) -> Problem:
     return error if isinstance(error, Problem) else Problem(None)
 
 
-async def _refuse(problem: Problem, state: Exchange, receive: Receive, send: Send) -> None:
+async def _refuse(problem: Problem, state: Exchange, send: Send) -> None:
     body = problem.to_json(state.request_id)
     headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **problem.headers}
-    if state.body_pending:
+    if state.body_pending:  # the server reads and drops the rest
         headers["Connection"] = "close"
     encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": int(problem.status), "headers": encoded})
-    await send({"type": "http.response.body", "body": body, "more_body": state.body_pending})
-    if state.body_pending:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_SECONDS):
-                while (await receive()).get("more_body", False):
-                    pass
-        await send({"type": "http.response.body"})
+    await send({"type": "http.response.body", "body": body})

@@ -76,8 +76,8 @@ class PredictionHandler:
             state.body_pending = not body.complete
             state.bytes = body.size
             body.release()
-        if len(outcomes) == 1 and isinstance(outcomes[0].result, Rejection):
-            raise Problem.of(outcomes[0].result)
+        if len(outcomes) == 1 and not isinstance(result := outcomes[0].result, Prediction):
+            raise Problem.of(result) if isinstance(result, Rejection) else result
         predictions = [self._entry(upload, outcome, top) for upload, outcome in zip(uploads, outcomes, strict=True)]
         answer = {"model": self._model.digest, "predictions": predictions}
         return _to_json(answer).encode()
@@ -144,7 +144,8 @@ class PredictionHandler:
         """Return one element of ``predictions``."""
         entry: dict[str, Any] = {} if upload.filename is None else {"filename": upload.filename}
         result = outcome.result
-        if isinstance(result, Rejection):
+        if not isinstance(result, Prediction):
+            assert result.reason is not None
             self._metrics.rejected(result.reason)
             return entry | {"error": {"reason": result.reason, "detail": result.detail}}
         self._metrics.answered(sure=result.sure)

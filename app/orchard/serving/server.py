@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -29,19 +29,34 @@ HEADER_SECONDS = 10.0
 """Within which the headers of a connection's first request must be there."""
 KEEP_ALIVE_SECONDS = 75
 """An idle connection is kept as long; load balancers close theirs after 60."""
+LINGER_SECONDS = 30.0
+"""So long the rest of a refused body is read and dropped, as long as one that is wanted may take."""
+PROBE_SECONDS = 0.5
+"""How often a client that has closed its half is asked whether it is still there, while it has no answer."""
+STALLED_SECONDS = 60.0
+"""So long an answer may lie that the client does not read."""
 BACKLOG = 1024
 
 
-class OneWrite:
+class Wire:
     """A transport that sends what is written within one turn of the loop at once: head and body in one system call.
 
-    Two take 0.2 ms more of the processor for each answer.
+    Two take 0.2 ms more of the processor for each answer. It is closed so that the client can read the last answer.
+
+    Args:
+        transport: what sends.
+        loop: its loop.
+        unread: whether the client may be sending what nobody reads any more.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, unread: Callable[[], bool]
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._unread = unread
         self._waiting: list[bytes] = []
+        self._lingers: asyncio.TimerHandle | None = None
 
     def __getattr__(self, name: str) -> Any:
         """Return what the transport has."""
@@ -49,13 +64,29 @@ class OneWrite:
 
     def write(self, data: bytes) -> None:
         """Send before the next turn."""
+        if self._lingers is not None:
+            return
         if not self._waiting:
             self._loop.call_soon(self._flush)
         self._waiting.append(data)
 
+    def is_closing(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._lingers is not None or self._transport.is_closing()
+
     def close(self) -> None:
-        """Send what waits, and close."""
+        """Send what waits, and close: at once if it is the second time, or if the client has nothing more to say.
+
+        Otherwise when it has said it: what arrives at a closed connection resets it, and takes the answer away.
+        """
         self._flush()
+        if self._lingers is not None:
+            self._lingers.cancel()
+        elif not self._transport.is_closing() and self._unread():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+            self._lingers = self._loop.call_later(LINGER_SECONDS, self._transport.abort)
+            return
         self._transport.close()
 
     def _flush(self) -> None:
@@ -65,40 +96,63 @@ class OneWrite:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's, which by itself takes headers of any size for any time."""
+    """uvicorn's, which by itself takes headers of any size for any time, and has no answer for who closes its half."""
 
     _header_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+    _in_message = False
+    """A message has begun and not ended."""
+    _half_closed = False
+    """The client sends nothing more."""
+    _refused = False
+    """What it sends is dropped."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
-        super().connection_made(OneWrite(transport, self.loop))  # type: ignore[arg-type]
-        self._deadline = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+        super().connection_made(Wire(transport, self.loop, self._unread))  # type: ignore[arg-type]
+        self._set_deadline(HEADER_SECONDS, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        """Stop the clocks."""
+        self._clear_deadline()
+        self._clear_stalled()
         super().connection_lost(exc)
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Count what comes before the headers' end."""
+        if self._refused or self.transport.is_closing():
+            return
         self._header_bytes += len(data)
         super().data_received(data)
         if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
             self._close_with(431, "The headers are too long.")
+        elif self._deadline is None and self.timeout_keep_alive_task is None and not self._answering():
+            self._set_deadline(KEEP_ALIVE_SECONDS, self.transport.close)  # empty lines alone
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer who has closed its half after a whole request, and tell who has done so before its end."""
+        if self.transport.is_closing():
+            return False
+        self._half_closed = True
+        if self._in_message:
+            self._close_with(400, "The request ends too early.")
+        if self.transport.is_closing() or not self._answering():
+            return False
+        self.cycle.keep_alive = False
+        self._set_deadline(PROBE_SECONDS, self._probe)
+        return True
 
     def on_message_begin(self) -> None:
         """Headers begin."""
+        self._in_message = True
         super().on_message_begin()
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+        self._set_deadline(HEADER_SECONDS, self._too_slow)
 
     def on_headers_complete(self) -> None:
         """Headers end; what follows is the application's to count."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._clear_deadline()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -108,18 +162,80 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The next headers begin at nothing."""
+        self._in_message = False
         self._header_bytes = 0
+        self._clear_deadline()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Give a body that nobody wants its time to end."""
+        super().on_response_complete()
+        if self._in_message and self._deadline is None:
+            self._set_deadline(LINGER_SECONDS, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not read, but not for ever."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads."""
+        self._clear_stalled()
+        super().resume_writing()
+
+    def shutdown(self) -> None:
+        """Close when what is under way is answered, and wait for no client."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
         self._close_with(400, msg)
 
+    def _set_deadline(self, seconds: float, then: Callable[[], None]) -> None:
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(seconds, then)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _clear_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _answering(self) -> bool:
+        """Whether a request is not answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _unread(self) -> bool:
+        """Whether the client may be sending what nobody reads any more."""
+        return not self._half_closed and (self._refused or self._in_message or bool(self.pipeline))
+
+    def _probe(self) -> None:
+        """Write what a client skips (RFC 9110, 15.2), and a closed socket answers with a reset, seen the next time."""
+        if self.scope["http_version"] == "1.1" and not self.pipeline and not self.cycle.response_started:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._set_deadline(PROBE_SECONDS, self._probe)
+
     def _too_slow(self) -> None:
-        if not self.transport.is_closing():
-            self._close_with(408, "The headers did not arrive in time.")
+        self._close_with(408, "The headers did not arrive in time.")
 
     def _close_with(self, status: int, detail: str) -> None:
+        """Answer what cannot be understood, and close; if a request before it is not answered yet, close after that."""
+        self._refused = True
+        self._clear_deadline()
+        if self._answering():
+            self.cycle.keep_alive = False
+            if self.pipeline or self.cycle.response_started or not self.cycle.more_body:
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.transport.is_closing():
+            return
         problem = Problem(Reason.UNREADABLE, detail, status=status)
         body = problem.to_json(uuid4().hex)
         head = f"HTTP/1.1 {status} Refused\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
