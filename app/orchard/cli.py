@@ -20,6 +20,7 @@ from orchard.export import commands as export
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
 from orchard.inference import commands as inference
 from orchard.serving import commands as serving
+from orchard.version import VERSION
 
 
 def _print_json(value: object) -> None:
@@ -34,7 +35,7 @@ class _Orchard(click.Group):
 
 
 @click.group(cls=_Orchard, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="orchard")
+@click.version_option(VERSION, prog_name="orchard")
 def cli() -> None:
     """Turn a large collection of images into features, a reduced table, measured classifiers and a model.
 

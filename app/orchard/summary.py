@@ -17,8 +17,9 @@ from orchard.layout import INVENTORY, REJECTED, Dataset, ImageCounts, Metrics, R
 from orchard.output import Output
 from orchard.session import available_cores
 from orchard.settings import Settings
+from orchard.version import VERSION
 
-VERSIONED = ("orchard", "pyspark", "openvino", "keras", "tensorflow-cpu", "tensorflow", "pillow", "pyarrow", "numpy")
+VERSIONED = ("pyspark", "openvino", "keras", "tensorflow-cpu", "tensorflow", "pillow", "pyarrow", "numpy")
 _SECRET = re.compile(r"secret|password|token|credential|access\.key", re.IGNORECASE)
 
 
@@ -111,7 +112,7 @@ def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "orchard": VERSION}
     for package in VERSIONED:
         try:
             versions[package] = metadata.version(package)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Any
 
 from orchard.export.formats import INPUT, OUTPUT, Format, Precision
 from orchard.features.backbones import find
 from orchard.inference.model import Model
+from orchard.version import VERSION
 
 CARD_VERSION = 1
 
@@ -59,7 +59,7 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
             "backbone_weights": _weights_licence(backbone.family, artifact.weights),
             "training_images": "to be stated by whoever trained the model",
         },
-        "versions": {"orchard": importlib.metadata.version("orchard")} | _trained_with(model),
+        "versions": {"orchard": VERSION} | _trained_with(model),
     }
     return card
 
