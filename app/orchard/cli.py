@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from orchard import progress
 from orchard.cluster import commands as cluster
@@ -19,6 +18,7 @@ from orchard.errors import OrchardError, first_line
 from orchard.export import commands as export
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
 from orchard.inference import commands as inference
+from orchard.redaction import redacted
 from orchard.serving import commands as serving
 from orchard.version import VERSION
 
@@ -320,7 +320,7 @@ def _tell_kubernetes(sentence: str) -> None:
     """Leave the pod's status the sentence, so that it says why the container ended."""
     with contextlib.suppress(OSError):
         if "ORCHARD_POD_NAME" in os.environ:
-            Path("/dev/termination-log").write_text(sentence)
+            Path("/dev/termination-log").write_text(redacted(sentence))
 
 
 def main() -> NoReturn:
@@ -330,12 +330,13 @@ def main() -> NoReturn:
     try:
         sys.exit(cli(standalone_mode=False) or 0)
     except click.ClickException as error:
+        error.message = redacted(error.message)  # type: ignore[misc]  # Final; it may quote a value
         error.show()
         sys.exit(2)
     except OrchardError as error:
         if debug:
-            progress.console.print_exception()
-        progress.console.print(Text(f"orchard: {error}"), soft_wrap=True)
+            progress.say_traceback()
+        progress.say(f"orchard: {error}")
         _tell_kubernetes(str(error))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -343,8 +344,8 @@ def main() -> NoReturn:
         sys.exit(130)
     except Exception as error:
         if debug:
-            progress.console.print_exception()
+            progress.say_traceback()
         what = f"unexpected {type(error).__name__}: {first_line(error)}; please report it with what --debug shows."
-        progress.console.print(Text(f"orchard: {what}"), soft_wrap=True)
+        progress.say(f"orchard: {what}")
         _tell_kubernetes(what)
         sys.exit(4)

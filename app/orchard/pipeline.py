@@ -28,6 +28,7 @@ from orchard.inference.model import BACKBONE
 from orchard.layout import FEATURES, INVENTORY, METRICS, REDUCED, REJECTED, REPORT, RUN, Dataset, Metrics
 from orchard.output import Output
 from orchard.progress import stage
+from orchard.redaction import redacted
 from orchard.reduction.stage import reduce
 from orchard.report.page import collect, render
 from orchard.session import Session
@@ -134,7 +135,7 @@ class Pipeline:
             log.info("ignored %d files that are no images: %s", listing.ignored_count, ", ".join(listing.ignored))
         if listing.duplicates:
             log.info("the manifest repeats %d rows: each image is taken once", listing.duplicates)
-        listed = {"source": source, "listed": listing.table.num_rows, "ignored": listing.ignored_count}
+        listed = {"source": redacted(source), "listed": listing.table.num_rows, "ignored": listing.ignored_count}
         identity |= self._split_identity(listing)
         if pending.images.num_rows or len(pending.replaced):
             self._featurize(pending, identity)
