@@ -8,7 +8,7 @@ ARGS ?=
 PAGE := app/orchard/serving/page
 UV := $(BIN)/uv
 
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' app/orchard/version.py)
 IMAGE ?= orchard:$(VERSION)
 EMR_IMAGE ?= orchard-emr:$(VERSION)
 EMR_BASE ?= public.ecr.aws/emr-on-eks/spark/emr-7.13.0:latest
@@ -41,7 +41,7 @@ help: ## list the targets
 
 setup: $(VENV)/.ready $(PAGE)/vendor/.ready ## make .venv with everything in it, the command `orchard` too
 
-$(VENV)/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements.lock pyproject.toml app/orchard/version.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "Orchard needs Python 3.11 to 3.13 and $(PYTHON) is $$($(PYTHON) -V): make setup PYTHON=python3.12" >&2; exit 1; }
 	@java -version >/dev/null 2>&1 || \

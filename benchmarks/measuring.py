@@ -22,10 +22,11 @@ from orchard.images.sample import FRUITS, write_sample
 from orchard.images.sources import list_images
 from orchard.session import available_cores
 from orchard.storage import S3Options
+from orchard.version import VERSION
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
-VERSIONED = ("orchard", "pyspark", "openvino", "keras", "tensorflow-cpu", "tensorflow", "pillow", "pyarrow", "numpy")
+VERSIONED = ("pyspark", "openvino", "keras", "tensorflow-cpu", "tensorflow", "pillow", "pyarrow", "numpy")
 MB = 10**6
 # Of the kernel's high-water marks nothing is lost between two samples but a process that ended meanwhile.
 SAMPLE_SECONDS = 0.25
@@ -75,6 +76,7 @@ def machine() -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "load at the start": f"{LOAD:.1f}",
         "python": platform.python_version(),
+        "orchard": VERSION,
         "java": next(iter(re.findall(r'version "([^"]+)"', java)), "unknown"),
     }
     for package in VERSIONED:

@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from orchard.cluster.manifests import as_text
-from orchard.settings import Settings
+from orchard.settings import Settings, as_text
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "orchard"

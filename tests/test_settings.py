@@ -1,11 +1,18 @@
 """A flag beats a variable, a variable the file, the file the default; what is wrong is said in a sentence."""
 
+import logging
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import pytest
 
+from conftest import REPOSITORY
+from orchard.cli import cli
 from orchard.errors import UsageError
-from orchard.settings import Settings, load
+from orchard.settings import OTHER_VARIABLES, PREFIX, Settings, load
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +80,175 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def printed_defaults(command: str) -> dict[str, str]:
+    """Each flag's default as a command's help prints it."""
+    options = [option for option in cli.commands[command].params if isinstance(option, click.Option)]
+    found = {str(option.name): re.search(r"\[default: (.+)\]", option.help or "") for option in options}
+    return {name: default[1] for name, default in found.items() if default}
+
+
+@pytest.mark.parametrize(("name", "printed"), printed_defaults("run").items())
+@pytest.mark.parametrize("source", ["flag", "variable", "file"])
+def test_a_printed_default_is_taken_as_a_value(
+    source: str, name: str, printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {}
+    if source == "flag":
+        flags = {name: printed}
+    elif source == "variable":
+        monkeypatch.setenv(f"ORCHARD_{name.upper()}", printed)
+    else:
+        number = re.fullmatch(r"[\d.]+", printed)
+        (tmp_path / "orchard.toml").write_text(f"{name} = {printed}" if number else f'{name} = "{printed}"')
+    assert getattr(load(flags), name) == Settings.model_fields[name].default
+
+
+def test_every_setting_with_a_default_prints_it() -> None:
+    expected = {name for name, field in Settings.model_fields.items() if field.default not in (None, (), False, {})}
+    assert printed_defaults("run").keys() == expected
+
+
+@pytest.mark.parametrize("command", cli.commands)
+def test_a_printed_default_of_a_flag_that_is_no_setting_is_its_value(command: str) -> None:
+    options = {option.name: option for option in cli.commands[command].params}
+    for name, printed in printed_defaults(command).items():
+        if name not in Settings.model_fields and not re.match(r"the |one for|on Spark|orchard of", printed):
+            assert options[name].type.convert(printed, None, None) == options[name].default, name
+
+
+@pytest.mark.parametrize("value", ["0.05", "5e-2", ".05", "5 %", "5%"])
+def test_a_share_of_rejections_is_written_in_many_ways(value: str, tmp_path: Path) -> None:
+    assert load({"max_rejected": value}).rejections_allowed(100) == 5
+    (tmp_path / "orchard.toml").write_text(f'max_rejected = "{value}"')
+    assert load().rejections_allowed(100) == 5
+
+
+@pytest.mark.parametrize("value", ["1.5", "150%", "-1", "-5%", "nan", "inf", "", "5 images"])
+def test_a_share_of_rejections_that_cannot_be_is_refused(value: str) -> None:
+    with pytest.raises(UsageError, match="--max-rejected"):
+        load({"max_rejected": value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("ORCHARD_LIMT", "ORCHARD_LIMIT"),
+        ("ORCHARD_SEDE", "ORCHARD_SEED"),
+        ("ORCHARD_TESTFRACTION", "ORCHARD_TEST_FRACTION"),
+        ("ORCHARD_LABEL", "ORCHARD_LABELS"),
+        ("ORCHARD_CACH", "ORCHARD_CACHE"),
+        ("orchard_limt", "ORCHARD_LIMIT"),
+    ],
+)
+def test_a_slip_in_a_variables_name_is_refused(variable: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "5")
+    with pytest.raises(UsageError, match=rf"no variable {variable}: did you mean {meant}\?"):
+        load()
+
+
+def test_another_variable_of_the_prefix_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("orchard"), "propagate", True)
+    monkeypatch.setenv("ORCHARD_FLAVOUR", "sweet")
+    assert load().model_dump() == Settings().model_dump()
+    assert "ORCHARD_FLAVOUR is not used" in caplog.text
+
+
+def test_what_kubernetes_says_of_services_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("orchard"), "propagate", True)
+    for service in ("ORCHARD", "ORCHARD_SERVE", "ORCHARD_SEED", "ORCHARD_LIMIT"):
+        for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"):
+            monkeypatch.setenv(f"{service}_{name}", "tcp://10.0.0.1:80")
+    assert load().model_dump() == Settings().model_dump()
+    assert not caplog.text
+
+
+def test_every_variable_that_orchard_reads_is_known() -> None:
+    known = {f"{PREFIX}{name}" for name in (*map(str.upper, Settings.model_fields), *OTHER_VARIABLES)}
+    for folder, suffixes in (("app", (".py", ".yaml")), ("helm", (".yaml", ".tpl")), ("docker", (".sh", "Dockerfile"))):
+        for path in (REPOSITORY / folder).rglob("*"):
+            if path.name.endswith(suffixes) and "node_modules" not in path.parts:
+                used = set(re.findall(r"\bORCHARD_[A-Z][A-Z0-9_]*[A-Z0-9]\b", path.read_text()))
+                assert used <= known, path
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LIMIT", "LABELS", "SPARK_CONF", "FRESH", "MAX_REJECTED"):
+        monkeypatch.setenv(f"ORCHARD_{name}", "")
+    assert load().model_dump() == Settings().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ('labels = ["Pomme très mûre"]'.encode("latin-1"), "is not UTF-8"),
+        ("seed = 1".encode("utf-16"), "is not UTF-8"),
+        (b"seed = \0", "is not TOML"),
+        (b"[orchard]\nseed = 1", r"has a table \[orchard\]"),
+        (b"[spark_conf]\na = 1", r"--spark-conf a .*valid string"),
+        (b"sead = 1", "no setting called sead: did you mean seed"),
+        (b"test-fraction = 0.5", "did you mean test_fraction"),
+        (b"seed = 1\nseed = 2", "is not TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_is_one_sentence(written: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "orchard.toml").write_bytes(written)
+    with pytest.raises(UsageError, match=message) as raised:
+        load()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_may_begin_with_a_mark_or_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "orchard.toml").write_bytes(b"\xef\xbb\xbfseed = 7")
+    assert load().seed == 7
+    (tmp_path / "orchard.toml").write_bytes(b"")
+    assert load().model_dump() == Settings().model_dump()
+
+
+def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
+    (tmp_path / "orchard.toml").mkdir()
+    for config in (None, tmp_path):
+        with pytest.raises(UsageError, match="is a folder"):
+            load(config=config)
+
+
+def test_a_settings_file_may_be_a_pipe(tmp_path: Path) -> None:
+    """As a shell makes of <(…)."""
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit((tmp_path / "pipe").write_text, "seed = 8")
+        assert load(config=tmp_path / "pipe").seed == 8
+        written.result()
+
+
+def test_variables_that_are_no_json_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHARD_SPARK_CONF", "spark.hadoop.fs.s3a.secret.key=hunter2")
+    with pytest.raises(UsageError, match="ORCHARD_SPARK_CONF cannot be read") as raised:
+        load()
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"spark_conf": {"spark.hadoop.fs.s3a.secret.key": 12345678}},
+        {"spark_conf": {"fs.s3a.accessKey": ["12345678"]}},
+        {"spark_conf": "password=12345678"},
+        {"limit": "https://ann:12345678@example.com"},
+        {"password=12345678": "x"},
+    ],
+)
+def test_a_secret_is_not_quoted(flags: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as raised:
+        load(flags)
+    assert "12345678" not in str(raised.value)
+
+
+def test_names_that_are_given_twice_are_all_taken() -> None:
+    context = cli.commands["run"].make_context("run", ["x", "-o", "y", "--labels", "a,b", "--labels", "c"])
+    assert load({"labels": context.params["labels"]}).labels == ("a", "b", "c")

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from orchard import progress
 from orchard.cluster import commands as cluster
@@ -19,7 +18,9 @@ from orchard.errors import OrchardError, first_line
 from orchard.export import commands as export
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
 from orchard.inference import commands as inference
+from orchard.redaction import redacted
 from orchard.serving import commands as serving
+from orchard.version import VERSION
 
 
 def _print_json(value: object) -> None:
@@ -34,7 +35,7 @@ class _Orchard(click.Group):
 
 
 @click.group(cls=_Orchard, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="orchard")
+@click.version_option(VERSION, prog_name="orchard")
 def cli() -> None:
     """Turn a large collection of images into features, a reduced table, measured classifiers and a model.
 
@@ -350,7 +351,7 @@ def _tell_kubernetes(sentence: str) -> None:
     """Leave the pod's status the sentence, so that it says why the container ended."""
     with contextlib.suppress(OSError):
         if "ORCHARD_POD_NAME" in os.environ:
-            Path("/dev/termination-log").write_text(sentence)
+            Path("/dev/termination-log").write_text(redacted(sentence))
 
 
 def main() -> NoReturn:
@@ -360,12 +361,13 @@ def main() -> NoReturn:
     try:
         sys.exit(cli(standalone_mode=False) or 0)
     except click.ClickException as error:
+        error.message = redacted(error.message)  # type: ignore[misc]  # Final; it may quote a value
         error.show()
         sys.exit(2)
     except OrchardError as error:
         if debug:
-            progress.console.print_exception()
-        progress.console.print(Text(f"orchard: {error}"), soft_wrap=True)
+            progress.say_traceback()
+        progress.say(f"orchard: {error}")
         _tell_kubernetes(str(error))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -373,8 +375,8 @@ def main() -> NoReturn:
         sys.exit(130)
     except Exception as error:
         if debug:
-            progress.console.print_exception()
+            progress.say_traceback()
         what = f"unexpected {type(error).__name__}: {first_line(error)}; please report it with what --debug shows."
-        progress.console.print(Text(f"orchard: {what}"), soft_wrap=True)
+        progress.say(f"orchard: {what}")
         _tell_kubernetes(what)
         sys.exit(4)

@@ -17,11 +17,16 @@
         └── ExecutorsRefused     3  the cluster will not start the executors that are asked for
 """
 
+from orchard.redaction import redacted
+
 
 class OrchardError(Exception):
-    """What Orchard raises on purpose; its text is one sentence for the person who meets it."""
+    """What Orchard raises on purpose; its text is one sentence, without secrets, for the person who meets it."""
 
     exit_code = 4
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class UsageError(OrchardError):

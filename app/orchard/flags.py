@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from orchard import progress
-from orchard.settings import Settings, load
+from orchard.redaction import without_secrets
+from orchard.settings import Settings, as_text, load
 
 SELECTION = ("limit", "labels", "test_fraction", "seed")
 IMAGES = ("max_bytes", "max_pixels", "max_decode_memory", "max_decode_seconds")
@@ -45,14 +46,20 @@ def _option(name: str) -> Callable[[Command], Command]:
     field = Settings.model_fields[name]
     flag = "--" + name.replace("_", "-")
     described = field.description or ""
-    default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
-    if default not in (None, "", False, {}):
-        described += f"  [default: {default}]"
+    if field.default not in (None, (), False, {}):
+        described += f"  [default: {as_text(name, field.default)}]"
     if field.annotation is bool:
         return click.option(flag, is_flag=True, default=None, help=described)
     if name == "spark_conf":
         return click.option(flag, multiple=True, metavar="KEY=VALUE", help=described)
+    if isinstance(field.default, tuple):
+        return click.option(flag, multiple=True, callback=_joined, metavar="A,B,…", help=described)
     return click.option(flag, metavar=_metavar(field.annotation), help=described)
+
+
+def _joined(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> str | None:  # noqa: ARG001
+    """Take the names of a flag that is given twice from both."""
+    return ",".join(given) or None
 
 
 def _metavar(annotation: Any) -> str:
@@ -76,5 +83,5 @@ def key_values(given: Iterable[str], flag: str | None = None) -> dict[str, str]:
     """Return what a flag that is repeated as KEY=VALUE says. Raises BadParameter for anything else."""
     pairs = [pair.partition("=") for pair in given]
     if bad := next((pair[0] for pair in pairs if not pair[1]), None):
-        raise click.BadParameter(f"{bad!r} is not KEY=VALUE", param_hint=flag)
+        raise click.BadParameter(f"{without_secrets(bad, bad)!r} is not KEY=VALUE", param_hint=flag)
     return {key: value for key, _, value in pairs}

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +21,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from orchard.redaction import redacted, without_secrets
 
 LOG_SECONDS = 5.0
 """How often a stage says how far it is when there is no terminal."""
@@ -38,8 +42,15 @@ class Advance(Protocol):
         ...
 
 
+class _PlainFormatter(logging.Formatter):
+    """The message alone, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 class _JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event, and what was given as ``extra={"fields": …}``."""
+    """One JSON object a line: time, level, event, and what was given as ``extra={"fields": …}``; without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -50,7 +61,7 @@ class _JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return _to_json(line)
+        return _to_json(without_secrets(line))
 
 
 def configure_logging(*, debug: bool = False) -> None:
@@ -58,12 +69,23 @@ def configure_logging(*, debug: bool = False) -> None:
     handler: logging.Handler
     if console.is_terminal:
         handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+        handler.setFormatter(_PlainFormatter())
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_JsonFormatter())
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def say(text: str) -> None:
+    """Print one line for people to standard error, as it is but for secrets."""
+    console.print(Text(redacted(text)), soft_wrap=True)
+
+
+def say_traceback() -> None:
+    """Print the traceback of the exception that is handled, for ``--debug``."""
+    say(traceback.format_exc().rstrip())
 
 
 @contextmanager

@@ -4,30 +4,55 @@ The flags of the command line are made from the fields below, so a setting's nam
 stand here and nowhere else.
 """
 
+import logging
 import math
+import os
+import re
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    TomlConfigSettingsSource,
 )
 
 from orchard.errors import UsageError
+from orchard.redaction import without_secrets
 from orchard.storage.interface import S3Options
 
 if TYPE_CHECKING:
     from orchard.images.limits import Limits
+log = logging.getLogger(__name__)
+
+PREFIX = "ORCHARD_"
 
 SETTINGS_FILE = Path("orchard.toml")
 """Read from the working directory when no ``--config`` is given and it is there."""
+
+OTHER_VARIABLES = {
+    "CACHE": "folder of converted networks, instead of ~/.cache/orchard",
+    "JOB_UID": "of the Kubernetes Job, by the downward API: its next pod goes on where the last one stopped",
+    "POD_NAME": "of the driver, by the downward API",
+    "POD_NAMESPACE": "of the driver, by the downward API",
+    "POD_IP": "of the driver, by the downward API",
+    "APP_ID": "makes the name of the executors' set: spark-s-<app id>-0",
+    "IMAGE": "compose.yaml's image",
+}
+"""What is read from the environment besides settings, without the prefix."""
+
+LIKENESS = 0.75
+"""From here on (of 1) a name that is unknown is taken for a slip of the pen."""
+
+# What Kubernetes tells every pod of the namespace's services, be one called orchard or orchard-…
+_SERVICE_LINK = re.compile(r"(?:^|_)(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)$")
 
 
 def _comma_separated(value: object) -> object:
@@ -40,7 +65,7 @@ def _count_or_share(value: object) -> object:
     if isinstance(value, str) and value.strip().endswith("%"):
         return float(value.strip()[:-1]) / 100
     if isinstance(value, str):
-        return int(value)
+        return int(value) if value.strip().lstrip("+-").isdigit() else float(value)
     return value
 
 
@@ -50,7 +75,9 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 class Settings(BaseSettings):
     """What a run can be told. See each field's description."""
 
-    model_config = SettingsConfigDict(env_prefix="ORCHARD_", extra="forbid", frozen=True, validate_default=False)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, validate_default=False
+    )
 
     # What to read
     limit: int | None = Field(None, ge=1, description="take a stratified sample of N images")
@@ -127,49 +154,101 @@ class Settings(BaseSettings):
             return self.max_rejected
         return math.floor(self.max_rejected * listed)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- named by pydantic
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- named by pydantic
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then variables, then the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+def as_text(name: str, value: object) -> str:
+    """Return a setting's value as its variable, its flag and its default in the help are written."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if name == "max_rejected" and isinstance(value, float):
+        return f"{100 * value:.12g}%"
+    return str(value)
 
 
 def load(flags: Mapping[str, object] | None = None, config: Path | None = None) -> Settings:
     """Return the settings from `flags`, the environment and the settings file, in this order.
 
     Raises:
-        UsageError: a value cannot be right, or the file is missing, no TOML, or names what is no setting.
+        UsageError: a value cannot be right, a variable is named almost like a setting, or the file is missing, cannot
+            be read, is no TOML, or names what is no setting.
     """
-    if config is not None and not config.is_file():
-        raise UsageError(f"The settings file {config} does not exist: check --config.")
+    _check_variables(os.environ)
     file = config or SETTINGS_FILE
+    written = _read(file) if config or file.exists() else {}
 
     class FromFile(Settings):
-        model_config = SettingsConfigDict(toml_file=file)
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- named by pydantic
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- named by pydantic
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            """Flags, then variables, then the file."""
+            return init_settings, env_settings, InitSettingsSource(settings_cls, written)
 
     try:
         return FromFile(**dict(flags or {}))  # type: ignore[arg-type]
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"The settings file {file} is not TOML: {error}.") from None
     except (ValidationError, SettingsError) as error:
         raise UsageError(_sentence(error)) from None
 
 
+def _check_variables(environment: Mapping[str, str]) -> None:
+    """Refuse a variable that is named almost like one that is read, and warn of others that are not."""
+    known = {name.upper() for name in Settings.model_fields} | OTHER_VARIABLES.keys()
+    for variable in environment:
+        name = variable.upper().removeprefix(PREFIX)
+        if not variable.upper().startswith(PREFIX) or name in known or _SERVICE_LINK.search(name):
+            continue
+        if near := get_close_matches(name, known, 1, LIKENESS):
+            raise UsageError(f"There is no variable {variable}: did you mean {PREFIX}{near[0]}?")
+        log.warning("the variable %s is not used: no setting has this name", variable)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        written = file.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"The settings file {file} does not exist: check --config.") from None
+    except IsADirectoryError:
+        raise UsageError(f"The settings file {file} is a folder: name a TOML file with --config.") from None
+    except OSError as error:
+        raise UsageError(
+            f"The settings file {file} cannot be read ({error.strerror}): check its permissions."
+        ) from None
+    try:
+        found = tomllib.loads(written.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UsageError(f"The settings file {file} is not UTF-8: save it in that encoding.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"The settings file {file} is not TOML: {error}.") from None
+    for name, value in found.items():
+        if isinstance(value, dict) and name not in Settings.model_fields:
+            raise UsageError(
+                f"The settings file {file} has a table [{name}]: settings stand by themselves, in no table."
+            )
+    return found
+
+
 def _sentence(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
-        return f"{error}: check the ORCHARD_* variables."
+        found = re.search(r'field "(\w+)"', str(error))
+        name = PREFIX + (found[1].upper() if found else "*")
+        return f'{name} cannot be read: write it as JSON, such as {{"key": "value"}}.'
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
         return f"{message}."
-    name = str(first["loc"][0])
+    name, *within = map(str, first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"There is no setting called {name}: `orchard run --help` lists them."
+        near = get_close_matches(name.lower(), Settings.model_fields, 1, LIKENESS)
+        return f"There is no setting called {name}: " + (
+            f"did you mean {near[0]}?" if near else "`orchard run --help` lists them."
+        )
     flag = "--" + name.replace("_", "-")
-    return f"{flag} (or ORCHARD_{name.upper()}) cannot be {first['input']!r}: {message[0].lower()}{message[1:]}."
+    key = f" {within[0]}" if within else ""
+    value = without_secrets(first["input"], within[0] if within else name)
+    return f"{flag}{key} (or {PREFIX}{name.upper()}) cannot be {value!r}: {message[0].lower()}{message[1:]}."

@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 from orchard.features.backbones import find
 from orchard.layout import INVENTORY, REJECTED, Dataset, ImageCounts, Metrics, Run
 from orchard.output import Output
+from orchard.redaction import without_secrets
 from orchard.session import available_cores
 from orchard.settings import Settings
+from orchard.version import VERSION
 
-VERSIONED = ("orchard", "pyspark", "openvino", "keras", "tensorflow-cpu", "tensorflow", "pillow", "pyarrow", "numpy")
-_SECRET = re.compile(r"secret|password|token|credential|access\.key", re.IGNORECASE)
+VERSIONED = ("pyspark", "openvino", "keras", "tensorflow-cpu", "tensorflow", "pillow", "pyarrow", "numpy")
 
 
 def recall(output: Output, name: str) -> dict[str, Any]:
@@ -63,16 +64,16 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
 
 
 def run(output: Output, settings: Settings, *, started: datetime) -> Run:
-    """Return how the output came about: settings, versions, machine."""
+    """Return how the output came about: settings, versions, machine; without secrets."""
     identity = recall(output, "identity")
     backbone = find(identity.get("backbone", settings.backbone))
-    return Run(
+    found = Run(
         run_id=output.run_id,
         started=started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         source=recall(output, "listing").get("source", ""),
         output=output.url,
-        settings=_without_secrets(settings.model_dump(mode="json")),
+        settings=settings.model_dump(mode="json"),
         backbone=identity | {"name": backbone.name, "input_size": backbone.input_size, "top1": backbone.top1},
         versions=_versions(),
         machine={
@@ -82,6 +83,7 @@ def run(output: Output, settings: Settings, *, started: datetime) -> Run:
             "spark_master": recall(output, "extraction").get("master", ""),
         },
     )
+    return cast(Run, without_secrets(found))
 
 
 def as_json(found: Mapping[str, object]) -> bytes:
@@ -105,13 +107,8 @@ def _labels(output: Output) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
-    conf = {key: "…" if _SECRET.search(key) else value for key, value in settings["spark_conf"].items()}
-    return settings | {"spark_conf": conf}
-
-
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "orchard": VERSION}
     for package in VERSIONED:
         try:
             versions[package] = metadata.version(package)

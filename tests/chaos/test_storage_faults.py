@@ -1,15 +1,13 @@
 """Whatever happens between Orchard and its object store, every image is there once, and the answers are the same."""
 
-from collections.abc import Collection
 from typing import Any
 
 import pytest
 
 import orchard
-from orchard.errors import OrchardError
 
-from .conftest import SETTINGS, TIMES, Note, Result, seeds
-from .proxy import PASSING, Fault, FaultProxy, seeded
+from .conftest import SETTINGS, Note, Result, seeds
+from .proxy import FaultProxy, seeded
 
 SHARE = 0.08
 """Of the requests that something happens to."""

@@ -12,9 +12,9 @@ import yaml
 from click.testing import CliRunner
 
 from orchard.cli import cli
-from orchard.cluster.manifests import RENDERED, Submission, as_text, render
+from orchard.cluster.manifests import RENDERED, Submission, render
 from orchard.errors import UsageError
-from orchard.settings import Settings, load
+from orchard.settings import Settings, as_text, load
 
 SOURCE, OUTPUT = "s3a://bucket/photos", "s3a://bucket/out"
 

@@ -7,11 +7,12 @@ import json
 import os
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+
+from orchard.version import DISTRIBUTION, VERSION
 
 if TYPE_CHECKING:
     from conftest import S3Server
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-VERSION = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
 DOCKER = os.environ.get("DOCKER") or ("/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker")
 LOCKED_DOWN = (
     *("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none", "--hostname=localhost"),
@@ -107,7 +107,7 @@ def test_the_command_line_answers(image: str) -> None:
 
 def test_bill_lists_what_is_installed(bill: dict[str, Any]) -> None:
     names = {component["name"] for component in bill["components"]}
-    assert names >= {"tensorflow-cpu", "pyspark", "openvino", "orchard", "openssl", "hadoop-aws", "openjdk", "tini"}
+    assert names >= {"tensorflow-cpu", "pyspark", "openvino", DISTRIBUTION, "openssl", "hadoop-aws", "openjdk", "tini"}
     assert "onnxruntime-web" in names and "axe-core" not in names
     assert bill["specVersion"] == "1.6"
     assert all("@" in component["purl"] for component in bill["components"])
@@ -115,7 +115,7 @@ def test_bill_lists_what_is_installed(bill: dict[str, Any]) -> None:
 
 def test_every_python_package_is_locked(bill: dict[str, Any]) -> None:
     lock = (REPOSITORY / "docker" / "requirements.lock").read_text()
-    locked = set(re.findall(r"^([a-z0-9.-]+)==(\S+)", lock, re.MULTILINE)) | {("orchard", VERSION)}
+    locked = set(re.findall(r"^([a-z0-9.-]+)==(\S+)", lock, re.MULTILINE)) | {(DISTRIBUTION, VERSION)}
     installed = {
         (component["name"], component["version"])
         for component in bill["components"]

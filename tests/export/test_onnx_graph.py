@@ -110,5 +110,5 @@ def test_an_operation_that_is_not_known_is_named(model: Model) -> None:
 
 def test_without_the_package_it_says_what_to_install(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(UsageError, match=r"pip install 'orchard\[export\]'"):
+    with pytest.raises(UsageError, match="pip install onnx"):
         to_onnx(model)

@@ -3,12 +3,13 @@
 import importlib.util
 import json
 import subprocess
-import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from orchard.version import VERSION
 
 yaml = pytest.importorskip("yaml")
 
@@ -59,9 +60,8 @@ def test_the_manifests_are_those_of_the_chart() -> None:
 
 def test_the_chart_has_the_packages_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert chart["version"] == chart["appVersion"] == version
-    assert f"orchard:{version}" in chart["annotations"]["artifacthub.io/images"]
+    assert chart["version"] == chart["appVersion"] == VERSION
+    assert f"orchard:{VERSION}" in chart["annotations"]["artifacthub.io/images"]
 
 
 @needs_helm

@@ -12,6 +12,7 @@ from orchard.cluster.manifests import Submission, default_image, render, to_yaml
 from orchard.cluster.state import Status
 from orchard.errors import ClusterError, UsageError
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, key_values, options, settings_from
+from orchard.redaction import is_secret, redacted, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,8 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
         claims=claims,
         as_json=as_json,
     )
+    for key in filter(is_secret, job.settings.spark_conf):
+        log.warning("%s will lie in clear in the job's settings in the cluster: give S3's keys by --s3-secret", key)
     if target == "emr-eks":
         if not (virtual_cluster_id and execution_role_arn and image):
             raise UsageError("--target emr-eks needs --virtual-cluster-id, --execution-role-arn and --image.")
@@ -172,7 +175,7 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
         )
         return 130
     if ended.reason:
-        click.echo(f"orchard: {ended.reason}", err=True)
+        click.echo(redacted(f"orchard: {ended.reason}"), err=True)
     return ended.exit_code or 0
 
 
@@ -230,13 +233,13 @@ def status(
     settings_from(flags)
     if virtual_cluster_id:
         state = emr.Emr(virtual_cluster_id).status(name)
-        _print_json(state.to_dict()) if as_json else click.echo(state.sentence)
+        _print_json(without_secrets(state.to_dict())) if as_json else click.echo(redacted(state.sentence))
         return state.exit_code or 0
     from orchard.cluster import jobs
     from orchard.cluster.client import Cluster
 
     found = jobs.report(Cluster(context=context, namespace=namespace), name)
-    _print_json(found.to_dict()) if as_json else _print_status(found)
+    _print_json(without_secrets(found.to_dict())) if as_json else _print_status(found)
     return found.exit_code or 0
 
 
@@ -262,7 +265,7 @@ def logs(
     from orchard.cluster.client import Cluster
 
     for line in jobs.logs(Cluster(context=context, namespace=namespace), name, executor=executor, follow=follow):
-        click.echo(line)
+        click.echo(redacted(line))
     return 0
 
 
@@ -337,7 +340,7 @@ def _print_json(value: object) -> None:
 def _print_status(found: Status) -> None:
     lines = [f"state      {found.state}" + (f", exit code {found.exit_code}" if found.exit_code else "")]
     if found.reason:
-        lines.append(f"reason     {found.reason}")
+        lines.append(f"reason     {redacted(found.reason)}")
     if found.stage:
         of = f", {found.done:,} of {found.total:,}" if found.total and found.done is not None else ""
         rate = f" at {found.per_second:,.0f} a second" if of and found.per_second else ""

@@ -125,7 +125,7 @@ class Emr:
         try:
             import boto3
         except ImportError:
-            raise ClusterError("EMR on EKS needs boto3: pip install 'orchard[emr]'.") from None
+            raise ClusterError("EMR on EKS needs boto3: pip install boto3.") from None
         self._id = virtual_cluster_id
         self._client = self._call(lambda: boto3.client("emr-containers"))
 

@@ -9,6 +9,7 @@ import click
 
 from orchard import progress
 from orchard.cluster.state import SAYING, json_line
+from orchard.redaction import redacted
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ class Display:
         self._leave()
 
     def show(self, text: str) -> None:
-        """Show one line."""
+        """Show one line, without what looks like a secret."""
+        text = redacted(text)
         line = json_line(text)
         if line is None:
             if not text.startswith(SAYING):

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchard.cluster.client import MANAGER
 from orchard.errors import UsageError
-from orchard.settings import Settings
+from orchard.settings import Settings, as_text
 
 RENDERED = Path(__file__).with_name("job.yaml")
 """Made from the chart by `make manifests`, for a release of the name `RELEASE`."""
@@ -79,17 +79,6 @@ def given(settings: Settings) -> dict[str, Any]:
     """Return the settings that flags, variables or the file have set and that mean something in a cluster."""
     names = settings.model_fields_set - {"master", "spark_conf"}
     return {name: getattr(settings, name) for name in Settings.model_fields if name in names}
-
-
-def as_text(name: str, value: object) -> str:
-    """Return a setting's value as its variable and its flag are written."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(value)
-    if name == "max_rejected" and isinstance(value, float):
-        return f"{100 * value:.12g}%"  # a bare number is a count
-    return str(value)
 
 
 def render(submission: Submission, namespace: str) -> list[Manifest]:

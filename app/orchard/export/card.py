@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Any
 
 from orchard.export.formats import INPUT, OUTPUT, Format, Precision
 from orchard.features.backbones import find
 from orchard.inference.model import Model
+from orchard.redaction import redacted
+from orchard.version import VERSION
 
 CARD_VERSION = 1
 
@@ -48,7 +49,7 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
             "alpha": artifact.alpha,
             "n_features": artifact.n_features,
             "parameters": backbone.parameters,
-            "weights": artifact.weights,
+            "weights": redacted(artifact.weights),
             "weights_digest": artifact.weights_digest,
             "imagenet_top1_percent": backbone.top1 if artifact.weights == "imagenet" else None,
             "features_computed_in": str(artifact.precision),
@@ -59,7 +60,7 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
             "backbone_weights": _weights_licence(backbone.family, artifact.weights),
             "training_images": "to be stated by whoever trained the model",
         },
-        "versions": {"orchard": importlib.metadata.version("orchard")} | _trained_with(model),
+        "versions": {"orchard": VERSION} | _trained_with(model),
     }
     return card
 
@@ -115,7 +116,7 @@ def _training(model: Model) -> dict[str, Any]:
 def _weights_licence(family: str, weights: str) -> str:
     if weights == "imagenet":
         return f"{_WEIGHTS_LICENCES.get(family, 'Apache-2.0')} as far as known: check with their publisher"
-    return "none: random" if weights.startswith("random") else f"that of {weights}"
+    return "none: random" if weights.startswith("random") else f"that of {redacted(weights)}"
 
 
 def _trained_with(model: Model) -> dict[str, str]:

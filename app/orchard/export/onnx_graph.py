@@ -6,7 +6,6 @@ kinds of operations are left, and ONNX Runtime has little to do when it loads th
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from orchard.errors import OrchardError, UsageError
 from orchard.export.formats import INPUT, OUTPUT, Precision
 from orchard.export.graph import constant, folded_graph
 from orchard.inference.model import Model
+from orchard.version import VERSION
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
@@ -55,7 +55,7 @@ def to_onnx(model: Model, precision: Precision = Precision.FLOAT32, metadata: Ma
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="orchard",
-        producer_version=importlib.metadata.version("orchard"),
+        producer_version=VERSION,
     )
     properties = {
         "labels": json.dumps(model.labels, ensure_ascii=False),
@@ -74,7 +74,7 @@ def import_onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise UsageError("The package onnx is not installed: pip install 'orchard[export]'.") from error
+        raise UsageError("The package onnx is not installed: pip install onnx.") from error
     return onnx
 
 

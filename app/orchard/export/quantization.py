@@ -85,7 +85,7 @@ def quantize_onnx(data: bytes, images: NDArray[np.uint8]) -> bytes:
     try:
         from onnxruntime import quantization  # type: ignore[import-untyped]
     except ImportError as error:
-        raise UsageError("int8 needs onnxruntime, which is not installed: pip install 'orchard[export]'.") from error
+        raise UsageError("int8 needs onnxruntime, which is not installed: pip install onnxruntime.") from error
 
     class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

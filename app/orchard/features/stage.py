@@ -22,6 +22,7 @@ from orchard.images.sources import Listing
 from orchard.layout import BACKBONE, DERIVED, EXTRACTED, SCHEMAS, Dataset
 from orchard.output import Output
 from orchard.progress import stage
+from orchard.redaction import redacted
 from orchard.session import Session
 from orchard.settings import Settings
 
@@ -153,7 +154,7 @@ def complete(output: Output, listing: Listing, source: str) -> None:
             f"{output.url} does not add up: {listed} images listed, {featurized} featurized, {rejected} rejected; "
             f"run orchard verify {output.url}, then start again, and please report this."
         )
-    found = {"source": source, "listed": listed, "ignored": listing.ignored_count}
+    found = {"source": redacted(source), "listed": listed, "ignored": listing.ignored_count}
     empty = {d: [output.stage(d, SCHEMAS[d].empty_table())] for d in EXTRACTED if not output.files(d)}
     if empty or output.property("listing") != found:
         output.commit(empty, properties={"listing": found})

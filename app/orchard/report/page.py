@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchard.layout import ClassifierMetrics, ClassMetrics, Metrics, Run, Split
+from orchard.redaction import redacted
 from orchard.report import alerts, figures, formatting, reproduce
 from orchard.report.samples import (
     Mistake,
@@ -141,8 +142,8 @@ def render(data: ReportData) -> str:
         metrics=metrics,
         run=data.run,
         pca=pca,
-        title=_title(data.run["source"]),
-        source=reproduce.without_password(data.run["source"]),
+        title=_title(redacted(data.run["source"])),
+        source=redacted(data.run["source"]),
         alerts=alerts.alerts(metrics),
         reasons=_reasons(metrics),
         best=next(iter(measured.items()), None),

@@ -1,17 +1,12 @@
 """The command that makes a run's results again, and its settings as the page may show them."""
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 
 from orchard.layout import Run
+from orchard.redaction import HIDDEN, is_secret, redacted
 from orchard.report.formatting import NOTHING
 from orchard.settings import Settings
-
-HIDDEN = "••••••"
-
-_SECRET = re.compile(r"secret|passw|token|credential|access[._-]?key|private[._-]?key", re.IGNORECASE)
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*@")  # user:password@ in a URL
 
 # Settings of how a run treats what is there already: no part of what the results are.
 _ONE_OFF = frozenset({"fresh", "prune", "retry_rejected"})
@@ -32,7 +27,7 @@ def shown(value: object, name: str = "") -> str:
     """A setting's value as text, without anything that looks like a secret."""
     if value is None or value in ("", (), [], {}):
         return NOTHING
-    if _SECRET.search(name):
+    if is_secret(name):
         return HIDDEN
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -40,17 +35,12 @@ def shown(value: object, name: str = "") -> str:
         return ", ".join(f"{key}={shown(item, str(key))}" for key, item in value.items())
     if isinstance(value, Iterable) and not isinstance(value, str):
         return ", ".join(shown(item) for item in value)
-    return without_password(str(value))
-
-
-def without_password(url: str) -> str:
-    """The URL without ``user:password@``."""
-    return _USER_INFO.sub(f"{HIDDEN}@", url)
+    return redacted(str(value))
 
 
 def _arguments(name: str, value: object) -> list[str]:
     if isinstance(value, Mapping):
-        return [f"{key}={item}" for key, item in value.items() if not _SECRET.search(str(key))]
+        return [f"{key}={item}" for key, item in value.items() if not is_secret(str(key))]
     if isinstance(value, list | tuple):
         return [",".join(map(str, value))]
     if name == "max_rejected" and isinstance(value, float):
@@ -59,7 +49,7 @@ def _arguments(name: str, value: object) -> list[str]:
 
 
 def _quote(text: str) -> str:
-    return shlex.quote(without_password(text))
+    return shlex.quote(redacted(text))
 
 
 def _plain(value: object) -> object:

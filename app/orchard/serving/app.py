@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -21,6 +20,7 @@ from orchard.serving.observability import AsgiApp, Observed, Receive, Scope, Sen
 from orchard.serving.prediction import PredictionHandler
 from orchard.serving.problems import Problem, Refusal
 from orchard.serving.uploads import Held, UploadLimits
+from orchard.version import VERSION
 
 PREDICT = "/v1/predict"
 MODEL = "/v1/model"
@@ -101,7 +101,7 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
     app = FastAPI(
         title="Orchard",
         summary="What is on a photograph",
-        version=metadata.version("orchard"),
+        version=VERSION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         docs_url=None,  # it would load its scripts from elsewhere
         redoc_url=None,

@@ -85,7 +85,7 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     try:
         from orchard.serving import server
     except ModuleNotFoundError as error:
-        raise UsageError(f"orchard serve needs {error.name}: install orchard with its extra serve.") from None
+        raise UsageError(f"orchard serve needs {error.name}: `pip install '.[serve]'` in Orchard's checkout.") from None
     from orchard.inference.model import Model
     from orchard.serving.app import Serving
     from orchard.serving.uploads import UploadLimits
