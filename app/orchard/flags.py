@@ -10,7 +10,7 @@ import click
 from orchard import progress
 from orchard.settings import Settings, load
 
-SELECTION = ("limit", "labels", "test_fraction", "seed")
+SELECTION = ("limit", "labels", "label_level", "test_fraction", "seed")
 EXTRACTION = (
     *SELECTION,
     *("max_bytes", "max_pixels", "max_rejected"),
