@@ -137,7 +137,7 @@ def test_a_source_of_which_nothing_is_there_is_told_before_anything_is_dropped(t
     (tmp_path / "a").write_bytes(b"1")
     output, table = _real_images(tmp_path, [{"path": str(tmp_path / name)} for name in "ax"])
     (tmp_path / "a").unlink()
-    with pytest.raises(InputError, match="none of the 2 images that the source lists is there, such as .*/a"):
+    with pytest.raises(InputError, match=r"none of the 2 images that the source lists is there, such as .*/a"):
         find(output, table)
 
 
