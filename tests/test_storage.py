@@ -79,6 +79,13 @@ def test_size_is_listed_and_the_version_changes_with_the_content(storage: Storag
     assert before.version and after.version and before.version != after.version
 
 
+def test_one_file_is_told_as_it_is_listed(storage: Storage) -> None:
+    for key in ODD_KEYS:
+        storage.write(key, key.encode())
+    assert [storage.stat(entry.key) for entry in storage.list()] == list(storage.list())
+    assert storage.stat("missing") is storage.stat(f"{ODD_KEYS[0]}/below") is None
+
+
 def test_head_returns_no_more_than_there_is(storage: Storage) -> None:
     storage.write("three", b"abc")
     storage.write("none", b"")
@@ -188,8 +195,60 @@ def test_links_are_followed_once_and_dangling_ones_are_listed(tmp_path: Path) ->
     (tmp_path / "root/Pear").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root/Apple/loop").symlink_to(tmp_path / "root")
     (tmp_path / "root/Apple/gone.jpg").symlink_to("nowhere")
+    (tmp_path / "root/itself").symlink_to("itself")
     os.mkfifo(tmp_path / "root/pipe")
-    assert _keys(open_storage(str(tmp_path / "root"))) == ["Apple/gone.jpg", "Pear/1.jpg"]
+    assert _keys(open_storage(str(tmp_path / "root"))) == ["Apple/gone.jpg", "Pear/1.jpg", "itself", "pipe"]
+
+
+@pytest.mark.parametrize("target", ["root", "root/Zebra", ".", "root/Apple", "root/Zebra/deep"])
+def test_a_link_to_what_is_listed_anyway_adds_nothing(tmp_path: Path, target: str) -> None:
+    names = ["Apple/1.jpg", "Zebra/2.jpg", "Zebra/deep/3.jpg"]
+    for name in names:
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_bytes(b"1")
+    (tmp_path / "root/A link").symlink_to(tmp_path / target)  # before all others
+    (tmp_path / "root/Apple/z link").symlink_to(tmp_path / target)
+    (tmp_path / "way").symlink_to("root")
+    for root in ("root", "way"):
+        assert _keys(open_storage(str(tmp_path / root))) == names
+
+
+def test_folders_may_lie_deeper_than_python_recurses(tmp_path: Path) -> None:
+    depth = 1100
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("a", dir_fd=folder)
+        below = os.open("a", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(os.open("1.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.close(folder)
+    assert _keys(open_storage(str(tmp_path))) == ["a/" * depth + "1.jpg"]
+    subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # shutil recurses
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "s.jpg"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    storage = open_storage(str(tmp_path))
+    for key in ("pipe.jpg", "s.jpg", "/dev/zero", "folder", "loop", "null\0", "n" * 300):
+        for call in (storage.read, lambda key: storage.head(key, 3), storage.open):
+            with pytest.raises(OSError) as error:
+                call(key)
+            assert error.value.strerror
+    listening.close()
+    with pytest.raises(OSError, match="pipe, socket or device"):
+        read_path(str(tmp_path / "pipe.jpg"))
+
+
+@pytest.mark.parametrize("path", ["http://host/a.jpg", "gs://bucket/a.jpg", "hdfs://a/b"])
+def test_addresses_of_others_are_no_local_paths(path: str) -> None:
+    with pytest.raises(OSError) as error:
+        read_path(path)
+    assert error.value.strerror == f"{path.split('//', maxsplit=1)[0]} is not read, local paths, file:// and s3a:// are"
 
 
 def test_a_name_that_is_not_utf8_is_listed_readably_and_read(tmp_path: Path) -> None:

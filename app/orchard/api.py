@@ -52,10 +52,12 @@ def extract(spark: "SparkSession", source: str, output: str | None = None, **set
     Raises:
         OrchardError: see `orchard.errors`.
     """
+    from orchard.images.sources import check_apart
     from orchard.pipeline import Pipeline
     from orchard.settings import load
 
     output = output or tempfile.mkdtemp(prefix="orchard-")
+    check_apart(source, output)
     with Pipeline(output, load(settings), spark) as pipeline:
         pipeline.extract(source)
         pipeline.finish()

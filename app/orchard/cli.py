@@ -97,9 +97,12 @@ def extract(source: str, output: str, as_json: bool, **flags: Any) -> int:
     Example:
       orchard extract photos --output out
     """
+    from orchard.images.sources import check_apart
     from orchard.pipeline import Pipeline
 
-    with Pipeline(output, settings_from(flags)) as pipeline:
+    settings = settings_from(flags)
+    check_apart(source, output)
+    with Pipeline(output, settings) as pipeline:
         pipeline.extract(source)
         return _print_outcome(pipeline.finish(), as_json)
 
@@ -303,10 +306,13 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
 
 
 def _print_plan(planned: Any) -> None:
+    warnings = planned.pop("warnings")
     for name, value in planned.items():
         is_bytes = name.endswith("bytes")
         text = f"{value / 1e6:,.1f} MB" if is_bytes else value if isinstance(value, str) else f"{value:,}"
         click.echo(f"{name.replace('bytes', 'size').replace('_', ' '):<20} {text}")
+    for warning in warnings:
+        click.echo(f"{'warning':<20} {warning}")
 
 
 def _print_comparison(rows: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from orchard import pipeline, summary
 from orchard.errors import TrainingError, UsageError
 from orchard.features.backbones import find
-from orchard.images.sources import list_images
+from orchard.images.sources import list_selected
 from orchard.output import Output
 from orchard.plan import measure
 from orchard.session import Session
@@ -73,10 +73,7 @@ def _measure(source: str, output: str, name: str, settings: Settings, session: S
         raise TrainingError(f"{name} cannot be compared: {' '.join(metrics['warnings']) or 'nothing was classified'}")
     extraction = summary.recall(Output(output, settings.s3_options()), "extraction")
     backbone = find(name).with_alpha(settings.alpha)
-    listing = list_images(
-        source, settings.s3_options(), limit=settings.limit, labels=settings.labels or None, seed=settings.seed
-    )
-    seconds, _, _ = measure(listing.table, settings)
+    seconds, _, _ = measure(list_selected(source, output, settings).table, settings)
     classifier, measured = max(metrics["classifiers"].items(), key=lambda item: item[1]["accuracy"])
     return Row(
         backbone=name,

@@ -247,6 +247,20 @@ class Leak(TypedDict):
     duplicate_rows: int  # images whose bytes another image has too, in any split
 
 
+class Twins(TypedDict):
+    """Two images of the same bytes under two labels."""
+
+    paths: list[str]
+    labels: list[str]
+
+
+class Conflicts(TypedDict):
+    """``metrics.conflicts``: images whose bytes another image has under another label."""
+
+    images: int
+    pairs: list[Twins]  # the first few
+
+
 class GroupSplit(TypedDict):
     """The honest figure: consecutive frames stay on one side of the split."""
 
@@ -268,6 +282,7 @@ class Metrics(TypedDict):
     classifiers: NotRequired[dict[str, ClassifierMetrics]]
     calibration: NotRequired[CalibrationMetrics]
     leak: NotRequired[Leak]
+    conflicts: NotRequired[Conflicts]
     group_split: NotRequired[GroupSplit]
     warnings: list[str]  # one sentence each
     seconds: dict[str, float]  # list, extract, reduce, classify, report, total

@@ -20,7 +20,7 @@ from orchard.errors import InputError, UsageError
 from orchard.features import stage as extraction
 from orchard.features.backbones import find
 from orchard.features.pending import find_pending
-from orchard.images.sources import list_images
+from orchard.images.sources import check_apart, list_selected
 from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics
 from orchard.output import Output
 from orchard.progress import Advance, stage
@@ -50,6 +50,7 @@ class Outcome:
 
 def run(source: str, output: str, settings: Settings, spark: SparkSession | None = None) -> Outcome:
     """Do everything: from the images at `source` to the report in `output`."""
+    check_apart(source, output)
     with Pipeline(output, settings, spark) as pipeline:
         pipeline.extract(source)
         pipeline.reduce()
@@ -110,9 +111,7 @@ class Pipeline:
         """
         settings, output = self.settings, self.output
         with self._timed("list"), stage("list"):
-            listing = list_images(
-                source, self.s3, limit=settings.limit, labels=settings.labels or None, seed=settings.seed
-            )
+            listing = list_selected(source, self.output.url, settings)
             if settings.fresh:
                 extraction.start_over(output, source, settings)
             identity = extraction.identity_of(output, settings, self.backbone, listing)
@@ -123,9 +122,12 @@ class Pipeline:
                 retry_rejected=settings.retry_rejected,
                 test_fraction=settings.test_fraction,
                 seed=settings.seed,
+                s3=self.s3,
             )
         if listing.ignored_count:
-            log.info("ignored %d files that are no images: %s", listing.ignored_count, ", ".join(listing.ignored))
+            log.info(
+                "ignored %d files and folders without images: %s", listing.ignored_count, ", ".join(listing.ignored)
+            )
         if listing.duplicates:
             log.info("the manifest repeats %d rows: each image is taken once", listing.duplicates)
         if pending.images.num_rows or len(pending.replaced):

@@ -15,7 +15,7 @@ from orchard.features.engines import load_engine, resolve_precision
 from orchard.features.extraction import task_images, tasks_per_batch
 from orchard.features.pending import find_pending
 from orchard.images.decoding import Decoded, decode
-from orchard.images.sources import list_images
+from orchard.images.sources import check_apart, list_selected
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.session import available_cores
@@ -31,9 +31,11 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
     Raises:
         InputError: the source is missing or empty, or none of the images that were tried can be decoded.
     """
+    if output is not None:
+        check_apart(source, output)
     backbone, s3 = find(settings.backbone), settings.s3_options()
     with stage("list"):
-        listing = list_images(source, s3, limit=settings.limit, labels=settings.labels or None, seed=settings.seed)
+        listing = list_selected(source, output, settings)
     images = listing.table
     if output is not None:
         images = find_pending(
@@ -43,6 +45,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
             retry_rejected=settings.retry_rejected,
             test_fraction=settings.test_fraction,
             seed=settings.seed,
+            s3=s3,
         ).images
     with stage("measure"):
         seconds, memory, n_features = measure(images or listing.table, settings)
@@ -62,6 +65,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         "extraction_seconds": round(images.num_rows * seconds / slots, 1),
         "features_bytes": images.num_rows * n_features * 4,
         "worker_memory_bytes": memory,
+        "warnings": listing.warnings,
     }
 
 

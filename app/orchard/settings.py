@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     # What to read
     limit: int | None = Field(None, ge=1, description="take a stratified sample of N images")
     labels: Names = Field((), description="take these labels only, separated by commas")
+    label_level: int = Field(1, ge=1, description="make the label of the last N folders of a path, such as Apple/Red")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of test images where the source has no split")
     split_by: Literal["image", "group"] = Field(
         "image", description="group: also measure with consecutive frames kept on one side of the split"

@@ -10,8 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchard.classification.leak import conflict_warnings, label_conflicts
 from orchard.features.backbones import find
 from orchard.layout import INVENTORY, REJECTED, Dataset, ImageCounts, Metrics, Run
 from orchard.output import Output
@@ -57,7 +59,15 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         for name in ("baseline", "classifiers", "calibration", "leak", "group_split")
         if classification.get(name) is not None
     }
-    found["warnings"] = [*reduction.get("warnings", []), *classification.get("warnings", [])]
+    conflicts = label_conflicts(_featurized(output, ["path", "label", "digest"]))
+    if conflicts["images"]:
+        found["conflicts"] = conflicts
+    found["warnings"] = [
+        *recall(output, "listing").get("warnings", []),
+        *conflict_warnings(conflicts),
+        *reduction.get("warnings", []),
+        *classification.get("warnings", []),
+    ]
     found["seconds"] = seconds
     found["images_per_second"] = recall(output, "extraction").get("images_per_second", 0.0)
     return cast(Metrics, found)
@@ -97,10 +107,14 @@ def _rejections(output: Output) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
+def _featurized(output: Output, columns: list[str]) -> pa.Table:
+    table = output.read(Dataset.INVENTORY, [*columns, "featurized"], INVENTORY)
+    return table.filter(table["featurized"])
+
+
 def _labels(output: Output) -> dict[str, dict[str, int]]:
     """Return featurized images by label and split; images without a label count under the empty name."""
-    table = output.read(Dataset.INVENTORY, ["label", "split", "featurized"], INVENTORY)
-    table = table.filter(table["featurized"])
+    table = _featurized(output, ["label", "split"])
     counts: dict[str, dict[str, int]] = {}
     for row in table.group_by(["label", "split"]).aggregate([([], "count_all")]).sort_by("label").to_pylist():
         counts.setdefault(row["label"] or "", {})[row["split"]] = row["count_all"]

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from orchard.classification.leak import find_leak
+from orchard.classification.leak import conflict_warnings, find_leak, label_conflicts
 
 
 def test_twins_are_counted_once_for_each_image() -> None:
@@ -29,3 +29,35 @@ def test_twins_are_counted_once_for_each_image() -> None:
 def test_without_test_images_all_is_zero() -> None:
     none = pa.table({name: pa.array([], pa.string()) for name in ("path", "split", "digest")})
     assert set(find_leak(none).values()) == {0}
+
+
+def test_the_same_bytes_under_two_labels_are_named() -> None:
+    images = [  # path, label, digest
+        ("a", "Apple", "1"),
+        ("b", "Pear", "1"),
+        ("c", "Apple", "1"),
+        ("d", "Kiwi", "2"),
+        ("e", "Kiwi", "2"),  # twins of one label
+        ("f", None, "3"),
+        ("g", "Kiwi", "3"),  # one of them has none
+        ("h", "Kiwi", None),
+        ("i", "Pear", None),
+        ("j", "Plum", "4"),
+        ("k", "Fig", "4"),
+    ]
+    paths, labels, digests = zip(*images, strict=True)
+    found = label_conflicts(pa.table({"path": paths, "label": labels, "digest": digests}))
+    assert found == {
+        "images": 5,
+        "pairs": [
+            {"paths": ["a", "b"], "labels": ["Apple", "Pear"]},
+            {"paths": ["j", "k"], "labels": ["Plum", "Fig"]},
+        ],
+    }
+    assert conflict_warnings(found) == [
+        "5 images have the same bytes as one of another label, such as a (Apple) and b (Pear); j (Plum) and k (Fig): "
+        "keep each image under one label."
+    ]
+    none = label_conflicts(pa.table({name: pa.array([], pa.string()) for name in ("path", "label", "digest")}))
+    assert none == {"images": 0, "pairs": []}
+    assert conflict_warnings(none) == []

@@ -1,12 +1,13 @@
 """What is done is not done again; what has changed is; what is gone is not dropped unasked."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from orchard.errors import UsageError
+from orchard.errors import InputError, UsageError
 from orchard.features.pending import Pending, find_pending, without
 from orchard.layout import FEATURES, INVENTORY, LISTING, REJECTED, Dataset
 from orchard.output import Output
@@ -25,7 +26,7 @@ def output(tmp_path: Path) -> Output:
         {"path": p, "label": "Lemon", "split": "train", "width": 1, "height": 1, "features": [1.0]} for p in "abc"
     ]
     inventory = [
-        {"path": p, "size": 1, "version": v, "digest": p, "featurized": p != "x"}
+        {"path": p, "size": 1, "version": v, "label": "Lemon", "split": "train", "digest": p, "featurized": p != "x"}
         for p, v in (("a", "1"), ("b", "1"), ("c", None), ("x", "1"))
     ]
     with output.writing():
@@ -61,6 +62,83 @@ def test_a_new_image_is_to_do_and_a_replaced_one_too(output: Output) -> None:
     assert pending.images["path"].to_pylist() == ["a", "b", "new"]
     assert sorted(pending.replaced.to_pylist()) == ["a", "b"]
     assert pending.images.schema.names == LISTING.names
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "is_changed"),
+    [
+        ("label", "Lime", True),
+        ("label", None, True),
+        ("split", "test", True),
+        ("split", None, False),  # Orchard assigns it, and has
+        ("size", None, False),
+        ("version", None, False),  # its address is none that could be asked
+    ],
+)
+def test_a_label_or_split_that_changed_is_noticed(
+    output: Output, column: str, value: str | None, is_changed: bool
+) -> None:
+    rows = listing(*ALL).to_pylist()
+    rows[0][column] = value
+    pending = find(output, pa.Table.from_pylist(rows, LISTING))
+    assert pending.images["path"].to_pylist() == pending.replaced.to_pylist() == ["a"] * is_changed
+    if is_changed and value:
+        assert pending.images[column].to_pylist() == [value]
+
+
+def _real_images(tmp_path: Path, source: list[dict[str, object]]) -> tuple[Output, pa.Table]:
+    """An output in which every image of a listing without versions is featurized but the last, which was refused."""
+    output = Output(str(tmp_path / "out"))
+    table = pa.Table.from_pylist(source, LISTING)
+    inventory = find_pending(output, table, prune=False, retry_rejected=False, test_fraction=0.2, seed=1).images
+    n = inventory.num_rows
+    inventory = inventory.append_column("digest", inventory["path"])
+    inventory = inventory.append_column("featurized", pa.array([True] * (n - 1) + [False])).cast(INVENTORY)
+    rejected = [{"path": inventory["path"][n - 1].as_py(), "reason": "unreadable", "detail": "Permission denied"}]
+    with output.writing():
+        staged = output.stage(Dataset.INVENTORY, inventory)
+        refused = output.stage(Dataset.REJECTED, pa.Table.from_pylist(rejected, REJECTED))
+        output.commit({Dataset.INVENTORY: [staged], Dataset.REJECTED: [refused]})
+    return output, table
+
+
+def test_files_that_a_manifest_names_are_asked_for_their_versions(tmp_path: Path) -> None:
+    for name in "abcx":
+        (tmp_path / name).write_bytes(b"1")
+    rows = [{"path": str(tmp_path / name), "label": "Lemon", "split": "train", "size": 99} for name in "abcx"]
+    (tmp_path / "x").unlink()
+    (tmp_path / "x").symlink_to("x")  # cannot be read
+    output, table = _real_images(tmp_path, rows)
+    assert find(output, table).images.num_rows == 0
+    (tmp_path / "a").write_bytes(b"2")
+    os.utime(tmp_path / "a", ns=(1, 1))
+    pending = find(output, table)
+    assert pending.images.select(["path", "size", "version"]).to_pylist() == [
+        {"path": str(tmp_path / "a"), "size": 1, "version": "1"}
+    ]
+    (tmp_path / "b").unlink()  # its features would be of nothing
+    assert find(output, table).replaced.to_pylist() == [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
+def test_what_could_not_be_read_is_tried_again_once_it_can_be(tmp_path: Path) -> None:
+    for name in "ax":
+        (tmp_path / name).write_bytes(b"1")
+    rows = [
+        {"path": str(tmp_path / name), "label": "Lemon", "split": "train", "size": 1, "version": "1"} for name in "ax"
+    ]
+    output, table = _real_images(tmp_path, rows)
+    assert find(output, table).images["path"].to_pylist() == [str(tmp_path / "x")]
+    (tmp_path / "x").unlink()
+    os.mkfifo(tmp_path / "x")
+    assert find(output, table).images.num_rows == 0
+
+
+def test_a_source_of_which_nothing_is_there_is_told_before_anything_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    output, table = _real_images(tmp_path, [{"path": str(tmp_path / name)} for name in "ax"])
+    (tmp_path / "a").unlink()
+    with pytest.raises(InputError, match=r"none of the 2 images that the source lists is there, such as .*/a"):
+        find(output, table)
 
 
 def test_rejected_images_wait_until_they_are_asked_for(output: Output) -> None:

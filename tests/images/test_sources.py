@@ -1,7 +1,7 @@
 """A source's images, labels and splits are found wherever they lie and whatever they are called."""
 
-import gzip
 import os
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from orchard.errors import InputError, StorageError, UsageError
-from orchard.images.sources import Listing, list_images
+from orchard.images.sources import Listing, check_apart, list_images
 from orchard.layout import LISTING
 from orchard.storage import S3Options, open_storage, read_path
 
@@ -203,105 +203,173 @@ def test_a_bucket_is_listed_as_a_folder_is(s3_server: "S3Server") -> None:
     assert _rows(one, root) == [(names[1], "Kiwi", None)]
 
 
-# Manifests
+# What is not looked into
+
+IGNORED = [
+    ".git",
+    "Training/.ipynb_checkpoints",
+    "@eaDir",
+    "Training/Kiwi/@eaDir",
+    "__MACOSX",
+    "lost+found",
+    ".Trash-1",
+]
 
 
-def test_a_manifest_names_images_labels_and_splits(tmp_path: Path) -> None:
-    root = tmp_path / "set"
-    root.mkdir()
-    (root / "list.csv").write_text(
-        '\ufeffPath,Label,Split\n"a, b.jpg",Kiwi,TRAIN\nx/../c.jpg,,\n/abs/d.jpg,"Pomme ""d\'été""",testing\n'
-        "s3://bucket/k#+%20.jpg,Plum,val\n",
-        encoding="utf-8",
+Place = tuple[str, S3Options]
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a source may lie."""
+    if request.param == "local":
+        return str(tmp_path / "photos"), S3Options()
+    server: S3Server = request.getfixturevalue("s3_server")
+    return f"s3a://{server.bucket()}/photos", server.options
+
+
+def _fill(place: Place, *names: str) -> None:
+    for name in names:
+        open_storage(*place).write(name, b"\xff\xd8\xff" + name.encode())
+
+
+def _found(place: Place, output: str | None = None, source: str | None = None) -> tuple[Listing, set[str]]:
+    root, s3 = place
+    listing = list_images(source or root, s3, limit=None, labels=None, seed=0, output=output)
+    return listing, {path.removeprefix(f"{root}/") for path in listing.table["path"].to_pylist()}
+
+
+def test_folders_of_systems_are_named_and_their_images_are_nobodys(place: Place) -> None:
+    _fill(
+        place,
+        "Training/Kiwi/a.jpg",
+        "Training/Kiwi/.b.jpg",
+        *(f"{folder}/deep/{n}.jpg" for folder in IGNORED for n in "12"),
     )
-    data = (root / "list.csv").read_bytes()
-    (root / "list.csv.gz").write_bytes(gzip.compress(data))
-    for name in ("list.csv", "list.csv.gz"):
-        assert _rows(_list(root / name), root) == [
-            ("/abs/d.jpg", 'Pomme "d\'été"', "test"),
-            ("a, b.jpg", "Kiwi", "train"),
-            ("c.jpg", None, None),
-            ("s3a://bucket/k#+%20.jpg", "Plum", "validation"),
-        ]
+    listing, found = _found(place)
+    assert found == {"Training/Kiwi/a.jpg", "Training/Kiwi/.b.jpg"}
+    assert sorted(listing.ignored) == sorted(f"{place[0]}/{folder}/" for folder in IGNORED)
+    assert listing.ignored_count == len(IGNORED)
+    for source in (f"{place[0]}/.git", f"{place[0]}/*/.ipynb_checkpoints/**/*.jpg"):  # meant
+        assert len(_found(place, source=source)[1]) == 2
 
 
-def test_without_columns_for_them_folders_tell_label_and_split(tmp_path: Path) -> None:
-    table = pa.table({"path": ["Training/Kiwi/a.jpg", "Plum/b.jpg", "/else/Fig/c.jpg"], "size": [7, None, 9]})
-    pq.write_table(table, tmp_path / "list.parquet")
-    listing = _list(tmp_path / "list.parquet")
-    assert _rows(listing, tmp_path) == [
-        ("/else/Fig/c.jpg", "Fig", None),
-        ("Plum/b.jpg", "Plum", None),
-        ("Training/Kiwi/a.jpg", "Kiwi", "train"),
-    ]
-    assert listing.table["size"].to_pylist() == [9, None, 7]
+def test_outputs_inside_the_source_are_not_listed(place: Place) -> None:
+    images = ["Kiwi/a.jpg", "out2/a.jpg", "features/b.jpg"]
+    output = [f"{name}/part.parquet" for name in ("features", "inventory")] + ["report.html", "x.jpg", "model/m.bin"]
+    _fill(place, *images)
+    _fill(
+        place,
+        *(f"{folder}/{name}" for folder in ("out", "deep/other") for name in ["_orchard/commits/1.json", *output]),
+    )
+    listing, found = _found(place, output=f"{place[0]}/out")
+    assert found == set(images)
+    assert (listing.ignored, listing.warnings) == ([f"{place[0]}/deep/other/"], [])
+    _fill(place, *(f"own/{name}" for name in output))  # not begun
+    assert _found(place, output=f"{place[0]}/own")[1] == set(images)
 
 
-def test_a_path_listed_twice_is_merged_or_refused(tmp_path: Path) -> None:
-    manifest = tmp_path / "list.csv"
-    manifest.write_text("path,label\na.jpg,Kiwi\na.jpg,Kiwi\n./a.jpg,Kiwi\nb.jpg,Fig\n")
-    listing = _list(manifest)
-    assert (listing.table.num_rows, listing.duplicates) == (2, 2)
-    manifest.write_text("path,label\na.jpg,Kiwi\na.jpg,Fig\n")
-    with pytest.raises(InputError, match=r"a\.jpg twice"):
-        _list(manifest)
+def test_of_a_source_that_once_took_results_the_images_are_listed(place: Place) -> None:
+    _fill(place, "Kiwi/a.jpg", "_orchard/commits/1.json", "features/part.parquet", "model/backbone")
+    assert _found(place)[1] == {"Kiwi/a.jpg"}
+
+
+def test_an_inventory_leaves_out_what_a_listing_does(s3_server: "S3Server", tmp_path: Path) -> None:
+    keys = ["Kiwi/a.jpg", ".git/b.jpg", "out/_orchard/commits/1.json", "out/features/c.jpg", "mine/d.jpg"]
+    pq.write_table(pa.table({"bucket": ["b"] * 5, "key": keys, "e_tag": keys}), tmp_path / "list.parquet")
+    listing, found = _found(("s3a://b", s3_server.options), "s3a://b/mine", str(tmp_path / "list.parquet"))
+    assert found == {"Kiwi/a.jpg"}
+    assert listing.ignored == ["s3a://b/.git/", "s3a://b/out/"]
+
+
+def test_the_output_is_not_listed_whatever_way_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = _touch(tmp_path / "photos", "Kiwi/a.jpg", "out/features/b.jpg", "out/_orchard/c")
+    (tmp_path / "way").symlink_to("photos")
+    (root / "linked").symlink_to("out/features")
+    (root / "again").symlink_to("../way")
+    monkeypatch.chdir(root)
+    for source in (str(root), str(tmp_path / "way"), "."):
+        for output in ("out", str(root / "out"), str(tmp_path / "way/out"), f"file://{root}/out"):
+            listing = list_images(source, S3Options(), limit=None, labels=None, seed=0, output=output)
+            assert [Path(path).name for path in listing.table["path"].to_pylist()] == ["a.jpg"]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("source", "output"),
     [
-        (b"file,label\na.jpg,Kiwi\n", "no column 'path', only file, label"),
-        (b"path,split\na.jpg,somewhere\n", "somewhere"),
-        (b"path,label\na.jpg,Kiwi\n,Fig\n", "row 2"),
-        (b"path,label\na.jpg\n", "cannot be read"),
-        (b"\x1f\x8bbroken", "cannot be read"),
-        (b"\xff\xfe\x00", "cannot be read"),
-        (b"", "no image"),
-        (b"path\n", "no image"),
+        ("photos", "photos"),
+        ("photos/", "photos/."),
+        ("photos", "way"),
+        ("way", "photos"),
+        ("file:{root}/photos", "photos"),
+        ("photos/*/*.jpg", "photos"),
+        ("new", "new"),
+        ("s3a://b/photos", "s3://b/photos/"),
+        ("s3a://b/photos/T*", "s3a://b/photos"),
+        ("s3a://b", "s3a://b/"),
     ],
 )
-def test_a_manifest_that_is_wrong_is_told_in_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "list.csv").write_bytes(content)
-    with pytest.raises(InputError, match=message) as error:
-        _list(tmp_path / "list.csv")
-    assert "\n" not in str(error.value)
-    (tmp_path / "list.parquet").write_bytes(content)
-    with pytest.raises(InputError):
-        _list(tmp_path / "list.parquet")
+def test_results_are_not_written_among_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, output: str
+) -> None:
+    _touch(tmp_path / "photos", "Kiwi/a.jpg")
+    (tmp_path / "way").symlink_to("photos")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is where the images are: choose another --output, such as a folder in it"):
+        check_apart(source.format(root=tmp_path), output)
 
 
-@pytest.mark.parametrize("form", ["headerless", "header", "parquet"])
-def test_an_s3_inventory_is_a_manifest(s3_server: "S3Server", tmp_path: Path, form: str) -> None:
-    bucket = s3_server.bucket()
-    storage = open_storage(f"s3a://{bucket}", s3_server.options)
-    storage.write("LICENSE", b"text")
-    etag = "d41d8cd98f00b204e9800998ecf8427e"
-    keys = ["Training/Kiwi+x/a b%.jpg", "Training/", "LICENSE"]
-    if form == "parquet":
-        columns = {"bucket": [bucket] * 3, "key": keys, "size": [5, 0, 4], "e_tag": [etag] * 3}
-        pq.write_table(pa.table(columns), tmp_path / "list.parquet")
-        source = tmp_path / "list.parquet"
-    else:
-        encoded = ["Training/Kiwi%2Bx/a+b%25.jpg", "Training/", "LICENSE"]
-        lines = [
-            f'"{bucket}","{key}","{n}","2026-01-01T00:00:00.000Z","{etag}"'
-            for key, n in zip(encoded, (5, 0, 4), strict=True)
-        ]
-        if form == "header":
-            lines.insert(0, "Bucket,Key,Size,LastModifiedDate,ETag")
-        source = tmp_path / "list.csv.gz"
-        source.write_bytes(gzip.compress("\n".join(lines).encode()))
-    listing = list_images(str(source), s3_server.options, limit=None, labels=None, seed=0)
-    assert _rows(listing, f"s3a://{bucket}") == [(keys[0], "Kiwi+x", "train")]
-    assert listing.table.select(["size", "version"]).to_pylist() == [{"size": 5, "version": etag}]
-    assert listing.ignored == [f"s3a://{bucket}/LICENSE"]
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("photos", "photos/out"),
+        ("photos/Kiwi", "photos"),
+        (".", "out"),
+        ("photos/list.csv", "photos"),
+        ("photos/[x]", "photos"),
+        ("s3a://b", "b"),
+        ("s3a://b/photos", "s3a://b/photos/out"),
+        ("s3a://b/photos", "s3a://b/photos2"),
+    ],
+)
+def test_results_may_lie_in_a_folder_of_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, output: str
+) -> None:
+    _touch(tmp_path / "photos", "Kiwi/a.jpg", "list.csv", "[x]/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    check_apart(source, output)
 
 
-def test_old_versions_in_an_inventory_are_left_out(tmp_path: Path) -> None:
-    rows = [("a.jpg", "true", "false"), ("b.jpg", "false", "false"), ("c.jpg", "true", "true")]
-    text = "".join(f'"bucket","Kiwi/{key}","version","{latest}","{deleted}","12"\n' for key, latest, deleted in rows)
-    (tmp_path / "list.csv").write_text(text)
-    assert _rows(_list(tmp_path / "list.csv"), "s3a://bucket") == [("Kiwi/a.jpg", "Kiwi", None)]
+def test_composed_and_decomposed_folders_are_one_label(place: Place) -> None:
+    composed, decomposed = "Pêche", unicodedata.normalize("NFD", "Pêche")
+    names = [f"Training/{composed}/1.jpg", f"Test/{decomposed}/1.jpg"]
+    _fill(place, *names, "Training/Kiwi/1.jpg")
+    for wanted in (composed, decomposed):
+        listing = list_images(*place, limit=None, labels=[wanted], seed=0)
+        assert _rows(listing, place[0]) == [(names[1], composed, "test"), (names[0], composed, "train")]
+
+
+def test_one_odd_file_is_a_row_and_stops_nothing(tmp_path: Path) -> None:
+    root = _touch(tmp_path / "photos", "Kiwi/a.jpg")
+    os.mkfifo(root / "Kiwi/pipe.jpg")
+    os.mkfifo(root / "Kiwi/notes.txt")
+    (root / "Kiwi/loop.jpg").symlink_to("loop.jpg")
+    (root / "Kiwi/gone.jpg").symlink_to("nothing")
+    listing = _list(root)
+    assert [row[0] for row in _rows(listing, root)] == [f"Kiwi/{name}.jpg" for name in ("a", "gone", "loop", "pipe")]
+    assert listing.ignored == [f"{root}/Kiwi/notes.txt"]
+    assert _list(root / "Kiwi/pipe.jpg").table.num_rows == 1
+    os.mkfifo(root / "list.csv")
+    with pytest.raises(InputError, match=r"list\.csv cannot be read"):
+        _list(root / "list.csv")
+
+
+@pytest.mark.parametrize("level", [1, 2, 9])
+def test_the_level_of_labels_is_a_setting(place: Place, level: int) -> None:
+    _fill(place, "Training/Red/Apple/1.jpg", "Training/Green/Apple/1.jpg", "Test/Red/Apple/1.jpg")
+    listing = list_images(*place, limit=None, labels=None, seed=0, label_level=level)
+    assert set(listing.table["label"].to_pylist()) == ({"Apple"} if level == 1 else {"Red/Apple", "Green/Apple"})
+    assert len(listing.warnings) == (level == 1)
 
 
 # Labels and limits

@@ -47,10 +47,13 @@ class Submission:
     as_json: bool = False
 
     def __post_init__(self) -> None:
+        from orchard.images.sources import check_apart
+
         if len(self.name) > LONGEST_NAME or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", self.name):
             raise UsageError(
                 f"--name {self.name} cannot be a job's name: take up to {LONGEST_NAME} small letters, digits, dashes."
             )
+        check_apart(self.source, self.output)
         for place in (self.source, self.output):
             if "://" not in place and not any(Path(place).is_relative_to(path) for path in self.claims.values()):
                 raise UsageError(

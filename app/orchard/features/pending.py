@@ -8,8 +8,10 @@ import pyarrow.compute as pc
 from orchard.errors import UsageError
 from orchard.files import DataFile, read_columns
 from orchard.images.splits import assign_splits
-from orchard.layout import EXTRACTED, INVENTORY, Dataset
+from orchard.images.versions import readable, with_versions
+from orchard.layout import EXTRACTED, INVENTORY, REJECTED, Dataset, Reason
 from orchard.output import Output
+from orchard.storage import DEFAULT_S3, S3Options
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,26 @@ class Pending:
 
 
 def find_pending(
-    output: Output, listing: pa.Table, *, prune: bool, retry_rejected: bool, test_fraction: float, seed: int
+    output: Output,
+    listing: pa.Table,
+    *,
+    prune: bool,
+    retry_rejected: bool,
+    test_fraction: float,
+    seed: int,
+    s3: S3Options = DEFAULT_S3,
 ) -> Pending:
     """Compare `listing` (schema `LISTING`) with the output's inventory.
 
-    An image is done if its path is in the inventory with the same version and size. Rejected images stay rejected
-    while they are unchanged, unless `retry_rejected`.
+    An image is done if its path is in the inventory with the same version, size, label and split (one that Orchard
+    assigned stays). Where the listing has no version, the storage is asked. Rejected images stay rejected while they
+    are unchanged, unless `retry_rejected` or what could not be read can be now.
 
     Raises:
         UsageError: the output has rows of images that the source does not list, and `prune` is not set.
+        InputError: none of the images is there.
     """
+    listing, missing = with_versions(listing, s3)
     inventory = output.read(Dataset.INVENTORY, ["path", "size", "version", "label", "split", "featurized"], INVENTORY)
     key = pa.table({"path": listing["path"]})
     vanished = inventory.select(["path"]).join(key, "path", join_type="left anti")["path"]
@@ -43,12 +55,18 @@ def find_pending(
             f"{output.url} holds {len(vanished)} images that the source, as selected, does not list (such as "
             f"{vanished[0]}): choose another --output, --prune to drop their rows, or --fresh to start over."
         )
-    before = inventory.select(["path", "size", "version", "featurized"])
-    before = before.rename_columns(["path", "old_size", "old_version", "featurized"])
-    known = listing.select(["path", "size", "version"]).join(before, "path", join_type="inner")
-    again = pc.or_(_differs(known["version"], known["old_version"]), _differs(known["size"], known["old_size"]))
+    before = inventory.rename_columns(["path", "old_size", "old_version", "old_label", "old_split", "featurized"])
+    known = listing.join(before, "path", join_type="inner")
+    again = _differs(known["version"], known["old_version"])
+    for name in ("size", "split"):  # null: the source does not say
+        again = pc.or_(again, _differs(known[name], known[f"old_{name}"]))
+    again = pc.or_(again, pc.not_equal(pc.fill_null(known["label"], ""), pc.fill_null(known["old_label"], "")))
+    is_missing = pc.is_in(known["path"], pa.array(missing, pa.string()))
+    again = pc.or_(again, pc.and_(is_missing, known["featurized"]))
     if retry_rejected:
         again = pc.or_(again, pc.invert(known["featurized"]))
+    else:
+        again = pc.or_(again, pc.is_in(known["path"], _readable_again(output, known["path"].filter(is_missing), s3)))
     replaced = known.filter(again)["path"]
     done = known.filter(pc.invert(again)).select(["path"])
     images = listing.join(done, "path", join_type="left anti").sort_by("path")
@@ -60,6 +78,14 @@ def find_pending(
         replaced_images=len(replaced),
         vanished_images=len(vanished),
     )
+
+
+def _readable_again(output: Output, missing: pa.ChunkedArray, s3: S3Options) -> pa.Array:
+    """Return the paths of images that were rejected as unreadable, and are not any more."""
+    rejected = output.read(Dataset.REJECTED, ["path", "reason"], REJECTED)
+    refused = rejected.filter(pc.equal(rejected["reason"], Reason.UNREADABLE))["path"]
+    refused = refused.filter(pc.invert(pc.is_in(refused, missing)))
+    return pa.array(readable(refused.to_pylist(), s3), pa.string())
 
 
 def _differs(new: pa.ChunkedArray, old: pa.ChunkedArray) -> pa.ChunkedArray:

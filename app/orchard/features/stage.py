@@ -154,7 +154,12 @@ def complete(output: Output, listing: Listing, source: str) -> None:
             f"{output.url} does not add up: {listed} images listed, {featurized} featurized, {rejected} rejected; "
             f"run orchard verify {output.url}, then start again, and please report this."
         )
-    found = {"source": redacted(source), "listed": listed, "ignored": listing.ignored_count}
+    found = {
+        "source": redacted(source),
+        "listed": listed,
+        "ignored": listing.ignored_count,
+        "warnings": listing.warnings,
+    }
     empty = {d: [output.stage(d, SCHEMAS[d].empty_table())] for d in EXTRACTED if not output.files(d)}
     if empty or output.property("listing") != found:
         output.commit(empty, properties={"listing": found})

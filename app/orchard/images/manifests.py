@@ -1,25 +1,31 @@
 """Lists of images in a CSV or Parquet file: one's own, or an S3 Inventory."""
 
+import codecs
 import csv
 import gzip
 import io
 import posixpath
 import re
+import unicodedata
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote_plus
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from orchard.errors import InputError
-from orchard.images.places import places, split_named
+from orchard.images.places import placed, split_named
 from orchard.layout import LISTING
-from orchard.storage import local_path, split_s3_url
+from orchard.storage import LocalStorage, local_path, split_s3_url
 
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_DELIMITERS = ",;\t|"
+_UNKNOWN_SCHEME = re.compile(r"(?!s3a?://|file:)[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,13 @@ class Manifest:
     """What a manifest lists."""
 
     table: pa.Table
-    """Schema LISTING; unique by path."""
+    """Schema LISTING; unique by path; of an inventory without labels and splits."""
     duplicates: int
     """Rows that repeated another one and were left out."""
     is_inventory: bool
     """Whether a bucket was listed as it is, rather than images chosen by someone."""
+    warnings: list[str] = field(default_factory=list)
+    """One sentence for each thing about labels and splits that may not be meant so."""
 
 
 def is_manifest(name: str) -> bool:
@@ -39,25 +47,31 @@ def is_manifest(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def read_manifest(data: bytes, url: str) -> Manifest:
+def read_manifest(data: bytes, url: str, label_level: int = 1) -> Manifest:
     """Read the manifest at ``url``: columns ``path`` and optionally ``label``, ``split``, ``size``, by header.
 
     Relative paths are relative to the manifest's folder. Where there is no column ``label`` or ``split``, folders
-    tell. An S3 Inventory is known by its columns ``bucket`` and ``key``, or as CSV without a header by its first row.
+    tell (see `places`). CSV may be separated by commas, semicolons, tabs or bars, and be in UTF-8 or UTF-16. An S3
+    Inventory is known by its columns ``bucket`` and ``key``, or as CSV without a header by its first row.
     Raises InputError: not readable, no such columns, a row without a path, a path that is listed twice with
-    different labels, a split that is none.
+    different labels, a split that is none, a size that is no number.
     """
     try:
         table = _read_parquet(data) if url.lower().endswith(".parquet") else _read_csv(data)
+        if twice := next((name for name in table.column_names if table.column_names.count(name) > 1), None):
+            raise InputError(f"manifest {url} has two columns {twice!r}: rename one of them.")
+        if {"bucket", "key"} <= set(table.column_names):
+            return _unique(_from_inventory(table, url), url, [], is_inventory=True)
+        if "path" not in table.column_names:
+            found = ", ".join(table.column_names[:8])
+            raise InputError(f"manifest {url} has no column 'path', only {found}: name the column of the images so.")
+        listing, warnings = _from_paths(table, url, label_level)
+        return _unique(listing, url, warnings, is_inventory=False)
+    except UnicodeDecodeError as error:
+        raise InputError(f"manifest {url} cannot be read as UTF-8 ({error.reason}): save it so.") from error
     except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         first_line = str(error).split("\n", maxsplit=1)[0]
         raise InputError(f"manifest {url} cannot be read ({first_line}): check the file.") from error
-    if {"bucket", "key"} <= set(table.column_names):
-        return _unique(_from_inventory(table), url, is_inventory=True)
-    if "path" not in table.column_names:
-        found = ", ".join(table.column_names[:8])
-        raise InputError(f"manifest {url} has no column 'path', only {found}: name the column of the images so.")
-    return _unique(_from_paths(table, url), url, is_inventory=False)
 
 
 def _read_parquet(data: bytes) -> pa.Table:
@@ -69,16 +83,20 @@ def _read_csv(data: bytes) -> pa.Table:
     """A CSV file's columns as strings, empty ones as nulls; an inventory's keys decoded."""
     if data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if not data.strip():
+    mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
+    text = data.removeprefix(mark).decode(_MARKS.get(mark, "utf-8")).lstrip("\r\n")
+    if not text.strip():
         return pa.table({"path": pa.array([], pa.string())})
-    first = next(csv.reader(io.StringIO(data.split(b"\n", maxsplit=1)[0].decode())))
+    if "\0" in text[:1000]:
+        raise ValueError("it holds null characters")
+    delimiter, text = _delimiter(text)
+    first = _first_row(text, delimiter)
     names = [name.strip().lower() for name in first]
-    inventory = _inventory_columns(data, first)
+    inventory = _inventory_columns(text, first)
     table = pyarrow.csv.read_csv(
-        pa.BufferReader(data),
+        pa.BufferReader(text.encode()),
         pyarrow.csv.ReadOptions(column_names=inventory or names, skip_rows=0 if inventory else 1),
-        pyarrow.csv.ParseOptions(newlines_in_values=True),
+        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(inventory or names, pa.string()),
             strings_can_be_null=True,
@@ -92,12 +110,27 @@ def _read_csv(data: bytes) -> pa.Table:
     return table
 
 
-def _inventory_columns(data: bytes, first: list[str]) -> list[str] | None:
+def _delimiter(text: str) -> tuple[str, str]:
+    """What separates the columns, and the text without Excel's own line about it."""
+    if told := re.match(r'"?sep=(.)"?(?:\r\n|\r|\n)', text):
+        return told[1], text[told.end() :]
+    for delimiter in _DELIMITERS:
+        names = {name.strip().lower() for name in _first_row(text, delimiter)}
+        if "path" in names or {"bucket", "key"} <= names:
+            return delimiter, text
+    return ",", text
+
+
+def _first_row(text: str, delimiter: str) -> list[str]:
+    return next(csv.reader(io.StringIO(text[:100_000], newline=""), delimiter=delimiter), [])
+
+
+def _inventory_columns(text: str, first: list[str]) -> list[str] | None:
     """Names for the columns of an S3 Inventory without header; None for any other file.
 
     Bucket and key come first, the rest is what its owner chose, told here by the first row's values.
     """
-    quoted = data.startswith(b'"')  # as AWS writes every value
+    quoted = text.startswith('"')  # as AWS writes every value
     if not quoted or len(first) < 2 or not re.fullmatch(r"[a-z0-9][a-z0-9.-]{2,62}", first[0]):
         return None
     header = [name.strip().lower() for name in first]
@@ -114,40 +147,64 @@ def _inventory_columns(data: bytes, first: list[str]) -> list[str] | None:
     return names
 
 
-def _from_inventory(table: pa.Table) -> pa.Table:
+def _from_inventory(table: pa.Table, url: str) -> pa.Table:
     """Schema LISTING from the present version of every object, without the markers of folders."""
     for name, wanted in (("is_latest", "true"), ("is_delete_marker", "false")):
         if name in table.column_names:
             table = table.filter(pc.equal(pc.utf8_lower(table[name].cast(pa.string())), wanted))
     table = table.filter(pc.invert(pc.ends_with(table["key"], "/")))
-    labels, splits = places("", table["key"].to_pylist())
     paths = pc.binary_join_element_wise("s3a://", table["bucket"], "/", table["key"], "")
-    etag = "e_tag" if "e_tag" in table.column_names else "etag"
-    version = _column(table, etag, pa.string())
-    return pa.table([paths, _column(table, "size", pa.int64()), version, labels, splits], schema=LISTING)
+    version = (
+        table[etag] if (etag := "e_tag" if "e_tag" in table.column_names else "etag") in table.column_names else None
+    )
+    unknown = pa.nulls(table.num_rows, pa.string())
+    columns = [paths, _sizes(table, url), unknown if version is None else version.cast(pa.string()), unknown, unknown]
+    return pa.table(columns, schema=LISTING)
 
 
-def _from_paths(table: pa.Table, url: str) -> pa.Table:
-    """Schema LISTING from the columns ``path``, ``label``, ``split``, ``size``."""
+def _from_paths(table: pa.Table, url: str, level: int) -> tuple[pa.Table, list[str]]:
+    """Schema LISTING from the columns ``path``, ``label``, ``split``, ``size``, and warnings."""
     texts = table["path"].cast(pa.string()).to_pylist()
     if None in texts:
-        raise InputError(f"manifest {url} has no path in row {texts.index(None) + 1}: fill it in or delete the row.")
+        is_blank = np.all([np.asarray(pc.is_null(column)) for column in table.columns], axis=0)
+        row = next((row for row, text in enumerate(texts) if text is None and not is_blank[row]), None)
+        if row is not None:
+            raise InputError(f"manifest {url} has no path in row {row + 1}: fill it in or delete the row.")
+        table, texts = table.filter(pa.array(~is_blank)), [text for text in texts if text is not None]
     folder = url.rpartition("/")[0]
+    if any("\\" in text for text in texts) and not any("/" in text for text in texts):
+        texts = _from_windows(texts, folder)
     known: dict[str, str] = {}  # folders repeat: each one is resolved once
     paths = []
     for text in texts:
+        if "://" in text and _UNKNOWN_SCHEME.match(text):
+            paths.append(text)  # reading it will say so
+            continue
         head, slash, name = text.rpartition("/")
         if head not in known:
             known[head] = _resolved(head or slash, folder)
         paths.append(f"{known[head].rstrip('/')}/{name}")
     inside = [path[len(folder) + 1 :] if path.startswith(f"{folder}/") else path for path in paths]
-    labels, splits = places(folder.rpartition("/")[2], inside)
+    labels, splits, found = placed(folder.rpartition("/")[2], inside, level)
+    warnings = []
     if "label" in table.column_names:
-        labels = table["label"].cast(pa.string())
+        given = [text and unicodedata.normalize("NFC", text.strip()) for text in _strings(table, "label")]
+        labels = pa.array([label or None for label in given], pa.string())
+    else:
+        warnings += found.label_warnings
     if "split" in table.column_names:
-        splits = _splits(table["split"].cast(pa.string()), url)
-    columns = [paths, _column(table, "size", pa.int64()), pa.nulls(len(paths), pa.string()), labels, splits]
-    return pa.table(columns, schema=LISTING)
+        splits = _splits(_strings(table, "split"), url)
+    else:
+        warnings += found.split_warnings
+    columns = [paths, _sizes(table, url), pa.nulls(len(paths), pa.string()), labels, splits]
+    return pa.table(columns, schema=LISTING), warnings
+
+
+def _from_windows(texts: list[str], folder: str) -> list[str]:
+    """Paths with the slashes of this system, unless files are really named with backslashes."""
+    if split_s3_url(folder) is None and LocalStorage(folder).stat(texts[0]) is not None:
+        return texts
+    return [text.replace("\\", "/") for text in texts]
 
 
 def _resolved(folder: str, base: str) -> str:
@@ -160,19 +217,38 @@ def _resolved(folder: str, base: str) -> str:
     return scheme + posixpath.normpath(posixpath.join(root, folder))
 
 
-def _splits(values: pa.ChunkedArray, url: str) -> pa.Array:
-    distinct = {value: split_named(value) for value in pc.unique(values.drop_null()).to_pylist() if value.strip()}
-    for value, split in distinct.items():
+def _splits(values: list[str | None], url: str) -> pa.Array:
+    distinct = {value: split_named(value) for value in set(values) if value and value.strip()}
+    for value, split in sorted(distinct.items()):
         if split is None:
             raise InputError(f"manifest {url} has the split {value!r}: use train, test or validation.")
-    return pa.array([distinct.get(value) for value in values.to_pylist()], pa.string())
+    return pa.array([distinct.get(value or "") for value in values], pa.string())
 
 
-def _column(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
-    return table[name].cast(kind) if name in table.column_names else pa.nulls(table.num_rows, kind)
+def _strings(table: pa.Table, name: str) -> list[str | None]:
+    found: list[str | None] = table[name].cast(pa.string()).to_pylist()
+    return found
 
 
-def _unique(listing: pa.Table, url: str, *, is_inventory: bool) -> Manifest:
+def _sizes(table: pa.Table, url: str) -> pa.Array:
+    """Bytes, null where they are not told."""
+    if "size" not in table.column_names:
+        return pa.nulls(table.num_rows, pa.int64())
+    sizes: list[int | None] = []
+    for row, value in enumerate(table["size"].to_pylist()):
+        try:
+            size = None if value is None else int(value)
+        except (ValueError, TypeError, OverflowError):
+            size = -1
+        if size is not None and (not 0 <= size < 2**63 or (isinstance(value, float) and size != value)):
+            raise InputError(
+                f"manifest {url} has the size {value!r} in row {row + 1}: give bytes as a whole number, or nothing."
+            )
+        sizes.append(size)
+    return pa.array(sizes, pa.int64())
+
+
+def _unique(listing: pa.Table, url: str, warnings: list[str], *, is_inventory: bool) -> Manifest:
     """Each path once. Raises InputError if a path is listed with two labels or splits."""
     merged = listing.group_by(["path", "label", "split"]).aggregate([("size", "max"), ("version", "max")])
     merged = merged.rename_columns({"size_max": "size", "version_max": "version"})
@@ -181,4 +257,4 @@ def _unique(listing: pa.Table, url: str, *, is_inventory: bool) -> Manifest:
     if len(counts) < merged.num_rows:
         twice = next(row["values"] for row in counts.to_pylist() if row["counts"] > 1)
         raise InputError(f"manifest {url} lists {twice} twice, with different labels or splits: keep one row.")
-    return Manifest(merged, listing.num_rows - merged.num_rows, is_inventory)
+    return Manifest(merged, listing.num_rows - merged.num_rows, is_inventory, warnings)

@@ -1,53 +1,233 @@
-"""What an image's folder says: its label and its split."""
+"""What an image's folders say: its label and its split."""
 
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from orchard.layout import Split
 
-_SPLITS = {
+_WORDS = {
     "train": Split.TRAIN,
     "training": Split.TRAIN,
-    "test": Split.TEST,
-    "testing": Split.TEST,
     "val": Split.VALIDATION,
     "valid": Split.VALIDATION,
     "validation": Split.VALIDATION,
+    "test": Split.TEST,
+    "testing": Split.TEST,
 }
+# Names of people and things too: taken only beside a folder for training.
+_WEAK_WORDS = {
+    "trainval": Split.TRAIN,
+    "dev": Split.VALIDATION,
+    "development": Split.VALIDATION,
+    "eval": Split.TEST,
+    "evaluation": Split.TEST,
+    "holdout": Split.TEST,
+    "pred": Split.TEST,
+    "predict": Split.TEST,
+    "prediction": Split.TEST,
+}
+_NEUTRAL = r"(?:data)?sets?|data|splits?|folder|dir|files|images?|imgs?|photos?|pics?|pictures?"
+_GLUED = re.compile(rf"({'|'.join([*_WORDS, *_WEAK_WORDS])})(?:{_NEUTRAL})")
+_TOKEN = re.compile(r"[^\W\d_]+|\d+")
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class _Hint:
+    """What a folder's name says if it is a split's."""
+
+    split: Split
+    rest: tuple[str, ...]
+    """The other words: of ``seg_train`` and ``seg_test`` they are the same."""
+    is_sure: bool
+    """Whether it is taken for a split alone, as ``Training`` or ``test_images``."""
+
+
+def _hint(name: str) -> _Hint | None:
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", name))
+    tokens = _TOKEN.findall(re.sub(r"(?i)hold[\s_-]out", "holdout", spaced).lower())
+    words: list[str] = []
+    for token in tokens:
+        glued = _GLUED.fullmatch(token)
+        words.append(glued[1] if glued else token)
+    splits = [word for word in words if word in _WORDS or word in _WEAK_WORDS]
+    found = {_WORDS.get(word) or _WEAK_WORDS[word] for word in splits}
+    if len(found) != 1:
+        return None
+    rest = tuple(w for w in words if w not in splits and not re.fullmatch(_NEUTRAL, w) and not w.isdecimal())
+    split = found.pop()
+    # Beside nothing to test on, train_images is all that there is: Orchard divides it.
+    is_plain = tokens == splits if split is Split.TRAIN else not any(map(str.isdecimal, words))
+    return _Hint(split, rest, is_sure=is_plain and not rest and splits[0] in _WORDS)
 
 
 def split_named(name: str) -> Split | None:
-    """The split of a folder or column value such as ``Training``; None for any other name."""
-    return _SPLITS.get(name.strip().lower())
+    """The split that a column's value such as ``Training`` or ``dev`` names; None for any other."""
+    hint = _hint(name)
+    return hint.split if hint is not None and not hint.rest else None
 
 
-def place(root: str, folder: str) -> tuple[str | None, str | None]:
-    """Label and split of the images in ``folder``, a path relative to the source's root.
+@dataclass(frozen=True)
+class Places:
+    """What folders say about the images in them."""
 
-    The label is the folder's name, or the ``root``'s for images that lie in the root itself; a split's name is
-    no label. The split is the nearest folder above the label, inside the source, that is named like one.
+    labels: list[str | None]
+    """For each folder, in Unicode's NFC."""
+    splits: list[Split | None]
+    label_warnings: list[str] = field(default_factory=list)
+    """One sentence for each thing about labels that may not be meant so; of splits likewise."""
+    split_warnings: list[str] = field(default_factory=list)
+
+
+class _Folders:
+    """The folders of a source as a tree, and which of them are splits."""
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self.holding = set(folders)  # an image lies in it
+        self.children: dict[str, set[str]] = defaultdict(set)
+        for folder in folders:
+            below = folder
+            while below and below not in self.children[parent := below.rpartition("/")[0]]:
+                self.children[parent].add(below)
+                below = parent
+        self.splits: dict[str, Split] = {}
+        self.not_taken: list[str] = []
+        self.as_labels: list[str] = []
+        self.beside: list[str] = []
+        pending: list[tuple[str, Split | None]] = [("", None)]
+        while pending:
+            parent, inherited = pending.pop()
+            self._level(sorted(self.children.get(parent, ())), inherited)
+            pending += [(child, self.splits.get(child, inherited)) for child in self.children.get(parent, ())]
+
+    def _level(self, siblings: list[str], inherited: Split | None) -> None:
+        """Decide which of the folders in one folder are splits."""
+        hints = {folder: hint for folder in siblings if (hint := _hint(_name(folder)))}
+        if not hints:
+            return
+        others = [folder for folder in siblings if folder not in hints]
+        is_divided = self._is_divided(hints)
+        for folder, hint in hints.items():
+            is_thing = hint.split is Split.TRAIN and others and all(map(self._is_leaf, [folder, *others]))
+            is_repeated = hint.split == inherited and not others  # as in seg_train/seg_train
+            if is_divided or is_repeated or (hint.is_sure and not is_thing):
+                self.splits[folder] = hint.split
+            elif inherited is None:
+                (self.as_labels if hint.is_sure else self.not_taken).append(folder)
+        if is_divided:
+            self.beside += others
+
+    def _is_divided(self, hints: dict[str, _Hint]) -> bool:
+        """Whether there is training beside something else, by names that differ in that alone or are sure."""
+        splits_of: dict[tuple[str, ...], set[Split]] = defaultdict(set)
+        for hint in hints.values():
+            splits_of[hint.rest].add(hint.split)
+        if any(hint.is_sure and not self._is_leaf(folder) for folder, hint in hints.items()):
+            splits_of[()] = set().union(*splits_of.values())
+        return any(Split.TRAIN in splits and len(splits) > 1 for splits in splits_of.values())
+
+    def _is_leaf(self, folder: str) -> bool:
+        return folder in self.holding and folder not in self.children
+
+    def classes(self, folder: str) -> tuple[str, ...]:
+        """The names of the folders, from the source's root down to this one, that are no splits."""
+        names = []
+        while folder:
+            if folder not in self.splits:
+                names.append(unicodedata.normalize("NFC", _name(folder)))
+            folder = folder.rpartition("/")[0]
+        return tuple(reversed(names))
+
+    def warnings(self) -> list[str]:
+        """What may not be meant as it was taken."""
+        said = {
+            "Folders that look like splits but have no counterpart beside them were not taken for such: {}; "
+            "name them train, test or validation if they are.": self.not_taken,
+            "Folders that look like splits but lie among labels were taken for labels: {}; "
+            "put the labels into them if they are splits.": self.as_labels,
+            "Folders beside splits that are none themselves are divided by Orchard: {}; "
+            "move them into a split, or out of the source, if that is not meant.": self.beside,
+        }
+        return [sentence.format(_some(sorted(folders))) for sentence, folders in said.items() if folders]
+
+    def split(self, folder: str) -> Split | None:
+        """The nearest split on the way up from this folder."""
+        while folder:
+            if folder in self.splits:
+                return self.splits[folder]
+            folder = folder.rpartition("/")[0]
+        return None
+
+
+def places(root: str, folders: Sequence[str], level: int = 1) -> Places:
+    """Label and split of the images in each of the folders, which are paths relative to the source's root.
+
+    The label is made of the names of the last ``level`` folders that are no splits; of images that lie in the root
+    itself it is the ``root``'s name, and in a split without folders there is none. The split is the nearest folder
+    that is named like one: by a plain word (``Training``, ``test_images``), or beside others that differ from it by
+    that word alone (``seg_train`` and ``seg_test``). Where nothing is for testing, what is for validation is.
     """
-    parts = folder.split("/") if folder else []
-    label = parts[-1] if parts else root
-    above = parts if split_named(label) else parts[:-1]
-    split = next((found for part in reversed(above) if (found := split_named(part))), None)
-    return (None if not label or split_named(label) else label), split
+    tree = _Folders(folders)
+    labels: list[str | None] = []
+    merged: dict[str, dict[tuple[str, ...], str]] = defaultdict(dict)
+    for folder in folders:
+        classes = tree.classes(folder)
+        label = "/".join(classes[-level:]) or None
+        if label:
+            merged[label].setdefault(classes, folder)
+        elif not folder and root and split_named(root) is None:
+            label = unicodedata.normalize("NFC", root)
+        labels.append(label)
+    splits = [tree.split(folder) for folder in folders]
+    split_warnings = tree.warnings()
+    if Split.VALIDATION in splits and Split.TEST not in splits:
+        split_warnings.append("There are images for validation but none for testing, so the former are for testing.")
+        splits = [Split.TEST if split is Split.VALIDATION else split for split in splits]
+    return Places(labels, splits, _merged_labels(merged, level), split_warnings)
 
 
-def places(root: str, keys: Iterable[str]) -> tuple[pa.Array, pa.Array]:
-    """Labels and splits (both string, one per key) of files at ``keys``, relative to the source's root."""
-    known: dict[str, tuple[str | None, str | None]] = {}
-    labels, splits = [], []
-    for key in keys:
-        folder = key.rpartition("/")[0]
-        found = known.get(folder)
-        if found is None:
-            found = known[folder] = place(root, folder)
-        labels.append(found[0])
-        splits.append(found[1])
-    return pa.array(labels, pa.string()), pa.array(splits, pa.string())
+def _merged_labels(folders_of: dict[str, dict[tuple[str, ...], str]], level: int) -> list[str]:
+    several = {label: sorted(folders.values()) for label, folders in folders_of.items() if len(folders) > 1}
+    if not several:
+        return []
+    label, folders = min(several.items())
+    others = f" (and {len(several) - 1} more labels likewise)" if len(several) > 1 else ""
+    return [
+        f"{len(folders)} folders became one label {label!r}{others}: {_some(folders)}; "
+        f"--label-level {level + 1} takes one more folder of the path into the label."
+    ]
+
+
+def placed(root: str, keys: Iterable[str], level: int = 1) -> tuple[pa.Array, pa.Array, Places]:
+    """Labels and splits (both string, one for each key) of files at ``keys``, and what was found of their folders."""
+    numbers: dict[str, int] = {}
+    at = pa.array([numbers.setdefault(key.rpartition("/")[0], len(numbers)) for key in keys], pa.int32())
+    found = places(root, list(numbers), level)
+    return pa.array(found.labels, pa.string()).take(at), pa.array(found.splits, pa.string()).take(at), found
+
+
+def _some(folders: list[str]) -> str:
+    shown = ", ".join(folders[:_NAMED])
+    return f"{shown} and {len(folders) - _NAMED} more" if len(folders) > _NAMED else shown
+
+
+def _name(folder: str) -> str:
+    return folder.rpartition("/")[2]
+
+
+_IGNORED_FOLDERS = frozenset(
+    ["@eadir", "@__thumb", "#recycle", "#snapshot", "__macosx", "__pycache__", "lost+found", "$recycle.bin", "recycler"]
+)
+
+
+def is_ignored(folder: str) -> bool:
+    """Whether a folder of this name holds no images of anyone's: hidden, or made by a system for itself."""
+    return folder.startswith(".") or folder.lower() in _IGNORED_FOLDERS
 
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".webp")

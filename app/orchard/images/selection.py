@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import unicodedata
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -50,6 +51,7 @@ def codes(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
 
 def with_labels(listing: pa.Table, labels: Collection[str]) -> pa.Table:
     """The rows of these labels. Raises InputError for a label that the listing has not."""
+    labels = [unicodedata.normalize("NFC", label) for label in labels]
     present = [label for label in pc.unique(listing["label"]).to_pylist() if label is not None]
     for label in labels:
         if label not in present:
@@ -57,7 +59,7 @@ def with_labels(listing: pa.Table, labels: Collection[str]) -> pa.Table:
             near = [folded[name] for name in difflib.get_close_matches(label.casefold(), folded, n=3)]
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else _some(present)
             raise InputError(f"no image of the source has the label {label!r}: {hint}")
-    return listing.filter(pc.is_in(listing["label"], pa.array(list(labels), pa.string())))
+    return listing.filter(pc.is_in(listing["label"], pa.array(labels, pa.string())))
 
 
 def _some(labels: list[str]) -> str:

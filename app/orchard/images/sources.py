@@ -1,23 +1,40 @@
 """The images of a source: a folder, a bucket, a pattern, a single file or a manifest."""
 
+import errno
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard.errors import BucketMissing, InputError, StorageError
+from orchard.errors import AccessDenied, BucketMissing, InputError, OrchardError, StorageError, UsageError
 from orchard.images.content import HEAD_BYTES, image_format
 from orchard.images.manifests import is_manifest, read_manifest
-from orchard.images.places import doubtful, places
+from orchard.images.places import doubtful, is_ignored, places
 from orchard.images.selection import sample, with_labels
-from orchard.layout import LISTING
-from orchard.storage import Entry, LocalStorage, S3Options, Storage, local_path, open_storage, split_s3_url
+from orchard.layout import COMMITS, LISTING, MODEL, Dataset
+from orchard.settings import Settings
+from orchard.storage import (
+    Entry,
+    LocalStorage,
+    S3Options,
+    Storage,
+    local_path,
+    open_storage,
+    readable_path,
+    split_s3_url,
+)
 
+_LOG = COMMITS.partition("/")[0]  # what every output holds
+_OUTPUT_FOLDERS = frozenset([_LOG, MODEL.strip("/"), *Dataset])
 _WILDCARD = re.compile(r"[*?\[{]")
+_GATHERED = [("path", pa.string()), ("size", pa.int64()), ("version", pa.string()), ("folder", pa.int32())]
 _BATCH = 100_000
 _IGNORED_SHOWN = 20
 # Objects are some 10 ms away; each thread waits for one.
@@ -31,24 +48,25 @@ class Listing:
     table: pa.Table
     """Schema LISTING, sorted by path; a null split means "assign one"."""
     ignored: list[str] = field(default_factory=list)
-    """The first paths of files that are no images by name and by content, such as LICENSE."""
+    """The first paths of files that are no images by name and by content, such as LICENSE, and of folders (with a
+    slash at the end) that were not looked into: hidden ones, those of systems, outputs of Orchard."""
     ignored_count: int = 0
     duplicates: int = 0
     """Rows of a manifest that repeated another one."""
+    warnings: list[str] = field(default_factory=list)
+    """One sentence for each thing about labels and splits that may not be meant so."""
 
 
-@dataclass
-class _Ignored:
-    paths: list[str] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, path: str) -> None:
-        self.count += 1
-        if len(self.paths) < _IGNORED_SHOWN:
-            self.paths.append(path)
-
-
-def list_images(source: str, s3: S3Options, *, limit: int | None, labels: Collection[str] | None, seed: int) -> Listing:
+def list_images(
+    source: str,
+    s3: S3Options,
+    *,
+    limit: int | None,
+    labels: Collection[str] | None,
+    seed: int,
+    label_level: int = 1,
+    output: str | None = None,
+) -> Listing:
     """Every image of ``source`` with its label and split, as far as folders or a manifest tell them.
 
     Args:
@@ -59,42 +77,89 @@ def list_images(source: str, s3: S3Options, *, limit: int | None, labels: Collec
         limit: At most so many images, a seeded sample shared out by label and split; None: all.
         labels: Only these; None: all.
         seed: Of the sample.
+        label_level: Folders that make a label, see `places`.
+        output: A folder or prefix of which nothing is listed.
 
     Every file counts as an image, whatever its name: decoding will tell. Only files whose name is known for
-    something else (README, *.json ...) are looked into first.
+    something else (README, *.json ...) are looked into first. Hidden folders, those that systems make for themselves,
+    and other outputs of Orchard are left out.
 
     Raises:
         InputError: There is no such source, it holds no image, or none of a label.
+        AccessDenied: It may not be read.
         StorageError: It cannot be listed.
     """
-    ignored = _Ignored()
+    lister = _Lister(source, s3, label_level, output)
     duplicates = 0
     try:
         storage, pattern = _opened(source, s3)
         if isinstance(pattern, str) and is_manifest(pattern):
-            manifest = read_manifest(storage.read(pattern), f"{storage.url}/{pattern}")
-            table, duplicates = manifest.table, manifest.duplicates
-            if manifest.is_inventory:
-                table = _without_other_files(table, s3, ignored)
+            manifest = read_manifest(storage.read(pattern), f"{storage.url}/{pattern}", label_level)
+            duplicates = manifest.duplicates
+            table = lister.inventory(manifest.table) if manifest.is_inventory else manifest.table
+            lister.warnings += manifest.warnings
+        elif isinstance(pattern, str):
+            table = lister.images(storage, filter(None, [storage.stat(pattern)]))
         else:
-            if isinstance(pattern, str):
-                entries: Iterable[Entry] = _single(storage, pattern)
-            else:
-                entries = (e for e in storage.list() if pattern is None or pattern.fullmatch(e.key))
-            table = _listed(storage, entries, ignored)
+            entries = lister.entries(storage)
+            table = lister.images(storage, (e for e in entries if pattern is None or pattern.fullmatch(e.key)))
     except BucketMissing as error:
         raise InputError(str(error)) from error
     except OSError as error:
-        raise StorageError(f"{source} cannot be read ({error.strerror or error}): check its permissions.") from error
+        raise _failure(error, source) from error
     if not table.num_rows:
-        but = f", only {ignored.count} other files such as {ignored.paths[0]}" if ignored.count else ""
+        but = f", only {lister.n_ignored} other files such as {lister.ignored[0]}" if lister.n_ignored else ""
         raise InputError(f"{source} holds no image{but}: give a folder, bucket or manifest of images.")
     table = table.sort_by("path")
     if labels is not None:
         table = with_labels(table, labels)
     if limit is not None:
         table = sample(table, limit, seed)
-    return Listing(table.combine_chunks(), ignored.paths, ignored.count, duplicates)
+    return Listing(table.combine_chunks(), lister.ignored, lister.n_ignored, duplicates, lister.warnings)
+
+
+def list_selected(source: str, output: str | None, settings: Settings) -> Listing:
+    """What `list_images` finds as the settings select it, without the ``output``."""
+    return list_images(
+        source,
+        settings.s3_options(),
+        limit=settings.limit,
+        labels=settings.labels or None,
+        seed=settings.seed,
+        label_level=settings.label_level,
+        output=output,
+    )
+
+
+def _failure(error: OSError, source: str) -> OrchardError:
+    said = f"{source} cannot be read ({error.strerror or error}): check"
+    if isinstance(error, PermissionError):
+        return AccessDenied(f"{said} its permissions.")
+    if error.errno in (errno.EINVAL, errno.ENXIO):  # a pipe, a socket
+        return InputError(f"{said} what it is.")
+    return StorageError(f"{said} the disk and the network.")
+
+
+def check_apart(source: str, output: str) -> None:
+    """Make sure that results do not lie among the images themselves; a folder inside the source is another place.
+
+    Raises:
+        UsageError: ``output`` is the source, or the folder whose images a pattern chooses.
+    """
+    fixed, pattern = _split_pattern(source)
+    is_pattern = pattern is not None and (split_s3_url(source) is not None or not local_path(source).exists())
+    if _is_same(source, output) or (is_pattern and _is_same(fixed, output)):
+        raise UsageError(f"{output} is where the images are: choose another --output, such as a folder in it.")
+
+
+def _is_same(one: str, other: str) -> bool:
+    if split_s3_url(one) or split_s3_url(other):
+        return split_s3_url(one) == split_s3_url(other)
+    real, another = (local_path(url).resolve() for url in (one, other))
+    try:
+        return real.samefile(another)
+    except OSError:  # one does not exist yet
+        return real == another
 
 
 def _opened(source: str, s3: S3Options) -> tuple[Storage, re.Pattern[str] | str | None]:
@@ -159,28 +224,107 @@ def _as_regex(pattern: str) -> str:
     return "".join(parts)
 
 
-def _single(storage: Storage, key: str) -> Iterator[Entry]:
-    """One file, which is an image by intention."""
-    yield Entry(key, len(storage.read(key)), None)
+class _Lister:
+    """Finds the images of a source, and keeps account of what it passes over."""
+
+    def __init__(self, source: str, s3: S3Options, label_level: int, output: str | None) -> None:
+        self.warnings: list[str] = []
+        self.ignored: list[str] = []
+        self.n_ignored = 0
+        self._s3 = s3
+        self._level = label_level
+        self._output = output and open_storage(output, s3).url
+        self._named = set(source.split("/"))  # a pattern may ask for a hidden folder
+
+    def entries(self, storage: Storage) -> Iterator[Entry]:
+        """Every file in a folder of images; of a bucket, every object."""
+        if not isinstance(storage, LocalStorage):
+            return storage.list()
+        root = storage.url.rstrip("/")
+        outputs = {""} if Path(root, _LOG).is_dir() else set()
+
+        def enter(path: bytes, names: Sequence[bytes]) -> bool:
+            folder = readable_path(path).removeprefix(f"{root}/")
+            return self._looks_into(root, folder, outputs | {folder} if _LOG.encode() in names else outputs)
+
+        return storage.list(enter=enter, without=self._output)
+
+    def images(self, storage: Storage, entries: Iterable[Entry]) -> pa.Table:
+        """Schema LISTING of the entries that are images."""
+        root = storage.url.rstrip("/")
+        entries = iter(entries)
+        numbers: dict[str, int] = {}  # of folders, which repeat
+        batches = [pa.schema(_GATHERED).empty_table()]
+        in_doubt: list[tuple[int, Entry]] = []
+        n_rows = 0
+        while batch := list(islice(entries, _BATCH)):
+            keys, sizes, versions = zip(*batch, strict=True)
+            in_doubt += [(row, entry) for row, entry in enumerate(batch, n_rows) if doubtful(entry.key)]
+            paths = pc.binary_join_element_wise(root, pa.array(keys, pa.string()), "/")
+            folders = [numbers.setdefault(key.rpartition("/")[0], len(numbers)) for key in keys]
+            batches.append(pa.table([paths, sizes, versions, folders], schema=pa.schema(_GATHERED)))
+            n_rows += len(batch)
+        table, names = pa.concat_tables(batches), list(numbers)
+        folder = np.asarray(table["folder"])
+        is_image = np.ones(n_rows, bool)
+        if not isinstance(storage, LocalStorage):
+            is_image = self._are_meant(root, names)[folder]
+            in_doubt = [(row, entry) for row, entry in in_doubt if is_image[row]]
+        others = _no_images(storage, [entry for _, entry in in_doubt])
+        is_image[[row for row, entry in in_doubt if entry.key in others]] = False
+        for key in sorted(others):
+            self._ignore(f"{root}/{key}")
+        used, at = np.unique(folder[is_image], return_inverse=True)
+        found = places(_name(root), [names[number] for number in used], self._level)
+        self.warnings += found.label_warnings + found.split_warnings
+        labels, splits = (pa.array(values, pa.string()).take(pa.array(at)) for values in (found.labels, found.splits))
+        table = table.drop_columns("folder").filter(pa.array(is_image))
+        return table.append_column("label", labels).append_column("split", splits).cast(LISTING)
+
+    def inventory(self, inventory: pa.Table) -> pa.Table:
+        """The images of an inventory, which lists whatever a bucket holds."""
+        bucket_of = pc.list_element(pc.split_pattern(inventory["path"], "/", max_splits=3), 2)
+        tables = [LISTING.empty_table()]
+        for bucket in sorted(pc.unique(bucket_of).to_pylist()):
+            rows = inventory.filter(pc.equal(bucket_of, bucket))
+            keys = pc.utf8_slice_codeunits(rows["path"], len(f"s3a://{bucket}/")).to_pylist()
+            entries = map(Entry, keys, rows["size"].to_pylist(), rows["version"].to_pylist())
+            tables.append(self.images(open_storage(f"s3a://{bucket}", self._s3), entries))
+        return pa.concat_tables(tables)
+
+    def _are_meant(self, root: str, folders: list[str]) -> npt.NDArray[np.bool_]:
+        """For each folder of objects whether a folder on a disk would have been looked into, shape (n,)."""
+        outputs = {f"/{f}/".partition(f"/{_LOG}/")[0].strip("/") for f in folders if _LOG in f.split("/")}
+        known = {"": True}
+        if self._output is not None and self._output.startswith(f"{root}/"):
+            known[self._output.removeprefix(f"{root}/")] = False
+
+        def is_meant(folder: str) -> bool:
+            if folder not in known:
+                known[folder] = is_meant(folder.rpartition("/")[0]) and self._looks_into(root, folder, outputs)
+            return known[folder]
+
+        return np.array([is_meant(folder) for folder in folders], bool)
+
+    def _looks_into(self, root: str, folder: str, outputs: set[str]) -> bool:
+        """Whether images may lie in a folder of the source; not in ``outputs``, if it is not the source itself."""
+        if "" in outputs and folder in _OUTPUT_FOLDERS:
+            return False
+        name = folder.rpartition("/")[2]
+        if folder in outputs or (is_ignored(name) and name not in self._named):
+            self._ignore(f"{root}/{folder}/")
+            return False
+        return True
+
+    def _ignore(self, path: str) -> None:
+        self.n_ignored += 1
+        if len(self.ignored) < _IGNORED_SHOWN:
+            self.ignored.append(path)
 
 
-def _listed(storage: Storage, entries: Iterable[Entry], ignored: _Ignored) -> pa.Table:
-    """Schema LISTING of the entries that are images."""
-    root = storage.url.rstrip("/")
-    name = "" if re.fullmatch(r"s3a://[^/]*", root) else root.rpartition("/")[2]
-    entries = iter(entries)
-    batches = []
-    while batch := list(islice(entries, _BATCH)):
-        others = _no_images(storage, [entry for entry in batch if doubtful(entry.key)])
-        if others:
-            for key in sorted(others):
-                ignored.add(f"{root}/{key}")
-            batch = [entry for entry in batch if entry.key not in others]
-        keys, sizes, versions = zip(*batch, strict=True) if batch else ((), (), ())
-        paths = pc.binary_join_element_wise(root, pa.array(keys, pa.string()), "/")
-        columns = [paths, pa.array(sizes, pa.int64()), pa.array(versions, pa.string()), *places(name, keys)]
-        batches.append(pa.table(columns, schema=LISTING))
-    return pa.concat_tables(batches) if batches else LISTING.empty_table()
+def _name(root: str) -> str:
+    """The last folder's name; none of a bucket."""
+    return "" if re.fullmatch(r"s3a://[^/]*", root) else root.rpartition("/")[2]
 
 
 def _no_images(storage: Storage, entries: list[Entry]) -> set[str]:
@@ -188,7 +332,7 @@ def _no_images(storage: Storage, entries: list[Entry]) -> set[str]:
 
     def is_image(entry: Entry) -> bool:
         try:
-            return entry.size > 0 and image_format(storage.head(entry.key, HEAD_BYTES)) is not None
+            return entry.size != 0 and image_format(storage.head(entry.key, HEAD_BYTES)) is not None
         except OSError:
             return False
 
@@ -197,17 +341,3 @@ def _no_images(storage: Storage, entries: list[Entry]) -> set[str]:
     with ThreadPoolExecutor(_SNIFFING_THREADS) as pool:
         images = pool.map(is_image, entries)
         return {entry.key for entry, image in zip(entries, images, strict=True) if not image}
-
-
-def _without_other_files(table: pa.Table, s3: S3Options, ignored: _Ignored) -> pa.Table:
-    """An inventory's images: it lists whatever the bucket holds."""
-    paths = table["path"].to_pylist()
-    others: set[str] = set()
-    for bucket in {path.split("/", maxsplit=3)[2] for path in paths}:
-        root = f"s3a://{bucket}/"
-        storage = open_storage(root, s3)
-        asked = [Entry(p.removeprefix(root), 1, None) for p in paths if p.startswith(root) and doubtful(p)]
-        others |= {root + key for key in _no_images(storage, asked)}
-    for path in sorted(others):
-        ignored.add(path)
-    return table.filter(pa.array([path not in others for path in paths], pa.bool_()))

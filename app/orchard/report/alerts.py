@@ -115,7 +115,7 @@ def _leak(metrics: Metrics) -> list[Alert]:
         title = f"{number(twins)} test image{' is' if twins == 1 else 's are'} also in training"
         return [Alert(Level.WARNING, Topic.LEAK, title, text)]
     text = "No test image is byte for byte the same as a training image."
-    if leak["duplicate_rows"]:
+    if leak["duplicate_rows"] and "conflicts" not in metrics:  # those are a warning
         text += f" Images with a twin on their own side of the split: {number(leak['duplicate_rows'])}."
     return [Alert(Level.GOOD, Topic.LEAK, "Training and test share no file", text)]
 

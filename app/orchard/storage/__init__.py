@@ -1,5 +1,6 @@
 """Files and objects behind one interface: folders and S3 buckets, read and written whole or not at all."""
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = [
     "local_path",
     "open_storage",
     "read_path",
+    "readable_path",
     "split_s3_url",
 ]
 
@@ -46,6 +48,8 @@ def read_path(path: str, s3: S3Options = DEFAULT_S3, max_bytes: int | None = Non
     """
     if location := split_s3_url(path):
         return ObjectStorage(location[0], "", s3).read(location[1], max_bytes)
+    if scheme := _SCHEME.match(path):
+        raise OSError(errno.EPROTONOSUPPORT, f"{scheme[1]}: is not read, local paths, file:// and s3a:// are", path)
     return LocalStorage("/").read(path, max_bytes)
 
 

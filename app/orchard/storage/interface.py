@@ -65,6 +65,9 @@ class Storage(Protocol):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every file below the folder ``prefix``, at any depth and of any name; nothing if it is missing."""
 
+    def stat(self, key: str) -> Entry | None:
+        """Size and version of one file, without reading it; None if there is none."""
+
     def read(self, key: str) -> bytes:
         """The whole content."""
 

@@ -1,8 +1,11 @@
 """A local folder as a storage."""
 
 import contextlib
+import errno
+import io
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ import pyarrow as pa
 
 from orchard.errors import StorageError
 from orchard.storage.interface import Entry
+from orchard.storage.walk import Enter, walk
 
 # A write that was cut off leaves a file of this name; no listing shows it.
 _TEMPORARY_SUFFIX = ".orchard-tmp"
@@ -20,58 +24,52 @@ _TEMPORARY_SUFFIX = ".orchard-tmp"
 
 @dataclass(frozen=True)
 class LocalStorage:
-    """A folder. Links to folders are followed, except back into a folder that leads to them.
+    """A folder. Links to folders are followed, but each real folder is listed once.
 
     A name that is not UTF-8 appears with ``\\xNN`` for each of its odd bytes, and is read by that name.
     """
 
     url: str
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """See `Storage`. Sorted within each folder. Raises StorageError for an unreadable folder."""
+    def list(self, prefix: str = "", *, enter: Enter | None = None, without: str | None = None) -> Iterator[Entry]:
+        """See `Storage`, and `walk` for the rest. Raises AccessDenied or StorageError for an unreadable folder."""
         folder = self._path(prefix)
-        if folder.is_dir():
-            strip = len(self.url.rstrip("/")) + 1
-            yield from self._walk(os.fsencode(folder), strip, frozenset())
+        if not folder.is_dir():
+            return
+        strip = len(self.url.rstrip("/")) + 1
+        for entry in walk(os.fsencode(folder), enter=enter, without=without):
+            if entry.name.endswith(_TEMPORARY_SUFFIX.encode()):
+                continue
+            try:
+                found = entry.stat()
+                size, version = found.st_size, str(found.st_mtime_ns)
+            except OSError:  # a link to nothing or to itself: reading it will say so
+                if not entry.is_symlink():
+                    continue  # deleted since
+                size, version = 0, None
+            yield Entry(readable_path(entry.path)[strip:], size, version)
 
-    def _walk(self, folder: bytes, strip: int, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+    def stat(self, key: str) -> Entry | None:
+        """See `Storage`."""
         try:
-            status = os.stat(folder)  # noqa: PTH116 - bytes
-            identity = (status.st_dev, status.st_ino)
-            if identity in above:
-                return
-            with os.scandir(folder) as scan:
-                entries = sorted(scan, key=lambda entry: entry.name)
-        except FileNotFoundError:
-            return  # deleted since its parent was listed
-        except OSError as error:
-            name = readable_path(folder)
-            raise StorageError(f"folder {name} cannot be listed ({error.strerror}): check it.") from error
-        for entry in entries:
-            if entry.is_dir():
-                yield from self._walk(entry.path, strip, above | {identity})
-            elif entry.is_file():
-                if entry.name.endswith(_TEMPORARY_SUFFIX.encode()):
-                    continue
-                with contextlib.suppress(FileNotFoundError):
-                    status = entry.stat()
-                    yield Entry(readable_path(entry.path)[strip:], status.st_size, str(status.st_mtime_ns))
-            elif entry.is_symlink():  # to nothing: reading it will say so
-                yield Entry(readable_path(entry.path)[strip:], 0, None)
+            found = self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Entry(key, found.st_size, str(found.st_mtime_ns))
 
     def read(self, key: str, max_bytes: int | None = None) -> bytes:
         """See `Storage`; at most ``max_bytes`` + 1 bytes."""
-        with self._path(key).open("rb", buffering=0) as file:
+        with self._opened(key) as file:
             return file.readall() if max_bytes is None else _read_up_to(file.fileno(), max_bytes + 1)
 
     def head(self, key: str, length: int) -> bytes:
         """See `Storage`."""
-        with self._path(key).open("rb", buffering=0) as file:
+        with self._opened(key) as file:
             return _read_up_to(file.fileno(), length)
 
     def open(self, key: str) -> BinaryIO:
         """See `Storage`."""
-        return self._path(key).open("rb")
+        return io.BufferedReader(self._opened(key))
 
     def exists(self, key: str) -> bool:
         """See `Storage`."""
@@ -145,7 +143,21 @@ class LocalStorage:
                 where = f"{self.url}/{key}"
                 raise StorageError(f"{where} cannot be deleted ({error.strerror}): check it.") from error
 
+    def _opened(self, key: str) -> io.FileIO:
+        """A file for reading; never waits, as opening a pipe would that nobody writes to."""
+        path = self._path(key)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return io.FileIO(descriptor)
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+
     def _path(self, key: str) -> Path:
+        if "\0" in key:
+            raise OSError(errno.EINVAL, "a path cannot hold a null character", key)
         path = Path(self.url, key)
         if "\\x" in str(path) and not path.exists():
             odd = re.sub(rb"\\x([89a-f][0-9a-f])", lambda m: bytes.fromhex(m[1].decode()), os.fsencode(path))

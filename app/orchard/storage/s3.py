@@ -60,6 +60,16 @@ class ObjectStorage:
         except Exception as error:
             raise self._failure(error, prefix) from error
 
+    def stat(self, key: str) -> Entry | None:
+        """See `Storage`."""
+        try:
+            found = obstore.head(self._store, self._key(key))
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise self._failure(error, key) from error
+        return Entry(key, found["size"], (found["e_tag"] or "").strip('"') or None)
+
     def read(self, key: str, max_bytes: int | None = None) -> bytes:
         """See `Storage`; at most ``max_bytes`` + 1 bytes."""
         try:
