@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from orchard import tasks
 from orchard.errors import StorageError, UsageError
 from orchard.layout import SCHEMAS, Dataset
 from orchard.output import DataFile, Output
@@ -28,12 +29,21 @@ BATCH_ROWS = 4096
 
 
 def batches(storage: Storage, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Read the Parquet file `name` in order, at most `BATCH_ROWS` rows at a time."""
-    data = storage.read(name)
+    """Read the Parquet file `name` in order, at most `BATCH_ROWS` rows at a time.
+
+    Raises:
+        StorageError: it is gone or damaged.
+    """
+    try:
+        data = storage.read(name)
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{storage.url}/{name} is committed but gone: someone deleted it; restore it, or start over with --fresh."
+        ) from error
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         yield from file.iter_batches(BATCH_ROWS, columns=list(columns) if columns is not None else None)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:  # OSError: a page that cannot be unpacked
         raise StorageError(
             f"{storage.url}/{name} is not the Parquet file that was written ({error}): "
             "delete the output and run again, or use another output."
@@ -104,7 +114,8 @@ def frame(
         return spark.createDataFrame([], spark_schema)
     groups = [[file.name for file in group] for group in balance(files, 2 * spark.sparkContext.defaultParallelism)]
     numbers = spark.range(0, len(groups), 1, len(groups))
-    return numbers.mapInArrow(partial(_rows, groups=groups, columns=schema.names, rows_of=rows_of), spark_schema)
+    rows = partial(_rows, groups=groups, columns=schema.names, rows_of=rows_of)
+    return tasks.map_batches(numbers, rows, spark_schema)
 
 
 def _rows(

@@ -26,6 +26,7 @@ from typing import TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchard import interruption
 from orchard.errors import OutputLocked, StorageError
 from orchard.layout import COMMITS, STAGING, Dataset
 from orchard.lock import Lease, hold
@@ -119,7 +120,8 @@ class Output:
         Raises:
             OutputLocked: another run holds the lock.
         """
-        with hold(self.storage, self.run_id) as lease:
+        interruption.say("interrupted; what was committed is kept, start again to go on.")
+        with interruption.in_order(), hold(self.storage, self.run_id) as lease:
             self._lease = lease
             self._load()
             if self._sequence:

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -21,12 +23,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from orchard import interruption
+
 LOG_SECONDS = 5.0
 """How often a stage says how far it is when there is no terminal."""
 
 console = Console(stderr=True)
 log = logging.getLogger("orchard")
 
+_bars: list[Progress] = []
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -61,14 +66,32 @@ def configure_logging(*, debug: bool = False) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_JsonFormatter())
+    logging.getLogger().addHandler(logging.NullHandler())  # what others log is theirs: py4j says why a job was ended
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
+def mute_others() -> None:
+    """Keep what is printed to standard error from it, but for Orchard's log and bars."""
+    console.file = sys.stderr
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - it is open to the end
+
+
+def end_bars() -> None:
+    """Leave the terminal as it was."""
+    for bar in _bars:
+        bar.stop()
+
+
 @contextmanager
 def stage(name: str, total: int | None = None) -> Iterator[Advance]:
-    """Show the progress of the stage `name`, of `total` units if they are known, during a ``with`` block."""
+    """Show the progress of the stage `name`, of `total` units if they are known, during a ``with`` block.
+
+    Raises:
+        KeyboardInterrupt: the command is to end.
+    """
+    interruption.check()
     show = _bar if console.is_terminal else _lines
     with show(name, total) as advance:
         yield advance
@@ -80,6 +103,7 @@ def _bar(name: str, total: int | None) -> Iterator[Advance]:
     if total:
         columns += [MofNCompleteColumn(), TimeRemainingColumn()]
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        _bars.append(progress)
         task = progress.add_task(name, total=total)
         yield lambda n: progress.advance(task, n)
         progress.update(task, total=total or 1, completed=total or 1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchard import tasks
 from orchard.classification.groups import evaluate_groups
 from orchard.classification.held_out import calibrate
 from orchard.classification.leak import find_leak
@@ -57,6 +58,7 @@ class ClassificationResult:
     warnings: list[str]
 
 
+@tasks.on_spark
 def classify(
     spark: SparkSession,
     output: Output,
@@ -192,7 +194,7 @@ def _write(
     """Stage predictions from the workers; return the files, and how often each label was taken for which in test."""
     write = partial(_write_part, output.storage, output.staging, str(classifier), list(labels), temperature=temperature)
     schema = "name string, rows long, confusion array<struct<label: string, predicted: string, count: long>>"
-    written = predictions.mapInArrow(write, schema).collect()
+    written = tasks.collect(tasks.map_batches(predictions, write, schema))
     files = [DataFile(row["name"], row["rows"]) for row in written]
     return files, [(p["label"], p["predicted"], p["count"]) for row in written for p in row["confusion"]]
 

@@ -9,6 +9,7 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchard import interruption
 from orchard.errors import BucketMissing, InputError, StorageError
 from orchard.images.content import HEAD_BYTES, image_format
 from orchard.images.manifests import is_manifest, read_manifest
@@ -81,7 +82,7 @@ def list_images(source: str, s3: S3Options, *, limit: int | None, labels: Collec
                 entries: Iterable[Entry] = _single(storage, pattern)
             else:
                 entries = (e for e in storage.list() if pattern is None or pattern.fullmatch(e.key))
-            table = _listed(storage, entries, ignored)
+            table = _listed(storage, interruption.checked(entries), ignored)
     except BucketMissing as error:
         raise InputError(str(error)) from error
     except OSError as error:
