@@ -1,5 +1,17 @@
-"""``python -m orchard``."""
+"""The command ``orchard``, and ``python -m orchard``."""
 
-from orchard.cli import main
+from typing import NoReturn
 
-main()
+from orchard import interruption
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    interruption.listen()  # what it needs takes a second to import
+    from orchard import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,6 @@
 """The command line: parse, call, print; nothing else."""
 
-import contextlib
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from orchard import progress
+from orchard import interruption, progress
 from orchard.cluster import commands as cluster
 from orchard.errors import OrchardError, first_line
 from orchard.export import commands as export
@@ -349,40 +346,27 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def _interrupted(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _tell_kubernetes(sentence: str) -> None:
-    """Leave the pod's status the sentence, so that it says why the container ended."""
-    with contextlib.suppress(OSError):
-        if "ORCHARD_POD_NAME" in os.environ:
-            Path("/dev/termination-log").write_text(redacted(sentence))
-
-
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, _interrupted)  # as Kubernetes ends a pod: commit, unlock, leave
-    debug = "--debug" in sys.argv
+    # The server takes its signals itself: for it SIGTERM is a normal end.
+    interruption.run(_run, in_main_thread=sys.argv[1:2] == ["serve"])
+
+
+def _run() -> tuple[int, str | None]:
+    """Run the command line; return the exit code and the sentence that says what went wrong."""
     try:
-        sys.exit(cli(standalone_mode=False) or 0)
+        return cli(standalone_mode=False) or 0, None
     except click.ClickException as error:
         error.message = redacted(error.message)  # type: ignore[misc]  # Final; it may quote a value
         error.show()
-        sys.exit(2)
-    except OrchardError as error:
-        if debug:
-            progress.say_traceback()
-        progress.say(f"orchard: {error}")
-        _tell_kubernetes(str(error))
-        sys.exit(error.exit_code)
+        return 2, None
     except (KeyboardInterrupt, click.Abort):
-        progress.console.print("orchard: interrupted; what was committed is kept, start again to go on.")
-        sys.exit(130)
+        return 130, "interrupted."
+    except OrchardError as error:
+        code, sentence = error.exit_code, str(error)
     except Exception as error:
-        if debug:
-            progress.say_traceback()
-        what = f"unexpected {type(error).__name__}: {first_line(error)}; please report it with what --debug shows."
-        progress.say(f"orchard: {what}")
-        _tell_kubernetes(what)
-        sys.exit(4)
+        code = 4
+        sentence = f"unexpected {type(error).__name__}: {first_line(error)}; please report it with what --debug shows."
+    if "--debug" in sys.argv:
+        progress.say_traceback()
+    return code, sentence

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from orchard import tasks
 from orchard.errors import StorageError, UsageError
 from orchard.files import DataFile, damaged, read_file
 from orchard.layout import SCHEMAS, Dataset
@@ -106,7 +107,8 @@ def frame(
         return spark.createDataFrame([], spark_schema)
     groups = balance(files, 2 * spark.sparkContext.defaultParallelism)
     numbers = spark.range(0, len(groups), 1, len(groups))
-    return numbers.mapInArrow(partial(_rows, groups=groups, columns=schema.names, rows_of=rows_of), spark_schema)
+    rows = partial(_rows, groups=groups, columns=schema.names, rows_of=rows_of)
+    return tasks.map_batches(numbers, rows, spark_schema)
 
 
 def _rows(

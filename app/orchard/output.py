@@ -29,7 +29,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchard import log, models
+from orchard import interruption, log, models
 from orchard.errors import OutputDamaged, OutputLocked, StorageError
 from orchard.files import DataFile, damaged, digest_of, gone, parquet_bytes, part, read_columns, read_file, stage_file
 from orchard.layout import CURRENT_MODEL, INCOMPLETE, METRICS, MODEL, PARTS, REPORT, RUN, STAGING, Dataset
@@ -184,7 +184,8 @@ class Output:
             OutputLocked: another run holds the lock.
             OutputDamaged: the log is damaged, or a committed file is gone or of another size.
         """
-        with hold(self.storage, self.run_id) as lease:
+        interruption.say("interrupted; what was committed is kept, start again to go on.")
+        with interruption.in_order(), hold(self.storage, self.run_id) as lease:
             self._lease = lease
             self._load()
             try:

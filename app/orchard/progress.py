@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -23,6 +25,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from orchard import interruption
 from orchard.redaction import redacted, without_secrets
 
 LOG_SECONDS = 5.0
@@ -31,6 +34,7 @@ LOG_SECONDS = 5.0
 console = Console(stderr=True)
 log = logging.getLogger("orchard")
 
+_bars: list[Progress] = []
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -73,6 +77,7 @@ def configure_logging(*, debug: bool = False) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_JsonFormatter())
+    logging.getLogger().addHandler(logging.NullHandler())  # what others log is theirs: py4j says why a job was ended
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -88,9 +93,26 @@ def say_traceback() -> None:
     say(traceback.format_exc().rstrip())
 
 
+def mute_others() -> None:
+    """Keep what is printed to standard error from it, but for Orchard's log and bars."""
+    console.file = sys.stderr
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - it is open to the end
+
+
+def end_bars() -> None:
+    """Leave the terminal as it was."""
+    for bar in _bars:
+        bar.stop()
+
+
 @contextmanager
 def stage(name: str, total: int | None = None) -> Iterator[Advance]:
-    """Show the progress of the stage `name`, of `total` units if they are known, during a ``with`` block."""
+    """Show the progress of the stage `name`, of `total` units if they are known, during a ``with`` block.
+
+    Raises:
+        KeyboardInterrupt: the command is to end.
+    """
+    interruption.check()
     show = _bar if console.is_terminal else _lines
     with show(name, total) as advance:
         yield advance
@@ -102,6 +124,7 @@ def _bar(name: str, total: int | None) -> Iterator[Advance]:
     if total:
         columns += [MofNCompleteColumn(), TimeRemainingColumn()]
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        _bars.append(progress)
         task = progress.add_task(name, total=total)
         yield lambda n: progress.advance(task, n)
         progress.update(task, total=total or 1, completed=total or 1)

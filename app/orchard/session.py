@@ -9,14 +9,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
+from orchard import interruption
 from orchard.cluster import executors
 from orchard.errors import ClusterError, first_line
 from orchard.settings import Settings
 from orchard.storage import S3Options
+from orchard.tasks import ATTEMPTS
 
 if TYPE_CHECKING:
     from pyspark import SparkConf
@@ -96,7 +99,10 @@ def start(
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit has started the JVM, which knows its properties
         SparkContext._ensure_initialized()
     spark_conf = SparkConf()
-    chosen = master or spark_conf.get("spark.master") or os.environ.get("MASTER") or f"local[{available_cores()}]"
+    given = master or spark_conf.get("spark.master") or os.environ.get("MASTER") or f"local[{available_cores()}]"
+    chosen = with_attempts(given)
+    if chosen != given:
+        spark_conf.set("spark.master", chosen)
     properties = _properties(chosen, driver_memory) | dict(conf or {})
     for key, value in properties.items():
         if key in (conf or {}):
@@ -122,6 +128,12 @@ def start(
             spark.stop()
             raise
     return spark
+
+
+def with_attempts(master: str) -> str:
+    """Return a local master that tries a task as often as a cluster does; by itself it tries once."""
+    found = re.fullmatch(r"local(?:\[([0-9]+|\*)\])?", master)
+    return f"local[{found[1] or 1},{ATTEMPTS}]" if found else master
 
 
 def _properties(master: str, driver_memory: str) -> dict[str, str]:
@@ -180,7 +192,9 @@ def _launch_jvm(conf: "SparkConf") -> None:
     read, write = os.pipe()
     Thread(target=_relay, args=(read,), name="orchard-jvm-messages", daemon=True).start()
     try:
-        SparkContext._ensure_initialized(gateway=launch_gateway(conf, {"stderr": write}), conf=conf)
+        # In a session of its own, so that Ctrl-C in a terminal is the driver's alone.
+        gateway = launch_gateway(conf, {"stderr": write, "start_new_session": True})
+        SparkContext._ensure_initialized(gateway=gateway, conf=conf)
     finally:
         os.close(write)
 
@@ -210,11 +224,13 @@ class Session:
         self._leaving = Event()
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-spark")
         self._started: Future[SparkSession] | None = None
+        self._ending = ExitStack()
 
     def start(self, then: "Callable[[SparkSession], None] | None" = None) -> None:
         """Begin to start Spark and return at once; let it do `then` as soon as it is up."""
         if self._given is None and self._started is None:
             check_java()
+            self._ending.enter_context(interruption.in_order(self._abandon))
             self._started = self._starter.submit(start, leaving=self._leaving, **self._options)
         if then:
             self._starter.submit(lambda: then(self.spark))
@@ -230,7 +246,19 @@ class Session:
 
     def stop(self) -> None:
         """Stop the session if it was started here."""
+        with self._ending:
+            self._leaving.set()
+            self._starter.shutdown()
+            if self._started is not None and self._started.exception() is None:
+                try:
+                    self._started.result().stop()
+                except Exception as error:  # its JVM is gone, and something else says why
+                    log.debug("Spark could not be stopped: %s", first_line(error))
+
+    def _abandon(self) -> None:
+        """Begin to end a session that is still being started; nobody else could stop it."""
+        from pyspark import SparkContext
+
         self._leaving.set()
-        self._starter.shutdown()
-        if self._started is not None and self._started.exception() is None:
-            self._started.result().stop()
+        if SparkContext._gateway is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
+            interruption.end_children(seconds=0)

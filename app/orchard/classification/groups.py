@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from orchard import tasks
 from orchard.classification.metrics import evaluate, majority_baseline
 from orchard.classification.training import Classifier, predict, train, vectors
 from orchard.datasets import frame
@@ -114,7 +115,7 @@ def _regrouped(
 
 def _confusion(predictions: DataFrame, labels: Sequence[str]) -> tuple[list[str], list[str], list[int]]:
     """Count the pairs of label and prediction in Spark."""
-    pairs = predictions.groupBy("label", "class").count().collect()
+    pairs = tasks.collect(predictions.groupBy("label", "class").count())
     return [p["label"] for p in pairs], [labels[p["class"]] for p in pairs], [p["count"] for p in pairs]
 
 

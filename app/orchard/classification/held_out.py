@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from orchard import tasks
 from orchard.inference.calibration import (
     LEAST_ROWS,
     Calibration,
@@ -84,7 +85,7 @@ def _scores(
     scored = model.transform(chosen).select(
         "path", "label", vector_to_array("rawPrediction", "float32").alias("scores")
     )
-    parts = scored.mapInArrow(_pack, "labels array<string>, half binary, scores binary").collect()
+    parts = tasks.collect(tasks.map_batches(scored, _pack, "labels array<string>, half binary, scores binary"))
     index = {label: number for number, label in enumerate(labels)}
     classes = [index.get(label, -1) for part in parts for label in part["labels"]]
     return (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchard import tasks
 from orchard.classification.groups import evaluate_groups
 from orchard.classification.held_out import calibrate
 from orchard.classification.leak import find_leak
@@ -69,6 +70,7 @@ def run(session: Session, output: Output, classifiers: Sequence[Classifier], *, 
         output.commit({}, replace=[Dataset.PREDICTIONS], properties={"classification": found}, model=NO_MODEL)
 
 
+@tasks.on_spark
 def classify(
     spark: SparkSession,
     output: Output,

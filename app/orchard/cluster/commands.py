@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from orchard import interruption
 from orchard.cluster import emr
 from orchard.cluster.manifests import Submission, default_image, render, to_yaml
 from orchard.cluster.state import Status
@@ -159,21 +160,19 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
     from orchard.cluster.client import Cluster
 
     cluster = Cluster(context=context, namespace=namespace)
-    jobs.submit(cluster, name, render(job, cluster.namespace))
     where = f" -n {cluster.namespace}" + (f" --context {context}" if context else "")
+    interruption.say(f"interrupted: `orchard status {name}{where}` shows whether it runs, `orchard cancel` ends it.")
+    with interruption.in_order():
+        jobs.submit(cluster, name, render(job, cluster.namespace))
     if detach:
         click.echo(f"{name} is submitted; next: orchard status {name}{where}")
         return 0
     log.info("following %s in the namespace %s, image %s", name, cluster.namespace, image or default_image())
-    try:
-        ended = jobs.follow(cluster, name, start_timeout=start_timeout)
-    except KeyboardInterrupt:
-        click.echo(
-            f"orchard: no longer followed, {name} runs on: `orchard logs {name} --follow{where}` shows it, "
-            f"`orchard cancel {name}{where}` ends it.",
-            err=True,
-        )
-        return 130
+    interruption.say(
+        f"no longer followed, {name} runs on: `orchard logs {name} --follow{where}` shows it, "
+        f"`orchard cancel {name}{where}` ends it."
+    )
+    ended = jobs.follow(cluster, name, start_timeout=start_timeout)
     if ended.reason:
         click.echo(redacted(f"orchard: {ended.reason}"), err=True)
     return ended.exit_code or 0
@@ -202,14 +201,8 @@ def _submit_to_emr(run: "emr.JobRun", *, detach: bool, dry_run: bool) -> int:
         click.echo(f"{identity} is submitted; next: orchard status {where}")
         return 0
     log.info("following %s", identity)
-    try:
-        service.follow(identity)
-    except KeyboardInterrupt:
-        click.echo(
-            f"orchard: no longer followed, the job runs on: `orchard status {where}`, `orchard cancel {where}`.",
-            err=True,
-        )
-        return 130
+    interruption.say(f"no longer followed, the job runs on: `orchard status {where}`, `orchard cancel {where}`.")
+    service.follow(identity)
     return 0
 
 

@@ -15,7 +15,7 @@ _NAME = "app.kubernetes.io/name"
 _COMPONENT = "app.kubernetes.io/component"
 SAYING = "orchard: "
 """Before the sentence with which the command line fails."""
-_MEANT = (1, 2, 3, 4, 130)
+_MEANT = (1, 2, 3, 4, 130, 143)
 """Exit codes that Orchard itself gives; any other is the container's end, not the run's."""
 
 State = Literal["pending", "running", "completed", "failed"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchard import interruption
 from orchard.export.card import model_card
 from orchard.export.formats import Format, Precision, check
 from orchard.export.graph import folded_graph
@@ -82,9 +83,10 @@ def export(
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     parts[".json"] = json.dumps(card, indent=2, ensure_ascii=False).encode()
-    for suffix, data in parts.items():
-        storage.write(stem + suffix, data)
-    storage.write(name, content)  # last: where it is, all is
+    with interruption.in_order():
+        for suffix, data in parts.items():
+            storage.write(stem + suffix, data)
+        storage.write(name, content)  # last: where it is, all is
     sizes = {kind.suffix: len(content)} | {suffix: len(data) for suffix, data in parts.items()}
     return Exported({f"{storage.url.rstrip('/')}/{stem}{suffix}": size for suffix, size in sizes.items()}, card)
 

@@ -21,13 +21,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from orchard import child
+from orchard import child, interruption
 from orchard.errors import OrchardError, StorageError
 from orchard.features.artifact import BATCH_SIZE, FEATURES_VERSION, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
@@ -67,6 +68,7 @@ class Build:
         self._lock = threading.Lock()
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._ending = ExitStack()
         self._artifact = self._cached()
         if self._artifact is None:
             self._start()
@@ -80,11 +82,12 @@ class Build:
 
     def cancel(self) -> None:
         """Stop the process and remove what it left."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        with self._ending:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+            if self._scratch is not None:
+                self._scratch.cleanup()
 
     def _cached(self) -> Artifact | None:
         _, weights = self._request.located()
@@ -101,8 +104,9 @@ class Build:
         (Path(self._scratch.name) / "request.json").write_text(json.dumps(asdict(self._request)))
         with (Path(self._scratch.name) / "log").open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        self._ending.enter_context(interruption.in_order(self._process.kill))
 
     def _collect(self) -> Artifact:
         assert self._process is not None and self._scratch is not None

@@ -40,7 +40,7 @@ class Job:
     """What is the same for every task of an extraction; picklable."""
 
     artifact: Any  # Broadcast[Artifact]
-    done: Any  # Accumulator[int]: images of finished tasks
+    reports: Any  # Accumulator[list[TaskReport]]: of finished tasks
     limits: Limits
     s3: S3Options
     storage: Storage
@@ -50,15 +50,39 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Task:
+    """Some images."""
+
+    number: int
+    """Of the first of them: no other task has it, but other attempts at this one do."""
+    packed: bytes
+    """Their rows of the listing, see `pack`."""
+
+
+@dataclass(frozen=True)
 class TaskReport:
     """What one task did."""
 
+    task: int
     files: dict[Dataset, DataFile]
     images: int
     bytes: int
     rejected: dict[Reason, int]
     seconds: float
     compile_seconds: float
+
+
+class Appending:
+    """How Spark's accumulator adds up reports; it takes one attempt's for each task that has ended."""
+
+    def zero(self, _: list[TaskReport]) -> list[TaskReport]:
+        """Begin with none."""
+        return []
+
+    def addInPlace(self, reports: list[TaskReport], more: list[TaskReport]) -> list[TaskReport]:  # noqa: N802 - Spark's
+        """Append."""
+        reports.extend(more)
+        return reports
 
 
 def pack(task: pa.Table) -> bytes:
@@ -69,10 +93,10 @@ def pack(task: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def featurize(job: Job, packed: bytes) -> TaskReport:
+def featurize(job: Job, given: Task) -> TaskReport:
     """Do one task on an executor: read, decode, infer, and stage the files."""
     started = time.monotonic()
-    task = pa.ipc.open_stream(packed).read_all()
+    task = pa.ipc.open_stream(given.packed).read_all()
     check_folders(job)
     engine = load_engine(job.artifact.value)
     _freeze_imports()
@@ -94,8 +118,8 @@ def featurize(job: Job, packed: bytes) -> TaskReport:
         # A dictionary of floats that hardly repeat only costs time.
         data = parquet_bytes(table, dictionary=["label", "split"] if dataset is Dataset.FEATURES else True)
         files[dataset] = stage_file(job.storage, job.staging, part(dataset), data, table.num_rows)
-    job.done.add(task.num_rows)
-    return TaskReport(
+    report = TaskReport(
+        task=given.number,
         files=files,
         images=task.num_rows,
         bytes=rows.bytes_read,
@@ -103,6 +127,8 @@ def featurize(job: Job, packed: bytes) -> TaskReport:
         seconds=time.monotonic() - started,
         compile_seconds=compiled - started,
     )
+    job.reports.add([report])
+    return report
 
 
 def import_libraries(engine: EngineName, _: int) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchard import interruption
 from orchard.errors import AccessDenied, BucketMissing, InputError, OrchardError, StorageError, UsageError
 from orchard.images.content import HEAD_BYTES, image_format
 from orchard.images.manifests import is_manifest, read_manifest
@@ -101,7 +102,7 @@ def list_images(
         elif isinstance(pattern, str):
             table = lister.images(storage, filter(None, [storage.stat(pattern)]))
         else:
-            entries = lister.entries(storage)
+            entries = interruption.checked(lister.entries(storage))
             table = lister.images(storage, (e for e in entries if pattern is None or pattern.fullmatch(e.key)))
     except BucketMissing as error:
         raise InputError(str(error)) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
 
-from orchard.errors import ClusterError, OrchardError, first_line
+from orchard import tasks
 from orchard.features.worker import pack
 from orchard.images.decoding import Limits, Rejection
 from orchard.images.manifests import is_manifest
@@ -104,30 +104,23 @@ def predict_on_spark(
     """
     context = spark.sparkContext
     job = _Job(model.digest, context.broadcast(pickle.dumps(model)), limits, s3, top)
-    tasks = (pack(images.slice(start, TASK_IMAGES)) for start in range(0, images.num_rows, TASK_IMAGES))
+    packed = (pack(images.slice(start, TASK_IMAGES)) for start in range(0, images.num_rows, TASK_IMAGES))
     batch_tasks = 4 * context.defaultParallelism
     with ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix="orchard-predict") as threads:
-
-        def run(batch: list[bytes]) -> list[list[Answer]]:
-            found: list[list[Answer]] = context.parallelize(batch, len(batch)).map(partial(answer_task, job)).collect()
-            return found
-
         waiting: list[Future[list[list[Answer]]]] = []
         try:
             while True:
-                while len(waiting) < _BATCHES_IN_FLIGHT and (batch := list(islice(tasks, batch_tasks))):
-                    waiting.append(threads.submit(run, batch))
+                while len(waiting) < _BATCHES_IN_FLIGHT and (batch := list(islice(packed, batch_tasks))):
+                    waiting.append(threads.submit(tasks.run, context, partial(answer_task, job), batch))
                 if not waiting:
                     break
-                for answers in waiting.pop(0).result():
+                found = waiting[0].result()
+                waiting.pop(0)
+                for answers in found:
                     progress(len(answers))
                     yield from answers
-        except OrchardError:
-            raise
-        except Exception as error:
-            raise ClusterError(f"Spark gave up: {first_line(error)} (--debug shows all).") from error
         finally:
-            context.cancelAllJobs()
+            tasks.cancel(context, waiting)
 
 
 _predictors: dict[str, Predictor] = {}

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from orchard import tasks
 from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.files import DataFile, parquet_bytes, part, stage_file
@@ -61,6 +62,7 @@ def run(session: Session, output: Output, *, key: str, **options: Any) -> None:
         )
 
 
+@tasks.on_spark
 def reduce(
     spark: SparkSession,
     output: Output,
@@ -139,7 +141,7 @@ def training_moments(
     context = spark.sparkContext
     groups = balance(files, 2 * context.defaultParallelism)
     work = [(group, {f.name: training[f.name] for f in group} if training else None) for group in groups]
-    sums: _Sums = context.parallelize(work, len(work)).map(partial(_moments_of_files, storage)).treeReduce(_Sums.merge)
+    sums = tasks.tree_reduce(context, partial(_moments_of_files, storage), work, _Sums.merge)
     if sums.broken is not None:
         raise TrainingError(
             f"The features of {sums.broken} are not finite numbers: the backbone's weights or the precision are at "
@@ -200,7 +202,7 @@ def _write(
     projection = context.broadcast(Projection(*reduction.affine()))
     groups = balance(files, 2 * context.defaultParallelism, max_rows=PART_ROWS)
     write = partial(_write_part, output.storage, output.staging, projection)
-    written = context.parallelize(groups, len(groups)).map(write).collect()
+    written = tasks.run(context, write, groups)
     projection.unpersist()
     return [parquet for parquet, _ in written], [csv for _, csv in written]
 

@@ -1,0 +1,180 @@
+"""Ctrl-C and SIGTERM: one way to the end, from any moment of any command.
+
+A command runs in a thread of its own, so that no signal breaks into what it is doing; the main thread waits for both.
+When a signal comes, nothing new is begun (`check`), what runs is stopped and what must end in order gets its time
+(`in_order`); then the process leaves: with its children, one sentence and exit code 130 or 143.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
+
+SECONDS = {signal.SIGINT: 3.5, signal.SIGTERM: 20.0}
+"""How long what must end in order may take; Kubernetes kills after 30 s, and a person at the keyboard waits."""
+_CHILDREN_SECONDS = 1.0
+_AGAIN_SECONDS = 0.25
+
+_asked = Event()
+_open: dict[object, Callable[[], object] | None] = {}
+_sentence = "interrupted."
+
+
+def asked() -> bool:
+    """Return whether the command is to end."""
+    return _asked.is_set()
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if the command is to end; called where something new would begin."""
+    if _asked.is_set():
+        raise KeyboardInterrupt
+
+
+def checked(items: Iterable[T]) -> Iterator[T]:
+    """Yield `items`, with a `check` before each."""
+    for item in items:
+        check()
+        yield item
+
+
+def say(sentence: str) -> None:
+    """Choose what is said if the command is interrupted from now on."""
+    global _sentence  # noqa: PLW0603 - a process has one command
+    _sentence = sentence
+
+
+@contextmanager
+def in_order(stop: Callable[[], object] | None = None) -> Iterator[None]:
+    """Let what is inside end in order if the command is interrupted; without it a command just leaves.
+
+    Args:
+        stop: makes what is inside end soon; called again and again from another thread, until it has ended.
+
+    Raises:
+        KeyboardInterrupt: the command is to end already.
+    """
+    token = object()
+    _open[token] = stop
+    try:
+        check()
+        yield
+    finally:
+        del _open[token]
+
+
+def listen() -> None:
+    """From now on, leave at a signal: as nothing has begun yet, nothing is to be ended."""
+    for name in SECONDS:
+        signal.signal(name, lambda number, _: _leave(signal.Signals(number)))
+
+
+def run(command: Callable[[], tuple[int, str | None]], *, in_main_thread: bool = False) -> NoReturn:
+    """Run a command to its end or to a signal, and leave the process.
+
+    Args:
+        command: returns the exit code and, if something went wrong, the sentence that says what.
+        in_main_thread: it takes signals itself, as soon as it has begun its work.
+    """
+    events: SimpleQueue[signal.Signals | tuple[int, str | None]] = SimpleQueue()
+    listen()
+    if in_main_thread:
+        event: signal.Signals | tuple[int, str | None] = command()
+    else:
+        for name in SECONDS:
+            signal.signal(name, lambda number, _: events.put(signal.Signals(number)))
+        Thread(target=lambda: events.put(command()), name="orchard-command", daemon=True).start()
+        event = events.get()
+    if isinstance(event, signal.Signals):
+        _wait(events, until=time.monotonic() + SECONDS[event])
+        _leave(event)
+    for name in SECONDS:  # done: there is nothing left to interrupt
+        signal.signal(name, signal.SIG_IGN)
+    code, sentence = event
+    if sentence is not None:
+        _tell(sentence)
+    sys.exit(code)
+
+
+def _wait(events: "SimpleQueue[signal.Signals | tuple[int, str | None]]", until: float) -> None:
+    """Ask the command to end, and wait until it has, or need not be waited for, or somebody asks a second time."""
+    from orchard import progress
+
+    if "--debug" not in sys.argv:
+        progress.mute_others()
+    _asked.set()
+    Thread(target=_stop, name="orchard-stop", daemon=True).start()
+    while _open and time.monotonic() < until:
+        with contextlib.suppress(Empty):
+            events.get(timeout=0.02)
+            return
+
+
+def _stop() -> None:
+    while True:
+        for stop in filter(None, list(_open.values())):
+            with contextlib.suppress(Exception):
+                stop()
+        time.sleep(_AGAIN_SECONDS)
+
+
+def _leave(name: signal.Signals) -> NoReturn:
+    for other in SECONDS:
+        signal.signal(other, signal.SIG_IGN)
+    flush = Thread(target=sys.stdout.flush, daemon=True)  # nobody may read it
+    flush.start()
+    end_children()
+    flush.join(0.2)
+    with contextlib.suppress(Exception):  # so early that there are none
+        from orchard import progress
+
+        progress.end_bars()
+    _tell(_sentence)
+    os._exit(128 + name)
+
+
+def _tell(sentence: str) -> None:
+    from orchard.redaction import redacted
+
+    sentence = redacted(sentence)
+    with contextlib.suppress(OSError):
+        os.write(2, f"orchard: {sentence}\n".encode(errors="backslashreplace"))
+        if "ORCHARD_POD_NAME" in os.environ:  # the pod's status says why the container ended
+            Path("/dev/termination-log").write_text(sentence)
+
+
+def end_children(*, seconds: float = _CHILDREN_SECONDS) -> None:
+    """End the processes that this one started: first by SIGTERM, and after some seconds by SIGKILL."""
+    children = _children()
+    for how, until in ((signal.SIGTERM, time.monotonic() + seconds), (signal.SIGKILL, time.monotonic() + 2 * seconds)):
+        for child in children:
+            with contextlib.suppress(OSError):
+                os.kill(child, how)
+        while (children := [child for child in children if _lives(child)]) and time.monotonic() < until:
+            time.sleep(0.02)
+
+
+def _children() -> list[int]:
+    """Return the processes that this one started; none without /proc, where they end with their standard input."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if int(stat.read_text(errors="replace").rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _lives(child: int) -> bool:
+    try:
+        return os.waitpid(child, os.WNOHANG) == (0, 0)
+    except ChildProcessError:  # another thread has waited for it
+        return False
