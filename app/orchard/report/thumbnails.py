@@ -5,9 +5,9 @@ import io
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from orchard.images.decoding import open_image
+from orchard.images.decoding import Limits, Rejection, decode
 
 POINT_PIXELS = 56
 GALLERY_PIXELS = 120
@@ -16,24 +16,24 @@ ICON_PIXELS = 28
 # All pictures of a page together, in base64 characters: the page stays under 5 MB whatever the images are.
 BUDGET = 1_400_000
 
+LIMITS = Limits()
+
 # Reads of an object store overlap; more would only hold more whole files in memory.
 _READERS = 8
 
 
 def thumbnail(content: bytes, pixels: int, quality: int = 60) -> str:
-    """Shrink an encoded image to fit a square and return it as a base64 WebP.
+    """Shrink an encoded image to fit a square and return it as a base64 WebP, without its metadata.
 
     Raises:
-        Exception: whatever Pillow raises for content that it cannot decode.
+        ValueError: it cannot be decoded.
     """
-    with open_image(content) as image:
-        image.draft("RGB", (pixels * 2, pixels * 2))  # a JPEG photo is decoded at up to 1/8 of its size
-        # After EXIF orientation; a thumbnail first, since turning a large photo costs more than shrinking it.
-        image.thumbnail((pixels, pixels), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        upright = ImageOps.exif_transpose(image).convert("RGBA")
-    # A fresh canvas carries no EXIF (position!) and no ICC profile (up to half a megabyte each).
-    canvas = Image.new("RGB", upright.size, "white")
-    canvas.paste(upright, mask=upright.getchannel("A"))
+    image = decode(content, 2 * pixels, LIMITS)
+    if isinstance(image, Rejection):
+        raise ValueError(image.detail)
+    scale = min(1, pixels / max(image.width, image.height))
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    canvas = Image.fromarray(image.pixels).resize(size, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     canvas.save(buffer, "WEBP", quality=quality)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
