@@ -166,6 +166,10 @@ class Output:
         file = self._part_file(name)
         return None if file is None else read_file(self.storage, file)
 
+    def has_part(self, name: str) -> bool:
+        """Return whether a part that models will be made of was committed."""
+        return self._part_file(name) is not None
+
     def classifier_files(self) -> dict[str, bytes]:
         """Return what the model that holds has beside the parts, by name. Raises as `read_file` does."""
         start = len(self.model_folder or "")

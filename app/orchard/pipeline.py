@@ -130,12 +130,14 @@ class Pipeline:
             )
         if listing.duplicates:
             log.info("the manifest repeats %d rows: each image is taken once", listing.duplicates)
-        if pending.images.num_rows or len(pending.replaced):
+        done: extraction.Extraction = {}
+        if extraction.is_needed(output, pending):
             with self._timed("extract"):
-                self._decoded = extraction.featurize(
+                done = extraction.featurize(
                     self._session, output, pending, identity, settings=settings, backbone=self.backbone
                 )
-        extraction.complete(output, listing, source)
+        extraction.complete(output, listing, source, done)
+        self._decoded = done.get("images", 0)
 
     def reduce(self) -> None:
         """Fit scaler and PCA on the training split and write the reduced datasets.

@@ -69,7 +69,8 @@ def serving(namespace: Namespace, models: dict[str, Path]) -> dict[str, Path]:
 
 
 def test_the_server_knows_the_model_of_the_bucket(namespace: Namespace, serving: dict[str, Path]) -> None:
-    labels = json.loads((serving["all"] / "model" / "labels.json").read_text())
+    folder = json.loads((serving["all"] / "model" / "current.json").read_text())["folder"]
+    labels = json.loads((serving["all"] / folder / "labels.json").read_text())
     assert _ask(namespace, "/v1/model")["labels"] == labels
     assert kubectl("-n", namespace.name, "get", "endpoints", "oracle-serve", "-o", "json").out.count('"ip"') == 2
 

@@ -29,6 +29,10 @@ from orchard.settings import Settings
 log = logging.getLogger(__name__)
 
 
+Extraction = dict[str, Any]
+"""What the property ``extraction`` holds: images, images_per_second, bytes, tasks, …; empty if there were none to do."""
+
+
 def start_over(output: Output, source: str, settings: Settings) -> None:
     """Drop what the output holds (``--fresh``), but not what an earlier try at the same command has done.
 
@@ -76,6 +80,12 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
     return identity
 
 
+def is_needed(output: Output, pending: Pending) -> bool:
+    """Return whether `featurize` has anything to do; it also replaces a network that was lost."""
+    lost = output.rows(Dataset.FEATURES) and not output.has_part(BACKBONE)
+    return bool(pending.images.num_rows or len(pending.replaced) or lost)
+
+
 def featurize(
     session: Session,
     output: Output,
@@ -84,8 +94,8 @@ def featurize(
     *,
     settings: Settings,
     backbone: Backbone,
-) -> int:
-    """Featurize what is pending, and drop the rows that it replaces; return how many images were decoded.
+) -> Extraction:
+    """Featurize what is pending, and drop the rows that it replaces; return what it came to.
 
     Raises:
         SettingsChanged: the weights of that name are not those that the output was made with.
@@ -110,7 +120,7 @@ def featurize(
             log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
         _make_way(output, pending, identity, artifact)
         if not pending.images.num_rows:
-            return 0
+            return {}
         with stage("extract", pending.images.num_rows) as advance:
             result = extract(
                 spark,
@@ -123,24 +133,18 @@ def featurize(
             )
     finally:
         build.cancel()
-    output.commit(
-        {},
-        properties={
-            "extraction": {
-                "images": result.images,
-                "images_per_second": round(result.images_per_second, 1),
-                "bytes": result.bytes,
-                "tasks": result.tasks,
-                "first_commit_seconds": result.first_commit_seconds,
-                "master": spark.sparkContext.master,
-            }
-        },
-    )
-    return result.images
+    return {
+        "images": result.images,
+        "images_per_second": round(result.images_per_second, 1),
+        "bytes": result.bytes,
+        "tasks": result.tasks,
+        "first_commit_seconds": result.first_commit_seconds,
+        "master": spark.sparkContext.master,
+    }
 
 
-def complete(output: Output, listing: Listing, source: str) -> None:
-    """Remember the listing, and make sure that every image of it is in exactly one of ``features`` and ``rejected``.
+def complete(output: Output, listing: Listing, source: str, extraction: Extraction) -> None:
+    """Remember listing and extraction, and make sure that every image of it is in exactly one of ``features`` and ``rejected``.
 
     A dataset without rows gets an empty file, so that every reader can open it.
 
@@ -161,8 +165,11 @@ def complete(output: Output, listing: Listing, source: str) -> None:
         "warnings": listing.warnings,
     }
     empty = {d: [output.stage(d, SCHEMAS[d].empty_table())] for d in EXTRACTED if not output.files(d)}
-    if empty or output.property("listing") != found:
-        output.commit(empty, properties={"listing": found})
+    changes: dict[str, object] = {"extraction": extraction} if extraction else {}
+    if output.property("listing") != found:
+        changes["listing"] = found
+    if empty or changes:
+        output.commit(empty, properties=changes)
     log.info("listed %d = featurized %d + rejected %d", listed, featurized, rejected)
 
 
@@ -176,7 +183,7 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
     before: Any = output.property("identity") or {}
     if before | identity != before:
         changes["identity"] = before | identity
-    is_new = "identity" in changes or output.part(BACKBONE) is None
+    is_new = "identity" in changes or not output.has_part(BACKBONE)
     output.commit(
         add,
         replace=DERIVED,
