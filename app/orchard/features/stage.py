@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 Extraction = dict[str, Any]
-"""What the property ``extraction`` holds: images, images_per_second, bytes, tasks, …; empty if there were none to do."""
+"""What the property ``extraction`` holds: images, images_per_second, bytes and more; empty if there were none to do."""
 
 
 def start_over(output: Output, source: str, settings: Settings) -> None:
@@ -144,7 +144,7 @@ def featurize(
 
 
 def complete(output: Output, listing: Listing, source: str, extraction: Extraction) -> None:
-    """Remember listing and extraction, and make sure that every image of it is in exactly one of ``features`` and ``rejected``.
+    """Remember both, and make sure that every listed image is in exactly one of ``features`` and ``rejected``.
 
     A dataset without rows gets an empty file, so that every reader can open it.
 
