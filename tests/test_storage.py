@@ -17,7 +17,7 @@ import pytest
 
 from orchard.errors import BucketMissing, StorageError, UsageError
 from orchard.storage import S3Options, Storage, open_storage, read_path
-from orchard.storage.s3 import _connect, _shared_credentials
+from orchard.storage.s3_connection import connect
 
 if TYPE_CHECKING:
     from conftest import S3Server
@@ -317,14 +317,14 @@ def test_an_endpoint_that_does_not_answer_is_told_soon(monkeypatch: pytest.Monke
 
 
 def test_a_secure_endpoint_is_never_left_for_plain_http() -> None:
-    config = _connect("b", S3Options("https://storage.example")).client_options
+    config = connect("b", S3Options("https://storage.example")).store.client_options
     assert config is not None and str(config.get("allow_http")) == "false"
 
 
 def test_the_bucket_is_in_the_host_name_where_that_is_asked_for() -> None:
-    virtual = _connect("fruits", S3Options("https://s3.example:9000", path_style=False))
+    virtual = connect("fruits", S3Options("https://s3.example:9000", path_style=False)).store
     assert virtual.config.get("endpoint") == "https://fruits.s3.example:9000"
-    assert _connect("fruits", S3Options()).config.get("endpoint") is None
+    assert connect("fruits", S3Options()).store.config.get("endpoint") is None
 
 
 def test_the_endpoint_of_the_environment_travels_with_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,15 +334,6 @@ def test_the_endpoint_of_the_environment_travels_with_the_storage(monkeypatch: p
     assert vars(storage)["s3"] == S3Options("http://localhost:1", "eu-west-3", True)
     with pytest.raises(UsageError, match="localhost:9000"):
         open_storage("s3a://bucket", S3Options("localhost:9000"))
-
-
-def test_the_shared_credentials_file_is_used_where_the_environment_has_none(tmp_path: Path) -> None:
-    file = tmp_path / "credentials"
-    file.write_text("[work]\naws_access_key_id = A\naws_secret_access_key = %B\n")
-    env = {"AWS_SHARED_CREDENTIALS_FILE": str(file), "AWS_PROFILE": "work"}
-    assert _shared_credentials(env) == {"access_key_id": "A", "secret_access_key": "%B"}
-    assert _shared_credentials(env | {"AWS_ACCESS_KEY_ID": "other"}) == {}
-    assert _shared_credentials({"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none")}) == {}
 
 
 def test_a_wrong_region_is_told(s3_server: "S3Server") -> None:

@@ -17,6 +17,9 @@
         └── ExecutorsRefused     3  the cluster will not start the executors that are asked for
 """
 
+import errno
+import os
+
 from orchard.redaction import redacted
 
 
@@ -91,6 +94,33 @@ class ExecutorsRefused(ClusterError):
     """What hinders the executors does not go away by itself (a quota, an image that is not there): no second try."""
 
     exit_code = 3
+
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full, free some space",
+    errno.EDQUOT: "the quota is used up, free some space",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit of open files",
+    errno.EROFS: "mount it for writing, or choose another folder",
+    errno.EACCES: "allow it for this user",
+    errno.EPERM: "allow it for this user",
+    errno.EIO: "check the disk and the system's log",
+}
+_MOUNT = (errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)
+_BROKEN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_MOUNT}
+
+
+def file_failure(error: OSError, what: str = "read or written", path: str | None = None) -> StorageError:
+    """Return the sentence for what the operating system says of a file: it "cannot be `what`"."""
+    name = path or os.fspath(error.filename or "a file")
+    remedy = _REMEDIES.get(error.errno or 0, "mount it again" if error.errno in _MOUNT else "check it")
+    kind = AccessDenied if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else StorageError
+    return kind(f"{name} cannot be {what} ({error.strerror or type(error).__name__}): {remedy}, and start again.")
+
+
+def broken(error: OSError, path: str) -> StorageError | None:
+    """Return the sentence for what ails the machine or a whole mount; None if it is about this one file."""
+    return file_failure(error, "read", path) if error.errno in _BROKEN else None
 
 
 def first_line(error: BaseException) -> str:

@@ -40,6 +40,11 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def wait(seconds: float) -> None:
+    """Wait, but no longer than until the command is to end."""
+    _asked.wait(seconds)
+
+
 def checked(items: Iterable[T]) -> Iterator[T]:
     """Yield `items`, with a `check` before each."""
     for item in items:

@@ -46,8 +46,9 @@ def read_path(path: str, s3: S3Options = DEFAULT_S3, max_bytes: int | None = Non
     At most ``max_bytes`` + 1 bytes are read: a longer answer than ``max_bytes`` says that the file is larger.
     Connections are kept for each bucket and process. Raises as `Storage` does.
     """
-    if location := split_s3_url(path):
-        return ObjectStorage(location[0], "", s3).read(location[1], max_bytes)
+    if path.startswith("s3a://"):
+        bucket, _, key = path.removeprefix("s3a://").partition("/")
+        return ObjectStorage(bucket, "", s3).read(key, max_bytes)
     if scheme := _SCHEME.match(path):
         raise OSError(errno.EPROTONOSUPPORT, f"{scheme[1]}: is not read, local paths, file:// and s3a:// are", path)
     return LocalStorage("/").read(path, max_bytes)

@@ -3,39 +3,43 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from orchard.errors import UsageError
+from orchard.storage import aws
 
 
 @dataclass(frozen=True)
 class S3Options:
-    """Where the object store is; credentials are not part of it: they come from the environment.
+    """Where the object store is; credentials are not part of it: every process asks the standard AWS chain.
 
     Attributes:
-        endpoint: URL of an S3-compatible server; None: ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``,
-            else Amazon's.
-        region: None: ``AWS_REGION`` or ``AWS_DEFAULT_REGION``, else us-east-1.
+        endpoint: URL of an S3-compatible server; None: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL`` or the
+            profile's ``endpoint_url``, else Amazon's.
+        region: None: ``AWS_REGION``, ``AWS_DEFAULT_REGION`` or the profile's, else us-east-1.
         path_style: whether the bucket is in the URL's path rather than in its host name; None: where there is
             an endpoint.
+        timeout: seconds for which the store may fail to answer before that is an error; until then it is asked again.
     """
 
     endpoint: str | None = None
     region: str | None = None
     path_style: bool | None = None
+    timeout: float = 20.0
 
     def resolved(self) -> "S3Options":
         """These options with this process' environment filled in, so that workers need not have it."""
         env = os.environ.get
-        endpoint = self.endpoint or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL") or None
-        if endpoint is not None and not re.fullmatch(r"https?://[^/]+/*", endpoint):
-            raise UsageError(f"the S3 endpoint {endpoint!r} is no URL of the form http(s)://host[:port].")
-        return S3Options(
+        endpoint = self.endpoint or aws.endpoint()
+        if endpoint is not None and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", endpoint):
+            raise UsageError(f"the S3 endpoint {endpoint!r} is no URL of the form http(s)://host[:port][/path].")
+        return replace(
+            self,
             endpoint=endpoint.rstrip("/") if endpoint else None,
-            region=self.region or env("AWS_REGION") or env("AWS_DEFAULT_REGION") or "us-east-1",
+            region=self.region or env("AWS_REGION") or env("AWS_DEFAULT_REGION") or aws.region() or "us-east-1",
             path_style=endpoint is not None if self.path_style is None else self.path_style,
         )
 
@@ -54,8 +58,8 @@ class Entry(NamedTuple):
 class Storage(Protocol):
     """A folder or a bucket's prefix. Picklable: a worker opens its own connection on first use.
 
-    A key that cannot be read raises FileNotFoundError, PermissionError or another OSError;
-    StorageError says that the store itself fails.
+    A key that cannot be read raises FileNotFoundError, PermissionError or another OSError, whose ``strerror`` says why;
+    StorageError says that the store itself fails, or that a file cannot be written.
     """
 
     @property
@@ -87,10 +91,16 @@ class Storage(Protocol):
         """Write the file if there is none, atomically against other writers; False if there is one."""
 
     def move(self, source: str, target: str) -> None:
-        """Rename; replaces ``target``. On S3 a copy and a deletion."""
+        """Rename; replaces ``target``; done already if only ``target`` is there. On S3 a copy and a deletion."""
 
     def copy(self, source: str, target: str) -> None:
         """Make ``target``, replacing it, of the content of ``source``, which is never changed in place afterwards."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files; one that is missing is no error."""
+
+    def clean(self, staging: str) -> None:
+        """Delete what killed writers left: half-written files anywhere, and empty folders below ``staging``.
+
+        Nobody else may be writing.
+        """

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,11 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from orchard.errors import StorageError
+from orchard.errors import broken, file_failure
 from orchard.storage.interface import Entry
 from orchard.storage.walk import Enter, walk
 
-# A write that was cut off leaves a file of this name; no listing shows it.
+# A write that was cut off leaves a file of this name; no listing shows it, and `clean` deletes it.
 _TEMPORARY_SUFFIX = ".orchard-tmp"
 
 
@@ -100,54 +101,92 @@ class LocalStorage:
     @contextlib.contextmanager
     def _written(self, path: Path, data: bytes | memoryview | pa.Buffer) -> Iterator[Path]:
         """A temporary file beside ``path`` with the data, deleted afterwards unless it was renamed."""
+        with self._temporary(path) as temporary:
+            temporary.write_bytes(data)
+            yield temporary
+
+    @contextlib.contextmanager
+    def _temporary(self, path: Path) -> Iterator[Path]:
+        """A name beside ``path``, in a folder that is there; whatever has it afterwards is deleted."""
         temporary = path.parent / f".{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
-        try:
+        with self._writing(path):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_bytes(data)
                 yield temporary
             finally:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"{path} cannot be written ({error.strerror}): check the folder's permissions and free space."
-            ) from error
 
     def move(self, source: str, target: str) -> None:
         """See `Storage`."""
         path = self._path(target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path(source).replace(path)
+        with self._writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._path(source).replace(path)
+            except FileNotFoundError:
+                if not path.exists():
+                    raise
 
     def copy(self, source: str, target: str) -> None:
-        """See `Storage`; a hard link where the file system has them."""
+        """See `Storage`. Both are one file on disk where that is possible: none is ever changed, only replaced."""
         path = self._path(target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        try:
-            os.link(self._path(source), path)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            self.write(target, self.read(source))
+        with self._temporary(path) as temporary:
+            try:
+                os.link(self._path(source), temporary)
+            except FileNotFoundError:
+                raise
+            except OSError:  # a file system without hard links
+                shutil.copyfile(self._path(source), temporary)
+            temporary.replace(path)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See `Storage`. Folders that become empty stay."""
+        """See `Storage`. Folders that become empty go too."""
         for key in keys:
+            path = self._path(key)
             try:
-                self._path(key).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             except NotADirectoryError:
                 continue
             except OSError as error:
-                where = f"{self.url}/{key}"
-                raise StorageError(f"{where} cannot be deleted ({error.strerror}): check it.") from error
+                raise file_failure(error, "deleted", f"{self.url}/{key}") from error
+            with contextlib.suppress(OSError):  # not empty
+                for folder in path.parents:
+                    if folder == Path(self.url):
+                        break
+                    folder.rmdir()
+
+    def clean(self, staging: str) -> None:
+        """See `Storage`."""
+        below = self._path(staging)
+        for folder, _, files in os.walk(self.url, topdown=False):
+            with contextlib.suppress(OSError):
+                for name in files:
+                    if name.endswith(_TEMPORARY_SUFFIX):
+                        Path(folder, name).unlink(missing_ok=True)
+                if below in Path(folder).parents:
+                    Path(folder).rmdir()
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise file_failure(error, "written", str(path)) from error
 
     def _opened(self, key: str) -> io.FileIO:
-        """A file for reading; never waits, as opening a pipe would that nobody writes to."""
+        """A file for reading; never waits, as opening a pipe would that nobody writes to.
+
+        What ails more than this file is a StorageError.
+        """
         path = self._path(key)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        mode = os.fstat(descriptor).st_mode
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            mode = os.fstat(descriptor).st_mode
+        except OSError as error:
+            raise broken(error, str(path)) or error from None
         if stat.S_ISREG(mode):
             return io.FileIO(descriptor)
         os.close(descriptor)

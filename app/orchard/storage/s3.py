@@ -1,30 +1,37 @@
-"""A bucket of Amazon S3, or of a server that speaks its protocol, as a storage."""
+"""A bucket of Amazon S3, or of a server that speaks its protocol, as a storage.
 
-import configparser
-import contextlib
-import functools
+Every operation goes through `ObjectStorage._try`, which asks again while the store does not answer.
+"""
+
 import io
-import os
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import obstore
 import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError
-from obstore.store import S3Store
 
-from orchard.errors import AccessDenied, StorageError
+from orchard import interruption
+from orchard.errors import AccessDenied, OrchardError, StorageError
+from orchard.storage import s3_errors as errors
 from orchard.storage.interface import Entry, S3Options
-from orchard.storage.s3_errors import key_failure, store_failure
+from orchard.storage.s3_connection import Connection, Health, connect, health, reconnect
 
-if TYPE_CHECKING:
-    from obstore.store import S3Config
+log = logging.getLogger(__name__)
 
 # Above this, one object is sent in parts, several at a time; it still appears whole or not at all.
 _MULTIPART_BYTES = 64 * 1024 * 1024
+# A task that Spark tries again need not be patient: the attempt before has been.
+_RETRIED_TASK_SECONDS = 20.0
+# A name that does not resolve is most likely a wrong one, if it never did.
+_NAME_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 5.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,144 +47,172 @@ class ObjectStorage:
         """``s3a://bucket/prefix``."""
         return f"s3a://{self.bucket}/{self.prefix}".rstrip("/")
 
-    @property
-    def _store(self) -> "S3Store":
-        return _connect(self.bucket, self.s3)
-
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """See `Storage`. Empty objects with a slash at the end, which stand for folders, are left out."""
+        folder = self._key(prefix).strip("/")
         strip = len(self.prefix) + 1 if self.prefix else 0
-        try:
-            for batch in obstore.list(self._store, self._key(prefix) or None, chunk_size=1000):
-                for found in batch:
-                    # obstore drops the slash of a folder's marker, but there is no object without it.
-                    if not found["size"] and not self.exists(found["path"][strip:]):
-                        continue
-                    version = (found["e_tag"] or "").strip('"') or None
-                    yield Entry(found["path"][strip:], found["size"], version)
-        except StorageError:
-            raise
-        except Exception as error:
-            raise self._failure(error, prefix) from error
+        token: str | None = None
+        while True:
+            page = self._try(lambda at: at.page(f"{folder}/" if folder else "", token), prefix)  # noqa: B023
+            for key, size, tag in page.objects:
+                if size or not key.endswith("/"):
+                    yield Entry(key[strip:], size, tag or None)
+            if page.next is None:
+                return
+            if page.next == token:
+                raise StorageError(f"the listing of {self.url} does not end: look at the server.")
+            token = page.next
 
     def stat(self, key: str) -> Entry | None:
         """See `Storage`."""
         try:
-            found = obstore.head(self._store, self._key(key))
+            size, tag = self._try(lambda at: at.head(self._key(key)), key)
         except FileNotFoundError:
             return None
-        except Exception as error:
-            raise self._failure(error, key) from error
-        return Entry(key, found["size"], (found["e_tag"] or "").strip('"') or None)
+        return Entry(key, size, tag or None)
 
     def read(self, key: str, max_bytes: int | None = None) -> bytes:
         """See `Storage`; at most ``max_bytes`` + 1 bytes."""
-        try:
-            result = obstore.get(self._store, self._key(key))
-            if max_bytes is None or result.meta["size"] <= max_bytes:
-                return result.bytes().to_bytes()
-        except Exception as error:
-            raise self._failure(error, key) from error
-        return self.head(key, max_bytes + 1)
+        content = self._try(lambda at: at.get(self._key(key), max_bytes), key)
+        return self.head(key, cast(int, max_bytes) + 1) if content is None else content
 
     def head(self, key: str, length: int) -> bytes:
         """See `Storage`."""
-        try:
-            return obstore.get_range(self._store, self._key(key), start=0, length=length).to_bytes()
-        except Exception as error:
-            if "416 Range Not Satisfiable" in str(error):  # an object without bytes has no range
-                return self.read(key)[:length]
-            raise self._failure(error, key) from error
+
+        def get(at: Connection) -> bytes:
+            try:
+                return at.range(self._key(key), 0, length)
+            except Exception as error:
+                if "status code: 416" in str(error):  # an object without bytes has no range
+                    return b""
+                raise
+
+        return self._try(get, key)
 
     def open(self, key: str) -> BinaryIO:
         """See `Storage`."""
         return cast(BinaryIO, _Ranges(self, key))
 
     def _range(self, key: str, start: int, length: int) -> bytes:
-        try:
-            return obstore.get_range(self._store, self._key(key), start=start, length=length).to_bytes()
-        except Exception as error:
-            raise self._failure(error, key) from error
-
-    def _size(self, key: str) -> int:
-        try:
-            return obstore.head(self._store, self._key(key))["size"]
-        except Exception as error:
-            raise self._failure(error, key) from error
+        return self._try(lambda at: at.range(self._key(key), start, length), key)
 
     def exists(self, key: str) -> bool:
         """See `Storage`."""
-        if not self._key(key):
-            return False
-        try:
-            obstore.head(self._store, self._key(key))
-        except FileNotFoundError:
-            return False
-        except Exception as error:
-            raise self._failure(error, key) from error
-        return True
+        return bool(self._key(key)) and self.stat(key) is not None
 
     def write(self, key: str, data: bytes | memoryview | pa.Buffer) -> None:
         """See `Storage`."""
         view = memoryview(data).cast("B")
-        try:
-            obstore.put(self._store, self._key(key), view, use_multipart=view.nbytes > _MULTIPART_BYTES)
-        except Exception as error:
-            raise self._write_failure(error, key) from error
+        parts = view.nbytes > _MULTIPART_BYTES
+        self._try_to_write(lambda at: obstore.put(at.store, self._key(key), view, use_multipart=parts), key)
 
     def create(self, key: str, data: bytes) -> bool:
         """See `Storage`. Needs a store that knows ``If-None-Match``, as Amazon S3 does since 2024."""
-        try:
-            obstore.put(self._store, self._key(key), data, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            # A request that was answered too late is sent again, and then finds what it has itself created.
-            return self.read(key) == data
-        except Exception as error:
-            raise self._write_failure(error, key) from error
-        return True
+
+        def put(at: Connection) -> bool:
+            try:
+                obstore.put(at.store, self._key(key), data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            return True
+
+        # A request that was answered too late is sent again, and then finds what it has itself created.
+        return self._try_to_write(put, key) or self.read(key) == data
 
     def move(self, source: str, target: str) -> None:
         """See `Storage`."""
         try:
-            obstore.copy(self._store, self._key(source), self._key(target))
-            obstore.delete(self._store, self._key(source))
-        except Exception as error:
-            raise self._failure(error, source) from error
+            self.copy(source, target)
+        except FileNotFoundError:
+            if not self.exists(target):
+                raise
+        self.delete([source])
 
     def copy(self, source: str, target: str) -> None:
         """See `Storage`."""
-        try:
-            obstore.copy(self._store, self._key(source), self._key(target))
-        except Exception as error:
-            raise self._failure(error, source) from error
+        self._try_to_write(lambda at: obstore.copy(at.store, self._key(source), self._key(target)), target, source)
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Storage`. A thousand to a request, several requests at a time."""
         paths = [self._key(key) for key in keys]
-        try:
-            if paths:
-                obstore.delete(self._store, paths)
-        except Exception as error:
-            raise self._write_failure(error, paths[0]) from error
+        if paths:
+            self._try_to_write(lambda at: obstore.delete(at.store, paths), paths[0])
+
+    def clean(self, staging: str) -> None:
+        """See `Storage`. A write that is cut off leaves nothing here, and there are no folders."""
 
     def _key(self, key: str) -> str:
-        return f"{self.prefix}/{key}".strip("/")
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _try(self, operation: Callable[[Connection], T], key: str) -> T:
+        """Do what may be repeated, again and again while the store does not answer, for up to ``s3.timeout`` seconds.
+
+        Raises what `Storage` says for ``key``.
+        """
+        state, started = health(self.bucket, self.s3.endpoint), time.monotonic()
+        seconds, renewed = 0.5, False
+        while True:
+            try:
+                result = operation(connect(self.bucket, self.s3))
+            except Exception as error:
+                if errors.answers(error) and not errors.passes(error):
+                    state.answers()
+                if errors.code(error) in errors.EXPIRED and not renewed:
+                    reconnect()  # with the keys that there are by now
+                    renewed = True
+                    continue
+                left = self._patience(error, state) - (time.monotonic() - state.silent_since(started))
+                if not errors.passes(error) or left <= 0:
+                    raise self._failure(error, key) from error
+                if state.is_to_be_told():
+                    where = errors.place(self.s3.resolved())
+                    log.warning("%s does not answer (%s): trying for %.0f s more", where, errors.reason(error), left)
+                interruption.wait(min(left, seconds * random.uniform(0.5, 1)))  # noqa: S311 -- not all at the same time
+                seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
+            else:
+                state.answers()
+                return result
+
+    def _patience(self, error: Exception, state: Health) -> float:
+        """For how many seconds the store may be silent."""
+        if interruption.asked():
+            return 0.0
+        pyspark = sys.modules.get("pyspark")
+        task = pyspark.TaskContext.get() if pyspark else None
+        if task is not None and task.attemptNumber() > 0:
+            return min(self.s3.timeout, _RETRIED_TASK_SECONDS)
+        if errors.names_nobody(error) and not state.has_answered:
+            return min(self.s3.timeout, _NAME_SECONDS)
+        return self.s3.timeout
+
+    def _try_to_write(self, operation: Callable[[Connection], T], key: str, source: str | None = None) -> T:
+        """The same for what changes the store: what hinders it is a StorageError, but that ``source`` is missing."""
+        try:
+            return self._try(operation, source or key)
+        except FileNotFoundError:
+            if source is not None:
+                raise
+            raise StorageError(f"{self.url}/{key} cannot be written (no such object): check the bucket.") from None
+        except PermissionError as error:
+            raise AccessDenied(
+                f"{self.url}/{key} may not be changed with these credentials ({error.strerror}): "
+                "allow s3:PutObject and s3:DeleteObject."
+            ) from error
+        except OSError as error:
+            raise StorageError(f"{self.url}/{key} cannot be written ({error.strerror}): check the bucket.") from error
 
     def _failure(self, error: Exception, key: str) -> Exception:
-        return store_failure(error, self.s3, self.bucket) or key_failure(error, f"{self.url}/{key}")
-
-    def _write_failure(self, error: Exception, key: str) -> StorageError:
-        failure = self._failure(error, key)
-        if isinstance(failure, PermissionError):
-            return AccessDenied(f"{self.url}/{key} may not be written with these credentials: allow s3:PutObject.")
-        return failure if isinstance(failure, StorageError) else StorageError(f"{failure}: check the bucket.")
+        if isinstance(error, OrchardError) and not isinstance(error, AccessDenied):
+            return error
+        return errors.store_failure(error, self.s3, self.bucket) or errors.key_failure(error, f"{self.url}/{key}")
 
 
 class _Ranges(io.RawIOBase):
     """An object as a file for Parquet readers: every read is a request for just those bytes."""
 
     def __init__(self, storage: ObjectStorage, key: str) -> None:
-        self._storage, self._key, self._size, self._position = storage, key, storage._size(key), 0
+        self._storage, self._key, self._position = storage, key, 0
+        self._size = storage._try(lambda at: at.head(storage._key(key)), key)[0]
 
     def readable(self) -> bool:
         return True
@@ -199,62 +234,3 @@ class _Ranges(io.RawIOBase):
         data = self._storage._range(self._key, self._position, length) if length else b""
         self._position += len(data)
         return data
-
-
-@functools.cache
-def _connect(bucket: str, s3: S3Options) -> S3Store:
-    """One connection pool for each bucket and process."""
-    s3 = s3.resolved()
-    endpoint = s3.endpoint
-    if endpoint and not s3.path_style:  # obstore wants the bucket in the endpoint then
-        scheme, host = endpoint.split("://")
-        endpoint = f"{scheme}://{bucket}.{host}"
-    config: S3Config = {
-        "region": s3.region or "us-east-1",
-        "virtual_hosted_style_request": not s3.path_style,
-    }
-    if endpoint:
-        config["endpoint"] = endpoint
-    return S3Store(
-        bucket,
-        config={**config, **_shared_credentials(os.environ)},
-        client_options={
-            "allow_http": endpoint is not None and endpoint.startswith("http://"),
-            "connect_timeout": timedelta(seconds=3),
-            "timeout": timedelta(seconds=120),  # the slowest 64 MiB image still arrives at 5 Mbit/s
-        },
-        # A wrong endpoint is told within seconds; a throttled task is tried again by Spark as well.
-        retry_config={
-            "max_retries": 8,
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=100),
-                "max_backoff": timedelta(seconds=5),
-                "base": 2,
-            },
-            "retry_timeout": timedelta(seconds=20),
-        },
-    )
-
-
-def _shared_credentials(env: Mapping[str, str]) -> "S3Config":
-    """Keys of the ``AWS_PROFILE`` in ``~/.aws/credentials``, which obstore does not read by itself.
-
-    Empty where the environment has credentials or names another way to get them.
-    """
-    others = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
-    if any(env.get(name) for name in others) or any(name.startswith("AWS_CONTAINER_") for name in env):
-        return {}
-    parser = configparser.RawConfigParser()
-    file = Path(env.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
-    with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
-        parser.read(file, encoding="utf-8")
-    profile = env.get("AWS_PROFILE") or "default"
-    if not parser.has_section(profile):
-        return {}
-    names = {
-        "aws_access_key_id": "access_key_id",
-        "aws_secret_access_key": "secret_access_key",
-        "aws_session_token": "session_token",
-    }
-    found = dict(parser.items(profile))
-    return {option: found[name] for name, option in names.items() if name in found}  # type: ignore[return-value]

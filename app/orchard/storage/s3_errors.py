@@ -1,66 +1,194 @@
-"""What an object store's error means to the person who meets it."""
+"""What an object store's error means to the person who meets it.
+
+obstore's exceptions carry the server's answer as text alone, and few of them are Python's own (FileNotFoundError is,
+PermissionDeniedError is no PermissionError), so this reads the text.
+"""
 
 import re
 
-from orchard.errors import AccessDenied, BucketMissing, StorageError
+from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
+
+from orchard.errors import AccessDenied, BucketMissing, OrchardError, StorageError
+from orchard.storage.aws import Unreachable
 from orchard.storage.interface import S3Options
 
 _BAD_CREDENTIALS = {
+    "AccountProblem",
     "ExpiredToken",
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
     "InvalidToken",
+    "NotSignedUp",
     "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
     "XAdminUserNotFound",  # versitygw
 }
-_NO_CREDENTIALS = ("/latest/api/token", "/latest/meta-data", "CredentialsError", "credential provider")
+EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+_BUSY_STATUS = {408, 429, 500, 502, 503, 504}
+_BUSY = {
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+}
+# What of one object can be the matter, beside the permission to read it.
+_REMEDIES = {
+    "InvalidObjectState": "it is archived, restore it first",
+    "KMS": "allow kms:Decrypt with its key",
+    "kms": "allow kms:Decrypt with its key",
+}
+# obstore's text for an exception of its credential provider.
+_PROVIDER = "External AWS credential provider: "
+
+
+class Refused(Exception):
+    """An answer that is no success, in obstore's words."""
+
+    @classmethod
+    def answer(cls, status: int, reason: str | None, body: bytes) -> "Refused":
+        """The server's own words."""
+        text = body[:10_000].decode("utf-8", "replace")
+        return cls(f"Server returned non-2xx status code: {status} {reason or ''}: {text}")
+
+
+def code(error: Exception) -> str:
+    """The server's name for what went wrong, such as ``NoSuchBucket``; empty where it has none."""
+    found = re.search(r"<Code>([\w.]+)</Code>|\(code: ([\w.]+)\)", _text(error))
+    return found[1] or found[2] if found else ""
+
+
+def passes(error: Exception) -> bool:
+    """Whether the same request may succeed a little later."""
+    text = _text(error)
+    if isinstance(error, Unreachable) or f"{_PROVIDER}{Unreachable.__name__}" in text:
+        return True
+    if isinstance(error, OrchardError | SSLError) or _distrusted(error):
+        return False
+    if isinstance(error, HTTPError) or "HTTP error" in text or "operation timed out" in text:
+        return True
+    return _status(text) in _BUSY_STATUS or code(error) in _BUSY
+
+
+def names_nobody(error: Exception) -> bool:
+    """Whether the endpoint's name does not resolve."""
+    return isinstance(error, NameResolutionError) or '"dns error"' in str(error) or "NameResolutionError" in str(error)
+
+
+def answers(error: Exception) -> bool:
+    """Whether the error is an answer of the server."""
+    return bool(_status(_text(error)))
+
+
+def reason(error: Exception) -> str:
+    """A few words for why a request failed that may succeed later."""
+    text = _text(error)
+    for sign, words in {
+        "ConnectionRefused": "connection refused",
+        "Connection refused": "connection refused",
+        '"dns error"': "its name does not resolve",
+        "NameResolutionError": "its name does not resolve",
+        "TimedOut": "no answer in time",
+        "timed out": "no answer in time",
+        "body error": "an answer was cut off",
+    }.items():
+        if sign in str(error):
+            return words
+    status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
+    return code(error) or (status[1].strip() if status else "no connection")
 
 
 def store_failure(error: Exception, s3: S3Options, bucket: str) -> StorageError | None:
-    """The StorageError for what ails the whole store; None if ``error`` may concern one key only.
-
-    obstore's exceptions carry the server's answer as text alone, so this reads the text.
-    """
-    text, code = _text(error), _code(error)
+    """The StorageError for what ails the whole store; None if ``error`` may concern one key only."""
+    if isinstance(error, StorageError) and not isinstance(error, AccessDenied):
+        return error
     s3 = s3.resolved()
-    where = s3.endpoint or f"Amazon S3 in {s3.region}"
-    sentence = None
-    if code == "NoSuchBucket":
+    return _refusal(error, place(s3), bucket) or _trouble(error, place(s3), bucket, s3.region)
+
+
+def _refusal(error: Exception, where: str, bucket: str) -> StorageError | None:
+    """What no second try mends."""
+    text, name, status = _text(error), code(error), _status(_text(error))
+    if isinstance(error, AccessDenied) or f"{_PROVIDER}{AccessDenied.__name__}" in text:
+        cause = text.rpartition(f"{AccessDenied.__name__}: ")[2]
+        return AccessDenied(f"no credentials for bucket {bucket} at {where}: {cause}")
+    if name == "NoSuchBucket":
         return BucketMissing(f"bucket {bucket} does not exist at {where}: check its name or create it.")
-    if code in _BAD_CREDENTIALS or "401 Unauthorized" in text:
-        return AccessDenied(f"{where} refuses the credentials ({code or 401}): check AWS_ACCESS_KEY_ID and its secret.")
-    elif any(sign in text for sign in _NO_CREDENTIALS):
-        return AccessDenied(
-            f"no credentials for bucket {bucket} at {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
-            " or give the pod or machine a role."
-        )
-    elif code in _OTHER_REGION or "redirect without LOCATION" in text:
-        sentence = f"bucket {bucket} is not in region {s3.region}: set the bucket's region."
-    elif "list request" in text and (isinstance(error, PermissionError) or "403 Forbidden" in text):
+    if name in _BAD_CREDENTIALS or status == 401:
+        return AccessDenied(f"{where} refuses the credentials ({name or 401}): check AWS_ACCESS_KEY_ID and its secret.")
+    if name == "RequestTimeTooSkewed":
+        return AccessDenied(f"{where} refuses the credentials ({name}): set this machine's clock.")
+    if "list request" in text and status == 403:
         return AccessDenied(f"bucket {bucket} may not be listed with these credentials: allow s3:ListBucket.")
+    return None
+
+
+def _trouble(error: Exception, where: str, bucket: str, region: str | None) -> StorageError | None:
+    text, name, status = _text(error), code(error), _status(_text(error))
+    if name in _OTHER_REGION or status == 301 or "redirect without LOCATION" in text:
+        sentence = f"bucket {bucket} is not in region {region}: set the bucket's region."
+    elif isinstance(error, SSLError) or _distrusted(error):
+        sentence = f"the certificate of {where} is not trusted: name the file of its authority in AWS_CA_BUNDLE."
+    elif isinstance(error, Unreachable) or f"{_PROVIDER}{Unreachable.__name__}" in text:
+        cause = text.rpartition(f"{Unreachable.__name__}: ")[2][:200]
+        sentence = f"the service that gives out the credentials for bucket {bucket} does not answer: {cause}."
+    elif names_nobody(error):
+        sentence = f"{where} does not answer: its name does not resolve, check the endpoint and the network."
+    elif passes(error) and not status:
+        sentence = f"{where} does not answer: check the endpoint and the network, and that the server runs."
     elif isinstance(error, ValueError) or "path segment" in text:
         sentence = f"bucket {bucket}: {text[:200]}: rename the key, no part of it may be empty, '.' or '..'."
-    elif "HTTP error" in text:
-        sentence = f"{where} does not answer: check the endpoint and the network, and that the server runs."
-    elif not isinstance(error, FileNotFoundError | PermissionError):
-        status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
-        detail = code or (status[1].strip() if status else text[:200])
-        sentence = f"{where} failed for bucket {bucket} ({detail}): try again, or look at the server."
-    return StorageError(sentence) if sentence else None
+    elif isinstance(error, FileNotFoundError) or (
+        400 <= status < 500 and not passes(error) and "list request" not in text
+    ):
+        return None
+    else:
+        sentence = f"{where} failed for bucket {bucket} ({_detail(text, name)}): try again, or look at the server."
+    return StorageError(sentence)
 
 
 def key_failure(error: Exception, url: str) -> OSError:
-    """The FileNotFoundError or PermissionError for the object at ``url``."""
-    if isinstance(error, FileNotFoundError):
+    """The FileNotFoundError, PermissionError or other OSError for the object at ``url``."""
+    text, name, status = _text(error), code(error), _status(_text(error))
+    if isinstance(error, FileNotFoundError) or status == 404:
         return FileNotFoundError(2, "no such object", url)
-    return PermissionError(13, "access denied", url)
+    remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in text), None)
+    if status == 403 or remedy:
+        return PermissionError(13, f"access denied{_said(text)}" + (f": {remedy}" if remedy else ""), url)
+    return OSError(5, f"the store refuses it{_said(text) or f' ({_detail(text, name)})'}", url)
+
+
+def place(s3: S3Options) -> str:
+    """The store's name in a sentence."""
+    return s3.endpoint or f"Amazon S3 in {s3.region}"
+
+
+def _detail(text: str, name: str) -> str:
+    status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
+    return name or (status[1].strip() if status else text[:200])
+
+
+def _said(text: str) -> str:
+    """The server's code and message in brackets, which name the object's state, or who may not do what."""
+    found = [re.search(f"<{tag}>([^<]+)</{tag}>", text) for tag in ("Code", "Message")]
+    words = ": ".join(part[1].strip()[:200] for part in found if part)
+    return f" ({words})" if words else ""
+
+
+def _status(text: str) -> int:
+    found = re.search(r"status code: (\d{3})", text)
+    return int(found[1]) if found else 0
+
+
+def _distrusted(error: Exception) -> bool:
+    return "InvalidCertificate" in str(error) or "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _text(error: Exception) -> str:
     return str(error).split("\n\nDebug source", maxsplit=1)[0]
-
-
-def _code(error: Exception) -> str:
-    code = re.search(r"<Code>(\w+)</Code>", _text(error))
-    return code[1] if code else ""
