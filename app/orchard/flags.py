@@ -22,7 +22,7 @@ EXTRACTION = (
 REDUCTION = ("variance", "components")
 CLASSIFICATION = ("classifiers", "split_by")
 SPARK = ("master", "driver_memory", "executor_timeout", "spark_conf")
-STORAGE = ("s3_endpoint", "s3_region")
+STORAGE = ("s3_endpoint", "s3_region", "storage_timeout")
 
 Command = Callable[..., Any]
 

@@ -18,7 +18,6 @@ from orchard import interruption
 from orchard.cluster import executors
 from orchard.errors import ClusterError, first_line
 from orchard.settings import Settings
-from orchard.storage import S3Options
 from orchard.tasks import ATTEMPTS
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What the JVM says and no exception will repeat.
-ALARMING = re.compile(r"OutOfMemoryError|SIGSEGV|No space left")
+ALARMING = re.compile(r"OutOfMemoryError|SIGSEGV|No space left|does not answer")
 # On a small machine the JVM's optimising compiler takes cores from the workers: 5.9 s of CPU time while 12,158 images
 # are featurized, 3.0 s if only what runs very often is optimised, and training is not slower for it.
 LATE_OPTIMIZATION = (
@@ -168,7 +167,7 @@ def _properties(master: str, driver_memory: str) -> dict[str, str]:
 
 def _s3a(settings: Settings) -> dict[str, str]:
     """Return what Hadoop's connector must know to write a Spark ML model to the same object store as Orchard."""
-    s3 = S3Options(settings.s3_endpoint, settings.s3_region).resolved()
+    s3 = settings.s3_options()
     properties = {
         "endpoint": s3.endpoint,
         "endpoint.region": s3.region,

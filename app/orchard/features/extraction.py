@@ -21,14 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard import interruption, tasks
-from orchard.errors import OrchardError
+from orchard.errors import AccessDenied, OrchardError
 from orchard.features.artifact import Artifact, EngineName
 from orchard.features.worker import MARKER, Appending, Job, Task, TaskReport, featurize, import_libraries, pack
 from orchard.images.decoding import Limits
-from orchard.layout import EXTRACTED, Reason
+from orchard.layout import EXTRACTED, Dataset, Reason
 from orchard.output import Output
 from orchard.progress import Advance
-from orchard.storage import S3Options
+from orchard.storage import S3Options, read_path
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -84,6 +84,7 @@ def extract(
     and in ``inventory``, exactly once. Call it inside ``output.writing()``.
 
     Raises:
+        AccessDenied: not one image may be read.
         ClusterError: Spark gave a task up.
         StorageError: the storage failed for longer than retries last.
     """
@@ -133,6 +134,8 @@ def extract(
             result.seconds = time.monotonic() - started
     job.artifact.unpersist()
     progress(result.images - shown)
+    if result.rejected[Reason.UNREADABLE] == result.images and not output.rows(Dataset.FEATURES):
+        _check_access(images["path"][0].as_py(), result.images, s3)
     return result
 
 
@@ -186,6 +189,19 @@ def task_images(remaining: int, tasks: int, seconds_per_image: float | None) -> 
         return FIRST_TASK_IMAGES
     longest, shortest = (math.ceil(seconds / seconds_per_image) for seconds in (TASK_SECONDS, SHORTEST_TASK_SECONDS))
     return min(longest, max(shortest, remaining // tasks), MAXIMUM_TASK_IMAGES)
+
+
+def _check_access(path: str, images: int, s3: S3Options) -> None:
+    """Raise AccessDenied if it is for want of permission that none of the images could be read."""
+    try:
+        read_path(path, s3, 0)
+    except PermissionError as error:
+        allow = "s3:GetObject" if path.startswith("s3a://") else "this user to read them"
+        raise AccessDenied(
+            f"none of {images:,} images may be read, such as {path} ({error.strerror}): allow {allow}, and start again."
+        ) from error
+    except OSError:  # another reason
+        return
 
 
 def _common_folder(paths: pa.ChunkedArray) -> str | None:
