@@ -11,7 +11,7 @@ from rich.table import Table
 
 from orchard import interruption, progress
 from orchard.cluster import commands as cluster
-from orchard.errors import OrchardError, first_line
+from orchard.errors import OrchardError, file_failure, first_line, is_of_file
 from orchard.export import commands as export
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
 from orchard.inference import commands as inference
@@ -365,8 +365,12 @@ def _run() -> tuple[int, str | None]:
     except OrchardError as error:
         code, sentence = error.exit_code, str(error)
     except Exception as error:
-        code = 4
-        sentence = f"unexpected {type(error).__name__}: {first_line(error)}; please report it with what --debug shows."
+        if is_of_file(error):
+            failure = file_failure(error)
+            code, sentence = failure.exit_code, str(failure)
+        else:
+            what = f"{type(error).__name__}: {first_line(error)}"
+            code, sentence = 4, f"unexpected {what}; please report it with what --debug shows."
     if "--debug" in sys.argv:
         progress.say_traceback()
     return code, sentence

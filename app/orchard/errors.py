@@ -19,6 +19,7 @@
 
 import errno
 import os
+from typing import TypeGuard
 
 from orchard.redaction import redacted
 
@@ -108,6 +109,11 @@ _REMEDIES = {
 }
 _MOUNT = (errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)
 _BROKEN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_MOUNT}
+
+
+def is_of_file(error: Exception) -> TypeGuard[OSError]:
+    """Whether the operating system says this of a file or a disk, not of a connection."""
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in _REMEDIES)
 
 
 def file_failure(error: OSError, what: str = "read or written", path: str | None = None) -> StorageError:

@@ -406,6 +406,7 @@ class Output:
         pending = self._snapshot.state.pending
         kept = {f"{pending['staging']}{e[0]}" for added in pending["add"].values() for e in added} if pending else set()
         self.storage.delete([entry.key for entry in self.storage.list(STAGING) if entry.key not in kept])
+        self.storage.clean(STAGING)
 
     def _stage_part(self, name: str, data: bytes) -> DataFile:
         return stage_file(self.storage, self.staging, f"{PARTS}{digest_of(data)}/{name}", data)
