@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchard import progress
+from orchard.child import print_anything, start_again_in_utf8
 from orchard.cluster import commands as cluster
 from orchard.errors import OrchardError, first_line
 from orchard.export import commands as export
@@ -325,6 +326,8 @@ def _tell_kubernetes(sentence: str) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
+    start_again_in_utf8()
+    print_anything()
     signal.signal(signal.SIGTERM, _interrupted)  # as Kubernetes ends a pod: commit, unlock, leave
     debug = "--debug" in sys.argv
     try:
