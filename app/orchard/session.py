@@ -131,7 +131,7 @@ def start(
             spark_conf.setIfMissing(key, value)
     on_kubernetes = chosen.startswith("k8s://")
     if on_kubernetes:
-        executors.clear_predecessor(dict(spark_conf.getAll()))
+        executors.clear_predecessor(dict(spark_conf.getAll()), executor_timeout)
     try:
         _launch_jvm(spark_conf)
         spark = SparkSession.builder.config(conf=spark_conf).getOrCreate()
@@ -234,10 +234,9 @@ def _launch_jvm(conf: "SparkConf") -> None:
             os.close(write)
     except Exception as error:
         relay.join(5)  # until Java's end of the pipe is closed
-        memory = conf.get("spark.driver.memory")
         raise ClusterError(
-            f"Java did not start for Spark ({_last_words(said) or first_line(error)}): check --driver-memory ({memory}), "
-            "JAVA_TOOL_OPTIONS and Spark's properties (--debug shows all)."
+            f"Java did not start for Spark ({_last_words(said) or first_line(error)}): "
+            f"check --driver-memory ({conf.get('spark.driver.memory')}), JAVA_TOOL_OPTIONS and Spark's properties."
         ) from error
     SparkContext._ensure_initialized(gateway=gateway, conf=conf)
 
