@@ -193,8 +193,8 @@ def _stay_on_this_machine() -> None:
     if given and shutil.which(given) != sys.executable:
         log.info("PYSPARK_PYTHON=%s is not used: on this machine Orchard's own %s works", given, sys.executable)
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
-    os.environ.setdefault("SPARK_LOCAL_HOSTNAME", "localhost")
+    for name, value in (("SPARK_LOCAL_IP", LOOPBACK), ("SPARK_LOCAL_HOSTNAME", "localhost")):
+        os.environ[name] = os.environ.get(name) or value
 
 
 def _s3a(settings: Settings) -> dict[str, str]:
