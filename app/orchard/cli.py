@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchard import interruption, progress
+from orchard.child import print_anything, start_again_in_utf8
 from orchard.cluster import commands as cluster
 from orchard.errors import OrchardError, file_failure, first_line, is_of_file
 from orchard.export import commands as export
@@ -348,6 +349,8 @@ def _table(first: str, *others: str) -> Table:
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
+    start_again_in_utf8()
+    print_anything()
     # The server takes its signals itself: for it SIGTERM is a normal end.
     interruption.run(_run, in_main_thread=sys.argv[1:2] == ["serve"])
 

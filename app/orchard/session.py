@@ -1,5 +1,6 @@
 """The SparkSession: all cores of this machine by default, or whatever master the settings or spark-submit name."""
 
+import locale
 import logging
 import os
 import re
@@ -7,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +17,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from orchard import interruption
+from orchard.child import UTF8, is_ascii
 from orchard.cluster import executors
 from orchard.errors import ClusterError, first_line
 from orchard.settings import Settings
@@ -33,8 +36,22 @@ ALARMING = re.compile(r"OutOfMemoryError|SIGSEGV|No space left|does not answer")
 LATE_OPTIMIZATION = (
     "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=20000 -XX:Tier4CompileThreshold=100000"
 )
+LOOPBACK = "127.0.0.1"
 LOG4J = Path(__file__).with_name("log4j2.properties")
 MINIMUM_JAVA = 17
+JAVA_SECONDS = 60.0
+"""How long ``java -version`` may take."""
+
+# What Java says last when it does not start, and before it the line that tells why.
+_EMPTY_WORDS = re.compile(
+    r"Picked up |\s*at |Error: Could not create the Java Virtual Machine|Error: A fatal exception has occurred"
+    r"|Error occurred during initialization of|WARNING|Using Spark's default log4j|Setting default log level"
+)
+_TELLING_WORDS = re.compile(
+    r"could not|cannot|can't|unable|error|exception|invalid|unrecognized|unsupported|no such|not found|denied|too small"
+    r"|exceeds|killed|fail",
+    re.IGNORECASE,
+)
 
 
 def available_cores() -> int:
@@ -59,11 +76,18 @@ def check_java() -> None:
         f"install Java {MINIMUM_JAVA} (Debian and Ubuntu: apt-get install openjdk-17-jre-headless; "
         "macOS: brew install openjdk@17) and start again."
     )
+    command = [java or "java", "-version"]
     try:
-        text = subprocess.run([java or "java", "-version"], capture_output=True, text=True, check=True).stderr  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
+        asked = subprocess.run(command, capture_output=True, timeout=JAVA_SECONDS, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise ClusterError(f"{command[0]} -version does not end: {install}") from None
+    except OSError:
         where = f"JAVA_HOME ({home}) holds none" if home else "none is on the PATH"
         raise ClusterError(f"Spark needs Java and {where}: {install}") from None
+    text = (asked.stderr + asked.stdout).decode(errors="replace")
+    if asked.returncode:
+        said = _last_words(text.splitlines()) or f"exit code {asked.returncode}"
+        raise ClusterError(f"{command[0]} does not start ({said}): check JAVA_TOOL_OPTIONS and JAVA_HOME, or {install}")
     found = re.search(r'version "(\d+)', text)
     if found and int(found[1]) < MINIMUM_JAVA:
         raise ClusterError(f"Spark needs Java {MINIMUM_JAVA} or newer and found Java {found[1]}: {install}")
@@ -93,8 +117,8 @@ def start(
     from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
-    # Workers must run the interpreter that has Orchard; on a cluster the image decides.
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    _speak_utf8()
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit has started the JVM, which knows its properties
         SparkContext._ensure_initialized()
     spark_conf = SparkConf()
@@ -102,6 +126,8 @@ def start(
     chosen = with_attempts(given)
     if chosen != given:
         spark_conf.set("spark.master", chosen)
+    if chosen.startswith("local"):
+        _stay_on_this_machine()
     properties = _properties(chosen, driver_memory) | dict(conf or {})
     for key, value in properties.items():
         if key in (conf or {}):
@@ -110,10 +136,12 @@ def start(
             spark_conf.setIfMissing(key, value)
     on_kubernetes = chosen.startswith("k8s://")
     if on_kubernetes:
-        executors.clear_predecessor(dict(spark_conf.getAll()))
+        executors.clear_predecessor(dict(spark_conf.getAll()), executor_timeout)
     try:
         _launch_jvm(spark_conf)
         spark = SparkSession.builder.config(conf=spark_conf).getOrCreate()
+    except ClusterError:
+        raise
     except Exception as error:
         raise ClusterError(
             f"Spark did not start on {chosen}: {first_line(error)}; "
@@ -149,11 +177,10 @@ def _properties(master: str, driver_memory: str) -> dict[str, str]:
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()} {LATE_OPTIMIZATION}",
     }
     if master.startswith("local"):
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         cores = available_cores()
         properties |= {
-            "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.driver.host": LOOPBACK,
+            "spark.driver.bindAddress": LOOPBACK,
             "spark.sql.shuffle.partitions": str(2 * cores),
             "spark.default.parallelism": str(cores),
         }
@@ -163,6 +190,22 @@ def _properties(master: str, driver_memory: str) -> dict[str, str]:
             "spark.scheduler.minRegisteredResourcesRatio": "0",  # the first executor is enough to begin
         }
     return properties
+
+
+def _speak_utf8() -> None:
+    """Let Java and Python workers name files as this machine does, if the locale (``LANG=C``) knows ASCII alone."""
+    if is_ascii(locale.getencoding()):
+        os.environ |= UTF8
+
+
+def _stay_on_this_machine() -> None:
+    """Under a local master: workers run the interpreter that has Orchard, and the machine's name need not resolve."""
+    given = os.environ.get("PYSPARK_PYTHON")
+    if given and shutil.which(given) != sys.executable:
+        log.info("PYSPARK_PYTHON=%s is not used: on this machine Orchard's own %s works", given, sys.executable)
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    for name, value in (("SPARK_LOCAL_IP", LOOPBACK), ("SPARK_LOCAL_HOSTNAME", "localhost")):
+        os.environ[name] = os.environ.get(name) or value
 
 
 def _s3a(settings: Settings) -> dict[str, str]:
@@ -181,7 +224,10 @@ def _s3a(settings: Settings) -> dict[str, str]:
 def _launch_jvm(conf: "SparkConf") -> None:
     """Start the driver's JVM with what it and its Python workers say going to Orchard's log.
 
-    Otherwise it would go to standard error as it is, between JSON lines and through progress bars.
+    Otherwise it would go to standard error and output as it is, between JSON lines and through progress bars.
+
+    Raises:
+        ClusterError: Java does not start; the sentence has its last words.
     """
     from pyspark import SparkContext
     from pyspark.java_gateway import launch_gateway
@@ -189,18 +235,36 @@ def _launch_jvm(conf: "SparkConf") -> None:
     if SparkContext._gateway is not None or "PYSPARK_GATEWAY_PORT" in os.environ:  # it runs already
         return
     read, write = os.pipe()
-    Thread(target=_relay, args=(read,), name="orchard-jvm-messages", daemon=True).start()
+    said: deque[str] = deque(maxlen=200)
+    relay = Thread(target=_relay, args=(read, said), name="orchard-jvm-messages", daemon=True)
+    relay.start()
     try:
-        # In a session of its own, so that Ctrl-C in a terminal is the driver's alone.
-        gateway = launch_gateway(conf, {"stderr": write, "start_new_session": True})
-        SparkContext._ensure_initialized(gateway=gateway, conf=conf)
-    finally:
-        os.close(write)
+        try:
+            # In a session of its own, so that Ctrl-C in a terminal is the driver's alone.
+            gateway = launch_gateway(conf, {"stdout": write, "stderr": write, "start_new_session": True})
+        finally:
+            os.close(write)
+    except Exception as error:
+        relay.join(5)  # until Java's end of the pipe is closed
+        raise ClusterError(
+            f"Java did not start for Spark ({_last_words(said) or first_line(error)}): "
+            f"check --driver-memory ({conf.get('spark.driver.memory')}), JAVA_TOOL_OPTIONS and Spark's properties."
+        ) from error
+    SparkContext._ensure_initialized(gateway=gateway, conf=conf)
 
 
-def _relay(read: int) -> None:
-    with os.fdopen(read, errors="replace") as messages:
+def _last_words(lines: Iterable[str]) -> str:
+    """Return the line that tells most of why a JVM ended: the first cause of a stack trace, or the first complaint."""
+    words = [line.strip().rstrip(".:") for line in lines if line.strip() and not _EMPTY_WORDS.match(line)]
+    causes = [line.removeprefix("Caused by: ") for line in words if line.startswith("Caused by: ")]
+    complaints = [line for line in words if _TELLING_WORDS.search(line)]
+    return (causes[-1:] or complaints or words[-1:] or [""])[0]
+
+
+def _relay(read: int, said: "deque[str]") -> None:
+    with os.fdopen(read, encoding="utf-8", errors="replace") as messages:
         for line in messages:
+            said.append(line)
             log.log(logging.WARNING if ALARMING.search(line) else logging.DEBUG, "spark: %s", line.rstrip())
 
 

@@ -97,7 +97,7 @@ def test_a_job_starts_runs_and_completes(virtual_cluster: str) -> None:
     identity = service.start(job_run(virtual_cluster))
     assert service.status(identity).exit_code is None
     end(identity, "COMPLETED", "")
-    service.follow(identity)
+    service.follow(identity, start_timeout=60)
     assert service.status(identity).exit_code == 0
 
 
@@ -115,7 +115,7 @@ def test_each_failure_reason_is_a_sentence_that_says_what_to_do(virtual_cluster:
     identity = service.start(job_run(virtual_cluster, log_uri="s3://logs/orchard"))
     end(identity, "FAILED", "Main Spark container terminated with errors.", reason)
     with pytest.raises(ClusterError, match=advice) as raised:
-        service.follow(identity)
+        service.follow(identity, start_timeout=60)
     assert "Main Spark container terminated with errors" in str(raised.value)
     assert f"s3://logs/orchard/{virtual_cluster}/jobs/{identity}/" in str(raised.value)
     assert service.status(identity).exit_code == 4

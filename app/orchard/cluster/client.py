@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from orchard.errors import ClusterError
@@ -16,6 +19,12 @@ MANAGER = "orchard"
 
 SILENCE_SECONDS = 10.0
 """A log that is followed is let go after so long without a line, to look how the pod is."""
+
+CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
+ANSWER_SECONDS = 90.0
+LOG_SECONDS = 60.0
+"""How long a log is read before the reader looks how the pod is: one without end is read in parts."""
+LONGEST_LINE = 2**20
 
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -34,16 +43,27 @@ class Cluster:
     Args:
         context: of the kubeconfig; None: its current one.
         namespace: None: the context's, or the pod's own.
+        in_pod: by the service account, whatever kubeconfig there is.
+        answer_seconds: how long an answer may take as a whole; one that comes in drops passes any limit of a read.
 
     Raises:
         ClusterError: there is neither kubeconfig nor service account, or no such context.
     """
 
-    def __init__(self, *, context: str | None = None, namespace: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        context: str | None = None,
+        namespace: str | None = None,
+        in_pod: bool = False,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         from kubernetes import client, config
 
         configuration = client.Configuration()
         try:
+            if in_pod:
+                raise config.ConfigException("in a pod")
             config.load_kube_config(context=context, client_configuration=configuration)
             contexts, current = config.list_kube_config_contexts()
             chosen = next((c for c in contexts if c["name"] == context), current)
@@ -53,15 +73,17 @@ class Cluster:
                 raise ClusterError(f"The kubeconfig has no usable context {context}: {error}.") from None
             try:
                 config.load_incluster_config(client_configuration=configuration)
-            except config.ConfigException:
+            except config.ConfigException as no_account:
+                why = str(no_account if in_pod else error).rstrip(".")
                 raise ClusterError(
-                    f"There is no cluster to talk to: {str(error).rstrip('.')}; "
-                    "set KUBECONFIG, or name a context with --context."
+                    f"There is no cluster to talk to: {why}; set KUBECONFIG, or name a context with --context."
                 ) from None
             default = _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.is_file() else None
         configuration.retries = False  # those who can wait try again themselves
         self.namespace = namespace or default or "default"
         self.host = configuration.host
+        self._answer_seconds = answer_seconds
+        self._timeouts = (min(CONNECT_SECONDS, answer_seconds), min(READ_SECONDS, answer_seconds))
         self._dynamic: Any = None
         self._api = client.ApiClient(configuration)
         self.core, self.batch, self.apps = (
@@ -78,7 +100,7 @@ class Cluster:
             Unreachable: the API does not answer.
         """
         with self._explained():
-            return function(*args, _request_timeout=(10, 60), **options)
+            return _within(self._answer_seconds, partial(function, *args, _request_timeout=self._timeouts, **options))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -91,7 +113,7 @@ class Cluster:
             if error.status == 404 and _body(error).get("details", {}).get("kind") != "namespaces":
                 return
             raise self.refusal(error) from error
-        except HTTPError as error:
+        except (HTTPError, TimeoutError) as error:
             cause = getattr(error, "reason", None) or error
             raise Unreachable(
                 f"The cluster at {self.host} does not answer ({_plain(cause)}): "
@@ -125,21 +147,24 @@ class Cluster:
         from kubernetes.dynamic import DynamicClient
         from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
-        with self._explained():
+        def apply() -> Any:
             if self._dynamic is None:
                 self._dynamic = DynamicClient(self._api)
-            try:
-                resource = self._dynamic.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
-            except ResourceNotFoundError:
-                raise ClusterError(f"The cluster has no {manifest['kind']} of {manifest['apiVersion']}.") from None
+            resource = self._dynamic.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
             return self._dynamic.server_side_apply(
                 resource,
                 body=dict(manifest),
                 namespace=self.namespace,
                 field_manager=MANAGER,
                 force_conflicts=True,
-                _request_timeout=(10, 60),
+                _request_timeout=self._timeouts,
             )
+
+        with self._explained():
+            try:
+                return _within(self._answer_seconds, apply)
+            except ResourceNotFoundError:
+                raise ClusterError(f"The cluster has no {manifest['kind']} of {manifest['apiVersion']}.") from None
 
     def find(self, function: Callable[..., Any], **selector: str) -> list[Any]:
         """Return the objects that a ``list_namespaced_…`` function finds."""
@@ -163,7 +188,7 @@ class Log:
         self._read_at: float | None = None
 
     def lines(self, *, follow: bool = False) -> Iterator[str]:
-        """Yield the lines that were not read yet.
+        """Yield the lines that were not read yet, for `LOG_SECONDS` at most.
 
         With `follow`, until the container ends or is silent for `SILENCE_SECONDS`. There are none while it has not
         started.
@@ -179,7 +204,7 @@ class Log:
                 timestamps=True,
                 follow=follow,
                 _preload_content=False,
-                _request_timeout=(10, SILENCE_SECONDS),
+                _request_timeout=(CONNECT_SECONDS, SILENCE_SECONDS),
                 **since,
             )
         except ApiException as error:
@@ -188,19 +213,39 @@ class Log:
             raise self._cluster.refusal(error) from error
         except HTTPError:
             return
-        rest = b""
+        rest, until = b"", time.monotonic() + LOG_SECONDS
         try:
-            for chunk in response.stream(amt=None, decode_content=False):
+            while chunk := response.read1(2**16, decode_content=False):
                 *lines, rest = (rest + chunk).split(b"\n")
+                rest = rest[:LONGEST_LINE]
                 for line in lines:
                     at, _, text = line.decode(errors="replace").partition(" ")
                     if at > self._last:
                         self._last, self._read_at = at, time.time()
                         yield text
+                if time.monotonic() > until:
+                    return
         except HTTPError:
             return  # silent for a while, or cut off: the caller comes again
         finally:
             response.close()
+
+
+def _within(seconds: float, function: Callable[[], Any]) -> Any:
+    """Return what `function` returns. Raises TimeoutError if that takes longer; its thread is then left behind."""
+    done: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=work, name="orchard-cluster-api", daemon=True).start()
+    try:
+        return done.result(seconds)
+    except TimeoutError as error:
+        raise error if done.done() else TimeoutError(f"no whole answer in {seconds:.0f} s") from None
 
 
 def _message(error: Any) -> str:

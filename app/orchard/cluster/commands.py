@@ -152,7 +152,7 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
         if s3_secret or s3_role or claims:
             raise UsageError("On EMR the execution role gives access: leave --s3-secret, --s3-role and --claim away.")
         run = emr.JobRun(job, virtual_cluster_id, execution_role_arn, release_label, log_group, log_uri, tags, retries)
-        return _submit_to_emr(run, detach=detach, dry_run=dry_run)
+        return _submit_to_emr(run, start_timeout, detach=detach, dry_run=dry_run)
     if dry_run:
         click.echo(to_yaml(*render(job, namespace or _context_namespace(context))), nl=False)
         return 0
@@ -190,7 +190,7 @@ def _context_namespace(context: str | None) -> str:
         return "default"
 
 
-def _submit_to_emr(run: "emr.JobRun", *, detach: bool, dry_run: bool) -> int:
+def _submit_to_emr(run: "emr.JobRun", start_timeout: float, *, detach: bool, dry_run: bool) -> int:
     if dry_run:
         _print_json(run.request())
         return 0
@@ -202,7 +202,7 @@ def _submit_to_emr(run: "emr.JobRun", *, detach: bool, dry_run: bool) -> int:
         return 0
     log.info("following %s", identity)
     interruption.say(f"no longer followed, the job runs on: `orchard status {where}`, `orchard cancel {where}`.")
-    service.follow(identity)
+    service.follow(identity, start_timeout=start_timeout)
     return 0
 
 

@@ -24,6 +24,7 @@ _SHARED = (
     "spark.io.encryption.",
 )
 _RUNNING = {"PENDING", "SUBMITTED", "RUNNING", "CANCEL_PENDING"}
+_WAITING = {"pending", "submitted"}
 _ADVICE = {
     "USER_ERROR": "the job itself failed: read the driver's log",
     "VALIDATION_ERROR": "EMR refuses it: check the role, its trust policy, the release label and the image",
@@ -145,12 +146,21 @@ class Emr:
             exit_code=None if state in _RUNNING else 0 if state == "COMPLETED" else 4,
         )
 
-    def follow(self, identity: str) -> None:
-        """Wait for the end of a job run, showing its state. Raises ClusterError if it does not complete."""
-        now = self.status(identity)
+    def follow(self, identity: str, *, start_timeout: float) -> None:
+        """Wait for the end of a job run, showing its state.
+
+        Raises:
+            ClusterError: it does not complete, or has not started after `start_timeout` seconds.
+        """
+        began, now = time.monotonic(), self.status(identity)
         while now.exit_code is None:
             with progress.stage(shown := now.state):
                 while now.state == shown and now.exit_code is None:
+                    if shown in _WAITING and time.monotonic() - began > start_timeout:
+                        raise ClusterError(
+                            f"{now.sentence}, and has not started in {start_timeout:.0f} s: make room in the cluster; "
+                            f"`orchard cancel {identity} --virtual-cluster-id {self._id}` ends it."
+                        )
                     time.sleep(POLL_SECONDS)
                     now = self.status(identity)
         if now.exit_code:

@@ -6,9 +6,10 @@ import os
 import time
 from collections.abc import Mapping
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchard.cluster import reasons
+from orchard.cluster.client import Cluster, Unreachable
 from orchard.errors import ClusterError, ExecutorsRefused
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 # A pull that failed once may work at the next try; what still holds after this long is told.
 DEFINITE_SECONDS = 20.0
 POLL_SECONDS = 1.0
+# How long the API may take to answer: a driver that ends, or waits for its executors, cannot wait for long.
+ANSWER_SECONDS = 20.0
 # How often it is said why executors are still awaited.
 REMINDER_SECONDS = 30.0
 _SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
@@ -44,7 +47,7 @@ def pod_properties(environment: Mapping[str, str] = os.environ) -> dict[str, str
     return {key: value for key, value in properties.items() if value}
 
 
-def clear_predecessor(properties: Mapping[str, str]) -> None:
+def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
     """Delete the executors' set of an earlier driver of the same application id, which was killed, and wait for it.
 
     The set outlives its driver until the driver's pod is deleted, its executors restart for ever, and a new driver
@@ -52,33 +55,39 @@ def clear_predecessor(properties: Mapping[str, str]) -> None:
 
     Args:
         properties: Spark's, of the driver that starts.
+        timeout: seconds to wait.
 
     Raises:
-        ClusterError: it cannot be deleted.
+        ClusterError: it cannot be deleted, or is still there after `timeout`.
     """
     kind = _SETS.get(properties.get(_ALLOCATOR, ""))
     application, namespace = properties.get("spark.app.id"), properties.get("spark.kubernetes.namespace")
     if not (kind and application and namespace):
         return
-    from kubernetes import client
-    from kubernetes.client.exceptions import ApiException
-
+    cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
     name = f"spark-{kind[0]}-{application}-0"
-    delete = getattr(client.AppsV1Api(_api()), f"delete_namespaced_{kind[1]}")
-    found = False
+    delete = getattr(cluster.apps, f"delete_namespaced_{kind[1]}")
+    until, found = time.monotonic() + timeout, False
     while True:
         try:
-            delete(name, namespace, propagation_policy="Foreground")
-        except ApiException as error:
-            if error.status == 404:
+            if cluster.call(delete, name, namespace, propagation_policy="Foreground") is None:
                 return
+            why, found_now = f"it is still there after {timeout:.0f} s", True
+        except Unreachable as error:
+            why, found_now = str(error).rstrip("."), False
+        except ClusterError as error:
             raise ClusterError(
-                f"The executors' set {name} of an earlier driver cannot be deleted ({error.reason}): "
+                f"The executors' set {name} of an earlier driver cannot be deleted ({str(error).rstrip('.')}): "
                 "allow the driver's role to, or delete it by hand."
             ) from error
-        if not found:
+        if time.monotonic() > until:
+            raise ClusterError(
+                f"The executors' set {name} of an earlier driver does not go ({why}): "
+                "delete it and its pods by hand, or raise --executor-timeout."
+            )
+        if found_now and not found:
             log.info("clearing away the executors of an earlier driver: %s", name)
-        found = True
+        found = found or found_now
         time.sleep(POLL_SECONDS)
 
 
@@ -118,17 +127,14 @@ def count(context: "SparkContext") -> int:
 
 def _why_not(context: "SparkContext") -> reasons.Reason | None:
     """Return why this application has no executors, as far as the driver's role lets it see."""
-    from kubernetes import client
-
     conf = context.getConf()
     namespace, application = conf.get("spark.kubernetes.namespace", "default"), context.applicationId
-    core = client.CoreV1Api(_api())
-    with contextlib.suppress(client.ApiException):
+    with contextlib.suppress(ClusterError):
+        cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
         ours = f"spark-app-selector={application},spark-role=executor"
-        pods = core.list_namespaced_pod(namespace, label_selector=ours).items
+        pods = cluster.find(cluster.core.list_namespaced_pod, label_selector=ours)
         kind = _SETS.get(conf.get(_ALLOCATOR, ""), ("", ""))[0]
-        made_by = f"involvedObject.name=spark-{kind}-{application}-0"
-        refused = reasons.of_events(core.list_namespaced_event(namespace, field_selector=made_by).items)
+        refused = reasons.of_events(cluster.events(f"spark-{kind}-{application}-0"))
         return next(filter(None, map(reasons.of_pod, pods)), None if pods else refused)
     return None
 
@@ -144,11 +150,3 @@ def _watch(context: "SparkContext") -> None:
             log.info("executors", extra={"fields": {"executors": now}})
         known = now
         time.sleep(POLL_SECONDS)
-
-
-def _api() -> Any:
-    from kubernetes import client, config
-
-    configuration = client.Configuration()
-    config.load_incluster_config(client_configuration=configuration)
-    return client.ApiClient(configuration)

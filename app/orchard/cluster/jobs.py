@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
+from orchard.cluster import reasons
 from orchard.cluster.client import MANAGER, Cluster, Log, Unreachable
 from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
@@ -15,6 +17,10 @@ from orchard.errors import ClusterError, UsageError
 POLL_SECONDS = 1.0
 AWAY_SECONDS = 300.0
 """How long an API server may be away before following it is given up."""
+DELETE_SECONDS = 300.0
+"""How long what is deleted may take to go: the driver has a grace period to commit, executors theirs."""
+START_SECONDS = 600.0
+"""How long the log of a pod that does not start is waited for."""
 
 _OPERATOR = ("sparkoperator.k8s.io", "v1beta2", "sparkapplications")
 
@@ -84,7 +90,7 @@ def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
                     status = seen.status()
                     display.finish(succeeded=status.exit_code in (0, 1))
                     return status
-                if given_up := patience.exhausted_by(seen.hindrance()):
+                if given_up := patience.exhausted_by(_hindrance(seen)):
                     _delete(cluster, seen)
                     raise ClusterError(f"The driver cannot start: {given_up}; the job was deleted.")
                 last_contact = time.monotonic()
@@ -103,7 +109,7 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
     """Yield the lines of the newest driver's log, or of an executor's, by its number.
 
     Raises:
-        ClusterError: there is no such job, or no such pod (any more).
+        ClusterError: there is no such job, or no such pod (any more), or it does not start.
     """
     seen = _find(cluster, name)
     if executor is None:
@@ -117,7 +123,7 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
         pod = numbered.get(str(executor)) or (by_age.get(executor) if not any(map(str.isdigit, numbered)) else None)
         if pod is None:
             raise ClusterError(f"{name} has no executor {executor} now: it has {len(seen.executors)}, from 0.")
-    log = Log(cluster, pod.metadata.name)
+    log, patience = Log(cluster, pod.metadata.name), _Patience(START_SECONDS)
     while True:
         yield from log.lines(follow=follow)
         if not follow:
@@ -125,6 +131,8 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
         now = cluster.call(cluster.core.read_namespaced_pod, pod.metadata.name, cluster.namespace)
         if now is None or now.status.phase in ("Succeeded", "Failed"):
             follow = False  # once more, for what was written meanwhile
+        elif given_up := patience.exhausted_by(_waits(now)):
+            raise ClusterError(f"There is no log to follow: {given_up}.")
         time.sleep(POLL_SECONDS)
 
 
@@ -186,7 +194,7 @@ def cancel(cluster: Cluster, name: str) -> str:
     The driver gets its grace period to commit; what it has committed stays.
 
     Raises:
-        ClusterError: there is no such job.
+        ClusterError: there is no such job, or it does not go.
     """
     seen = _find(cluster, name)
     ours = _is_ours(seen)
@@ -209,7 +217,11 @@ def _is_ours(seen: Observation) -> bool:
 
 
 def _delete(cluster: Cluster, seen: Observation) -> None:
-    """Delete the Job, or the operator's application, and wait for its pods, its set and what it owns."""
+    """Delete the Job, or the operator's application, and wait for its pods, its set and what it owns.
+
+    Raises:
+        ClusterError: some of it is still there after `DELETE_SECONDS`.
+    """
     if seen.job is not None:
         cluster.call(
             cluster.batch.delete_namespaced_job,
@@ -221,13 +233,32 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
         _delete_application(cluster, seen.name)
     settings = f"{seen.name}-settings"
     ours = _is_ours(seen)
+    until = time.monotonic() + DELETE_SECONDS
     while (
         (now := Observation(cluster, seen.name)).exists
         or now.set is not None
         or now.executors
         or _settings_left(cluster, settings, ours)
     ):
+        if time.monotonic() > until:
+            things = (now.job, now.set, *now.drivers, *now.executors)
+            left = ", ".join(thing.metadata.name for thing in things if thing is not None) or settings
+            raise ClusterError(
+                f"{seen.name} was deleted, and {left} is still there after {DELETE_SECONDS:.0f} s: "
+                "look with `kubectl describe` for a node that is gone, or a finalizer."
+            )
         time.sleep(POLL_SECONDS)
+
+
+def _hindrance(seen: Observation) -> Reason | None:
+    """Return why a job does not start; that nothing is known of it is a reason too, which may pass."""
+    waits = Reason(f"nothing is known of its pod, {seen.name} is {seen.state}", definite=False)
+    return seen.hindrance() or (waits if seen.state == "pending" else None)
+
+
+def _waits(pod: Any) -> Reason | None:
+    waits = Reason(f"pod {pod.metadata.name} has not started", definite=False)
+    return reasons.of_pod(pod) or (waits if pod.status.phase == "Pending" else None)
 
 
 def _settings_left(cluster: Cluster, name: str, ours: bool) -> bool:

@@ -1,0 +1,160 @@
+"""Spark starts where the machine is odd: a locale without accents, a name that does not resolve, another Python."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchard import child, session
+from orchard.errors import ClusterError
+
+ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+START = """
+import json, os, sys
+from pathlib import Path
+from orchard import session
+
+def seen(name):
+    import locale, sys
+    Path(name).touch()
+    return sys.executable, sys.flags.utf8_mode, sys.getfilesystemencoding()
+
+spark = session.start(master="local[1]")
+made = "p\\u00eache"
+executable, utf8, encoding = spark.sparkContext.parallelize([made], 1).map(seen).collect()[0]
+spark.range(3).write.parquet(str(Path(made).absolute()) + ".parquet")  # by Java
+print(json.dumps({"executable": executable, "utf8": utf8, "files": sorted(map(os.fsencode, os.listdir())) == [
+    b"p\\xc3\\xaache", b"p\\xc3\\xaache.parquet"]}))
+spark.stop()
+"""
+
+
+def python(code: str, *before: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, of which `before` is the beginning of the command."""
+    command = [*before, sys.executable, "-X", "utf8", "-c", code]
+    ours = {name: value for name, value in os.environ.items() if name not in ("SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME")}
+    return subprocess.run(
+        command, capture_output=True, text=True, env=ours | environment, cwd=cwd, check=False, timeout=120
+    )
+
+
+def nameless() -> list[str]:
+    """The beginning of a command that runs where the machine's name does not resolve."""
+    command = [
+        *("unshare", "--user", "--map-root-user", "--uts", "sh", "-c"),
+        'hostname nowhere.invalid && exec "$@"',
+        "sh",
+    ]
+    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine gives no namespace of one's own")
+    return command
+
+
+def test_spark_starts_on_a_machine_without_a_name_in_a_locale_without_accents_beside_another_python(
+    tmp_path: Path,
+) -> None:
+    """As in `docker run --network=none`, with LANG=C, and PYSPARK_PYTHON left from another Spark."""
+    (tmp_path / "there").mkdir()
+    odd = {**ASCII, "PYSPARK_PYTHON": "/nowhere/python2"}
+    ran = python(START, *nameless(), cwd=tmp_path / "there", **odd)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert json.loads(ran.stdout) == {"executable": sys.executable, "utf8": 1, "files": True}
+
+
+def test_another_python_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(session.log.parent, "propagate", True)
+    caplog.set_level("INFO")
+    for name in ("PYSPARK_PYTHON", "SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME"):
+        monkeypatch.setenv(name, "")
+    session._stay_on_this_machine()
+    session._stay_on_this_machine()
+    assert not caplog.text
+    monkeypatch.setenv("PYSPARK_PYTHON", "/usr/bin/python2")
+    session._stay_on_this_machine()
+    assert "PYSPARK_PYTHON=/usr/bin/python2 is not used" in caplog.text
+    assert os.environ["PYSPARK_PYTHON"] == sys.executable
+
+
+def test_what_java_says_when_it_has_no_memory_is_told(tmp_path: Path) -> None:
+    ran = python(
+        "from orchard import session; session.start(master='local[1]', driver_memory='99999999g')", cwd=tmp_path
+    )
+    assert ran.stderr.splitlines()[-1].startswith("orchard.errors.ClusterError: Java did not start for Spark (")
+    assert "heap" in ran.stderr.splitlines()[-1]
+    assert "--driver-memory (99999999g)" in ran.stderr.splitlines()[-1]
+    assert not ran.stdout  # where a command's result goes
+
+
+def test_what_java_says_of_its_options_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Xnonsense")
+    with pytest.raises(ClusterError, match=r"java does not start \(Unrecognized option: -Xnonsense\)"):
+        session.check_java()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'java: error while loading shared libraries: libjvm.so: cannot open' >&2; exit 127", "libjvm.so"),
+        ("exit 3", "exit code 3"),
+        ("kill -9 $$", "exit code -9"),
+        ("sleep 60", "does not end"),
+    ],
+)
+def test_a_java_that_does_not_run_is_told(
+    script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "java").write_text(f"#!/bin/sh\n{script.replace('sleep', 'exec sleep')}\n")
+    (tmp_path / "bin" / "java").chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setattr(session, "JAVA_SECONDS", 0.5)
+    with pytest.raises(ClusterError, match=said):
+        session.check_java()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "Error occurred during initialization of VM\nCould not reserve enough space",
+            "Could not reserve enough space",
+        ),
+        (
+            "Picked up JAVA_TOOL_OPTIONS: -Xmx0k\nInvalid maximum heap size: -Xmx9999999g\nThe specified size\n"
+            "Error: Could not create the Java Virtual Machine.\nError: A fatal exception has occurred. Program will exit.",
+            "Invalid maximum heap size: -Xmx9999999g",
+        ),
+        (
+            'WARNING: Using incubator modules\nException in thread "main" java.lang.ExceptionInInitializerError\n'
+            "\tat org.apache\nCaused by: java.net.UnknownHostException: box: Name not known\n\tat java.base\n\t... 9 more",
+            "java.net.UnknownHostException: box: Name not known",
+        ),
+        ("bash: line 1: java: command not found", "bash: line 1: java: command not found"),
+        ("Killed", "Killed"),
+        ("what nobody knows", "what nobody knows"),
+        ("", ""),
+    ],
+)
+def test_the_line_that_tells_most_is_found(said: str, told: str) -> None:
+    assert session._last_words(said.splitlines()) == told
+
+
+def test_a_command_in_a_locale_without_accents_names_files_as_they_are(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "orchard", "plan", str(tmp_path / "pêches")]
+    ran = subprocess.run(command, capture_output=True, env=os.environ | ASCII, check=False, timeout=60)
+    assert ran.returncode == 3
+    assert "pêches does not exist" in ran.stderr.decode()
+
+
+def test_an_output_that_takes_ascii_alone_gets_what_json_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    child.print_anything()
+    text = "pêche \N{PEACH} \udcc3"
+    print(f'"{text}"', flush=True)
+    assert json.loads(written.getvalue()) == text
