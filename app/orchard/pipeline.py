@@ -190,11 +190,14 @@ class Pipeline:
                 seed=settings.seed,
                 split_by_group=settings.split_by == "group",
                 test_fraction=settings.test_fraction,
+                driver_memory=settings.driver_memory,
                 progress=advance,
             )
 
+        # What lacked memory is tried again with another amount.
+        lacked = summary.recall(output, "classification").get("lacked", settings.driver_memory)
         if output.rows(Dataset.REDUCED):
-            self._stage("classify", "classification", key, work)
+            self._stage("classify", "classification", key if lacked == settings.driver_memory else "", work)
 
     def report(self, *, again: bool = False) -> Outcome:
         """Write ``report.html`` if it would say anything new, or `again` in any case, and `finish`."""

@@ -172,6 +172,8 @@ def _properties(master: str, driver_memory: str) -> dict[str, str]:
         "spark.ui.showConsoleProgress": "false",
         "spark.python.worker.reuse": "true",  # a worker compiles the network once
         "spark.sql.execution.arrow.pyspark.enabled": "true",
+        # Rows that go to a Python worker at a time; with a score of each of 3,000 classes 12 MB.
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
         "spark.sql.warehouse.dir": str(Path(tempfile.gettempdir(), "orchard-warehouse")),
         "spark.driver.memory": driver_memory,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()} {LATE_OPTIMIZATION}",

@@ -79,7 +79,9 @@ def evaluate_groups(
     try:
         for classifier in classifiers:
             start = time.perf_counter()
-            model = train(classifier, rows, known, variances=reduction.explained_variance_, seed=seed)
+            model, _ = train(classifier, rows, known, variances=reduction.explained_variance_, seed=seed)
+            if model is None:
+                continue
             true, predicted, counts = _confusion(predict(model, rows.where("split = 'test'")), known)
             seconds = time.perf_counter() - start
             measured[classifier] = evaluate(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # More would make the figures no steadier.
 MAX_ROWS = 20_000
-# The driver holds the scores some ten times over while it fits (float64): 0.2 GB. From 125 classes on it takes fewer rows.
+# The driver holds the scores some ten times over while it fits, as float64: 0.2 GB.
 MAX_SCORES = 2_500_000
 
 

@@ -53,6 +53,7 @@ class Classification(TypedDict, total=False):
 
     key: str  # of settings and input; only if all that was asked for is done
     begun: str  # the same, from the first classifier on
+    lacked: str  # the driver's memory, if it was too little for a classifier or for all of its trees
     classifiers: dict[str, ClassifierMetrics]
     calibration: CalibrationMetrics | None
     baseline: Baseline
@@ -80,12 +81,14 @@ def classify(
     seed: int,
     split_by_group: bool,
     test_fraction: float,
+    driver_memory: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> Classification:
     """Train on ``train``, predict every labelled row, measure on ``test``, and commit.
 
     Each classifier is committed when it is done, with its predictions and a model of all that are done: what hinders a
-    later one costs no earlier one, and the next start goes on with it. Images without a label are left out.
+    later one costs no earlier one, and the next start goes on with it. Images without a label are left out, and so is a
+    classifier that the memory cannot hold, with a warning.
 
     Args:
         spark: where the work runs.
@@ -95,6 +98,7 @@ def classify(
         seed: of the forest and of the split by groups.
         split_by_group: also measure with consecutive frames on one side of the split.
         test_fraction: of the split by groups.
+        driver_memory: to be remembered if it is too little.
         progress: called with 1 after every classifier, those of the split by groups too.
 
     Returns:
@@ -108,46 +112,26 @@ def classify(
         raise InputError(f"{output.url} holds no reduced features: run orchard reduce first.")
     inventory = output.read(Dataset.INVENTORY, ["path", "label", "split", "digest", "featurized"], INVENTORY)
     rows = inventory.filter(inventory["featurized"])
-    train_counts, test_counts = (_count(rows, split) for split in (Split.TRAIN, Split.TEST))
-    _check(train_counts, test_counts)
-    labels = sorted(train_counts)
+    _check(*(_count(rows, split) for split in (Split.TRAIN, Split.TEST)))
+    labels = sorted(_count(rows, Split.TRAIN))
     reduction = load(output)
 
-    found = cast(Classification, output.property("classification") or {})
-    if found.get("begun") == key and "key" not in found:  # a run that was cut off
-        files = output.classifier_files()
-    else:
-        files = {LABELS: json.dumps(labels, ensure_ascii=False).encode()}
-        found = {
-            "begun": key,
-            "classifiers": {},
-            "calibration": None,
-            "baseline": majority_baseline(train_counts, test_counts),
-            "leak": find_leak(rows),
-            "group_split": None,
-            "warnings": _warnings(rows, train_counts, test_counts),
-        }
+    found, files = _begin(output, key, rows)
     table = vectors(read(spark, output, Dataset.REDUCED)).cache()
     try:
         for classifier in classifiers:
             if classifier in found["classifiers"]:
                 continue
             start = time.perf_counter()
-            model = train(classifier, table, labels, variances=reduction.explained_variance_, seed=seed)
-            calibration = Calibration()
-            if classifier is Classifier.LOGISTIC_REGRESSION:
-                counts = {split: sum(_count(rows, split).values()) for split in Split}
-                calibration, found["calibration"] = calibrate(model, table, labels, counts)
-                files[CALIBRATION] = calibration.to_bytes()
-            staged, pairs = _write(output, classifier, predict(model, table), labels, calibration.temperature)
-            measured = evaluate(
-                [true for true, _, _ in pairs],
-                [predicted for _, predicted, _ in pairs],
-                counts=[count for _, _, count in pairs],
-                train_rows=sum(train_counts.values()),
-                seconds=time.perf_counter() - start,
-            )
-            files |= to_files(spark, output, classifier, model, labels)
+            model, lack = train(classifier, table, labels, variances=reduction.explained_variance_, seed=seed)
+            if lack is not None and lack not in found["warnings"]:
+                found |= {"lacked": driver_memory, "warnings": [*found["warnings"], lack]}
+            if model is None:
+                continue
+            made, calibrated, staged, measured = _measure(output, classifier, model, table, labels=labels, rows=rows)
+            files |= made
+            found["calibration"] = calibrated or found["calibration"]
+            measured["seconds"] = time.perf_counter() - start
             is_first = not found["classifiers"]
             found["classifiers"] = found["classifiers"] | {str(classifier): measured}
             if len(found["classifiers"]) == len(classifiers) and not split_by_group:
@@ -163,12 +147,12 @@ def classify(
     finally:
         table.unpersist()
 
-    if split_by_group:
+    if split_by_group and found["classifiers"]:
         try:
             found["group_split"] = evaluate_groups(
                 spark,
                 output,
-                classifiers,
+                [classifier for classifier in classifiers if classifier in found["classifiers"]],
                 components=reduction.n_components_,
                 seed=seed,
                 test_fraction=test_fraction,
@@ -178,9 +162,47 @@ def classify(
             found["warnings"] = [*found["warnings"], str(error)]
     if "key" not in found:
         found["key"] = key
-        nothing: dict[str, Any] = {} if classifiers else {"replace": {Dataset.PREDICTIONS}, "model": NO_MODEL}
+        nothing: dict[str, Any] = {} if found["classifiers"] else {"replace": {Dataset.PREDICTIONS}, "model": NO_MODEL}
         output.commit({}, properties={"classification": found}, **nothing)
     return found
+
+
+def _begin(output: Output, key: str, rows: pa.Table) -> tuple[Classification, dict[str, bytes]]:
+    """Return what is found and the model's files so far: nothing yet, or what a run that was cut off committed."""
+    found = cast(Classification, output.property("classification") or {})
+    if found.get("begun") == key and "key" not in found:
+        return found, output.classifier_files()
+    train_counts, test_counts = (_count(rows, split) for split in (Split.TRAIN, Split.TEST))
+    found = {
+        "begun": key,
+        "classifiers": {},
+        "calibration": None,
+        "baseline": majority_baseline(train_counts, test_counts),
+        "leak": find_leak(rows),
+        "group_split": None,
+        "warnings": _warnings(rows, train_counts, test_counts),
+    }
+    return found, {LABELS: json.dumps(sorted(train_counts), ensure_ascii=False).encode()}
+
+
+def _measure(
+    output: Output, classifier: Classifier, model: Any, table: DataFrame, *, labels: Sequence[str], rows: pa.Table
+) -> tuple[dict[str, bytes], CalibrationMetrics | None, list[DataFile], ClassifierMetrics]:
+    """Predict every row; return the model's files, its calibration, the staged predictions, how good they are."""
+    files = to_files(table.sparkSession, output, classifier, model, labels)
+    counts = {split: sum(_count(rows, split).values()) for split in Split}
+    calibration, calibrated = Calibration(), None
+    if classifier is Classifier.LOGISTIC_REGRESSION:
+        calibration, calibrated = calibrate(model, table, labels, counts)
+        files[CALIBRATION] = calibration.to_bytes()
+    staged, pairs = _write(output, classifier, predict(model, table), labels, calibration.temperature)
+    measured = evaluate(
+        [true for true, _, _ in pairs],
+        [predicted for _, predicted, _ in pairs],
+        counts=[count for _, _, count in pairs],
+        train_rows=counts[Split.TRAIN],
+    )
+    return files, calibrated, staged, measured
 
 
 def _count(rows: pa.Table, split: Split) -> dict[str, int]:
@@ -247,22 +269,12 @@ def _write_part(
     *,
     temperature: float,
 ) -> Iterator[pa.RecordBatch]:
-    table = pa.Table.from_batches(batches) if (batches := list(predictions)) else None
-    if table is None or not table.num_rows:
+    names = pa.array(labels, pa.string())
+    # A probability of each class is dropped batch by batch: of 16,384 rows and 3,000 classes they take 0.2 GB.
+    answers = [_answers(batch, classifier, names, temperature) for batch in predictions if batch.num_rows]
+    if not answers:
         return
-    predicted = pa.array(labels, pa.string()).take(table.column("class").combine_chunks())
-    # The softmax of scores / temperature, from that of the scores.
-    shares = matrix(table.column("probability").combine_chunks()) ** (1 / temperature)
-    confidence = shares.max(axis=1) / shares.sum(axis=1)
-    columns: dict[str, Any] = {
-        "path": table.column("path"),
-        "label": table.column("label"),
-        "split": table.column("split"),
-        "classifier": pa.repeat(pa.scalar(classifier), table.num_rows),
-        "predicted": predicted,
-        "confidence": pa.array(confidence),
-    }
-    result = pa.table([columns[name].cast(PREDICTIONS.field(name).type) for name in PREDICTIONS.names], PREDICTIONS)
+    result = pa.Table.from_batches(answers)
     data = parquet_bytes(result, dictionary=["label", "split", "classifier", "predicted"])
     file = stage_file(storage, staging, part(Dataset.PREDICTIONS), data, result.num_rows)
 
@@ -280,3 +292,18 @@ def _write_part(
         ],
         names=["name", "rows", "size", "digest", "confusion"],
     )
+
+
+def _answers(batch: pa.RecordBatch, classifier: str, labels: pa.Array, temperature: float) -> pa.RecordBatch:
+    """Return rows of `PREDICTIONS` for rows with a probability of each class."""
+    # The softmax of scores / temperature, from that of the scores.
+    shares = matrix(batch.column("probability")) ** (1 / temperature)
+    columns: dict[str, Any] = {
+        "path": batch.column("path"),
+        "label": batch.column("label"),
+        "split": batch.column("split"),
+        "classifier": pa.repeat(pa.scalar(classifier), batch.num_rows),
+        "predicted": labels.take(batch.column("class")),
+        "confidence": pa.array(shares.max(axis=1) / shares.sum(axis=1)),
+    }
+    return pa.record_batch([columns[field.name].cast(field.type) for field in PREDICTIONS], PREDICTIONS)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.errors import TrainingError
 from orchard.layout import LOGISTIC_REGRESSION, RANDOM_FOREST
 from orchard.output import Output
 
@@ -37,7 +36,7 @@ FOREST_COMPONENTS = 64
 TREES, LEAST_TREES, DEPTH = 50, 10, 12
 """Of the forest, where memory allows; fewer than the least are not worth their time."""
 
-# Spark ML keeps in every inner node the class counts of itself and both sides, 8 bytes each, while trees grow.
+# While trees grow, Spark ML keeps in every inner node the class counts of itself and of both sides, 8 bytes each.
 _NODE_BYTES_PER_CLASS = 12
 _FOREST_SHARE = 0.5  # of the heap; the other half takes the counts that tasks gather, and the rows
 
@@ -53,7 +52,7 @@ def vectors(rows: DataFrame) -> DataFrame:
 
 def train(
     classifier: Classifier, rows: DataFrame, labels: Sequence[str], *, variances: NDArray[np.float64], seed: int
-) -> Any:
+) -> tuple[Any | None, str | None]:
     """Fit a classifier on the rows of `vectors` whose split is ``train``.
 
     Measured on 9,280 training and 2,878 test images of 58 fruits. Logistic regression on 574 components of
@@ -70,13 +69,11 @@ def train(
         seed: of the forest's bootstraps.
 
     Returns:
-        A fitted model of Spark ML with the columns ``prediction`` and ``probability``.
-
-    Raises:
-        TrainingError: the forest is left out, for the memory holds too few trees of so many classes.
+        A fitted model of Spark ML with the columns ``prediction`` and ``probability``, and None; of a forest for which
+        memory is short a smaller one or None, and a sentence that says so.
     """
     from pyspark.ml import PipelineModel
-    from pyspark.ml.classification import LogisticRegression, RandomForestClassifier
+    from pyspark.ml.classification import LogisticRegression
     from pyspark.ml.feature import ElementwiseProduct, StringIndexerModel, VectorSlicer
     from pyspark.ml.linalg import Vectors
 
@@ -93,14 +90,24 @@ def train(
             regParam=1e-4,
             maxIter=100,
         ).fit(weighting.transform(training))
-        return PipelineModel([weighting, linear])
+        return PipelineModel([weighting, linear]), None
     slicer = VectorSlicer(
         inputCol="components", outputCol="first", indices=list(range(min(len(variances), FOREST_COMPONENTS)))
     )
     sliced = slicer.transform(training).coalesce(training.sparkSession.sparkContext.defaultParallelism).cache()
     try:
-        trees = affordable_trees(len(labels), sliced.count(), _heap(training.sparkSession))
-        forest = RandomForestClassifier(
+        forest, lack = _grow(sliced, len(labels), seed)
+    finally:
+        sliced.unpersist()
+    return PipelineModel([slicer, forest]) if forest else None, lack
+
+
+def _grow(rows: DataFrame, n_classes: int, seed: int) -> tuple[Any | None, str | None]:
+    """Fit a forest on the column ``first`` of as many trees as memory holds; if those are too few, None and why."""
+    from pyspark.ml.classification import RandomForestClassifier
+
+    def fit(trees: int) -> Any:
+        return RandomForestClassifier(
             featuresCol="first",
             labelCol="class",
             numTrees=trees,
@@ -108,53 +115,37 @@ def train(
             maxBins=16,
             maxMemoryInMB=64,  # of node statistics for each task; Spark's 256 fills a driver of 1 GB
             seed=seed,
-        ).fit(sliced)
-    finally:
-        sliced.unpersist()
-    return PipelineModel([slicer, forest])
+        ).fit(rows)
 
-
-def affordable_trees(n_classes: int, rows: int, heap: int) -> int:
-    """Return how many trees a heap of so many bytes can hold, at most `TREES`.
-
-    Raises:
-        TrainingError: it cannot hold `LEAST_TREES`.
-    """
-    # A bootstrap holds 63 % of the rows, and each of them can become a leaf.
-    nodes = min(2 ** (DEPTH + 1), 1.27 * rows)
-    tree = nodes * n_classes * _NODE_BYTES_PER_CLASS
-    trees = int(heap * _FOREST_SHARE / tree)
-    if trees < LEAST_TREES:
-        needed = math.ceil(LEAST_TREES * tree / _FOREST_SHARE / 2**30 * 1.1)
-        raise TrainingError(
-            f"The random forest was left out, for its trees of {n_classes:,} classes do not fit into Spark's memory of "
-            f"{heap / 2**30:.1f} GB: give it more (--driver-memory {needed}g), or do without "
-            "(--classifiers logistic_regression)."
-        )
-    return min(TREES, trees)
-
-
-def shortfall(model: Any) -> str | None:
-    """Return a sentence if `train` made a smaller forest than usual, for lack of memory."""
-    trees = getattr(model.stages[-1], "getNumTrees", TREES)
+    heap = _heap(rows.sparkSession)
+    # At most; a bootstrap holds 63 % of the rows, and each of them can become a leaf.
+    nodes = min(2 ** (DEPTH + 1), 1.27 * rows.count())
+    trees = affordable_trees(heap, nodes, n_classes)
+    if 0 < trees < TREES:  # most trees are much smaller: one tells
+        nodes = 1.2 * fit(1).totalNumNodes
+        trees = affordable_trees(heap, nodes, n_classes)
     if trees >= TREES:
-        return None
-    return (
-        f"The random forest has {trees} trees instead of {TREES}, for so many classes need more of Spark's memory: "
-        "give it more (--driver-memory)."
-    )
+        return fit(TREES), None
+    needed = math.ceil(heap * TREES / max(trees, 1) / 2**30 + 0.1)
+    memory = f"{heap / 2**30:.1f} GB of Spark's memory; give it more (--driver-memory {needed}g)"
+    if trees < LEAST_TREES:
+        return None, (
+            f"The random forest was left out: its trees of {n_classes:,} classes do not fit into {memory}, "
+            "or do without it (--classifiers logistic_regression)."
+        )
+    return fit(trees), f"The random forest has {trees} trees instead of {TREES}: no more fit into {memory}."
+
+
+def affordable_trees(heap: int, nodes: float, n_classes: int) -> int:
+    """Return how many trees of so many nodes a heap of so many bytes can hold while they grow."""
+    return int(heap * _FOREST_SHARE / (nodes * n_classes * _NODE_BYTES_PER_CLASS))
 
 
 def _heap(spark: SparkSession) -> int:
-    """Return the bytes of the smallest heap that holds the forest: the driver's, or that of an executor."""
-    context = spark.sparkContext
-    jvm = context._jvm
+    """Return the bytes that the driver's heap, where trees grow, may have."""
+    jvm = spark.sparkContext._jvm
     assert jvm is not None
-    driver = int(jvm.java.lang.Runtime.getRuntime().maxMemory())
-    if context.master.startswith("local"):
-        return driver
-    executor = context.getConf().get("spark.executor.memory", "1g")
-    return min(driver, int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(executor)))
+    return int(jvm.java.lang.Runtime.getRuntime().maxMemory())
 
 
 def half_whitening(variances: NDArray[np.float64]) -> NDArray[np.float64]:
