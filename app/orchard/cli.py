@@ -263,6 +263,8 @@ for _command in (*inference.COMMANDS, *export.COMMANDS, *serving.COMMANDS, *clus
 
 
 def _print_outcome(outcome: Any, as_json: bool) -> int:
+    from orchard.images.rejections import sentence
+
     metrics = outcome.metrics
     if as_json:
         _print_json({"output": outcome.output, "report": outcome.report, "metrics": metrics})
@@ -277,6 +279,7 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
         if images["rejected_by_reason"]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in images["rejected_by_reason"].items())
             lines.append(f"rejected   {reasons} (see {outcome.output}/rejected)")
+            lines += [f"           {sentence(kind)}" for kind in images.get("rejected_kinds", [])]
         if "pca" in metrics:
             pca = metrics["pca"]
             lines.append(
@@ -304,11 +307,17 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
 
 
 def _print_plan(planned: Any) -> None:
+    from orchard.images.rejections import sentence
+
     warnings = planned.pop("warnings")
     for name, value in planned.items():
+        if name == "rejected_kinds":
+            continue
         is_bytes = name.endswith("bytes")
         text = f"{value / 1e6:,.1f} MB" if is_bytes else value if isinstance(value, str) else f"{value:,}"
         click.echo(f"{name.replace('bytes', 'size').replace('_', ' '):<20} {text}")
+    for kind in planned["rejected_kinds"]:
+        click.echo(f"{'':<20} {sentence(kind)}")
     for warning in warnings:
         click.echo(f"{'warning':<20} {warning}")
 

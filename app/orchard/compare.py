@@ -73,7 +73,7 @@ def _measure(source: str, output: str, name: str, settings: Settings, session: S
         raise TrainingError(f"{name} cannot be compared: {' '.join(metrics['warnings']) or 'nothing was classified'}")
     extraction = summary.recall(Output(output, settings.s3_options()), "extraction")
     backbone = find(name).with_alpha(settings.alpha)
-    seconds, _, _ = measure(list_selected(source, output, settings).table, settings)
+    seconds = measure(list_selected(source, output, settings).table, settings).seconds
     classifier, measured = max(metrics["classifiers"].items(), key=lambda item: item[1]["accuracy"])
     return Row(
         backbone=name,

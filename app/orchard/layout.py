@@ -162,6 +162,15 @@ SCHEMAS = {
 """The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
 
 
+class RejectedKind(TypedDict):
+    """What some of the rejected images are, and what to do about them."""
+
+    reason: str  # Reason
+    kind: str  # what they look like, such as "a Git LFS pointer"
+    images: int
+    remedy: str  # what to do; empty where nothing is known
+
+
 class ImageCounts(TypedDict):
     """``metrics.images``: listed = featurized + rejected, always."""
 
@@ -171,6 +180,7 @@ class ImageCounts(TypedDict):
     ignored: int  # files that are no images by name and by content, such as LICENSE
     decoded: int  # by this run; 0 if nothing was new
     rejected_by_reason: dict[str, int]
+    rejected_kinds: NotRequired[list[RejectedKind]]  # the commonest, the most frequent first
 
 
 class PcaMetrics(TypedDict):

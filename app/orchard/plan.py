@@ -2,6 +2,7 @@
 
 import resource
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -14,13 +15,15 @@ from orchard.features.conversion import build_artifact
 from orchard.features.engines import load_engine, resolve_precision
 from orchard.features.extraction import task_images, tasks_per_batch
 from orchard.features.pending import find_pending
-from orchard.images.decoding import Decoded, decode
+from orchard.images.decoding import Decoded, Rejection, decode
+from orchard.images.reading import contents
+from orchard.images.rejections import commonest_kinds, sentence
 from orchard.images.sources import check_apart, list_selected
+from orchard.layout import REJECTED
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.session import available_cores
 from orchard.settings import Settings
-from orchard.storage import read_path
 
 MEASURED_IMAGES = 64
 
@@ -48,7 +51,8 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
             s3=s3,
         ).images
     with stage("measure"):
-        seconds, memory, n_features = measure(images or listing.table, settings)
+        measured = measure(images or listing.table, settings)
+    seconds = measured.seconds
     slots = available_cores()
     size = task_images(images.num_rows, tasks_per_batch(slots), seconds)
     return {
@@ -63,14 +67,35 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         "backbone": backbone.name,
         "ms_per_image": round(seconds * 1000, 2),
         "extraction_seconds": round(images.num_rows * seconds / slots, 1),
-        "features_bytes": images.num_rows * n_features * 4,
-        "worker_memory_bytes": memory,
+        "features_bytes": images.num_rows * measured.n_features * 4,
+        "worker_memory_bytes": measured.memory,
+        "tried": measured.tried,
+        "rejected_of_tried": measured.rejected.num_rows,
+        "rejected_kinds": commonest_kinds(measured.rejected),
         "warnings": listing.warnings,
     }
 
 
-def measure(images: pa.Table, settings: Settings) -> tuple[float, int, int]:
-    """Return seconds for each image on one core, the peak memory of a worker in bytes, and the number of features."""
+@dataclass(frozen=True)
+class Measured:
+    """What a few images took, and which of them would be rejected."""
+
+    seconds: float
+    """For each image, on one core."""
+    memory: int
+    """Peak of a worker, in bytes."""
+    n_features: int
+    tried: int
+    rejected: pa.Table
+    """Schema REJECTED."""
+
+
+def measure(images: pa.Table, settings: Settings) -> Measured:
+    """Decode and featurize a few of `images`, columns ``path`` and ``size``.
+
+    Raises:
+        InputError: none of them can be decoded.
+    """
     engine_name = EngineName(settings.engine)
     artifact = build_artifact(
         find(settings.backbone),
@@ -83,21 +108,27 @@ def measure(images: pa.Table, settings: Settings) -> tuple[float, int, int]:
     engine = load_engine(artifact)
     limits = settings.limits()
     step = max(1, images.num_rows // MEASURED_IMAGES)
-    paths = images["path"].take(pa.array(range(0, images.num_rows, step)[:MEASURED_IMAGES])).to_pylist()
-    contents = []
-    for path in paths:
-        try:
-            contents.append(read_path(path, settings.s3_options()))
-        except OSError:  # a run would reject it
-            continue
-    for data in contents:  # once, so that what is timed is the steady state
-        if isinstance(image := decode(data, engine.input_size, limits), Decoded):
+    tried = images.take(pa.array(range(0, images.num_rows, step)[:MEASURED_IMAGES]))
+    found = list(contents(tried, limits, settings.s3_options()))
+    for data in found:  # once, so that what is timed is the steady state
+        if isinstance(data, bytes) and isinstance(image := decode(data, engine.input_size, limits), Decoded):
             engine([image.pixels])
             break
     started = time.perf_counter()
-    pixels = [image.pixels for d in contents if isinstance(image := decode(d, engine.input_size, limits), Decoded)]
+    decoded = [data if isinstance(data, Rejection) else decode(data, engine.input_size, limits) for data in found]
+    pixels = [image.pixels for image in decoded if isinstance(image, Decoded)]
+    rejected = pa.Table.from_pylist(
+        [
+            {"path": path, "reason": row.reason, "detail": row.detail}
+            for path, row in zip(tried["path"].to_pylist(), decoded, strict=True)
+            if isinstance(row, Rejection)
+        ],
+        schema=REJECTED,
+    )
     if not pixels:
-        raise InputError(f"None of the {len(paths)} images that were tried can be decoded: check the source.")
+        mostly = sentence(commonest_kinds(rejected)[0])
+        raise InputError(f"None of the {tried.num_rows} images that were tried can be decoded; {mostly}.")
     engine(pixels)
     seconds = (time.perf_counter() - started) / len(pixels)
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, engine.n_features
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Measured(seconds, memory, engine.n_features, tried.num_rows, rejected)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from orchard.classification.leak import conflict_warnings, label_conflicts
 from orchard.features.backbones import find
+from orchard.images.rejections import commonest_kinds
 from orchard.layout import INVENTORY, REJECTED, Dataset, ImageCounts, Metrics, Run
 from orchard.output import Output
 from orchard.redaction import without_secrets
@@ -38,7 +39,8 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         decoded: images that this run decoded.
         seconds: of each stage, by the run that did it last, and in total of this run.
     """
-    rejected = _rejections(output)
+    rejections = output.read(Dataset.REJECTED, ["reason", "detail"], REJECTED)
+    rejected = _by_reason(rejections)
     featurized = output.rows(Dataset.FEATURES)
     reduction, classification = recall(output, "reduction"), recall(output, "classification")
     found: dict[str, Any] = {
@@ -49,6 +51,7 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
             ignored=recall(output, "listing").get("ignored", 0),
             decoded=decoded,
             rejected_by_reason=rejected,
+            rejected_kinds=commonest_kinds(rejections),
         ),
         "labels": _labels(output),
     }
@@ -101,9 +104,8 @@ def as_json(found: Mapping[str, object]) -> bytes:
     return json.dumps(found, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
-def _rejections(output: Output) -> dict[str, int]:
-    reasons = output.read(Dataset.REJECTED, ["reason"], REJECTED)["reason"]
-    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(reasons).to_pylist()}
+def _by_reason(rejections: pa.Table) -> dict[str, int]:
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(rejections["reason"]).to_pylist()}
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 

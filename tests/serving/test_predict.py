@@ -163,6 +163,7 @@ def test_every_reason_comes_with_its_status(strict: Server, photographs: list[by
         Reason.CORRUPT: (422, corrupt[:60] + bytes(200) + corrupt[260:]),
         Reason.TOO_LARGE: (413, photo + bytes(200_000)),
         Reason.TOO_MANY_PIXELS: (413, _png(2001, 2000)),
+        Reason.TOO_SLOW: (422, jpeg_of_scans(150)),
     }
     for reason, (status, data) in cases.items():
         body = _problem(strict.client.post("/v1/predict", files={"file": ("a.jpg", data)}), status, reason)

@@ -17,7 +17,6 @@ from orchard.features.engines import resolve_precision
 from orchard.features.extraction import extract, warm_up
 from orchard.features.pending import Pending, without
 from orchard.files import DataFile
-from orchard.images.decoding import Limits
 from orchard.images.sources import Listing
 from orchard.layout import BACKBONE, DERIVED, EXTRACTED, SCHEMAS, Dataset
 from orchard.output import Output
@@ -127,7 +126,7 @@ def featurize(
                 output,
                 pending.images,
                 artifact,
-                limits=Limits(settings.max_bytes, settings.max_pixels),
+                limits=settings.limits(),
                 s3=settings.s3_options(),
                 progress=advance,
             )

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -15,10 +16,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from orchard.images import jpeg, png
+from orchard.images import gif, jpeg, png
 from orchard.images.colour import to_srgb
 from orchard.images.content import ImageFormat, boxes_end, describe, image_format
-from orchard.images.limits import Deadline, Limits, OutOfTime, Unfit, check_cost
+from orchard.images.limits import Deadline, Limits, OutOfTime, Unfit, bounded_memory, check_cost
 from orchard.images.tiff import open_tiff
 from orchard.layout import Reason
 
@@ -49,12 +50,13 @@ _REDUCING_GAP = 2
 _DECODERS: dict[ImageFormat, Callable[[io.BytesIO], Image.Image]] = {
     ImageFormat.WEBP: WebPImageFile,
     ImageFormat.BMP: BmpImageFile,
-    ImageFormat.GIF: GifImageFile,
     ImageFormat.AVIF: AvifImagePlugin.AvifImageFile,
 }
 # Bytes of memory for a pixel while it is decoded; these decoders deliver all pixels in a piece beside Pillow's image.
 _WHOLE = {ImageFormat.WEBP: 16, ImageFormat.AVIF: 16, ImageFormat.HEIC: 16}
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # of the others 4
+# Those whose native code may take memory that no header tells.
+_BOUNDED = {ImageFormat.AVIF, ImageFormat.HEIC, ImageFormat.TIFF}
 # Pixels that are converted at once.
 _TILE_PIXELS = 2**21
 # The processors are shared by tasks, one image a time each.
@@ -100,7 +102,8 @@ def decode(data: bytes, target: int, limits: Limits) -> Decoded | Rejection:
     found = None
     try:
         found = _format(data, limits)
-        with Deadline(limits.max_seconds):
+        memory = bounded_memory(2 * limits.max_memory) if found in _BOUNDED else nullcontext()
+        with Deadline(limits.max_seconds), memory:
             return _decode_image(data, found, target, limits)
     except Unfit as unfit:
         return Rejection(unfit.reason, unfit.detail)
@@ -177,6 +180,8 @@ def _open(data: bytes, found: ImageFormat, limits: Limits) -> Image.Image:
             image = PngImageFile(io.BytesIO(data))
             image.info.update(info)
             return image
+        case ImageFormat.GIF:
+            return GifImageFile(io.BytesIO(gif.simplified(data)))
         case ImageFormat.TIFF:
             return open_tiff(data, limits)
         case ImageFormat.HEIC:

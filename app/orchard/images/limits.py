@@ -1,15 +1,20 @@
 """What an image may cost, and how that is enforced."""
 
 import functools
+import resource
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType, TracebackType
 
 from orchard.layout import Reason
 
 # Some decoders shrink while they decode, so that more pixels than `max_pixels` may be right; not any number.
 SHRUNK_PIXELS = 5
+_STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,25 @@ def check_cost(what: str, size: tuple[int, int], decoded: int, memory: float, li
     if memory > limits.max_memory:
         detail = f"{what} of {width} x {height} pixels takes {memory / 2**20:.0f} MiB to decode, more than "
         raise Unfit(Reason.TOO_MANY_PIXELS, f"{detail}{limits.max_memory / 2**20:.0f} MiB")
+
+
+@contextmanager
+def bounded_memory(more: int) -> Iterator[None]:
+    """Let this process grow by so many bytes and no further, for decoders that may take more than a header says.
+
+    Only where Linux tells how large it is, and in the main thread: the limit is of the whole process.
+    """
+    if threading.current_thread() is not threading.main_thread() or not _STATM.exists():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = int(_STATM.read_text().split()[0]) * resource.getpagesize() + more
+    allowed = min([allowed, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 class OutOfTime(BaseException):

@@ -12,6 +12,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _NAME = re.compile(rb"[A-Za-z]{4}")
 _MAX_CHUNKS = 200_000  # some encoders cut the pixels into kilobytes
 _MAX_METADATA = 2**20
+_MAX_KEYWORD = 80
 _EXIF_AS_TEXT, _XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
 
 
@@ -42,9 +43,8 @@ def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
             head.setdefault(name, _chunk(name, data[start:end]))
         elif name == b"CgBI":
             raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like a PNG of Apple's own kind (CgBI): take the original")
-        elif name in (b"iCCP", b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
-            for key, value in _metadata(name, data[start : min(end, start + MAX_PROFILE_BYTES)]).items():
-                info.setdefault(key, value)
+        elif (key := _key(name, data[start : min(end, start + _MAX_KEYWORD)])) and key not in info:
+            info[key] = _metadata(name, data[start : min(end, start + MAX_PROFILE_BYTES)])
         at = end + 4
     else:
         raise Unfit(Reason.TOO_SLOW, f"PNG of more than {_MAX_CHUNKS} chunks: save it again")
@@ -58,24 +58,30 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(name)))
 
 
-def _metadata(name: bytes, content: bytes) -> dict[str, bytes | str]:
-    if name == b"eXIf":
-        return {"exif": b"Exif\0\0" + content[:_MAX_METADATA]}
-    key, _, value = content.partition(b"\0")
+def _key(name: bytes, start: bytes) -> str | None:
+    """What Pillow calls what is in a chunk; None for what is not needed."""
+    if name in (b"iCCP", b"eXIf"):
+        return "icc_profile" if name == b"iCCP" else "exif"
+    if name in (b"tEXt", b"zTXt") and start.startswith(_EXIF_AS_TEXT + b"\0"):
+        return _EXIF_AS_TEXT.decode()
+    return "xmp" if name == b"iTXt" and start.startswith(_XMP + b"\0") else None
+
+
+def _metadata(name: bytes, content: bytes) -> bytes | str:
+    """What is in a chunk; nothing, if it is broken."""
+    value = content.partition(b"\0")[2]
     try:
         match name:
+            case b"eXIf":
+                return b"Exif\0\0" + content[:_MAX_METADATA]
             case b"iCCP":
-                return {"icc_profile": _inflated(value[1:], MAX_PROFILE_BYTES)}
-            case b"zTXt" if key == _EXIF_AS_TEXT:
-                return {key.decode(): _inflated(value[1:], _MAX_METADATA).decode("latin-1")}
-            case b"tEXt" if key == _EXIF_AS_TEXT:
-                return {key.decode(): value[:_MAX_METADATA].decode("latin-1")}
-            case b"iTXt" if key == _XMP:
+                return _inflated(value[1:], MAX_PROFILE_BYTES)
+            case b"iTXt":
                 text = value[2:].split(b"\0", 2)[-1]
-                return {"xmp": _inflated(text, _MAX_METADATA) if value[:1] == b"\1" else text[:_MAX_METADATA]}
-    except (zlib.error, ValueError):
-        pass
-    return {}
+                return _inflated(text, _MAX_METADATA) if value[:1] == b"\1" else text[:_MAX_METADATA]
+        return (_inflated(value[1:], _MAX_METADATA) if name == b"zTXt" else value[:_MAX_METADATA]).decode("latin-1")
+    except zlib.error:
+        return b""
 
 
 def _inflated(content: bytes, limit: int) -> bytes:

@@ -20,6 +20,7 @@ from orchard.images.jpeg import MAX_SCANS
 from orchard.images.limits import Limits, Unfit, check_cost
 from orchard.layout import Reason
 
+_MAX_PARTS = 500_000  # 100 million pixels in tiles of 16 x 16 are fewer
 # A filter's overshoot of what is meant to end at 1.
 _NEARLY_ONE = 2
 _BAND_BYTES = 8 * 2**20  # decompressed at once, if the file's strips are not longer
@@ -72,6 +73,8 @@ def open_tiff(data: bytes, limits: Limits) -> Image.Image:
     tile_bytes = layout.get(_TILE_WIDTH, 0) * layout.get(_TILE_HEIGHT, 0) * samples * bits // 8
     check_cost("TIFF", (width, height), 0, tile_bytes, limits)
     parts = max(1, len(layout[_STRIP_OFFSETS]), len(layout[_TILE_OFFSETS]))
+    if parts > _MAX_PARTS:
+        raise Unfit(Reason.TOO_SLOW, f"TIFF of more than {_MAX_PARTS} strips or tiles: save it again")
     if layout.get(_COMPRESSION, 1) in _JPEGS and data.count(b"\xff\xda") > MAX_SCANS + 4 * parts:
         raise Unfit(Reason.TOO_SLOW, f"TIFF of a JPEG of more than {MAX_SCANS} scans: save it again")
 

@@ -13,7 +13,8 @@ REASONS = {
     Reason.TRUNCATED: "The file ends before the image does.",
     Reason.CORRUPT: "The content cannot be decoded.",
     Reason.TOO_LARGE: "The file has more bytes than the settings allow.",
-    Reason.TOO_MANY_PIXELS: "The image has more pixels than the settings allow.",
+    Reason.TOO_MANY_PIXELS: "The image has more pixels, or takes more memory, than the settings allow.",
+    Reason.TOO_SLOW: "Decoding takes more time than the settings allow.",
 }
 
 _UNEVEN = 5.0  # times as many training images in the largest class as in the smallest

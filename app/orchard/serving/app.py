@@ -71,7 +71,11 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
     def failed(error: Exception) -> None:
         state.failure = error
 
-    limits = Limits(max_bytes=serving.uploads.max_bytes, max_pixels=serving.max_pixels)
+    limits = Limits(
+        max_bytes=serving.uploads.max_bytes,
+        max_pixels=serving.max_pixels,
+        max_seconds=min(Limits.max_seconds, serving.request_seconds / 3),
+    )
     pool = EnginePool(
         model,
         engines=serving.engines,

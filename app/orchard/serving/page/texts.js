@@ -55,6 +55,7 @@ export const TEXTS = {
     "reason_corrupt": "The image is damaged and cannot be read.",
     "reason_too_large": "The file is too large. Send a smaller one.",
     "reason_too_many_pixels": "The image has too many pixels. Shrink it first.",
+    "reason_too_slow": "The image takes too long to read. Save it again, or smaller.",
     "reason_busy": "The server has too much to do. Try again in a moment.",
     "reason_offline": "There is no connection, and this device alone cannot read this file.",
     "reason_failed": "The server could not answer. Try again later."
@@ -113,6 +114,7 @@ export const TEXTS = {
     "reason_corrupt": "L’image est endommagée et ne peut pas être lue.",
     "reason_too_large": "Le fichier est trop lourd. Envoyez-en un plus petit.",
     "reason_too_many_pixels": "L’image a trop de pixels. Réduisez-la d’abord.",
+    "reason_too_slow": "L’image est trop longue à lire. Enregistrez-la de nouveau, ou plus petite.",
     "reason_busy": "Le serveur a trop à faire. Réessayez dans un instant.",
     "reason_offline": "Il n’y a pas de connexion, et cet appareil seul ne peut pas lire ce fichier.",
     "reason_failed": "Le serveur n’a pas pu répondre. Réessayez plus tard."

@@ -1,0 +1,51 @@
+"""What the rejected images of a source mostly are, and what to do about them."""
+
+from collections import Counter
+
+import pyarrow as pa
+
+from orchard.layout import Reason, RejectedKind
+
+MOST_KINDS = 5
+_REMEDIES: dict[str, str] = {
+    Reason.EMPTY: "fetch them again",
+    Reason.UNREADABLE: "make them readable, and run again with --retry-rejected",
+    Reason.TRUNCATED: "fetch them again, in full",
+    Reason.CORRUPT: "open one in a viewer; save it, or fetch it again",
+    Reason.TOO_LARGE: "shrink them, or raise --max-bytes",
+    Reason.TOO_MANY_PIXELS: "shrink them, or raise --max-pixels and --max-decode-memory",
+    Reason.TOO_SLOW: "save them again, or raise --max-decode-seconds",
+}
+_LOOKS_LIKE = "looks like "
+
+
+def commonest_kinds(rejected: pa.Table) -> list[RejectedKind]:
+    """Return the commonest kinds of rejected images, the most frequent first, at most `MOST_KINDS`.
+
+    Those of an unsupported format are told apart by what they look like, unreadable ones by the storage's word,
+    others by the reason.
+
+    Args:
+        rejected: columns ``reason`` and ``detail``, both string.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    remedies: dict[tuple[str, str], str] = {}
+    columns = ["reason", "detail"]
+    for row in rejected.group_by(columns).aggregate([([], "count_all")]).sort_by(columns).to_pylist():
+        reason, detail = row["reason"] or "", row["detail"] or ""
+        kind, remedy = reason.replace("_", " "), _REMEDIES.get(reason, "")
+        if reason == Reason.UNSUPPORTED_FORMAT:
+            kind, _, remedy = detail.removeprefix(_LOOKS_LIKE).partition(": ")
+        elif reason == Reason.UNREADABLE:
+            kind = f"unreadable ({detail})"
+        counts[reason, kind] += row["count_all"]
+        remedies.setdefault((reason, kind), remedy)
+    return [
+        RejectedKind(reason=reason, kind=kind, images=images, remedy=remedies[reason, kind])
+        for (reason, kind), images in counts.most_common(MOST_KINDS)
+    ]
+
+
+def sentence(kind: RejectedKind) -> str:
+    """Return a kind as it is printed: ``30 x a Git LFS pointer: run `git lfs pull```."""
+    return f"{kind['images']:,} x {kind['kind']}" + (f": {kind['remedy']}" if kind["remedy"] else "")
