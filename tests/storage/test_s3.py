@@ -72,7 +72,7 @@ def test_a_prefix_may_be_odd_too(stub: Stub) -> None:
 
 def test_a_store_that_quotes_no_keys_lists_them_all_the_same(stub: Stub) -> None:
     stub.quotes = False
-    stub.objects = {key: b"1" for key in ODD + ORDINARY}
+    stub.objects = dict.fromkeys(ODD + ORDINARY, b"1")
     keys = [entry.key for entry in open_storage("s3a://b", stub.options).list()]
     assert len(keys) == len(stub.objects)
     assert set(ORDINARY) <= set(keys)
@@ -230,7 +230,7 @@ def test_a_task_that_is_tried_again_does_not_wait_as_long(stub: Stub, monkeypatc
             return 1
 
     monkeypatch.setattr("orchard.storage.s3._RETRIED_TASK_SECONDS", 1.0)
-    monkeypatch.setattr(pyspark.TaskContext, "get", lambda: Again())
+    monkeypatch.setattr(pyspark.TaskContext, "get", Again)
     stub.refused["a"] = error(503, "SlowDown")
     started = time.monotonic()
     with pytest.raises(StorageError):
@@ -293,7 +293,18 @@ def test_an_endpoint_may_have_a_path(stub: Stub, path_style: bool | None) -> Non
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate authority of our own, and a certificate of it for this machine."""
     folder = tmp_path_factory.mktemp("tls")
-    run = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    run = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     ca = ["-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Test authority"]
     name = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"]
     key = ["-CA", "ca.pem", "-CAkey", "ca.key", "-keyout", "key.pem", "-out", "cert.pem"]
@@ -302,8 +313,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("stub")
 def test_an_authority_of_ones_own_is_trusted_by_name(
-    stub: Stub, authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
