@@ -107,7 +107,7 @@ _REMEDIES = {
     errno.EPERM: "allow it for this user",
     errno.EIO: "check the disk and the system's log",
 }
-_MOUNT = (errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)
+_MOUNT = (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)
 _BROKEN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_MOUNT}
 
 

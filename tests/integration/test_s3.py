@@ -1,15 +1,18 @@
 """From one bucket to another, on a real S3 server, without Hadoop's connector."""
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import orchard
-from orchard.errors import OrchardError
+from orchard.errors import AccessDenied, OrchardError
 from orchard.layout import FEATURES, REJECTED, Dataset
 from orchard.output import Output
+from storage.stub import Answer, Stub, error, running
 
 
 @pytest.fixture
@@ -69,3 +72,54 @@ def test_a_missing_bucket_and_wrong_credentials_are_told_apart_quickly(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(OrchardError, match="credentials"):
         orchard.run(spark, f"s3a://{bucket}/my photos", str(tmp_path / "out"), **settings)
+
+
+@pytest.fixture
+def stub(painted: Path) -> Iterator[Stub]:
+    """A store that can be made to refuse; the painted images are in it. Workers have the other server's keys."""
+    objects = {f"photos/{image.relative_to(painted)}": image.read_bytes() for image in painted.rglob("*.jpg")}
+    with running(Stub(objects=objects)) as stub:
+        yield stub
+
+
+def _extract(spark: Any, stub: Stub, out: Path) -> Output:
+    orchard.extract(spark, "s3a://b/photos", str(out), s3_endpoint=stub.options.endpoint, max_rejected=1000)
+    return Output(str(out))
+
+
+def test_one_odd_key_and_one_denied_object_stop_nothing(spark: Any, stub: Stub, tmp_path: Path) -> None:
+    first, second, third, *others = sorted(stub.objects)
+    for key, name in ((first, "//double.jpg"), (second, "/./dot.jpg"), (third, "/../line\nbreak.jpg")):
+        stub.objects[f"{key.rpartition('/')[0]}{name}"] = stub.objects[key]
+    stub.refused[others[0]] = error(403, "InvalidObjectState", "The object is archived")
+    output = _extract(spark, stub, tmp_path / "out")
+    assert output.rows(Dataset.FEATURES) == len(stub.objects) - 1
+    (row,) = output.read(Dataset.REJECTED, ["path", "reason", "detail"], REJECTED).to_pylist()
+    assert (row["path"], row["reason"]) == (f"s3a://b/{others[0]}", "unreadable")
+    assert "archived" in row["detail"]
+    labels = output.read(Dataset.FEATURES, ["label"], FEATURES)["label"].to_pylist()
+    assert set(labels) == {key.split("/")[2] for key in (first, second, third, *others)}
+
+
+def test_if_all_objects_are_denied_the_permission_is_named(spark: Any, stub: Stub, tmp_path: Path) -> None:
+    stub.refused = dict.fromkeys(stub.objects, error(403, "AccessDenied"))
+    with pytest.raises(AccessDenied, match="s3:GetObject") as told:
+        _extract(spark, stub, tmp_path / "out")
+    assert told.value.exit_code == 3
+    stub.refused = {}
+    assert _extract(spark, stub, tmp_path / "out").rows(Dataset.FEATURES) == len(stub.objects)
+
+
+def test_an_outage_in_the_middle_is_survived(spark: Any, stub: Stub, tmp_path: Path) -> None:
+    """Longer than obstore tries by itself; by default up to five minutes are."""
+
+    def check(_: str) -> Answer | None:
+        begun = len(stub.requests) > 20
+        if begun and not ends:
+            ends.append(time.monotonic() + 8)
+        return error(503, "ServiceUnavailable") if begun and time.monotonic() < ends[0] else None
+
+    ends: list[float] = []
+    stub.check = check
+    assert _extract(spark, stub, tmp_path / "out").rows(Dataset.FEATURES) == len(stub.objects)
+    assert ends

@@ -172,6 +172,7 @@ def places(root: str, folders: Sequence[str], level: int = 1) -> Places:
     that is named like one: by a plain word (``Training``, ``test_images``), or beside others that differ from it by
     that word alone (``seg_train`` and ``seg_test``). Where nothing is for testing, what is for validation is.
     """
+    folders = ["/".join(name for name in folder.split("/") if name not in _NAMELESS) for folder in folders]
     tree = _Folders(folders)
     labels: list[str | None] = []
     merged: dict[str, dict[tuple[str, ...], str]] = defaultdict(dict)
@@ -220,6 +221,8 @@ def _name(folder: str) -> str:
     return folder.rpartition("/")[2]
 
 
+# Parts that the keys of objects may have, though no folder has such a name.
+_NAMELESS = ("", ".", "..")
 _IGNORED_FOLDERS = frozenset(
     ["@eadir", "@__thumb", "#recycle", "#snapshot", "__macosx", "__pycache__", "lost+found", "$recycle.bin", "recycler"]
 )
@@ -227,7 +230,7 @@ _IGNORED_FOLDERS = frozenset(
 
 def is_ignored(folder: str) -> bool:
     """Whether a folder of this name holds no images of anyone's: hidden, or made by a system for itself."""
-    return folder.startswith(".") or folder.lower() in _IGNORED_FOLDERS
+    return (folder.startswith(".") and folder not in _NAMELESS) or folder.lower() in _IGNORED_FOLDERS
 
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".webp")

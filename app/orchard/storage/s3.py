@@ -150,7 +150,7 @@ class ObjectStorage:
         Raises what `Storage` says for ``key``.
         """
         state, started = health(self.bucket, self.s3.endpoint), time.monotonic()
-        seconds, renewed = 0.5, False
+        seconds, renewed = 0.2, False
         while True:
             try:
                 result = operation(connect(self.bucket, self.s3))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Keys that obstore takes for others, or not at all: an empty part, "." or "..", a control character.
 _ODD = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
-_TOLD_SECONDS = 15.0
+_UNTOLD_SECONDS, _TOLD_SECONDS = 1.0, 15.0
 # A store that nobody asked for so long may have answered meanwhile.
 _FORGET_SECONDS = 60.0
 
@@ -144,9 +144,9 @@ class Health:
         return min(started, self._silent)
 
     def is_to_be_told(self) -> bool:
-        """Whether it is time for a word."""
+        """Whether it is time for a word: not at once, for most troubles pass."""
         now = time.monotonic()
-        if now - self._told < _TOLD_SECONDS:
+        if self._silent is None or now - self._silent < _UNTOLD_SECONDS or now - self._told < _TOLD_SECONDS:
             return False
         self._told = now
         return True

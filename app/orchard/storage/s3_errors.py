@@ -41,8 +41,8 @@ _BUSY = {
 # What of one object can be the matter, beside the permission to read it.
 _REMEDIES = {
     "InvalidObjectState": "it is archived, restore it first",
-    "KMS": "allow kms:Decrypt with its key",
-    "kms": "allow kms:Decrypt with its key",
+    "KMS": "allow its key, kms:Decrypt",
+    "kms": "allow its key, kms:Decrypt",
 }
 # obstore's text for an exception of its credential provider.
 _PROVIDER = "External AWS credential provider: "
@@ -97,6 +97,7 @@ def reason(error: Exception) -> str:
         "TimedOut": "no answer in time",
         "timed out": "no answer in time",
         "body error": "an answer was cut off",
+        "Connection broken": "an answer was cut off",
     }.items():
         if sign in str(error):
             return words
