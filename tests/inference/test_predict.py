@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from orchard.inference import commands
 from orchard.inference.model import Model
+from orchard.inference.predict import Answer, Candidate
 
 
 def predict(output: Path | str, *arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -70,6 +72,19 @@ def test_a_broken_file_is_reported_and_the_others_are_answered(trained: Path, fr
     assert rows[1]["label_1"] == "Raspberry"
     table = predict(trained, str(cut), str(good))
     assert b"cut.jpg: truncated (" in table.stdout and b"good.jpg: Raspberry" in table.stdout
+
+
+def test_csv_holds_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["=1+1", "+1", "-1", "@a", "\ta", "\ra", "a=1", "", "'=1"]
+    answers = [
+        Answer(path=name, label=name, confidence=0.9, top=[Candidate(label=name, confidence=0.9)]) for name in names
+    ]
+    assert commands._csv(iter(answers), 1) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
+    told = [f"'{name}" for name in names[:6]] + names[6:]
+    for column in ("path", "label", "label_1"):
+        assert [row[column] for row in rows] == told
+    assert {row["confidence"] for row in rows} == {"0.9"}
 
 
 def test_standard_input_is_an_image(trained: Path, fruits: Path) -> None:

@@ -172,7 +172,7 @@ def test_an_engine_that_is_killed_is_replaced_and_the_other_goes_on(
         assert len(before) == 2
         os.kill(before[0], signal.SIGKILL)
         statuses = [server.client.post("/v1/predict", files={"f": photo}).status_code for _ in range(20)]
-        assert statuses.count(200) >= 19  # what it was given may be lost
+        assert statuses == [200] * 20
         deadline = time.monotonic() + 30
         while server.client.get("/readyz").status_code != 200 or len(server.engines()) < 2:
             assert time.monotonic() < deadline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,8 @@ def _json_lines(answers: Iterator[Answer], top: int) -> int:  # noqa: ARG001 - t
 
 
 def _csv(answers: Iterator[Answer], top: int) -> int:
+    from orchard.layout import FORMULA
+
     failed = 0
     ranks = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "confidence")]
     names = ["path", "label", "confidence", "reason", "detail", *ranks]
@@ -109,7 +112,9 @@ def _csv(answers: Iterator[Answer], top: int) -> int:
         row = {name: answer.get(name) for name in names[:5]}
         for rank, candidate in enumerate(answer.get("top", ()), 1):
             row |= {f"label_{rank}": candidate["label"], f"confidence_{rank}": f"{candidate['confidence']:.6f}"}
-        table.writerow(row)
+        # Text that a spreadsheet would take for a formula begins with an apostrophe.
+        texts = {name: re.sub(FORMULA, r"'\g<0>", value) for name, value in row.items() if isinstance(value, str)}
+        table.writerow(row | texts)
     return 1 if failed else 0
 
 

@@ -18,7 +18,7 @@ from orchard import tasks
 from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.files import DataFile, parquet_bytes, part, stage_file
-from orchard.layout import DERIVED, REDUCED, REDUCTION, Dataset, PcaMetrics, Split
+from orchard.layout import DERIVED, FORMULA, REDUCED, REDUCTION, Dataset, PcaMetrics, Split
 from orchard.output import NO_MODEL, Output
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Projection, Reduction
@@ -230,10 +230,14 @@ def _write_part(
 
 
 def _csv(batch: pa.RecordBatch, *, header: bool) -> pa.Buffer:
-    """Return rows of `REDUCED` as CSV: path, label, split, pc_1 … pc_k; floats in as many digits as they need."""
+    """Return rows of `REDUCED` as CSV: path, label, split, pc_1 … pc_k; floats in as many digits as they need.
+
+    Text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     columns = np.ascontiguousarray(matrix(batch.column("pca_features")).T)
     names = [*_COLUMNS, *(f"pc_{i}" for i in range(1, len(columns) + 1))]
-    table = pa.table([*(batch.column(c) for c in _COLUMNS), *map(pa.array, columns)], names=names)
+    texts = (pc.replace_substring_regex(batch.column(c), FORMULA, r"'\0") for c in _COLUMNS)
+    table = pa.table([*texts, *map(pa.array, columns)], names=names)
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(include_header=header))
     return sink.getvalue()
