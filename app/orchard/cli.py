@@ -385,4 +385,4 @@ def _run() -> tuple[int, str | None]:
             code, sentence = 4, f"unexpected {what}; please report it with what --debug shows."
     if "--debug" in sys.argv:
         progress.say_traceback()
-    return code, sentence
+    return code, redacted(sentence)

@@ -27,6 +27,7 @@ _AGAIN_SECONDS = 0.25
 _asked = Event()
 _open: dict[object, Callable[[], object] | None] = {}
 _sentence = "interrupted."
+_standard_error = 2
 
 
 def asked() -> bool:
@@ -112,16 +113,25 @@ def run(command: Callable[[], tuple[int, str | None]], *, in_main_thread: bool =
 
 def _wait(events: "SimpleQueue[signal.Signals | tuple[int, str | None]]", until: float) -> None:
     """Ask the command to end, and wait until it has, or need not be waited for, or somebody asks a second time."""
-    from orchard import progress
-
     if "--debug" not in sys.argv:
-        progress.mute_others()
+        _mute_others()
     _asked.set()
     Thread(target=_stop, name="orchard-stop", daemon=True).start()
     while _open and time.monotonic() < until:
         with contextlib.suppress(Empty):
             events.get(timeout=0.02)
             return
+
+
+def _mute_others() -> None:
+    """Keep what others print when they are stopped from standard error; Orchard's log and bars go on."""
+    from orchard import progress
+
+    global _standard_error  # noqa: PLW0603 - as above
+    with contextlib.suppress(OSError):  # it may be closed
+        _standard_error = os.dup(2)
+        progress.move_to(_standard_error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _stop() -> None:
@@ -148,38 +158,33 @@ def _leave(name: signal.Signals) -> NoReturn:
 
 
 def _tell(sentence: str) -> None:
-    from orchard.redaction import redacted
-
-    sentence = redacted(sentence)
     with contextlib.suppress(OSError):
-        os.write(2, f"orchard: {sentence}\n".encode(errors="backslashreplace"))
+        os.write(_standard_error, f"orchard: {sentence}\n".encode(errors="backslashreplace"))
         if "ORCHARD_POD_NAME" in os.environ:  # the pod's status says why the container ended
             Path("/dev/termination-log").write_text(sentence)
 
 
 def end_children(*, seconds: float = _CHILDREN_SECONDS) -> None:
-    """End the processes that this one started: first by SIGTERM, and after some seconds by SIGKILL."""
-    children = _children()
-    for how, until in ((signal.SIGTERM, time.monotonic() + seconds), (signal.SIGKILL, time.monotonic() + 2 * seconds)):
-        for child in children:
+    """End the processes that this one started, and theirs: first by SIGTERM, after some seconds by SIGKILL."""
+    sessions: set[int] = set()
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        until = time.monotonic() + seconds
+        for process in _descendants(sessions):
             with contextlib.suppress(OSError):
-                os.kill(child, how)
-        while (children := [child for child in children if _lives(child)]) and time.monotonic() < until:
+                os.kill(process, how)
+        while _descendants(sessions) and time.monotonic() < until:
             time.sleep(0.02)
 
 
-def _children() -> list[int]:
-    """Return the processes that this one started; none without /proc, where they end with their standard input."""
+def _descendants(sessions: set[int]) -> list[int]:
+    """Return this process' children and what runs in their sessions, which it adds to `sessions`.
+
+    None without /proc, where children end with their standard input.
+    """
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            if int(stat.read_text(errors="replace").rpartition(")")[2].split()[1]) == os.getpid():
-                found.append(int(stat.parent.name))
-    return found
-
-
-def _lives(child: int) -> bool:
-    try:
-        return os.waitpid(child, os.WNOHANG) == (0, 0)
-    except ChildProcessError:  # another thread has waited for it
-        return False
+        with contextlib.suppress(OSError, ValueError):
+            state, parent, _, session, *_ = stat.read_text(errors="replace").rpartition(")")[2].split()
+            found.append((int(stat.parent.name), state, int(parent), int(session)))
+    sessions |= {pid for pid, _, parent, session in found if parent == os.getpid() and session == pid}
+    return [p for p, state, parent, s in found if (parent == os.getpid() or s in sessions) and state not in "ZX"]

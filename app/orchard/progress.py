@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -93,10 +92,12 @@ def say_traceback() -> None:
     say(traceback.format_exc().rstrip())
 
 
-def mute_others() -> None:
-    """Keep what is printed to standard error from it, but for Orchard's log and bars."""
-    console.file = sys.stderr
-    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - it is open to the end
+def move_to(descriptor: int) -> None:
+    """Write log and bars to another file descriptor from now on."""
+    console.file = os.fdopen(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)
+    for handler in log.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(console.file)
 
 
 def end_bars() -> None:

@@ -313,6 +313,8 @@ class Session:
         """Stop the session if it was started here."""
         with self._ending:
             self._leaving.set()
+            if interruption.asked() and self._abandon():
+                return
             self._starter.shutdown()
             if self._started is not None and self._started.exception() is None:
                 try:
@@ -320,10 +322,13 @@ class Session:
                 except Exception as error:  # its JVM is gone, and something else says why
                     log.debug("Spark could not be stopped: %s", first_line(error))
 
-    def _abandon(self) -> None:
-        """Begin to end a session that is still being started; nobody else could stop it."""
+    def _abandon(self) -> bool:
+        """End a JVM that is still starting, or has its executors in it, with its workers; return whether it was one."""
         from pyspark import SparkContext
 
         self._leaving.set()
-        if SparkContext._gateway is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
-            interruption.end_children(seconds=0)
+        context = SparkContext._active_spark_context
+        alone = SparkContext._gateway is None if context is None else context.master.startswith("local")
+        if alone := alone and "PYSPARK_GATEWAY_PORT" not in os.environ:
+            interruption.end_children()
+        return alone

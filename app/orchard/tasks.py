@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import pyarrow as pa
 
 from orchard import errors, interruption
-from orchard.errors import ClusterError, OrchardError, StorageError, first_line
+from orchard.errors import ClusterError, OrchardError, file_failure, first_line, is_of_file
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -215,9 +215,10 @@ def _marked() -> Iterator[None]:
         yield
     except OrchardError as error:
         raise _Failed(_packed(error)) from error
-    except OSError as error:  # what no one has foreseen, but a file's fault
-        what = f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
-        raise _Failed(_packed(StorageError(f"A worker met a file that cannot be used ({what}): check it."))) from error
+    except OSError as error:
+        if not is_of_file(error):
+            raise
+        raise _Failed(_packed(file_failure(error))) from error
 
 
 def _packed(error: OrchardError) -> str:

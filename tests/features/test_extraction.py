@@ -3,11 +3,9 @@
 import pyarrow as pa
 import pytest
 
-from orchard.errors import ClusterError, StorageError
 from orchard.features.extraction import (
     MAXIMUM_TASK_IMAGES,
     ExtractionResult,
-    _cluster_error,
     _Plan,
     task_images,
     tasks_per_batch,
@@ -58,21 +56,3 @@ def test_the_first_tasks_are_small_and_later_ones_take_some_seconds() -> None:
 
 def test_a_batch_grows_with_the_cluster() -> None:
     assert tasks_per_batch(100) == 4 * tasks_per_batch(25) == 400
-
-
-def test_an_error_of_orchard_in_a_worker_keeps_its_sentence() -> None:
-    spark_says = (
-        "Job aborted due to stage failure: Task 0 failed 4 times\n"
-        "Traceback (most recent call last):\n"
-        '  File "worker.py", line 1, in main\n'
-        "orchard.errors.StorageError: The bucket does not answer: try later.\n\tat org.apache.spark"
-    )
-    error = _cluster_error(RuntimeError(spark_says))
-    assert type(error) is StorageError
-    assert str(error) == "The bucket does not answer: try later."
-
-
-def test_another_error_of_a_worker_is_named() -> None:
-    error = _cluster_error(RuntimeError("Job aborted\nMemoryError: no room\n\tat java"))
-    assert type(error) is ClusterError
-    assert "MemoryError: no room" in str(error)

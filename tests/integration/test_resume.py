@@ -206,7 +206,7 @@ def test_an_interrupted_run_exits_with_130_and_keeps_what_was_committed(many: Pa
 
 def test_workers_that_die_cost_a_retry_and_no_row(many: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out"
-    process = _start(many, out, "--master", "local[2,8]", "--components", "4", "--classifiers", "")
+    process = _start(many, out, "--master", "local[2]", "--components", "4", "--classifiers", "")
 
     def workers() -> list[int]:
         """Python workers of this run: children of the daemon that its JVM forked."""

@@ -25,4 +25,4 @@ def test_spark_submits_master_holds_and_everything_can_be_encrypted(tmp_path: Pa
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["machine"]["spark_master"] == "local[1]"
+    assert run["machine"]["spark_master"] == "local[1,4]"

@@ -77,10 +77,9 @@ def extract(
     s3: S3Options,
     progress: Advance,
 ) -> ExtractionResult:
-    """Featurize `images` (schema `LISTING`, every row with its split) and commit batch by batch; at an error or an
-    interruption, what has finished by then.
+    """Featurize `images` (schema `LISTING`, every row with its split) and commit batch by batch.
 
-    Whatever happens, what was committed stays and is right: each image is in ``features`` or in ``rejected``,
+    At an error or an interruption, what has finished by then is committed. Whatever happens, what was committed stays and is right: each image is in ``features`` or in ``rejected``,
     and in ``inventory``, exactly once. Call it inside ``output.writing()``.
 
     Raises:
