@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pyarrow.compute as pc
 import pytest
 from pyspark.sql import SparkSession
 
+from orchard import pipeline
+from orchard.classification import held_out, training
 from orchard.classification.stage import Classification, classify
 from orchard.classification.training import Classifier
 from orchard.datasets import lists, matrix
@@ -18,6 +21,7 @@ from orchard.errors import InputError, TrainingError
 from orchard.layout import FEATURES, INVENTORY, PREDICTIONS, REDUCED, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import reduce
+from orchard.settings import Settings
 
 BOTH = [Classifier.LOGISTIC_REGRESSION, Classifier.RANDOM_FOREST]
 LINEAR = [Classifier.LOGISTIC_REGRESSION]
@@ -209,6 +213,69 @@ def test_the_split_by_groups_fits_and_measures_everything_again(
     assert (measured["train_rows"], measured["test_rows"]) == (honest["train_rows"], honest["test_rows"])
     assert measured["accuracy"] > 0.9
     assert output.rows(Dataset.PREDICTIONS) == 440, "predictions are of the given split, once"
+
+
+def test_a_forest_that_memory_does_not_hold_is_left_out_or_smaller_and_the_regression_stays(
+    run: Callable[..., Classification], output: Output, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*images("a", 20, 8), *images("b", 20, 8), *images("c", 20, 8)]
+    monkeypatch.setattr(training, "_SPARK_ITSELF", 0)
+    monkeypatch.setattr(training, "_heap", lambda _: 24_000)  # of trees of at most 77 nodes and 3 classes: 4
+    cut = run(rows, BOTH)
+    assert set(cut["classifiers"]) == {"logistic_regression", "random_forest"}
+    (sentence,) = cut["warnings"]
+    assert "trees instead of 50" in sentence and "--driver-memory" in sentence
+    found = re.search(r"has (\d+) trees", sentence)
+    assert found and 10 <= int(found[1]) < 50
+
+    monkeypatch.setattr(training, "_heap", lambda _: 3_000)
+    monkeypatch.setattr(training, "_LINEAR_VECTORS", 1)
+    options = {"seed": 1, "split_by_group": False, "test_fraction": 0.25, "driver_memory": "3k"}
+    left_out = classify(spark, output, BOTH[::-1], key="less memory", **options)
+    assert set(left_out["classifiers"]) == {"logistic_regression"}
+    (sentence,) = left_out["warnings"]
+    assert sentence.startswith("The random forest was left out: its trees of 3 classes do not fit into 0.0 GB")
+    assert (left_out["key"], left_out["lacked"]) == ("less memory", "3k")
+    assert set(predictions(output)["classifier"].to_pylist()) == {"logistic_regression"}
+    assert not [name for name in output.classifier_files() if "forest" in name]
+
+    monkeypatch.setattr(training, "_heap", lambda _: 100)
+    nothing = classify(spark, output, BOTH, key="no memory", **options)
+    assert nothing["classifiers"] == {} and nothing["key"] == "no memory"
+    assert [warning.split(":")[0] for warning in nothing["warnings"]] == [
+        "Logistic regression was left out",
+        "The random forest was left out",
+    ]
+    assert output.rows(Dataset.PREDICTIONS) == 0, "those of before are of other settings"
+
+
+def test_what_lacked_memory_is_tried_again_with_another_amount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def classification(_session: object, output: Output, _classifiers: object, **options: str) -> None:
+        tried.append(options["driver_memory"])
+        lacked = {} if options["driver_memory"] == "9g" else {"lacked": options["driver_memory"]}
+        output.commit({}, properties={"classification": {"key": options["key"], **lacked}})
+
+    monkeypatch.setattr(pipeline.classification, "run", classification)
+    url = str(tmp_path / "again")
+    made = Output(url)
+    reduced = pa.table([["a.jpg"], ["a"], ["train"], [[1.0]]], schema=REDUCED)
+    with made.writing():
+        made.commit({Dataset.REDUCED: [made.stage(Dataset.REDUCED, reduced)]}, properties={"reduction": {"key": "r"}})
+    for memory in ("900m", "900m", "2g", "9g", "9g", "900m"):
+        with pipeline.Pipeline(url, Settings(driver_memory=memory)) as again:
+            again.classify()
+    assert tried == ["900m", "2g", "9g"]
+
+
+def test_calibration_takes_fewer_rows_of_more_classes(
+    run: Callable[..., Classification], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out, "MAX_SCORES", 2 * 150)
+    calibrated = run([*images("a", 20, 200), *images("b", 20, 200)])["calibration"]
+    assert calibrated is not None
+    assert 100 < calibrated["rows"] < 200
 
 
 def reduced_length(output: Output) -> int:

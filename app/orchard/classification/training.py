@@ -39,6 +39,10 @@ TREES, LEAST_TREES, DEPTH = 50, 10, 12
 # While trees grow, Spark ML keeps in every inner node the class counts of itself and of both sides, 8 bytes each.
 _NODE_BYTES_PER_CLASS = 12
 _FOREST_SHARE = 0.5  # of the heap; the other half takes the counts that tasks gather, and the rows
+# As large as the coefficients: L-BFGS keeps twenty, and tasks, broadcast and line search have theirs. In a heap of 450
+# MB 1,500 classes of 560 components fit, which is 45 of them, and 2,000 did not.
+_LINEAR_VECTORS = 45
+_SPARK_ITSELF = 150 * 2**20
 
 
 def vectors(rows: DataFrame) -> DataFrame:
@@ -69,8 +73,8 @@ def train(
         seed: of the forest's bootstraps.
 
     Returns:
-        A fitted model of Spark ML with the columns ``prediction`` and ``probability``, and None; of a forest for which
-        memory is short a smaller one or None, and a sentence that says so.
+        A fitted model of Spark ML with the columns ``prediction`` and ``probability``, and None; if memory is short, a
+        smaller forest or None, and a sentence that says so.
     """
     from pyspark.ml import PipelineModel
     from pyspark.ml.classification import LogisticRegression
@@ -80,6 +84,13 @@ def train(
     indexer = StringIndexerModel.from_labels(list(labels), inputCol="label", outputCol="class")
     training = indexer.transform(rows.where("split = 'train'"))
     if classifier is Classifier.LOGISTIC_REGRESSION:
+        heap = _heap(rows.sparkSession)
+        needed = _SPARK_ITSELF + _LINEAR_VECTORS * 8 * len(labels) * len(variances)
+        if needed > heap:
+            return None, (
+                f"Logistic regression was left out: {len(labels):,} classes of {len(variances):,} components do not "
+                f"fit into {_short(heap, needed)}, or take fewer --components."
+            )
         weights = Vectors.dense(half_whitening(variances))
         weighting = ElementwiseProduct(scalingVec=weights, inputCol="components", outputCol="weighted")
         linear = LogisticRegression(
@@ -126,8 +137,7 @@ def _grow(rows: DataFrame, n_classes: int, seed: int) -> tuple[Any | None, str |
         trees = affordable_trees(heap, nodes, n_classes)
     if trees >= TREES:
         return fit(TREES), None
-    needed = math.ceil(heap * TREES / max(trees, 1) / 2**30 + 0.1)
-    memory = f"{heap / 2**30:.1f} GB of Spark's memory; give it more (--driver-memory {needed}g)"
+    memory = _short(heap, heap * TREES / max(trees, 1))
     if trees < LEAST_TREES:
         return None, (
             f"The random forest was left out: its trees of {n_classes:,} classes do not fit into {memory}, "
@@ -139,6 +149,10 @@ def _grow(rows: DataFrame, n_classes: int, seed: int) -> tuple[Any | None, str |
 def affordable_trees(heap: int, nodes: float, n_classes: int) -> int:
     """Return how many trees of so many nodes a heap of so many bytes can hold while they grow."""
     return int(heap * _FOREST_SHARE / (nodes * n_classes * _NODE_BYTES_PER_CLASS))
+
+
+def _short(heap: int, needed: float) -> str:
+    return f"{heap / 2**30:.1f} GB of Spark's memory; give it more (--driver-memory {math.ceil(needed / 2**30 + 0.1)}g)"
 
 
 def _heap(spark: SparkSession) -> int:
