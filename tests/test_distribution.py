@@ -68,7 +68,7 @@ def test_the_scan_finds_a_name_that_is_not_ours() -> None:
 def test_the_name_and_version_are_those_that_the_build_takes() -> None:
     assert PROJECT["name"] == DISTRIBUTION != "orchard"
     assert "version" in PROJECT["dynamic"]
-    assert PROJECT["scripts"] == {"orchard": "orchard.cli:main"}
+    assert PROJECT["scripts"] == {"orchard": "orchard.__main__:main"}
 
 
 def test_the_version_is_known_without_an_installed_distribution(tmp_path: Path) -> None:
