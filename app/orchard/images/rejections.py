@@ -31,7 +31,12 @@ def commonest_kinds(rejected: pa.Table) -> list[RejectedKind]:
     counts: Counter[tuple[str, str]] = Counter()
     remedies: dict[tuple[str, str], str] = {}
     columns = ["reason", "detail"]
-    for row in rejected.group_by(columns).aggregate([([], "count_all")]).sort_by(columns).to_pylist():
+    for row in (
+        rejected.group_by(columns)
+        .aggregate([([], "count_all")])
+        .sort_by([(name, "ascending") for name in columns])
+        .to_pylist()
+    ):
         reason, detail = row["reason"] or "", row["detail"] or ""
         kind, remedy = reason.replace("_", " "), _REMEDIES.get(reason, "")
         if reason == Reason.UNSUPPORTED_FORMAT:
