@@ -309,14 +309,12 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
 def _print_plan(planned: Any) -> None:
     from orchard.images.rejections import sentence
 
-    warnings = planned.pop("warnings")
+    warnings, kinds = planned.pop("warnings"), planned.pop("rejected_kinds")
     for name, value in planned.items():
-        if name == "rejected_kinds":
-            continue
         is_bytes = name.endswith("bytes")
         text = f"{value / 1e6:,.1f} MB" if is_bytes else value if isinstance(value, str) else f"{value:,}"
         click.echo(f"{name.replace('bytes', 'size').replace('_', ' '):<20} {text}")
-    for kind in planned["rejected_kinds"]:
+    for kind in kinds:
         click.echo(f"{'':<20} {sentence(kind)}")
     for warning in warnings:
         click.echo(f"{'warning':<20} {warning}")

@@ -5,16 +5,20 @@ import random
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pillow_heif
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageCms, ImageDraw
 
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.layout import Reason
 
+pillow_heif.register_heif_opener()
 LIMITS = Limits()
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -48,18 +52,33 @@ def _scene(mode: str = "RGB", size: tuple[int, int] = (60, 40)) -> Image.Image:
     return image.convert(mode)
 
 
-def _png(width: int, height: int, depth: int, colour: int, raw: bytes) -> bytes:
-    """A PNG of raw scanlines: Pillow itself writes no 16-bit RGB."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    data = chunk(b"IDAT", zlib.compress(raw))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+def _chunk(name: bytes, content: bytes, wrong: int = 0) -> bytes:
+    checksum = zlib.crc32(name + content) ^ wrong
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO"])
+def _png(  # noqa: PLR0917 -- in the order of the file
+    width: int, height: int, depth: int, colour: int, raw: bytes, interlaced: bool = False, before: bytes = b""
+) -> bytes:
+    """A PNG of raw scanlines: Pillow itself writes no 16-bit RGB, and nothing interlaced."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    data = _chunk(b"IDAT", zlib.compress(raw))
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + before + data + _chunk(b"IEND", b"")
+
+
+def _scanlines(samples: npt.NDArray[np.integer], depth: int, interlaced: bool) -> bytes:
+    """What a PNG holds of samples (height, width, channels)."""
+    starts = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    lines = []
+    for left, top, across, down in starts if interlaced else [(0, 0, 1, 1)]:
+        for row in samples[top::down, left::across]:
+            if row.size:
+                bits = (row.reshape(-1, 1) >> np.arange(depth)[::-1] & 1).astype(np.uint8)
+                lines.append(b"\0" + np.packbits(bits.reshape(-1)).tobytes())
+    return b"".join(lines)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "AVIF", "HEIF"])
 def test_every_format_keeps_its_colours_and_its_size(kind: str) -> None:
     decoded = _decoded(_encode(_scene(), kind))
     assert (decoded.width, decoded.height) == (60, 40)
@@ -68,14 +87,14 @@ def test_every_format_keeps_its_colours_and_its_size(kind: str) -> None:
     assert np.abs(decoded.pixels[20, 50].astype(int) - BLUE).max() < 12
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG", "MPO"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG", "MPO", "AVIF", "HEIF"])
 def test_of_several_frames_the_first_one_counts(kind: str) -> None:
     first, second = Image.new("RGB", (8, 8), RED), Image.new("RGB", (8, 8), BLUE)
     data = _encode(first, kind, save_all=True, append_images=[second])
     assert np.abs(_decoded(data).pixels.astype(int) - RED).max() < 12
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("target", [224, 16])
 def test_images_are_turned_upright(kind: str, orientation: int, target: int) -> None:
@@ -194,6 +213,199 @@ def test_shrinking_a_photograph_averages_it(fruits: Path) -> None:
     assert np.abs(_decoded(_encode(Image.fromarray(checks), "PNG")).pixels.astype(int) - 127).max() <= 16
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(
+    ("colour", "depth"),
+    [
+        (colour, depth)
+        for colour, depths in ((0, "1 2 4 8 16"), (2, "8 16"), (3, "1 2 4 8"), (4, "8 16"), (6, "8 16"))
+        for depth in map(int, depths.split())
+    ],
+)
+def test_png_of_every_kind(colour: int, depth: int, interlaced: bool) -> None:
+    rows, columns = np.mgrid[0:21, 0:30]
+    grey = (columns * 9 % 256 / 255)[..., None]
+    shown = np.concatenate([grey, 1 - grey, (rows * 12 % 256 / 255)[..., None]], -1) if colour in (2, 6) else grey
+    most = 2**depth - 1
+    samples = np.rint(shown * most).astype(int)
+    before = _chunk(b"PLTE", np.repeat(np.rint(np.arange(most + 1) * (255 / most)), 3).astype(np.uint8).tobytes())
+    expected = np.broadcast_to(np.rint(samples * (255 / most)), (21, 30, 3)).astype(int)
+    if colour in (4, 6):
+        alpha = np.where(rows < 10, most, 0)[..., None]
+        samples = np.concatenate([samples, alpha], -1)
+        expected = np.where(alpha, expected, 255)
+    data = _png(30, 21, depth, colour, _scanlines(samples, depth, interlaced), interlaced, before * (colour == 3))
+    assert np.abs(_decoded(data).pixels - expected).max() <= 1
+    assert np.abs(_decoded(data, 20).pixels.mean(axis=(0, 1)) - expected.mean(axis=(0, 1))).max() < 6
+    key = {0: 1, 2: 3}.get(colour)
+    if key:  # what has the colour of one pixel is clear
+        chunk = _chunk(b"tRNS", struct.pack(f">{key}H", *samples[0, 12]))
+        pixels = _decoded(_png(30, 21, depth, colour, _scanlines(samples, depth, interlaced), interlaced, chunk)).pixels
+        expected = np.where((samples == samples[0, 12]).all(-1)[..., None], 255, expected)
+        assert np.abs(pixels - expected).max() <= 1
+
+
+def _wide(name: str) -> bytes:
+    """A profile of another RGB than sRGB: Display P3 or Adobe RGB, as matrix and curve."""
+    primaries = {
+        "Display P3": [(0.5151, 0.2412, -0.0011), (0.292, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841)],
+        "Adobe RGB": [(0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446)],
+    }[name]
+
+    def fixed(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.2 * 256)) + bytes(2)
+    tags = {b"wtpt": b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249)}
+    for letter, primary in zip(b"rgb", primaries, strict=True):
+        tags[bytes([letter]) + b"XYZ"] = b"XYZ " + bytes(4) + fixed(*primary)
+        tags[bytes([letter]) + b"TRC"] = curve
+    at, table, body = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for tag, content in tags.items():
+        table += tag + struct.pack(">II", at + len(body), len(content))
+        body += content
+    size = at + len(body)
+    head = struct.pack(">I", size) + bytes(4) + struct.pack(">I", 0x02100000) + b"mntrRGB XYZ " + bytes(12) + b"acsp"
+    return (head + bytes(28) + fixed(0.9642, 1, 0.8249)).ljust(128, b"\0") + table + body
+
+
+@pytest.mark.parametrize("target", [224, 16])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
+@pytest.mark.parametrize("space", ["Display P3", "Adobe RGB"])
+def test_wide_colours_become_srgb(space: str, kind: str, target: int) -> None:
+    profile = _wide(space)
+    image = Image.new("RGB", (40, 40), (60, 160, 90))
+    to_srgb = ImageCms.buildTransform(
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), "RGB", "RGB"
+    )
+    expected = np.asarray(ImageCms.applyTransform(image, to_srgb)).astype(int)
+    assert np.abs(expected - np.asarray(image)).max() > 15
+    pixels = _decoded(_encode(image, kind, icc_profile=profile, quality=95), target).pixels
+    assert np.abs(pixels - expected[0, 0]).max() <= 6
+    if kind == "PNG":
+        palette = _encode(image.convert("P", palette=Image.Palette.ADAPTIVE), kind, icc_profile=profile)
+        alpha = _encode(image.convert("RGBA"), kind, icc_profile=profile)
+        assert np.abs(_decoded(palette, target).pixels - expected[0, 0]).max() <= 1
+        assert np.abs(_decoded(alpha, target).pixels - expected[0, 0]).max() <= 1
+
+
+def test_profiles_of_srgb_and_broken_ones_change_nothing() -> None:
+    image = _scene()
+    plain = _decoded(_encode(image, "PNG")).pixels
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    wide = _wide("Adobe RGB")
+    broken = [b"", b"no profile", wide[:200], wide.replace(b"curv", b"xxxx"), bytes(2_000_000), wide[:128] + bytes(400)]
+    grey = wide.replace(b"RGB ", b"GRAY")
+    for profile in (srgb, srgb + bytes(2_000_000), grey, wide + b"mpet", *broken):
+        assert (_decoded(_encode(image, "PNG", icc_profile=profile)).pixels == plain).all()
+    for mode in ("L", "CMYK"):  # a profile of another kind than the pixels
+        as_it_is = _decoded(_encode(image.convert(mode), "TIFF")).pixels
+        assert (_decoded(_encode(image.convert(mode), "TIFF", icc_profile=wide)).pixels == as_it_is).all()
+
+
+def test_metadata_are_no_reason_to_refuse_a_png() -> None:
+    plain = _encode(_scene(), "PNG")
+    expected = _decoded(plain).pixels
+    large = zlib.compress(bytes(2_000_000))
+    for chunk in (
+        _chunk(b"iCCP", b"p\0\0" + large),
+        _chunk(b"iCCP", b"p\0\0no profile"),
+        _chunk(b"iCCP", b"p\0\7" + large),
+        _chunk(b"zTXt", b"Comment\0\0" + large),
+        _chunk(b"zTXt", b"Comment\0\1" + large),
+        _chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + large),
+        _chunk(b"zTXt", b"Raw profile type exif\0\0" + large),
+        _chunk(b"tEXt", b"Comment\0x", wrong=1),
+        _chunk(b"gAMA", b""),
+        _chunk(b"tRNS", b""),
+        _chunk(b"eXIf", b"II*\0garbage"),
+        _chunk(b"acTL", b"\0"),
+        _chunk(b"aaAa", b"a", wrong=9) * 1000,
+        _chunk(b"tEXt", b"a\0" + bytes(3_000_000)),
+    ):
+        for at in (33, len(plain) - 12):  # before the pixels and after
+            data = plain[:at] + chunk + plain[at:]
+            assert (_decoded(data).pixels == expected).all(), (chunk[:40], at)
+    assert (_decoded(plain[:-12]).pixels == expected).all()  # the end is not the pixels
+    for name in (b"IHDR", b"PLTE"):
+        data = _encode(_scene().convert("P"), "PNG")
+        at = data.index(name) + 5
+        damaged = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        assert isinstance(decode(damaged, 224, LIMITS), Rejection)
+
+
+def test_orientation_is_read_from_wherever_a_png_has_it() -> None:
+    plain = _encode(_scene(), "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = exif.tobytes()
+    text = f"\nexif\n{len(content):8}\n{content.hex()}\n".encode()
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    for chunk in (
+        _chunk(b"eXIf", content[6:]),
+        _chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text)),
+        _chunk(b"tEXt", b"Raw profile type exif\0" + text),
+        _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+        _chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp)),
+    ):
+        decoded = _decoded(plain[:33] + chunk + plain[33:])
+        assert (decoded.width, decoded.height) == (40, 60), chunk[:40]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("target", [900, 100])
+def test_a_jpeg_that_lacks_only_its_end_is_whole(fruits: Path, target: int, options: dict[str, object]) -> None:
+    photo = Image.open(next((fruits / "Test").glob("Apple*/*.jpg"))).convert("RGB").resize((610, 430))
+    for image in (photo, photo.convert("L"), photo.convert("CMYK")):
+        data = _encode(image, "JPEG", quality=92, **options)
+        expected = _decoded(data, target).pixels
+        for end in (b"", b"\xff", b"\0" * 700):
+            assert (_decoded(data[:-2] + end, target).pixels == expected).all()
+        for share in (0.5, 0.9):
+            cut = decode(data[: int(len(data) * share)], target, LIMITS)
+            assert isinstance(cut, Rejection), share
+            assert cut.reason is Reason.TRUNCATED
+
+
+def test_what_follows_an_image_and_odd_metadata_do_not_matter() -> None:
+    data = _encode(_scene(), "JPEG")
+    expected = _decoded(data).pixels
+    pieces = b"\xff\xe1\x00\x08Exif\0\0" + b"\xff\xfe\x00\x03a" * 50 + b"\xff\xed\x00\x10Photoshop 3.0\0"
+    for odd in (data + b"garbage" * 999, data + data, data[:2] + pieces + data[2:], b"\xff\xd8\xff\xff\xff" + data[3:]):
+        assert (_decoded(odd).pixels == expected).all()
+
+
+def test_large_jpegs_are_judged_by_what_is_decoded() -> None:
+    data = _encode(Image.new("RGB", (6000, 4000), RED), "JPEG", quality=30)
+    limits = Limits(max_pixels=5_000_000)
+    result = decode(data, 224, limits)
+    assert isinstance(result, Decoded)
+    assert (result.width, result.height) == (6000, 4000)
+    assert np.abs(result.pixels.astype(int) - RED).max() < 12
+    assert _rejected(data, Limits(max_pixels=4_700_000)).reason is Reason.TOO_MANY_PIXELS  # 5 times as many at most
+    png = _encode(Image.new("L", (3000, 2000)), "PNG")
+    assert _rejected(png, limits).reason is Reason.TOO_MANY_PIXELS
+    progressive = _encode(Image.new("RGB", (6000, 4000), RED), "JPEG", quality=30, progressive=True)
+    rejection = _rejected(progressive, Limits(max_memory=50 * 2**20))  # its coefficients are all kept
+    assert rejection.reason is Reason.TOO_MANY_PIXELS
+    assert "MiB" in rejection.detail
+
+
+def test_a_tall_and_a_broad_image_of_any_mode_are_shrunk_in_tiles() -> None:
+    for size in ((9000, 600), (500_000, 1), (1, 500_000)):
+        for mode in ("1", "P", "LA", "RGBA", "I;16"):
+            image = Image.new(mode, size, {"1": 1, "P": 0, "I;16": 65535}.get(mode, "white"))
+            if mode == "P":
+                image.putpalette([255, 255, 255])
+            assert (_decoded(_encode(image, "PNG")).pixels == 255).all(), (size, mode)
+    ramp = np.linspace(0, 255, 1800).astype(np.uint8)
+    image = Image.fromarray(np.broadcast_to(ramp, (1300, 1800))).convert("RGBA")
+    straight = _decoded(_encode(image.convert("RGB"), "PNG")).pixels.astype(int)
+    assert np.abs(_decoded(_encode(image, "PNG")).pixels - straight).max() <= 1
+    palette = _encode(image.convert("L").convert("P"), "PNG", transparency=bytes([255] * 255 + [254]))
+    assert np.abs(_decoded(palette).pixels - straight).max() <= 1
+
+
 # What cannot be decoded
 
 
@@ -211,12 +423,31 @@ def test_no_bytes_are_empty() -> None:
         (b'{"error": "not found"}', "JSON"),
         (b"%PDF-1.7", "PDF"),
         (b"PK\x03\x04abc", "ZIP"),
-        (b"\x00\x00\x00\x18ftypheic", "HEIC"),
+        (b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00mif1miaf", "HEIF"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
         (b"BMW is a car maker, and this is no bitmap", "text"),
         (b"\x00" * 1000, "zero bytes"),
         (b"\x9d\x01\x02\x03", "9d 01 02 03"),
         ("é".encode() * 400, "text"),
+        (b"<!-- saved from --><!-- twice --><html>", "HTML page: the download failed"),
+        (b"<Error><Code>AccessDenied</Code></Error>", "XML"),
+        (b"<!DOCTYPE svg PUBLIC 'x'>" * 18, "text"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "video"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0", "video"),
+        (b"\x1aE\xdf\xa3webm", "video"),
+        (b"RIFF\0\0\0\0AVI LIST", "video"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "sound"),
+        (b"II*\0\x10\0\0\0CR\x02\0", "a camera's raw file"),
+        (b"\0\0\0\x18ftypcrx ", "a camera's raw file"),
+        (b"\0\0\1\0\1\0\x10\x10", "an icon"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"\0\0\0\x0cJXL \r\n", "JPEG XL"),
+        (b"P6\n4 4\n255\n", "Netpbm"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"../../.git/annex/objects/1x/2y", "git-annex"),
+        (b"data:image/png;base64,iVBOR", "a data: URL"),
+        (b"\0\5\x16\7\0\2", "AppleDouble"),
     ],
 )
 def test_content_that_is_no_image_is_named(content: bytes, looks_like: str) -> None:
@@ -225,7 +456,7 @@ def test_content_that_is_no_image_is_named(content: bytes, looks_like: str) -> N
     assert looks_like in rejection.detail
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_an_image_that_ends_early_is_truncated(kind: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)
@@ -257,6 +488,73 @@ def test_limits_hold_before_anything_is_decoded() -> None:
     assert _rejected(data, Limits(max_bytes=len(data) - 1)).reason is Reason.TOO_LARGE
     assert _rejected(data, Limits(max_pixels=60 * 40 - 1)).reason is Reason.TOO_MANY_PIXELS
     assert isinstance(decode(data, 224, Limits(max_bytes=len(data), max_pixels=60 * 40)), Decoded)
+
+
+def _scans(count: int, size: tuple[int, int] = (200, 200)) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    data = _encode(Image.new("L", size), "JPEG", progressive=True)
+    return data[:-2] + data[data.rfind(b"\xff\xda") : -2] * count + data[-2:]
+
+
+def test_a_jpeg_may_have_many_scans_and_not_too_many() -> None:
+    assert isinstance(decode(_scans(50), 224, LIMITS), Decoded)
+    by_chance = _scans(0) + b"\xff\xda\0" * 3000  # a phone's motion picture, say
+    assert isinstance(decode(by_chance, 224, LIMITS), Decoded)
+    assert isinstance(decode(_scans(50, (2000, 1000)), 224, Limits(max_pixels=1_000_000)), Rejection)
+    started = time.process_time()
+    rejection = _rejected(_scans(2000, (2000, 2000)))
+    assert rejection.reason is Reason.TOO_SLOW
+    assert "scans" in rejection.detail
+    assert time.process_time() - started < 1
+
+
+def test_a_decode_has_a_deadline() -> None:
+    jpeg, bmp = _encode(_scene(), "JPEG"), _encode(_scene("P"), "BMP")
+    # A million bytes one by one, in Python: padding before a marker, and runs of one pixel.
+    padding = jpeg[:2] + b"\xff" * 3_000_000 + jpeg[2:]
+    rle = bytearray(bmp[:1078] + b"\1\0" * 3_000_000)
+    rle[18:26], rle[30:34] = struct.pack("<ii", 5000, 5000), struct.pack("<I", 1)
+    for data in (padding, bytes(rle)):
+        result = _rejected(data, Limits(max_seconds=0.05))
+        assert result.reason is Reason.TOO_SLOW
+    assert isinstance(decode(jpeg, 224, Limits(max_seconds=0.05)), Decoded)
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "GIF comment"])
+def test_countless_pieces_are_refused_before_they_are_kept(name: str) -> None:
+    data = _encode(_scene("L" if "GIF" in name else "RGB"), name[:4].strip())
+    at = {"JPEG": 2, "PNG": 33}.get(name, data.find(b",", 13))
+    piece = {"JPEG": b"\xff\xfe\0\2", "PNG": _chunk(b"aaAa", b""), "GIF": b"!\xf9\0", "GIF comment": b"\1a"}[name]
+    pieces = piece * 300_000 if name != "GIF comment" else b"!\xfe" + piece * 300_000 + b"\0"
+    started = time.process_time()
+    rejection = _rejected(data[:at] + pieces + data[at:])
+    assert rejection.reason is Reason.TOO_SLOW
+    assert time.process_time() - started < 2
+
+
+def test_memory_is_bounded_by_what_the_header_says() -> None:
+    """The peak beyond what the file needs, in a process of its own for each kind."""
+    code = """
+import io, resource, sys
+from PIL import Image
+from orchard.images.decoding import Limits, decode
+mode, kind, side, options = sys.argv[1], sys.argv[2], int(sys.argv[3]), eval(sys.argv[4])
+file = io.BytesIO()
+Image.new(mode, (side, side)).save(file, kind, **options)
+size = {"1": 1, "P": 1, "L": 1, "I;16": 2}.get(mode, 4) * side * side
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+result = decode(file.getvalue(), 224, Limits(max_memory=2**40))
+assert hasattr(result, "pixels"), result
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / size)
+"""
+    for mode, kind, options, most in (
+        ("RGBA", "PNG", {"compress_level": 1}, 1.8),
+        ("I;16", "PNG", {"compress_level": 1}, 4),
+        ("F", "TIFF", {"compression": "tiff_adobe_deflate"}, 2),
+    ):
+        command = [sys.executable, "-c", code, mode, kind, "3000", repr(options)]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert float(run.stdout) < most, (mode, kind)
 
 
 def test_pillow_writes_no_warnings() -> None:

@@ -53,6 +53,13 @@ def _png(width: int, height: int, seed: int | None = None) -> bytes:
     return file.getvalue()
 
 
+def _jpeg_of_scans(count: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    return data[:-2] + data[data.rfind(b"\xff\xda") : -2] * count + data[-2:]
+
+
 def _form(*contents: bytes) -> bytes:
     head = '--{}\r\nContent-Disposition: form-data; name="files"; filename="{}.jpg"\r\n\r\n'
     parts = [head.format(BOUNDARY, n).encode() + content + b"\r\n" for n, content in enumerate(contents)]
@@ -163,7 +170,7 @@ def test_every_reason_comes_with_its_status(strict: Server, photographs: list[by
         Reason.CORRUPT: (422, corrupt[:60] + bytes(200) + corrupt[260:]),
         Reason.TOO_LARGE: (413, photo + bytes(200_000)),
         Reason.TOO_MANY_PIXELS: (413, _png(2001, 2000)),
-        Reason.TOO_SLOW: (422, jpeg_of_scans(150)),
+        Reason.TOO_SLOW: (422, _jpeg_of_scans(150)),
     }
     for reason, (status, data) in cases.items():
         body = _problem(strict.client.post("/v1/predict", files={"file": ("a.jpg", data)}), status, reason)

@@ -40,7 +40,7 @@ def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
         elif name in (b"IHDR", b"PLTE"):
             head.setdefault(name, data[at : end + 4])
         elif name == b"tRNS":
-            head.setdefault(name, _chunk(name, data[start:end]))
+            head.setdefault(name, _transparency(head.get(b"IHDR", b""), data[start:end]))
         elif name == b"CgBI":
             raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like a PNG of Apple's own kind (CgBI): take the original")
         elif (key := _key(name, data[start : min(end, start + _MAX_KEYWORD)])) and key not in info:
@@ -56,6 +56,19 @@ def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
 
 def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(name)))
+
+
+def _transparency(header: bytes, content: bytes) -> bytes:
+    """The chunk that says which colour is clear; none, if it is too short."""
+    depth, colour = header[16:17], header[17:18]
+    if len(content) < {b"\0": 2, b"\2": 6}.get(colour, 0):
+        return b""
+    # Pillow compares with what it makes of the samples: the higher of two bytes, or 0..255 of fewer bits.
+    if (depth, colour) == (b"\x10", b"\2"):
+        content = b"".join(b"\0" + content[at : at + 1] for at in (0, 2, 4))
+    elif colour == b"\0" and depth in (b"\2", b"\4"):
+        content = b"\0" + bytes([content[1] * (255 // (2 ** depth[0] - 1)) % 256])
+    return _chunk(b"tRNS", content)
 
 
 def _key(name: bytes, start: bytes) -> str | None:

@@ -296,8 +296,8 @@ class _Samples:
 def _bytes(numbers: NDArray[Any], black: float, white: float) -> NDArray[np.uint8]:
     """Numbers as 0..255."""
     exact = numbers.dtype.itemsize > (4 if numbers.dtype.kind == "f" else 2)
-    wide: NDArray[Any] = np.nan_to_num(numbers.astype(np.float64 if exact else np.float32), copy=False, nan=black)
-    scaled: NDArray[Any] = np.rint(((wide - black) * (255 / (white - black))).clip(0, 255))
+    wide: NDArray[Any] = numbers.astype(np.float64 if exact else np.float32).clip(black, white)
+    scaled: NDArray[Any] = np.rint((np.nan_to_num(wide, copy=False, nan=black) - black) * (255 / (white - black)))
     return scaled.astype(np.uint8)
 
 
