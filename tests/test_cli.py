@@ -44,6 +44,16 @@ def test_a_missing_source_is_one_sentence_and_exit_code_3(tmp_path: Path) -> Non
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "extract", "plan"])
+def test_an_output_that_is_the_source_is_one_sentence_and_exit_code_2(tmp_path: Path, command: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    result = orchard(command, str(tmp_path), "--output", f"{tmp_path}/")
+    assert result.returncode == 2
+    assert "choose another --output" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+
 def test_an_empty_source_is_one_sentence_and_exit_code_3(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = orchard("run", str(tmp_path / "empty"), "--output", str(tmp_path / "out"))

@@ -67,6 +67,81 @@ def test_a_replaced_image_is_computed_again(run: Run, photos: Path) -> None:
     assert changed == [str(path)]
 
 
+def test_of_a_manifest_what_changed_is_done_again_and_nothing_else(run: Run, photos: Path) -> None:
+    rows = {
+        path: [path.parent.name, "test" if path.parent.parent.name == "Test" else "train"]
+        for path in sorted(photos.glob("*/*/*.jpg"))
+    }
+    manifest = photos / "list.csv"
+
+    def write() -> None:
+        lines = [f'"{path.relative_to(photos)}","{label}",{split}' for path, (label, split) in rows.items()]
+        manifest.write_text("\n".join(["path,label,split", *lines, "gone.jpg,Lemon #2,train", ""]))
+
+    settings = {"classifiers": "logistic_regression"}
+    write()
+    first = run(manifest, **settings)
+    first.assert_adds_up(91)
+    before = first.features()
+    assert [row["reason"] for row in first.table("rejected").to_pylist()] == ["unreadable"]
+    assert run(manifest, **settings).metrics["images"]["decoded"] == 0
+
+    relabelled, moved, replaced = list(rows)[20], list(rows)[50], list(rows)[80]
+    rows[relabelled][0] = "_Plum 50%" if rows[relabelled][0] != "_Plum 50%" else "Lemon #2"
+    rows[moved][1] = "test"
+    paint(replaced, (0, 0, 0), 7)
+    write()
+    again = run(manifest, **settings)
+    again.assert_adds_up(91)
+    assert again.metrics["images"]["decoded"] == 3
+    after = again.features()
+    assert [path for path in after if after[path] != before[path]] == [str(replaced)]
+    for dataset in ("features", "reduced", "inventory", "predictions"):
+        found = {row["path"]: row for row in again.table(dataset).to_pylist()}
+        for path, (label, split) in rows.items():
+            assert (found[str(path)]["label"], found[str(path)]["split"]) == (label, split)
+    assert again.metrics["pca"]["train_rows"] == 71
+    assert again.metrics["classifiers"]["logistic_regression"]["test_rows"] == 19
+    assert run(manifest, **settings).metrics["images"]["decoded"] == 0
+
+    paint(photos / "gone.jpg", (230, 210, 40), 1)
+    back = run(manifest)
+    back.assert_adds_up(91)
+    assert (back.metrics["images"]["decoded"], back.metrics["images"]["rejected"]) == (1, 0)
+
+
+def test_results_inside_the_source_are_no_images(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    (photos / "again").symlink_to(".")
+    for decoded in (90, 0):
+        inside = run(".", output="photos/out")
+        inside.assert_adds_up(90)
+        assert inside.metrics["images"]["decoded"] == decoded
+    run(".", output="elsewhere").assert_adds_up(90)  # neither are those of others
+    with pytest.raises(UsageError, match="is where the images are"):
+        run(photos, output="photos")
+    assert not (photos / "_orchard").exists()
+
+
+def test_a_layout_that_may_not_be_meant_and_twins_of_two_labels_are_said(run: Run, tmp_path: Path) -> None:
+    for number, place in enumerate(["Red/Apple", "Green/Apple", "Green/Pear"] * 2):
+        paint(tmp_path / "photos" / place / f"{number}.jpg", (160, 20, 40), number % 3)  # the second three are twins
+    (tmp_path / "photos/Red/Apple/2.jpg").write_bytes((tmp_path / "photos/Green/Pear/2.jpg").read_bytes())
+    result = run(tmp_path / "photos")
+    result.assert_adds_up(7)
+    warnings = " ".join(result.metrics["warnings"])
+    assert "2 folders became one label 'Apple': Green/Apple, Red/Apple; --label-level 2" in warnings
+    assert "3 images have the same bytes as one of another label" in warnings
+    assert result.metrics["conflicts"]["images"] == 3
+    page = (result.folder / "report.html").read_text()
+    assert "became one label" in page and "another label" in page
+    deeper = run(tmp_path / "photos", label_level=2)
+    deeper.assert_adds_up(7)
+    assert set(deeper.metrics["labels"]) == {"Green/Apple", "Green/Pear", "Red/Apple"}
+    assert deeper.metrics["images"]["decoded"] == 7
+    assert "became one label" not in " ".join(deeper.metrics["warnings"])
+
+
 def test_a_mended_image_leaves_the_quarantine(run: Run, photos: Path) -> None:
     path = photos / "Training" / "Lemon #2" / "broken.jpg"
     path.write_text("<html>")

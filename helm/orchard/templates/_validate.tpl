@@ -4,6 +4,10 @@
 {{- $runs := ne $v.mode "none" -}}
 {{- if and $runs (not $v.source) }}{{ fail "source is missing: --set source=s3a://bucket/images (or a folder that a volume mounts)." }}{{ end -}}
 {{- if and $runs (not $v.output) }}{{ fail "output is missing: --set output=s3a://bucket/results (or a folder that a volume mounts on driver and executors)." }}{{ end -}}
+{{- /* A folder inside the source is another place. */ -}}
+{{- $source := trimSuffix "/" (regexReplaceAll "^s3://" (trim (toString $v.source)) "s3a://") -}}
+{{- $output := trimSuffix "/" (regexReplaceAll "^s3://" (trim (toString $v.output)) "s3a://") -}}
+{{- if and $runs (eq $source $output) }}{{ fail (printf "%s is where the images are: choose another output, such as a folder in it." $v.output) }}{{ end -}}
 {{- if and (hasKey $v.settings "variance") (hasKey $v.settings "components") (not (kindIs "invalid" $v.settings.variance)) (not (kindIs "invalid" $v.settings.components)) }}{{ fail "settings.variance and settings.components exclude each other: give one of them." }}{{ end -}}
 {{- with $v.dynamicAllocation }}{{ if and .enabled (gt (int .min) (int .max)) }}{{ fail (printf "dynamicAllocation.min (%d) is greater than dynamicAllocation.max (%d)." (int .min) (int .max)) }}{{ end }}{{ end -}}
 {{- if and $v.eventLog.enabled (not $v.eventLog.directory) }}{{ fail "eventLog.directory is missing: name the folder, such as s3a://bucket/spark-events." }}{{ end -}}
