@@ -309,7 +309,7 @@ def test_an_endpoint_that_does_not_answer_is_told_soon(monkeypatch: pytest.Monke
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        storage = open_storage("s3a://bucket", S3Options(f"http://127.0.0.1:{port}"))
+        storage = open_storage("s3a://bucket", S3Options(f"http://127.0.0.1:{port}", timeout=3))
         started = time.monotonic()
         with pytest.raises(StorageError, match=f"127.0.0.1:{port} does not answer"):
             list(storage.list())

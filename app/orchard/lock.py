@@ -24,7 +24,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
-from orchard.errors import OrchardError, OutputLocked, StorageError
+from orchard.errors import OrchardError, OutputLocked, StorageError, file_failure
 from orchard.layout import LOCKS
 from orchard.storage import LocalStorage, Storage
 
@@ -125,7 +125,7 @@ def _hold_file(storage: LocalStorage, run_id: str) -> Iterator[Lease]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b", buffering=0)
     except OSError as error:
-        raise StorageError(f"Cannot write to {storage.url}: {error.strerror}; choose another --output.") from error
+        raise file_failure(error, "written to", f"the output {storage.url}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -57,6 +57,9 @@ class Stub:
             return 200, {}, self._listing({name: value[0] for name, value in parse_qs(query).items()})
         if method == "POST":
             names = re.findall(r"<Key>.*?</Key>", body.decode())
+            if kept := [name for name in names if name[5:-6] in self.refused]:
+                why = self.refused[kept[0][5:-6]][1].decode().partition("<Error>")[2]
+                return 200, {}, f"<DeleteResult><Error>{kept[0]}{why}</DeleteResult>".encode()
             for name in names:
                 self.objects.pop(name[5:-6], None)
             deleted = "".join(f"<Deleted>{name}</Deleted>" for name in names)

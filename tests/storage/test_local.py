@@ -66,6 +66,17 @@ def test_a_write_that_fails_is_one_sentence(
         assert isinstance(told.value, AccessDenied) == (code == 3)
 
 
+@pytest.mark.parametrize(("number", "code"), [(errno.EROFS, 3), (errno.EACCES, 3), (errno.ENOSPC, 4)])
+def test_an_output_that_cannot_be_written_to_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    output = Output(str(tmp_path / "out"))
+    monkeypatch.setattr(Path, "mkdir", _failing(number))
+    with pytest.raises(StorageError, match=f"the output {tmp_path}/out cannot be written to") as told, output.writing():
+        pass
+    assert told.value.exit_code == code
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN])
 def test_what_ails_more_than_one_file_rejects_no_image(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, number: int

@@ -131,6 +131,18 @@ def test_what_may_not_be_written_is_told_with_the_permission(stub: Stub) -> None
         assert told.value.exit_code == 3
     with pytest.raises(AccessDenied, match="allow s3:ListBucket"):
         list(storage.list())
+    stub.refused = {"a": error(403, "AccessDenied")}
+    with pytest.raises(AccessDenied, match="s3:DeleteObject"):  # within an answer that is a success
+        storage.delete(["there", "a"])
+
+
+def test_credentials_that_are_refused_are_told_whatever_is_asked(stub: Stub) -> None:
+    """An answer to HEAD has no body, and its 400 or 403 may mean anything."""
+    stub.check = lambda _: error(400, "ExpiredToken")
+    storage = open_storage("s3a://b", stub.options)
+    for call in (storage.exists, storage.stat, storage.read, storage.open, lambda key: storage.read(f"/{key}")):
+        with pytest.raises(AccessDenied, match="refuses the credentials"):
+            call("a")
 
 
 @pytest.mark.parametrize(

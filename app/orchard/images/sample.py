@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from orchard.errors import StorageError, UsageError
+from orchard.errors import UsageError, file_failure
 
 _SIZE = 100  # pixels, as in Fruits-360
 _DRAWN = 128  # drawn somewhat larger, so that edges are smooth
@@ -84,7 +84,7 @@ def write_sample(folder: Path | str, *, seed: int = 0, train: int = 45, test: in
             (folder / path).write_bytes(data)
             n_files += 1
     except OSError as error:
-        raise StorageError(f"the sample cannot be written to {folder} ({error.strerror}): check it.") from error
+        raise file_failure(error, "written", f"the sample in {folder}") from error
     return n_files
 
 

@@ -109,6 +109,8 @@ class Credentials:
         with _explained():
             session = Session()
             session.set_config_variable("region", self._region)
+            if "AWS_METADATA_SERVICE_NUM_ATTEMPTS" not in os.environ:  # botocore tries once, for a second
+                session.set_config_variable("metadata_service_num_attempts", 3)
             found = session.get_credentials()
             if found is None:
                 raise AccessDenied(

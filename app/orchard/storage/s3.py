@@ -116,8 +116,12 @@ class ObjectStorage:
                 return False
             return True
 
-        # A request that was answered too late is sent again, and then finds what it has itself created.
-        return self._try_to_write(put, key) or self.read(key) == data
+        if self._try_to_write(put, key):
+            return True
+        try:  # a request that was answered too late is sent again, and then finds what it has itself created
+            return self.read(key) == data
+        except FileNotFoundError:  # whoever created it has deleted it since
+            return False
 
     def move(self, source: str, target: str) -> None:
         """See `Storage`."""
@@ -181,7 +185,7 @@ class ObjectStorage:
         task = pyspark.TaskContext.get() if pyspark else None
         if task is not None and task.attemptNumber() > 0:
             return min(self.s3.timeout, _RETRIED_TASK_SECONDS)
-        if errors.names_nobody(error) and not state.has_answered:
+        if errors.names_nobody(error) and not state.has_answered and task is None:
             return min(self.s3.timeout, _NAME_SECONDS)
         return self.s3.timeout
 

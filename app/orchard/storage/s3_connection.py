@@ -13,6 +13,7 @@ from obstore.store import S3Store
 
 from orchard.storage import aws
 from orchard.storage.interface import S3Options
+from orchard.storage.s3_errors import is_mute
 from orchard.storage.s3_requests import Page, Requests
 
 if TYPE_CHECKING:
@@ -109,11 +110,16 @@ class Connection:
 
     def head(self, key: str) -> tuple[int, str]:
         """Bytes and ETag of an object."""
-        if _ODD.search(key):
-            headers = self.requests.send("HEAD", key).headers
-            return int(headers["Content-Length"]), headers.get("ETag", "").strip('"')
-        found = obstore.head(self.store, key)
-        return found["size"], (found["e_tag"] or "").strip('"')
+        try:
+            if _ODD.search(key):
+                headers = self.requests.send("HEAD", key).headers
+                return int(headers["Content-Length"]), headers.get("ETag", "").strip('"')
+            found = obstore.head(self.store, key)
+            return found["size"], (found["e_tag"] or "").strip('"')
+        except Exception as error:
+            if is_mute(error):
+                self.range(key, 0, 1)  # it says why
+            raise
 
 
 @functools.cache

@@ -86,6 +86,11 @@ def answers(error: Exception) -> bool:
     return bool(_status(_text(error)))
 
 
+def is_mute(error: Exception) -> bool:
+    """Whether the server refused to say why: an answer to HEAD has no body, and may mean the object or the keys."""
+    return _status(_text(error)) in (400, 403) and not code(error)
+
+
 def reason(error: Exception) -> str:
     """A few words for why a request failed that may succeed later."""
     text = _text(error)
@@ -184,7 +189,8 @@ def _said(text: str) -> str:
 
 def _status(text: str) -> int:
     found = re.search(r"status code: (\d{3})", text)
-    return int(found[1]) if found else 0
+    denied = "(code: AccessDenied)" in text  # one of many that were to be deleted at once
+    return int(found[1]) if found else 403 if denied else 0
 
 
 def _distrusted(error: Exception) -> bool:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from orchard.errors import AccessDenied, StorageError
+from orchard.errors import file_failure
 
 Enter = Callable[[bytes, Sequence[bytes]], bool]
 """Whether to list a folder, by its path and the names in it."""
@@ -47,9 +47,7 @@ def walk(root: bytes, *, enter: Enter | None = None, without: str | None = None)
         except FileNotFoundError:
             continue  # deleted since its parent was listed
         except OSError as error:
-            kind = AccessDenied if isinstance(error, PermissionError) else StorageError
-            name = folder.decode("utf-8", "backslashreplace")
-            raise kind(f"folder {name} cannot be listed ({error.strerror}): check it.") from error
+            raise file_failure(error, "listed", f"folder {folder.decode('utf-8', 'backslashreplace')}") from error
         if folder != root and enter is not None and not enter(folder, [entry.name for entry in entries]):
             continue
         visited.add(identity)
