@@ -109,6 +109,7 @@ def test_a_killed_engine_costs_no_answer_and_replacements_that_die_while_they_st
 ) -> None:
     with serving(trained, tmp_path, "--engines=1") as server, ThreadPoolExecutor(1) as clients:
         known = server.engines()
+        assert _post(server, photo).status_code == 200  # it has not been idle for long
         os.kill(known[0], signal.SIGSTOP)  # so that it dies at them
         answer = clients.submit(_post, server, photo, photo)
         _wait(lambda: _figure(server, "orchard_held_bytes") > 0 and _figure(server, "orchard_queue_images") == 0)
