@@ -177,15 +177,16 @@ async def _small(_: Scope, __: Receive, send: Send) -> None:
     [
         (_small, _head(10**12), b"x"),
         (_small, _head(None), b"1\r\nx\r\n"),
+        (_small, b"GET / HTTP/1.1\r\nX: ", b"y"),
         (_small, b"GET / HTTP/1.1\r\n\r\n", b"\r\n"),
         (_large, b"GET / HTTP/1.1\r\n\r\n", b""),
     ],
-    ids=["a body that nobody wants", "in chunks", "empty lines", "an answer that nobody reads"],
+    ids=["a body that nobody wants", "in chunks", "headers", "empty lines", "an answer that nobody reads"],
 )
 def test_no_connection_is_held_for_ever(
     app: AsgiApp, request_: bytes, drips: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("LINGER_SECONDS", "KEEP_ALIVE_SECONDS", "STALLED_SECONDS"):
+    for name in ("HEADER_SECONDS", "LINGER_SECONDS", "KEEP_ALIVE_SECONDS", "STALLED_SECONDS"):
         monkeypatch.setattr(server, name, 0.5)
     state = ServerState()
 

@@ -99,13 +99,20 @@ def _json_lines(answers: Iterator[Answer], top: int) -> int:  # noqa: ARG001 - t
     return 1 if failed else 0
 
 
+class _Lines:
+    """Standard output with lines that end as its other lines do; text is quoted for what ends a line in CSV, CR too."""
+
+    def write(self, line: str) -> int:
+        return sys.stdout.write(line.removesuffix("\r\n") + "\n")
+
+
 def _csv(answers: Iterator[Answer], top: int) -> int:
     from orchard.layout import FORMULA
 
     failed = 0
     ranks = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "confidence")]
     names = ["path", "label", "confidence", "reason", "detail", *ranks]
-    table = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    table = csv.DictWriter(_Lines(), names)
     table.writeheader()
     for answer in answers:
         failed += "reason" in answer

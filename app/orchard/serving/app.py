@@ -43,8 +43,8 @@ class Serving:
     uploads: UploadLimits = field(default_factory=UploadLimits)
     max_pixels: int = 50_000_000
     """Of one image, as its header says; what a phone of 48 megapixels takes passes."""
-    image_seconds: float = 10.0
-    """Of the processor, to decode an image; see `EnginePool`."""
+    max_decode_seconds: float = 10.0
+    """Of CPU time, for an image."""
     request_seconds: float = 30.0
     """Within which an answer is there, from the end of the body."""
     cors_origins: Sequence[str] = ()
@@ -74,14 +74,13 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
     limits = Limits(
         max_bytes=serving.uploads.max_bytes,
         max_pixels=serving.max_pixels,
-        max_seconds=min(Limits.max_seconds, serving.request_seconds / 3),
+        max_seconds=serving.max_decode_seconds,
     )
     pool = EnginePool(
         model,
         engines=serving.engines,
         capacity=serving.queue,
         limits=limits,
-        image_seconds=serving.image_seconds,
         observer=counted,
         failed=failed,
     )

@@ -20,6 +20,7 @@ from orchard.features.artifact import BATCH_SIZE, EngineName
 from orchard.images.decoding import Limits, Rejection
 from orchard.inference.model import Model
 from orchard.inference.predictor import Prediction
+from orchard.layout import Reason
 from orchard.serving.engine import EngineDied, EngineProcess
 from orchard.serving.problems import Problem, Refusal
 
@@ -125,9 +126,8 @@ class EnginePool:
         model: the model.
         engines: how many.
         capacity: images that may wait.
-        limits: what an image may cost.
-        image_seconds: of the processor, which an image may take to decode. By any clock a batch has as long for each of
-            its images, and `BATCH_SECONDS`: an engine that is late then does not work, but hangs.
+        limits: what an image may cost. By any clock a batch has `BATCH_SECONDS` and ``max_seconds`` for each image: an
+            engine that is late then does not work, but hangs.
         observer: who counts.
         failed: called with what an engine could not start for.
     """
@@ -139,7 +139,6 @@ class EnginePool:
         engines: int,
         capacity: int,
         limits: Limits,
-        image_seconds: float = 10.0,
         observer: Observer,
         failed: Callable[[Exception], None] = lambda _: None,
     ) -> None:
@@ -149,7 +148,6 @@ class EnginePool:
         self.capacity = capacity
         self._model = model
         self._limits = limits
-        self._image_seconds = image_seconds
         self._observer = observer
         self._failed = failed
         # TensorFlow's engine has one size, and shares its threads among engines.
@@ -230,7 +228,7 @@ class EnginePool:
         """Keep one engine running until the pool closes."""
         first, seconds = True, RETRY_SECONDS[0]
         while not self._closing:
-            process = EngineProcess(self._limits, self._sizes, self._image_seconds)
+            process = EngineProcess(self._limits, self._sizes)
             try:
                 error = await self._start(process)
                 self._untried -= first
@@ -295,7 +293,7 @@ class EnginePool:
             for engine in self._compiled:
                 if engine.under_way:
                     engine.seconds += WATCH_SECONDS
-                    if engine.seconds > BATCH_SECONDS + self._image_seconds * len(engine.under_way[0].items):
+                    if engine.seconds > BATCH_SECONDS + self._limits.max_seconds * len(engine.under_way[0].items):
                         engine.process.kill()
                 elif not self._closing:
                     engine.idle += WATCH_SECONDS
@@ -314,21 +312,22 @@ class EnginePool:
         failed = engine.under_way.popleft()
         for batch in reversed(engine.under_way):  # it had not begun these
             self._queue.extendleft(reversed(batch.items))
+        reason: Rejection | Problem
         if process.late:
-            detail = f"The image keeps an engine busy for more than {self._image_seconds:g} s: send it in another form."
-            problem = Problem(Refusal.TOO_SLOW, detail)
-        else:
-            problem = Problem(
-                Refusal.ENGINE_DIED, "The image ended each engine that was at it: send it in another form."
+            seconds = f"{self._limits.max_seconds:g} s"
+            reason = Rejection(
+                Reason.TOO_SLOW, f"The image keeps an engine busy for more than {seconds}: save it again."
             )
+        else:
+            reason = Problem(Refusal.ENGINE_DIED, "The image ended each engine that was at it: save it again.")
         # An image that was alone has used its time, and would again.
-        self._fail(failed, problem, final=process.overran and len(failed.items) == 1)
+        self._fail(failed, reason, final=process.overran and len(failed.items) == 1)
         self._share_out()
 
-    def _fail(self, batch: _Batch, error: Exception, *, final: bool = False) -> None:
+    def _fail(self, batch: _Batch, reason: Rejection | Exception, *, final: bool = False) -> None:
         """Try the images of a batch again, each alone; those that were are told what happened."""
         if final or batch.again or self._closing:
-            self._hand_over(batch.items, [error] * len(batch.items))
+            self._hand_over(batch.items, [reason] * len(batch.items))
         else:
             self._suspects.extend(batch.items)
             self._observer.tried_again(len(batch.items))

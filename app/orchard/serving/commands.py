@@ -28,11 +28,11 @@ _SECONDS = click.FloatRange(min=0)
 @click.option("--max-pixels", type=_COUNT, default=50_000_000, metavar="N", help="of an image  [default: 50000000]")
 @click.option("--max-files", type=_COUNT, default=16, metavar="N", help="of a request  [default: 16]")
 @click.option(
-    "--image-seconds",
+    "--max-decode-seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     metavar="S",
-    help="of the processor, to decode an image; what takes longer is refused, and its engine replaced  [default: 10]",
+    help="of CPU time, for an image  [default: 10]",
 )
 @click.option("--body-seconds", type=_SECONDS, default=30.0, metavar="S", help="for a body to arrive  [default: 30]")
 @click.option("--request-seconds", type=_SECONDS, default=30.0, metavar="S", help="for an answer  [default: 30]")
@@ -63,7 +63,7 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     max_held_bytes: int,
     max_pixels: int,
     max_files: int,
-    image_seconds: float,
+    max_decode_seconds: float,
     body_seconds: float,
     request_seconds: float,
     drain_seconds: float,
@@ -105,7 +105,7 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
             max_held_bytes=max_held_bytes,
         ),
         max_pixels=max_pixels,
-        image_seconds=image_seconds,
+        max_decode_seconds=max_decode_seconds,
         request_seconds=request_seconds,
         cors_origins=cors_origins,
     )

@@ -3,9 +3,9 @@ keeps it busy for ever, costs nothing else.
 
 ::
 
-    parent: model, limits, sizes, seconds  -> child: compiles, answers None, or the exception that it failed with
-    parent: images, top                    -> child: decodes, predicts, answers a list or an exception
-    parent: closes its side                -> child: ends
+    parent: model, limits, sizes     -> child: compiles, answers None, or the exception that it failed with
+    parent: images, top              -> child: decodes, predicts, answers a list or an exception
+    parent: closes its side          -> child: ends
 
 A message is a pickle; the child's begin with their length, 8 bytes, as the event loop has to know it.
 """
@@ -30,6 +30,8 @@ from orchard.inference.model import Model
 from orchard.inference.predictor import Prediction, Predictor
 
 Answer = Prediction | Rejection
+GRACE = 1.5
+"""An image that takes so many times the limit of CPU time is in native code that does not stop by itself."""
 _LENGTH_BYTES = 8
 
 
@@ -43,11 +45,10 @@ class EngineProcess:
     Args:
         limits: what an image may cost.
         sizes: of the batches that the network is compiled for, one after the other.
-        image_seconds: of the processor, which an image may take to decode; the kernel ends an engine that takes more.
     """
 
-    def __init__(self, limits: Limits, sizes: Sequence[int], image_seconds: float) -> None:
-        self._first = limits, tuple(sizes), image_seconds
+    def __init__(self, limits: Limits, sizes: Sequence[int]) -> None:
+        self._limits, self._sizes = limits, tuple(sizes)
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
 
@@ -59,7 +60,7 @@ class EngineProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "orchard.serving.engine"], env=child.environment(), stdin=theirs.fileno()
             )
-        self._send((model, *self._first))
+        self._send((model, self._limits, self._sizes))
         if (error := await self._receive()) is not None:
             raise error
 
@@ -97,8 +98,8 @@ class EngineProcess:
 
     @property
     def overran(self) -> bool:
-        """Whether it has ended, because an image took all the time of the processor that it may."""
-        return self._process is not None and self._process.returncode == -signal.SIGPROF
+        """Whether it has ended, because an image took more CPU time than it may."""
+        return self._process is not None and self._process.returncode == -signal.SIGVTALRM
 
     @property
     def late(self) -> bool:
@@ -116,19 +117,19 @@ class EngineProcess:
             raise EngineDied from error
 
 
-def predict(predictors: dict[int, Predictor], images: Sequence[bytes], top: int, image_seconds: float) -> list[Answer]:
+def predict(predictors: dict[int, Predictor], images: Sequence[bytes], top: int, seconds: float) -> list[Answer]:
     """Decode images and predict those that can be, in the smallest batch that holds them.
 
-    An image that takes more of the processor ends the process by SIGPROF, in whatever library it is.
+    An image that takes more CPU time ends the process by SIGVTALRM, in whatever library it is.
     """
     any_predictor = next(iter(predictors.values()))
     decoded = []
     try:
         for image in images:
-            signal.setitimer(signal.ITIMER_PROF, image_seconds)
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
             decoded.append(any_predictor.decode(image))
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     pixels = [image.pixels for image in decoded if isinstance(image, Decoded)]
     size = min((size for size in predictors if size >= len(pixels)), default=max(predictors))
     predictions = iter(predictors[size].predict(pixels, top) if pixels else ())
@@ -139,7 +140,7 @@ def main() -> None:
     """Answer what comes through standard input, a socket, until it is closed."""
     for name in (signal.SIGTERM, signal.SIGINT):  # the parent says when it is over
         signal.signal(name, signal.SIG_IGN)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it ends this process, whatever was inherited
+    signal.signal(signal.SIGVTALRM, signal.SIG_DFL)  # it ends this process, whatever was inherited
     parent = socket.socket(fileno=os.dup(0)).makefile("rwb")
 
     def answer(message: object) -> None:
@@ -147,7 +148,7 @@ def main() -> None:
         parent.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
         parent.flush()
 
-    model, limits, sizes, image_seconds = pickle.load(parent)  # noqa: S301 - the parent's
+    model, limits, sizes = pickle.load(parent)  # noqa: S301 - the parent's
     try:
         predictors = {size: Predictor(model, batch_size=size, limits=limits) for size in sizes}
     except Exception as error:
@@ -160,7 +161,7 @@ def main() -> None:
         except EOFError:
             return
         try:
-            found: object = predict(predictors, images, top, image_seconds)
+            found: object = predict(predictors, images, top, GRACE * limits.max_seconds)
         except Exception as error:  # the request that it concerns logs it
             error.add_note(traceback.format_exc())
             found = error

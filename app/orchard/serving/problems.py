@@ -31,8 +31,6 @@ class Refusal(StrEnum):
     """The answer was not there in time: try again."""
     NOT_READY = "not_ready"
     """No engine can answer now, or the server is about to stop."""
-    TOO_SLOW = "too_slow"
-    """The image keeps an engine busy for too long."""
     ENGINE_DIED = "engine_died"
     """The engine died at the image, and so did the next one, though it had nothing else to do."""
 
@@ -54,7 +52,6 @@ STATUS = {
     Refusal.QUEUE_FULL: HTTPStatus.SERVICE_UNAVAILABLE,
     Refusal.TIMEOUT: HTTPStatus.SERVICE_UNAVAILABLE,
     Refusal.NOT_READY: HTTPStatus.SERVICE_UNAVAILABLE,
-    Refusal.TOO_SLOW: HTTPStatus.UNPROCESSABLE_ENTITY,
     Refusal.ENGINE_DIED: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 """The status of an answer that gives this reason."""
