@@ -8,38 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from orchard import child, session
 from orchard.errors import ClusterError
 
 ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-START = """
-import json, os, sys
-from pathlib import Path
-from orchard import session
-
-def seen(name):
-    import locale, sys
-    Path(name).touch()
-    return sys.executable, sys.flags.utf8_mode, sys.getfilesystemencoding()
-
-spark = session.start(master="local[1]")
-made = "p\\u00eache"
-executable, utf8, encoding = spark.sparkContext.parallelize([made], 1).map(seen).collect()[0]
-spark.range(3).write.parquet(str(Path(made).absolute()) + ".parquet")  # by Java
-print(json.dumps({"executable": executable, "utf8": utf8, "files": sorted(map(os.fsencode, os.listdir())) == [
-    b"p\\xc3\\xaache", b"p\\xc3\\xaache.parquet"]}))
-spark.stop()
-"""
 
 
-def python(code: str, *before: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own, of which `before` is the beginning of the command."""
-    command = [*before, sys.executable, "-X", "utf8", "-c", code]
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command without what the session of other tests has put into the environment."""
     ours = {name: value for name, value in os.environ.items() if name not in ("SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME")}
     return subprocess.run(
-        command, capture_output=True, text=True, env=ours | environment, cwd=cwd, check=False, timeout=120
+        command, capture_output=True, encoding="utf-8", env=ours | environment, check=False, timeout=120
     )
 
 
@@ -55,15 +38,26 @@ def nameless() -> list[str]:
     return command
 
 
-def test_spark_starts_on_a_machine_without_a_name_in_a_locale_without_accents_beside_another_python(
-    tmp_path: Path,
-) -> None:
+def test_a_run_on_a_machine_without_a_name_in_a_locale_without_accents_beside_another_python(tmp_path: Path) -> None:
     """As in `docker run --network=none`, with LANG=C, and PYSPARK_PYTHON left from another Spark."""
-    (tmp_path / "there").mkdir()
-    odd = {**ASCII, "PYSPARK_PYTHON": "/nowhere/python2"}
-    ran = python(START, *nameless(), cwd=tmp_path / "there", **odd)
+    source, output = tmp_path / "été" / "fruits à moi", tmp_path / "été" / "résultats"
+    for label, colour in (("Pêche", "orange"), ("梨", "green")):
+        for number in range(10):
+            path = source / label / f"n°{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40 + number, 40), colour).save(path)
+    (source / "Pêche" / "cassée.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    command = [sys.executable, "-m", "orchard", "run", str(source), "--output", str(output), "--json"]
+    command += ["--components=2", "--max-rejected=1", "--precision=float32"]
+    ran = run(*nameless(), *command, **ASCII, PYSPARK_PYTHON="/nowhere/python2")
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert json.loads(ran.stdout) == {"executable": sys.executable, "utf8": 1, "files": True}
+    assert json.loads(ran.stdout)["metrics"]["labels"].keys() == {"Pêche", "梨"}
+    assert "PYSPARK_PYTHON=/nowhere/python2 is not used" in ran.stderr
+    features, rejected = (pq.read_table(output / name) for name in ("features", "rejected"))
+    assert {Path(path).exists() for path in features["path"].to_pylist()} == {True}
+    assert rejected["path"].to_pylist() == [str(source / "Pêche" / "cassée.png")]
+    report = (output / "report.html").read_text()
+    assert "Pêche" in report and "梨" in report
 
 
 def test_another_python_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -80,10 +74,9 @@ def test_another_python_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert os.environ["PYSPARK_PYTHON"] == sys.executable
 
 
-def test_what_java_says_when_it_has_no_memory_is_told(tmp_path: Path) -> None:
-    ran = python(
-        "from orchard import session; session.start(master='local[1]', driver_memory='99999999g')", cwd=tmp_path
-    )
+def test_what_java_says_when_it_has_no_memory_is_told() -> None:
+    code = "from orchard import session; session.start(master='local[1]', driver_memory='99999999g')"
+    ran = run(sys.executable, "-c", code)
     assert ran.stderr.splitlines()[-1].startswith("orchard.errors.ClusterError: Java did not start for Spark (")
     assert "heap" in ran.stderr.splitlines()[-1]
     assert "--driver-memory (99999999g)" in ran.stderr.splitlines()[-1]
@@ -145,10 +138,9 @@ def test_the_line_that_tells_most_is_found(said: str, told: str) -> None:
 
 
 def test_a_command_in_a_locale_without_accents_names_files_as_they_are(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "orchard", "plan", str(tmp_path / "pêches")]
-    ran = subprocess.run(command, capture_output=True, env=os.environ | ASCII, check=False, timeout=60)
+    ran = run(sys.executable, "-m", "orchard", "plan", str(tmp_path / "pêches"), **ASCII)
     assert ran.returncode == 3
-    assert "pêches does not exist" in ran.stderr.decode()
+    assert "pêches does not exist" in ran.stderr
 
 
 def test_an_output_that_takes_ascii_alone_gets_what_json_writes(monkeypatch: pytest.MonkeyPatch) -> None:
