@@ -288,8 +288,8 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
             )
         for name, measured in metrics.get("classifiers", {}).items():
             text = f"{name.replace('_', ' '):<20} accuracy {measured['accuracy']:.2%}, F1 {measured['macro_f1']:.2%}"
-            if "group_split" in metrics:
-                text += f"; by group {metrics['group_split']['classifiers'][name]['accuracy']:.2%}"
+            if grouped := metrics.get("group_split", {}).get("classifiers", {}).get(name):
+                text += f"; by group {grouped['accuracy']:.2%}"
             lines.append(text)
         if "baseline" in metrics:
             lines.append(f"{'majority class':<20} accuracy {metrics['baseline']['accuracy']:.2%}")

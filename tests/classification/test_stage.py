@@ -220,7 +220,7 @@ def test_a_forest_that_memory_does_not_hold_is_left_out_or_smaller_and_the_regre
 ) -> None:
     rows = [*images("a", 20, 8), *images("b", 20, 8), *images("c", 20, 8)]
     monkeypatch.setattr(training, "_SPARK_ITSELF", 0)
-    monkeypatch.setattr(training, "_heap", lambda _: 24_000)  # of trees of at most 77 nodes and 3 classes: 4
+    monkeypatch.setattr(training, "_heap", lambda _: 20_000)  # one tree of 77 nodes and 3 classes
     cut = run(rows, BOTH)
     assert set(cut["classifiers"]) == {"logistic_regression", "random_forest"}
     (sentence,) = cut["warnings"]

@@ -36,9 +36,9 @@ FOREST_COMPONENTS = 64
 TREES, LEAST_TREES, DEPTH = 50, 10, 12
 """Of the forest, where memory allows; fewer than the least are not worth their time."""
 
-# While trees grow, Spark ML keeps in every inner node the class counts of itself and of both sides, 8 bytes each.
-_NODE_BYTES_PER_CLASS = 12
-_FOREST_SHARE = 0.5  # of the heap; the other half takes the counts that tasks gather, and the rows
+# A node has the count of each class, 8 bytes; Spark ML holds it six times over while it hands the forest to its tasks.
+# With 900 MB 50 trees of 1,003 nodes of 450 classes grew, but could not be handed out.
+_NODE_BYTES_PER_CLASS = 48
 # As large as the coefficients: L-BFGS keeps twenty, and tasks, broadcast and line search have theirs. In a heap of 450
 # MB 1,500 classes of 560 components fit, which is 45 of them, and 2,000 did not.
 _LINEAR_VECTORS = 45
@@ -129,15 +129,15 @@ def _grow(rows: DataFrame, n_classes: int, seed: int) -> tuple[Any | None, str |
         ).fit(rows)
 
     heap = _heap(rows.sparkSession)
-    # At most; a bootstrap holds 63 % of the rows, and each of them can become a leaf.
-    nodes = min(2 ** (DEPTH + 1), 1.27 * rows.count())
+    # A bootstrap holds 63 % of the rows, and each can become a leaf; no tree has half the nodes that its depth allows.
+    nodes = min(2**DEPTH, 1.27 * rows.count())
     trees = affordable_trees(heap, nodes, n_classes)
-    if 0 < trees < TREES:  # most trees are much smaller: one tells
-        nodes = 1.2 * fit(1).totalNumNodes
+    if 0 < trees < TREES:  # most are much smaller: one tells
+        nodes = 1.1 * fit(1).totalNumNodes
         trees = affordable_trees(heap, nodes, n_classes)
     if trees >= TREES:
         return fit(TREES), None
-    memory = _short(heap, heap * TREES / max(trees, 1))
+    memory = _short(heap, _SPARK_ITSELF + TREES * nodes * n_classes * _NODE_BYTES_PER_CLASS)
     if trees < LEAST_TREES:
         return None, (
             f"The random forest was left out: its trees of {n_classes:,} classes do not fit into {memory}, "
@@ -147,8 +147,8 @@ def _grow(rows: DataFrame, n_classes: int, seed: int) -> tuple[Any | None, str |
 
 
 def affordable_trees(heap: int, nodes: float, n_classes: int) -> int:
-    """Return how many trees of so many nodes a heap of so many bytes can hold while they grow."""
-    return int(heap * _FOREST_SHARE / (nodes * n_classes * _NODE_BYTES_PER_CLASS))
+    """Return how many trees of so many nodes a heap of so many bytes can hold."""
+    return max(0, int((heap - _SPARK_ITSELF) / (nodes * n_classes * _NODE_BYTES_PER_CLASS)))
 
 
 def _short(heap: int, needed: float) -> str:
