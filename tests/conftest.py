@@ -16,6 +16,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 import orchard.api
+from chaos_table import note, pytest_terminal_summary  # noqa: F401 -- fixture and hook
 from orchard import session
 from orchard.storage import S3Options
 

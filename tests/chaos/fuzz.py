@@ -1,14 +1,19 @@
 """Mutated files, one after the other, in a process of its own: ``fuzz.py TARGET SEED FIRST COUNT``.
 
-Prints the number of a case before it begins and what came out after it, so that whoever started it knows what a crash or
-a hang was about; ``fuzz.py images 7 123 1`` does case 123 of seed 7 again. Imported by nothing.
+Prints the number of a case before it begins and what came out after it, so that whoever started it knows what a crash
+or a hang was about; ``fuzz.py images 7 123 1`` does case 123 of seed 7 again.
 """
 
+import contextlib
 import gzip
 import io
+import os
 import random
 import resource
+import struct
 import sys
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,7 +135,7 @@ def images() -> Case:
 
 def _manifests() -> list[tuple[str, bytes]]:
     names = [f"{label}/photo {n}.jpg" for label in ("Äpfel, rot", "Lemon #2") for n in range(6)]
-    rows = [f'"{name}",{name.split("/")[0]!r},train,{n * 100}' for n, name in enumerate(names)]
+    rows = [f'"{name}","{name.split("/")[0]}",train,{n * 100}' for n, name in enumerate(names)]
     comma = "\r\n".join(["path,label,split,size", *rows]).encode()
     inventory = "\n".join(
         f'"my-bucket","photos/a%20b+{n}.jpg","v{n}","true","false","{n}","{n:032x}"' for n in range(9)
@@ -178,7 +183,184 @@ def manifests() -> Case:
     return case
 
 
-TARGETS: dict[str, Callable[[], Case]] = {"images": images, "manifests": manifests}
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def _zeros(count: int) -> bytes:
+    """Return `count` zero bytes, compressed."""
+    packer = zlib.compressobj(1)
+    parts = [packer.compress(bytes(2**20)) for _ in range(count // 2**20)]
+    return b"".join([*parts, packer.compress(bytes(count % 2**20)), packer.flush()])
+
+
+def _png(side: int, bits: int, colour: int, *, interlaced: bool = False, extra: bytes = b"") -> bytes:
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    header = struct.pack(">IIBBBBB", side, side, bits, colour, 0, 0, interlaced)
+    palette = _chunk(b"PLTE", bytes(768)) if colour == 3 else b""
+    rows = _chunk(b"IDAT", _zeros(side * (1 + interlaced + side * samples * bits // 8)))
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + extra + palette + rows + _chunk(b"IEND", b"")
+
+
+def _tiff(side: int, bits: int, form: int, samples: int = 1) -> bytes:
+    """Return a TIFF whose strips are all the same few bytes."""
+    rows = 64
+    strip = zlib.compress(bytes(rows * side * samples * bits // 8))
+    count = -(-side // rows)
+    tags = [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, bits), (259, 3, 1, 8), (262, 3, 1, 1 + (samples > 2))]
+    after = 8 + 2 + 12 * 10 + 4
+    tags += [(273, 4, count, after), (277, 3, 1, samples), (278, 4, 1, rows)]
+    tags += [(279, 4, count, after + 4 * count), (339, 3, 1, form)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    offsets = struct.pack(f"<{count}I", *[after + 8 * count] * count)
+    sizes = struct.pack(f"<{count}I", *[len(strip)] * count)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + offsets + sizes + strip
+
+
+def _scans(times: int, side: int) -> bytes:
+    """Return a progressive JPEG whose last scan comes again and again."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", progressive=True, quality=30)
+    data = file.getvalue()[:-2]
+    scan = data[data.rindex(b"\xff\xda") :]
+    return data + scan * min(times, 50_000_000 // len(scan)) + b"\xff\xd9"
+
+
+def bombs() -> Case:
+    """Small files of much work or much memory cost neither."""
+    from orchard.images.decoding import Limits, Rejection, decode
+
+    large = 10_000
+    kinds: list[Callable[[random.Random], bytes]] = [
+        lambda r: _scans(r.randrange(50, 3000), r.choice([64, 1000, 3000])),
+        lambda r: _png(large - r.randrange(9), 8, r.choice([0, 2, 3, 4, 6])),
+        lambda r: _png(large - r.randrange(9), 16, r.choice([0, 2, 4, 6])),
+        lambda r: _png(large - r.randrange(2000), 8, r.choice([0, 2, 6]), interlaced=True),
+        lambda r: _png(64, 8, 2, extra=_chunk(b"iCCP", b"x\0\0" + _zeros(r.randrange(10**6, 10**9)))),
+        lambda r: _png(64, 8, 2, extra=_chunk(b"zTXt", b"x\0\0" + _zeros(r.randrange(10**6, 10**8))) * 8),
+        lambda r: _png(64, 8, 2, extra=_chunk(b"tEXt", b"x\0y") * r.randrange(10**5, 10**6)),
+        lambda r: _tiff(large - r.randrange(9), 32, 3),
+        lambda r: _tiff(large - r.randrange(9), r.choice([8, 16]), r.choice([1, 2])),
+        lambda r: _tiff(large - r.randrange(2000), 8, 1, samples=r.choice([3, 4])),
+        lambda r: _tiff(60_000 + r.randrange(9), 8, 1),
+        lambda r: b"GIF89a" + struct.pack("<HHBBB", 65535, 65535 - r.randrange(9), 0xF7, 0, 0) + bytes(900),
+        lambda r: (
+            b"BM" + struct.pack("<IIIIiiHHIIIIII", 2**31, 0, 54, 40, 60000, 60000, 1, r.choice([1, 24]), *[0] * 6)
+        ),
+    ]
+
+    def case(chance: random.Random) -> str:
+        data = chance.choice(kinds)(chance)
+        begun = time.process_time()
+        found = decode(data, 224, Limits())
+        seconds = time.process_time() - begun
+        assert seconds < 25, f"{seconds:.0f} s of CPU time"
+        return f"rejected as {found.reason}" if isinstance(found, Rejection) else "decoded"
+
+    return case
+
+
+def outputs() -> Case:  # noqa: PLR0915 -- one story
+    """Of an output with damage somewhere all that is read is what was written, or one sentence says what is wrong.
+
+    `FUZZ_OUTPUT` names the folder of a finished output, which is the case's to damage.
+    """
+    from orchard.errors import InputError, OrchardError
+    from orchard.inference.model import Model
+    from orchard.layout import HEAD, METRICS, REPORT, RUN, SCHEMAS
+    from orchard.output import Output
+    from orchard.verify import verify
+
+    folder = Path(os.environ["FUZZ_OUTPUT"])
+    original = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def restore() -> None:
+        there = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+        for name in there.keys() - original.keys():
+            there[name].unlink()
+        for name, data in original.items():
+            if name not in there or there[name].stat().st_size != len(data) or there[name].read_bytes() != data:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(data)
+
+    def rows() -> list[pa.Table]:
+        output = Output(str(folder))
+        tables = [output.read(dataset, schema.names, schema) for dataset, schema in SCHEMAS.items()]
+        return [table.sort_by([(table.column_names[0], "ascending")]) for table in tables]
+
+    readers: dict[str, Callable[[], object]] = {"rows": rows, "model": lambda: Model.load(str(folder)).digest}
+    whole = {name: read() for name, read in readers.items()}
+    # Written by no commit; a model without them only lacks what they say.
+    loose = {METRICS, RUN, REPORT, HEAD}
+
+    def damage(name: Path, chance: random.Random) -> bool:
+        """Change or delete a file; return whether it is another now."""
+        if chance.random() < 0.1:
+            (folder / name).unlink()
+            return True
+        found = mutated(original[name], chance, original[chance.choice(sorted(original))])
+        (folder / name).write_bytes(found)
+        return found != original[name]
+
+    def sentence_of(error: OrchardError) -> str:
+        text = str(error)
+        assert text, "an error without a sentence"
+        assert "\n" not in text, text
+        assert len(text) < 1000, text
+        assert "unexpected" not in text, text
+        return text
+
+    def case(chance: random.Random) -> str:
+        groups: dict[str, list[Path]] = {}
+        for name in original:
+            groups.setdefault(name.parts[0] if name.parts[0] != "_orchard" else "/".join(name.parts[:2]), []).append(
+                name
+            )
+        name = chance.choice(sorted(groups[chance.choice(sorted(groups))]))
+        data = original[name]
+        if chance.random() < 0.1:
+            (folder / name).unlink()
+        else:
+            found = mutated(data, chance, original[chance.choice(sorted(original))])
+            if found == data:
+                return "unchanged"
+            (folder / name).write_bytes(found)
+        seen = []
+        try:
+            for what, read in readers.items():
+                try:
+                    same = read() == whole[what]
+                except OrchardError as error:
+                    seen.append(sentence_of(error))
+                else:
+                    assert same, f"{what} differ, for {name} is damaged, and nothing is said"
+            is_bound = str(name) not in loose and not str(name).startswith("_orchard/locks")
+            verdict = verify(Output(str(folder)), mend=False)
+            assert verdict["damage"] or not is_bound, f"{name} is damaged, and verify finds nothing"
+            if chance.random() < 0.25:
+                verify(Output(str(folder)))
+                verdict = verify(Output(str(folder)), mend=False)
+                assert not verdict["damage"], f"{name} was damaged, and is after mending: {verdict['damage']}"
+                rows()
+                with contextlib.suppress(InputError):  # no model
+                    Model.load(str(folder))
+                return "noticed and mended"
+        except OrchardError as error:
+            seen.append(sentence_of(error))
+        finally:
+            restore()
+        return "one sentence" if seen else "noticed by verify" if is_bound else "read as it was written"
+
+    return case
+
+
+TARGETS: dict[str, Callable[[], Case]] = {
+    "images": images,
+    "bombs": bombs,
+    "manifests": manifests,
+    "outputs": outputs,
+}
 
 
 def main() -> None:
@@ -196,5 +378,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2] / "app"))
     main()

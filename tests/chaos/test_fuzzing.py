@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import SEED, TIMES, Note
+from chaos_table import SEED, TIMES, Note
+from orchard import child
+
+from .conftest import Whole
 
 CASE_SECONDS = 20
 """A case that takes longer hangs; it is much, for the machine may be busy."""
 START_SECONDS = 60
 
 
-def fuzz(target: str, count: int) -> tuple[Counter[str], list[str], int]:
+def fuzz(target: str, count: int, **variables: str) -> tuple[Counter[str], list[str], int]:
     """Do `count` cases; return how many came to what, what went wrong, and the memory that it took (MiB)."""
     outcomes: Counter[str] = Counter()
     wrong: list[str] = []
@@ -25,7 +28,7 @@ def fuzz(target: str, count: int) -> tuple[Counter[str], list[str], int]:
     while number < count and len(wrong) < 20:
         command = [sys.executable, str(Path(__file__).with_name("fuzz.py")), target]
         command += map(str, (SEED, number, count - number))
-        environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+        environment = child.environment(PYTHONWARNINGS="ignore", **variables)
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
             assert process.stdout is not None
             os.set_blocking(process.stdout.fileno(), True)
@@ -58,14 +61,26 @@ def fuzz(target: str, count: int) -> tuple[Counter[str], list[str], int]:
     return outcomes, wrong, memory
 
 
-@pytest.mark.parametrize(
-    ("target", "count", "mebibytes"),
-    [("images", 1500, 800), ("manifests", 300, 800)],
-)
-def test_mutated(target: str, count: int, mebibytes: int, note: Note) -> None:
-    outcomes, wrong, memory = fuzz(target, count * TIMES)
+def assert_nothing_wrong(found: tuple[Counter[str], list[str], int], count: int, mebibytes: int) -> None:
+    outcomes, wrong, memory = found
     assert wrong == []
+    assert outcomes.total() == count
     assert memory < mebibytes
-    assert outcomes.total() == count * TIMES
-    for outcome, times in outcomes.most_common():
-        note(f"mutated {target}", times, outcome)
+
+
+@pytest.mark.parametrize(
+    ("target", "count", "mebibytes"), [("images", 2500, 800), ("bombs", 16, 1300), ("manifests", 500, 800)]
+)
+def test_files_of_any_content(target: str, count: int, mebibytes: int, note: Note) -> None:
+    found = fuzz(target, count * TIMES)
+    assert_nothing_wrong(found, count * TIMES, mebibytes)
+    for outcome, times in found[0].most_common():
+        note(target if target == "bombs" else f"mutated {target}", times, outcome)
+
+
+def test_damaged_outputs(whole: Whole, note: Note) -> None:
+    count = 120 * TIMES
+    found = fuzz("outputs", count, FUZZ_OUTPUT=str(whole.folder))
+    assert_nothing_wrong(found, count, 1000)
+    for outcome, times in found[0].most_common():
+        note("damaged files of an output", times, outcome)

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 import orchard
+from chaos_table import Note, seeds
 
-from .conftest import SETTINGS, Note, Result, seeds
+from .conftest import SETTINGS, Result
 from .proxy import FaultProxy, seeded
 
 SHARE = 0.08
