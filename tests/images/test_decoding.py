@@ -57,7 +57,7 @@ def _chunk(name: bytes, content: bytes, wrong: int = 0) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
 
-def _png(  # noqa: PLR0917 -- in the order of the file
+def _png(
     width: int, height: int, depth: int, colour: int, raw: bytes, interlaced: bool = False, before: bytes = b""
 ) -> bytes:
     """A PNG of raw scanlines: Pillow itself writes no 16-bit RGB, and nothing interlaced."""

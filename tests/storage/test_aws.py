@@ -199,7 +199,7 @@ def test_keys_that_the_store_calls_expired_are_asked_for_again(signed: Stub, hom
         ("no section", None, "check the AWS profile"),
     ],
 )  # fmt: skip
-def test_without_credentials_one_sentence_says_so_in_seconds(  # noqa: PLR0917 -- what pytest gives
+def test_without_credentials_one_sentence_says_so_in_seconds(
     signed: Stub, home: Path, monkeypatch: pytest.MonkeyPatch, config: str, profile: str | None, said: str
 ) -> None:
     if config:

@@ -80,7 +80,8 @@ def extract(
     """Featurize `images` (schema `LISTING`, every row with its split) and commit batch by batch.
 
     At an error or an interruption, what has finished by then is committed. Whatever happens, what was committed stays
-    and is right: each image is in ``features`` or in ``rejected``, and in ``inventory``, exactly once. Call it inside ``output.writing()``.
+    and is right: each image is in ``features`` or in ``rejected``, and in ``inventory``, exactly once. Call it inside
+    ``output.writing()``.
 
     Raises:
         AccessDenied: not one image may be read.
