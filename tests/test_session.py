@@ -22,7 +22,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command without what the session of other tests has put into the environment."""
     ours = {name: value for name, value in os.environ.items() if name not in ("SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME")}
     return subprocess.run(
-        command, capture_output=True, encoding="utf-8", env=ours | environment, check=False, timeout=120
+        command, capture_output=True, encoding="utf-8", env=ours | environment, check=False, timeout=300
     )
 
 
