@@ -158,6 +158,7 @@ def test_no_sentence_and_no_traceback_has_a_secret(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "hunter2")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("ORCHARD_STORAGE_TIMEOUT", "0.1")
     monkeypatch.setattr(sys, "argv", ["orchard", *arguments, "--debug"])
     code, sentence = cli._run()
     assert code in (2, 3, 4)
