@@ -16,7 +16,8 @@ import pytest
 
 from orchard.classification import stage as classification
 from orchard.classification import training
-from orchard.errors import ClusterError, InputError, OutputDamaged, SettingsChanged, UsageError
+from orchard.errors import ClusterError, InputError, OutputDamaged, SettingsChanged, StorageError, UsageError
+from orchard.features.worker import Job, Task, TaskReport, featurize
 from orchard.inference.model import Model
 from orchard.output import Output
 from orchard.pipeline import Pipeline
@@ -277,6 +278,26 @@ def test_an_interrupted_run_exits_with_130_and_keeps_what_was_committed(many: Pa
     assert "Traceback" not in errors
     assert list(out.glob("features/*.parquet"))
     assert not [path for path in (out / "_orchard" / "staging").rglob("*") if path.is_file()]
+
+
+def test_what_had_finished_before_an_error_is_committed(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def last_fails(job: Job, task: Task) -> TaskReport:
+        if task.number < 2:
+            return featurize(job, task)
+        while len(list(Path(job.storage.url, job.staging, "inventory").glob("*"))) < 2:
+            time.sleep(0.05)
+        time.sleep(0.3)  # four times: the reports of the other two are on their way
+        raise StorageError("The storage is gone: bring it back.")
+
+    monkeypatch.setattr("orchard.features.extraction.featurize", last_fails)
+    with pytest.raises(StorageError, match=r"^The storage is gone: bring it back\.$"):
+        run(photos)
+    monkeypatch.undo()
+    resumed = run(photos)
+    resumed.assert_adds_up(90)
+    assert resumed.metrics["images"]["decoded"] == 90 - 64
 
 
 def test_workers_that_die_cost_a_retry_and_no_row(many: Path, tmp_path: Path, run: Run) -> None:
