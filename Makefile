@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 DATA ?= build/sample
 OUT ?= out
 ARGS ?=
+CHAOS ?= 20
 PAGE := app/orchard/serving/page
 UV := $(BIN)/uv
 
@@ -34,7 +35,7 @@ HELM_DOCS = helm-docs --log-level=warning --chart-search-root=helm/orchard --sor
 	--template-files=settings.gotmpl --template-files=README.md.gotmpl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-pyspark e2e check format lock clean image image-emr check-emr image-sizes sbom local-run tools chart manifests kind-run
+.PHONY: help setup run test test-pyspark chaos e2e check format lock clean image image-emr check-emr image-sizes sbom local-run tools chart manifests kind-run
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +71,10 @@ test-pyspark: setup ## the tests of what meets Spark, with every other PySpark t
 		test -d $$found || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $$lock --target $$found; \
 		PYTHONPATH=$$found $(BIN)/python -m pytest tests/reduction/test_stage.py tests/classification/test_stage.py \
 			tests/integration/test_api.py tests/integration/test_spark_submit.py $(ARGS); done
+
+chaos: setup ## kill, stop, fill, damage and fuzz at length (CHAOS=times the gate's part); figures to build/chaos.md
+	CHAOS=$(CHAOS) MOMENTS=$$((5 * $(CHAOS))) CHAOS_SUMMARY=build/chaos.md $(BIN)/python -m pytest -m 'not slow and not e2e' \
+		tests/chaos tests/test_crash_points.py tests/test_lock.py tests/integration/test_interruption.py tests/serving/test_abuse.py $(ARGS)
 
 e2e: setup ## end-to-end tests: the image and the chart on the cluster of KUBECONFIG, which has the image
 	$(BIN)/python -m pytest -m e2e tests/e2e tests/cluster tests/docker --durations=0 $(ARGS)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from chaos_table import Note
 from orchard import models, output
 from orchard.features.pending import without
 from orchard.layout import BACKBONE, LABELS, LOGISTIC_REGRESSION, REDUCTION, SCHEMAS, Dataset
@@ -186,7 +187,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_writer_may_be_killed_at_any_moment(name: str, before: dict[str, Path], tmp_path: Path) -> None:
+def test_a_writer_may_be_killed_at_any_moment(name: str, before: dict[str, Path], tmp_path: Path, note: Note) -> None:
     def start() -> Path:
         folder = tmp_path / "out"
         shutil.rmtree(folder, ignore_errors=True)
@@ -237,3 +238,4 @@ def test_a_writer_may_be_killed_at_any_moment(name: str, before: dict[str, Path]
                 STEPS[name](following)
             assert seen_by_the_log(folder) == new[0], moment
             assert model_seen(folder) == new[1], moment
+    note("writer killed before a change on disk, at each of them", changes, "old or new is seen whole, and holds")

@@ -107,7 +107,10 @@ class FaultProxy:
     down: bool = False
     """Whether it hangs up on everyone."""
     done: Counter[Fault] = field(default_factory=Counter)
-    requests: int = 0
+    paths: set[str] = field(default_factory=set)
+    """Of all requests."""
+    refused: int = 0
+    """Connections that were hung up on."""
 
     @property
     def endpoint(self) -> str:
@@ -117,10 +120,14 @@ class FaultProxy:
     def options(self) -> S3Options:
         return S3Options(endpoint=self.endpoint, region="us-east-1", path_style=True)
 
+    def seen(self, part: str) -> bool:
+        """Return whether a request was for what has `part` in its path."""
+        return any(part in path for path in list(self.paths))
+
     @contextmanager
     def faults(self, schedule: Schedule) -> Iterator[Counter[Fault]]:
         """Let a schedule decide within a block; yields what it did."""
-        self.done = Counter()
+        self.done = Counter()  # what others do later is not ours
         self.schedule = schedule
         try:
             yield self.done
@@ -131,10 +138,12 @@ class FaultProxy:
     def outage(self, after: Callable[[], object], seconds: float) -> Iterator[None]:
         """Be down for some time, from the moment at which `after` returns something true; within a block."""
         leave = threading.Event()
+        self.refused = 0
 
         def play() -> None:
-            while not after() and not leave.wait(0.02):
-                pass
+            while not after():
+                if leave.wait(0.02):
+                    return
             self.down = True
             leave.wait(seconds)
             self.down = False
@@ -179,12 +188,13 @@ async def _handle(
     """Answer one request and close."""
     try:
         if proxy.down:
+            proxy.refused += 1
             return _reset(writer)
         head = await reader.readuntil(b"\r\n\r\n")
         body = await _body(head, reader)
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
         path, _, query = target.partition("?")
-        proxy.requests += 1
+        proxy.paths.add(path)
         fault = proxy.schedule(Request(method, unquote(path), query))
         if fault is not None:
             proxy.done[fault] += 1

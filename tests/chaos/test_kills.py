@@ -31,22 +31,20 @@ def driver(process: Process) -> int:
     return process.pid
 
 
-KILLS: dict[str, tuple[Callable[[Process], int | None], signal.Signals, set[int]]] = {
-    "driver killed": (driver, signal.SIGKILL, {-signal.SIGKILL}),
-    "JVM killed": (jvm, signal.SIGKILL, {4}),
-    "worker killed": (worker, signal.SIGKILL, {0}),
-    "SIGINT": (driver, signal.SIGINT, {130}),
-    "SIGTERM": (driver, signal.SIGTERM, {143}),
+KILLS: dict[str, tuple[Callable[[Process], int | None], int]] = {
+    "driver killed": (driver, -signal.SIGKILL),
+    "JVM killed": (jvm, 4),
+    "worker killed": (worker, 0),
 }
-"""What -> who, by which signal, and the exit codes that are right unless the run had just ended."""
+"""What -> who, and the exit code that is right unless the run had just ended."""
 
 
-def kill(process: Process, who: Callable[[Process], int | None], how: int) -> None:
-    """Send the signal as soon as there is someone to get it, unless the run ends first."""
+def kill(process: Process, who: Callable[[Process], int | None]) -> None:
+    """Kill who it is as soon as there is one, unless the run ends first."""
     while process.poll() is None:
         if target := who(process):
             try:
-                os.kill(target, how)
+                os.kill(target, signal.SIGKILL)
             except ProcessLookupError:
                 continue
             return
@@ -59,12 +57,12 @@ def test_kills_at_any_moment(drawn: Path, whole: Whole, tmp_path: Path, note: No
     out = tmp_path / "out"
     done: set[str] = set()
     for what in chance.sample(list(KILLS), len(KILLS)):
-        who, how, expected = KILLS[what]
+        who, expected = KILLS[what]
         with started(drawn, out) as process:
             time.sleep(chance.uniform(0, whole.seconds))
-            kill(process, who, how)
+            kill(process, who)
             _, errors = process.communicate(timeout=SECONDS)
-        assert process.returncode in {0, *expected}, f"{what}: {process.returncode}, {errors}"
+        assert process.returncode in (0, expected), f"{what}: {process.returncode}, {errors}"
         assert "Traceback" not in errors, f"{what}: {errors}"
         if out.exists():
             paths = set(Result(str(out), finished=False)[Dataset.INVENTORY]["path"].to_pylist())

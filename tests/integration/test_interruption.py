@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 import orchard
+from chaos_table import Note
 
 from .conftest import Result
 
@@ -106,7 +107,7 @@ class Interrupted:
 
 
 def test_a_run_ends_in_one_sentence_whenever_it_is_interrupted_and_the_next_goes_on(
-    painted: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+    painted: Path, tmp_path: Path, record_property: Callable[[str, object], None], note: Note
 ) -> None:
     chance = random.Random(SEED)
     seconds: dict[signal.Signals, list[float]] = {signal.SIGINT: [], signal.SIGTERM: []}
@@ -131,6 +132,8 @@ def test_a_run_ends_in_one_sentence_whenever_it_is_interrupted_and_the_next_goes
         seconds[name].append(ended.seconds)
     print({name.name: f"{len(s)} interrupted, longest {max(s, default=0):.1f} s" for name, s in seconds.items()})
     record_property("seconds", str(seconds))
+    for name, each in seconds.items():
+        note(f"{name.name} to a run", len(each), f"one sentence, exit code {128 + name}; the next start goes on")
     command = start()
     assert not command.wait_for("Traceback")
     assert command.process.wait(120) == 0
