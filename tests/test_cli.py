@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from orchard.cli import cli
+from orchard.errors import InputError
 
 
 def orchard(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -102,6 +104,20 @@ def test_backbones_are_listed_for_people_and_for_programs() -> None:
     assert "EfficientNetLite0 (default)" in text
     rows = json.loads(CliRunner().invoke(cli, ["backbones", "--json"]).output)
     assert {"MobileNetV2", "VGG16", "InceptionV3", "Xception", "EfficientNetB0"} <= {row["name"] for row in rows}
+
+
+def test_plan_and_summary_name_the_commonest_kinds_of_rejected_images(tmp_path: Path) -> None:
+    (tmp_path / "Lemon").mkdir()
+    for n in range(7):
+        (tmp_path / "Lemon" / f"{n}.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1" if n else b"")
+    result = CliRunner().invoke(cli, ["plan", str(tmp_path)])
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception).endswith("can be decoded; 6 x a Git LFS pointer: run `git lfs pull`.")
+    Image.new("RGB", (8, 8)).save(tmp_path / "Lemon" / "good.png")
+    result = CliRunner().invoke(cli, ["plan", str(tmp_path)])
+    assert "rejected of tried    7\n" in result.output
+    assert "6 x a Git LFS pointer: run `git lfs pull`\n" in result.output
+    assert "1 x empty: fetch them again\n" in result.output
 
 
 def test_the_log_is_json_lines_where_there_is_no_terminal(tmp_path: Path) -> None:

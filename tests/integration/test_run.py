@@ -190,6 +190,10 @@ def test_when_no_image_can_be_decoded_the_run_says_so_and_counts_them(run: Run, 
     result = run(broken)
     result.assert_adds_up(3)
     assert result.metrics["images"]["rejected"] == 3
+    assert [(kind["kind"], kind["images"]) for kind in result.metrics["images"]["rejected_kinds"]] == [
+        ("an HTML page", 3)
+    ]
+    assert "the download failed" in (result.folder / "report.html").read_text()
     assert result.metrics["warnings"]
     assert (result.folder / "report.html").exists()
 

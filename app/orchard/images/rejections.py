@@ -9,7 +9,7 @@ from orchard.layout import Reason, RejectedKind
 MOST_KINDS = 5
 _REMEDIES: dict[str, str] = {
     Reason.EMPTY: "fetch them again",
-    Reason.UNREADABLE: "make them readable, and run again with --retry-rejected",
+    Reason.UNREADABLE: "make them readable; the next run tries them again",
     Reason.TRUNCATED: "fetch them again, in full",
     Reason.CORRUPT: "open one in a viewer; save it, or fetch it again",
     Reason.TOO_LARGE: "shrink them, or raise --max-bytes",
