@@ -48,29 +48,28 @@ def find_pending(
     """
     listing, missing = with_versions(listing, s3)
     inventory = output.read(Dataset.INVENTORY, ["path", "size", "version", "label", "split", "featurized"], INVENTORY)
-    key = pa.table({"path": listing["path"]})
-    vanished = inventory.select(["path"]).join(key, "path", join_type="left anti")["path"]
+    vanished = inventory["path"].filter(pc.invert(pc.is_in(inventory["path"], _values(listing["path"]))))
     if len(vanished) and not prune:
         raise UsageError(
             f"{output.url} holds {len(vanished)} images that the source, as selected, does not list (such as "
             f"{vanished[0]}): choose another --output, --prune to drop their rows, or --fresh to start over."
         )
-    before = inventory.rename_columns(["path", "old_size", "old_version", "old_label", "old_split", "featurized"])
-    known = listing.join(before, "path", join_type="inner")
-    again = _differs(known["version"], known["old_version"])
-    for name in ("size", "split"):  # null: the source does not say
-        again = pc.or_(again, _differs(known[name], known[f"old_{name}"]))
-    again = pc.or_(again, pc.not_equal(pc.fill_null(known["label"], ""), pc.fill_null(known["old_label"], "")))
-    is_missing = pc.is_in(known["path"], pa.array(missing, pa.string()))
-    again = pc.or_(again, pc.and_(is_missing, known["featurized"]))
+    at = pc.index_in(listing["path"], _values(inventory["path"]))
+    is_known = pc.is_valid(at)
+    before = inventory.take(at)
+    again = pc.not_equal(pc.fill_null(listing["label"], ""), pc.fill_null(before["label"], ""))
+    for name in ("version", "size", "split"):  # null: the source does not say
+        again = pc.or_(again, _differs(listing[name], before[name]))
+    is_missing = pc.is_in(listing["path"], pa.array(missing, pa.string()))
+    again = pc.or_(again, pc.and_(is_missing, pc.fill_null(before["featurized"], False)))
     if retry_rejected:
-        again = pc.or_(again, pc.invert(known["featurized"]))
+        again = pc.or_(again, pc.invert(pc.fill_null(before["featurized"], True)))
     else:
-        again = pc.or_(again, pc.is_in(known["path"], _readable_again(output, known["path"].filter(is_missing), s3)))
-    replaced = known.filter(again)["path"]
-    done = known.filter(pc.invert(again)).select(["path"])
-    images = listing.join(done, "path", join_type="left anti").sort_by("path")
-    assigned = inventory.select(["path", "label", "split"]).join(done, "path", join_type="inner")
+        again = pc.or_(again, pc.is_in(listing["path"], _readable_again(output, missing, s3)))
+    is_done = pc.and_not(is_known, again)
+    replaced = listing["path"].filter(pc.and_(is_known, again))
+    images = listing.filter(pc.invert(is_done)).sort_by("path")
+    assigned = before.filter(is_done).select(["path", "label", "split"])
     images = assign_splits(images, assigned, test_fraction=test_fraction, seed=seed)
     return Pending(
         images=images,
@@ -80,12 +79,16 @@ def find_pending(
     )
 
 
-def _readable_again(output: Output, missing: pa.ChunkedArray, s3: S3Options) -> pa.Array:
+def _readable_again(output: Output, missing: list[str], s3: S3Options) -> pa.Array:
     """Return the paths of images that were rejected as unreadable, and are not any more."""
     rejected = output.read(Dataset.REJECTED, ["path", "reason"], REJECTED)
-    refused = rejected.filter(pc.equal(rejected["reason"], Reason.UNREADABLE))["path"]
-    refused = refused.filter(pc.invert(pc.is_in(refused, missing)))
-    return pa.array(readable(refused.to_pylist(), s3), pa.string())
+    refused = rejected.filter(pc.equal(rejected["reason"], Reason.UNREADABLE))["path"].to_pylist()
+    return pa.array(readable(sorted(set(refused) - set(missing)), s3), pa.string())
+
+
+def _values(column: pa.ChunkedArray) -> pa.Array:
+    """Return the column as what others are looked up in."""
+    return column.combine_chunks()
 
 
 def _differs(new: pa.ChunkedArray, old: pa.ChunkedArray) -> pa.ChunkedArray:

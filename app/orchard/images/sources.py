@@ -235,7 +235,7 @@ class _Lister:
         self._s3 = s3
         self._level = label_level
         self._output = output and open_storage(output, s3).url
-        self._named = set(source.split("/"))  # a pattern may ask for a hidden folder
+        self._named = set((_split_pattern(source)[1] or "").split("/"))  # a pattern may ask for a hidden folder
 
     def entries(self, storage: Storage) -> Iterator[Entry]:
         """Every file in a folder of images; of a bucket, every object."""

@@ -23,7 +23,7 @@ def walk(root: bytes, *, enter: Enter | None = None, without: str | None = None)
     Args:
         root: an absolute path.
         enter: asked before a folder is listed, but not for ``root``; None: all are listed.
-        without: a folder of which nothing is listed, by whatever way it is reached.
+        without: a folder in ``root`` of which nothing is listed, by whatever way it is reached.
 
     Raises:
         AccessDenied: a folder may not be listed.
@@ -31,6 +31,8 @@ def walk(root: bytes, *, enter: Enter | None = None, without: str | None = None)
     """
     holding = set(_identities(root)[1:])
     excluded = _identity(os.fsencode(without)) if without is not None else None  # None too if it does not exist yet
+    if excluded in holding:  # what holds the images themselves
+        excluded = None
     visited: set[_Identity] = set()
     folders, links = [root], deque[bytes]()
     while folders or links:
