@@ -13,6 +13,8 @@ from chaos_table import Note, seeds
 
 from .conftest import SECONDS, Result, Whole, started
 
+pytestmark = pytest.mark.chaos
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:

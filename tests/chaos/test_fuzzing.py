@@ -78,6 +78,7 @@ def test_files_of_any_content(target: str, count: int, mebibytes: int, note: Not
         note(target if target == "bombs" else f"mutated {target}", times, outcome)
 
 
+@pytest.mark.chaos
 def test_damaged_outputs(whole: Whole, note: Note) -> None:
     count = 120 * TIMES
     found = fuzz("outputs", count, FUZZ_OUTPUT=str(whole.folder))

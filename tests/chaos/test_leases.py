@@ -20,6 +20,8 @@ from orchard.storage import Storage, open_storage
 from .conftest import SECONDS, Process, Result, Whole, descendants, started
 from .proxy import wait_until
 
+pytestmark = pytest.mark.chaos
+
 HASTE = """
 from orchard import lock
 lock.RENEWAL_SECONDS, lock.HELD_SECONDS, lock.EXPIRY_SECONDS = 1, 6, 10

@@ -62,6 +62,7 @@ def test_much_of_one_kind_is_not_noticed(bucket: Bucket, undisturbed: Result, no
     note(f"request to the store: {fault}", done.total(), "the run ends as undisturbed")
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("seed", seeds(1, 8))
 def test_wrong_answers_end_a_run_or_cost_nothing(bucket: Bucket, undisturbed: Result, note: Note, seed: int) -> None:
     """A store that says of what is there that it is missing, or refuses it now and then."""
@@ -80,6 +81,7 @@ def test_wrong_answers_end_a_run_or_cost_nothing(bucket: Bucket, undisturbed: Re
     )
 
 
+@pytest.mark.chaos
 def test_an_object_that_is_denied_is_a_row_until_it_is_allowed(bucket: Bucket, undisturbed: Result, note: Note) -> None:
     path = random.Random(1).choice(undisturbed[Dataset.FEATURES]["path"].to_pylist())
 
@@ -106,6 +108,7 @@ def in_the_middle(proxy: FaultProxy) -> bool:
     return proxy.seen(f"{COMMITS}00000002")
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("moment", [at_once, in_the_middle])
 def test_an_outage_is_waited_for(
     bucket: Bucket, undisturbed: Result, note: Note, moment: Callable[[FaultProxy], bool]
