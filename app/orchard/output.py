@@ -350,6 +350,7 @@ class Output:
         for folder in folders:
             self.storage.write(f"{folder}/{INCOMPLETE}", b"The files of this folder are being replaced.\n")
         self.storage.delete(rows_removed)
+        self._check_lease()  # a run that was stopped and woken leaves the rest to its successor
         self._move([entry[0] for added in record["add"].values() for entry in added], record["staging"])
         if self.model_folder is not None and "model" in record["properties"]:
             self.storage.write(CURRENT_MODEL, json.dumps({"folder": self.model_folder}).encode())
