@@ -342,6 +342,7 @@ class Output:
         record = self._state.pending
         if record is None:
             return
+        self._check_lease()  # a run that was stopped and woken leaves the rest to its successor
         removed = self._leftovers() if record["reset"] else record["remove"]
         models_removed = [name for name in removed if name.startswith((MODEL, PARTS))]
         rows_removed = [name for name in removed if not name.startswith((MODEL, PARTS))]
@@ -350,7 +351,7 @@ class Output:
         for folder in folders:
             self.storage.write(f"{folder}/{INCOMPLETE}", b"The files of this folder are being replaced.\n")
         self.storage.delete(rows_removed)
-        self._check_lease()  # a run that was stopped and woken leaves the rest to its successor
+        self._check_lease()
         self._move([entry[0] for added in record["add"].values() for entry in added], record["staging"])
         if self.model_folder is not None and "model" in record["properties"]:
             self.storage.write(CURRENT_MODEL, json.dumps({"folder": self.model_folder}).encode())
