@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from orchard.images import versions
+from orchard.images import reading, versions
+from orchard.images.limits import Limits
+from orchard.images.sources import list_images
 from orchard.images.versions import readable, with_versions
 from orchard.layout import LISTING
 from orchard.storage import ObjectStorage, S3Options, Storage, open_storage
@@ -80,6 +83,25 @@ def test_few_paths_and_those_scattered_among_others_are_asked_one_by_one(
     keys = [f"photos/{n % 2}/{n}.jpg" for n in range(0, 250, 2)]  # folder 0, of 125: more than a page of 20
     assert not _ask(bucket, s3_server.options, *keys)
     assert len(keys) * 0.7 < requests.asked < len(keys)
+
+
+def test_odd_keys_of_a_manifest_are_taken_literally_and_stop_nothing(
+    bucket: Storage, s3_server: "S3Server", tmp_path: Path
+) -> None:
+    odd = ["", "photos/", "a//1.jpg", "a/../a/1.jpg", "./a/1.jpg", "k" * 1100, "b\x01.jpg", "%2F?x=1#y"]
+    addresses = [f"s3://{bucket.url.removeprefix('s3a://')}", "s3:///x", *(f"{bucket.url}/{key}" for key in odd)]
+    text = "".join(f'"{address}"\n' for address in [*addresses, f"{bucket.url}/a/1.jpg"])
+    (tmp_path / "list.csv").write_text(f"path\n{text}")
+    source = str(tmp_path / "list.csv")
+    listing = list_images(source, s3_server.options, limit=None, labels=None, seed=0).table
+    assert set(listing["path"].to_pylist()) == {
+        *(a.replace("s3://", "s3a://") for a in addresses),
+        f"{bucket.url}/a/1.jpg",
+    }
+    known = with_versions(listing, s3_server.options)[0].filter(pc.is_valid(pc.field("version")))
+    assert f"{bucket.url}/a/1.jpg" in known["path"].to_pylist()  # and what this server takes for the same
+    contents = reading.contents(listing, Limits(), s3_server.options)
+    assert [content for content in contents if isinstance(content, bytes)] == [b"1"] * known.num_rows
 
 
 def test_files_are_asked_and_addresses_of_others_are_not(

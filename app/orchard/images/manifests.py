@@ -25,7 +25,7 @@ from orchard.storage import LocalStorage, local_path, split_s3_url
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DELIMITERS = ",;\t|"
-_UNKNOWN_SCHEME = re.compile(r"(?!s3a?://|file:)[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_manifest(data: bytes, url: str, label_level: int = 1) -> Manifest:
         if {"bucket", "key"} <= set(table.column_names):
             return _unique(_from_inventory(table, url), url, [], is_inventory=True)
         if "path" not in table.column_names:
-            found = ", ".join(table.column_names[:8])
+            found = ", ".join(map(_shown, table.column_names[:8]))
             raise InputError(f"manifest {url} has no column 'path', only {found}: name the column of the images so.")
         listing, warnings = _from_paths(table, url, label_level)
         return _unique(listing, url, warnings, is_inventory=False)
@@ -149,6 +149,9 @@ def _inventory_columns(text: str, first: list[str]) -> list[str] | None:
 
 def _from_inventory(table: pa.Table, url: str) -> pa.Table:
     """Schema LISTING from the present version of every object, without the markers of folders."""
+    is_whole = pc.and_(pc.is_valid(table["bucket"]), pc.is_valid(table["key"]))
+    if not pc.all(is_whole).as_py():
+        raise InputError(f"inventory {url} has a row without bucket or key: export it again.")
     for name, wanted in (("is_latest", "true"), ("is_delete_marker", "false")):
         if name in table.column_names:
             table = table.filter(pc.equal(pc.utf8_lower(table[name].cast(pa.string())), wanted))
@@ -177,8 +180,9 @@ def _from_paths(table: pa.Table, url: str, level: int) -> tuple[pa.Table, list[s
     known: dict[str, str] = {}  # folders repeat: each one is resolved once
     paths = []
     for text in texts:
-        if "://" in text and _UNKNOWN_SCHEME.match(text):
-            paths.append(text)  # reading it will say so
+        if "://" in text and not text.startswith("file:") and (scheme := _SCHEME.match(text)):
+            # Keys are taken literally; of addresses that are not read, reading will say so.
+            paths.append(f"s3a{text[scheme.end(1) :]}" if scheme[1] == "s3" else text)
             continue
         head, slash, name = text.rpartition("/")
         if head not in known:
@@ -209,8 +213,6 @@ def _from_windows(texts: list[str], folder: str) -> list[str]:
 
 def _resolved(folder: str, base: str) -> str:
     """The absolute folder, or ``s3a://bucket/…``, that ``folder`` means in a manifest that lies in ``base``."""
-    if location := split_s3_url(f"{folder}/"):
-        return f"s3a://{location[0]}/{location[1]}"
     if folder.startswith(("/", "file:")):
         return str(local_path(folder))
     scheme, root = ("s3a://", base.removeprefix("s3a://")) if base.startswith("s3a://") else ("", base)
@@ -248,6 +250,12 @@ def _sizes(table: pa.Table, url: str) -> pa.Array:
     return pa.array(sizes, pa.int64())
 
 
+def _shown(text: str) -> str:
+    """What fits into a sentence."""
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:200]}…"
+
+
 def _unique(listing: pa.Table, url: str, warnings: list[str], *, is_inventory: bool) -> Manifest:
     """Each path once. Raises InputError if a path is listed with two labels or splits."""
     merged = listing.group_by(["path", "label", "split"]).aggregate([("size", "max"), ("version", "max")])
@@ -256,5 +264,5 @@ def _unique(listing: pa.Table, url: str, warnings: list[str], *, is_inventory: b
     counts = pc.value_counts(merged["path"].combine_chunks())
     if len(counts) < merged.num_rows:
         twice = next(row["values"] for row in counts.to_pylist() if row["counts"] > 1)
-        raise InputError(f"manifest {url} lists {twice} twice, with different labels or splits: keep one row.")
+        raise InputError(f"manifest {url} lists {_shown(twice)} twice, with different labels or splits: keep one row.")
     return Manifest(merged, listing.num_rows - merged.num_rows, is_inventory, warnings)

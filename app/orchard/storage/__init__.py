@@ -48,6 +48,8 @@ def read_path(path: str, s3: S3Options = DEFAULT_S3, max_bytes: int | None = Non
     """
     if path.startswith("s3a://"):
         bucket, _, key = path.removeprefix("s3a://").partition("/")
+        if not bucket or not key.strip("/"):
+            raise FileNotFoundError(errno.ENOENT, "a bucket, not an object", path)
         return ObjectStorage(bucket, "", s3).read(key, max_bytes)
     if scheme := _SCHEME.match(path):
         raise OSError(errno.EPROTONOSUPPORT, f"{scheme[1]}: is not read, local paths, file:// and s3a:// are", path)

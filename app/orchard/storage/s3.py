@@ -65,6 +65,8 @@ class ObjectStorage:
 
     def stat(self, key: str) -> Entry | None:
         """See `Storage`."""
+        if not key.strip("/"):
+            return None
         try:
             size, tag = self._try(lambda at: at.head(self._key(key)), key)
         except FileNotFoundError:
