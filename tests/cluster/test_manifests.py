@@ -160,6 +160,12 @@ def test_a_folder_of_this_machine_is_refused_unless_a_claim_holds_it() -> None:
     Submission("peach", "/data/photos", "/data/out", load(), claims={"fruit": "/data"})
 
 
+def test_an_output_that_is_the_source_is_refused_before_anything_is_sent() -> None:
+    with pytest.raises(UsageError, match="is where the images are"):
+        Submission("fruits", "s3a://bucket/photos", "s3://bucket/photos/", Settings())
+    assert Submission("fruits", "s3a://bucket/photos", "s3a://bucket/photos/results", Settings())
+
+
 def test_a_dry_run_prints_the_manifests_and_needs_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
     printed = CliRunner().invoke(cli, ["submit", SOURCE, "--output", OUTPUT, "-n", "fruit", "--dry-run"])

@@ -53,11 +53,13 @@ def test_what_is_for_validation_measures_where_nothing_is_for_testing(name: str)
     found, said = _places(f"{train}/Apple", f"{name}/Apple")
     assert found == {f"{train}/Apple": ("Apple", "train"), f"{name}/Apple": ("Apple", "test")}
     assert said.split_warnings == [
-        "There are images for validation but none for testing, so the former are for testing."
+        "There are labelled images for validation but none for testing, so the former are for testing."
     ]
     found, said = _places("train/Apple", "val/Apple", "test/Apple")
     assert [split for _, split in found.values()] == ["train", "validation", "test"]
     assert not said.split_warnings
+    found, _ = _places("train/Apple", "val/Apple", "test")  # without labels, as of a competition
+    assert [split for _, split in found.values()] == ["train", "test", "test"]
 
 
 def test_images_to_predict_and_of_several_fruits_are_no_class() -> None:
