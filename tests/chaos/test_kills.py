@@ -3,8 +3,10 @@
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,8 @@ def test_kills_at_any_moment(drawn: Path, whole: Whole, tmp_path: Path, note: No
     for what in chance.sample(list(KILLS), len(KILLS)):
         who, expected = KILLS[what]
         with started(drawn, out) as process:
-            time.sleep(chance.uniform(0, whole.seconds))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(chance.uniform(0, whole.seconds))
             kill(process, who)
             _, errors = process.communicate(timeout=SECONDS)
         assert process.returncode in (0, expected), f"{what}: {process.returncode}, {errors}"
