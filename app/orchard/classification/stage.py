@@ -255,7 +255,7 @@ def _write(
         "name string, rows long, size long, digest string, "
         "confusion array<struct<label: string, predicted: string, count: long>>"
     )
-    written = predictions.mapInArrow(write, schema).collect()
+    written = tasks.collect(tasks.map_batches(predictions, write, schema))
     files = [DataFile(row["name"], row["rows"], row["size"], row["digest"]) for row in written]
     return files, [(p["label"], p["predicted"], p["count"]) for row in written for p in row["confusion"]]
 
