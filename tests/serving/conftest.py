@@ -125,7 +125,7 @@ def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def strict(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with tight limits and one engine, whose model is sure of nothing."""
     folder = tmp_path_factory.mktemp("strict")
-    output = Output(shutil.copytree(trained, folder / "out"))
+    output = Output(str(shutil.copytree(trained, folder / "out")))
     with output.writing():
         files = output.classifier_files() | {CALIBRATION: Calibration(temperature=3, threshold=1).to_bytes()}
         output.commit({}, model=output.stage_model(files))

@@ -1,6 +1,5 @@
 """What an image may cost, and how that is enforced."""
 
-import functools
 import resource
 import signal
 import threading
@@ -100,7 +99,8 @@ class Deadline:
 
     def __enter__(self) -> None:
         if self._armed:
-            _listen()
+            # Every time, as a library may have put its own in place: without one the signal would end the process.
+            signal.signal(signal.SIGPROF, _ring)
             signal.setitimer(signal.ITIMER_PROF, self._seconds)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -108,11 +108,5 @@ class Deadline:
             signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-@functools.cache
-def _listen() -> None:
-    """Once a process: two system calls less for each image."""
-
-    def ring(_number: int, _frame: FrameType | None) -> None:
-        raise OutOfTime
-
-    signal.signal(signal.SIGPROF, ring)
+def _ring(_number: int, _frame: FrameType | None) -> None:
+    raise OutOfTime
