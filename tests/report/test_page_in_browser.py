@@ -17,6 +17,8 @@ from orchard.report import ReportData, collect, render
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 HOSTILE = "<script>document.title='owned'</script>"
+LABELS = ["Apple", "Cherry", HOSTILE, "A name " * 12, "Onebigwordwithoutaplacetobreak" * 4]
+LABELS += [f"Tomato {i}" for i in range(40)]
 
 
 def _cannot(reason: str) -> NoReturn:
@@ -43,11 +45,9 @@ def report(
     metrics_of: Callable[..., Metrics],
     write_output: Callable[..., Callable[[str], bytes]],
 ) -> Path:
-    labels = ["Apple", "Cherry", HOSTILE, "A name " * 12, "Onebigwordwithoutaplacetobreak" * 4]
-    labels += [f"Tomato {i}" for i in range(40)]
     folder = tmp_path_factory.mktemp("report")
-    read_image = write_output(folder / "out", labels)
-    page = render(collect(Output(str(folder / "out")), metrics_of(labels), a_run(), read_image))
+    read_image = write_output(folder / "out", LABELS)
+    page = render(collect(Output(str(folder / "out")), metrics_of(LABELS), a_run(), read_image))
     return _written(folder, page)
 
 
@@ -191,10 +191,11 @@ def test_the_confusion_matrix_names_the_cell_under_the_pointer(desktop: Opened) 
         [row, row + 1],
     )
     page.mouse.move(x, y)
-    # As the metrics of conftest.py say: row i is taken for the next class i times, and is right 10 times.
+    # As the metrics of conftest.py say: label i is taken for the next one i times, and is right 10 times.
     text = page.locator("#tip").inner_text()
-    assert f"{labels[row]} → {labels[row + 1]}" in text
-    assert f"{row} of {row + 10} images" in text
+    assert labels[row : row + 2] == ["Tomato 7", "Tomato 8"] == [LABELS[12], LABELS[13]]
+    assert "Tomato 7 → Tomato 8" in text
+    assert "12 of 22 images" in text
 
 
 def test_the_matrix_changes_from_shares_to_counts(desktop: Opened) -> None:
