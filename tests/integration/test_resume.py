@@ -238,11 +238,11 @@ def _wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> N
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """3,000 images: enough for several commits."""
+    """1,500 images: enough for several commits."""
     folder = tmp_path_factory.mktemp("many")
     for number in range(60):
         paint(folder / "source" / f"{number}.jpg", (number * 4, 90, 40), number)
-    for number in range(3000):
+    for number in range(1500):
         target = folder / "many" / f"label {number % 10}" / f"{number}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "source" / f"{number % 60}.jpg", target)
@@ -256,8 +256,8 @@ def test_a_killed_run_is_resumed_where_it_stopped(run: Run, many: Path, tmp_path
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     resumed = run(many, components=4)
-    resumed.assert_adds_up(3000)
-    assert 0 < resumed.metrics["images"]["decoded"] < 3000
+    resumed.assert_adds_up(1500)
+    assert 0 < resumed.metrics["images"]["decoded"] < 1500
     whole = run(many, "whole", components=4)
     assert resumed.features() == whole.features()
     splits = [
@@ -326,7 +326,7 @@ def test_workers_that_die_cost_a_retry_and_no_row(many: Path, tmp_path: Path, ru
     assert killed == 1
     result = run(many, components=4)  # nothing is left to do
     assert result.metrics["images"]["decoded"] == 0
-    result.assert_adds_up(3000)
+    result.assert_adds_up(1500)
 
 
 def test_a_fresh_start_that_was_cut_off_goes_on(many: Path, tmp_path: Path) -> None:
@@ -342,8 +342,8 @@ def test_a_fresh_start_that_was_cut_off_goes_on(many: Path, tmp_path: Path) -> N
     result, errors = second.communicate(timeout=300)
     assert second.returncode == 0, errors
     decoded = json.loads(result)["metrics"]["images"]["decoded"]
-    assert 0 < decoded <= 3000 - kept
-    Result(out, json.loads((out / "metrics.json").read_text())).assert_adds_up(3000)
+    assert 0 < decoded <= 1500 - kept
+    Result(out, json.loads((out / "metrics.json").read_text())).assert_adds_up(1500)
 
 
 def test_a_report_is_written_again_on_request_and_after_an_upgrade(
