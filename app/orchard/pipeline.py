@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -20,6 +19,7 @@ from orchard.errors import InputError, UsageError
 from orchard.features import stage as extraction
 from orchard.features.backbones import find
 from orchard.features.pending import find_pending
+from orchard.files import digest_of
 from orchard.images.sources import check_apart, list_selected
 from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics
 from orchard.output import Output
@@ -261,4 +261,4 @@ def _classifier(name: str) -> Classifier:
 
 
 def _digest(*values: object) -> str:
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return digest_of(json.dumps(values, sort_keys=True).encode())

@@ -82,14 +82,9 @@ def configure_logging(*, debug: bool = False) -> None:
     log.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
-def say(text: str) -> None:
-    """Print one line for people to standard error, as it is but for secrets."""
-    console.print(Text(redacted(text)), soft_wrap=True)
-
-
 def say_traceback() -> None:
     """Print the traceback of the exception that is handled, for ``--debug``."""
-    say(traceback.format_exc().rstrip())
+    console.print(Text(redacted(traceback.format_exc().rstrip())), soft_wrap=True)
 
 
 def move_to(descriptor: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from orchard.features.conversion import start_build
 from orchard.features.engines import resolve_precision
 from orchard.features.extraction import extract, warm_up
 from orchard.features.pending import Pending, without
-from orchard.files import DataFile
+from orchard.files import DataFile, digest_of
 from orchard.images.sources import Listing
 from orchard.layout import BACKBONE, DERIVED, EXTRACTED, SCHEMAS, Dataset
 from orchard.output import Output
@@ -39,12 +38,7 @@ def start_over(output: Output, source: str, settings: Settings) -> None:
     long as it has not ended: whoever starts a command again that was cut off wants it to go on.
     """
     job = os.environ.get("ORCHARD_JOB_UID")
-    command = (
-        job
-        or hashlib.blake2b(
-            json.dumps([source, settings.model_dump(mode="json")], sort_keys=True).encode(), digest_size=16
-        ).hexdigest()
-    )
+    command = job or digest_of(json.dumps([source, settings.model_dump(mode="json")], sort_keys=True).encode())
     try:
         before: Any = output.property("fresh") or {}
     except OutputDamaged:

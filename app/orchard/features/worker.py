@@ -6,7 +6,6 @@ globals of a pickled function would be made again in every task.
 
 import functools
 import gc
-import hashlib
 import importlib
 import socket
 import time
@@ -23,7 +22,7 @@ from orchard.datasets import lists
 from orchard.errors import StorageError
 from orchard.features.artifact import EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
-from orchard.files import DataFile, parquet_bytes, part, stage_file
+from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.reading import contents
 from orchard.layout import FEATURES, INVENTORY, REJECTED, Dataset, Reason
@@ -186,7 +185,7 @@ class _Rows:
 
     def read(self, row: int, data: bytes) -> None:
         self._bytes[row] = len(data)
-        self._digests[row] = hashlib.blake2b(data, digest_size=16).hexdigest()
+        self._digests[row] = digest_of(data)
 
     def reject(self, row: int, rejection: Rejection) -> None:
         self._rejected.append((row, rejection))
