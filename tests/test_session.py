@@ -20,7 +20,8 @@ ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command without what the session of other tests has put into the environment."""
-    ours = {name: value for name, value in os.environ.items() if name not in ("SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME")}
+    others = ("SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    ours = {name: value for name, value in os.environ.items() if name not in others}
     return subprocess.run(
         command, capture_output=True, encoding="utf-8", env=ours | environment, check=False, timeout=300
     )
@@ -58,6 +59,13 @@ def test_a_run_on_a_machine_without_a_name_in_a_locale_without_accents_beside_an
     assert rejected["path"].to_pylist() == [str(source / "Pêche" / "cassée.png")]
     report = (output / "report.html").read_text()
     assert "Pêche" in report and "梨" in report
+
+
+def test_keys_on_a_machine_without_a_name_are_told_of() -> None:
+    """Spark itself ends with a stack trace."""
+    code = "from orchard import session; session.start(master='local[1]')"
+    ran = run(*nameless(), sys.executable, "-c", code, AWS_ACCESS_KEY_ID="any")
+    assert 'add "127.0.0.1 nowhere.invalid" to /etc/hosts' in ran.stderr.splitlines()[-1]
 
 
 def test_another_python_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -208,6 +209,15 @@ def _stay_on_this_machine() -> None:
     os.environ["PYSPARK_PYTHON"] = sys.executable
     for name, value in (("SPARK_LOCAL_IP", LOOPBACK), ("SPARK_LOCAL_HOSTNAME", "localhost")):
         os.environ[name] = os.environ.get(name) or value
+    if os.environ.get("AWS_ACCESS_KEY_ID"):  # then Spark wants the name all the same, to note where the key was set
+        try:
+            socket.getaddrinfo(socket.gethostname(), None)
+        except OSError:
+            name = socket.gethostname()
+            raise ClusterError(
+                f"Spark does not start with AWS_ACCESS_KEY_ID on a machine whose name ({name}) does not resolve: "
+                f'add "{LOOPBACK} {name}" to /etc/hosts, or use AWS_PROFILE instead.'
+            ) from None
 
 
 def _s3a(settings: Settings) -> dict[str, str]:
