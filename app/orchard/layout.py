@@ -32,8 +32,12 @@ CURRENT_MODEL = "model/current.json"
 # Inside a model's folder, or among the parts:
 BACKBONE = "backbone"
 REDUCTION = "reduction.npz"
+STATISTICS = "statistics.npz"
+"""What one pass over the features left for the classifiers; no part of a model."""
 LABELS = "labels.json"
 CALIBRATION = "calibration.json"
+FAMILIARITY = "familiarity.npz"
+LINEAR_DISCRIMINANT = "linear_discriminant.npz"
 LOGISTIC_REGRESSION = "logistic_regression.npz"
 RANDOM_FOREST = "random_forest/"
 
@@ -61,6 +65,17 @@ class Split(StrEnum):
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
+
+
+class Answer(StrEnum):
+    """What a model says of an image."""
+
+    SURE = "sure"
+    """It is of the likeliest label."""
+    NOT_SURE = "not_sure"
+    """It is of one of the labels; which one is not sure."""
+    UNKNOWN = "unknown"
+    """It is unlike anything that was learned."""
 
 
 class Reason(StrEnum):
@@ -147,9 +162,9 @@ PREDICTIONS = pa.schema(
         pa.field("split", pa.string()),
         pa.field("classifier", pa.string()),  # path is unique for each classifier
         pa.field("predicted", pa.string()),
-        pa.field(
-            "confidence", pa.float32()
-        ),  # 0..1: the probability of `predicted`; calibrated for logistic regression
+        pa.field("confidence", pa.float32()),  # 0..1: the probability of `predicted`; calibrated for linear classifiers
+        pa.field("familiarity", pa.float32()),  # 0..1; null for the forest, as is the answer
+        pa.field("answer", pa.string()),  # Answer
     ]
 )
 
@@ -235,20 +250,52 @@ class ReliabilityBin(TypedDict):
     images: float  # share of all
 
 
-class CalibrationMetrics(TypedDict):
-    """``metrics.calibration``: of logistic regression, whose model is the one that leaves; cross-fitted by halves."""
+class CoveragePoint(TypedDict):
+    """What answering the most certain test images alone would come to."""
 
-    split: str  # that it was fitted and measured on
-    rows: int
+    confidence: float  # of the least certain of them
+    answered: float  # share of the test images
+    images: int
+    right: int
+
+
+class CalibrationMetrics(TypedDict):
+    """``metrics.calibration``: of the classifier that answers, fitted on images held out and measured on test images."""
+
+    split: str  # that it was fitted on: validation, or train for a part of it that was held out
+    rows: int  # held out
     temperature: float  # scores are divided by it
     threshold: float  # below it the answer is "not sure"
+    familiarity_threshold: float  # below it the answer is "unknown"
+    sure_at: float  # how often sure answers were to be right
+    test_rows: int
     error_before: float  # expected calibration error, 0..1
     error_after: float
     reliability_before: list[ReliabilityBin]
     reliability_after: list[ReliabilityBin]
     accuracy: float  # of all answers
-    accuracy_sure: float | None  # of those at the threshold or above; null if there are none
+    accuracy_sure: float | None  # of the sure ones; null if there are none
     share_sure: float
+    share_unknown: float
+    familiarity: list[int]  # test images in 50 bins from 0 to 1
+    coverage: list[CoveragePoint]  # the most certain images first
+
+
+class Trial(TypedDict):
+    """How a linear classifier did on held-out images when it was fitted on the others."""
+
+    accuracy: float
+    log_loss: float
+
+
+class Selection(TypedDict):
+    """``metrics.selection``: which linear classifier answers, and why."""
+
+    split: str  # as in CalibrationMetrics
+    rows: int  # held out
+    trials: dict[str, Trial]
+    chosen: str
+    why: str  # a sentence
 
 
 class Leak(TypedDict):
@@ -292,6 +339,7 @@ class Metrics(TypedDict):
     pca: NotRequired[PcaMetrics]
     baseline: NotRequired[Baseline]
     classifiers: NotRequired[dict[str, ClassifierMetrics]]
+    selection: NotRequired[Selection]
     calibration: NotRequired[CalibrationMetrics]
     leak: NotRequired[Leak]
     conflicts: NotRequired[Conflicts]
@@ -299,6 +347,16 @@ class Metrics(TypedDict):
     warnings: list[str]  # one sentence each
     seconds: dict[str, float]  # list, extract, reduce, classify, report, total
     images_per_second: float  # decoded / seconds of extraction; of the run that decoded last
+
+
+class Fitting(TypedDict):
+    """``run.fitting``: what classifiers were chosen, calibrated and fitted on; never the test images."""
+
+    held_out: str  # what they were chosen and calibrated on
+    held_out_rows: int
+    fitted_again_on: int  # training images, those held out of them included
+    answers: str  # the linear classifier that answers
+    why: str
 
 
 class Run(TypedDict):
@@ -311,5 +369,6 @@ class Run(TypedDict):
     output: str
     settings: dict[str, object]
     backbone: dict[str, object]  # name, input_size, n_features, parameters, weights, engine, precision
+    fitting: Fitting | None  # null where no classifier answers
     versions: dict[str, str]  # package -> version
     machine: dict[str, object]  # cores, memory_bytes, cpu, spark_master

@@ -32,7 +32,7 @@ import pyarrow as pa
 from orchard import interruption, log, models
 from orchard.errors import OutputDamaged, OutputLocked, StorageError
 from orchard.files import DataFile, damaged, digest_of, gone, parquet_bytes, part, read_columns, read_file, stage_file
-from orchard.layout import CURRENT_MODEL, INCOMPLETE, METRICS, MODEL, PARTS, REPORT, RUN, STAGING, Dataset
+from orchard.layout import CURRENT_MODEL, INCOMPLETE, METRICS, MODEL, PARTS, REPORT, RUN, STAGING, STATISTICS, Dataset
 from orchard.lock import Lease, hold
 from orchard.storage import S3Options, Storage, open_storage
 from orchard.upgrade import upgrade
@@ -218,6 +218,7 @@ class Output:
         """Stage a model: the parts there are, and the files of its classifiers by their name in the model's folder."""
         digests = {name: digest_of(data) for name, data in classifiers.items()}
         parts = {_part_name(file.name): file for file in self.files(PARTS)}
+        parts.pop(STATISTICS, None)
         digests |= {name: str(file.digest) for name, file in parts.items()}
         folder, content = models.manifest(digests)
         files = [

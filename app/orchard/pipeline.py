@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -79,6 +79,7 @@ class Pipeline:
     ) -> None:
         self.settings = settings
         self.classifiers = [_classifier(name) for name in settings.classifiers]
+        _check_answer_with(settings.answer_with, self.classifiers)
         self.backbone = find(settings.backbone).with_alpha(settings.alpha)
         self.s3 = settings.s3_options()
         self.output = Output(output, self.s3)
@@ -149,14 +150,22 @@ class Pipeline:
         """
         settings, output = self.settings, self.output
         names = sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
-        key = _digest(reduction.VERSION, names, settings.variance, settings.components)
+        key = _digest(reduction.VERSION, names, settings.variance, settings.components, settings.seed)
         components = settings.components
         variance = settings.variance if components is None else None
 
         def work(advance: Advance) -> None:
             if not output.rows(Dataset.INVENTORY):
                 raise InputError(f"{output.url} holds no features: extract some first.")
-            reduction.run(self._session, output, key=key, variance=variance, components=components, progress=advance)
+            reduction.run(
+                self._session,
+                output,
+                key=key,
+                seed=settings.seed,
+                variance=variance,
+                components=components,
+                progress=advance,
+            )
 
         self._stage("reduce", "reduction", key, work, output.rows(Dataset.FEATURES))
 
@@ -179,6 +188,8 @@ class Pipeline:
             settings.seed,
             settings.split_by,
             settings.test_fraction,
+            settings.sure_at,
+            settings.answer_with,
         )
 
         def work(advance: Advance) -> None:
@@ -190,6 +201,8 @@ class Pipeline:
                 seed=settings.seed,
                 split_by_group=settings.split_by == "group",
                 test_fraction=settings.test_fraction,
+                sure_at=settings.sure_at,
+                answer_with=settings.answer_with,
                 driver_memory=settings.driver_memory,
                 progress=advance,
             )
@@ -258,6 +271,12 @@ def _classifier(name: str) -> Classifier:
         return Classifier(name)
     except ValueError:
         raise UsageError(f"There is no classifier {name!r}: choose among {', '.join(Classifier)}.") from None
+
+
+def _check_answer_with(name: str | None, classifiers: Sequence[Classifier]) -> None:
+    linear = [classifier for classifier in classifiers if classifier.is_linear]
+    if name is not None and name not in linear:
+        raise UsageError(f"--answer-with {name}: choose among the linear classifiers to train ({', '.join(linear)}).")
 
 
 def _digest(*values: object) -> str:

@@ -113,8 +113,13 @@ class Settings(BaseSettings):
     variance: float = Field(0.95, gt=0, le=1, description="keep the components that explain this share")
     components: int | None = Field(None, ge=1, description="keep K components instead")
     classifiers: Names = Field(
-        ("logistic_regression", "random_forest"), description="classifiers to train, separated by commas"
+        ("linear_discriminant", "logistic_regression", "random_forest"),
+        description="classifiers to train, separated by commas",
     )
+    answer_with: str | None = Field(
+        None, description="the linear classifier that answers, instead of the best on images that are held out"
+    )
+    sure_at: float = Field(0.99, gt=0, lt=1, description="how often a sure answer is to be right")
 
     # What happens to an output that is there already
     fresh: bool = Field(False, description="drop what the output holds and start over")

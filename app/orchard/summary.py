@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from orchard.classification.leak import conflict_warnings, label_conflicts
 from orchard.features.backbones import find
 from orchard.images.rejections import commonest_kinds
-from orchard.layout import INVENTORY, REJECTED, Dataset, ImageCounts, Metrics, Run
+from orchard.layout import INVENTORY, REJECTED, Dataset, Fitting, ImageCounts, Metrics, Run, Selection
 from orchard.output import Output
 from orchard.redaction import without_secrets
 from orchard.session import available_cores
@@ -59,7 +59,7 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         found["pca"] = reduction["metrics"]
     found |= {
         name: classification[name]
-        for name in ("baseline", "classifiers", "calibration", "leak", "group_split")
+        for name in ("baseline", "classifiers", "selection", "calibration", "leak", "group_split")
         if classification.get(name) is not None
     }
     conflicts = label_conflicts(_featurized(output, ["path", "label", "digest"]))
@@ -80,6 +80,7 @@ def run(output: Output, settings: Settings, *, started: datetime) -> Run:
     """Return how the output came about: settings, versions, machine; without secrets."""
     identity = recall(output, "identity")
     backbone = find(identity.get("backbone", settings.backbone))
+    selection = recall(output, "classification").get("selection")
     found = Run(
         run_id=output.run_id,
         started=started.isoformat(timespec="seconds"),
@@ -88,6 +89,7 @@ def run(output: Output, settings: Settings, *, started: datetime) -> Run:
         output=output.url,
         settings=settings.model_dump(mode="json"),
         backbone=identity | {"name": backbone.name, "input_size": backbone.input_size, "top1": backbone.top1},
+        fitting=_fitting(output, selection) if selection else None,
         versions=_versions(),
         machine={
             "cores": available_cores(),
@@ -97,6 +99,16 @@ def run(output: Output, settings: Settings, *, started: datetime) -> Run:
         },
     )
     return cast(Run, without_secrets(found))
+
+
+def _fitting(output: Output, selection: Selection) -> Fitting:
+    return Fitting(
+        held_out=f"images of {selection['split']}",
+        held_out_rows=selection["rows"],
+        fitted_again_on=recall(output, "reduction").get("metrics", {}).get("train_rows", 0),
+        answers=selection["chosen"],
+        why=selection["why"],
+    )
 
 
 def as_json(found: Mapping[str, object]) -> bytes:

@@ -1,11 +1,12 @@
 """Promises of the one-pass moments."""
 
 import pickle
+from functools import reduce
 
 import numpy as np
 import pytest
 
-from orchard.reduction.moments import Moments, merge_all
+from orchard.reduction.moments import Moments
 
 
 def rows(n: int, d: int, offset: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -24,7 +25,7 @@ def test_moments_give_the_mean_and_the_covariance() -> None:
 def test_moments_stay_exact_for_a_large_mean_and_many_rows() -> None:
     data = rows(20_000, 5, offset=1e4)
     centred = data.astype(np.float64) - data.mean(axis=0, dtype=np.float64)
-    moments = merge_all(Moments.of(part) for part in np.array_split(data, 13))
+    moments = reduce(Moments.merge, [Moments.of(part) for part in np.array_split(data, 13)])
     np.testing.assert_allclose(moments.scatter, centred.T @ centred, rtol=1e-12, atol=1e-8)
     naive = data.T @ data - len(data) * np.outer(data.mean(axis=0), data.mean(axis=0))
     assert np.abs(naive - centred.T @ centred).max() > 1, "unshifted float32 sums are useless here"
@@ -41,7 +42,7 @@ def test_merging_is_exact_when_the_shifts_differ() -> None:
 
 def test_the_order_of_merging_does_not_matter() -> None:
     parts = [Moments.of(rows(20 + i, 4, offset=100.0 * i, seed=i)) for i in range(5)]
-    forth, back = merge_all(parts), merge_all(parts[::-1])
+    forth, back = reduce(Moments.merge, parts), reduce(Moments.merge, parts[::-1])
     np.testing.assert_allclose(forth.mean, back.mean, rtol=1e-13)
     np.testing.assert_allclose(forth.scatter, back.scatter, rtol=1e-11)
 

@@ -18,10 +18,17 @@ def correlated(n: int, d: int, offset: float = 0.0, seed: int = 0) -> np.ndarray
     return (values * rng.uniform(0.5, 3, d) + offset).astype(np.float32)
 
 
+def floored(data: np.ndarray) -> StandardScaler:
+    """scikit-learn's scaler, but that nothing is divided by less than the median deviation."""
+    scaler = StandardScaler().fit(data.astype(np.float64))
+    scaler.scale_ = np.maximum(scaler.scale_, np.median(scaler.scale_))
+    return scaler
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e4], ids=["small mean", "large mean"])
 def test_equal_to_scikit_learn_including_the_sign(offset: float) -> None:
     data = correlated(2000, 40, offset)
-    scaler = StandardScaler().fit(data.astype(np.float64))
+    scaler = floored(data)
     pca = PCA(n_components=0.9, svd_solver="full").fit(scaler.transform(data.astype(np.float64)))
     expected = pca.transform(scaler.transform(data.astype(np.float64)))
 
@@ -38,6 +45,16 @@ def test_equal_to_scikit_learn_including_the_sign(offset: float) -> None:
     reduced = reduction.transform(data)
     assert reduced.dtype == np.float32
     np.testing.assert_allclose(reduced, expected, atol=2e-5)
+
+
+def test_a_feature_that_hardly_varies_in_training_decides_nothing_elsewhere() -> None:
+    data = correlated(500, 30)
+    data[:, 7] = 0.2 + np.random.default_rng(1).normal(size=500) * 1e-5
+    reduction = Reduction.fit(Moments.of(data), variance=0.95)
+    other = data.copy()
+    other[:, 7] = 3.0
+    assert np.abs((other - reduction.mean_) / reduction.scale_).max() < 20
+    assert reduction.scale_[7] == pytest.approx(np.median(data.std(axis=0, dtype=np.float64)))
 
 
 def test_the_ratio_lists_every_component_falling_to_a_sum_of_one() -> None:
@@ -75,7 +92,7 @@ def test_fewer_rows_than_components_gives_the_rank() -> None:
     reduction = Reduction.fit(Moments.of(data), components=30)
     assert reduction.n_components_ == 5, "6 rows span 5 directions about their mean"
     assert reduction.explained_variance_ratio_.shape == (6,)
-    scaled = StandardScaler().fit_transform(data.astype(np.float64))
+    scaled = floored(data).transform(data.astype(np.float64))
     np.testing.assert_allclose(reduction.transform(data), PCA(5, svd_solver="full").fit_transform(scaled), atol=1e-5)
 
 

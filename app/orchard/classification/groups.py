@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,16 +14,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orchard import tasks
+from orchard.classification.discriminant import fit
 from orchard.classification.metrics import evaluate, majority_baseline
 from orchard.classification.training import Classifier, predict, train, vectors
-from orchard.datasets import frame
+from orchard.datasets import balance, batches, frame, matrix
 from orchard.errors import TrainingError
 from orchard.files import DataFile
 from orchard.images.splits import frame_groups, group_split
+from orchard.inference.linear import Linear
 from orchard.layout import FEATURES, REDUCED, ClassifierMetrics, Dataset, GroupSplit, Split
 from orchard.output import Output
 from orchard.reduction.pca import Projection, Reduction
-from orchard.reduction.stage import project_batches, training_moments
+from orchard.reduction.stage import project_batches, training_sums
+from orchard.reduction.statistics import Role
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
@@ -70,7 +75,9 @@ def evaluate_groups(
 
     starts = np.cumsum([0, *(file.rows for file in files)])
     masks = {file.name: in_train[start : start + file.rows] for file, start in zip(files, starts, strict=False)}
-    reduction = Reduction.fit(training_moments(spark, output.storage, files, masks), components=components)
+    roles = {name: np.where(mask, Role.FIT, Role.NONE).astype(np.int8) for name, mask in masks.items()}
+    sums, _ = training_sums(spark, output.storage, files, roles)
+    reduction = Reduction.fit(sums.moments, components=components)
     projection = spark.sparkContext.broadcast(Projection(*reduction.affine()))
     rows_of = partial(_regrouped, output.storage, projection, masks)
     rows = vectors(frame(spark, files, REDUCED, rows_of)).cache()
@@ -79,10 +86,14 @@ def evaluate_groups(
     try:
         for classifier in classifiers:
             start = time.perf_counter()
-            model, _ = train(classifier, rows, known, variances=reduction.explained_variance_, seed=seed)
-            if model is None:
-                continue
-            true, predicted, counts = _confusion(predict(model, rows.where("split = 'test'")), known)
+            if classifier is Classifier.LINEAR_DISCRIMINANT:
+                fitted = fit(sums.labelled, sums.columns["label"], reduction)
+                true, predicted, counts = _pairs(spark, output, masks, fitted.linear, sums.columns["label"].names)
+            else:
+                model, _ = train(classifier, rows, known, variances=reduction.explained_variance_, seed=seed)
+                if model is None:
+                    continue
+                true, predicted, counts = _confusion(predict(model, rows.where("split = 'test'")), known)
             seconds = time.perf_counter() - start
             measured[classifier] = evaluate(
                 true, predicted, counts=counts, train_rows=int(in_train.sum()), seconds=seconds
@@ -113,6 +124,46 @@ def _regrouped(
         split = pa.array(np.where(in_train, str(Split.TRAIN), str(Split.TEST)), pa.string())
         columns = [split if field.name == "split" else batch.column(field.name) for field in REDUCED]
         yield pa.record_batch(columns, schema=REDUCED)
+
+
+def _pairs(
+    spark: SparkSession,
+    output: Output,
+    masks: Mapping[str, NDArray[np.bool_]],
+    linear: Linear,
+    labels: Sequence[str],
+) -> tuple[list[str], list[str], list[int]]:
+    """Count the pairs of label and prediction of a classifier on features."""
+    context = spark.sparkContext
+    shared = context.broadcast(pickle.dumps(linear))
+    count = partial(_count_pairs, output.storage, shared, labels, masks)
+    files = output.files(Dataset.FEATURES)
+    found: Counter[tuple[str, str]] = sum(
+        tasks.run(context, count, balance(files, 2 * context.defaultParallelism)), Counter()
+    )
+    shared.unpersist()
+    return [true for true, _ in found], [predicted for _, predicted in found], list(found.values())
+
+
+def _count_pairs(
+    storage: Storage,
+    shared: Broadcast[bytes],
+    labels: Sequence[str],
+    masks: Mapping[str, NDArray[np.bool_]],
+    files: Sequence[DataFile],
+) -> Counter[tuple[str, str]]:
+    linear: Linear = pickle.loads(shared.value)  # noqa: S301 - the driver's
+    found: Counter[tuple[str, str]] = Counter()
+    for file in files:
+        start = 0
+        for batch in batches(storage, file, ["label", "features"]):
+            in_train = masks[file.name][start : start + len(batch)]
+            start += len(batch)
+            test = batch.filter(pa.array(~in_train)).drop_null()
+            if test.num_rows:
+                chosen = linear(matrix(test.column("features"))).argmax(axis=1)
+                found.update(zip(test.column("label").to_pylist(), (labels[i] for i in chosen), strict=True))
+    return found
 
 
 def _confusion(predictions: DataFrame, labels: Sequence[str]) -> tuple[list[str], list[str], list[int]]:

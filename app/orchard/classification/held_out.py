@@ -1,111 +1,117 @@
-"""Calibration of a classifier on labelled rows that it was not trained on."""
+"""Images that nothing was fitted on yet: classifiers are chosen on them, and calibrated."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from orchard import tasks
-from orchard.inference.calibration import (
-    LEAST_ROWS,
-    Calibration,
-    expected_calibration_error,
-    fit,
-    reliability,
-    softmax,
-)
-from orchard.layout import CalibrationMetrics, Split
+from orchard.datasets import balance, batches, matrix
+from orchard.files import DataFile
+from orchard.images.selection import seeded_hashes
+from orchard.inference.calibration import LEAST_ROWS, Calibration, fit, log_loss
+from orchard.inference.familiarity import KNOWN, Familiarity
+from orchard.inference.linear import Linear
+from orchard.layout import Trial
+from orchard.reduction.stage import LABEL_COLUMNS, Roles
+from orchard.reduction.statistics import Role
+from orchard.storage import Storage
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import SparkSession
 
-# More would make the figures no steadier.
-MAX_ROWS = 20_000
-# The driver holds the scores some ten times over while it fits, as float64: 0.2 GB.
-MAX_SCORES = 2_500_000
+MAX_ROWS = 10_000
+"""More would make the figures no steadier; of 1,280 features they take 51 MB of the driver."""
+_MAX_SCORES = 2_500_000  # the driver holds them some ten times over while it fits, as float64: 0.2 GB
 
 
-def calibrate(
-    model: Any, rows: DataFrame, labels: Sequence[str], counts: Mapping[Split, int]
-) -> tuple[Calibration, CalibrationMetrics | None]:
-    """Fit temperature and threshold on the validation split, or on the test split where there is none.
+@dataclass(frozen=True)
+class HeldOut:
+    """Labelled images that are held out.
 
-    The figures are cross-fitted: each half of the rows is measured with what the other half gave. None, and a
-    calibration that changes nothing, if there are too few rows.
+    Attributes:
+        features: (n, n_features) float32.
+        columns: (n,) values of each label column.
+    """
+
+    features: NDArray[np.float32]
+    columns: dict[str, list[str | None]]
+
+    def classes(self, column: str, names: Sequence[str]) -> NDArray[np.intp]:
+        """Return the place of each image's value of `column` among `names`, (n,); -1 for others and for none."""
+        index = {name: place for place, name in enumerate(names)}
+        return np.array([-1 if value is None else index.get(value, -1) for value in self.columns[column]], np.intp)
+
+
+def collect(spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles) -> HeldOut:
+    """Return up to `MAX_ROWS` of the labelled rows of feature files that are held out."""
+    held = {name: int((role == Role.HELD_OUT).sum()) for name, role in roles.items()}
+    share = min(1.0, MAX_ROWS / max(1, sum(held.values())))
+    groups = balance([file for file in files if held[file.name]], 2 * spark.sparkContext.defaultParallelism)
+    work = [(group, {file.name: roles[file.name] for file in group}) for group in groups if group]
+    found = tasks.run(spark.sparkContext, partial(_held_out, storage, share), work) if work else []
+    width = max((features.shape[1] for features, _ in found), default=0)
+    return HeldOut(
+        np.concatenate([np.empty((0, width), np.float32), *(f for f, _ in found if len(f))]),
+        {name: [value for _, columns in found for value in columns[name]] for name in LABEL_COLUMNS},
+    )
+
+
+def _held_out(
+    storage: Storage, share: float, work: tuple[Sequence[DataFile], Roles]
+) -> tuple[NDArray[np.float32], dict[str, list[str | None]]]:
+    files, roles = work
+    features: list[NDArray[np.float32]] = []
+    columns: dict[str, list[str | None]] = {name: [] for name in LABEL_COLUMNS}
+    for file in files:
+        start = 0
+        for batch in batches(storage, file, ["path", *LABEL_COLUMNS, "features"]):
+            role = roles[file.name][start : start + len(batch)]
+            start += len(batch)
+            is_chosen = (role == Role.HELD_OUT) & batch.column("label").is_valid().to_numpy(zero_copy_only=False)
+            if share < 1:
+                is_chosen &= seeded_hashes(batch.column("path").to_pylist(), 0) < share * 2.0**64
+            at = np.flatnonzero(is_chosen)
+            features.append(matrix(batch.column("features"))[at])
+            for name in LABEL_COLUMNS:
+                columns[name] += batch.column(name).take(pa.array(at)).to_pylist()
+    return np.concatenate(features), columns
+
+
+def judge(
+    linear: Linear,
+    names: Sequence[str],
+    held_out: HeldOut,
+    *,
+    column: str = "label",
+    familiarity: Familiarity | None = None,
+    sure_at: float,
+) -> tuple[Trial | None, Calibration]:
+    """Return how a classifier that was fitted without them does on the images held out, and its calibration by them.
+
+    With fewer than `LEAST_ROWS` images there is no figure, and a calibration that changes nothing.
 
     Args:
-        model: a fitted model of Spark ML with the column ``rawPrediction``.
-        rows: as of `orchard.classification.training.vectors`.
-        labels: of the model's classes.
-        counts: labelled rows of each split.
+        linear: the classifier.
+        names: of its classes.
+        held_out: the images.
+        column: which label column the classes are of.
+        familiarity: of the model that was fitted without them, too; None: no image is unknown.
+        sure_at: how often sure answers are to be right, 0..1.
     """
-    split = Split.VALIDATION if counts.get(Split.VALIDATION, 0) >= 2 * LEAST_ROWS else Split.TEST
-    if counts.get(split, 0) < 2 * LEAST_ROWS:
-        return Calibration(), None
-    scores, classes, half = _scores(model, rows, labels, split, counts[split])
-    before, after, right = softmax(scores).max(axis=1), np.empty(len(classes), np.float32), np.empty(len(classes), bool)
-    sure = np.empty(len(classes), bool)
-    for side in (half, ~half):
-        other = fit(scores[~side], classes[~side])
-        probabilities = other.probabilities(scores[side])
-        after[side], right[side] = probabilities.max(axis=1), probabilities.argmax(axis=1) == classes[side]
-        sure[side] = after[side] >= other.threshold
-    calibration = fit(scores, classes)
-    return calibration, CalibrationMetrics(
-        split=split,
-        rows=len(classes),
-        temperature=calibration.temperature,
-        threshold=calibration.threshold,
-        error_before=expected_calibration_error(before, right),
-        error_after=expected_calibration_error(after, right),
-        reliability_before=reliability(before, right),
-        reliability_after=reliability(after, right),
-        accuracy=float(right.mean()),
-        accuracy_sure=float(right[sure].mean()) if sure.any() else None,
-        share_sure=float(sure.mean()),
-    )
-
-
-def _scores(
-    model: Any, rows: DataFrame, labels: Sequence[str], split: Split, count: int
-) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.bool_]]:
-    """Return scores (n, n_classes), true classes (n,), -1 for others, and which half each row is in."""
-    from pyspark.ml.functions import vector_to_array
-    from pyspark.sql.functions import col, lit, pmod, xxhash64
-
-    chosen = rows.where(col("split") == str(split))
-    most = max(2 * LEAST_ROWS, min(MAX_ROWS, MAX_SCORES // len(labels)))
-    if count > most:
-        chosen = chosen.where(pmod(xxhash64("path"), lit(count)) < most)
-    scored = model.transform(chosen).select(
-        "path", "label", vector_to_array("rawPrediction", "float32").alias("scores")
-    )
-    parts = tasks.collect(tasks.map_batches(scored, _pack, "labels array<string>, half binary, scores binary"))
-    index = {label: number for number, label in enumerate(labels)}
-    classes = [index.get(label, -1) for part in parts for label in part["labels"]]
-    return (
-        np.frombuffer(b"".join(part["scores"] for part in parts), np.float32).reshape(len(classes), len(labels)),
-        np.array(classes, np.intp),
-        np.frombuffer(b"".join(part["half"] for part in parts), bool),
-    )
-
-
-def _pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows of scores as bytes, which the driver takes without making an object of each number."""
-    for batch in batches:
-        if batch.num_rows:
-            half = bytes(zlib.crc32(path.encode("utf-8", "surrogatepass")) & 1 for path in batch["path"].to_pylist())
-            scores = batch["scores"].flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-            yield pa.record_batch(
-                [
-                    pa.array([batch["label"].to_pylist()], pa.list_(pa.string())),
-                    pa.array([half], pa.binary()),
-                    pa.array([scores.tobytes()], pa.binary()),
-                ],
-                names=["labels", "half", "scores"],
-            )
+    most = max(LEAST_ROWS, _MAX_SCORES // max(1, len(names)))
+    classes, features = held_out.classes(column, names)[:most], held_out.features[:most]
+    if len(classes) < LEAST_ROWS:
+        return None, Calibration()
+    scores = linear(features)
+    near = familiarity(features) if familiarity else None
+    calibration = fit(scores, classes, sure_at=sure_at, familiarity=near, known=KNOWN)
+    accuracy = float((scores.argmax(axis=1) == classes).mean())
+    loss = log_loss(scores, classes, calibration.temperature)
+    return Trial(accuracy=accuracy, log_loss=loss), calibration

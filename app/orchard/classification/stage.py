@@ -4,46 +4,47 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard import tasks
+from orchard.classification.answers import measure_answers
+from orchard.classification.candidates import Candidates, choose
 from orchard.classification.groups import evaluate_groups
-from orchard.classification.held_out import calibrate
 from orchard.classification.leak import find_leak
 from orchard.classification.metrics import evaluate, majority_baseline
-from orchard.classification.training import Classifier, predict, to_files, train, vectors
-from orchard.datasets import matrix, read
+from orchard.classification.predictions import LinearModel, Pairs, write_forest, write_linear
+from orchard.classification.training import Classifier, forest_files, predict, train, vectors
+from orchard.datasets import read
 from orchard.errors import InputError, TrainingError
-from orchard.files import DataFile, parquet_bytes, part, stage_file
-from orchard.inference.calibration import Calibration
+from orchard.files import DataFile
+from orchard.inference.calibration import LEAST_ROWS, Calibration, Decision
 from orchard.layout import (
     CALIBRATION,
+    FAMILIARITY,
     INVENTORY,
     LABELS,
-    PREDICTIONS,
     Baseline,
     CalibrationMetrics,
     ClassifierMetrics,
     Dataset,
     GroupSplit,
     Leak,
+    Selection,
     Split,
+    Trial,
 )
 from orchard.output import NO_MODEL, Output
-from orchard.reduction.stage import load
 from orchard.session import Session
-from orchard.storage import Storage
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-VERSION = 1
-"""Raise it when the same components begin to give other classifiers: what was made before is then made again."""
+VERSION = 2
+"""Raise it when the same features begin to give other classifiers: what was made before is then made again."""
 
 _NAMED = 10  # labels that a warning names before it only counts
 
@@ -55,7 +56,11 @@ class Classification(TypedDict, total=False):
     begun: str  # the same, from the first classifier on
     lacked: str  # the driver's memory, if it was too little for a classifier or for all of its trees
     classifiers: dict[str, ClassifierMetrics]
-    calibration: CalibrationMetrics | None
+    trials: dict[str, Trial | None]  # of linear classifiers
+    calibrations: dict[str, dict[str, float]]  # of linear classifiers
+    answers: dict[str, CalibrationMetrics | None]  # of linear classifiers
+    selection: Selection | None
+    calibration: CalibrationMetrics | None  # of the one that answers
     baseline: Baseline
     leak: Leak
     group_split: GroupSplit | None
@@ -81,10 +86,15 @@ def classify(
     seed: int,
     split_by_group: bool,
     test_fraction: float,
+    sure_at: float = 0.99,
+    answer_with: str | None = None,
     driver_memory: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> Classification:
     """Train on ``train``, predict every labelled row, measure on ``test``, and commit.
+
+    Linear classifiers are fitted twice, unless there is a validation split: without the training rows that are held
+    out, on which they are then compared and calibrated; and on all training rows. On the test rows nothing is fitted.
 
     Each classifier is committed when it is done, with its predictions and a model of all that are done: what hinders a
     later one costs no earlier one, and the next start goes on with it. Images without a label are left out, and so is a
@@ -98,6 +108,8 @@ def classify(
         seed: of the forest and of the split by groups.
         split_by_group: also measure with consecutive frames on one side of the split.
         test_fraction: of the split by groups.
+        sure_at: how often a sure answer is to be right, 0..1.
+        answer_with: the linear classifier that answers; None: the best on the rows held out.
         driver_memory: to be remembered if it is too little.
         progress: called with 1 after every classifier, those of the split by groups too.
 
@@ -113,24 +125,26 @@ def classify(
     inventory = output.read(Dataset.INVENTORY, ["path", "label", "split", "digest", "featurized"], INVENTORY)
     rows = inventory.filter(inventory["featurized"])
     _check(*(_count(rows, split) for split in (Split.TRAIN, Split.TEST)))
-    labels = sorted(_count(rows, Split.TRAIN))
-    reduction = load(output)
+    candidates = Candidates(spark, output, seed=seed, sure_at=sure_at)
 
-    found, files = _begin(output, key, rows)
+    found, files = _begin(output, key, rows, candidates)
+    files[FAMILIARITY] = candidates.familiarity.to_bytes()
     table = vectors(read(spark, output, Dataset.REDUCED)).cache()
     try:
         for classifier in classifiers:
             if classifier in found["classifiers"]:
                 continue
             start = time.perf_counter()
-            model, lack = train(classifier, table, labels, variances=reduction.explained_variance_, seed=seed)
+            lack, done = _do(spark, output, classifier, candidates, table, found=found, seed=seed, sure_at=sure_at)
             if lack is not None and lack not in found["warnings"]:
                 found |= {"lacked": driver_memory, "warnings": [*found["warnings"], lack]}
-            if model is None:
+            if done is None:
                 continue
-            made, calibrated, staged, measured = _measure(output, classifier, model, table, labels=labels, rows=rows)
+            made, staged, pairs = done
             files |= made
-            found["calibration"] = calibrated or found["calibration"]
+            if classifier.is_linear:
+                files[CALIBRATION] = _choose(found, candidates, answer_with).to_bytes()
+            measured = _evaluate(pairs, rows)
             measured["seconds"] = time.perf_counter() - start
             is_first = not found["classifiers"]
             found["classifiers"] = found["classifiers"] | {str(classifier): measured}
@@ -153,7 +167,7 @@ def classify(
                 spark,
                 output,
                 [classifier for classifier in classifiers if classifier in found["classifiers"]],
-                components=reduction.n_components_,
+                components=candidates.reduction.n_components_,
                 seed=seed,
                 test_fraction=test_fraction,
                 progress=progress,
@@ -167,42 +181,90 @@ def classify(
     return found
 
 
-def _begin(output: Output, key: str, rows: pa.Table) -> tuple[Classification, dict[str, bytes]]:
+def _begin(output: Output, key: str, rows: pa.Table, candidates: Candidates) -> tuple[Classification, dict[str, bytes]]:
     """Return what is found and the model's files so far: nothing yet, or what a run that was cut off committed."""
     found = cast(Classification, output.property("classification") or {})
     if found.get("begun") == key and "key" not in found:
         return found, output.classifier_files()
     train_counts, test_counts = (_count(rows, split) for split in (Split.TRAIN, Split.TEST))
+    warnings = _warnings(rows, train_counts, test_counts)
+    if not candidates.held_out:
+        warnings.append(f"Fewer than {LEAST_ROWS} labelled images can be held out: confidences are not calibrated.")
     found = {
         "begun": key,
         "classifiers": {},
+        "trials": {},
+        "calibrations": {},
+        "answers": {},
+        "selection": None,
         "calibration": None,
         "baseline": majority_baseline(train_counts, test_counts),
         "leak": find_leak(rows),
         "group_split": None,
-        "warnings": _warnings(rows, train_counts, test_counts),
+        "warnings": warnings,
     }
     return found, {LABELS: json.dumps(sorted(train_counts), ensure_ascii=False).encode()}
 
 
-def _measure(
-    output: Output, classifier: Classifier, model: Any, table: DataFrame, *, labels: Sequence[str], rows: pa.Table
-) -> tuple[dict[str, bytes], CalibrationMetrics | None, list[DataFile], ClassifierMetrics]:
-    """Predict every row; return the model's files, its calibration, the staged predictions, how good they are."""
-    files = to_files(table.sparkSession, output, classifier, model, labels)
-    counts = {split: sum(_count(rows, split).values()) for split in Split}
-    calibration, calibrated = Calibration(), None
-    if classifier is Classifier.LOGISTIC_REGRESSION:
-        calibration, calibrated = calibrate(model, table, labels, counts)
-        files[CALIBRATION] = calibration.to_bytes()
-    staged, pairs = _write(output, classifier, predict(model, table), labels, calibration.temperature)
-    measured = evaluate(
+def _do(
+    spark: SparkSession,
+    output: Output,
+    classifier: Classifier,
+    candidates: Candidates,
+    table: DataFrame,
+    *,
+    found: Classification,
+    seed: int,
+    sure_at: float,
+) -> tuple[str | None, tuple[dict[str, bytes], list[DataFile], Pairs] | None]:
+    """Train a classifier and predict every row; what is learned of a linear one goes into `found`.
+
+    Returns:
+        What memory was too little for, and the model's files, the staged predictions and the pairs of the test rows.
+    """
+    if not classifier.is_linear:
+        variances = candidates.reduction.explained_variance_
+        model, lack = train(classifier, table, candidates.labels, variances=variances, seed=seed)
+        if model is None:
+            return lack, None
+        staged, pairs = write_forest(output, str(classifier), predict(model, table), candidates.labels)
+        return lack, (forest_files(spark, output, model), staged, pairs)
+    fitted, lack = candidates.fit(classifier, table)
+    if fitted is None:
+        return lack, None
+    name = str(classifier)
+    answering = LinearModel(name, candidates.labels, fitted.linear, fitted.calibration, candidates.familiarity)
+    staged, pairs, answered = write_linear(spark, output, answering)
+    figures = measure_answers(
+        answered, fitted.calibration, split=candidates.split, rows=candidates.held_out, sure_at=sure_at
+    )
+    found["trials"] = found["trials"] | {name: fitted.trial}
+    found["calibrations"] = found["calibrations"] | {name: fitted.calibration.as_json()}
+    found["answers"] = found["answers"] | {name: figures}
+    return lack, (fitted.files, staged, pairs)
+
+
+def _choose(found: Classification, candidates: Candidates, answer_with: str | None) -> Decision:
+    """Return which of the linear classifiers that are done answers, and how; `found` says why."""
+    chosen, why = choose(found["trials"], answer_with)
+    found["selection"] = Selection(
+        split=candidates.split,
+        rows=candidates.held_out,
+        trials={name: trial for name, trial in found["trials"].items() if trial is not None},
+        chosen=chosen,
+        why=why,
+    )
+    found["calibration"] = found["answers"][chosen] if candidates.held_out else None
+    return Decision(chosen, Calibration.from_json(found["calibrations"][chosen]))
+
+
+def _evaluate(pairs: Pairs, rows: pa.Table) -> ClassifierMetrics:
+    return evaluate(
         [true for true, _, _ in pairs],
         [predicted for _, predicted, _ in pairs],
         counts=[count for _, _, count in pairs],
-        train_rows=counts[Split.TRAIN],
+        train_rows=sum(_count(rows, Split.TRAIN).values()),
     )
-    return files, calibrated, staged, measured
 
 
 def _count(rows: pa.Table, split: Split) -> dict[str, int]:
@@ -244,66 +306,3 @@ def _warnings(rows: pa.Table, train_counts: dict[str, int], test_counts: dict[st
 def _name(labels: Sequence[str]) -> str:
     more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
     return f"{len(labels)} label(s) ({', '.join(labels[:_NAMED])}{more})"
-
-
-def _write(
-    output: Output, classifier: Classifier, predictions: DataFrame, labels: Sequence[str], temperature: float
-) -> tuple[list[DataFile], list[tuple[str, str, int]]]:
-    """Stage predictions from the workers; return the files, and how often each label was taken for which in test."""
-    write = partial(_write_part, output.storage, output.staging, str(classifier), list(labels), temperature=temperature)
-    schema = (
-        "name string, rows long, size long, digest string, "
-        "confusion array<struct<label: string, predicted: string, count: long>>"
-    )
-    written = tasks.collect(tasks.map_batches(predictions, write, schema))
-    files = [DataFile(row["name"], row["rows"], row["size"], row["digest"]) for row in written]
-    return files, [(p["label"], p["predicted"], p["count"]) for row in written for p in row["confusion"]]
-
-
-def _write_part(
-    storage: Storage,
-    staging: str,
-    classifier: str,
-    labels: list[str],
-    predictions: Iterator[pa.RecordBatch],
-    *,
-    temperature: float,
-) -> Iterator[pa.RecordBatch]:
-    names = pa.array(labels, pa.string())
-    # A probability of each class is dropped batch by batch: of 16,384 rows and 3,000 classes they take 0.2 GB.
-    answers = [_answers(batch, classifier, names, temperature) for batch in predictions if batch.num_rows]
-    if not answers:
-        return
-    result = pa.Table.from_batches(answers)
-    data = parquet_bytes(result, dictionary=["label", "split", "classifier", "predicted"])
-    file = stage_file(storage, staging, part(Dataset.PREDICTIONS), data, result.num_rows)
-
-    test = result.filter(pc.equal(result.column("split"), Split.TEST))
-    confusion = test.group_by(["label", "predicted"]).aggregate([([], "count_all")])
-    pairs = [
-        {"label": pair["label"], "predicted": pair["predicted"], "count": pair["count_all"]}
-        for pair in confusion.to_pylist()
-    ]
-    pair_type = pa.struct([("label", pa.string()), ("predicted", pa.string()), ("count", pa.int64())])
-    yield pa.record_batch(
-        [
-            *(pa.array([value]) for value in (file.name, file.rows, file.size, file.digest)),
-            pa.array([pairs], pa.list_(pair_type)),
-        ],
-        names=["name", "rows", "size", "digest", "confusion"],
-    )
-
-
-def _answers(batch: pa.RecordBatch, classifier: str, labels: pa.Array, temperature: float) -> pa.RecordBatch:
-    """Return rows of `PREDICTIONS` for rows with a probability of each class."""
-    # The softmax of scores / temperature, from that of the scores.
-    shares = matrix(batch.column("probability")) ** (1 / temperature)
-    columns: dict[str, Any] = {
-        "path": batch.column("path"),
-        "label": batch.column("label"),
-        "split": batch.column("split"),
-        "classifier": pa.repeat(pa.scalar(classifier), batch.num_rows),
-        "predicted": labels.take(batch.column("class")),
-        "confidence": pa.array(shares.max(axis=1) / shares.sum(axis=1)),
-    }
-    return pa.record_batch([columns[field.name].cast(field.type) for field in PREDICTIONS], PREDICTIONS)

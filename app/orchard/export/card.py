@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchard.export.formats import INPUT, OUTPUT, Format, Precision
+from orchard.export.formats import FAMILIARITY, INPUT, OUTPUT, Format, Precision
 from orchard.features.backbones import find
 from orchard.inference.model import Model
+from orchard.layout import Answer
 from orchard.redaction import redacted
 from orchard.version import VERSION
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 
 # Of the ImageNet weights, as far as known; nobody but their publishers can tell.
 _WEIGHTS_LICENCES = {
@@ -35,15 +36,16 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
         "precision": str(precision),
         "labels": list(model.labels),
         "input": _input(kind, artifact.input_size),
-        "output": {
-            "name": OUTPUT,
-            "dtype": "float32",
-            "shape": [1 if kind is Format.LITERT else "n", len(model.labels)],
-            "meaning": "calibrated probabilities, in the order of labels; each row sums to 1",
-        },
+        "outputs": _outputs(model, 1 if kind is Format.LITERT else "n"),
+        "classifier": model.classifier,
         "temperature": calibration.temperature,
         "threshold": calibration.threshold,
-        "not_sure": "If the greatest probability is below threshold, the answer is: not sure.",
+        "familiarity_threshold": calibration.familiarity,
+        "answers": {
+            Answer.UNKNOWN: "If familiarity is below familiarity_threshold: it is unlike anything that was learned.",
+            Answer.NOT_SURE: "Otherwise, if the greatest probability is below threshold: which label is not sure.",
+            Answer.SURE: "Otherwise: the label of the greatest probability.",
+        },
         "backbone": {
             "name": artifact.backbone,
             "alpha": artifact.alpha,
@@ -63,6 +65,21 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
         "versions": {"orchard": VERSION} | _trained_with(model),
     }
     return card
+
+
+def _outputs(model: Model, rows: int | str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {
+            "name": OUTPUT,
+            "dtype": "float32",
+            "shape": [rows, len(model.labels)],
+            "meaning": "calibrated probabilities, in the order of labels; each row sums to 1",
+        }
+    ]
+    if model.familiarity is not None:
+        meaning = "how near the photo lies to what was learned, 0 to 1"
+        found.append({"name": FAMILIARITY, "dtype": "float32", "shape": [rows], "meaning": meaning})
+    return found
 
 
 def _input(kind: Format, size: int) -> dict[str, Any]:
@@ -102,13 +119,14 @@ def _training(model: Model) -> dict[str, Any]:
         "images_by_label": labels,
         "components": metrics.get("pca", {}).get("k"),
     }
-    measured = metrics.get("classifiers", {}).get("logistic_regression")
+    measured = metrics.get("classifiers", {}).get(model.classifier)
     if measured:
         wanted = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "test_rows", "train_rows")
         found["test"] = {name: measured[name] for name in wanted if name in measured}
     if calibration := metrics.get("calibration"):
-        found["calibration"] = {name: value for name, value in calibration.items() if not name.startswith("reliab")}
-    if grouped := metrics.get("group_split", {}).get("classifiers", {}).get("logistic_regression"):
+        left_out = ("reliability_before", "reliability_after", "coverage")
+        found["calibration"] = {name: value for name, value in calibration.items() if name not in left_out}
+    if grouped := metrics.get("group_split", {}).get("classifiers", {}).get(model.classifier):
         found["test_by_group"] = {name: grouped[name] for name in ("accuracy", "macro_f1") if name in grouped}
     return found
 

@@ -33,7 +33,8 @@ from orchard.flags import STORAGE, options, settings_from
 def export(
     output: str, *, kind: str, file: str, precision: str, weights: str | None, as_json: bool, **flags: Any
 ) -> int:
-    """Write the model of OUTPUT to FILE: uint8 RGB pixels of any size in, calibrated probabilities out.
+    """Write the model of OUTPUT to FILE: uint8 RGB pixels of any size in, calibrated probabilities and
+    familiarity out.
 
     Network, scaler, PCA and classifier are one graph. A model card is written beside it, as FILE's name with .json.
 

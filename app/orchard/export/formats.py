@@ -9,7 +9,9 @@ from orchard.errors import UsageError
 INPUT = "image"
 """The graph's input: uint8 (n, height, width, 3), RGB."""
 OUTPUT = "probabilities"
-"""The graph's output: float32 (n, n_classes), rows that sum to 1."""
+"""An output of the graph: float32 (n, n_classes), rows that sum to 1."""
+FAMILIARITY = "familiarity"
+"""An output of the graph: float32 (n,), 0..1; see `orchard.inference.familiarity.Familiarity`."""
 
 
 class Format(StrEnum):

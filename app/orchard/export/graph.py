@@ -1,4 +1,4 @@
-"""One OpenVINO graph from pixels to probabilities: resize, network, one linear layer, softmax."""
+"""One OpenVINO graph from pixels to probabilities and familiarity: resize, network, linear layers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import UsageError
-from orchard.export.formats import INPUT, OUTPUT
+from orchard.export.formats import FAMILIARITY, INPUT, OUTPUT
 from orchard.features.artifact import EngineName
 from orchard.features.engines import import_openvino
+from orchard.inference.familiarity import Familiarity
 from orchard.inference.model import Model
 
 
 def folded_graph(model: Model) -> Any:
-    """Return `model` as an openvino.Model from `INPUT` to `OUTPUT`, float32 but for the input.
+    """Return `model` as an openvino.Model from `INPUT` to `OUTPUT` and `FAMILIARITY`, float32 but for the input.
 
     The input, uint8 (n, height, width, 3), may have any n, height and width: it is resized to the network's size by
     Pillow's bilinear filter, which smooths when it shrinks, as `orchard.images.decoding.decode` does, and is plain
@@ -45,10 +46,35 @@ def folded_graph(model: Model) -> Any:
     features = graph.get_results()[0].input_value(0)
     scores = opset.add(opset.matmul(features, weights, False, False), bias, name="scores")
     probabilities = opset.softmax(scores, 1, name=OUTPUT)
-    folded = openvino.Model([opset.result(probabilities, name=OUTPUT + "/result")], [pixels], model.artifact.backbone)
+    outputs = {OUTPUT: probabilities}
+    if model.familiarity is not None:
+        outputs[FAMILIARITY] = _familiarity(opset, features, model.familiarity)
+    results = [opset.result(node, name=f"{name}/result") for name, node in outputs.items()]
+    folded = openvino.Model(results, [pixels], model.artifact.backbone)
     folded.inputs[0].tensor.set_names({INPUT})
-    folded.outputs[0].tensor.set_names({OUTPUT})
+    for output, name in zip(folded.outputs, outputs, strict=True):
+        output.tensor.set_names({name})
     return folded
+
+
+def _familiarity(opset: Any, features: Any, familiarity: Familiarity) -> Any:
+    """Return the node of what `Familiarity` computes of `features`."""
+
+    def squares(node: Any) -> Any:
+        return opset.reduce_sum(opset.multiply(node, node), [1], False)
+
+    scaled = opset.multiply(
+        opset.subtract(features, familiarity.origin[np.newaxis]), familiarity.inverse_scale[np.newaxis]
+    )
+    inside = opset.matmul(scaled, familiarity.discriminants, False, False)
+    classes = np.ascontiguousarray(familiarity.classes.T)
+    nearest = opset.reduce_max(opset.matmul(inside, classes, False, False), [1], False)
+    among = squares(inside)
+    spread = squares(opset.matmul(scaled, familiarity.spread, False, False))
+    whole = opset.subtract(opset.multiply(squares(scaled), np.array([familiarity.isotropic], np.float32)), spread)
+    lengths = opset.sqrt(opset.multiply(opset.sqrt(among), opset.sqrt(opset.maximum(whole, among))))
+    score = opset.divide(nearest, opset.maximum(lengths, np.array([1e-12], np.float32)))
+    return opset.clamp(score, 0.0, 1.0, name=FAMILIARITY)
 
 
 def head(model: Model) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -3,7 +3,7 @@
 ::
 
     parent                          child (KERAS_BACKEND=tensorflow)
-    request.json, head.npz    ->    backbone from its weights, resize before it, one dense layer after it
+    request.json, head.npz    ->    backbone from its weights, resize before it, dense layers after it
     model.keras or .tflite    <-
 """
 
@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
-from orchard.export.formats import INPUT, OUTPUT, Format, Precision
+from orchard.export.formats import FAMILIARITY, INPUT, OUTPUT, Format, Precision
 from orchard.export.graph import head
 from orchard.export.quantization import FLOAT32_CONVOLUTIONS
 from orchard.features.backbones import Backbone, find
 from orchard.features.weights import Weights, keras_model, locate
+from orchard.inference.familiarity import Familiarity
 from orchard.inference.model import Model
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def keras_file(
         folder = Path(scratch)
         (folder / "request.json").write_text(json.dumps(asdict(request)))
         np.savez(folder / "head.npz", weights=matrix, bias=bias[0])
+        if model.familiarity is not None:
+            (folder / "familiarity.npz").write_bytes(model.familiarity.to_bytes())
         if images is not None:
             np.save(folder / "images.npy", images)
         _run_child(folder, artifact.backbone)
@@ -163,9 +166,38 @@ def _folded(request: _Request, folder: Path) -> keras.Model:
     with np.load(folder / "head.npz") as arrays:
         matrix, bias = arrays["weights"], arrays["bias"]
     dense = keras.layers.Dense(len(bias), activation="softmax", name=OUTPUT)
-    model = keras.Model(image, dense(network(resized)), name=request.backbone)
+    features = network(resized)
+    outputs = {OUTPUT: dense(features)}
+    path = folder / "familiarity.npz"
+    if path.is_file():
+        outputs[FAMILIARITY] = _familiarity(features, Familiarity.from_bytes(path.read_bytes()))
+    model = keras.Model(image, outputs, name=request.backbone)
     dense.set_weights([matrix, bias])
     return model
+
+
+def _familiarity(features: Any, familiarity: Familiarity) -> Any:
+    """Return what `Familiarity` computes of `features`, by standard layers and operations."""
+    from keras import layers, ops
+
+    def linear(inputs: Any, matrix: NDArray[np.float32], name: str) -> Any:
+        layer = layers.Dense(matrix.shape[1], use_bias=False, name=name)
+        outputs = layer(inputs)
+        layer.set_weights([matrix])
+        return outputs
+
+    def squares(values: Any) -> Any:
+        return ops.sum(ops.square(values), axis=1)
+
+    scaled = layers.Normalization(mean=familiarity.origin, variance=familiarity.inverse_scale**-2.0, name="scaled")(
+        features
+    )
+    inside = linear(scaled, familiarity.discriminants, "discriminants")
+    nearest = ops.max(linear(inside, familiarity.classes.T, "classes"), axis=1)
+    among = squares(inside)
+    whole = squares(scaled) * familiarity.isotropic - squares(linear(scaled, familiarity.spread, "spread"))
+    lengths = ops.sqrt(ops.sqrt(among) * ops.sqrt(ops.maximum(whole, among)))
+    return ops.clip(nearest / ops.maximum(lengths, 1e-12), 0.0, 1.0)
 
 
 def _litert(model: keras.Model, precision: Precision, folder: Path) -> bytes:
@@ -173,14 +205,15 @@ def _litert(model: keras.Model, precision: Precision, folder: Path) -> bytes:
     import tensorflow as tf
 
     def serve(image: Any) -> dict[str, Any]:
-        return {OUTPUT: model(image, training=False)}
+        found: dict[str, Any] = model(image, training=False)
+        return found
 
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serving_default", serve, [tf.TensorSpec((1, None, None, 3), tf.uint8, name=INPUT)])
     archive.write_out(str(folder / "saved"), verbose=False)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
-    first = _first_nodes(converter.convert()) if precision is Precision.INT8 else []
+    float32 = _float32_nodes(converter.convert()) if precision is Precision.INT8 else []
     if precision is not Precision.FLOAT32:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision is Precision.FLOAT16:
@@ -197,7 +230,7 @@ def _litert(model: keras.Model, precision: Precision, folder: Path) -> bytes:
     converter.representative_dataset = calibration
     # A softmax in int8 has steps of 1/256, and the linear layer before it decides; see `FLOAT32_CONVOLUTIONS`.
     options = tf.lite.experimental.QuantizationDebugOptions(
-        denylisted_ops=["RESIZE_BILINEAR", "FULLY_CONNECTED", "SOFTMAX"], denylisted_nodes=first
+        denylisted_ops=["RESIZE_BILINEAR", "FULLY_CONNECTED", "SOFTMAX"], denylisted_nodes=float32
     )
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter, debug_dataset=calibration, debug_options=options
@@ -206,8 +239,8 @@ def _litert(model: keras.Model, precision: Precision, folder: Path) -> bytes:
     return quantized
 
 
-def _first_nodes(data: bytes) -> list[str]:
-    """Return the names of the tensors that a .tflite file writes up to its first convolutions, and theirs."""
+def _float32_nodes(data: bytes) -> list[str]:
+    """Return the names of the tensors that a .tflite file writes in its first convolutions and after its features."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
@@ -215,7 +248,15 @@ def _first_nodes(data: bytes) -> list[str]:
     convolutions = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
     graph, codes = model.subgraphs[0], model.operatorCodes
     found = [i for i, node in enumerate(graph.operators) if codes[node.opcodeIndex].builtinCode in convolutions]
-    nodes = graph.operators[: found[FLOAT32_CONVOLUTIONS - 1] + 1]
+    nodes = list(graph.operators[: found[FLOAT32_CONVOLUTIONS - 1] + 1])
+    dense = [node for node in graph.operators if codes[node.opcodeIndex].builtinCode == schema.BuiltinOperator.SOFTMAX]
+    makers = {output: node for node in graph.operators for output in node.outputs}
+    scores = makers[dense[-1].inputs[0]]
+    reached = {scores.inputs[0]}
+    for node in graph.operators:  # in an order in which they can run
+        if reached.intersection(node.inputs):
+            reached.update(node.outputs)
+            nodes.append(node)
     return [graph.tensors[node.outputs[0]].name.decode() for node in nodes]
 
 

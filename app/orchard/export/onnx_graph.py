@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import OrchardError, UsageError
-from orchard.export.formats import INPUT, OUTPUT, Precision
+from orchard.export.formats import FAMILIARITY, INPUT, OUTPUT, Precision
 from orchard.export.graph import constant, folded_graph
 from orchard.inference.model import Model
 from orchard.version import VERSION
@@ -47,7 +47,14 @@ def to_onnx(model: Model, precision: Precision = Precision.FLOAT32, metadata: Ma
         translation.nodes,
         model.artifact.backbone,
         [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ["n", "height", "width", 3])],
-        [onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["n", len(model.labels)])],
+        [
+            onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["n", len(model.labels)]),
+            *(
+                [onnx.helper.make_tensor_value_info(FAMILIARITY, onnx.TensorProto.FLOAT, ["n"])]
+                if model.familiarity is not None
+                else []
+            ),
+        ],
         translation.initializers,
     )
     proto = onnx.helper.make_model(
@@ -60,6 +67,7 @@ def to_onnx(model: Model, precision: Precision = Precision.FLOAT32, metadata: Ma
     properties = {
         "labels": json.dumps(model.labels, ensure_ascii=False),
         "threshold": str(model.calibration.threshold),
+        "familiarity_threshold": str(model.calibration.familiarity),
         "digest": model.digest,
         **(metadata or {}),
     }
@@ -93,9 +101,15 @@ class _Translation:
             if kind == "Parameter":
                 self._names[node.get_name()] = INPUT
             elif kind == "Result":
-                self.nodes[-1].output[0] = OUTPUT
+                self._name_output(node)
             elif kind != "Constant" and node.get_name() not in self._names:
                 self._names[node.get_name()] = self._translate(node, kind)
+
+    def _name_output(self, result: Any) -> None:
+        """Give what a result takes the name of the output; nothing else takes it."""
+        name = self._names[result.input_value(0).get_node().get_name()]
+        made = next(node for node in self.nodes if node.output[0] == name)
+        made.output[0] = result.get_friendly_name().removesuffix("/result")
 
     def _translate(self, node: Any, kind: str) -> str:
         if kind in _SIMPLE:
@@ -238,8 +252,20 @@ def _clamp(to: _Translation, node: Any) -> str:
 
 
 def _reduce_mean(to: _Translation, node: Any) -> str:
+    return _reduce(to, node, "ReduceMean")
+
+
+def _reduce(to: _Translation, node: Any, operation: str) -> str:
     axes = to.constant(constant(node, 1).astype(np.int64).reshape(-1))
-    return to.add("ReduceMean", [to.input(node, 0), axes], keepdims=int(node.get_attributes()["keep_dims"]))
+    return to.add(operation, [to.input(node, 0), axes], keepdims=int(node.get_attributes()["keep_dims"]))
+
+
+def _reduce_sum(to: _Translation, node: Any) -> str:
+    return _reduce(to, node, "ReduceSum")
+
+
+def _reduce_max(to: _Translation, node: Any) -> str:
+    return _reduce(to, node, "ReduceMax")
 
 
 def _matmul(to: _Translation, node: Any) -> str:
@@ -339,6 +365,8 @@ _SIMPLE = {
     "Erf": "Erf",
     "Power": "Pow",
     "HSwish": "HardSwish",
+    "Maximum": "Max",
+    "Sqrt": "Sqrt",
 }
 _TRANSLATIONS: dict[str, Callable[[_Translation, Any], str]] = {
     "AvgPool": _pool,
@@ -352,7 +380,9 @@ _TRANSLATIONS: dict[str, Callable[[_Translation, Any], str]] = {
     "MatMul": _matmul,
     "MaxPool": _pool,
     "Pad": _pad,
+    "ReduceMax": _reduce_max,
     "ReduceMean": _reduce_mean,
+    "ReduceSum": _reduce_sum,
     "Reshape": _reshape,
     "Softmax": _softmax,
     "SquaredDifference": _squared_difference,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import InputError, StorageError, UsageError
-from orchard.export.formats import INPUT
+from orchard.export.formats import INPUT, OUTPUT
 from orchard.export.onnx_graph import import_onnx
 from orchard.features.resizing import Resizer
 from orchard.images.decoding import Limits, Rejection, decode
@@ -71,7 +71,7 @@ def _image(path: str, s3: S3Options, size: int, limits: Limits) -> NDArray[np.ui
 def quantize_onnx(data: bytes, images: NDArray[np.uint8]) -> bytes:
     """Return the ONNX file `data`, of float32, in int8 (quantize and dequantize nodes around every operation).
 
-    Resize, normalisation, the first convolutions, the last linear layer and softmax stay float32: they cost little
+    Resize, normalisation, the first convolutions, and all that follows the features stay float32: they cost little
     and decide.
 
     Args:
@@ -98,7 +98,6 @@ def quantize_onnx(data: bytes, images: NDArray[np.uint8]) -> bytes:
     nodes = model.graph.node
     convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
     first = convolutions[FLOAT32_CONVOLUTIONS]
-    last = max(index for index, node in enumerate(nodes) if node.op_type == "MatMul")
     with tempfile.TemporaryDirectory(prefix="orchard-export-") as folder:
         path = Path(folder) / "model.onnx"
         logging.disable(logging.WARNING)  # it advises to fold what OpenVINO has folded
@@ -109,7 +108,7 @@ def quantize_onnx(data: bytes, images: NDArray[np.uint8]) -> bytes:
                 Images(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATIONS,
-                nodes_to_exclude=[node.name for node in (*nodes[:first], *nodes[last:])],
+                nodes_to_exclude=[*(node.name for node in nodes[:first]), *_after_features(nodes)],
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -121,3 +120,18 @@ def quantize_onnx(data: bytes, images: NDArray[np.uint8]) -> bytes:
     onnx.checker.check_model(quantized)
     content: bytes = quantized.SerializeToString()
     return content
+
+
+def _after_features(nodes: Sequence[Any]) -> list[str]:
+    """Return the names of the nodes that make probabilities and familiarity of the features."""
+    makers = {node.output[0]: node for node in nodes}
+    node = makers[OUTPUT]
+    while node.op_type != "MatMul":  # the softmax, the bias
+        node = next(makers[name] for name in node.input if name in makers)
+    reached = {node.input[0]}
+    found = []
+    for node in nodes:  # in an order in which they can run
+        if reached.intersection(node.input):
+            reached.add(node.output[0])
+            found.append(node.name)
+    return found

@@ -100,6 +100,7 @@ def openvino_files(model: Model, precision: Precision = Precision.FLOAT32, card:
     graph = folded_graph(model)
     graph.set_rt_info(json.dumps(model.labels, ensure_ascii=False), ["orchard", "labels"])
     graph.set_rt_info(str(model.calibration.threshold), ["orchard", "threshold"])
+    graph.set_rt_info(str(model.calibration.familiarity), ["orchard", "familiarity_threshold"])
     graph.set_rt_info(model.digest, ["orchard", "digest"])
     graph.set_rt_info(card, ["orchard", "model_card"])
     with tempfile.TemporaryDirectory(prefix="orchard-export-") as folder:

@@ -1,4 +1,4 @@
-"""From scores to probabilities that may be believed, and to the confidence below which the answer is "not sure".
+"""From scores to probabilities that may be believed, and to answers: sure, not sure, or unknown.
 
 Temperature scaling divides all scores by one number, which leaves every answer as it is and makes the confidence
 fit how often the answers are right (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left
-from dataclasses import asdict, dataclass
-from typing import Self
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.layout import ReliabilityBin
+from orchard.layout import Answer, ReliabilityBin
 
-SURE = 0.99
-"""How often an answer that is given must have been right on held-out images."""
 LEAST_THRESHOLD = 0.5
 """A label that is less likely than all others together is never a sure answer."""
 LEAST_ROWS = 50
@@ -26,7 +24,7 @@ LEAST_ROWS = 50
 BINS = 10
 """Of the reliability diagram, of equal width."""
 
-_TEMPERATURES = np.geomspace(0.1, 10, 401)  # steps of 1.2 %
+_TEMPERATURES = np.geomspace(0.1, 1000, 801)  # steps of 1.2 %; log-densities of many features are far apart
 
 
 @dataclass(frozen=True)
@@ -37,22 +35,53 @@ class Calibration:
     """Scores are divided by it before the softmax."""
     threshold: float = LEAST_THRESHOLD
     """The least confidence, 0..1, of an answer that is given; below it the answer is "not sure"."""
+    familiarity: float = 0.0
+    """The least familiarity, 0..1, of what may be one of the classes; below it the answer is "unknown"."""
+
+    def answer(self, confidence: float, familiarity: float) -> Answer:
+        """Return what an image comes to whose likeliest class has a confidence of 0..1."""
+        if familiarity < self.familiarity:
+            return Answer.UNKNOWN
+        return Answer.SURE if confidence >= self.threshold else Answer.NOT_SURE
 
     def probabilities(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return (n, n_classes) float32, rows that sum to 1, of scores (n, n_classes)."""
         return softmax(scores / self.temperature)
 
+    def as_json(self) -> dict[str, float]:
+        """Return it by the names of its fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Any) -> Self:
+        """Return the calibration that `as_json` gave; raises ValueError if it is none."""
+        try:
+            return cls(**{field.name: float(found[field.name]) for field in fields(cls)})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError("no temperature and threshold") from error
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What ``calibration.json`` holds: which classifier answers, and how its scores become answers."""
+
+    classifier: str
+    label: Calibration
+    kind: Calibration | None = None
+
     def to_bytes(self) -> bytes:
-        """Return the content of a file."""
-        return json.dumps(asdict(self), indent=2).encode()
+        """Return the content of the file."""
+        kind = self.kind.as_json() if self.kind else None
+        return json.dumps({"classifier": self.classifier, **self.label.as_json(), "kind": kind}, indent=2).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Return the calibration that `to_bytes` wrote; raises ValueError if it is none."""
-        try:
-            return cls(**{name: float(value) for name, value in json.loads(data).items()})
-        except (TypeError, AttributeError) as error:
-            raise ValueError("no temperature and threshold") from error
+        """Return what `to_bytes` wrote; raises ValueError if it is something else."""
+        found = json.loads(data)
+        if not isinstance(found, dict) or not isinstance(found.get("classifier"), str):
+            raise ValueError("no classifier that answers")
+        kind = found.get("kind")
+        return cls(found["classifier"], Calibration.from_json(found), Calibration.from_json(kind) if kind else None)
 
 
 def softmax(scores: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -62,17 +91,30 @@ def softmax(scores: NDArray[np.floating]) -> NDArray[np.float32]:
     return shares
 
 
-def fit(scores: NDArray[np.floating], classes: NDArray[np.integer]) -> Calibration:
-    """Return the temperature of the least mean log loss (smoothed), and the threshold for answers as right as `SURE`.
+def fit(
+    scores: NDArray[np.floating],
+    classes: NDArray[np.integer],
+    *,
+    sure_at: float,
+    familiarity: NDArray[np.floating] | None = None,
+    known: float = 1.0,
+) -> Calibration:
+    """Return the temperature of the least mean log loss (smoothed), and the thresholds.
+
+    That of familiarity is passed by a share `known` of the images of known classes; that of confidence is the least
+    from which on the familiar ones are right as often as `sure_at`.
 
     Args:
         scores: (n, n_classes) of held-out images.
         classes: (n,) the true class of each; -1 where it is none of the model's.
+        sure_at: 0..1
+        familiarity: (n,) of the images; None: it is not looked at.
+        known: 0..1
     """
-    known = classes >= 0
-    if known.sum() < LEAST_ROWS:
+    is_known = classes >= 0
+    if is_known.sum() < LEAST_ROWS:
         return Calibration()
-    rows, truth = scores[known].astype(np.float64), classes[known]
+    rows, truth = scores[is_known].astype(np.float64), classes[is_known]
 
     def loss(step: int) -> float:
         return _log_loss(rows / _TEMPERATURES[step], truth)
@@ -80,8 +122,18 @@ def fit(scores: NDArray[np.floating], classes: NDArray[np.integer]) -> Calibrati
     # It falls and then rises, so its least is found by halves, in some 18 looks at all rows rather than 401.
     steps = range(len(_TEMPERATURES) - 1)
     temperature = float(_TEMPERATURES[bisect_left(steps, True, key=lambda step: loss(step) <= loss(step + 1))])
-    confidence, right = _answers(softmax(scores / temperature), classes)
-    return Calibration(round(temperature, 4), _threshold(confidence, right))
+    least = 0.0
+    if familiarity is not None:  # rounded up, it would exclude that very image
+        least = math.floor(float(np.quantile(familiarity[is_known], 1 - known)) * 10_000) / 10_000
+    familiar = np.ones(len(classes), bool) if familiarity is None else familiarity >= least
+    confidence, right = _answers(softmax(scores[familiar] / temperature), classes[familiar])
+    return Calibration(round(temperature, 4), _threshold(confidence, right, sure_at), least)
+
+
+def log_loss(scores: NDArray[np.floating], classes: NDArray[np.integer], temperature: float) -> float:
+    """Return the mean log loss, smoothed as in `fit`, of rows (n, n_classes) of a known class; inf: there are none."""
+    known = classes >= 0
+    return _log_loss(scores[known].astype(np.float64) / temperature, classes[known]) if known.any() else math.inf
 
 
 def expected_calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
@@ -126,10 +178,10 @@ def _answers(
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == classes
 
 
-def _threshold(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
-    """Return the least confidence from which on the answers are right as often as `SURE`; 1.0 if there is none."""
+def _threshold(confidence: NDArray[np.float32], right: NDArray[np.bool_], sure_at: float) -> float:
+    """Return the least confidence from which on the answers are right as often as `sure_at`; 1.0 if there is none."""
     order = np.argsort(-confidence, kind="stable")
     accuracy = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    good = np.flatnonzero(accuracy >= SURE)
+    good = np.flatnonzero(accuracy >= sure_at)
     least = float(confidence[order][good[-1]]) if len(good) else 1.0
     return max(math.floor(least * 10_000) / 10_000, LEAST_THRESHOLD)  # rounded up, it would exclude that very answer

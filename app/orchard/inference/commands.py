@@ -16,7 +16,7 @@ from orchard.flags import IMAGES, SPARK, STORAGE, options, settings_from
 from orchard.progress import stage
 
 if TYPE_CHECKING:
-    from orchard.inference.predict import Answer
+    from orchard.inference.predict import Answered
 
 _SPARK_FROM = 2_000  # images; they take about as long as Spark takes to start
 _TABLE_LABEL = 32  # columns
@@ -44,7 +44,8 @@ def predict(
 ) -> int:
     """Say what is on IMAGES: files, folders, s3a:// prefixes, patterns, manifests, or - for standard input.
 
-    An answer less sure than the model's threshold is "not sure". The exit code is 1 if an image could not be read.
+    There are three answers: sure, not sure (which of these), and unknown: unlike anything learned. The exit code is 1
+    if an image could not be read.
 
     \b
     Example:
@@ -77,7 +78,7 @@ def predict(
         session.stop()
 
 
-def _table(answers: Iterator[Answer], top: int) -> int:  # noqa: ARG001 - the printers' signature
+def _table(answers: Iterator[Answered], top: int) -> int:  # noqa: ARG001 - the printers' signature
     failed = 0
     for answer in answers:
         if "reason" in answer:
@@ -85,13 +86,17 @@ def _table(answers: Iterator[Answer], top: int) -> int:  # noqa: ARG001 - the pr
             click.echo(f"{answer['path']}: {answer['reason'].replace('_', ' ')} ({answer['detail']})")
             continue
         first, *others = answer["top"]
-        name = first["label"] if answer["label"] is not None else f"not sure; {first['label']}?"
+        name = {
+            "sure": first["label"],
+            "not_sure": f"not sure; {first['label']}?",
+            "unknown": "unlike anything learned",
+        }[answer["answer"]]
         rest = ", ".join(f"{other['label']} {other['confidence']:.1%}" for other in others)
         click.echo(f"{answer['path']}: {name:<{_TABLE_LABEL}} {first['confidence']:6.1%}   {rest}".rstrip())
     return 1 if failed else 0
 
 
-def _json_lines(answers: Iterator[Answer], top: int) -> int:  # noqa: ARG001 - the printers' signature
+def _json_lines(answers: Iterator[Answered], top: int) -> int:  # noqa: ARG001 - the printers' signature
     failed = 0
     for answer in answers:
         failed += "reason" in answer
@@ -106,17 +111,18 @@ class _Lines:
         return sys.stdout.write(line.removesuffix("\r\n") + "\n")
 
 
-def _csv(answers: Iterator[Answer], top: int) -> int:
+def _csv(answers: Iterator[Answered], top: int) -> int:
     from orchard.layout import FORMULA
 
     failed = 0
     ranks = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "confidence")]
-    names = ["path", "label", "confidence", "reason", "detail", *ranks]
+    said = ["path", "answer", "label", "kind", "confidence", "familiarity", "reason", "detail"]
+    names = [*said, *ranks]
     table = csv.DictWriter(_Lines(), names)
     table.writeheader()
     for answer in answers:
         failed += "reason" in answer
-        row = {name: answer.get(name) for name in names[:5]}
+        row = {name: answer.get(name) for name in said}
         for rank, candidate in enumerate(answer.get("top", ()), 1):
             row |= {f"label_{rank}": candidate["label"], f"confidence_{rank}": f"{candidate['confidence']:.6f}"}
         # Text that a spreadsheet would take for a formula begins with an apostrophe.

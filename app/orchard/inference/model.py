@@ -1,9 +1,8 @@
-"""The model in an output: a network and one linear layer that scaler, PCA and logistic regression fold into."""
+"""The model in an output: a network, and the linear layers that scaler, PCA and classifiers fold into."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard import models
-from orchard.errors import StorageError
+from orchard.errors import InputError, StorageError
 from orchard.features.artifact import Artifact
-from orchard.inference.calibration import Calibration
-from orchard.layout import BACKBONE, CALIBRATION, LABELS, LOGISTIC_REGRESSION, METRICS, REDUCTION, RUN
+from orchard.inference.calibration import Calibration, Decision
+from orchard.inference.familiarity import Familiarity
+from orchard.inference.linear import Linear
+from orchard.layout import BACKBONE, CALIBRATION, FAMILIARITY, LABELS, METRICS, REDUCTION, RUN
 from orchard.reduction.pca import Reduction
 from orchard.storage import DEFAULT_S3, S3Options, Storage, open_storage
 
-_PARTS = (LOGISTIC_REGRESSION, BACKBONE, REDUCTION, LABELS, CALIBRATION)
+_PARTS = (CALIBRATION, BACKBONE, REDUCTION, LABELS, FAMILIARITY)
+_CLASSIFIER = "classifier"
 _READ_AGAIN = 3
 
 
@@ -35,10 +37,14 @@ class Model:
     labels: tuple[str, ...]
     """The names of the n_classes classes, in the order of the scores."""
     weights: NDArray[np.float32]
-    """(n_classes, n_features): scaler, PCA and logistic regression in one."""
+    """(n_classes, n_features): the scaler and the classifier in one, and the PCA if it takes part."""
     bias: NDArray[np.float32]
     """(n_classes,)"""
     calibration: Calibration = field(default_factory=Calibration)
+    familiarity: Familiarity | None = None
+    """How near features lie to what was learned; None: everything counts as familiar."""
+    classifier: str = ""
+    """Which one answers, such as ``linear_discriminant``."""
     metrics: dict[str, Any] = field(default_factory=dict, repr=False)
     """``metrics.json`` of the run, empty if it is missing."""
     run: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -49,7 +55,7 @@ class Model:
         """Return the model in an output folder or ``s3a://`` prefix.
 
         Raises:
-            InputError: there is none, or it has no logistic regression.
+            InputError: there is none, or it has no linear classifier.
             OutputDamaged: a part is gone, or not what the model was made with.
             StorageError: it cannot be read.
         """
@@ -58,16 +64,25 @@ class Model:
         try:
             artifact = Artifact.from_bytes(contents[BACKBONE])
             reduction = Reduction.from_bytes(contents[REDUCTION])
-            with np.load(io.BytesIO(contents[LOGISTIC_REGRESSION]), allow_pickle=False) as arrays:
-                coefficients, intercept = arrays["coefficients"], arrays["intercept"]
             labels = tuple(json.loads(contents[LABELS]))
-            calibration = Calibration.from_bytes(contents[CALIBRATION])
-            weights, bias = collapse(reduction, coefficients, intercept)
-            if weights.shape != (len(labels), artifact.n_features):
+            decision = Decision.from_bytes(contents[CALIBRATION])
+            linear = Linear.from_bytes(contents[_CLASSIFIER], reduction)
+            familiarity = Familiarity.from_bytes(contents[FAMILIARITY])
+            if linear.weights.shape != (len(labels), artifact.n_features):
                 raise ValueError("its parts do not fit")
         except (ValueError, KeyError) as error:
             raise StorageError(f"The model in {output} cannot be used ({error}): run orchard run again.") from error
-        return cls(artifact, labels, weights, bias, calibration, _json(storage, METRICS), _json(storage, RUN))
+        return cls(
+            artifact,
+            labels,
+            linear.weights,
+            linear.bias,
+            decision.label,
+            familiarity,
+            decision.classifier,
+            _json(storage, METRICS),
+            _json(storage, RUN),
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -75,6 +90,8 @@ class Model:
         content = hashlib.blake2b(self.artifact.fingerprint().encode(), digest_size=16)
         for part in (self.weights.tobytes(), self.bias.tobytes(), repr((self.labels, self.calibration)).encode()):
             content.update(part)
+        if self.familiarity is not None:
+            content.update(self.familiarity.to_bytes())
         return content.hexdigest()
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -86,26 +103,9 @@ class Model:
         """Return calibrated probabilities, float32 (n, n_classes), of features (n, n_features)."""
         return self.calibration.probabilities(self.scores(features))
 
-
-def collapse(
-    reduction: Reduction, coefficients: NDArray[np.floating], intercept: NDArray[np.floating]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Fold scaler, PCA and a linear classifier on the components into one layer.
-
-    Args:
-        reduction: of n_features to k components.
-        coefficients: (n_classes, k)
-        intercept: (n_classes,)
-
-    Returns:
-        weights (n_classes, n_features) and bias (n_classes,), float32, computed in float64.
-
-    Raises:
-        ValueError: the shapes do not fit.
-    """
-    weights = coefficients @ (reduction.components_ / reduction.scale_)
-    bias = intercept - weights @ reduction.mean_
-    return weights.astype(np.float32), bias.astype(np.float32)
+    def familiarities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return how near features (n, n_features) lie to what was learned, float32 (n,), 0..1."""
+        return np.ones(len(features), np.float32) if self.familiarity is None else self.familiarity(features)
 
 
 def _parts(storage: Storage) -> dict[str, bytes]:
@@ -113,7 +113,14 @@ def _parts(storage: Storage) -> dict[str, bytes]:
     for attempt in range(_READ_AGAIN):
         try:
             folder = models.current(storage)
-            return {part: folder.read(part) for part in _PARTS}
+            if CALIBRATION not in folder.digests:
+                raise InputError(
+                    f"The model in {storage.url} has no linear classifier, which is what answers: make one with "
+                    f"orchard classify {storage.url} --classifiers linear_discriminant."
+                )
+            found = {part: folder.read(part) for part in _PARTS}
+            classifier = Decision.from_bytes(found[CALIBRATION]).classifier
+            return found | {_CLASSIFIER: folder.read(f"{classifier}.npz")}
         except FileNotFoundError as error:
             if attempt + 1 == _READ_AGAIN:
                 raise models.explain(storage, error) from error

@@ -21,7 +21,7 @@ from orchard.images.reading import contents
 from orchard.images.sources import list_images
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
-from orchard.layout import LISTING, Reason
+from orchard.layout import LISTING, Answer, Reason
 from orchard.storage import S3Options, local_path
 
 if TYPE_CHECKING:
@@ -41,12 +41,15 @@ class Candidate(TypedDict):
     confidence: float  # 0..1
 
 
-class Answer(TypedDict, total=False):
-    """What `predict` says of an image: the first four, or the path with reason and detail."""
+class Answered(TypedDict, total=False):
+    """What `predict` says of an image: all but the last two, or the path with these."""
 
     path: str
+    answer: Answer
     label: str | None  # None: not sure
+    kind: str | None  # what the label is a variety of; None: not sure, or the model knows no kinds
     confidence: float  # of the first candidate
+    familiarity: float  # 0..1: how near the image lies to what was learned
     top: list[Candidate]
     reason: Reason
     detail: str
@@ -80,7 +83,7 @@ def find_images(sources: Sequence[str], s3: S3Options) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks()
 
 
-def predict_here(model: Model, images: pa.Table, *, limits: Limits, s3: S3Options, top: int) -> Iterator[Answer]:
+def predict_here(model: Model, images: pa.Table, *, limits: Limits, s3: S3Options, top: int) -> Iterator[Answered]:
     """Yield the answer for each image in order, computed in this process."""
     predictor = Predictor(model, limits=limits)
     for start in range(0, images.num_rows, TASK_IMAGES):
@@ -96,7 +99,7 @@ def predict_on_spark(
     s3: S3Options,
     top: int,
     progress: Callable[[int], None],
-) -> Iterator[Answer]:
+) -> Iterator[Answered]:
     """Yield the answer for each image in order, computed on Spark's executors; a batch is in memory at a time.
 
     Raises:
@@ -107,7 +110,7 @@ def predict_on_spark(
     packed = (pack(images.slice(start, TASK_IMAGES)) for start in range(0, images.num_rows, TASK_IMAGES))
     batch_tasks = 4 * context.defaultParallelism
     with ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix="orchard-predict") as threads:
-        waiting: list[Future[list[list[Answer]]]] = []
+        waiting: list[Future[list[list[Answered]]]] = []
         try:
             while True:
                 while len(waiting) < _BATCHES_IN_FLIGHT and (batch := list(islice(packed, batch_tasks))):
@@ -126,7 +129,7 @@ def predict_on_spark(
 _predictors: dict[str, Predictor] = {}
 
 
-def answer_task(job: _Job, packed: bytes) -> list[Answer]:
+def answer_task(job: _Job, packed: bytes) -> list[Answered]:
     """Do one task on an executor, with a predictor that its process keeps."""
     if job.digest not in _predictors:
         _predictors[job.digest] = Predictor(pickle.loads(job.model.value), limits=job.limits)  # noqa: S301 - the driver's
@@ -134,7 +137,7 @@ def answer_task(job: _Job, packed: bytes) -> list[Answer]:
     return _answers(_predictors[job.digest], task, s3=job.s3, limits=job.limits, top=job.top)
 
 
-def _answers(predictor: Predictor, images: pa.Table, *, s3: S3Options, limits: Limits, top: int) -> list[Answer]:
+def _answers(predictor: Predictor, images: pa.Table, *, s3: S3Options, limits: Limits, top: int) -> list[Answered]:
     paths = images["path"].to_pylist()
     found = [predictor.decode(data) if isinstance(data, bytes) else data for data in _read(images, limits, s3)]
     pixels = [image.pixels for image in found if not isinstance(image, Rejection)]
@@ -142,13 +145,21 @@ def _answers(predictor: Predictor, images: pa.Table, *, s3: S3Options, limits: L
     answers = []
     for path, image in zip(paths, found, strict=True):
         if isinstance(image, Rejection):
-            answers.append(Answer(path=path, reason=image.reason, detail=image.detail))
+            answers.append(Answered(path=path, reason=image.reason, detail=image.detail))
             continue
         prediction = next(predictions)
         candidates = [Candidate(label=label, confidence=confidence) for label, confidence in prediction.top]
-        first = candidates[0]
-        label = first["label"] if prediction.sure else None
-        answers.append(Answer(path=path, label=label, confidence=first["confidence"], top=candidates))
+        answers.append(
+            Answered(
+                path=path,
+                answer=prediction.answer,
+                label=prediction.label,
+                kind=None,
+                confidence=candidates[0]["confidence"],
+                familiarity=prediction.familiarity,
+                top=candidates,
+            )
+        )
     return answers
 
 

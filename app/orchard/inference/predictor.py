@@ -12,6 +12,7 @@ from orchard.features.artifact import BATCH_SIZE, EngineName, Precision
 from orchard.features.engines import Engine, OpenVinoEngine, TensorFlowEngine, resolve_precision
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.inference.model import Model
+from orchard.layout import Answer
 
 DEFAULT_LIMITS = Limits()
 
@@ -22,8 +23,14 @@ class Prediction:
 
     top: tuple[tuple[str, float], ...]
     """The likeliest labels with their probabilities, 0..1, likeliest first."""
-    sure: bool
-    """Whether the first one's probability reaches the model's threshold; if not, the answer is "not sure"."""
+    answer: Answer
+    familiarity: float
+    """How near the image lies to what was learned, 0..1."""
+
+    @property
+    def label(self) -> str | None:
+        """The label if it is sure."""
+        return self.top[0][0] if self.answer is Answer.SURE else None
 
 
 class Predictor:
@@ -57,19 +64,25 @@ class Predictor:
         """Decode the bytes of an image as the pipeline does; never raises."""
         return decode(data, self._engine.input_size, self._limits)
 
-    def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Return (n, n_classes) of n decoded images, uint8 (height, width, 3), RGB."""
-        return self.model.probabilities(self._engine(images))
+    def features(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Return (n, n_features) of n decoded images, uint8 (height, width, 3), RGB."""
+        return self._engine(images)
 
     def predict(self, images: Sequence[NDArray[np.uint8]], top: int = 5) -> list[Prediction]:
-        """Return the ``top`` likeliest labels of each decoded image."""
-        return [answer(self.model, row, top) for row in self.probabilities(images)]
+        """Return the answer to each decoded image, with its ``top`` likeliest labels."""
+        return answer(self.model, self.features(images), top) if len(images) else []
 
 
-def answer(model: Model, probabilities: NDArray[np.float32], top: int) -> Prediction:
-    """Return what probabilities (n_classes,) come to."""
+def answer(model: Model, features: NDArray[np.float32], top: int) -> list[Prediction]:
+    """Return what features (n, n_features) come to."""
+    rows = zip(model.probabilities(features), model.familiarities(features).tolist(), strict=True)
+    return [_prediction(model, probabilities, familiarity, top) for probabilities, familiarity in rows]
+
+
+def _prediction(model: Model, probabilities: NDArray[np.float32], familiarity: float, top: int) -> Prediction:
     order = np.argsort(-probabilities, kind="stable")[:top]
     return Prediction(
         tuple((model.labels[index], float(probabilities[index])) for index in order),
-        bool(probabilities[order[0]] >= model.calibration.threshold),
+        model.calibration.answer(float(probabilities[order[0]]), familiarity),
+        familiarity,
     )

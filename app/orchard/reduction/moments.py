@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
 from typing import Self
 
 import numpy as np
@@ -102,8 +100,3 @@ class Moments:
         gram.T[upper] = triangle
         for name, value in (("count", count), ("shift", shift), ("sum", total), ("gram", gram)):
             object.__setattr__(self, name, value)
-
-
-def merge_all(parts: Iterable[Moments]) -> Moments:
-    """Merge one or more moments."""
-    return reduce(Moments.merge, parts)

@@ -15,14 +15,21 @@ from orchard.reduction.moments import Moments
 
 @dataclass(frozen=True)
 class Reduction:
-    """A fitted scaler and PCA: ``StandardScaler`` then ``PCA`` of scikit-learn, equal up to rounding.
+    """A fitted scaler and PCA: a ``StandardScaler`` whose scale has a floor, then ``PCA``, as scikit-learn has them.
+
+    No feature is divided by less than the median of all features' standard deviations. A feature that hardly varies in
+    training, as many do before a white background, would otherwise decide alone on any other photograph: trained on 58
+    studio fruits, deviations go down to 2e-5, and photographs from shops reach a z of 186,000; with the median as floor
+    44, at the same accuracy (benchmarks/honesty.py). A constant of the deviations' own distribution in the denominator
+    is how Tusher, Tibshirani & Chu (2001, "Significance analysis of microarrays", PNAS 98) tame small variances.
 
     Zero-variance features get scale 1 and take no part in the components: their share of the total variance
     is nil, instead of a division by zero.
 
     Attributes:
         mean_: (d,) float64, of the training rows.
-        scale_: (d,) float64, standard deviation (ddof=0); 1 where it is zero.
+        scale_: (d,) float64, standard deviation (ddof=0), or the median of all features' where that is larger; 1 where
+            it is zero.
         components_: (k, d) float64, orthonormal; the entry of largest magnitude of each is positive.
         explained_variance_: (k,) float64, variance (ddof=1) of the scaled training rows along each component.
         explained_variance_ratio_: (min(n, d),) float64, share of the total variance of *every* component, falling;
@@ -64,13 +71,15 @@ class Reduction:
         # Below what rounding leaves of n additions, a variance is zero.
         noise = n * np.finfo(np.float64).eps * np.diagonal(moments.gram)
         constant = np.diagonal(scatter) <= noise
-        scale = np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, np.diagonal(scatter) / n)))
+        deviation = np.sqrt(np.where(constant, 0.0, np.diagonal(scatter) / n))
         varying = np.flatnonzero(~constant)
+        floor = np.median(deviation[varying]) if len(varying) else 0.0
+        scale = np.where(constant, 1.0, np.maximum(deviation, floor))
 
-        # PCA of the scaled rows is the eigen-decomposition of their covariance, the correlation matrix
+        # PCA of the scaled rows is the eigen-decomposition of their covariance
         # (Jolliffe 2002, "Principal Component Analysis", section 2.3).
-        correlation = scatter[np.ix_(varying, varying)] / n / np.outer(scale[varying], scale[varying])
-        values, vectors = np.linalg.eigh(correlation)
+        covariance = scatter[np.ix_(varying, varying)] / n / np.outer(scale[varying], scale[varying])
+        values, vectors = np.linalg.eigh(covariance)
         values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
         precision = len(varying) * np.finfo(np.float64).eps * values.max(initial=0.0)
         rank = min(int((values > precision).sum()), n - 1)

@@ -18,10 +18,11 @@ from orchard import tasks
 from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.files import DataFile, parquet_bytes, part, stage_file
-from orchard.layout import DERIVED, FORMULA, REDUCED, REDUCTION, Dataset, PcaMetrics, Split
+from orchard.images.splits import hold_out
+from orchard.layout import DERIVED, FEATURES, FORMULA, REDUCED, REDUCTION, STATISTICS, Dataset, PcaMetrics, Split
 from orchard.output import NO_MODEL, Output
-from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Projection, Reduction
+from orchard.reduction.statistics import Role, Statistics, Sums
 from orchard.session import Session
 from orchard.storage import Storage
 
@@ -29,13 +30,18 @@ if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import SparkSession
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same features begin to give another reduction: what was made before is then made again."""
 
 PART_ROWS = 16_384
 """Rows of a reduced file at the most: of 300 components 20 MB of Parquet and 25 MB of CSV, held by a worker."""
 
 _COLUMNS = ["path", "label", "split"]
+LABEL_COLUMNS = ["label"]
+"""What a row may be called; each has classifiers of its own."""
+
+Roles = Mapping[str, NDArray[np.int8]]
+"""Of every features file by its name, what its rows are for: see `Role`."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ def reduce(
     output: Output,
     *,
     key: str = "",
+    seed: int = 0,
     variance: float | None = 0.95,
     components: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -78,6 +85,7 @@ def reduce(
         spark: where the work runs.
         output: the output, held for writing.
         key: what settings and input come to; remembered in the property ``reduction``.
+        seed: of the training rows that are held out for the classifiers.
         variance: keep the fewest components that hold at least this share of the variance.
         components: keep this many instead.
         progress: called with the number of rows that are newly done; every row counts once.
@@ -90,10 +98,12 @@ def reduce(
     rows = output.rows(Dataset.FEATURES)
     if not rows:
         raise InputError(f"{output.url} holds no features: extract some first, or look into its rejected images.")
-    moments = training_moments(spark, output.storage, files)
+    given, roles = roles_of(output, seed)
+    fit, held_out = training_sums(spark, output.storage, files, roles)
+    statistics = Statistics(fit, None if given else held_out)
     if progress:
         progress(rows // 2)
-    reduction = Reduction.fit(moments, variance=variance, components=components)
+    reduction = Reduction.fit(statistics.everything.moments, variance=variance, components=components)
     parquet, csv = _write(spark, output, files, reduction)
     result = ReductionResult(reduction, _metrics(reduction), _warnings(reduction, components))
     found = {"key": key, "metrics": result.metrics, "warnings": result.warnings}
@@ -101,7 +111,7 @@ def reduce(
         {Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv},
         replace=DERIVED,
         properties={"reduction": found, "classification": None},
-        parts={REDUCTION: reduction.to_bytes()},
+        parts={REDUCTION: reduction.to_bytes(), STATISTICS: statistics.to_bytes()},
     )
     if progress:
         progress(rows - rows // 2)
@@ -121,33 +131,50 @@ def load(output: Output) -> Reduction:
     return Reduction.from_bytes(data)
 
 
-def training_moments(
-    spark: SparkSession,
-    storage: Storage,
-    files: Sequence[DataFile],
-    training: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> Moments:
-    """Return the moments of the training rows of feature files; all rows are checked to be finite.
+def roles_of(output: Output, seed: int) -> tuple[bool, Roles]:
+    """Return whether the validation split is what is held out, or else training rows, and what each row is for."""
+    images = output.read(Dataset.FEATURES, ["path", "label", "split"], FEATURES)
+    split = np.array(images["split"].to_pylist(), dtype=object)
+    roles = np.where(split == Split.TRAIN, Role.FIT, Role.NONE).astype(np.int8)
+    is_labelled = images["label"].is_valid().to_numpy()
+    given = bool(((split == Split.VALIDATION) & is_labelled).any())
+    if given:
+        roles[split == Split.VALIDATION] = Role.HELD_OUT
+    else:
+        training = np.flatnonzero(roles == Role.FIT)
+        chosen = images.take(pa.array(training))
+        held = hold_out(chosen["path"].to_pylist(), chosen["label"].to_pylist(), seed)
+        roles[training[held]] = Role.HELD_OUT
+    ends = np.cumsum([file.rows for file in output.files(Dataset.FEATURES)])
+    files = output.files(Dataset.FEATURES)
+    return given, {file.name: part for file, part in zip(files, np.split(roles, ends[:-1]), strict=True)}
+
+
+def training_sums(
+    spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles
+) -> tuple[Sums, Sums | None]:
+    """Return the sums of the rows of feature files to fit on, and of those held out; all rows are checked to be finite.
 
     Args:
         spark: where the work runs.
         storage: of the output.
         files: of ``features/``.
-        training: for every file's name which of its rows to take; None: those whose split is ``train``.
+        roles: what their rows are for.
 
     Raises:
         TrainingError: a feature is NaN or infinite.
     """
     context = spark.sparkContext
     groups = balance(files, 2 * context.defaultParallelism)
-    work = [(group, {f.name: training[f.name] for f in group} if training else None) for group in groups]
-    sums = tasks.tree_reduce(context, partial(_moments_of_files, storage), work, _Sums.merge)
-    if sums.broken is not None:
+    work = [(group, {file.name: roles[file.name] for file in group}) for group in groups]
+    found = tasks.tree_reduce(context, partial(_sums_of_files, storage), work, _Found.merge)
+    if found.broken is not None:
         raise TrainingError(
-            f"The features of {sums.broken} are not finite numbers: the backbone's weights or the precision are at "
+            f"The features of {found.broken} are not finite numbers: the backbone's weights or the precision are at "
             "fault; extract again with --fresh and precision float32."
         )
-    return sums.moments or Moments.of(np.empty((0, 0), np.float32))
+    nothing = Sums.of(np.empty((0, 0), np.float32), {name: [] for name in LABEL_COLUMNS})
+    return found.fit or nothing, found.held_out
 
 
 def project_batches(storage: Storage, projection: Projection, file: DataFile) -> Iterator[pa.RecordBatch]:
@@ -158,41 +185,45 @@ def project_batches(storage: Storage, projection: Projection, file: DataFile) ->
 
 
 @dataclass(frozen=True)
-class _Sums:
-    """What a task found: the moments of its training rows, and the path of a row that is not finite."""
+class _Found:
+    """What a task found: the sums of its rows by their roles, and the path of a row that is not finite."""
 
-    moments: Moments | None
+    fit: Sums | None = None
+    held_out: Sums | None = None
     broken: str | None = None
 
-    def merge(self, other: _Sums) -> _Sums:
+    def merge(self, other: _Found) -> _Found:
         broken = min((path for path in (self.broken, other.broken) if path is not None), default=None)
-        if self.moments is None or other.moments is None:
-            return _Sums(self.moments or other.moments, broken)
-        return _Sums(self.moments.merge(other.moments), broken)
+        return _Found(_merge(self.fit, other.fit), _merge(self.held_out, other.held_out), broken)
 
 
-def _moments_of_files(
-    storage: Storage, work: tuple[Sequence[DataFile], Mapping[str, NDArray[np.bool_]] | None]
-) -> _Sums:
-    files, training = work
-    moments: Moments | None = None
+def _merge(one: Sums | None, other: Sums | None) -> Sums | None:
+    return one.merge(other) if one and other else one or other
+
+
+def _sums_of_files(storage: Storage, work: tuple[Sequence[DataFile], Roles]) -> _Found:
+    files, roles = work
+    found: dict[Role, Sums] = {}
+    shift: NDArray[np.float64] | None = None
     for file in files:
         start = 0
-        for batch in batches(storage, file, ["path", "split", "features"]):
+        for batch in batches(storage, file, ["path", *LABEL_COLUMNS, "features"]):
             rows = matrix(batch.column("features"))
             if not np.isfinite(rows.sum(dtype=np.float64)):
                 first = int(np.argmin(np.isfinite(rows).all(axis=1)))
-                return _Sums(None, batch.column("path")[first].as_py())
-            if training is None:
-                chosen = pc.equal(batch.column("split"), Split.TRAIN).fill_null(False).to_numpy(zero_copy_only=False)
-            else:
-                chosen = training[file.name][start : start + len(rows)]
+                return _Found(broken=batch.column("path")[first].as_py())
+            role = roles[file.name][start : start + len(rows)]
             start += len(rows)
-            selected = rows if chosen.all() else rows[chosen]
-            # One shift per task, so that merging is adding.
-            summed = Moments.of(selected, moments.shift if moments and moments.count else None)
-            moments = summed if moments is None else moments.merge(summed)
-    return _Sums(moments)
+            for kind in (Role.FIT, Role.HELD_OUT):
+                at = np.flatnonzero(role == kind)
+                if not len(at):
+                    continue
+                columns = {name: batch.column(name).take(pa.array(at)).to_pylist() for name in LABEL_COLUMNS}
+                # One shift per task, so that merging is adding.
+                summed = Sums.of(rows if len(at) == len(rows) else rows[at], columns, shift)
+                shift = summed.moments.shift if shift is None else shift
+                found[kind] = found[kind].merge(summed) if kind in found else summed
+    return _Found(found.get(Role.FIT), found.get(Role.HELD_OUT))
 
 
 def _write(

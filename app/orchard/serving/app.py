@@ -162,7 +162,7 @@ def _add_prediction(app: FastAPI, handler: PredictionHandler, model: Model, serv
         summary="Say what is on one image or several",
         response_class=Response,
         responses={
-            200: {"model": documents.Answer, "content": documents.answer_example(model)},
+            200: {"model": documents.Predictions, "content": documents.answer_example(model)},
             **documents.problems(400, 408, 413, 415, 422, 500, 503),
         },
         openapi_extra=documents.predict_request(model, serving.uploads.max_files),

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from orchard.inference.model import Model
-from orchard.layout import Reason
+from orchard.layout import Answer, Reason
 from orchard.serving.prediction import TOP
 from orchard.serving.problems import MEDIA_TYPE, Refusal
 
@@ -26,9 +26,11 @@ class Answered(BaseModel):
     """What is on an image."""
 
     filename: str | None = Field(None, description="as the request called it; not there for a raw body")
-    label: str | None = Field(description="null: not sure")
+    answer: Answer = Field(description="sure; not_sure which of the labels; unknown: unlike anything that was learned")
+    label: str | None = Field(description="null unless the answer is sure")
+    kind: str | None = Field(description="what the label is a variety of; null: not sure, or the model knows no kinds")
     confidence: float = Field(ge=0, le=1, description="calibrated probability of the likeliest label")
-    sure: bool = Field(description="whether the confidence reaches the model's threshold")
+    familiarity: float = Field(ge=0, le=1, description="how near the image lies to what was learned")
     top: list[Candidate] = Field(description="the likeliest labels, likeliest first")
     milliseconds: float = Field(ge=0, description="from the queue's entrance to the answer")
 
@@ -47,7 +49,7 @@ class Rejected(BaseModel):
     error: ImageError
 
 
-class Answer(BaseModel):
+class Predictions(BaseModel):
     """One element for each file, in their order."""
 
     model: str = Field(description="digest of the model that answered", pattern="^[0-9a-f]{32}$")
@@ -92,7 +94,9 @@ class ModelCard(BaseModel):
     backbone: str
     input_size: int = Field(description="pixels of a side of the square that the network sees")
     precision: str
+    classifier: str = Field(description="which of the linear classifiers answers")
     threshold: float = Field(description="least confidence of a sure answer")
+    familiarity_threshold: float = Field(description="least familiarity of what is not unknown")
     temperature: float = Field(description="what scores are divided by before the softmax")
     accuracy: float | None = Field(description="share of right answers on the test images, those not sure included")
     training: Training
@@ -109,9 +113,11 @@ def model_card(model: Model) -> ModelCard:
         backbone=model.artifact.backbone,
         input_size=model.artifact.input_size,
         precision=model.artifact.precision,
+        classifier=model.classifier,
         threshold=model.calibration.threshold,
+        familiarity_threshold=model.calibration.familiarity,
         temperature=model.calibration.temperature,
-        accuracy=metrics.get("classifiers", {}).get("logistic_regression", {}).get("accuracy"),
+        accuracy=metrics.get("classifiers", {}).get(model.classifier, {}).get("accuracy"),
         training=Training(
             finished=run.get("finished"),
             orchard=run.get("versions", {}).get("orchard"),
@@ -187,8 +193,26 @@ def answer_example(model: Model) -> dict[str, Any]:
     sure = [{"label": first, "confidence": 0.9731}, {"label": second, "confidence": 0.0113}]
     unsure = [{"label": second, "confidence": 0.4102}, {"label": first, "confidence": 0.3587}]
     predictions: list[dict[str, Any]] = [
-        {"filename": "1.jpg", "label": first, "confidence": 0.9731, "sure": True, "top": sure, "milliseconds": 5.1},
-        {"filename": "2.jpg", "label": None, "confidence": 0.4102, "sure": False, "top": unsure, "milliseconds": 5.1},
+        {
+            "filename": "1.jpg",
+            "answer": Answer.SURE,
+            "label": first,
+            "kind": None,
+            "confidence": 0.9731,
+            "familiarity": 0.7214,
+            "top": sure,
+            "milliseconds": 5.1,
+        },
+        {
+            "filename": "2.jpg",
+            "answer": Answer.NOT_SURE,
+            "label": None,
+            "kind": None,
+            "confidence": 0.4102,
+            "familiarity": 0.5846,
+            "top": unsure,
+            "milliseconds": 5.1,
+        },
         {"filename": "3.jpg", "error": {"reason": Reason.TRUNCATED, "detail": "jpeg: image file is truncated"}},
     ]
     return {"application/json": {"example": {"model": model.digest, "predictions": predictions}}}

@@ -15,7 +15,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from orchard.layout import Reason
+from orchard.layout import Answer, Reason
 from orchard.serving.problems import Refusal
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -42,7 +42,9 @@ class Metrics:
         for reason in (*Reason, *Refusal):
             self._rejected.labels(reason)
         self._images = Counter("orchard_images", "Images that were answered", registry=self._registry)
-        self._unsure = Counter("orchard_unsure_images", "Images whose answer was: not sure", registry=self._registry)
+        self._answers = Counter("orchard_answers", "Images by their answer", ["answer"], registry=self._registry)
+        for answer in Answer:
+            self._answers.labels(answer)
         self._batches = Histogram(
             "orchard_batch_images",
             "Images that went through the network at once",
@@ -90,11 +92,10 @@ class Metrics:
         """Count an image or a request that was rejected."""
         self._rejected.labels(reason).inc()
 
-    def answered(self, *, sure: bool) -> None:
+    def answered(self, answer: Answer) -> None:
         """Count an image that was answered."""
         self._images.inc()
-        if not sure:
-            self._unsure.inc()
+        self._answers.labels(answer).inc()
 
     def batch(self, images: int) -> None:
         """Count a batch."""

@@ -148,16 +148,17 @@ class PredictionHandler:
             assert result.reason is not None
             self._metrics.rejected(result.reason)
             return entry | {"error": {"reason": result.reason, "detail": result.detail}}
-        self._metrics.answered(sure=result.sure)
+        self._metrics.answered(result.answer)
         return entry | describe(result, top) | {"milliseconds": round(outcome.milliseconds, 2)}
 
 
 def describe(prediction: Prediction, top: int) -> dict[str, Any]:
-    """Return a prediction as the answer says it: confidences to six decimals, no label if it is not sure."""
-    label, confidence = prediction.top[0]
+    """Return a prediction as the answer says it: shares to six decimals, no label if it is not sure."""
     return {
-        "label": label if prediction.sure else None,
-        "confidence": round(confidence, 6),
-        "sure": prediction.sure,
+        "answer": str(prediction.answer),
+        "label": prediction.label,
+        "kind": None,
+        "confidence": round(prediction.top[0][1], 6),
+        "familiarity": round(prediction.familiarity, 6),
         "top": [{"label": name, "confidence": round(share, 6)} for name, share in prediction.top[:top]],
     }

@@ -115,8 +115,11 @@ def about_model(model: Model, *, runtime: bool) -> File:
         "digest": model.digest,
         "labels": model.labels,
         "threshold": model.calibration.threshold,
+        "familiarity_threshold": model.calibration.familiarity,
+        "kinds": None,
+        "cards": None,
         "input": {"name": "image", "dtype": "uint8", "layout": "NHWC", "size": model.artifact.input_size},
-        "output": {"name": "probabilities"},
+        "outputs": ["probabilities", "familiarity"],
         "runtime": runtime,
     }
     return File.of(json.dumps(about, ensure_ascii=False).encode(), "application/json")

@@ -1,0 +1,99 @@
+"""Linear discriminant analysis from class sums and a Gram matrix: no iteration, and no look at a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchard.inference.familiarity import Familiarity
+from orchard.inference.linear import Linear
+from orchard.reduction.moments import Moments
+from orchard.reduction.pca import Reduction
+from orchard.reduction.statistics import ClassSums
+
+RANK = 256
+"""Directions of the spread within the classes that `Familiarity` keeps: 1.3 MB of 1,280 features."""
+
+
+@dataclass(frozen=True)
+class Discriminant:
+    """A fitted discriminant.
+
+    Attributes:
+        linear: its scores, log-densities of the classes up to a constant of the row.
+        familiarity: how near a row lies to the classes.
+        shrinkage: share of the isotropic matrix in the covariance, 0..1.
+    """
+
+    linear: Linear
+    familiarity: Familiarity
+    shrinkage: float
+
+
+def fit(moments: Moments, classes: ClassSums, reduction: Reduction) -> Discriminant:
+    """Fit on all rows of some classes: one Gaussian a class, of a covariance that all share.
+
+    It is fitted on the scaled features, not on the components: on 58 fruits an accuracy of 0.980 instead of 0.960.
+    The covariance within the classes is shrunk towards a multiple of the identity matrix by oracle approximating
+    shrinkage (Chen, Wiesel, Eldar & Hero 2010, "Shrinkage Algorithms for MMSE Covariance Estimation",
+    https://arxiv.org/abs/0907.4698), which takes its traces alone.
+
+    Args:
+        moments: of n rows of d features.
+        classes: of the same rows, c of them.
+        reduction: whose scaler is used.
+    """
+    n, d, c = moments.count, moments.n_features, len(classes.names)
+    mean, inverse = moments.mean, 1 / reduction.scale_
+    means = (classes.sums / classes.counts[:, np.newaxis] - mean) * inverse
+    total = moments.scatter * inverse * inverse[:, np.newaxis]
+    within = (total - (means.T * classes.counts) @ means) / n
+    values, vectors = np.linalg.eigh(within)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    # Where no class varies, as of one image each, nothing is known of the spread but that of all rows.
+    average = max(values.mean(), 1e-6 * np.trace(total) / n / d, np.finfo(np.float64).tiny)
+    shrinkage = _oas(values, max(n - c, 1))
+    values = (1 - shrinkage) * values + shrinkage * average
+
+    white = means @ vectors / np.sqrt(values)  # (c, d)
+    weights = (white / np.sqrt(values)) @ vectors.T
+    bias = np.log(classes.counts / n) - np.square(white).sum(axis=1) / 2
+    raw = weights * inverse
+    linear = Linear(raw.astype(np.float32), (bias - raw @ mean).astype(np.float32))
+
+    # The span of the means, the rarest class as much as its images count.
+    _, lengths, directions = np.linalg.svd(white * np.sqrt(classes.counts)[:, np.newaxis], full_matrices=False)
+    span = directions[: max(1, min(c - 1, int((lengths > 1e-9 * lengths.max(initial=0.0)).sum())))].T
+    inside = white @ span
+    rank = min(RANK, d - 1)
+    rest = 1 / values[rank:].mean()
+    familiarity = Familiarity(
+        origin=mean.astype(np.float32),
+        inverse_scale=inverse.astype(np.float32),
+        discriminants=np.ascontiguousarray((vectors / np.sqrt(values)) @ span, dtype=np.float32),
+        classes=_unit(inside).astype(np.float32),
+        spread=np.ascontiguousarray(
+            vectors[:, :rank] * np.sqrt(np.maximum(rest - 1 / values[:rank], 0.0)), dtype=np.float32
+        ),
+        isotropic=float(rest),
+    )
+    return Discriminant(linear, familiarity, shrinkage)
+
+
+def _oas(values: NDArray[np.float64], n: int) -> float:
+    """Return the shrinkage for a covariance of the eigenvalues (d,), estimated from n rows."""
+    d = len(values)
+    square, trace = np.square(values).sum(), values.sum() ** 2
+    spread = square - trace / d
+    if spread <= 0:
+        return 1.0
+    return float(min(1.0, ((1 - 2 / d) * square + trace) / ((n + 1 - 2 / d) * spread)))
+
+
+def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rows with length 1; one of length 0 stays."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: NDArray[np.float64] = rows / np.where(lengths > 0, lengths, 1.0)
+    return scaled

@@ -1,0 +1,170 @@
+"""What one pass over the features leaves: moments of all training rows, and the sums of each class.
+
+With them scaler, PCA and linear discriminants are fitted without another look at a row, on all training rows or on
+those that are not held out.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchard.reduction.moments import Moments
+
+
+class Role(IntEnum):
+    """What a row is for."""
+
+    NONE = 0
+    """It is for testing: nothing is fitted on it."""
+    FIT = 1
+    HELD_OUT = 2
+    """Classifiers are chosen and calibrated on it; if it is a training row, all is fitted again with it in the end."""
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """Rows and sum of the rows of each class.
+
+    Attributes:
+        names: of the c classes, sorted.
+        counts: (c,) int64.
+        sums: (c, d) float64.
+    """
+
+    names: tuple[str, ...]
+    counts: NDArray[np.int64]
+    sums: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.floating], names: Sequence[str | None]) -> Self:
+        """Return the sums of rows (n, d) whose class is `names` (n,); those of None are left out."""
+        named = np.array([name is not None for name in names], bool)
+        classes, codes = np.unique(np.array([name for name in names if name is not None], np.str_), return_inverse=True)
+        sums = np.zeros((len(classes), rows.shape[1]))
+        chosen = rows if named.all() else rows[named]
+        order = np.argsort(codes, kind="stable")  # sums of runs: many times as fast as adding row by row
+        counts = np.bincount(codes, minlength=len(classes))
+        if len(order):
+            starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+            sums = np.add.reduceat(chosen[order], starts, axis=0, dtype=np.float64)
+        return cls(tuple(classes.tolist()), counts.astype(np.int64), sums)
+
+    def merge(self, other: Self) -> Self:
+        """Return the sums of the rows of both."""
+        if self.names == other.names:
+            return type(self)(self.names, self.counts + other.counts, self.sums + other.sums)
+        names = tuple(sorted({*self.names, *other.names}))
+        place = {name: index for index, name in enumerate(names)}
+        counts = np.zeros(len(names), np.int64)
+        sums = np.zeros((len(names), max(self.sums.shape[1], other.sums.shape[1])))
+        for part in (self, other):
+            if part.names:
+                at = [place[name] for name in part.names]
+                counts[at] += part.counts
+                sums[at] += part.sums
+        return type(self)(names, counts, sums)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of rows of one `Role`.
+
+    Attributes:
+        moments: of all of them: what scaler and PCA see.
+        labelled: of those with a label.
+        columns: of the classes of each label column, ``label`` first; rows without a value in it are in none.
+    """
+
+    moments: Moments
+    labelled: Moments
+    columns: dict[str, ClassSums] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        rows: NDArray[np.floating],
+        columns: dict[str, Sequence[str | None]],
+        shift: NDArray[np.floating] | None = None,
+    ) -> Self:
+        """Return the sums of rows (n, d) with the values of each label column (n,)."""
+        moments = Moments.of(rows, shift)
+        named = np.array([name is not None for name in columns["label"]], bool)
+        labelled = moments if named.all() else Moments.of(rows[named], moments.shift)
+        return cls(moments, labelled, {name: ClassSums.of(rows, values) for name, values in columns.items()})
+
+    def merge(self, other: Self) -> Self:
+        """Return the sums of the rows of both."""
+        alike = self.moments is self.labelled and other.moments is other.labelled
+        moments = self.moments.merge(other.moments)
+        labelled = moments if alike else self.labelled.merge(other.labelled)
+        columns = {name: sums.merge(other.columns[name]) for name, sums in self.columns.items()}
+        return type(self)(moments, labelled, columns)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the rows to fit on, and of those that are held out.
+
+    Attributes:
+        fit: of the rows of `Role.FIT`.
+        held_out: of training rows that are held out; None if the validation split is, on which nothing is fitted.
+    """
+
+    fit: Sums
+    held_out: Sums | None = None
+
+    @property
+    def everything(self) -> Sums:
+        """Of all training rows."""
+        return self.fit if self.held_out is None else self.fit.merge(self.held_out)
+
+    def to_bytes(self) -> bytes:
+        """Return an ``.npz`` file, without pickles: of the labelled rows, which is what classifiers need."""
+        arrays: dict[str, Any] = {}
+        for role, sums in (("fit", self.fit), ("held_out", self.held_out)):
+            if sums is None:
+                continue
+            count, shift, total, triangle = sums.labelled.__getstate__()
+            arrays |= {f"{role}/count": count, f"{role}/shift": shift, f"{role}/sum": total, f"{role}/gram": triangle}
+            for name, classes in sums.columns.items():
+                arrays |= {
+                    f"{role}/{name}/names": np.array(classes.names, np.str_),
+                    f"{role}/{name}/counts": classes.counts,
+                    f"{role}/{name}/sums": classes.sums,
+                }
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return what `to_bytes` wrote; unlabelled rows are gone."""
+        found: dict[str, Sums] = {}
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            for role in ("fit", "held_out"):
+                if f"{role}/count" not in arrays:
+                    continue
+                moments = Moments.__new__(Moments)
+                state = (arrays[f"{role}/shift"], arrays[f"{role}/sum"], arrays[f"{role}/gram"])
+                moments.__setstate__((int(arrays[f"{role}/count"]), *state))
+                names = [key.split("/")[1] for key in arrays.files if key.startswith(role) and key.endswith("/names")]
+                found[role] = Sums(
+                    moments,
+                    moments,
+                    {
+                        name: ClassSums(
+                            tuple(arrays[f"{role}/{name}/names"].tolist()),
+                            arrays[f"{role}/{name}/counts"],
+                            arrays[f"{role}/{name}/sums"],
+                        )
+                        for name in names
+                    },
+                )
+        return cls(found["fit"], found.get("held_out"))
