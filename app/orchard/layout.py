@@ -260,7 +260,7 @@ class CoveragePoint(TypedDict):
 
 
 class CalibrationMetrics(TypedDict):
-    """``metrics.calibration``: of the classifier that answers, fitted on images held out and measured on test images."""
+    """``metrics.calibration``: of the classifier that answers: fitted on images held out, measured on test images."""
 
     split: str  # that it was fitted on: validation, or train for a part of it that was held out
     rows: int  # held out

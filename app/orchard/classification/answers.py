@@ -55,7 +55,7 @@ def measure_answers(
 def _coverage(
     confidence: NDArray[np.float32], right: NDArray[np.bool_], familiar: NDArray[np.bool_]
 ) -> list[CoveragePoint]:
-    """Return the risk-coverage curve of the familiar images (El-Yaniv & Wiener 2010, JMLR 11), some `_POINTS` points."""
+    """Return the risk-coverage curve of the familiar images (El-Yaniv & Wiener 2010, JMLR 11), `_POINTS` at most."""
     order = np.argsort(-confidence[familiar], kind="stable")
     least, hits = confidence[familiar][order], np.cumsum(right[familiar][order])
     ends = np.unique(np.linspace(1, len(order), min(_POINTS, len(order)), dtype=int))
