@@ -34,6 +34,7 @@ BACKBONE = "backbone"
 REDUCTION = "reduction.npz"
 LABELS = "labels.json"
 CALIBRATION = "calibration.json"
+CARDS = "cards.json"
 LOGISTIC_REGRESSION = "logistic_regression.npz"
 RANDOM_FOREST = "random_forest/"
 
@@ -86,6 +87,9 @@ class Reason(StrEnum):
     """Decoding takes more CPU time than ``max_decode_seconds``, or would, by the structure of the file."""
 
 
+NAMES = ("label", "kind")
+"""What an image is called, the finest name first: columns of `LISTING`, `INVENTORY`, `FEATURES` and `REDUCED`."""
+
 # What the source lists, and what a worker gets. `version` is the ETag of an object or the modification time
 # (ns) of a file: it tells a replaced image from an unchanged one; null where the source cannot tell.
 LISTING = pa.schema(
@@ -94,6 +98,7 @@ LISTING = pa.schema(
         pa.field("size", pa.int64()),  # bytes; null where a manifest does not say
         pa.field("version", pa.string()),
         pa.field("label", pa.string()),  # null where the path shows none
+        pa.field("kind", pa.string()),  # the coarser name above the label, where there is one
         pa.field("split", pa.string()),  # Split; null in a listing: "assign one"
     ]
 )
@@ -102,6 +107,7 @@ FEATURES = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("label", pa.string()),
+        pa.field("kind", pa.string()),
         pa.field("split", pa.string()),
         pa.field("width", pa.int32()),  # pixels, after EXIF orientation
         pa.field("height", pa.int32()),
@@ -125,6 +131,7 @@ INVENTORY = pa.schema(
         pa.field("size", pa.int64()),  # bytes read; null for what could not be read
         pa.field("version", pa.string()),
         pa.field("label", pa.string()),
+        pa.field("kind", pa.string()),
         pa.field("split", pa.string()),
         pa.field("digest", pa.string()),  # BLAKE2b, 128 bits, hex, of the file's bytes; null if unread
         pa.field("featurized", pa.bool_()),  # false: the image is in rejected/
@@ -135,6 +142,7 @@ REDUCED = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("label", pa.string()),
+        pa.field("kind", pa.string()),
         pa.field("split", pa.string()),
         pa.field("pca_features", pa.list_(pa.float32())),  # shape (k,)
     ]
@@ -273,6 +281,14 @@ class Conflicts(TypedDict):
     pairs: list[Twins]  # the first few
 
 
+class CardMetrics(TypedDict):
+    """``metrics.cards``: what there is to read about labels and kinds, where a table of cards was given."""
+
+    cards: int
+    languages: list[str]  # sorted
+    labels_without: list[str]  # labels of images that have no card, and whose kind has none, sorted
+
+
 class GroupSplit(TypedDict):
     """The honest figure: consecutive frames stay on one side of the split."""
 
@@ -289,6 +305,8 @@ class Metrics(TypedDict):
 
     images: ImageCounts
     labels: dict[str, dict[str, int]]  # label -> split -> images featurized
+    kinds: NotRequired[dict[str, dict[str, int]]]  # likewise, where there are kinds; "" for images without one
+    cards: NotRequired[CardMetrics]
     pca: NotRequired[PcaMetrics]
     baseline: NotRequired[Baseline]
     classifiers: NotRequired[dict[str, ClassifierMetrics]]

@@ -18,7 +18,7 @@ from orchard import tasks
 from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.files import DataFile, parquet_bytes, part, stage_file
-from orchard.layout import DERIVED, FORMULA, REDUCED, REDUCTION, Dataset, PcaMetrics, Split
+from orchard.layout import DERIVED, FORMULA, NAMES, REDUCED, REDUCTION, Dataset, PcaMetrics, Split
 from orchard.output import NO_MODEL, Output
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Projection, Reduction
@@ -35,7 +35,7 @@ VERSION = 1
 PART_ROWS = 16_384
 """Rows of a reduced file at the most: of 300 components 20 MB of Parquet and 25 MB of CSV, held by a worker."""
 
-_COLUMNS = ["path", "label", "split"]
+_COLUMNS = ["path", *NAMES, "split"]
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _write_part(
             reduced.append(batch)
     text.append(deflate.flush())
     table = pa.Table.from_batches(reduced, REDUCED)
-    rows = parquet_bytes(table, dictionary=["label", "split"])
+    rows = parquet_bytes(table, dictionary=[*NAMES, "split"])
     return (
         stage_file(storage, staging, part(Dataset.REDUCED), rows, table.num_rows),
         stage_file(storage, staging, part(Dataset.REDUCED_CSV, "csv.gz"), b"".join(text), table.num_rows),
@@ -230,7 +230,7 @@ def _write_part(
 
 
 def _csv(batch: pa.RecordBatch, *, header: bool) -> pa.Buffer:
-    """Return rows of `REDUCED` as CSV: path, label, split, pc_1 … pc_k; floats in as many digits as they need.
+    """Return rows of `REDUCED` as CSV: path, label, kind, split, pc_1 … pc_k; floats in as many digits as they need.
 
     Text that a spreadsheet would take for a formula begins with an apostrophe.
     """
