@@ -11,12 +11,12 @@ _DELIMITERS = ",;\t|"
 
 
 def decoded(data: bytes) -> str:
-    """The text, from its first line that is not empty.
+    """The whole text.
 
     Raises UnicodeDecodeError: it is not in UTF-8, nor in UTF-16 with its mark. Raises ValueError: it is no text.
     """
     mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
-    text = data.removeprefix(mark).decode(_MARKS.get(mark, "utf-8")).lstrip("\r\n")
+    text = data.removeprefix(mark).decode(_MARKS.get(mark, "utf-8"))
     if "\0" in text[:1000]:
         raise ValueError("it holds null characters")
     return text

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchard.errors import OutputDamaged
-from orchard.layout import SCHEMAS, Dataset
+from orchard.layout import ADDED, SCHEMAS, Dataset
 from orchard.storage import Storage
+
+_Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,8 @@ def read_columns(storage: Storage, file: DataFile, columns: Sequence[str] | None
         return with_all_columns(parquet.read(columns=None if columns is None else list(columns)), file, columns)
 
 
-Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
-
-
-def with_all_columns(rows: Rows, file: DataFile, columns: Sequence[str] | None = None) -> Rows:
-    """Return rows of a dataset's file with nulls in those columns of today's schema that it was written without.
-
-    A file that was written before a column was there is read as if it said nothing of it.
+def with_all_columns(rows: _Rows, file: DataFile, columns: Sequence[str] | None = None) -> _Rows:
+    """Return rows of a dataset's file with those columns of today's schema that it was written without, as nulls.
 
     Args:
         rows: of the file.
@@ -110,7 +107,7 @@ def with_all_columns(rows: Rows, file: DataFile, columns: Sequence[str] | None =
     schema: pa.Schema = SCHEMAS[Dataset(file.name.split("/")[-2])]
     present = set(rows.schema.names)
     for field in schema:
-        if field.nullable and field.name not in present and (columns is None or field.name in columns):
+        if field.name in ADDED - present and (columns is None or field.name in columns):
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
             present.add(field.name)
     ordered: list[str] = [name for name in schema.names if name in present]

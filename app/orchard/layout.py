@@ -171,6 +171,9 @@ SCHEMAS = {
 }
 """The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
 
+ADDED = frozenset({"kind"})
+"""Columns that earlier versions did not write: where a file lacks one, it is read as nulls."""
+
 
 class RejectedKind(TypedDict):
     """What some of the rejected images are, and what to do about them."""

@@ -64,6 +64,9 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         for name in ("baseline", "classifiers", "calibration", "leak", "group_split")
         if classification.get(name) is not None
     }
+    cards = recall(output, "cards")
+    if cards:
+        found["cards"] = cards["metrics"]
     conflicts = label_conflicts(_featurized(output, ["path", "label", "digest"]))
     if conflicts["images"]:
         found["conflicts"] = conflicts
@@ -72,6 +75,7 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         *conflict_warnings(conflicts),
         *reduction.get("warnings", []),
         *classification.get("warnings", []),
+        *cards.get("warnings", []),
     ]
     found["seconds"] = seconds
     found["images_per_second"] = recall(output, "extraction").get("images_per_second", 0.0)

@@ -82,7 +82,7 @@ def _read_csv(data: bytes) -> pa.Table:
     """A CSV file's columns as strings, empty ones as nulls; an inventory's keys decoded."""
     if data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
-    text = decoded(data)
+    text = decoded(data).lstrip("\r\n")
     if not text.strip():
         return pa.table({"path": pa.array([], pa.string())})
     mark, text = delimiter(text, lambda names: "path" in names or {"bucket", "key"} <= names)

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard import models
+from orchard.cards import Cards
 from orchard.errors import StorageError
 from orchard.features.artifact import Artifact
 from orchard.inference.calibration import Calibration
-from orchard.layout import BACKBONE, CALIBRATION, LABELS, LOGISTIC_REGRESSION, METRICS, REDUCTION, RUN
+from orchard.layout import BACKBONE, CALIBRATION, CARDS, LABELS, LOGISTIC_REGRESSION, METRICS, REDUCTION, RUN
 from orchard.reduction.pca import Reduction
 from orchard.storage import DEFAULT_S3, S3Options, Storage, open_storage
 
@@ -43,6 +44,8 @@ class Model:
     """``metrics.json`` of the run, empty if it is missing."""
     run: dict[str, Any] = field(default_factory=dict, repr=False)
     """``run.json`` of the run, empty if it is missing."""
+    cards: Cards = field(default_factory=Cards, repr=False)
+    """What there is to know about labels and kinds; no part of the digest, as no answer depends on it."""
 
     @classmethod
     def load(cls, output: str, s3: S3Options = DEFAULT_S3) -> Self:
@@ -62,12 +65,13 @@ class Model:
                 coefficients, intercept = arrays["coefficients"], arrays["intercept"]
             labels = tuple(json.loads(contents[LABELS]))
             calibration = Calibration.from_bytes(contents[CALIBRATION])
+            cards = Cards.from_bytes(contents[CARDS]) if CARDS in contents else Cards()
             weights, bias = collapse(reduction, coefficients, intercept)
             if weights.shape != (len(labels), artifact.n_features):
                 raise ValueError("its parts do not fit")
         except (ValueError, KeyError) as error:
             raise StorageError(f"The model in {output} cannot be used ({error}): run orchard run again.") from error
-        return cls(artifact, labels, weights, bias, calibration, _json(storage, METRICS), _json(storage, RUN))
+        return cls(artifact, labels, weights, bias, calibration, _json(storage, METRICS), _json(storage, RUN), cards)
 
     @cached_property
     def digest(self) -> str:
@@ -113,7 +117,8 @@ def _parts(storage: Storage) -> dict[str, bytes]:
     for attempt in range(_READ_AGAIN):
         try:
             folder = models.current(storage)
-            return {part: folder.read(part) for part in _PARTS}
+            optional = [part for part in (CARDS,) if part in folder.digests]
+            return {part: folder.read(part) for part in (*_PARTS, *optional)}
         except FileNotFoundError as error:
             if attempt + 1 == _READ_AGAIN:
                 raise models.explain(storage, error) from error

@@ -87,10 +87,18 @@ def router(model: Model) -> APIRouter:
     async def describe(request: Request) -> Response:
         return about.respond(request)
 
+    cards = File.of(model.cards.to_bytes(), "application/json") if model.cards else None
+
+    async def send_cards(request: Request) -> Response:
+        if cards is None:
+            raise Problem(None, "The model has no cards.", status=404)
+        return cards.respond(request)
+
     async def send(request: Request) -> Response:
         return exported.respond(request)
 
     page.add_api_route("/model.json", describe, methods=["GET", "HEAD"])
+    page.add_api_route("/cards.json", send_cards, methods=["GET", "HEAD"])
     page.add_api_route("/model.onnx", send, methods=["GET", "HEAD"])
     return page
 
@@ -118,6 +126,7 @@ def about_model(model: Model, *, runtime: bool) -> File:
         "input": {"name": "image", "dtype": "uint8", "layout": "NHWC", "size": model.artifact.input_size},
         "output": {"name": "probabilities"},
         "runtime": runtime,
+        "cards": "/cards.json" if model.cards else None,
     }
     return File.of(json.dumps(about, ensure_ascii=False).encode(), "application/json")
 
