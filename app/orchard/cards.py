@@ -1,9 +1,9 @@
 """Cards: what people want to know about a label or a kind, in one language or several; they go with the model.
 
-They are written as a table (CSV) and kept as JSON, by name and language::
+They are written as a table (CSV), and kept and sent as JSON::
 
-    {"labels": {"Apple Golden 3": {"en": {"name": "Golden Delicious", "season": "October to April"}}},
-     "kinds": {"Apple": {"en": {"name": "Apple"}, "fr": {"name": "Pomme"}}}}
+    {"cards": [{"label": "Apple Golden 3", "language": "en", "name": "Golden Delicious", "season": "October to April"},
+               {"kind": "Apple", "language": "fr", "name": "Pomme"}]}
 """
 
 from __future__ import annotations
@@ -108,16 +108,25 @@ class Cards:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Return what `to_bytes` wrote. Raises ValueError or KeyError for anything else."""
-        found = json.loads(data)
-        return cls(found["labels"], found["kinds"])
+        found: dict[str, dict[str, dict[str, dict[str, str]]]] = {column: {} for column in NAMES}
+        for card in json.loads(data)["cards"]:
+            column = "label" if "label" in card else "kind"
+            says = {name: card[name] for name in FIELDS if name in card}
+            found[column].setdefault(card[column], {})[card["language"]] = says
+        return cls(found["label"], found["kind"])
 
     def to_bytes(self) -> bytes:
         """Return the cards as JSON, the same bytes for the same cards."""
-        return json.dumps(self.as_dict(), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+        return json.dumps({"cards": self.as_list()}, ensure_ascii=False, separators=(",", ":")).encode()
 
-    def as_dict(self) -> dict[str, Entries]:
-        """Return what the JSON holds."""
-        return {"labels": self.labels, "kinds": self.kinds}
+    def as_list(self) -> list[Card]:
+        """Return all cards, those of labels first, by name and language."""
+        return [
+            cast(Card, {column: name, "language": language, **languages[language]})
+            for column, entries in zip(NAMES, (self.labels, self.kinds), strict=True)
+            for name, languages in sorted(entries.items())
+            for language in sorted(languages)
+        ]
 
     def __len__(self) -> int:
         return sum(len(languages) for entries in (self.labels, self.kinds) for languages in entries.values())

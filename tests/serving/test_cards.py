@@ -69,7 +69,13 @@ def test_the_page_gets_all_cards_and_asks_again_only_for_others(client: TestClie
     answer = client.get("/cards.json")
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.json() == {"labels": CARDS.labels, "kinds": CARDS.kinds}
+    assert answer.json() == {
+        "cards": [
+            {"label": "Mango", "language": "en", "name": "Mango", "text": "</script> & <b>"},
+            {"label": "Mango", "language": "fr", "name": "Mangue", "link": "https://example.org/"},
+            {"kind": "Plum", "language": "fr", "name": "Prune"},
+        ]
+    }
     assert client.get("/cards.json", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
 
 

@@ -78,7 +78,7 @@ def export(
             }
     content = parts.pop(kind.suffix)
     # Beside the file alone: texts in several languages would make it heavier.
-    card["cards"] = model.cards.as_dict() if model.cards else None
+    card["cards"] = model.cards.as_list() or None
     card["file"] = {
         "name": name,
         "bytes": len(content) + sum(map(len, parts.values())),
