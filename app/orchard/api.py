@@ -47,7 +47,7 @@ def extract(spark: "SparkSession", source: str, output: str | None = None, **set
         settings: see the module.
 
     Returns:
-        ``path, label, split, width, height, features`` (array of float, one length).
+        ``path, label, kind, split, width, height, features`` (array of float, one length).
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -68,7 +68,7 @@ def reduce(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Fit scaler and PCA on the training features of `output`, and return all rows reduced.
 
     Returns:
-        ``path, label, split, pca_features`` (array of float, k values).
+        ``path, label, kind, split, pca_features`` (array of float, k values).
 
     Raises:
         OrchardError: see `orchard.errors`.

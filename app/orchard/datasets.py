@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from orchard import tasks
 from orchard.errors import StorageError, UsageError
-from orchard.files import DataFile, damaged, read_file
+from orchard.files import DataFile, damaged, read_file, with_all_columns
 from orchard.layout import SCHEMAS, Dataset
 from orchard.output import Output
 from orchard.storage import Storage
@@ -30,7 +30,7 @@ BATCH_ROWS = 4096
 
 
 def batches(storage: Storage, file: DataFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Read a Parquet file in order, at most `BATCH_ROWS` rows at a time.
+    """Read a Parquet file in order, at most `BATCH_ROWS` rows at a time, with the columns that it lacks as nulls.
 
     Raises:
         OutputDamaged: it is gone, or not what was committed.
@@ -38,7 +38,8 @@ def batches(storage: Storage, file: DataFile, columns: Sequence[str] | None = No
     data = read_file(storage, file)
     try:
         parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns) if columns is not None else None)
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=list(columns) if columns is not None else None):
+            yield with_all_columns(batch, file, columns)
     except (pa.ArrowException, OSError) as error:
         raise damaged(storage, file.name, str(error).split("\n", maxsplit=1)[0].rstrip(".")) from error
 

@@ -7,13 +7,16 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchard.errors import OutputDamaged
-from orchard.layout import Dataset
+from orchard.layout import ADDED, SCHEMAS, Dataset
 from orchard.storage import Storage
+
+_Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,27 @@ def open_parquet(storage: Storage, file: DataFile) -> Iterator[pq.ParquetFile]:
 
 
 def read_columns(storage: Storage, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return some columns of a Parquet file, all by default. Raises as `open_parquet` does."""
+    """Return some columns of a Parquet file, all by default, with those it lacks. Raises as `open_parquet` does."""
     with open_parquet(storage, file) as parquet:
-        return parquet.read(columns=None if columns is None else list(columns))
+        return with_all_columns(parquet.read(columns=None if columns is None else list(columns)), file, columns)
+
+
+def with_all_columns(rows: _Rows, file: DataFile, columns: Sequence[str] | None = None) -> _Rows:
+    """Return rows of a dataset's file with those columns of today's schema that it was written without, as nulls.
+
+    Args:
+        rows: of the file.
+        file: whose folder names the dataset.
+        columns: that were asked for; None: all.
+    """
+    schema: pa.Schema = SCHEMAS[Dataset(file.name.split("/")[-2])]
+    present = set(rows.schema.names)
+    for field in schema:
+        if field.name in ADDED - present and (columns is None or field.name in columns):
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+            present.add(field.name)
+    ordered: list[str] = [name for name in schema.names if name in present]
+    return rows.select([*ordered, *(name for name in rows.schema.names if name not in schema.names)])
 
 
 def gone(storage: Storage, name: str) -> OutputDamaged:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -11,7 +11,7 @@ from orchard import progress
 from orchard.redaction import without_secrets
 from orchard.settings import Settings, as_text, load
 
-SELECTION = ("limit", "labels", "label_level", "test_fraction", "seed")
+SELECTION = ("limit", "labels", "label_level", "kind_from", "test_fraction", "seed")
 IMAGES = ("max_bytes", "max_pixels", "max_decode_memory", "max_decode_seconds")
 EXTRACTION = (
     *SELECTION,
@@ -20,7 +20,7 @@ EXTRACTION = (
     *("fresh", "prune", "retry_rejected"),
 )
 REDUCTION = ("variance", "components")
-CLASSIFICATION = ("classifiers", "split_by")
+CLASSIFICATION = ("classifiers", "split_by", "cards")
 SPARK = ("master", "driver_memory", "executor_timeout", "spark_conf")
 STORAGE = ("s3_endpoint", "s3_region", "storage_timeout")
 
@@ -63,9 +63,9 @@ def _joined(context: click.Context, option: click.Parameter, given: tuple[str, .
 
 
 def _metavar(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return "|".join(get_args(annotation))
-    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if get_origin(kinds[0]) is Literal:
+        return "|".join(get_args(kinds[0]))
     return {int: "N", float: "NUMBER"}.get(kinds[0], "TEXT")
 
 

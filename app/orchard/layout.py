@@ -38,6 +38,8 @@ LABELS = "labels.json"
 CALIBRATION = "calibration.json"
 FAMILIARITY = "familiarity.npz"
 LINEAR_DISCRIMINANT = "linear_discriminant.npz"
+CARDS = "cards.json"
+KINDS = "kinds.npz"
 LOGISTIC_REGRESSION = "logistic_regression.npz"
 RANDOM_FOREST = "random_forest/"
 
@@ -101,6 +103,9 @@ class Reason(StrEnum):
     """Decoding takes more CPU time than ``max_decode_seconds``, or would, by the structure of the file."""
 
 
+NAMES = ("label", "kind")
+"""What an image is called, the finest name first: columns of `LISTING`, `INVENTORY`, `FEATURES` and `REDUCED`."""
+
 # What the source lists, and what a worker gets. `version` is the ETag of an object or the modification time
 # (ns) of a file: it tells a replaced image from an unchanged one; null where the source cannot tell.
 LISTING = pa.schema(
@@ -109,6 +114,7 @@ LISTING = pa.schema(
         pa.field("size", pa.int64()),  # bytes; null where a manifest does not say
         pa.field("version", pa.string()),
         pa.field("label", pa.string()),  # null where the path shows none
+        pa.field("kind", pa.string()),  # the coarser name above the label, where there is one
         pa.field("split", pa.string()),  # Split; null in a listing: "assign one"
     ]
 )
@@ -117,6 +123,7 @@ FEATURES = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("label", pa.string()),
+        pa.field("kind", pa.string()),
         pa.field("split", pa.string()),
         pa.field("width", pa.int32()),  # pixels, after EXIF orientation
         pa.field("height", pa.int32()),
@@ -140,6 +147,7 @@ INVENTORY = pa.schema(
         pa.field("size", pa.int64()),  # bytes read; null for what could not be read
         pa.field("version", pa.string()),
         pa.field("label", pa.string()),
+        pa.field("kind", pa.string()),
         pa.field("split", pa.string()),
         pa.field("digest", pa.string()),  # BLAKE2b, 128 bits, hex, of the file's bytes; null if unread
         pa.field("featurized", pa.bool_()),  # false: the image is in rejected/
@@ -150,6 +158,7 @@ REDUCED = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("label", pa.string()),
+        pa.field("kind", pa.string()),
         pa.field("split", pa.string()),
         pa.field("pca_features", pa.list_(pa.float32())),  # shape (k,)
     ]
@@ -163,8 +172,11 @@ PREDICTIONS = pa.schema(
         pa.field("classifier", pa.string()),  # path is unique for each classifier
         pa.field("predicted", pa.string()),
         pa.field("confidence", pa.float32()),  # 0..1: the probability of `predicted`; calibrated for linear classifiers
-        pa.field("familiarity", pa.float32()),  # 0..1; null for the forest, as is the answer
+        pa.field("familiarity", pa.float32()),  # 0..1; null for the forest, as are answer and confidence of the kind
         pa.field("answer", pa.string()),  # Answer
+        pa.field("kind", pa.string()),  # the true one
+        pa.field("predicted_kind", pa.string()),  # null where the model knows no kinds
+        pa.field("kind_confidence", pa.float32()),  # 0..1
     ]
 )
 
@@ -177,6 +189,9 @@ SCHEMAS = {
     Dataset.PREDICTIONS: PREDICTIONS,
 }
 """The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
+
+ADDED = frozenset({"kind"})
+"""Columns that earlier versions did not write: where a file lacks one, it is read as nulls."""
 
 
 class RejectedKind(TypedDict):
@@ -233,6 +248,7 @@ class ClassifierMetrics(TypedDict):
     confusion_left_out: int  # test images in pairs beyond the most frequent 10,000; predictions/ has them all
     per_class: dict[str, ClassMetrics]  # of every label that is true or predicted, sorted
     seconds: float
+    by_kind: NotRequired["ClassifierMetrics"]  # the same of kinds, where there are any
 
 
 class Baseline(TypedDict):
@@ -320,6 +336,14 @@ class Conflicts(TypedDict):
     pairs: list[Twins]  # the first few
 
 
+class CardMetrics(TypedDict):
+    """``metrics.cards``: what there is to read about labels and kinds, where a table of cards was given."""
+
+    cards: int
+    languages: list[str]  # sorted
+    labels_without: list[str]  # labels of images that have no card, and whose kind has none, sorted
+
+
 class GroupSplit(TypedDict):
     """The honest figure: consecutive frames stay on one side of the split."""
 
@@ -336,6 +360,8 @@ class Metrics(TypedDict):
 
     images: ImageCounts
     labels: dict[str, dict[str, int]]  # label -> split -> images featurized
+    kinds: NotRequired[dict[str, dict[str, int]]]  # likewise, where there are kinds; "" for images without one
+    cards: NotRequired[CardMetrics]
     pca: NotRequired[PcaMetrics]
     baseline: NotRequired[Baseline]
     classifiers: NotRequired[dict[str, ClassifierMetrics]]

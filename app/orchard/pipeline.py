@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from orchard import summary
+from orchard import cards, summary
 from orchard.classification import stage as classification
 from orchard.classification.training import Classifier
 from orchard.errors import InputError, UsageError
@@ -69,9 +69,11 @@ class Pipeline:
 
     Raises:
         UsageError: the settings name a backbone or classifier that does not exist.
-        InputError: the output's bucket does not exist, or the output is empty and must not be.
+        InputError: the output's bucket does not exist, or the output is empty and must not be; the cards are not there
+            or not such a table as `orchard.cards` reads.
         OutputDamaged: what the output holds is not what was written.
         OutputLocked: another run writes to the output.
+        StorageError: the cards cannot be read.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Pipeline:
         _check_answer_with(settings.answer_with, self.classifiers)
         self.backbone = find(settings.backbone).with_alpha(settings.alpha)
         self.s3 = settings.s3_options()
+        self.cards = cards.read(settings.cards, self.s3) if settings.cards else None
         self.output = Output(output, self.s3)
         if must_exist and self.output.is_empty:
             raise InputError(f"{output} holds no results: make some with orchard extract SOURCE --output {output}.")
@@ -172,6 +175,8 @@ class Pipeline:
     def classify(self) -> None:
         """Train and measure the classifiers; data that cannot train one becomes a warning.
 
+        Other cards make another model of the same classifiers, without training.
+
         Raises:
             InputError: the features were not reduced since they last changed.
         """
@@ -207,10 +212,12 @@ class Pipeline:
                 progress=advance,
             )
 
+        cards.remember(output, self.cards)
         # What lacked memory is tried again with another amount.
         lacked = summary.recall(output, "classification").get("lacked", settings.driver_memory)
         if output.rows(Dataset.REDUCED):
             self._stage("classify", "classification", key if lacked == settings.driver_memory else "", work)
+        cards.bring_to_model(output)
 
     def report(self, *, again: bool = False) -> Outcome:
         """Write ``report.html`` if it would say anything new, or `again` in any case, and `finish`."""

@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     limit: int | None = Field(None, ge=1, description="take a stratified sample of N images")
     labels: Names = Field((), description="take these labels only, separated by commas")
     label_level: int = Field(1, ge=1, description="make the label of the last N folders of a path, such as Apple/Red")
+    kind_from: Literal["folder", "words"] | None = Field(
+        None,
+        description="where kinds above labels come from: the folder above (Apple/Golden), the first word (Apple 11)",
+    )
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of test images where the source has no split")
     split_by: Literal["image", "group"] = Field(
         "image", description="group: also measure with consecutive frames kept on one side of the split"
@@ -120,6 +124,7 @@ class Settings(BaseSettings):
         None, description="the linear classifier that answers, instead of the best on images that are held out"
     )
     sure_at: float = Field(0.99, gt=0, lt=1, description="how often a sure answer is to be right")
+    cards: str | None = Field(None, description="table (CSV) of what there is to know about labels and kinds")
 
     # What happens to an output that is there already
     fresh: bool = Field(False, description="drop what the output holds and start over")

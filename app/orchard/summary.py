@@ -53,8 +53,10 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
             rejected_by_reason=rejected,
             rejected_kinds=commonest_kinds(rejections),
         ),
-        "labels": _labels(output),
+        "labels": _by_name(output, "label"),
     }
+    if (kinds := _by_name(output, "kind")).keys() - {""}:
+        found["kinds"] = kinds
     if "metrics" in reduction:
         found["pca"] = reduction["metrics"]
     found |= {
@@ -62,6 +64,9 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         for name in ("baseline", "classifiers", "selection", "calibration", "leak", "group_split")
         if classification.get(name) is not None
     }
+    cards = recall(output, "cards")
+    if cards:
+        found["cards"] = cards["metrics"]
     conflicts = label_conflicts(_featurized(output, ["path", "label", "digest"]))
     if conflicts["images"]:
         found["conflicts"] = conflicts
@@ -70,6 +75,7 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         *conflict_warnings(conflicts),
         *reduction.get("warnings", []),
         *classification.get("warnings", []),
+        *cards.get("warnings", []),
     ]
     found["seconds"] = seconds
     found["images_per_second"] = recall(output, "extraction").get("images_per_second", 0.0)
@@ -126,12 +132,12 @@ def _featurized(output: Output, columns: list[str]) -> pa.Table:
     return table.filter(table["featurized"])
 
 
-def _labels(output: Output) -> dict[str, dict[str, int]]:
-    """Return featurized images by label and split; images without a label count under the empty name."""
-    table = _featurized(output, ["label", "split"])
+def _by_name(output: Output, name: str) -> dict[str, dict[str, int]]:
+    """Return featurized images by one of `NAMES` and split; images without such a name count under the empty one."""
+    table = _featurized(output, [name, "split"])
     counts: dict[str, dict[str, int]] = {}
-    for row in table.group_by(["label", "split"]).aggregate([([], "count_all")]).sort_by("label").to_pylist():
-        counts.setdefault(row["label"] or "", {})[row["split"]] = row["count_all"]
+    for row in table.group_by([name, "split"]).aggregate([([], "count_all")]).sort_by(name).to_pylist():
+        counts.setdefault(row[name] or "", {})[row["split"]] = row["count_all"]
     return counts
 
 

@@ -183,6 +183,34 @@ def manifests() -> Case:
     return case
 
 
+def cards() -> Case:
+    """Any table of cards is read as it will be sent, or refused in one sentence."""
+    from orchard.cards import Cards
+    from orchard.errors import InputError
+
+    rows = [
+        "label,kind,language,name,text,link",
+        'Äpfel,,de,Apfel,"rot,\nsüß",https://example.org/',
+        ",Apple,pt_BR,Maçã,,",
+    ]
+    table = "\r\n".join(rows)
+    originals = [table.encode(), table.replace(",", ";").encode("utf-16"), f"sep=,\n{table}".encode()]
+
+    def case(chance: random.Random) -> str:
+        data = mutated(chance.choice(originals), chance, chance.choice(originals))
+        try:
+            found = Cards.from_csv(data, "cards.csv")
+        except InputError as error:
+            sentence = str(error)
+            assert "\n" not in sentence, sentence
+            assert len(sentence) < 1000, sentence
+            return "refused in one sentence"
+        assert Cards.from_bytes(found.to_bytes()) == found
+        return "read"
+
+    return case
+
+
 def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -359,6 +387,7 @@ TARGETS: dict[str, Callable[[], Case]] = {
     "images": images,
     "bombs": bombs,
     "manifests": manifests,
+    "cards": cards,
     "outputs": outputs,
 }
 

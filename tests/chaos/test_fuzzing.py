@@ -69,7 +69,8 @@ def assert_nothing_wrong(found: tuple[Counter[str], list[str], int], count: int,
 
 
 @pytest.mark.parametrize(
-    ("target", "count", "mebibytes"), [("images", 2500, 800), ("bombs", 10, 1300), ("manifests", 500, 800)]
+    ("target", "count", "mebibytes"),
+    [("images", 2500, 800), ("bombs", 10, 1300), ("manifests", 500, 800), ("cards", 500, 800)],
 )
 def test_files_of_any_content(target: str, count: int, mebibytes: int, note: Note) -> None:
     found = fuzz(target, count * TIMES)

@@ -32,7 +32,7 @@ def test_the_example_in_python_tells_a_fruit(exported: Exporter, fruits: Path, t
 
 def test_the_card_in_the_page_has_the_fields_of_a_card(model: Model) -> None:
     shown, card = json.loads(block("json")), model_card(model, Format.ONNX, Precision.FLOAT32)
-    assert set(shown) == {*card, "file"}
+    assert set(shown) == {*card, "cards", "file"}
     for part in ("input", "output", "backbone", "licences"):
         assert set(shown[part]) == set(card[part])
     assert {*shown["training"]} <= {*card["training"]}

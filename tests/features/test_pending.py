@@ -1,16 +1,20 @@
 """What is done is not done again; what has changed is; what is gone is not dropped unasked."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from orchard.datasets import batches
 from orchard.errors import InputError, UsageError
 from orchard.features.pending import Pending, find_pending, without
+from orchard.files import read_columns
 from orchard.layout import FEATURES, INVENTORY, LISTING, REJECTED, Dataset
 from orchard.output import Output
+from orchard.verify import verify
 
 
 def listing(*images: tuple[str, int, str]) -> pa.Table:
@@ -55,6 +59,40 @@ def find(output: Output, images: pa.Table, *, prune: bool = False, retry_rejecte
 def test_an_unchanged_listing_leaves_nothing_to_do(output: Output) -> None:
     pending = find(output, listing(*ALL))
     assert (pending.images.num_rows, len(pending.replaced)) == (0, 0)
+
+
+def test_another_kind_makes_an_image_new_and_so_does_none(output: Output) -> None:
+    kinds = pa.array(["Citrus", None, None, None], pa.string())
+    images = listing(*ALL)
+    images = images.set_column(images.schema.get_field_index("kind"), LISTING.field("kind"), kinds)
+    pending = find(output, images)
+    assert pending.images.select(["path", "kind"]).to_pylist() == [{"path": "a", "kind": "Citrus"}]
+    assert pending.replaced.to_pylist() == ["a"]
+
+
+def test_files_that_were_written_before_there_were_kinds_are_read_and_written_anew(tmp_path: Path) -> None:
+    """As version 0.1.0 wrote them; of a file that loses rows, the others get the column."""
+    output = Output(str(tmp_path))
+    rows = [
+        {"path": p, "size": 1, "version": "1", "label": "Lemon", "split": "train", "featurized": True} for p in "ab"
+    ]
+    before = pa.Table.from_pylist(rows, INVENTORY).drop_columns("kind")
+    features = pa.Table.from_pylist([{"path": p, "label": "Lemon", "features": [1.0]} for p in "ab"], FEATURES)
+    with output.writing():
+        output.commit(
+            {
+                Dataset.INVENTORY: [output.stage(Dataset.INVENTORY, before)],
+                Dataset.FEATURES: [output.stage(Dataset.FEATURES, features.drop_columns("kind"))],
+            }
+        )
+        assert find(output, listing(*ALL[:2])).images.num_rows == 0
+        assert output.read(Dataset.INVENTORY, ["path", "kind"], INVENTORY)["kind"].to_pylist() == [None, None]
+        (batch,) = batches(output.storage, output.files(Dataset.FEATURES)[0], ["path", "kind"])
+        assert batch.to_pylist() == [{"path": "a", "kind": None}, {"path": "b", "kind": None}]
+        add, _ = without(output, pa.chunked_array([["a"]]))
+        (staged,) = add[Dataset.INVENTORY]
+        assert read_columns(output.storage, replace(staged, name=f"{output.staging}{staged.name}")).schema == INVENTORY
+    assert verify(output)["damage"] == []
 
 
 def test_a_new_image_is_to_do_and_a_replaced_one_too(output: Output) -> None:

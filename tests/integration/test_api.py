@@ -14,7 +14,7 @@ from orchard.settings import load
 
 def test_extract_returns_a_dataframe_of_features(spark: Any, painted: Path) -> None:
     frame = orchard.extract(spark, str(painted), limit=12)
-    assert frame.columns == ["path", "label", "split", "width", "height", "features"]
+    assert frame.columns == ["path", "label", "kind", "split", "width", "height", "features"]
     rows = frame.collect()
     assert len(rows) == 12
     assert {len(row.features) for row in rows} == {1280}

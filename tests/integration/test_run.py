@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import orchard
+from orchard.cards import Cards
+from orchard.export.formats import Format
+from orchard.export.writing import export
 from orchard.features.artifact import Artifact
 from orchard.features.engines import load_engine
 from orchard.images.decoding import Decoded, Limits, decode
+from orchard.inference.model import Model
 from orchard.layout import FEATURES, INVENTORY, PREDICTIONS, REDUCED, REJECTED
 from orchard.reduction.pca import Reduction
 
@@ -21,13 +27,14 @@ from .conftest import COLOURS, Result, paint
 Run = Callable[..., Result]
 
 
+def settings(folder: Path) -> dict[str, Any]:
+    """Of the run that is looked at."""
+    return {"split_by": "group", "kind_from": "words", "cards": str(folder / "cards.csv")}
+
+
 @pytest.fixture(scope="module")
 def whole(spark: Any, painted: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """One run with both classifiers and three broken files, for the tests that only look."""
-    import shutil
-
-    import orchard
-
     folder = tmp_path_factory.mktemp("whole")
     photos = Path(shutil.copytree(painted, folder / "photos"))
     (photos / "Training" / "Lemon #2" / ".hidden.jpg").write_bytes(b"")
@@ -35,7 +42,8 @@ def whole(spark: Any, painted: Path, tmp_path_factory: pytest.TempPathFactory) -
     whole_file = next((photos / "Test" / "Lemon #2").iterdir()).read_bytes()
     (photos / "Test" / "Lemon #2" / "half.jpg").write_bytes(whole_file[: len(whole_file) // 2])
     (photos / "LICENSE").write_text("You may look at these.")
-    outcome = orchard.run(spark, str(photos), str(folder / "out"), split_by="group")
+    (folder / "cards.csv").write_text("label,kind,language,name\n,Plum,fr,Prune\n")
+    outcome = orchard.run(spark, str(photos), str(folder / "out"), **settings(folder))
     assert outcome.within_limits
     return Result(folder / "out", json.loads((folder / "out" / "metrics.json").read_text()))
 
@@ -77,13 +85,49 @@ def test_labels_and_splits_come_from_the_folders_as_they_are_named(whole: Result
         assert (row["width"], row["height"], len(row["features"])) == (40, 40, 1280)
 
 
+def test_kinds_follow_the_labels_through_every_dataset(whole: Result) -> None:
+    kinds = {"Cerise d'été": "Cerise", "Lemon #2": "Lemon", "_Plum 50%": "Plum"}
+    for dataset in ("inventory", "features", "reduced"):
+        table = whole.table(dataset)
+        assert set(zip(table["label"].to_pylist(), table["kind"].to_pylist(), strict=True)) == set(kinds.items())
+    assert whole.metrics["kinds"] == {kind: {"test": 6, "train": 24} for kind in kinds.values()}
+
+
+def test_cards_go_with_the_model_and_other_cards_need_no_training(whole: Result, spark: Any, tmp_path: Path) -> None:
+    folder = whole.folder.parent
+    assert whole.metrics["cards"] == {
+        "cards": 1,
+        "languages": ["fr"],
+        "labels_without": ["Cerise d'été", "Lemon #2"],
+    }
+    (said,) = (warning for warning in whole.metrics["warnings"] if "card" in warning)
+    assert said == "2 of 3 labels have no card: Cerise d'été, Lemon #2; add rows to the cards."
+    before = Model.load(str(whole.folder))
+    assert before.cards == Cards({}, {"Plum": {"fr": {"name": "Prune"}}})
+
+    (tmp_path / "cards.csv").write_text("label,kind,language,name\n,Plum,fr,Prune\nLemon #2,,fr,Citron\n")
+    output = str(shutil.copytree(whole.folder, tmp_path / "out"))
+    other = settings(folder) | {"cards": str(tmp_path / "cards.csv")}
+    metrics = orchard.run(spark, str(folder / "photos"), output, **other).metrics
+    assert metrics["images"]["decoded"] == 0
+    assert metrics["classifiers"] == whole.metrics["classifiers"]  # their seconds too
+    assert metrics["cards"]["labels_without"] == ["Cerise d'été"]
+    after = Model.load(output)
+    assert after.cards.labels == {"Lemon #2": {"fr": {"name": "Citron"}}}
+    assert after.digest == before.digest
+    exported = export(output, str(tmp_path / "model.xml"), Format.OPENVINO)
+    assert json.loads((tmp_path / "model.json").read_text())["cards"] == after.cards.as_list() == exported.card["cards"]
+    assert "Citron" not in (tmp_path / "model.xml").read_text()
+
+
 def test_the_csv_holds_the_same_as_the_parquet(whole: Result) -> None:
     parts = sorted((whole.folder / "reduced_csv").iterdir())
     assert all(gzip.decompress(part.read_bytes()) for part in parts)
     csv = pd.concat([pd.read_csv(part) for part in parts]).sort_values("path", ignore_index=True)
     parquet = whole.table("reduced").to_pandas().sort_values("path", ignore_index=True)
     assert csv["path"].tolist() == parquet["path"].tolist()
-    assert csv["label"].tolist() == parquet["label"].tolist()
+    for name in ("label", "kind"):
+        assert csv[name].tolist() == parquet[name].tolist()
     np.testing.assert_allclose(
         csv.filter(like="pc_").to_numpy(), np.stack(parquet["pca_features"]), rtol=1e-4, atol=1e-4
     )

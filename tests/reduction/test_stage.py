@@ -19,6 +19,7 @@ from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Reduction
 from orchard.reduction.stage import load, reduce
 
+KINDS = ["Fruit", "=Drupe", None]
 LABELS = ["plum", 'Granny "Smith"', "=Lady, Pink", "two\nlines", "café %20 #1", None]
 
 
@@ -33,6 +34,7 @@ def commit(output: Output, values: np.ndarray, rows_per_file: int = 50) -> pa.Ta
         [
             pa.array([f"/in/{LABELS[i % 6]}/{i}.jpg" for i in range(n)]),
             pa.array([LABELS[i % 6] for i in range(n)]),
+            pa.array([KINDS[i % 3] for i in range(n)]),
             pa.array([("train", "test", "train", "validation")[i % 4] for i in range(n)]),
             pa.array([100] * n, pa.int32()),
             pa.array([100] * n, pa.int32()),
@@ -72,7 +74,7 @@ def test_every_row_is_reduced_once_and_only_training_rows_are_fitted(spark: Spar
     assert result.metrics["explained_variance"] >= 0.9
     assert result.warnings == []
     reduced = reduced_rows(output)
-    for column in ("path", "label", "split"):
+    for column in ("path", "label", "kind", "split"):
         assert reduced.column(column).to_pylist() == rows.column(column).to_pylist()
     components = matrix(reduced.column("pca_features").combine_chunks())
     np.testing.assert_allclose(components, expected.transform(values), rtol=1e-4, atol=1e-4)
@@ -88,14 +90,15 @@ def test_the_csv_holds_the_same_rows_whatever_the_names(spark: SparkSession, out
         assert len(part) == file.rows
         parts.append(part)
     csv = pd.concat(parts, ignore_index=True)
-    assert list(csv.columns) == ["path", "label", "split", *(f"pc_{i}" for i in range(1, k + 1))]
+    assert list(csv.columns) == ["path", "label", "kind", "split", *(f"pc_{i}" for i in range(1, k + 1))]
     reduced = reduced_rows(output)
     assert csv["path"].tolist() == reduced.column("path").to_pylist()
     assert "'=Lady, Pink" in set(csv["label"])  # no formula for a spreadsheet
     labels = csv["label"].str.removeprefix("'").replace({np.nan: None})
     assert labels.tolist() == reduced.column("label").to_pylist()
+    assert set(csv["kind"].dropna()) == {"Fruit", "'=Drupe"}
     components = matrix(reduced.column("pca_features").combine_chunks())
-    np.testing.assert_array_equal(csv.iloc[:, 3:].to_numpy(np.float32), components)
+    np.testing.assert_array_equal(csv.iloc[:, 4:].to_numpy(np.float32), components)
 
 
 def test_reducing_again_replaces_and_the_saved_reduction_serves_new_images(spark: SparkSession, output: Output) -> None:

@@ -17,7 +17,8 @@ from orchard.classification.training import Classifier, coefficients, train, vec
 from orchard.datasets import frame
 from orchard.errors import InputError
 from orchard.files import DataFile
-from orchard.inference.calibration import LEAST_ROWS, Calibration
+from orchard.inference.calibration import LEAST_ROWS, Calibration, threshold
+from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
 from orchard.layout import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, REDUCED, STATISTICS, Dataset, Split, Trial
 from orchard.output import Output
@@ -40,12 +41,14 @@ class Fitted:
         files: of the model's folder, by name.
         trial: how it did on the images held out when it was fitted without them; None: too few are held out.
         calibration: by them.
+        kind_threshold: the least confidence of a sure kind, by them; None where there are no kinds.
     """
 
     linear: Linear
     files: dict[str, bytes]
     trial: Trial | None
     calibration: Calibration
+    kind_threshold: float | None
 
 
 class Candidates:
@@ -59,12 +62,21 @@ class Candidates:
         output: with reduced features.
         seed: of the rows that are held out.
         sure_at: how often a sure answer is to be right, 0..1.
+        counts: how many training images have a label and a kind.
 
     Raises:
         InputError: the features are not reduced.
     """
 
-    def __init__(self, spark: SparkSession, output: Output, *, seed: int, sure_at: float) -> None:
+    def __init__(
+        self,
+        spark: SparkSession,
+        output: Output,
+        *,
+        seed: int,
+        sure_at: float,
+        counts: Mapping[tuple[str, str | None], int],
+    ) -> None:
         data = output.part(STATISTICS)
         if data is None:
             raise InputError(
@@ -77,6 +89,8 @@ class Candidates:
         is_validation, self._roles = roles_of(output, seed)
         self.split = Split.VALIDATION if is_validation else Split.TRAIN
         self.labels = everything.columns["label"].names
+        self.kinds = Kinds.of(self.labels, counts)
+        self._counts = counts
         self._final = discriminant.fit(everything.labelled, everything.columns["label"], self.reduction)
         self.familiarity = self._final.familiarity
         self._trial, self._trial_labels = self._final, self.labels
@@ -124,7 +138,18 @@ class Candidates:
             familiarity=self._trial.familiarity,
             sure_at=self._sure_at,
         )
-        return Fitted(final, files, figures, calibration)
+        return Fitted(final, files, figures, calibration, self._kind_threshold(trial, calibration))
+
+    def _kind_threshold(self, trial: Linear, calibration: Calibration) -> float | None:
+        kinds = Kinds.of(self._trial_labels, self._counts)
+        if kinds is None:
+            return None
+        if not self.held_out:
+            return 1.0
+        features = self._images.features
+        familiar = self._trial.familiarity(features) >= calibration.familiarity
+        shares = kinds.probabilities(calibration.probabilities(trial(features[familiar])))
+        return threshold(shares, self._images.classes("kind", kinds.names)[familiar], self._sure_at)
 
     def _regression(self, rows: DataFrame, labels: Sequence[str]) -> tuple[Linear | None, bytes, str | None]:
         variances = self.reduction.explained_variance_

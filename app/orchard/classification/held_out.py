@@ -18,8 +18,8 @@ from orchard.images.selection import seeded_hashes
 from orchard.inference.calibration import LEAST_ROWS, Calibration, fit, log_loss
 from orchard.inference.familiarity import KNOWN, Familiarity
 from orchard.inference.linear import Linear
-from orchard.layout import Trial
-from orchard.reduction.stage import LABEL_COLUMNS, Roles
+from orchard.layout import NAMES, Trial
+from orchard.reduction.stage import Roles
 from orchard.reduction.statistics import Role
 from orchard.storage import Storage
 
@@ -59,7 +59,7 @@ def collect(spark: SparkSession, storage: Storage, files: Sequence[DataFile], ro
     width = max((features.shape[1] for features, _ in found), default=0)
     return HeldOut(
         np.concatenate([np.empty((0, width), np.float32), *(f for f, _ in found if len(f))]),
-        {name: [value for _, columns in found for value in columns[name]] for name in LABEL_COLUMNS},
+        {name: [value for _, columns in found for value in columns[name]] for name in NAMES},
     )
 
 
@@ -68,10 +68,10 @@ def _held_out(
 ) -> tuple[NDArray[np.float32], dict[str, list[str | None]]]:
     files, roles = work
     features: list[NDArray[np.float32]] = []
-    columns: dict[str, list[str | None]] = {name: [] for name in LABEL_COLUMNS}
+    columns: dict[str, list[str | None]] = {name: [] for name in NAMES}
     for file in files:
         start = 0
-        for batch in batches(storage, file, ["path", *LABEL_COLUMNS, "features"]):
+        for batch in batches(storage, file, ["path", *NAMES, "features"]):
             role = roles[file.name][start : start + len(batch)]
             start += len(batch)
             is_chosen = (role == Role.HELD_OUT) & batch.column("label").is_valid().to_numpy(zero_copy_only=False)
@@ -79,7 +79,7 @@ def _held_out(
                 is_chosen &= seeded_hashes(batch.column("path").to_pylist(), 0) < share * 2.0**64
             at = np.flatnonzero(is_chosen)
             features.append(matrix(batch.column("features"))[at])
-            for name in LABEL_COLUMNS:
+            for name in NAMES:
                 columns[name] += batch.column(name).take(pa.array(at)).to_pylist()
     return np.concatenate(features), columns
 

@@ -18,8 +18,9 @@ from orchard.datasets import balance, batches, matrix
 from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.inference.calibration import Calibration, softmax
 from orchard.inference.familiarity import Familiarity
+from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
-from orchard.layout import PREDICTIONS, Answer, Dataset, Split
+from orchard.layout import NAMES, PREDICTIONS, Answer, Dataset, Split
 from orchard.output import Output
 from orchard.reduction.stage import PART_ROWS
 from orchard.storage import Storage
@@ -41,6 +42,7 @@ class LinearModel:
     linear: Linear
     calibration: Calibration
     familiarity: Familiarity
+    kinds: Kinds | None = None
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,20 @@ class Measured:
         return cls(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] > 0)
 
 
-def write_linear(spark: SparkSession, output: Output, model: LinearModel) -> tuple[list[DataFile], Pairs, Measured]:
+@dataclass(frozen=True)
+class Written:
+    """Staged predictions: the files, and the pairs of the test images, of labels and of kinds."""
+
+    files: list[DataFile]
+    labels: Pairs
+    kinds: Pairs
+
+
+def write_linear(spark: SparkSession, output: Output, model: LinearModel) -> tuple[Written, Measured]:
     """Stage the predictions of a linear classifier for all labelled features.
 
     Returns:
-        The files, the pairs of the test images, and what their answers are like.
+        The predictions, and what the answers to the test images are like.
     """
     context = spark.sparkContext
     files = output.files(Dataset.FEATURES)
@@ -78,42 +89,42 @@ def write_linear(spark: SparkSession, output: Output, model: LinearModel) -> tup
     write = partial(_write_linear_part, output.storage, output.staging, shared)
     found = [done for done in tasks.run(context, write, groups) if done is not None]
     shared.unpersist()
-    pairs = [pair for _, some, _ in found for pair in some]
-    rows = np.concatenate([np.empty((0, 4), np.float32), *(measured for _, _, measured in found)])
-    return [file for file, _, _ in found], pairs, Measured.of(rows)
+    rows = np.concatenate([np.empty((0, 4), np.float32), *(measured for _, measured in found)])
+    return _together([written for written, _ in found]), Measured.of(rows)
 
 
 def write_forest(
-    output: Output, classifier: str, predictions: DataFrame, labels: Sequence[str]
-) -> tuple[list[DataFile], Pairs]:
+    output: Output, classifier: str, predictions: DataFrame, labels: Sequence[str], kinds: Kinds | None
+) -> Written:
     """Stage the predictions of Spark ML's forest, rows of `orchard.classification.training.predict`."""
-    write = partial(_write_forest_part, output.storage, output.staging, classifier, list(labels))
-    schema = (
-        "name string, rows long, size long, digest string, "
-        "confusion array<struct<label: string, predicted: string, count: long>>"
-    )
-    written = tasks.collect(tasks.map_batches(predictions, write, schema))
-    files = [DataFile(row["name"], row["rows"], row["size"], row["digest"]) for row in written]
-    return files, [(p["label"], p["predicted"], p["count"]) for row in written for p in row["confusion"]]
+    write = partial(_write_forest_part, output.storage, output.staging, classifier, list(labels), kinds=kinds)
+    parts = tasks.collect(tasks.map_batches(predictions, write, "written binary"))
+    return _together([pickle.loads(row["written"]) for row in parts])  # noqa: S301 - our workers'
+
+
+def _together(parts: Sequence[Written]) -> Written:
+    files, labels, kinds = ([one for part in parts for one in getattr(part, name)] for name in Written.__annotations__)
+    return Written(files, labels, kinds)
 
 
 def _write_linear_part(
     storage: Storage, staging: str, shared: Broadcast[bytes], files: Sequence[DataFile]
-) -> tuple[DataFile, Pairs, NDArray[np.float32]] | None:
+) -> tuple[Written, NDArray[np.float32]] | None:
     model: LinearModel = pickle.loads(shared.value)  # noqa: S301 - the driver's
     names = pa.array(model.labels, pa.string())
     index = {label: number for number, label in enumerate(model.labels)}
     rows: list[pa.RecordBatch] = []
     measured = [np.empty((0, 4), np.float32)]
     for file in files:
-        for read in batches(storage, file, ["path", "label", "split", "features"]):
+        for read in batches(storage, file, ["path", *NAMES, "split", "features"]):
             batch = read.filter(read.column("label").is_valid())
             if not batch.num_rows:
                 continue
             features = matrix(batch.column("features"))
             scores = model.linear(features)
             chosen = scores.argmax(axis=1)
-            after = softmax(scores / model.calibration.temperature).max(axis=1)
+            probabilities = softmax(scores / model.calibration.temperature)
+            after = probabilities.max(axis=1)
             near = model.familiarity(features)
             answers = np.where(after >= model.calibration.threshold, str(Answer.SURE), str(Answer.NOT_SURE))
             answers = np.where(near < model.calibration.familiarity, str(Answer.UNKNOWN), answers)
@@ -123,6 +134,10 @@ def _write_linear_part(
                 "familiarity": pa.array(near),
                 "answer": pa.array(answers, pa.string()),
             }
+            if model.kinds is not None:
+                shares = model.kinds.probabilities(probabilities)
+                said["kind_confidence"] = pa.array(shares.max(axis=1))
+                said["predicted_kind"] = pa.array(model.kinds.names, pa.string()).take(pa.array(shares.argmax(axis=1)))
             rows.append(_rows(batch, model.classifier, said))
             is_test = pc.equal(batch.column("split"), Split.TEST).fill_null(False).to_numpy(zero_copy_only=False)
             if is_test.any():
@@ -133,11 +148,17 @@ def _write_linear_part(
     if not rows:
         return None
     table = pa.Table.from_batches(rows)
-    return _stage(storage, staging, table), _pairs(table), np.concatenate(measured)
+    return _stage(storage, staging, table), np.concatenate(measured)
 
 
 def _write_forest_part(
-    storage: Storage, staging: str, classifier: str, labels: list[str], predictions: Iterator[pa.RecordBatch]
+    storage: Storage,
+    staging: str,
+    classifier: str,
+    labels: list[str],
+    predictions: Iterator[pa.RecordBatch],
+    *,
+    kinds: Kinds | None,
 ) -> Iterator[pa.RecordBatch]:
     names = pa.array(labels, pa.string())
     # A probability of each class is dropped batch by batch: of 16,384 rows and 3,000 classes they take 0.2 GB.
@@ -146,25 +167,20 @@ def _write_forest_part(
         if batch.num_rows:
             shares = matrix(batch.column("probability"))
             said = {"predicted": names.take(batch.column("class")), "confidence": pa.array(shares.max(axis=1))}
+            if kinds is not None:
+                of_label = pa.array([kinds.of_label(place) for place in range(len(labels))], pa.string())
+                said["predicted_kind"] = of_label.take(batch.column("class"))
             rows.append(_rows(batch, classifier, said))
     if not rows:
         return
     table = pa.Table.from_batches(rows)
-    file = _stage(storage, staging, table)
-    pairs = [{"label": label, "predicted": predicted, "count": count} for label, predicted, count in _pairs(table)]
-    pair_type = pa.struct([("label", pa.string()), ("predicted", pa.string()), ("count", pa.int64())])
-    yield pa.record_batch(
-        [
-            *(pa.array([value]) for value in (file.name, file.rows, file.size, file.digest)),
-            pa.array([pairs], pa.list_(pair_type)),
-        ],
-        names=["name", "rows", "size", "digest", "confusion"],
-    )
+    written = pickle.dumps(_stage(storage, staging, table))
+    yield pa.record_batch([pa.array([written], pa.binary())], names=["written"])
 
 
 def _rows(batch: pa.RecordBatch, classifier: str, said: dict[str, pa.Array]) -> pa.RecordBatch:
     """Return rows of `PREDICTIONS`."""
-    columns: dict[str, Any] = {name: batch.column(name) for name in ("path", "label", "split")}
+    columns: dict[str, Any] = {name: batch.column(name) for name in ("path", *NAMES, "split")}
     columns |= {"classifier": pa.repeat(pa.scalar(classifier), batch.num_rows), **said}
     nothing = pa.nulls(batch.num_rows)
     return pa.record_batch(
@@ -172,12 +188,16 @@ def _rows(batch: pa.RecordBatch, classifier: str, said: dict[str, pa.Array]) -> 
     )
 
 
-def _stage(storage: Storage, staging: str, table: pa.Table) -> DataFile:
-    data = parquet_bytes(table, dictionary=["label", "split", "classifier", "predicted", "answer"])
-    return stage_file(storage, staging, part(Dataset.PREDICTIONS), data, table.num_rows)
-
-
-def _pairs(table: pa.Table) -> Pairs:
+def _stage(storage: Storage, staging: str, table: pa.Table) -> Written:
+    names = [field.name for field in PREDICTIONS if field.type == pa.string() and field.name != "path"]
+    file = stage_file(
+        storage, staging, part(Dataset.PREDICTIONS), parquet_bytes(table, dictionary=names), table.num_rows
+    )
     test = table.filter(pc.equal(table.column("split"), Split.TEST))
-    confusion = test.group_by(["label", "predicted"]).aggregate([([], "count_all")]).to_pylist()
-    return [(pair["label"], pair["predicted"], pair["count_all"]) for pair in confusion]
+    return Written([file], _pairs(test, "label", "predicted"), _pairs(test, "kind", "predicted_kind"))
+
+
+def _pairs(test: pa.Table, true: str, predicted: str) -> Pairs:
+    pairs = test.select([true, predicted]).drop_null()
+    confusion = pairs.group_by([true, predicted]).aggregate([([], "count_all")]).to_pylist()
+    return [(pair[true], pair[predicted], pair["count_all"]) for pair in confusion]

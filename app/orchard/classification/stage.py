@@ -16,17 +16,18 @@ from orchard.classification.candidates import Candidates, choose
 from orchard.classification.groups import evaluate_groups
 from orchard.classification.leak import find_leak
 from orchard.classification.metrics import evaluate, majority_baseline
-from orchard.classification.predictions import LinearModel, Pairs, write_forest, write_linear
+from orchard.classification.predictions import LinearModel, Pairs, Written, write_forest, write_linear
 from orchard.classification.training import Classifier, forest_files, predict, train, vectors
 from orchard.datasets import read
 from orchard.errors import InputError, TrainingError
-from orchard.files import DataFile
 from orchard.inference.calibration import LEAST_ROWS, Calibration, Decision
 from orchard.layout import (
     CALIBRATION,
     FAMILIARITY,
     INVENTORY,
+    KINDS,
     LABELS,
+    NAMES,
     Baseline,
     CalibrationMetrics,
     ClassifierMetrics,
@@ -58,6 +59,7 @@ class Classification(TypedDict, total=False):
     classifiers: dict[str, ClassifierMetrics]
     trials: dict[str, Trial | None]  # of linear classifiers
     calibrations: dict[str, dict[str, float]]  # of linear classifiers
+    kind_thresholds: dict[str, float | None]  # of linear classifiers
     answers: dict[str, CalibrationMetrics | None]  # of linear classifiers
     selection: Selection | None
     calibration: CalibrationMetrics | None  # of the one that answers
@@ -122,13 +124,12 @@ def classify(
     """
     if not output.rows(Dataset.REDUCED):
         raise InputError(f"{output.url} holds no reduced features: run orchard reduce first.")
-    inventory = output.read(Dataset.INVENTORY, ["path", "label", "split", "digest", "featurized"], INVENTORY)
+    inventory = output.read(Dataset.INVENTORY, ["path", *NAMES, "split", "digest", "featurized"], INVENTORY)
     rows = inventory.filter(inventory["featurized"])
     _check(*(_count(rows, split) for split in (Split.TRAIN, Split.TEST)))
-    candidates = Candidates(spark, output, seed=seed, sure_at=sure_at)
+    candidates = Candidates(spark, output, seed=seed, sure_at=sure_at, counts=_kinds_of_labels(rows))
 
     found, files = _begin(output, key, rows, candidates)
-    files[FAMILIARITY] = candidates.familiarity.to_bytes()
     table = vectors(read(spark, output, Dataset.REDUCED)).cache()
     try:
         for classifier in classifiers:
@@ -140,18 +141,18 @@ def classify(
                 found |= {"lacked": driver_memory, "warnings": [*found["warnings"], lack]}
             if done is None:
                 continue
-            made, staged, pairs = done
+            made, written = done
             files |= made
             if classifier.is_linear:
                 files[CALIBRATION] = _choose(found, candidates, answer_with).to_bytes()
-            measured = _evaluate(pairs, rows)
+            measured = _evaluate(written, rows)
             measured["seconds"] = time.perf_counter() - start
             is_first = not found["classifiers"]
             found["classifiers"] = found["classifiers"] | {str(classifier): measured}
             if len(found["classifiers"]) == len(classifiers) and not split_by_group:
                 found["key"] = key
             output.commit(
-                {Dataset.PREDICTIONS: staged},
+                {Dataset.PREDICTIONS: written.files},
                 replace={Dataset.PREDICTIONS} if is_first else (),
                 properties={"classification": found},
                 model=output.stage_model(files),
@@ -195,6 +196,7 @@ def _begin(output: Output, key: str, rows: pa.Table, candidates: Candidates) -> 
         "classifiers": {},
         "trials": {},
         "calibrations": {},
+        "kind_thresholds": {},
         "answers": {},
         "selection": None,
         "calibration": None,
@@ -203,7 +205,11 @@ def _begin(output: Output, key: str, rows: pa.Table, candidates: Candidates) -> 
         "group_split": None,
         "warnings": warnings,
     }
-    return found, {LABELS: json.dumps(sorted(train_counts), ensure_ascii=False).encode()}
+    files = {
+        LABELS: json.dumps(candidates.labels, ensure_ascii=False).encode(),
+        FAMILIARITY: candidates.familiarity.to_bytes(),
+    }
+    return found, files | ({KINDS: candidates.kinds.to_bytes()} if candidates.kinds else {})
 
 
 def _do(
@@ -216,32 +222,36 @@ def _do(
     found: Classification,
     seed: int,
     sure_at: float,
-) -> tuple[str | None, tuple[dict[str, bytes], list[DataFile], Pairs] | None]:
+) -> tuple[str | None, tuple[dict[str, bytes], Written] | None]:
     """Train a classifier and predict every row; what is learned of a linear one goes into `found`.
 
     Returns:
-        What memory was too little for, and the model's files, the staged predictions and the pairs of the test rows.
+        What memory was too little for, and the model's files with the staged predictions.
     """
     if not classifier.is_linear:
         variances = candidates.reduction.explained_variance_
         model, lack = train(classifier, table, candidates.labels, variances=variances, seed=seed)
         if model is None:
             return lack, None
-        staged, pairs = write_forest(output, str(classifier), predict(model, table), candidates.labels)
-        return lack, (forest_files(spark, output, model), staged, pairs)
+        predictions = predict(model, table)
+        written = write_forest(output, str(classifier), predictions, candidates.labels, candidates.kinds)
+        return lack, (forest_files(spark, output, model), written)
     fitted, lack = candidates.fit(classifier, table)
     if fitted is None:
         return lack, None
     name = str(classifier)
-    answering = LinearModel(name, candidates.labels, fitted.linear, fitted.calibration, candidates.familiarity)
-    staged, pairs, answered = write_linear(spark, output, answering)
+    answering = LinearModel(
+        name, candidates.labels, fitted.linear, fitted.calibration, candidates.familiarity, candidates.kinds
+    )
+    written, answered = write_linear(spark, output, answering)
     figures = measure_answers(
         answered, fitted.calibration, split=candidates.split, rows=candidates.held_out, sure_at=sure_at
     )
     found["trials"] = found["trials"] | {name: fitted.trial}
     found["calibrations"] = found["calibrations"] | {name: fitted.calibration.as_json()}
     found["answers"] = found["answers"] | {name: figures}
-    return lack, (fitted.files, staged, pairs)
+    found["kind_thresholds"] = found["kind_thresholds"] | {name: fitted.kind_threshold}
+    return lack, (fitted.files, written)
 
 
 def _choose(found: Classification, candidates: Candidates, answer_with: str | None) -> Decision:
@@ -255,16 +265,27 @@ def _choose(found: Classification, candidates: Candidates, answer_with: str | No
         why=why,
     )
     found["calibration"] = found["answers"][chosen] if candidates.held_out else None
-    return Decision(chosen, Calibration.from_json(found["calibrations"][chosen]))
+    return Decision(chosen, Calibration.from_json(found["calibrations"][chosen]), found["kind_thresholds"][chosen])
 
 
-def _evaluate(pairs: Pairs, rows: pa.Table) -> ClassifierMetrics:
-    return evaluate(
-        [true for true, _, _ in pairs],
-        [predicted for _, predicted, _ in pairs],
-        counts=[count for _, _, count in pairs],
-        train_rows=sum(_count(rows, Split.TRAIN).values()),
-    )
+def _evaluate(written: Written, rows: pa.Table) -> ClassifierMetrics:
+    train_rows = sum(_count(rows, Split.TRAIN).values())
+    measured = _evaluate_pairs(written.labels, train_rows)
+    if written.kinds:
+        measured["by_kind"] = _evaluate_pairs(written.kinds, train_rows)
+    return measured
+
+
+def _evaluate_pairs(pairs: Pairs, train_rows: int) -> ClassifierMetrics:
+    true, predicted, counts = (list(values) for values in zip(*pairs, strict=True)) if pairs else ([], [], [])
+    return evaluate(true, predicted, counts=counts, train_rows=train_rows)
+
+
+def _kinds_of_labels(rows: pa.Table) -> dict[tuple[str, str | None], int]:
+    """Return how many training images have a label and a kind."""
+    training = rows.filter(pc.equal(rows["split"], Split.TRAIN))
+    counts = training.filter(training["label"].is_valid()).group_by([*NAMES]).aggregate([([], "count_all")])
+    return {(row["label"], row["kind"]): row["count_all"] for row in counts.to_pylist()}
 
 
 def _count(rows: pa.Table, split: Split) -> dict[str, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.layout import RANDOM_FOREST
+from orchard.layout import NAMES, RANDOM_FOREST
 from orchard.output import Output
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ _SPARK_ITSELF = 150 * 2**20
 
 
 def vectors(rows: DataFrame) -> DataFrame:
-    """Return ``path, label, split, components``: rows of ``reduced`` that have a label, as Spark ML's vectors."""
+    """Return ``path, label, kind, split, components``: rows of ``reduced`` that have a label, as Spark ML's vectors."""
     from pyspark.ml.functions import array_to_vector
     from pyspark.sql.functions import col
 
     components = array_to_vector(col("pca_features").cast("array<double>")).alias("components")
-    return rows.where("label is not null").select("path", "label", "split", components)
+    return rows.where("label is not null").select("path", *NAMES, "split", components)
 
 
 def train(
@@ -178,13 +178,13 @@ def half_whitening(variances: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def predict(model: Any, rows: DataFrame) -> DataFrame:
-    """Return ``path, label, split, class, probability`` for rows of `vectors`: a class index, and of each class."""
+    """Return ``path, label, kind, split, class, probability`` for rows of `vectors`: a class index, and of each class."""
     from pyspark.ml.functions import vector_to_array
     from pyspark.sql.functions import col
 
     return model.transform(rows).select(
         "path",
-        "label",
+        *NAMES,
         "split",
         col("prediction").cast("int").alias("class"),
         vector_to_array("probability", "float32").alias("probability"),

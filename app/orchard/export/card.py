@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchard.export.formats import FAMILIARITY, INPUT, OUTPUT, Format, Precision
+from orchard.export.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
+from orchard.export.graph import output_shapes
 from orchard.features.backbones import find
 from orchard.inference.model import Model
 from orchard.layout import Answer
@@ -35,15 +36,18 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
         "format": str(kind),
         "precision": str(precision),
         "labels": list(model.labels),
+        "kinds": list(model.kinds.names) if model.kinds else None,
         "input": _input(kind, artifact.input_size),
         "outputs": _outputs(model, 1 if kind is Format.LITERT else "n"),
         "classifier": model.classifier,
         "temperature": calibration.temperature,
         "threshold": calibration.threshold,
         "familiarity_threshold": calibration.familiarity,
+        "kind_threshold": model.kinds.threshold if model.kinds else None,
         "answers": {
             Answer.UNKNOWN: "If familiarity is below familiarity_threshold: it is unlike anything that was learned.",
             Answer.NOT_SURE: "Otherwise, if the greatest probability is below threshold: which label is not sure.",
+            "kind": "If which label is not sure, but the greatest kind probability reaches kind_threshold: that kind.",
             Answer.SURE: "Otherwise: the label of the greatest probability.",
         },
         "backbone": {
@@ -67,19 +71,18 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
     return card
 
 
+_MEANINGS = {
+    OUTPUT: "calibrated probabilities, in the order of labels; each row sums to 1",
+    FAMILIARITY: "how near the photo lies to what was learned, 0 to 1",
+    KIND_PROBABILITIES: "probabilities of the kinds, in their order: the sums of those of their labels",
+}
+
+
 def _outputs(model: Model, rows: int | str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
-        {
-            "name": OUTPUT,
-            "dtype": "float32",
-            "shape": [rows, len(model.labels)],
-            "meaning": "calibrated probabilities, in the order of labels; each row sums to 1",
-        }
+    return [
+        {"name": name, "dtype": "float32", "shape": [rows, *shape[1:]], "meaning": _MEANINGS[name]}
+        for name, shape in output_shapes(model).items()
     ]
-    if model.familiarity is not None:
-        meaning = "how near the photo lies to what was learned, 0 to 1"
-        found.append({"name": FAMILIARITY, "dtype": "float32", "shape": [rows], "meaning": meaning})
-    return found
 
 
 def _input(kind: Format, size: int) -> dict[str, Any]:

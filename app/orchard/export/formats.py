@@ -10,6 +10,8 @@ INPUT = "image"
 """The graph's input: uint8 (n, height, width, 3), RGB."""
 OUTPUT = "probabilities"
 """An output of the graph: float32 (n, n_classes), rows that sum to 1."""
+KIND_PROBABILITIES = "kind_probabilities"
+"""An output of the graph if the model knows kinds: float32 (n, n_kinds)."""
 FAMILIARITY = "familiarity"
 """An output of the graph: float32 (n,), 0..1; see `orchard.inference.familiarity.Familiarity`."""
 

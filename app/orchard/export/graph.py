@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import UsageError
-from orchard.export.formats import FAMILIARITY, INPUT, OUTPUT
+from orchard.export.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT
 from orchard.features.artifact import EngineName
 from orchard.features.engines import import_openvino
 from orchard.inference.familiarity import Familiarity
@@ -49,6 +49,8 @@ def folded_graph(model: Model) -> Any:
     outputs = {OUTPUT: probabilities}
     if model.familiarity is not None:
         outputs[FAMILIARITY] = _familiarity(opset, features, model.familiarity)
+    if model.kinds is not None:
+        outputs[KIND_PROBABILITIES] = opset.matmul(probabilities, model.kinds.shares, False, False)
     results = [opset.result(node, name=f"{name}/result") for name, node in outputs.items()]
     folded = openvino.Model(results, [pixels], model.artifact.backbone)
     folded.inputs[0].tensor.set_names({INPUT})
@@ -75,6 +77,16 @@ def _familiarity(opset: Any, features: Any, familiarity: Familiarity) -> Any:
     lengths = opset.sqrt(opset.multiply(opset.sqrt(among), opset.sqrt(opset.maximum(whole, among))))
     score = opset.divide(nearest, opset.maximum(lengths, np.array([1e-12], np.float32)))
     return opset.clamp(score, 0.0, 1.0, name=FAMILIARITY)
+
+
+def output_shapes(model: Model) -> dict[str, list[str | int]]:
+    """Return the shape of each output of the graph, ``n`` for the images."""
+    shapes: dict[str, list[str | int]] = {OUTPUT: ["n", len(model.labels)]}
+    if model.familiarity is not None:
+        shapes[FAMILIARITY] = ["n"]
+    if model.kinds is not None:
+        shapes[KIND_PROBABILITIES] = ["n", len(model.kinds.names)]
+    return shapes
 
 
 def head(model: Model) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
-from orchard.export.formats import FAMILIARITY, INPUT, OUTPUT, Format, Precision
+from orchard.export.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
 from orchard.export.graph import head
 from orchard.export.quantization import FLOAT32_CONVOLUTIONS
 from orchard.features.backbones import Backbone, find
@@ -91,6 +91,8 @@ def keras_file(
         np.savez(folder / "head.npz", weights=matrix, bias=bias[0])
         if model.familiarity is not None:
             (folder / "familiarity.npz").write_bytes(model.familiarity.to_bytes())
+        if model.kinds is not None:
+            np.save(folder / "kinds.npy", model.kinds.shares)
         if images is not None:
             np.save(folder / "images.npy", images)
         _run_child(folder, artifact.backbone)
@@ -171,6 +173,11 @@ def _folded(request: _Request, folder: Path) -> keras.Model:
     path = folder / "familiarity.npz"
     if path.is_file():
         outputs[FAMILIARITY] = _familiarity(features, Familiarity.from_bytes(path.read_bytes()))
+    if (folder / "kinds.npy").is_file():
+        shares = np.load(folder / "kinds.npy")
+        summed = keras.layers.Dense(shares.shape[1], use_bias=False, name=KIND_PROBABILITIES)
+        outputs[KIND_PROBABILITIES] = summed(outputs[OUTPUT])
+        summed.set_weights([shares])
     model = keras.Model(image, outputs, name=request.backbone)
     dense.set_weights([matrix, bias])
     return model

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import OrchardError, UsageError
-from orchard.export.formats import FAMILIARITY, INPUT, OUTPUT, Precision
-from orchard.export.graph import constant, folded_graph
+from orchard.export.formats import INPUT, Precision
+from orchard.export.graph import constant, folded_graph, output_shapes
 from orchard.inference.model import Model
 from orchard.version import VERSION
 
@@ -48,12 +48,8 @@ def to_onnx(model: Model, precision: Precision = Precision.FLOAT32, metadata: Ma
         model.artifact.backbone,
         [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ["n", "height", "width", 3])],
         [
-            onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["n", len(model.labels)]),
-            *(
-                [onnx.helper.make_tensor_value_info(FAMILIARITY, onnx.TensorProto.FLOAT, ["n"])]
-                if model.familiarity is not None
-                else []
-            ),
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            for name, shape in output_shapes(model).items()
         ],
         translation.initializers,
     )

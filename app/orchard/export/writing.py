@@ -77,6 +77,8 @@ def export(
                 kind.suffix: keras_file(model, kind, precision, weights=weights, seed=seed, card=text, images=images)
             }
     content = parts.pop(kind.suffix)
+    # Beside the file alone: texts in several languages would make it heavier.
+    card["cards"] = model.cards.as_list() or None
     card["file"] = {
         "name": name,
         "bytes": len(content) + sum(map(len, parts.values())),

@@ -9,7 +9,7 @@ from orchard.errors import UsageError
 from orchard.files import DataFile, read_columns
 from orchard.images.splits import assign_splits
 from orchard.images.versions import readable, with_versions
-from orchard.layout import EXTRACTED, INVENTORY, REJECTED, Dataset, Reason
+from orchard.layout import EXTRACTED, INVENTORY, NAMES, REJECTED, Dataset, Reason
 from orchard.output import Output
 from orchard.storage import DEFAULT_S3, S3Options
 
@@ -38,16 +38,17 @@ def find_pending(
 ) -> Pending:
     """Compare `listing` (schema `LISTING`) with the output's inventory.
 
-    An image is done if its path is in the inventory with the same version, size, label and split (one that Orchard
-    assigned stays). Where the listing has no version, the storage is asked. Rejected images stay rejected while they
-    are unchanged, unless `retry_rejected` or what could not be read can be now.
+    An image is done if its path is in the inventory with the same version, size, label, kind and split (one that
+    Orchard assigned stays). Where the listing has no version, the storage is asked. Rejected images stay rejected
+    while they are unchanged, unless `retry_rejected` or what could not be read can be now.
 
     Raises:
         UsageError: the output has rows of images that the source does not list, and `prune` is not set.
         InputError: none of the images is there.
     """
     listing, missing = with_versions(listing, s3)
-    inventory = output.read(Dataset.INVENTORY, ["path", "size", "version", "label", "split", "featurized"], INVENTORY)
+    columns = ["path", "size", "version", *NAMES, "split", "featurized"]
+    inventory = output.read(Dataset.INVENTORY, columns, INVENTORY)
     vanished = inventory["path"].filter(pc.invert(pc.is_in(inventory["path"], _values(listing["path"]))))
     if len(vanished) and not prune:
         raise UsageError(
@@ -57,7 +58,9 @@ def find_pending(
     at = pc.index_in(listing["path"], _values(inventory["path"]))
     is_known = pc.is_valid(at)
     before = inventory.take(at)
-    again = pc.not_equal(pc.fill_null(listing["label"], ""), pc.fill_null(before["label"], ""))
+    again = pc.is_in(listing["path"], pa.array([], pa.string()))  # none
+    for name in NAMES:  # null: it has none
+        again = pc.or_(again, pc.not_equal(pc.fill_null(listing[name], ""), pc.fill_null(before[name], "")))
     for name in ("version", "size", "split"):  # null: the source does not say
         again = pc.or_(again, _differs(listing[name], before[name]))
     is_missing = pc.is_in(listing["path"], pa.array(missing, pa.string()))

@@ -25,7 +25,7 @@ from orchard.features.engines import Engine, import_openvino, load_engine
 from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.reading import contents
-from orchard.layout import FEATURES, INVENTORY, REJECTED, Dataset, Reason
+from orchard.layout import FEATURES, INVENTORY, NAMES, REJECTED, Dataset, Reason
 from orchard.storage import LocalStorage, S3Options, Storage
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
@@ -115,7 +115,7 @@ def featurize(job: Job, given: Task) -> TaskReport:
     files = {}
     for dataset, table in tables.items():
         # A dictionary of floats that hardly repeat only costs time.
-        data = parquet_bytes(table, dictionary=["label", "split"] if dataset is Dataset.FEATURES else True)
+        data = parquet_bytes(table, dictionary=[*NAMES, "split"] if dataset is Dataset.FEATURES else True)
         files[dataset] = stage_file(job.storage, job.staging, part(dataset), data, table.num_rows)
     report = TaskReport(
         task=given.number,
@@ -210,7 +210,7 @@ class _Rows:
         width, height = zip(*self._sizes, strict=True) if self._sizes else ((), ())
         features = pa.table(
             {
-                **{name: featurized[name] for name in ("path", "label", "split")},
+                **{name: featurized[name] for name in ("path", *NAMES, "split")},
                 "width": pa.array(width, pa.int32()),
                 "height": pa.array(height, pa.int32()),
                 "features": lists(matrix),
@@ -231,7 +231,7 @@ class _Rows:
             {
                 "path": self._task["path"],
                 "size": pa.array(self._bytes, pa.int64()),
-                **{name: self._task[name] for name in ("version", "label", "split")},
+                **{name: self._task[name] for name in ("version", *NAMES, "split")},
                 "digest": pa.array(self._digests, pa.string()),
                 "featurized": is_featurized,
             },

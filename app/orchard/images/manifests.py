@@ -1,9 +1,7 @@
 """Lists of images in a CSV or Parquet file: one's own, or an S3 Inventory."""
 
-import codecs
 import csv
 import gzip
-import io
 import posixpath
 import re
 import unicodedata
@@ -17,14 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from orchard.delimited import decoded, delimiter, first_row
 from orchard.errors import InputError
+from orchard.images.kinds import KindFrom, kinds_of
 from orchard.images.places import placed, split_named
-from orchard.layout import LISTING
+from orchard.layout import LISTING, NAMES
 from orchard.storage import LocalStorage, local_path, split_s3_url
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-_DELIMITERS = ",;\t|"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -47,14 +45,15 @@ def is_manifest(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def read_manifest(data: bytes, url: str, label_level: int = 1) -> Manifest:
-    """Read the manifest at ``url``: columns ``path`` and optionally ``label``, ``split``, ``size``, by header.
+def read_manifest(data: bytes, url: str, label_level: int = 1, kind_from: KindFrom | None = None) -> Manifest:
+    """Read the manifest at ``url``: columns ``path`` and, if any, ``label``, ``kind``, ``split``, ``size``, by header.
 
     Relative paths are relative to the manifest's folder. Where there is no column ``label`` or ``split``, folders
-    tell (see `places`). CSV may be separated by commas, semicolons, tabs or bars, and be in UTF-8 or UTF-16. An S3
-    Inventory is known by its columns ``bucket`` and ``key``, or as CSV without a header by its first row.
+    tell (see `places`); where there is none ``kind``, what ``kind_from`` says (see `kinds`). CSV may be separated by
+    commas, semicolons, tabs or bars, and be in UTF-8 or UTF-16. An S3 Inventory is known by its columns ``bucket``
+    and ``key``, or as CSV without a header by its first row.
     Raises InputError: not readable, no such columns, a row without a path, a path that is listed twice with
-    different labels, a split that is none, a size that is no number.
+    different labels, kinds or splits, a split that is none, a size that is no number.
     """
     try:
         table = _read_parquet(data) if url.lower().endswith(".parquet") else _read_csv(data)
@@ -65,7 +64,7 @@ def read_manifest(data: bytes, url: str, label_level: int = 1) -> Manifest:
         if "path" not in table.column_names:
             found = ", ".join(map(_shown, table.column_names[:8]))
             raise InputError(f"manifest {url} has no column 'path', only {found}: name the column of the images so.")
-        listing, warnings = _from_paths(table, url, label_level)
+        listing, warnings = _from_paths(table, url, label_level, kind_from)
         return _unique(listing, url, warnings, is_inventory=False)
     except UnicodeDecodeError as error:
         raise InputError(f"manifest {url} cannot be read as UTF-8 ({error.reason}): save it so.") from error
@@ -83,20 +82,17 @@ def _read_csv(data: bytes) -> pa.Table:
     """A CSV file's columns as strings, empty ones as nulls; an inventory's keys decoded."""
     if data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
-    mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
-    text = data.removeprefix(mark).decode(_MARKS.get(mark, "utf-8")).lstrip("\r\n")
+    text = decoded(data).lstrip("\r\n")
     if not text.strip():
         return pa.table({"path": pa.array([], pa.string())})
-    if "\0" in text[:1000]:
-        raise ValueError("it holds null characters")
-    delimiter, text = _delimiter(text)
-    first = _first_row(text, delimiter)
+    mark, text = delimiter(text, lambda names: "path" in names or {"bucket", "key"} <= names)
+    first = first_row(text, mark)
     names = [name.strip().lower() for name in first]
     inventory = _inventory_columns(text, first)
     table = pyarrow.csv.read_csv(
         pa.BufferReader(text.encode()),
         pyarrow.csv.ReadOptions(column_names=inventory or names, skip_rows=0 if inventory else 1),
-        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        pyarrow.csv.ParseOptions(delimiter=mark, newlines_in_values=True),
         pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(inventory or names, pa.string()),
             strings_can_be_null=True,
@@ -108,21 +104,6 @@ def _read_csv(data: bytes) -> pa.Table:
         keys = [key and unquote_plus(key) for key in table["key"].to_pylist()]
         table = table.set_column(table.schema.get_field_index("key"), "key", pa.array(keys, pa.string()))
     return table
-
-
-def _delimiter(text: str) -> tuple[str, str]:
-    """What separates the columns, and the text without Excel's own line about it."""
-    if told := re.match(r'"?sep=(.)"?(?:\r\n|\r|\n)', text):
-        return told[1], text[told.end() :]
-    for delimiter in _DELIMITERS:
-        names = {name.strip().lower() for name in _first_row(text, delimiter)}
-        if "path" in names or {"bucket", "key"} <= names:
-            return delimiter, text
-    return ",", text
-
-
-def _first_row(text: str, delimiter: str) -> list[str]:
-    return next(csv.reader(io.StringIO(text[:100_000], newline=""), delimiter=delimiter), [])
 
 
 def _inventory_columns(text: str, first: list[str]) -> list[str] | None:
@@ -161,12 +142,13 @@ def _from_inventory(table: pa.Table, url: str) -> pa.Table:
         table[etag] if (etag := "e_tag" if "e_tag" in table.column_names else "etag") in table.column_names else None
     )
     unknown = pa.nulls(table.num_rows, pa.string())
-    columns = [paths, _sizes(table, url), unknown if version is None else version.cast(pa.string()), unknown, unknown]
+    version = unknown if version is None else version.cast(pa.string())
+    columns = [paths, _sizes(table, url), version, *(unknown for _ in LISTING.names[3:])]
     return pa.table(columns, schema=LISTING)
 
 
-def _from_paths(table: pa.Table, url: str, level: int) -> tuple[pa.Table, list[str]]:
-    """Schema LISTING from the columns ``path``, ``label``, ``split``, ``size``, and warnings."""
+def _from_paths(table: pa.Table, url: str, level: int, kind_from: KindFrom | None) -> tuple[pa.Table, list[str]]:
+    """Schema LISTING from the columns ``path``, ``label``, ``kind``, ``split``, ``size``, and warnings."""
     texts = table["path"].cast(pa.string()).to_pylist()
     if None in texts:
         is_blank = np.all([np.asarray(pc.is_null(column)) for column in table.columns], axis=0)
@@ -189,18 +171,18 @@ def _from_paths(table: pa.Table, url: str, level: int) -> tuple[pa.Table, list[s
             known[head] = _resolved(head or slash, folder)
         paths.append(f"{known[head].rstrip('/')}/{name}")
     inside = [path[len(folder) + 1 :] if path.startswith(f"{folder}/") else path for path in paths]
-    labels, splits, found = placed(folder.rpartition("/")[2], inside, level)
+    labels, kinds, splits, found = placed(folder.rpartition("/")[2], inside, level)
     warnings = []
     if "label" in table.column_names:
-        given = [text and unicodedata.normalize("NFC", text.strip()) for text in _strings(table, "label")]
-        labels = pa.array([label or None for label in given], pa.string())
+        labels = _names(table, "label")
     else:
         warnings += found.label_warnings
+    kinds = _names(table, "kind") if "kind" in table.column_names else kinds_of(labels, kinds, kind_from)
     if "split" in table.column_names:
         splits = _splits(_strings(table, "split"), url)
     else:
         warnings += found.split_warnings
-    columns = [paths, _sizes(table, url), pa.nulls(len(paths), pa.string()), labels, splits]
+    columns = [paths, _sizes(table, url), pa.nulls(len(paths), pa.string()), labels, kinds, splits]
     return pa.table(columns, schema=LISTING), warnings
 
 
@@ -232,6 +214,12 @@ def _strings(table: pa.Table, name: str) -> list[str | None]:
     return found
 
 
+def _names(table: pa.Table, column: str) -> pa.Array:
+    """Labels or kinds in Unicode's NFC; null where there is none."""
+    given = [text and unicodedata.normalize("NFC", text.strip()) for text in _strings(table, column)]
+    return pa.array([name or None for name in given], pa.string())
+
+
 def _sizes(table: pa.Table, url: str) -> pa.Array:
     """Bytes, null where they are not told."""
     if "size" not in table.column_names:
@@ -257,12 +245,14 @@ def _shown(text: str) -> str:
 
 
 def _unique(listing: pa.Table, url: str, warnings: list[str], *, is_inventory: bool) -> Manifest:
-    """Each path once. Raises InputError if a path is listed with two labels or splits."""
-    merged = listing.group_by(["path", "label", "split"]).aggregate([("size", "max"), ("version", "max")])
+    """Each path once. Raises InputError if a path is listed with two labels, kinds or splits."""
+    merged = listing.group_by(["path", *NAMES, "split"]).aggregate([("size", "max"), ("version", "max")])
     merged = merged.rename_columns({"size_max": "size", "version_max": "version"})
     merged = merged.select(LISTING.names).cast(LISTING)
     counts = pc.value_counts(merged["path"].combine_chunks())
     if len(counts) < merged.num_rows:
         twice = next(row["values"] for row in counts.to_pylist() if row["counts"] > 1)
-        raise InputError(f"manifest {url} lists {_shown(twice)} twice, with different labels or splits: keep one row.")
+        raise InputError(
+            f"manifest {url} lists {_shown(twice)} twice, with different labels, kinds or splits: keep one row."
+        )
     return Manifest(merged, listing.num_rows - merged.num_rows, is_inventory, warnings)

@@ -1,9 +1,9 @@
-"""What an image's folders say: its label and its split."""
+"""What an image's folders say: its label, its kind and its split."""
 
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -78,6 +78,8 @@ class Places:
 
     labels: list[str | None]
     """For each folder, in Unicode's NFC."""
+    kinds: list[str | None]
+    """Likewise: the folder above the label."""
     splits: list[Split | None]
     label_warnings: list[str] = field(default_factory=list)
     """One sentence for each thing about labels that may not be meant so; of splits likewise."""
@@ -165,19 +167,22 @@ class _Folders:
 
 
 def places(root: str, folders: Sequence[str], level: int = 1) -> Places:
-    """Label and split of the images in each of the folders, which are paths relative to the source's root.
+    """Label, kind and split of the images in each of the folders, which are paths relative to the source's root.
 
     The label is made of the names of the last ``level`` folders that are no splits; of images that lie in the root
-    itself it is the ``root``'s name, and in a split without folders there is none. The split is the nearest folder
-    that is named like one: by a plain word (``Training``, ``test_images``), or beside others that differ from it by
-    that word alone (``seg_train`` and ``seg_test``). Where nothing labelled is for testing, what is for validation is.
+    itself it is the ``root``'s name, and in a split without folders there is none. The kind is the folder above
+    (`_kind`). The split is the nearest folder that is named like one: by a plain word (``Training``, ``test_images``),
+    or beside others that differ from it by that word alone (``seg_train`` and ``seg_test``). Where nothing labelled is
+    for testing, what is for validation is.
     """
     folders = ["/".join(name for name in folder.split("/") if name not in _NAMELESS) for folder in folders]
     tree = _Folders(folders)
+    all_classes = [tree.classes(folder) for folder in folders]
+    of_kinds = {classes[:depth] for classes in all_classes for depth in range(len(classes) - 1)}
+    kinds = [_kind(classes, of_kinds, level) for classes in all_classes]
     labels: list[str | None] = []
     merged: dict[str, dict[tuple[str, ...], str]] = defaultdict(dict)
-    for folder in folders:
-        classes = tree.classes(folder)
+    for folder, classes in zip(folders, all_classes, strict=True):
         label = "/".join(classes[-level:]) or None
         if label:
             merged[label].setdefault(classes, folder)
@@ -191,7 +196,24 @@ def places(root: str, folders: Sequence[str], level: int = 1) -> Places:
         said = "There are labelled images for validation but none for testing, so the former are for testing."
         split_warnings.append(said)
         splits = [Split.TEST if split is Split.VALIDATION else split for split in splits]
-    return Places(labels, splits, _merged_labels(merged, level), split_warnings)
+    return Places(labels, kinds, splits, _merged_labels(merged, level), split_warnings)
+
+
+def _kind(classes: tuple[str, ...], of_kinds: Set[tuple[str, ...]], level: int) -> str | None:
+    """The kind of what lies in a folder, of which ``classes`` are the names; None for a label in the root.
+
+    It is the folder above: of ``Fruit/Apple/Golden`` Apple. But what lies beside a folder of labels, as
+    ``Fruit/Banana`` does beside ``Fruit/Apple``, is a kind without varieties, and so its own kind. Of a label of
+    several folders the kind has all but the last, so that no label has two kinds.
+
+    Args:
+        classes: from the root down, without splits.
+        of_kinds: the classes of every folder that holds folders of labels.
+        level: folders that make a label.
+    """
+    above = classes[:-1]
+    kind = classes if above in of_kinds else above
+    return "/".join(kind[-max(level - 1, 1) :]) or None
 
 
 def _merged_labels(folders_of: dict[str, dict[tuple[str, ...], str]], level: int) -> list[str]:
@@ -206,12 +228,15 @@ def _merged_labels(folders_of: dict[str, dict[tuple[str, ...], str]], level: int
     ]
 
 
-def placed(root: str, keys: Iterable[str], level: int = 1) -> tuple[pa.Array, pa.Array, Places]:
-    """Labels and splits (both string, one for each key) of files at ``keys``, and what was found of their folders."""
+def placed(root: str, keys: Iterable[str], level: int = 1) -> tuple[pa.Array, pa.Array, pa.Array, Places]:
+    """Labels, kinds and splits (strings, one for each key) of files at ``keys``, and what their folders say."""
     numbers: dict[str, int] = {}
     at = pa.array([numbers.setdefault(key.rpartition("/")[0], len(numbers)) for key in keys], pa.int32())
     found = places(root, list(numbers), level)
-    return pa.array(found.labels, pa.string()).take(at), pa.array(found.splits, pa.string()).take(at), found
+    labels, kinds, splits = (
+        pa.array(values, pa.string()).take(at) for values in (found.labels, found.kinds, found.splits)
+    )
+    return labels, kinds, splits, found
 
 
 def _some(folders: list[str]) -> str:

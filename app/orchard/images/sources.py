@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from orchard import interruption
 from orchard.errors import AccessDenied, BucketMissing, InputError, OrchardError, StorageError, UsageError
 from orchard.images.content import HEAD_BYTES, image_format
+from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
 from orchard.images.manifests import is_manifest, read_manifest
 from orchard.images.places import doubtful, is_ignored, places
 from orchard.images.selection import sample, with_labels
@@ -66,9 +67,10 @@ def list_images(
     labels: Collection[str] | None,
     seed: int,
     label_level: int = 1,
+    kind_from: KindFrom | None = None,
     output: str | None = None,
 ) -> Listing:
-    """Every image of ``source`` with its label and split, as far as folders or a manifest tell them.
+    """Every image of ``source`` with its label, kind and split, as far as folders or a manifest tell them.
 
     Args:
         source: A folder, ``file://`` URL, ``s3a://bucket/prefix``; a pattern of these (``*``, ``?``, ``[a-z]``,
@@ -79,6 +81,7 @@ def list_images(
         labels: Only these; None: all.
         seed: Of the sample.
         label_level: Folders that make a label, see `places`.
+        kind_from: Where kinds come from if no manifest has a column for them, see `kinds`; None: there are none.
         output: A folder or prefix of which nothing is listed.
 
     Every file counts as an image, whatever its name: decoding will tell. Only files whose name is known for
@@ -90,12 +93,12 @@ def list_images(
         AccessDenied: It may not be read.
         StorageError: It cannot be listed.
     """
-    lister = _Lister(source, s3, label_level, output)
+    lister = _Lister(source, s3, label_level, kind_from, output)
     duplicates = 0
     try:
         storage, pattern = _opened(source, s3)
         if isinstance(pattern, str) and is_manifest(pattern):
-            manifest = read_manifest(storage.read(pattern), f"{storage.url}/{pattern}", label_level)
+            manifest = read_manifest(storage.read(pattern), f"{storage.url}/{pattern}", label_level, kind_from)
             duplicates = manifest.duplicates
             table = lister.inventory(manifest.table) if manifest.is_inventory else manifest.table
             lister.warnings += manifest.warnings
@@ -116,6 +119,7 @@ def list_images(
         table = with_labels(table, labels)
     if limit is not None:
         table = sample(table, limit, seed)
+    lister.warnings += kind_warnings(table, kind_from)
     return Listing(table.combine_chunks(), lister.ignored, lister.n_ignored, duplicates, lister.warnings)
 
 
@@ -128,6 +132,7 @@ def list_selected(source: str, output: str | None, settings: Settings) -> Listin
         labels=settings.labels or None,
         seed=settings.seed,
         label_level=settings.label_level,
+        kind_from=settings.kind_from,
         output=output,
     )
 
@@ -228,12 +233,15 @@ def _as_regex(pattern: str) -> str:
 class _Lister:
     """Finds the images of a source, and keeps account of what it passes over."""
 
-    def __init__(self, source: str, s3: S3Options, label_level: int, output: str | None) -> None:
+    def __init__(
+        self, source: str, s3: S3Options, label_level: int, kind_from: KindFrom | None, output: str | None
+    ) -> None:
         self.warnings: list[str] = []
         self.ignored: list[str] = []
         self.n_ignored = 0
         self._s3 = s3
         self._level = label_level
+        self._kind_from = kind_from
         self._output = output and open_storage(output, s3).url
         self._named = set((_split_pattern(source)[1] or "").split("/"))  # a pattern may ask for a hidden folder
 
@@ -278,9 +286,14 @@ class _Lister:
         used, at = np.unique(folder[is_image], return_inverse=True)
         found = places(_name(root), [names[number] for number in used], self._level)
         self.warnings += found.label_warnings + found.split_warnings
-        labels, splits = (pa.array(values, pa.string()).take(pa.array(at)) for values in (found.labels, found.splits))
+        labels, kinds, splits = (
+            pa.array(values, pa.string()).take(pa.array(at)) for values in (found.labels, found.kinds, found.splits)
+        )
+        kinds = kinds_of(labels, kinds, self._kind_from)
         table = table.drop_columns("folder").filter(pa.array(is_image))
-        return table.append_column("label", labels).append_column("split", splits).cast(LISTING)
+        for name, column in {"label": labels, "kind": kinds, "split": splits}.items():
+            table = table.append_column(name, column)
+        return table.cast(LISTING)
 
     def inventory(self, inventory: pa.Table) -> pa.Table:
         """The images of an inventory, which lists whatever a bucket holds."""

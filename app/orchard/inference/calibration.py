@@ -67,12 +67,13 @@ class Decision:
 
     classifier: str
     label: Calibration
-    kind: Calibration | None = None
+    kind_threshold: float | None = None
+    """The least confidence of a sure kind; None where the model knows no kinds."""
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
-        kind = self.kind.as_json() if self.kind else None
-        return json.dumps({"classifier": self.classifier, **self.label.as_json(), "kind": kind}, indent=2).encode()
+        found = {"classifier": self.classifier, **self.label.as_json(), "kind_threshold": self.kind_threshold}
+        return json.dumps(found, indent=2).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -80,8 +81,8 @@ class Decision:
         found = json.loads(data)
         if not isinstance(found, dict) or not isinstance(found.get("classifier"), str):
             raise ValueError("no classifier that answers")
-        kind = found.get("kind")
-        return cls(found["classifier"], Calibration.from_json(found), Calibration.from_json(kind) if kind else None)
+        kind = found.get("kind_threshold")
+        return cls(found["classifier"], Calibration.from_json(found), None if kind is None else float(kind))
 
 
 def softmax(scores: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -134,6 +135,17 @@ def log_loss(scores: NDArray[np.floating], classes: NDArray[np.integer], tempera
     """Return the mean log loss, smoothed as in `fit`, of rows (n, n_classes) of a known class; inf: there are none."""
     known = classes >= 0
     return _log_loss(scores[known].astype(np.float64) / temperature, classes[known]) if known.any() else math.inf
+
+
+def threshold(probabilities: NDArray[np.float32], classes: NDArray[np.integer], sure_at: float) -> float:
+    """Return the least confidence from which on answers are right as often as `sure_at`; 1.0 if there is none.
+
+    Args:
+        probabilities: (n, n_classes) of held-out images.
+        classes: (n,) the true class of each; -1 where it is none of the model's.
+        sure_at: 0..1
+    """
+    return _threshold(*_answers(probabilities, classes), sure_at)
 
 
 def expected_calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:

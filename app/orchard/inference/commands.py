@@ -88,7 +88,7 @@ def _table(answers: Iterator[Answered], top: int) -> int:  # noqa: ARG001 - the 
         first, *others = answer["top"]
         name = {
             "sure": first["label"],
-            "not_sure": f"not sure; {first['label']}?",
+            "not_sure": f"{answer['kind'] or 'not sure'}; {first['label']}?",
             "unknown": "unlike anything learned",
         }[answer["answer"]]
         rest = ", ".join(f"{other['label']} {other['confidence']:.1%}" for other in others)

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard import models
+from orchard.cards import Cards
 from orchard.errors import InputError, StorageError
 from orchard.features.artifact import Artifact
 from orchard.inference.calibration import Calibration, Decision
 from orchard.inference.familiarity import Familiarity
+from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
-from orchard.layout import BACKBONE, CALIBRATION, FAMILIARITY, LABELS, METRICS, REDUCTION, RUN
+from orchard.layout import BACKBONE, CALIBRATION, CARDS, FAMILIARITY, KINDS, LABELS, METRICS, REDUCTION, RUN
 from orchard.reduction.pca import Reduction
 from orchard.storage import DEFAULT_S3, S3Options, Storage, open_storage
 
@@ -45,10 +47,14 @@ class Model:
     """How near features lie to what was learned; None: everything counts as familiar."""
     classifier: str = ""
     """Which one answers, such as ``linear_discriminant``."""
+    kinds: Kinds | None = None
+    """What labels are varieties of; None: not known."""
     metrics: dict[str, Any] = field(default_factory=dict, repr=False)
     """``metrics.json`` of the run, empty if it is missing."""
     run: dict[str, Any] = field(default_factory=dict, repr=False)
     """``run.json`` of the run, empty if it is missing."""
+    cards: Cards = field(default_factory=Cards, repr=False)
+    """What there is to know about labels and kinds; no part of the digest, as no answer depends on it."""
 
     @classmethod
     def load(cls, output: str, s3: S3Options = DEFAULT_S3) -> Self:
@@ -68,6 +74,8 @@ class Model:
             decision = Decision.from_bytes(contents[CALIBRATION])
             linear = Linear.from_bytes(contents[_CLASSIFIER], reduction)
             familiarity = Familiarity.from_bytes(contents[FAMILIARITY])
+            kinds = Kinds.from_bytes(contents[KINDS], decision.kind_threshold or 1.0) if KINDS in contents else None
+            cards = Cards.from_bytes(contents[CARDS]) if CARDS in contents else Cards()
             if linear.weights.shape != (len(labels), artifact.n_features):
                 raise ValueError("its parts do not fit")
         except (ValueError, KeyError) as error:
@@ -80,8 +88,10 @@ class Model:
             decision.label,
             familiarity,
             decision.classifier,
+            kinds,
             _json(storage, METRICS),
             _json(storage, RUN),
+            cards,
         )
 
     @cached_property
@@ -92,6 +102,8 @@ class Model:
             content.update(part)
         if self.familiarity is not None:
             content.update(self.familiarity.to_bytes())
+        if self.kinds is not None:
+            content.update(self.kinds.to_bytes() + repr(self.kinds.threshold).encode())
         return content.hexdigest()
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -118,7 +130,8 @@ def _parts(storage: Storage) -> dict[str, bytes]:
                     f"The model in {storage.url} has no linear classifier, which is what answers: make one with "
                     f"orchard classify {storage.url} --classifiers linear_discriminant."
                 )
-            found = {part: folder.read(part) for part in _PARTS}
+            optional = [part for part in (CARDS, KINDS) if part in folder.digests]
+            found = {part: folder.read(part) for part in (*_PARTS, *optional)}
             classifier = Decision.from_bytes(found[CALIBRATION]).classifier
             return found | {_CLASSIFIER: folder.read(f"{classifier}.npz")}
         except FileNotFoundError as error:

@@ -154,7 +154,7 @@ def _answers(predictor: Predictor, images: pa.Table, *, s3: S3Options, limits: L
                 path=path,
                 answer=prediction.answer,
                 label=prediction.label,
-                kind=None,
+                kind=prediction.kind,
                 confidence=candidates[0]["confidence"],
                 familiarity=prediction.familiarity,
                 top=candidates,

@@ -26,6 +26,8 @@ class Prediction:
     answer: Answer
     familiarity: float
     """How near the image lies to what was learned, 0..1."""
+    kind: str | None = None
+    """The kind if it is sure, be the label so or not."""
 
     @property
     def label(self) -> str | None:
@@ -81,8 +83,12 @@ def answer(model: Model, features: NDArray[np.float32], top: int) -> list[Predic
 
 def _prediction(model: Model, probabilities: NDArray[np.float32], familiarity: float, top: int) -> Prediction:
     order = np.argsort(-probabilities, kind="stable")[:top]
-    return Prediction(
-        tuple((model.labels[index], float(probabilities[index])) for index in order),
-        model.calibration.answer(float(probabilities[order[0]]), familiarity),
-        familiarity,
-    )
+    said = model.calibration.answer(float(probabilities[order[0]]), familiarity)
+    kind = None
+    if model.kinds is not None and said is Answer.SURE:
+        kind = model.kinds.of_label(int(order[0]))
+    elif model.kinds is not None and said is Answer.NOT_SURE:
+        shares = model.kinds.probabilities(probabilities[np.newaxis])[0]
+        kind = model.kinds.names[int(shares.argmax())] if shares.max() >= model.kinds.threshold else None
+    top_labels = tuple((model.labels[index], float(probabilities[index])) for index in order)
+    return Prediction(top_labels, said, familiarity, kind)

@@ -19,7 +19,7 @@ from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.images.splits import hold_out
-from orchard.layout import DERIVED, FEATURES, FORMULA, REDUCED, REDUCTION, STATISTICS, Dataset, PcaMetrics, Split
+from orchard.layout import DERIVED, FEATURES, FORMULA, NAMES, REDUCED, REDUCTION, STATISTICS, Dataset, PcaMetrics, Split
 from orchard.output import NO_MODEL, Output
 from orchard.reduction.pca import Projection, Reduction
 from orchard.reduction.statistics import Role, Statistics, Sums
@@ -36,9 +36,10 @@ VERSION = 2
 PART_ROWS = 16_384
 """Rows of a reduced file at the most: of 300 components 20 MB of Parquet and 25 MB of CSV, held by a worker."""
 
-_COLUMNS = ["path", "label", "split"]
-LABEL_COLUMNS = ["label"]
-"""What a row may be called; each has classifiers of its own."""
+_COLUMNS = ["path", *NAMES, "split"]
+
+CLASSIFIED = ("label",)
+"""The columns whose classes are summed up."""
 
 Roles = Mapping[str, NDArray[np.int8]]
 """Of every features file by its name, what its rows are for: see `Role`."""
@@ -173,7 +174,7 @@ def training_sums(
             f"The features of {found.broken} are not finite numbers: the backbone's weights or the precision are at "
             "fault; extract again with --fresh and precision float32."
         )
-    nothing = Sums.of(np.empty((0, 0), np.float32), {name: [] for name in LABEL_COLUMNS})
+    nothing = Sums.of(np.empty((0, 0), np.float32), {name: [] for name in CLASSIFIED})
     return found.fit or nothing, found.held_out
 
 
@@ -207,7 +208,7 @@ def _sums_of_files(storage: Storage, work: tuple[Sequence[DataFile], Roles]) -> 
     shift: NDArray[np.float64] | None = None
     for file in files:
         start = 0
-        for batch in batches(storage, file, ["path", *LABEL_COLUMNS, "features"]):
+        for batch in batches(storage, file, ["path", *CLASSIFIED, "features"]):
             rows = matrix(batch.column("features"))
             if not np.isfinite(rows.sum(dtype=np.float64)):
                 first = int(np.argmin(np.isfinite(rows).all(axis=1)))
@@ -218,7 +219,7 @@ def _sums_of_files(storage: Storage, work: tuple[Sequence[DataFile], Roles]) -> 
                 at = np.flatnonzero(role == kind)
                 if not len(at):
                     continue
-                columns = {name: batch.column(name).take(pa.array(at)).to_pylist() for name in LABEL_COLUMNS}
+                columns = {name: batch.column(name).take(pa.array(at)).to_pylist() for name in CLASSIFIED}
                 # One shift per task, so that merging is adding.
                 summed = Sums.of(rows if len(at) == len(rows) else rows[at], columns, shift)
                 shift = summed.moments.shift if shift is None else shift
@@ -253,7 +254,7 @@ def _write_part(
             reduced.append(batch)
     text.append(deflate.flush())
     table = pa.Table.from_batches(reduced, REDUCED)
-    rows = parquet_bytes(table, dictionary=["label", "split"])
+    rows = parquet_bytes(table, dictionary=[*CLASSIFIED, "split"])
     return (
         stage_file(storage, staging, part(Dataset.REDUCED), rows, table.num_rows),
         stage_file(storage, staging, part(Dataset.REDUCED_CSV, "csv.gz"), b"".join(text), table.num_rows),
@@ -261,7 +262,7 @@ def _write_part(
 
 
 def _csv(batch: pa.RecordBatch, *, header: bool) -> pa.Buffer:
-    """Return rows of `REDUCED` as CSV: path, label, split, pc_1 … pc_k; floats in as many digits as they need.
+    """Return rows of `REDUCED` as CSV: path, label, kind, split, pc_1 … pc_k; floats in as many digits as they need.
 
     Text that a spreadsheet would take for a formula begins with an apostrophe.
     """

@@ -28,7 +28,7 @@ HEALTH = "/healthz"
 READY = "/readyz"
 METRICS = "/metrics"
 OPENAPI = "/openapi.json"
-PAGE = ("/", "/sw.js", "/manifest.webmanifest", "/model.json", "/model.onnx")
+PAGE = ("/", "/sw.js", "/manifest.webmanifest", "/model.json", "/cards.json", "/model.onnx")
 ROUTES = (PREDICT, MODEL, HEALTH, READY, METRICS, OPENAPI, *PAGE)
 
 

@@ -22,6 +22,22 @@ class Candidate(BaseModel):
     confidence: float = Field(ge=0, le=1)
 
 
+class Card(BaseModel):
+    """What there is to know about a label, or about its kind."""
+
+    label: str | None = Field(None, description="what it is about, or:")
+    kind: str | None = None
+    language: str = Field(description="BCP 47: the one that was asked for, or else what there is")
+    name: str
+    text: str | None = Field(None, description="plain text, which may have several lines")
+    season: str | None = None
+    storage: str | None = None
+    origin: str | None = None
+    link: str | None = Field(None, description="http or https")
+    source: str | None = Field(None, description="whose words these are")
+    licence: str | None = None
+
+
 class Answered(BaseModel):
     """What is on an image."""
 
@@ -32,6 +48,9 @@ class Answered(BaseModel):
     confidence: float = Field(ge=0, le=1, description="calibrated probability of the likeliest label")
     familiarity: float = Field(ge=0, le=1, description="how near the image lies to what was learned")
     top: list[Candidate] = Field(description="the likeliest labels, likeliest first")
+    card: Card | None = Field(
+        None, description="only where `cards` asks; null: none, or neither label nor kind is sure"
+    )
     milliseconds: float = Field(ge=0, description="from the queue's entrance to the answer")
 
 
@@ -135,7 +154,7 @@ _PROBLEMS: dict[int, tuple[str, Reason | Refusal | None, str | None]] = {
     408: ("The body did not arrive in time", Refusal.SLOW_BODY, "The body did not arrive within 30 s."),
     413: ("Too many bytes, pixels or files", Reason.TOO_LARGE, "more than 20971520 bytes"),
     415: ("Not an image, or not a body that is understood", Reason.UNSUPPORTED_FORMAT, "looks like text"),
-    422: ("The image cannot be decoded, there is none, or top is out of range", Reason.TRUNCATED, "jpeg: truncated"),
+    422: ("The image cannot be decoded, there is none, or top or cards is wrong", Reason.TRUNCATED, "jpeg: truncated"),
     500: ("A fault of the server, whose log has the request's id; or the image ended two engines", None, None),
     503: ("The queue is full, or the server is not ready: try again", Refusal.QUEUE_FULL, "256 images may wait."),
 }
@@ -173,7 +192,15 @@ def predict_request(model: Model, max_files: int) -> dict[str, Any]:
     top = {"type": "integer", "minimum": 1, "maximum": classes, "default": min(TOP, classes)}
     return {
         "parameters": [
-            {"name": "top", "in": "query", "required": False, "description": "labels to list", "schema": top}
+            {"name": "top", "in": "query", "required": False, "description": "labels to list", "schema": top},
+            {
+                "name": "cards",
+                "in": "query",
+                "required": False,
+                "allowEmptyValue": True,
+                "description": "add what there is to know, in this language; empty: in those of Accept-Language",
+                "schema": {"type": "string", "examples": ["fr"]},
+            },
         ],
         "requestBody": {
             "required": True,

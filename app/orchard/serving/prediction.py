@@ -11,6 +11,7 @@ from orchard.images.decoding import Rejection
 from orchard.inference.model import Model
 from orchard.inference.predictor import Prediction
 from orchard.serving.batching import EnginePool, Outcome, QueueFull
+from orchard.serving.cards import CardOf, requested
 from orchard.serving.metrics import Metrics
 from orchard.serving.observability import Gone, Receive, Scope, Send, exchange
 from orchard.serving.problems import Problem, Refusal
@@ -67,6 +68,7 @@ class PredictionHandler:
         state.body_pending = True
         try:
             top = self._top(scope["query_string"])
+            card_of = requested(self._model.cards, scope["query_string"], scope["headers"])
             uploads = await read_uploads(scope["headers"], receive, self._limits, body)
             state.images = len(uploads)
             outcomes = await self._outcomes(uploads, top, receive)
@@ -78,7 +80,9 @@ class PredictionHandler:
             body.release()
         if len(outcomes) == 1 and not isinstance(result := outcomes[0].result, Prediction):
             raise Problem.of(result) if isinstance(result, Rejection) else result
-        predictions = [self._entry(upload, outcome, top) for upload, outcome in zip(uploads, outcomes, strict=True)]
+        predictions = [
+            self._entry(upload, outcome, top, card_of) for upload, outcome in zip(uploads, outcomes, strict=True)
+        ]
         answer = {"model": self._model.digest, "predictions": predictions}
         return _to_json(answer).encode()
 
@@ -140,7 +144,7 @@ class PredictionHandler:
         if not answer.done():
             answer.set_exception(error)
 
-    def _entry(self, upload: Upload, outcome: Outcome, top: int) -> dict[str, Any]:
+    def _entry(self, upload: Upload, outcome: Outcome, top: int, card_of: CardOf | None) -> dict[str, Any]:
         """Return one element of ``predictions``."""
         entry: dict[str, Any] = {} if upload.filename is None else {"filename": upload.filename}
         result = outcome.result
@@ -149,7 +153,10 @@ class PredictionHandler:
             self._metrics.rejected(result.reason)
             return entry | {"error": {"reason": result.reason, "detail": result.detail}}
         self._metrics.answered(result.answer)
-        return entry | describe(result, top) | {"milliseconds": round(outcome.milliseconds, 2)}
+        entry |= describe(result, top)
+        if card_of is not None:
+            entry["card"] = card_of(entry["label"], entry.get("kind"))
+        return entry | {"milliseconds": round(outcome.milliseconds, 2)}
 
 
 def describe(prediction: Prediction, top: int) -> dict[str, Any]:
@@ -157,7 +164,7 @@ def describe(prediction: Prediction, top: int) -> dict[str, Any]:
     return {
         "answer": str(prediction.answer),
         "label": prediction.label,
-        "kind": None,
+        "kind": prediction.kind,
         "confidence": round(prediction.top[0][1], 6),
         "familiarity": round(prediction.familiarity, 6),
         "top": [{"label": name, "confidence": round(share, 6)} for name, share in prediction.top[:top]],

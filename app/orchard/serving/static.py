@@ -18,6 +18,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from orchard.export.formats import Precision
+from orchard.export.graph import output_shapes
 from orchard.inference.model import Model
 from orchard.serving.problems import Problem
 
@@ -87,10 +88,18 @@ def router(model: Model) -> APIRouter:
     async def describe(request: Request) -> Response:
         return about.respond(request)
 
+    cards = File.of(model.cards.to_bytes(), "application/json") if model.cards else None
+
+    async def send_cards(request: Request) -> Response:
+        if cards is None:
+            raise Problem(None, "The model has no cards.", status=404)
+        return cards.respond(request)
+
     async def send(request: Request) -> Response:
         return exported.respond(request)
 
     page.add_api_route("/model.json", describe, methods=["GET", "HEAD"])
+    page.add_api_route("/cards.json", send_cards, methods=["GET", "HEAD"])
     page.add_api_route("/model.onnx", send, methods=["GET", "HEAD"])
     return page
 
@@ -116,13 +125,20 @@ def about_model(model: Model, *, runtime: bool) -> File:
         "labels": model.labels,
         "threshold": model.calibration.threshold,
         "familiarity_threshold": model.calibration.familiarity,
-        "kinds": None,
-        "cards": None,
+        "kinds": _about_kinds(model),
         "input": {"name": "image", "dtype": "uint8", "layout": "NHWC", "size": model.artifact.input_size},
-        "outputs": ["probabilities", "familiarity"],
+        "outputs": list(output_shapes(model)),
         "runtime": runtime,
+        "cards": "/cards.json" if model.cards else None,
     }
     return File.of(json.dumps(about, ensure_ascii=False).encode(), "application/json")
+
+
+def _about_kinds(model: Model) -> dict[str, Any] | None:
+    if model.kinds is None:
+        return None
+    of_label = [model.kinds.of_label(place) for place in range(len(model.labels))]
+    return {"names": model.kinds.names, "threshold": model.kinds.threshold, "of_label": of_label}
 
 
 class ExportedModel:

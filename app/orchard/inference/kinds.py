@@ -1,0 +1,72 @@
+"""Kinds above labels: what a label is a variety of, such as Apple of Golden Delicious."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The kinds of a model.
+
+    The probability of a kind is the sum of those of its labels: a mixture of its labels' densities tells kinds apart
+    better than one density a kind, whose images are as different as its varieties. Of 43 kinds of groceries a linear
+    discriminant on the kinds is right on 80.7 % of the test images, the sums of that on the 81 labels on 83.1 %
+    (benchmarks/honesty.py).
+
+    Attributes:
+        names: of the kinds, sorted.
+        shares: (n_labels, n_kinds) float32, what share of a label's training images are of a kind: 0 and 1, unless a
+            label is of several kinds or of none.
+        threshold: the least probability of a kind that is sure.
+    """
+
+    names: tuple[str, ...]
+    shares: NDArray[np.float32]
+    threshold: float = 1.0
+
+    @classmethod
+    def of(cls, labels: Sequence[str], counts: Mapping[tuple[str, str | None], int]) -> Self | None:
+        """Return the kinds of `labels` by how many training images have a label and a kind; None if there are none."""
+        names = tuple(sorted({kind for _, kind in counts if kind is not None}))
+        if not names:
+            return None
+        shares = np.zeros((len(labels), len(names)))
+        totals = dict.fromkeys(labels, 0)
+        rows, columns = ({name: place for place, name in enumerate(values)} for values in (labels, names))
+        for (label, kind), count in counts.items():
+            if label in rows:
+                totals[label] += count
+                if kind is not None:
+                    shares[rows[label], columns[kind]] += count
+        shares /= np.maximum(1, [[totals[label]] for label in labels])
+        return cls(names, shares.astype(np.float32))
+
+    def probabilities(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (n, n_kinds) of the probabilities of labels (n, n_labels)."""
+        found: NDArray[np.float32] = probabilities @ self.shares
+        return found
+
+    def of_label(self, place: int) -> str | None:
+        """Return the kind of most of a label's images, given the label's place; None if most have none."""
+        best = int(self.shares[place].argmax())
+        return self.names[best] if self.shares[place, best] >= 0.5 else None
+
+    def to_bytes(self) -> bytes:
+        """Return an ``.npz`` file of names and shares, without pickles."""
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {"names": np.array(self.names, np.str_), "shares": self.shares}
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, threshold: float) -> Self:
+        """Return what `to_bytes` wrote; raises ValueError or KeyError if it is something else."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return cls(tuple(arrays["names"].tolist()), arrays["shares"], threshold)

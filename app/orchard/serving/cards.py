@@ -1,0 +1,60 @@
+"""Cards in answers: whether a request asks for them, in which languages, and which it gets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from urllib.parse import parse_qs
+
+from orchard.cards import Card, Cards, language_tag
+from orchard.serving.problems import Problem, Refusal
+
+CardOf = Callable[[str | None, str | None], Card | None]
+"""From label and kind, as far as they are sure, to what there is to know about them."""
+
+MAX_LANGUAGES = 10
+_QUALITY = re.compile(r"\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*")
+
+
+def requested(cards: Cards, query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> CardOf | None:
+    """Return what finds the cards that a request asks for; None if it asks for none.
+
+    ``?cards=fr`` asks for them in French, and ``?cards`` in the languages of ``Accept-Language``.
+
+    Args:
+        cards: of the model.
+        query: of the request, as ASGI has it.
+        headers: likewise.
+
+    Raises:
+        Problem: ``cards`` is no language.
+    """
+    if b"cards" not in query:
+        return None
+    given = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("cards")
+    if given is None:
+        return None
+    text = given[0].strip() if len(given) == 1 else "?"
+    if text:
+        tag = language_tag(text)
+        if tag is None:
+            raise Problem(Refusal.BAD_PARAMETER, "cards is a language such as fr or pt-BR, or empty.")
+        languages = [tag]
+    else:
+        languages = accepted(b",".join(value for name, value in headers if name == b"accept-language"))
+
+    def card_of(label: str | None, kind: str | None) -> Card | None:
+        return cards.find(label, kind, languages)
+
+    return card_of
+
+
+def accepted(header: bytes) -> list[str]:
+    """Return the languages of an ``Accept-Language``, the best first; what is none is left out."""
+    found: list[tuple[float, str]] = []
+    for item in header.decode("latin-1").split(",")[:MAX_LANGUAGES]:
+        text, _, weight = item.partition(";")
+        quality = _QUALITY.fullmatch(weight) if weight else None
+        if (tag := language_tag(text)) is not None and (not weight or quality):
+            found.append((float(quality[1]) if quality else 1.0, tag))
+    return [tag for share, tag in sorted(found, key=lambda pair: -pair[0]) if share > 0]
