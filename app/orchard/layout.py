@@ -266,6 +266,23 @@ class ReliabilityBin(TypedDict):
     images: float  # share of all
 
 
+FAMILIARITY_BINS = 50
+"""Of histograms of familiarity, from 0 to 1."""
+
+
+class UnknownMetrics(TypedDict):
+    """``metrics.unknown``: of images that are none of the labels."""
+
+    source: str
+    images: int  # that could be read
+    rejected: int
+    sure: int  # wrongly
+    not_sure: int
+    unknown: int
+    familiarity: list[int]  # images in `FAMILIARITY_BINS` bins
+    auroc: float | None  # of familiarity, against the test images; null if there are none of either
+
+
 class CoveragePoint(TypedDict):
     """What answering the most certain test images alone would come to."""
 
@@ -293,7 +310,7 @@ class CalibrationMetrics(TypedDict):
     accuracy_sure: float | None  # of the sure ones; null if there are none
     share_sure: float
     share_unknown: float
-    familiarity: list[int]  # test images in 50 bins from 0 to 1
+    familiarity: list[int]  # test images in `FAMILIARITY_BINS` bins
     coverage: list[CoveragePoint]  # the most certain images first
 
 
@@ -367,6 +384,7 @@ class Metrics(TypedDict):
     classifiers: NotRequired[dict[str, ClassifierMetrics]]
     selection: NotRequired[Selection]
     calibration: NotRequired[CalibrationMetrics]
+    unknown: NotRequired[UnknownMetrics]
     leak: NotRequired[Leak]
     conflicts: NotRequired[Conflicts]
     group_split: NotRequired[GroupSplit]

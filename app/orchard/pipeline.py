@@ -20,7 +20,9 @@ from orchard.features import stage as extraction
 from orchard.features.backbones import find
 from orchard.features.pending import find_pending
 from orchard.files import digest_of
-from orchard.images.sources import check_apart, list_selected
+from orchard.images.sources import check_apart, list_images, list_selected
+from orchard.inference.model import Model
+from orchard.inference.unknown import measure_unknown
 from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics
 from orchard.output import Output
 from orchard.progress import Advance, stage
@@ -55,6 +57,7 @@ def run(source: str, output: str, settings: Settings, spark: SparkSession | None
         pipeline.extract(source)
         pipeline.reduce()
         pipeline.classify()
+        pipeline.measure_unknown()
         return pipeline.report()
 
 
@@ -218,6 +221,38 @@ class Pipeline:
         if output.rows(Dataset.REDUCED):
             self._stage("classify", "classification", key if lacked == settings.driver_memory else "", work)
         cards.bring_to_model(output)
+
+    def measure_unknown(self) -> None:
+        """Measure what the model says of the images that the setting ``unknown`` names, if it names some.
+
+        Raises:
+            InputError: there are none.
+        """
+        settings, output = self.settings, self.output
+        if settings.unknown is None or output.model_folder is None:
+            if summary.recall(output, "unknown"):
+                output.commit({}, properties={"unknown": None})
+            return
+        images = list_images(settings.unknown, self.s3, limit=None, labels=None, seed=0).table
+        key = _digest(
+            output.model_folder, settings.unknown, *(images[name].to_pylist() for name in ("path", "version"))
+        )
+
+        def work(advance: Advance) -> None:
+            calibration = summary.recall(output, "classification").get("calibration") or {}
+            found = measure_unknown(
+                self._session.spark,
+                Model.load(output.url, self.s3),
+                images,
+                source=settings.unknown or "",
+                known=calibration.get("familiarity", []),
+                limits=settings.limits(),
+                s3=self.s3,
+                progress=advance,
+            )
+            output.commit({}, properties={"unknown": {"key": key, "metrics": found}})
+
+        self._stage("unknown", "unknown", key, work, images.num_rows)
 
     def report(self, *, again: bool = False) -> Outcome:
         """Write ``report.html`` if it would say anything new, or `again` in any case, and `finish`."""

@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     answer_with: str | None = Field(
         None, description="the linear classifier that answers, instead of the best on images that are held out"
     )
+    unknown: str | None = Field(
+        None, description="images that are none of the labels (as SOURCE): measure what the model says of them"
+    )
     sure_at: float = Field(0.99, gt=0, lt=1, description="how often a sure answer is to be right")
     cards: str | None = Field(None, description="table (CSV) of what there is to know about labels and kinds")
 

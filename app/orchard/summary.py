@@ -67,6 +67,8 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
     cards = recall(output, "cards")
     if cards:
         found["cards"] = cards["metrics"]
+    if unknown := recall(output, "unknown").get("metrics"):
+        found["unknown"] = unknown
     conflicts = label_conflicts(_featurized(output, ["path", "label", "digest"]))
     if conflicts["images"]:
         found["conflicts"] = conflicts

@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from orchard.classification.predictions import Measured
 from orchard.inference.calibration import Calibration, expected_calibration_error, reliability
-from orchard.layout import CalibrationMetrics, CoveragePoint, Split
+from orchard.layout import FAMILIARITY_BINS, CalibrationMetrics, CoveragePoint, Split
 
-FAMILIARITY_BINS = 50
 _POINTS = 50  # of the curve
 
 

@@ -178,7 +178,7 @@ def half_whitening(variances: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def predict(model: Any, rows: DataFrame) -> DataFrame:
-    """Return ``path, label, kind, split, class, probability`` for rows of `vectors`: a class index, and of each class."""
+    """Return ``path, label, kind, split, class, probability`` for rows of `vectors`: an index, and all."""
     from pyspark.ml.functions import vector_to_array
     from pyspark.sql.functions import col
 

@@ -1,0 +1,76 @@
+"""What a model says of images that are none of its labels: how often it is wrongly sure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from orchard.images.decoding import Limits
+from orchard.inference.model import Model
+from orchard.inference.predict import predict_on_spark
+from orchard.layout import FAMILIARITY_BINS, Answer, UnknownMetrics
+from orchard.storage import S3Options
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def measure_unknown(
+    spark: SparkSession,
+    model: Model,
+    images: pa.Table,
+    *,
+    source: str,
+    known: Sequence[int],
+    limits: Limits,
+    s3: S3Options,
+    progress: Callable[[int], None],
+) -> UnknownMetrics:
+    """Return how images that show nothing of what the model knows are answered.
+
+    Args:
+        spark: where the work runs.
+        model: the model.
+        images: schema `orchard.layout.LISTING`.
+        source: where they are, to be reported.
+        known: how many test images lie in each bin of familiarity; empty: not measured.
+        limits: what an image may cost.
+        s3: where the object store is.
+        progress: called with the number of images that are newly done.
+    """
+    answers: Counter[str] = Counter()
+    bins = [0] * FAMILIARITY_BINS
+    for found in predict_on_spark(spark, model, images, limits=limits, s3=s3, top=1, progress=progress):
+        if "reason" in found:
+            answers["rejected"] += 1
+            continue
+        answers[found["answer"]] += 1
+        bins[min(int(found["familiarity"] * FAMILIARITY_BINS), FAMILIARITY_BINS - 1)] += 1
+    return UnknownMetrics(
+        source=source,
+        images=sum(bins),
+        rejected=answers["rejected"],
+        sure=answers[Answer.SURE],
+        not_sure=answers[Answer.NOT_SURE],
+        unknown=answers[Answer.UNKNOWN],
+        familiarity=bins,
+        auroc=auroc(known, bins) if sum(known) and sum(bins) else None,
+    )
+
+
+def auroc(known: Sequence[int], unknown: Sequence[int]) -> float:
+    """Return the share of pairs of a known and an unknown image of which the known one is more familiar.
+
+    Images in one bin count as half of such a pair.
+
+    Args:
+        known: images in each bin of familiarity, rising.
+        unknown: the same.
+    """
+    inside, outside = np.array(known, float), np.array(unknown, float)
+    below = np.cumsum(outside) - outside
+    return float((inside * (below + outside / 2)).sum() / inside.sum() / outside.sum())
