@@ -1,6 +1,31 @@
 """Orchard: from a large collection of images to features, a reduced table, measured classifiers and a model."""
 
-from orchard.api import classify, extract, read, reduce, run, start_spark
+from orchard.api import (
+    classify,
+    compare,
+    export,
+    extract,
+    plan,
+    predict,
+    read,
+    reduce,
+    results,
+    run,
+    start_spark,
+)
 from orchard.errors import OrchardError
 
-__all__ = ["OrchardError", "classify", "extract", "read", "reduce", "run", "start_spark"]
+__all__ = [
+    "OrchardError",
+    "classify",
+    "compare",
+    "export",
+    "extract",
+    "plan",
+    "predict",
+    "read",
+    "reduce",
+    "results",
+    "run",
+    "start_spark",
+]

@@ -5,6 +5,7 @@ variables, ``orchard.toml`` and the defaults, as on the command line.
 """
 
 import tempfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchard.layout import Dataset
@@ -12,6 +13,7 @@ from orchard.layout import Dataset
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from orchard.export.writing import Exported
     from orchard.pipeline import Outcome
 
 
@@ -111,3 +113,112 @@ def read(spark: "SparkSession", output: str, dataset: str | Dataset, **settings:
     from orchard.settings import load
 
     return datasets.read(spark, Output(output, load(settings).s3_options()), Dataset(dataset))
+
+
+def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
+    """Return everything that `output` holds of every featurized image as one lazy table.
+
+    Returns:
+        ``path, label, kind, split, width, height``; ``features`` and ``components`` as vectors of Spark ML, the latter
+        null before `reduce`; and ``predictions``, a map from each classifier to what it says (``predicted, confidence,
+        familiarity, answer, predicted_kind, kind_confidence``), null for images without a label or before `classify`.
+
+    Raises:
+        OrchardError: see `orchard.errors`.
+    """
+    from pyspark.ml.functions import array_to_vector
+    from pyspark.sql import functions as F  # noqa: N812 - as everybody calls it
+
+    said = ["predicted", "confidence", "familiarity", "answer", "predicted_kind", "kind_confidence"]
+    features = read(spark, output, Dataset.FEATURES, **settings)
+    reduced = read(spark, output, Dataset.REDUCED, **settings).select(
+        "path", array_to_vector(F.col("pca_features").cast("array<double>")).alias("components")
+    )
+    predictions = read(spark, output, Dataset.PREDICTIONS, **settings)
+    each = F.struct(F.col("classifier").alias("key"), F.struct(*said).alias("value"))
+    answers = predictions.groupBy("path").agg(F.map_from_entries(F.collect_list(each)).alias("predictions"))
+    vectors = array_to_vector(F.col("features").cast("array<double>"))
+    return features.withColumn("features", vectors).join(reduced, "path", "left").join(answers, "path", "left")
+
+
+def predict(
+    spark: "SparkSession | None", output: str, images: str | Sequence[str], *, top: int = 5, **settings: Any
+) -> list[dict[str, Any]]:
+    """Say what is on images by the model in `output`, as ``orchard predict --format jsonl``.
+
+    Args:
+        spark: the session that does the work; None: it is done in this process, without Spark.
+        output: folder or ``s3a://`` prefix of a run.
+        images: files, folders, ``s3a://`` prefixes, patterns or manifests.
+        top: how many of the likeliest labels to name.
+        settings: see the module.
+
+    Returns:
+        For each image, in order: ``path, answer, label, kind, confidence, familiarity, top``; or ``path, reason,
+        detail`` if it cannot be read.
+
+    Raises:
+        OrchardError: see `orchard.errors`.
+    """
+    from orchard.inference.model import Model
+    from orchard.inference.predict import find_images, predict_here, predict_on_spark
+    from orchard.settings import load
+
+    found = load(settings)
+    s3, limits = found.s3_options(), found.limits()
+    model = Model.load(output, s3)
+    listed = find_images([images] if isinstance(images, str) else images, s3)
+    if spark is None:
+        answers = predict_here(model, listed, limits=limits, s3=s3, top=top)
+    else:
+        answers = predict_on_spark(spark, model, listed, limits=limits, s3=s3, top=top, progress=lambda _: None)
+    return [dict(answer) for answer in answers]
+
+
+def plan(source: str, output: str | None = None, **settings: Any) -> dict[str, Any]:
+    """Return what a run over `source` would do and take, as ``orchard plan``; nothing is written.
+
+    Raises:
+        OrchardError: see `orchard.errors`.
+    """
+    from orchard.plan import make_plan
+    from orchard.settings import load
+
+    return make_plan(source, output, load(settings))
+
+
+def compare(
+    spark: "SparkSession", source: str, output: str, backbones: Sequence[str], **settings: Any
+) -> list[dict[str, Any]]:
+    """Run the pipeline once for each backbone, as ``orchard compare``, and return a row for each, the best first.
+
+    Raises:
+        OrchardError: see `orchard.errors`.
+    """
+    from orchard.compare import compare as compare_backbones
+    from orchard.settings import load
+
+    return compare_backbones(source, output, list(backbones), load(settings), spark)
+
+
+def export(output: str, file: str, *, format: str, precision: str = "float32", **settings: Any) -> "Exported":
+    """Write the model in `output` as one file, as ``orchard export``.
+
+    Args:
+        output: folder or ``s3a://`` prefix of a run.
+        file: local path or ``s3a://bucket/key``, with the suffix of the format.
+        format: onnx, openvino, keras or litert.
+        precision: float32, float16 or int8: how the weights are stored.
+        settings: see the module.
+
+    Returns:
+        `Exported`: the files with their sizes, and the model card.
+
+    Raises:
+        OrchardError: see `orchard.errors`.
+    """
+    from orchard.export.formats import Format, Precision
+    from orchard.export.writing import export as write
+    from orchard.settings import load
+
+    return write(output, file, Format(format), Precision(precision), s3=load(settings).s3_options())
