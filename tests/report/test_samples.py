@@ -18,7 +18,7 @@ def _reduced(labels: np.ndarray, first: int = 0) -> pa.Table:
     n = len(labels)
     vectors = np.arange(first, first + n, dtype=np.float32)[:, None] * np.array([1, -1], dtype=np.float32)
     paths = [f"{i}.jpg" for i in range(first, first + n)]
-    return pa.table([paths, labels.tolist(), ["train"] * n, vectors.tolist()], schema=layout.REDUCED)
+    return pa.table([paths, labels.tolist(), [None] * n, ["train"] * n, vectors.tolist()], schema=layout.REDUCED)
 
 
 def test_points_are_stratified_bounded_and_always_the_same(tmp_path: Path) -> None:
