@@ -147,7 +147,8 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
 
 
 def _table(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
-    return pa.table([list(column) for column in zip(*rows, strict=True)] or [[] for _ in schema], schema=schema)
+    """Rows of a schema; what they leave out at their end is null."""
+    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=False)) for row in rows], schema)
 
 
 @pytest.fixture
