@@ -52,7 +52,8 @@ def run(spark: SparkSession, output: Output) -> Callable[..., Classification]:
         values = (centres[index] + rng.normal(size=(len(rows), 16))).astype(np.float32)
         paths, names, splits = zip(*rows, strict=True)
         sides = pa.array([100] * len(rows), pa.int32())
-        features = pa.table([pa.array(paths), pa.array(names, pa.string()), pa.array(splits), sides, sides,
+        no_kinds = pa.nulls(len(rows), pa.string())
+        features = pa.table([pa.array(paths), pa.array(names, pa.string()), no_kinds, pa.array(splits), sides, sides,
                              lists(values)], schema=FEATURES)  # fmt: skip
         inventory = pa.table(
             {
@@ -60,6 +61,7 @@ def run(spark: SparkSession, output: Output) -> Callable[..., Classification]:
                 "size": [1] * len(rows),
                 "version": ["1"] * len(rows),
                 "label": names,
+                "kind": no_kinds,
                 "split": splits,
                 "digest": [f"{i:032x}" for i in range(len(rows))],
                 "featurized": [True] * len(rows),

@@ -127,7 +127,7 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
             split = "test" if j % 3 == 0 else "train"
             path = f"{split}/{label}/{j}.jpg"
             images[path] = picture(i, j)
-            reduced.append((path, label, split, (random.normal(size=n_components) + i).tolist()))
+            reduced.append((path, label, None, split, (random.normal(size=n_components) + i).tolist()))
             predicted = labels[(i + 1) % len(labels)] if j == 0 else label
             for name in ("logistic_regression", "random_forest"):
                 predictions.append((path, label, split, name, predicted, 0.5 + i / (2 * len(labels))))
@@ -147,7 +147,8 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
 
 
 def _table(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
-    return pa.table([list(column) for column in zip(*rows, strict=True)] or [[] for _ in schema], schema=schema)
+    """Rows of a schema; what they leave out at their end is null."""
+    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=False)) for row in rows], schema)
 
 
 @pytest.fixture
