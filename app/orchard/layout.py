@@ -204,7 +204,7 @@ SCHEMAS = {
 }
 """The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
 
-ADDED = frozenset({"kind"})
+ADDED = frozenset({"kind", "group"})
 """Columns that earlier versions did not write: where a file lacks one, it is read as nulls."""
 
 
