@@ -162,7 +162,9 @@ class Pipeline:
         """
         settings, output = self.settings, self.output
         names = sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
-        key = _digest(reduction.VERSION, names, settings.variance, settings.components, settings.seed, group_key(output))
+        key = _digest(
+            reduction.VERSION, names, settings.variance, settings.components, settings.seed, group_key(output)
+        )
         components = settings.components
         variance = settings.variance if components is None else None
 

@@ -110,8 +110,10 @@ def hold_out(
     fraction = min(_MOST_HELD, max(_HELD, _LEAST_HELD / max(int(is_labelled.sum()), 1)))
     if groups is not None and any(group is not None for group in groups):
         at = np.flatnonzero(is_labelled)
-        rows = pa.table({"path": pa.array(paths, pa.string()), "group": pa.array(groups, pa.string())}).take(pa.array(at))
-        known = [labels[row] for row in at]
+        rows = pa.table({"path": pa.array(paths, pa.string()), "group": pa.array(groups, pa.string())}).take(
+            pa.array(at)
+        )
+        known = [labels[row] for row in at.tolist()]
         is_held[at] = draw_groups(group_names(rows), known, test_fraction=fraction, seed=seed)
         return is_held
     order = np.argsort(label, kind="stable")

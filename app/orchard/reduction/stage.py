@@ -19,7 +19,20 @@ from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.images.splits import hold_out
-from orchard.layout import DERIVED, FEATURES, FORGOTTEN, FORMULA, INVENTORY, NAMES, REDUCED, REDUCTION, STATISTICS, Dataset, PcaMetrics, Split
+from orchard.layout import (
+    DERIVED,
+    FEATURES,
+    FORGOTTEN,
+    FORMULA,
+    INVENTORY,
+    NAMES,
+    REDUCED,
+    REDUCTION,
+    STATISTICS,
+    Dataset,
+    PcaMetrics,
+    Split,
+)
 from orchard.output import NO_MODEL, Output
 from orchard.reduction.pca import Projection, Reduction
 from orchard.reduction.statistics import Role, Statistics, Sums
