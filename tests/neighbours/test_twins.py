@@ -57,11 +57,14 @@ def output(tmp_path: Path) -> Output:
         "predicted": ["a"] * 5 + ["b"] * 3 + ["b"],
         "confidence": [0.5] * 9,
     }
+    predictions = pa.Table.from_pylist(
+        [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)], PREDICTIONS
+    )
     near = {"path": paths, "neighbours": [["8.jpg"]] * 8 + [[]], "similarities": [[0.99]] * 4 + [[0.5]] * 4 + [[]]}
     with output.writing():
         output.commit(
             {
-                Dataset.PREDICTIONS: [output.stage(Dataset.PREDICTIONS, pa.table(rows, schema=PREDICTIONS))],
+                Dataset.PREDICTIONS: [output.stage(Dataset.PREDICTIONS, predictions)],
                 Dataset.NEIGHBOURS: [output.stage(Dataset.NEIGHBOURS, pa.table(near, schema=NEIGHBOURS))],
             }
         )
