@@ -443,6 +443,7 @@ class NeighbourMetrics(TypedDict):
     test_rows: int
     threshold: float | None  # cosine from which two images are near twins; null if there is one label only
     near_twins: int  # test images with a near twin in training
+    near_other_labels: int  # training images as near to one of another label
     test: Histogram  # test images by the similarity of the nearest training image
     other_labels: Histogram  # training images by the similarity of the nearest one of another label
 

@@ -93,6 +93,7 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
             "test_rows": n * per_label,
             "threshold": 0.95,
             "near_twins": n * per_label // 2,
+            "near_other_labels": 1,
             "test": {"low": 0.0, "high": 1.0, "images": [0] * 80 + [n * per_label // 20] * 20},
             "other_labels": {"low": 0.0, "high": 1.0, "images": [0] * 70 + [4 * n * per_label // 20] * 20 + [0] * 10},
         },

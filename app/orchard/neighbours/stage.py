@@ -90,6 +90,7 @@ def find_neighbours(
         test_rows=test_rows,
         threshold=threshold,
         near_twins=0 if threshold is None else int(tally.test[bins_of([threshold])[0] :].sum()),
+        near_other_labels=0 if threshold is None else int(tally.other[bins_of([threshold])[0] :].sum()),
         test=shown(tally.test),
         other_labels=shown(tally.other),
     )

@@ -28,7 +28,7 @@ SHOWN_BINS = 100
 """Of the histograms in ``metrics.json``."""
 
 CHANCE = 0.001
-"""Share of training images that reach the threshold with an image of another label."""
+"""Share of images of different things that reach the threshold."""
 
 _LEAST = 20  # training images with another label to look at, before there is a threshold
 _TAIL = 3.0902 / 0.6745  # a normal distribution's 99.9th percentile over its 75th, in standard deviations
@@ -64,7 +64,8 @@ def threshold_of(other_labels: NDArray[np.int64]) -> float | None:
     correlation").
 
     On 2,640 shop photographs taken in series it is 0.949: 44 % of them have a near twin among the others, and none of
-    296 of other series. On frames of turntables it is 0.967: 99 % have one.
+    296 of other series. On 9,280 frames of turntables, of 58 fruits that look much alike, it is 0.979: 55 % of 2,878
+    test images have one.
 
     Args:
         other_labels: (BINS,), see `count`: training images by the cosine of the nearest one of another label.

@@ -158,9 +158,11 @@ def _near(metrics: Metrics) -> list[Alert]:
     if found is None or found["threshold"] is None or not found["test_rows"]:
         return []
     near, rows = found["near_twins"], found["test_rows"]
+    others = found["near_other_labels"]
     about = (
-        f"Their cosine to a training image is {found['threshold']:.3f} or more; of training images one in a thousand "
-        "is as near to one of another class."
+        f"Near are images whose features have a cosine of {found['threshold']:.3f} or more, which images of different "
+        f"things reach once in a thousand; {percent(others / max(1, found['train_rows']))} of the training images are "
+        "as near to one of another class."
     )
     if not are_many(found):
         title = "No test image has a near twin in training"
