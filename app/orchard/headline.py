@@ -17,7 +17,7 @@ MEASURES = {
 
 
 def headline(metrics: Metrics) -> Headline | None:
-    """Return the figure to quote: the best classifier on the strictest measure that there is.
+    """Return the figure to quote: of the classifier that answers, on the strictest measure that there is.
 
     Whole groups come first, as someone who named groups knows what belongs together; then test images without a near
     twin in training, where there are more near twins than chance explains; then all test images. None if nothing was
@@ -33,7 +33,10 @@ def headline(metrics: Metrics) -> Headline | None:
 
 
 def measured_by(metrics: Metrics, measure: Measure) -> Headline | None:
-    """Return the best classifier on a measure; None if nothing, or too little, was measured so."""
+    """Return the figure of a measure: of the classifier that answers, chosen without the test images, or else the best.
+
+    None if nothing, or too little, was measured so.
+    """
     figures: dict[str, tuple[float, int]]
     if measure is Measure.APART:
         apart = metrics.get("without_near_twins", {})
@@ -45,7 +48,8 @@ def measured_by(metrics: Metrics, measure: Measure) -> Headline | None:
         figures = {name: (found["accuracy"], found["test_rows"]) for name, found in every.items() if found["test_rows"]}
     if not figures:
         return None
-    name = min(figures, key=lambda name: (-figures[name][0], name))
+    chosen = metrics["selection"]["chosen"] if "selection" in metrics else None
+    name = chosen if chosen in figures else min(figures, key=lambda name: (-figures[name][0], name))
     accuracy, rows = figures[name]
     return Headline(
         measure=measure,

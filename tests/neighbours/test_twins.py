@@ -114,6 +114,13 @@ def test_the_headline_is_the_strictest_measure_that_there_is(
     assert (found["measure"], found["classifier"], found["accuracy"]) == (measure, classifier, accuracy)
 
 
+def test_the_headline_is_of_the_classifier_that_answers() -> None:
+    metrics = _metrics()
+    metrics["selection"] = {"chosen": "logistic_regression"}  # type: ignore[typeddict-item]
+    found = headline(metrics)
+    assert found is not None and (found["classifier"], found["accuracy"]) == ("logistic_regression", 0.9)
+
+
 def test_chance_is_no_leak() -> None:
     assert [are_many(_metrics(near)["neighbours"]) for near in (0, 1, 2, 5, 40)] == [False, False, False, True, True]
 
