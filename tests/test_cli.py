@@ -35,7 +35,7 @@ def test_the_help_of_each_command_shows_a_runnable_example(command: str) -> None
 
 def test_flags_of_a_command_are_settings_with_their_defaults() -> None:
     output = CliRunner().invoke(cli, ["run", "--help"]).output
-    for text in ("--variance", "0.95", "--backbone", "EfficientNetLite0", "--split-by", "image|group", "--s3-endpoint"):
+    for text in ("--variance", "0.95", "--backbone", "EfficientNetLite0", "--group-by", "frames", "--s3-endpoint"):
         assert text in output
 
 

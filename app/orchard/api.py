@@ -97,6 +97,7 @@ def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame"
     from orchard.settings import load
 
     with Pipeline(output, load(settings), spark, must_exist=True) as pipeline:
+        pipeline.neighbours()
         pipeline.classify()
         pipeline.finish()
     return read(spark, output, Dataset.PREDICTIONS, **settings)

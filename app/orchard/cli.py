@@ -124,17 +124,18 @@ def reduce(output: str, as_json: bool, **flags: Any) -> int:
 
 @cli.command(short_help="a reduced table to measured classifiers")
 @click.argument("output")
-@options(*CLASSIFICATION, *("seed", "test_fraction"), *SPARK, *STORAGE)
+@options(*CLASSIFICATION, *("seed", "test_fraction", "group_by"), *SPARK, *STORAGE)
 def classify(output: str, as_json: bool, **flags: Any) -> int:
     """Train classifiers on the reduced features of OUTPUT and measure them on its test split.
 
     \b
     Example:
-      orchard classify out --classifiers logistic_regression --split-by group
+      orchard classify out --classifiers logistic_regression --group-by frames
     """
     from orchard.pipeline import Pipeline
 
     with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
+        pipeline.neighbours()
         pipeline.classify()
         return _print_outcome(pipeline.finish(), as_json)
 
@@ -263,6 +264,7 @@ for _command in (*inference.COMMANDS, *export.COMMANDS, *serving.COMMANDS, *clus
 
 
 def _print_outcome(outcome: Any, as_json: bool) -> int:
+    from orchard.headline import MEASURES
     from orchard.images.rejections import sentence
 
     metrics = outcome.metrics
@@ -287,12 +289,19 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
                 f"{pca['explained_variance']:.1%} of the variance"
             )
         for name, measured in metrics.get("classifiers", {}).items():
-            text = f"{name.replace('_', ' '):<20} accuracy {measured['accuracy']:.2%}, F1 {measured['macro_f1']:.2%}"
+            text = f"{name.replace('_', ' '):<20} accuracy {_with_interval(measured)}, F1 {measured['macro_f1']:.2%}"
+            if (apart := metrics.get("without_near_twins", {}).get(name)) and apart["test_rows"]:
+                text += f"; without near twins {_with_interval(apart)}"
             if grouped := metrics.get("group_split", {}).get("classifiers", {}).get(name):
-                text += f"; by group {grouped['accuracy']:.2%}"
+                text += f"; by group {_with_interval(grouped)}"
             lines.append(text)
         if "baseline" in metrics:
-            lines.append(f"{'majority class':<20} accuracy {metrics['baseline']['accuracy']:.2%}")
+            lines.append(f"{'majority class':<20} accuracy {_with_interval(metrics['baseline'])}")
+        if best := metrics.get("headline"):
+            lines.append(
+                f"headline   {_with_interval(best)} by {best['classifier'].replace('_', ' ')}, on "
+                f"{best['test_rows']:,} {MEASURES[best['measure']].removeprefix('all ')}"
+            )
         lines += [f"warning    {warning}" for warning in metrics["warnings"]]
         lines.append(f"report     {outcome.report or 'none yet: orchard report ' + outcome.output}")
         lines.append(f"seconds    {metrics['seconds']['total']:.1f}")
@@ -304,6 +313,14 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
             err=True,
         )
     return 0 if outcome.within_limits else 1
+
+
+def _with_interval(measured: Any) -> str:
+    """Return an accuracy with the interval in which it lies with 95 % confidence."""
+    text = f"{measured['accuracy']:.2%}"
+    if interval := measured.get("accuracy_interval"):
+        text += f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    return text
 
 
 def _print_plan(planned: Any) -> None:
@@ -321,6 +338,8 @@ def _print_plan(planned: Any) -> None:
 
 
 def _print_comparison(rows: Any) -> None:
+    from orchard.headline import MEASURES
+
     table = _table(
         *("backbone", "classifier", "accuracy", "features", "k", "parameters", "size", "ms/image", "images/s", "")
     )
@@ -328,7 +347,7 @@ def _print_comparison(rows: Any) -> None:
         table.add_row(
             row["backbone"],
             row["classifier"].replace("_", " "),
-            f"{row['accuracy']:.2%}",
+            _with_interval(row),
             f"{row['features']:,}",
             f"{row['k']:,}",
             f"{row['parameters'] / 1e6:.1f} M",
@@ -339,6 +358,7 @@ def _print_comparison(rows: Any) -> None:
             style="bold" if row["best_trade_off"] else None,
         )
     _print_table(table)
+    click.echo(f"Accuracy is that of {MEASURES[rows[0]['measure']]}, with its 95 % interval.")
 
 
 def _print_table(table: Table) -> None:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 from orchard import pipeline, summary
 from orchard.errors import TrainingError, UsageError
 from orchard.features.backbones import find
+from orchard.headline import common, measured_by
 from orchard.images.sources import list_selected
+from orchard.layout import Interval, Measure, Metrics
 from orchard.output import Output
-from orchard.plan import measure
+from orchard.plan import measure as time_of
 from orchard.session import Session
 from orchard.settings import Settings
 
@@ -26,6 +28,9 @@ class Row:
     backbone: str
     classifier: str
     accuracy: float
+    accuracy_interval: Interval
+    measure: str
+    """What the accuracy was measured on, the same for all rows: see `orchard.layout.Measure`."""
     features: int
     k: int
     parameters: int
@@ -45,7 +50,7 @@ def compare(
 
     Returns:
         One dictionary for each backbone (see `Row`), the most accurate first; one is marked as the best trade-off: the
-        fastest of those within one point of the best accuracy.
+        fastest of those within one point of the best accuracy. Accuracy is measured as the headline of a run is.
 
     Raises:
         UsageError: a backbone does not exist or is named twice.
@@ -57,7 +62,12 @@ def compare(
     session = Session(settings, spark)
     session.start()
     try:
-        rows = [_measure(source, f"{output}/{name}", name, settings, session) for name in names]
+        runs = {name: _run(source, f"{output}/{name}", name, settings, session) for name in names}
+        measure = common(list(runs.values()))
+        rows = []
+        for name, metrics in runs.items():
+            chosen = settings.model_copy(update={"backbone": name})
+            rows.append(_measured(source, f"{output}/{name}", chosen, metrics, measure))
     finally:
         session.stop()
     floor = max(row.accuracy for row in rows) - TOLERANCE
@@ -66,19 +76,26 @@ def compare(
     return [asdict(row) | {"best_trade_off": row is best} for row in rows]
 
 
-def _measure(source: str, output: str, name: str, settings: Settings, session: Session) -> Row:
+def _run(source: str, output: str, name: str, settings: Settings, session: Session) -> Metrics:
     settings = settings.model_copy(update={"backbone": name})
     metrics = pipeline.run(source, output, settings, session.spark).metrics
     if not metrics.get("classifiers"):
         raise TrainingError(f"{name} cannot be compared: {' '.join(metrics['warnings']) or 'nothing was classified'}")
+    return metrics
+
+
+def _measured(source: str, output: str, settings: Settings, metrics: Metrics, measure: Measure) -> Row:
     extraction = summary.recall(Output(output, settings.s3_options()), "extraction")
-    backbone = find(name).with_alpha(settings.alpha)
-    seconds = measure(list_selected(source, output, settings).table, settings).seconds
-    classifier, measured = max(metrics["classifiers"].items(), key=lambda item: item[1]["accuracy"])
+    backbone = find(settings.backbone).with_alpha(settings.alpha)
+    seconds = time_of(list_selected(source, output, settings).table, settings).seconds
+    best = measured_by(metrics, measure)
+    assert best is not None  # `common` saw to it
     return Row(
-        backbone=name,
-        classifier=classifier,
-        accuracy=round(measured["accuracy"], 4),
+        backbone=backbone.name,
+        classifier=best["classifier"],
+        accuracy=round(best["accuracy"], 4),
+        accuracy_interval=best["accuracy_interval"],
+        measure=measure,
         features=metrics["pca"]["n_features"],
         k=metrics["pca"]["k"],
         parameters=backbone.parameters,

@@ -11,7 +11,7 @@ from orchard import progress
 from orchard.redaction import without_secrets
 from orchard.settings import Settings, as_text, load
 
-SELECTION = ("limit", "labels", "label_level", "kind_from", "test_fraction", "seed")
+SELECTION = ("limit", "labels", "label_level", "kind_from", "test_fraction", "group_by", "seed")
 IMAGES = ("max_bytes", "max_pixels", "max_decode_memory", "max_decode_seconds")
 EXTRACTION = (
     *SELECTION,
@@ -20,7 +20,7 @@ EXTRACTION = (
     *("fresh", "prune", "retry_rejected"),
 )
 REDUCTION = ("variance", "components")
-CLASSIFICATION = ("classifiers", "split_by", "cards")
+CLASSIFICATION = ("classifiers", "cards")
 SPARK = ("master", "driver_memory", "executor_timeout", "spark_conf")
 STORAGE = ("s3_endpoint", "s3_region", "storage_timeout")
 

@@ -52,13 +52,16 @@ class Dataset(StrEnum):
     INVENTORY = "inventory"
     REDUCED = "reduced"
     REDUCED_CSV = "reduced_csv"
+    NEIGHBOURS = "neighbours"
     PREDICTIONS = "predictions"
 
 
 EXTRACTED = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
 """What is made of images: every listed image is in the inventory, and in one of the other two."""
-DERIVED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.PREDICTIONS)
+DERIVED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.NEIGHBOURS, Dataset.PREDICTIONS)
 """What is made of features; it goes when they change."""
+FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification"))
+"""The properties of the stages that made it, which go with it."""
 
 
 class Split(StrEnum):
@@ -116,6 +119,7 @@ LISTING = pa.schema(
         pa.field("label", pa.string()),  # null where the path shows none
         pa.field("kind", pa.string()),  # the coarser name above the label, where there is one
         pa.field("split", pa.string()),  # Split; null in a listing: "assign one"
+        pa.field("group", pa.string()),  # images that are not independent of each other; null: of none
     ]
 )
 
@@ -149,6 +153,7 @@ INVENTORY = pa.schema(
         pa.field("label", pa.string()),
         pa.field("kind", pa.string()),
         pa.field("split", pa.string()),
+        pa.field("group", pa.string()),  # as in a listing
         pa.field("digest", pa.string()),  # BLAKE2b, 128 bits, hex, of the file's bytes; null if unread
         pa.field("featurized", pa.bool_()),  # false: the image is in rejected/
     ]
@@ -161,6 +166,14 @@ REDUCED = pa.schema(
         pa.field("kind", pa.string()),
         pa.field("split", pa.string()),
         pa.field("pca_features", pa.list_(pa.float32())),  # shape (k,)
+    ]
+)
+
+NEIGHBOURS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("neighbours", pa.list_(pa.string())),  # paths of the nearest training images, the nearest first
+        pa.field("similarities", pa.list_(pa.float32())),  # cosines, falling; of a length with `neighbours`
     ]
 )
 
@@ -186,11 +199,12 @@ SCHEMAS = {
     Dataset.REJECTED: REJECTED,
     Dataset.INVENTORY: INVENTORY,
     Dataset.REDUCED: REDUCED,
+    Dataset.NEIGHBOURS: NEIGHBOURS,
     Dataset.PREDICTIONS: PREDICTIONS,
 }
 """The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
 
-ADDED = frozenset({"kind"})
+ADDED = frozenset({"kind", "group"})
 """Columns that earlier versions did not write: where a file lacks one, it is read as nulls."""
 
 
@@ -226,6 +240,10 @@ class PcaMetrics(TypedDict):
     train_rows: int  # what scaler and PCA were fitted on
 
 
+Interval = tuple[float, float]
+"""Within which a share lies with 95 % confidence, see `orchard.classification.intervals`; in JSON a list."""
+
+
 class ClassMetrics(TypedDict):
     """One row of the per-class report."""
 
@@ -239,9 +257,13 @@ class ClassifierMetrics(TypedDict):
     """``metrics.classifiers.<name>``: measured on the test split."""
 
     accuracy: float
-    macro_precision: float
+    accuracy_interval: NotRequired[Interval]
+    macro_precision: float  # macro: each class counts alike; weighted: as its share of the test images
     macro_recall: float
     macro_f1: float
+    weighted_precision: NotRequired[float]
+    weighted_recall: NotRequired[float]
+    weighted_f1: NotRequired[float]
     test_rows: int
     train_rows: int
     confusion: dict[str, dict[str, int]]  # true label -> predicted label -> test images, where there are any
@@ -256,6 +278,7 @@ class Baseline(TypedDict):
 
     label: str
     accuracy: float
+    accuracy_interval: NotRequired[Interval]
 
 
 class ReliabilityBin(TypedDict):
@@ -307,7 +330,9 @@ class CalibrationMetrics(TypedDict):
     reliability_before: list[ReliabilityBin]
     reliability_after: list[ReliabilityBin]
     accuracy: float  # of all answers
+    accuracy_interval: NotRequired[Interval]
     accuracy_sure: float | None  # of the sure ones; null if there are none
+    accuracy_sure_interval: NotRequired[Interval | None]
     share_sure: float
     share_unknown: float
     familiarity: list[int]  # test images in `FAMILIARITY_BINS` bins
@@ -361,8 +386,37 @@ class CardMetrics(TypedDict):
     labels_without: list[str]  # labels of images that have no card, and whose kind has none, sorted
 
 
+class GroupSource(StrEnum):
+    """Where groups come from."""
+
+    COLUMN = "column"
+    """A manifest's."""
+    PATTERN = "pattern"
+    """A regular expression on paths."""
+    FRAMES = "frames"
+    """Guessed from the numbers in files' names, see `orchard.images.groups.frame_names`."""
+
+
+class Group(TypedDict):
+    """A group, to be shown."""
+
+    name: str
+    images: int
+    paths: list[str]  # the first few
+
+
+class Grouping(TypedDict):
+    """``metrics.grouping``: how images were grouped."""
+
+    by: str  # the setting
+    source: str  # GroupSource
+    groups: int
+    ungrouped: int  # images of no group, each of which stands for itself
+    examples: list[Group]  # the largest
+
+
 class GroupSplit(TypedDict):
-    """The honest figure: consecutive frames stay on one side of the split."""
+    """``metrics.group_split``: groups straddle the split, and everything was fitted again with whole groups."""
 
     groups: int
     train_rows: int
@@ -370,6 +424,60 @@ class GroupSplit(TypedDict):
     k: int
     baseline: Baseline
     classifiers: dict[str, ClassifierMetrics]
+
+
+class Histogram(TypedDict):
+    """Images by similarity, in bins of equal width; what lies outside is in the first or last one."""
+
+    low: float
+    high: float
+    images: list[int]
+
+
+class NeighbourMetrics(TypedDict):
+    """``metrics.neighbours``: how near test images are to training."""
+
+    exact: bool  # or by an index
+    recall: float | None  # of the index: of the nearest neighbours that are the true ones, on a sample
+    train_rows: int
+    test_rows: int
+    threshold: float | None  # cosine from which two images are near twins; null if there is one label only
+    near_twins: int  # test images with a near twin in training
+    near_other_labels: int  # training images as near to one of another label
+    test: Histogram  # test images by the similarity of the nearest training image
+    other_labels: Histogram  # training images by the similarity of the nearest one of another label
+
+
+class ApartMetrics(TypedDict):
+    """A classifier on the test images that have no near twin in training, and on those that do."""
+
+    test_rows: int
+    accuracy: float | None  # null: there are none
+    accuracy_interval: Interval | None
+    test_rows_near: int
+    accuracy_near: float | None
+    accuracy_near_interval: Interval | None
+
+
+class Measure(StrEnum):
+    """On what a headline was measured, the strictest first."""
+
+    GROUPS = "groups"
+    """Everything fitted again with whole groups on one side of the split."""
+    APART = "without_near_twins"
+    """Test images without a near twin in training."""
+    ALL = "all"
+    """All test images."""
+
+
+class Headline(TypedDict):
+    """``metrics.headline``: the one figure to quote, and to compare by."""
+
+    measure: str  # Measure
+    classifier: str
+    accuracy: float
+    accuracy_interval: Interval
+    test_rows: int
 
 
 class Metrics(TypedDict):
@@ -387,7 +495,11 @@ class Metrics(TypedDict):
     unknown: NotRequired[UnknownMetrics]
     leak: NotRequired[Leak]
     conflicts: NotRequired[Conflicts]
+    grouping: NotRequired[Grouping]
     group_split: NotRequired[GroupSplit]
+    neighbours: NotRequired[NeighbourMetrics]
+    without_near_twins: NotRequired[dict[str, ApartMetrics]]  # by classifier
+    headline: NotRequired[Headline]
     warnings: list[str]  # one sentence each
     seconds: dict[str, float]  # list, extract, reduce, classify, report, total
     images_per_second: float  # decoded / seconds of extraction; of the run that decoded last

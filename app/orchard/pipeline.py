@@ -1,4 +1,4 @@
-"""The stages in order: list, extract, reduce, classify, report; each is skipped while its input is unchanged."""
+"""The stages in order, from list to report; each is skipped while its input and settings are unchanged."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchard import cards, summary
 from orchard.classification import stage as classification
+from orchard.classification.groups import group_key
 from orchard.classification.training import Classifier
 from orchard.errors import InputError, UsageError
 from orchard.features import stage as extraction
 from orchard.features.backbones import find
 from orchard.features.pending import find_pending
+from orchard.features.regrouping import regroup, update_groups
 from orchard.files import digest_of
 from orchard.images.sources import check_apart, list_images, list_selected
 from orchard.inference.model import Model
 from orchard.inference.unknown import measure_unknown
 from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics
+from orchard.neighbours import stage as neighbours
+from orchard.neighbours.twins import measure_apart
 from orchard.output import Output
 from orchard.progress import Advance, stage
 from orchard.reduction import stage as reduction
@@ -56,6 +60,7 @@ def run(source: str, output: str, settings: Settings, spark: SparkSession | None
     with Pipeline(output, settings, spark) as pipeline:
         pipeline.extract(source)
         pipeline.reduce()
+        pipeline.neighbours()
         pipeline.classify()
         pipeline.measure_unknown()
         return pipeline.report()
@@ -144,6 +149,7 @@ class Pipeline:
                     self._session, output, pending, identity, settings=settings, backbone=self.backbone
                 )
         extraction.complete(output, listing, source, done)
+        update_groups(output, listing.table, listing.grouping)
         self._decoded = done.get("images", 0)
 
     def reduce(self) -> None:
@@ -156,7 +162,9 @@ class Pipeline:
         """
         settings, output = self.settings, self.output
         names = sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
-        key = _digest(reduction.VERSION, names, settings.variance, settings.components, settings.seed)
+        key = _digest(
+            reduction.VERSION, names, settings.variance, settings.components, settings.seed, group_key(output)
+        )
         components = settings.components
         variance = settings.variance if components is None else None
 
@@ -175,6 +183,18 @@ class Pipeline:
 
         self._stage("reduce", "reduction", key, work, output.rows(Dataset.FEATURES))
 
+    def neighbours(self) -> None:
+        """Find the nearest training images of every image, if there are reduced ones."""
+        settings, output = self.settings, self.output
+        names = sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
+        key = _digest(neighbours.VERSION, names, settings.seed)
+
+        def work(advance: Advance) -> None:
+            neighbours.run(self._session, output, key=key, seed=settings.seed, progress=advance)
+
+        if output.rows(Dataset.REDUCED):
+            self._stage("neighbours", "neighbours", key, work, output.rows(Dataset.FEATURES))
+
     def classify(self) -> None:
         """Train and measure the classifiers; data that cannot train one becomes a warning.
 
@@ -182,8 +202,12 @@ class Pipeline:
 
         Raises:
             InputError: the features were not reduced since they last changed.
+            UsageError: the settings name groups that cannot be found.
         """
         settings, output = self.settings, self.output
+        if settings.group_by is not None:
+            regroup(output, settings.group_by)
+        groups = group_key(output, straddling=True)
         reduced = summary.recall(output, "reduction").get("key")
         if reduced is None:
             raise InputError(
@@ -194,7 +218,7 @@ class Pipeline:
             reduced,
             self.classifiers,
             settings.seed,
-            settings.split_by,
+            groups,
             settings.test_fraction,
             settings.sure_at,
             settings.answer_with,
@@ -207,7 +231,7 @@ class Pipeline:
                 self.classifiers,
                 key=key,
                 seed=settings.seed,
-                split_by_group=settings.split_by == "group",
+                split_by_group=groups is not None,
                 test_fraction=settings.test_fraction,
                 sure_at=settings.sure_at,
                 answer_with=settings.answer_with,
@@ -221,6 +245,18 @@ class Pipeline:
         if output.rows(Dataset.REDUCED):
             self._stage("classify", "classification", key if lacked == settings.driver_memory else "", work)
         cards.bring_to_model(output)
+        self._measure_apart()
+
+    def _measure_apart(self) -> None:
+        """Measure the classifiers without the near twins of training images, where there are predictions."""
+        output = self.output
+        found = summary.recall(output, "neighbours")
+        key = _digest(found.get("key"), summary.recall(output, "classification").get("key"))
+        threshold = found.get("metrics", {}).get("threshold")
+        if summary.recall(output, "apart").get("key") != key:
+            has_both = threshold is not None and output.rows(Dataset.PREDICTIONS)
+            apart = measure_apart(output, threshold) if has_both else {}
+            output.commit({}, properties={"apart": {"key": key, "classifiers": apart}})
 
     def measure_unknown(self) -> None:
         """Measure what the model says of the images that the setting ``unknown`` names, if it names some.

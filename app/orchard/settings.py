@@ -88,8 +88,11 @@ class Settings(BaseSettings):
         description="where kinds above labels come from: the folder above (Apple/Golden), the first word (Apple 11)",
     )
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of test images where the source has no split")
-    split_by: Literal["image", "group"] = Field(
-        "image", description="group: also measure with consecutive frames kept on one side of the split"
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        description="keep images of one group on one side of the split: a column of the manifest, a regular expression "
+        "on paths whose first group names it, or frames (consecutive frames, guessed from names)",
     )
     seed: int = Field(42, ge=0, description="seed of every random choice")
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from orchard.classification.leak import conflict_warnings, label_conflicts
 from orchard.features.backbones import find
+from orchard.headline import headline
 from orchard.images.rejections import commonest_kinds
 from orchard.layout import INVENTORY, REJECTED, Dataset, Fitting, ImageCounts, Metrics, Run, Selection
 from orchard.output import Output
@@ -69,6 +70,14 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         found["cards"] = cards["metrics"]
     if unknown := recall(output, "unknown").get("metrics"):
         found["unknown"] = unknown
+    if grouping := output.property("grouping"):
+        found["grouping"] = grouping
+    if "metrics" in (near := recall(output, "neighbours")):
+        found["neighbours"] = near["metrics"]
+        if apart := recall(output, "apart").get("classifiers"):
+            found["without_near_twins"] = apart
+    if best := headline(cast(Metrics, found)):
+        found["headline"] = best
     conflicts = label_conflicts(_featurized(output, ["path", "label", "digest"]))
     if conflicts["images"]:
         found["conflicts"] = conflicts

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from orchard.layout import BACKBONE, DERIVED, EXTRACTED, MODEL
+from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, MODEL
 
 if TYPE_CHECKING:
     from orchard.output import Output
@@ -29,6 +29,6 @@ def upgrade(output: Output) -> None:
         replace=DERIVED,
         remove=old,
         parts={BACKBONE: storage.read(network)} if network in old else {},
-        properties={"reduction": None, "classification": None, "report": None},
+        properties={**FORGOTTEN, "report": None},
     )
     log.info("upgraded %s; no image is decoded again, but the later stages are done anew", output.url)

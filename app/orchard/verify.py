@@ -25,6 +25,7 @@ from orchard.layout import (
     CURRENT_MODEL,
     DERIVED,
     EXTRACTED,
+    FORGOTTEN,
     INCOMPLETE,
     MODEL,
     PARTS,
@@ -123,9 +124,8 @@ def _mend(output: Output, bad: _Bad, images: pa.Array | None) -> None:
                 remove.add(file.name)
                 add[dataset] += [output.stage(dataset, kept)] if kept else []
     reduction = any(name.endswith(REDUCTION) for name in bad[PARTS])
-    if images is not None or reduction or bad[Dataset.REDUCED] or bad[Dataset.REDUCED_CSV]:
-        forgotten = {"reduction": None, "classification": None}
-        output.commit(add, replace=DERIVED, remove=remove, properties=forgotten, model=NO_MODEL if bad[MODEL] else None)
+    if images is not None or reduction or bad[Dataset.REDUCED] or bad[Dataset.REDUCED_CSV] or bad[Dataset.NEIGHBOURS]:
+        output.commit(add, replace=DERIVED, remove=remove, properties=FORGOTTEN, model=NO_MODEL if bad[MODEL] else None)
     elif bad[Dataset.PREDICTIONS] or bad[MODEL] or bad[PARTS]:
         replaced, forgotten = [Dataset.PREDICTIONS], {"classification": None}
         output.commit({}, replace=replaced, remove=remove, properties=forgotten, model=NO_MODEL)

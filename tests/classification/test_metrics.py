@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from orchard.classification.intervals import wilson
 from orchard.classification.metrics import MAX_PAIRS, evaluate, majority_baseline
 from orchard.errors import TrainingError
 from orchard.summary import as_json
@@ -25,6 +26,9 @@ def test_equal_to_scikit_learn() -> None:
     macro = sk.precision_recall_fscore_support(true, predicted, average="macro", zero_division=0)
     assert measured["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted))
     assert (measured["macro_precision"], measured["macro_recall"], measured["macro_f1"]) == pytest.approx(macro[:3])
+    weighted = sk.precision_recall_fscore_support(true, predicted, average="weighted", zero_division=0)
+    averages = [measured[f"weighted_{name}"] for name in ("precision", "recall", "f1")]  # type: ignore[literal-required]
+    assert averages == pytest.approx(weighted[:3])
     labels = sorted({*true, *predicted})
     assert list(measured["per_class"]) == labels
     dense = [[measured["confusion"].get(label, {}).get(answer, 0) for answer in labels] for label in labels]
@@ -64,5 +68,9 @@ def test_nothing_to_measure_is_an_error_not_a_figure() -> None:
 
 
 def test_the_baseline_answers_the_most_frequent_training_label() -> None:
-    assert majority_baseline({"a": 2, "b": 5, "c": 1}, {"a": 6, "b": 3, "x": 1}) == {"label": "b", "accuracy": 0.3}
-    assert majority_baseline({"b": 5, "a": 5}, {"b": 1}) == {"label": "a", "accuracy": 0.0}
+    assert majority_baseline({"a": 2, "b": 5, "c": 1}, {"a": 6, "b": 3, "x": 1}) == {
+        "label": "b",
+        "accuracy": 0.3,
+        "accuracy_interval": wilson(0.3, 10),
+    }
+    assert majority_baseline({"b": 5, "a": 5}, {"b": 1})["label"] == "a"

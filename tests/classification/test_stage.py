@@ -18,6 +18,7 @@ from orchard.classification.stage import Classification, classify
 from orchard.classification.training import Classifier
 from orchard.datasets import lists, matrix
 from orchard.errors import InputError, TrainingError
+from orchard.images.groups import frame_names
 from orchard.layout import FEATURES, INVENTORY, PREDICTIONS, REDUCED, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import reduce
@@ -63,6 +64,7 @@ def run(spark: SparkSession, output: Output) -> Callable[..., Classification]:
                 "label": names,
                 "kind": no_kinds,
                 "split": splits,
+                "group": frame_names(paths, names),
                 "digest": [f"{i:032x}" for i in range(len(rows))],
                 "featurized": [True] * len(rows),
             },
@@ -89,7 +91,7 @@ def test_both_classifiers_predict_every_row_and_are_measured_on_test(
 
     assert result["warnings"] == []
     assert result["group_split"] is None
-    assert result["baseline"] == {"label": "plum", "accuracy": pytest.approx(15 / 35)}
+    assert (result["baseline"]["label"], result["baseline"]["accuracy"]) == ("plum", pytest.approx(15 / 35))
     assert result["leak"] == {"test_rows": 35, "test_rows_with_twin_in_train": 0, "duplicate_rows": 0}
     table = predictions(output)
     assert set(result["classifiers"]) == {"logistic_regression", "random_forest"}

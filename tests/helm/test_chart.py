@@ -125,7 +125,7 @@ def test_the_pipeline_reads_what_the_chart_writes(monkeypatch: pytest.MonkeyPatc
     assert settings.labels == tuple(given["labels"])
     assert settings.max_rejected == 0.05
     assert settings.classifiers == tuple(given["classifiers"].split(","))
-    for name in ("limit", "test_fraction", "split_by", "max_pixels", "backbone", "alpha", "components", "prune"):
+    for name in ("limit", "test_fraction", "group_by", "max_pixels", "backbone", "alpha", "components", "prune"):
         assert getattr(settings, name) == given[name], name
     assert settings.spark_conf == json.loads(config["data"]["ORCHARD_SPARK_CONF"])
 

@@ -1,17 +1,13 @@
-"""Splits are seeded, stratified, stable, and keep neighbouring frames together where that is asked for."""
+"""Splits are seeded, stratified, stable, and keep groups together where there are any."""
 
 import random
 from collections import Counter
-from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from orchard.images.sources import list_images
-from orchard.images.splits import FRAMES_PER_GROUP, assign_splits, frame_groups, group_split
+from orchard.images.splits import assign_splits
 from orchard.layout import LISTING
-from orchard.storage import S3Options
 
 Row = tuple[str, str | None, str | None]  # path, label, split
 
@@ -70,79 +66,60 @@ def test_a_run_that_was_interrupted_assigns_as_one_that_was_not(cut: int) -> Non
     random.Random(cut).shuffle(rows)
     # What was rejected has been worked on, too, and has no split.
     done = [(path, label, None if n % 10 == 0 else whole[path]) for n, (path, label, _) in enumerate(rows[:cut])]
-    resumed = _assigned(_listing(rows[cut:]), _listing(done).select(["path", "label", "split"]))
+    resumed = _assigned(_listing(rows[cut:]), _listing(done).select(["path", "label", "split", "group"]))
     assert resumed == {path: whole[path] for path, _, _ in rows[cut:]}
 
 
 def test_added_images_complete_the_share_and_leave_the_others_alone() -> None:
     before = _listing(_images(100))
-    done = assign_splits(before, None, test_fraction=0.2, seed=0).select(["path", "label", "split"])
+    done = assign_splits(before, None, test_fraction=0.2, seed=0).select(["path", "label", "split", "group"])
     added = _listing([(f"/data/new/{n}.jpg", "Kiwi", None) for n in range(50)])
     assert Counter(_assigned(added, done).values()) == {"train": 40, "test": 10}
 
 
 def test_nothing_new_is_no_error() -> None:
     assert _assigned(LISTING.empty_table()) == {}
-    assert len(frame_groups([], [])) == 0
-    assert len(group_split(np.array([], np.int64), [], 0.2, 0)) == 0
 
 
-# Frames
+def _grouped(groups: int, each: int, label: str = "Kiwi") -> pa.Table:
+    names = [f"{label} {group}" for group in range(groups) for _ in range(each)]
+    rows = [{"path": f"/{name}/{n}.jpg", "label": label, "group": name} for n, name in enumerate(names)]
+    return pa.Table.from_pylist(rows, LISTING)
 
 
-def _grouped(names: list[str], label: str = "Kiwi", frames: int = 3) -> list[set[str]]:
-    groups = frame_groups([f"/x/{name}" for name in names], [label] * len(names), frames)
-    return [{name for name, group in zip(names, groups, strict=True) if group == g} for g in sorted(set(groups))]
+def _sides(table: pa.Table, assigned: dict[str, str]) -> dict[str, set[str]]:
+    sides: dict[str, set[str]] = {}
+    for path, group in zip(table["path"].to_pylist(), table["group"].to_pylist(), strict=True):
+        sides.setdefault(group, set()).add(assigned[path])
+    return sides
 
 
-def test_consecutive_frames_are_together_in_their_natural_order() -> None:
-    names = [f"{n}_100.jpg" for n in (9, 10, 11, 100, 101, 2)]
-    assert _grouped(names) == [{"2_100.jpg", "9_100.jpg", "10_100.jpg"}, {"11_100.jpg", "100_100.jpg", "101_100.jpg"}]
+def test_whole_groups_go_to_one_side() -> None:
+    table = pa.concat_tables([_grouped(20, 7), _grouped(5, 3, "Plum"), _grouped(1, 9, "Fig")])
+    assigned = _assigned(table)
+    sides = _sides(table, assigned)
+    assert all(len(side) == 1 for side in sides.values())
+    tested = Counter(group.split()[0] for group, side in sides.items() if side == {"test"})
+    assert tested == {"Kiwi": 4, "Plum": 1}, "a fifth of each; of one group nothing"
+    assert _assigned(table, seed=1) != assigned
 
 
-def test_another_turn_or_label_is_another_sequence() -> None:
-    names = [f"r{turn}_{n}_100.jpg" for turn in range(2) for n in range(3)] + ["r_0_100.jpg", "r_1_100.jpg"]
-    sequences = [{"r_0_100.jpg", "r_1_100.jpg"}, set(names[:3]), set(names[3:6])]
-    assert sorted(map(sorted, _grouped(names, frames=99))) == sorted(map(sorted, sequences))
-    groups = frame_groups(["/a/1.jpg", "/b/2.jpg", "/b/3.jpg"], ["a", "b", "b"])
-    assert (groups[0] != groups[1], groups[1] == groups[2]) == (True, True)
+@pytest.mark.parametrize("cut", [1, 60, 139])
+def test_a_run_that_was_interrupted_draws_the_same_groups(cut: int) -> None:
+    table = _grouped(20, 7)
+    whole = _assigned(table)
+    order = list(range(table.num_rows))
+    random.Random(cut).shuffle(order)
+    done = table.take(order[:cut])
+    split = [whole[path] if n % 10 else None for n, path in enumerate(done["path"].to_pylist())]
+    done = done.set_column(table.schema.get_field_index("split"), LISTING.field("split"), pa.array(split, pa.string()))
+    rest = table.take(order[cut:])
+    assert _assigned(rest, done) == {path: whole[path] for path in rest["path"].to_pylist()}
 
 
-def test_files_without_numbers_are_alone() -> None:
-    assert len(_grouped(["a.jpg", "b.jpg", "c.jpg"])) == 3
-
-
-def test_training_and_test_folders_of_a_class_are_one_sequence(fruits: Path) -> None:
-    table = list_images(str(fruits), S3Options(), limit=None, labels=None, seed=0).table
-    paths, labels = table["path"].to_pylist(), table["label"].to_pylist()
-    groups = frame_groups(paths, labels)
-    sizes = np.bincount(groups)
-    assert sizes.max() <= FRAMES_PER_GROUP
-    assert np.median(sizes) > FRAMES_PER_GROUP / 2
-    # Fruits-360 took stretches and single frames of each turn for testing: groups straddle its split.
-    sides = {group: set() for group in groups}
-    for path, group in zip(paths, groups, strict=True):
-        sides[group].add("Training" in path)
-    assert np.mean([len(side) == 2 for side in sides.values()]) > 0.3
-
-    is_test = group_split(groups, labels, 0.2, 0)
-    assert 0.15 < is_test.mean() < 0.25
-    for group in set(groups):
-        assert len(set(is_test[groups == group])) == 1
-    for label in set(labels):
-        mine = np.array([other == label for other in labels])
-        assert 0 < is_test[mine].mean() < 0.5, label
-
-
-def test_the_test_groups_of_a_label_are_one_stretch() -> None:
-    groups = np.repeat(np.arange(20), 5)
-    is_test = group_split(groups, ["Kiwi"] * 100, 0.3, seed=3)
-    assert is_test.sum() == 30
-    assert np.count_nonzero(np.diff(np.r_[is_test, is_test[0]].astype(int))) == 2
-    assert (group_split(groups, ["Kiwi"] * 100, 0.3, seed=4) != is_test).any()
-
-
-def test_a_label_with_one_group_only_trains() -> None:
-    is_test = group_split(np.array([0, 0, 0, 1, 2]), ["Kiwi", "Kiwi", "Kiwi", "Fig", "Fig"], 0.2, 0)
-    assert is_test[:3].tolist() == [False] * 3
-    assert is_test[3:].sum() == 1
+def test_an_added_image_goes_where_its_group_is() -> None:
+    table = _grouped(20, 7)
+    done = assign_splits(table, None, test_fraction=0.2, seed=0)
+    side = dict(zip(done["group"].to_pylist(), done["split"].to_pylist(), strict=True))
+    added = pa.Table.from_pylist([{"path": f"/new/{g}.jpg", "label": "Kiwi", "group": g} for g in side], LISTING)
+    assert _assigned(added, done, fraction=0.5) == {f"/new/{group}.jpg": split for group, split in side.items()}

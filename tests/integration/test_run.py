@@ -19,7 +19,7 @@ from orchard.features.artifact import Artifact
 from orchard.features.engines import load_engine
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.inference.model import Model
-from orchard.layout import FEATURES, INVENTORY, PREDICTIONS, REDUCED, REJECTED
+from orchard.layout import FEATURES, INVENTORY, NEIGHBOURS, PREDICTIONS, REDUCED, REJECTED
 from orchard.reduction.pca import Reduction
 
 from .conftest import COLOURS, Result, paint
@@ -29,7 +29,7 @@ Run = Callable[..., Result]
 
 def settings(folder: Path) -> dict[str, Any]:
     """Of the run that is looked at."""
-    return {"split_by": "group", "kind_from": "words", "cards": str(folder / "cards.csv")}
+    return {"group_by": "frames", "kind_from": "words", "cards": str(folder / "cards.csv")}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ def whole(spark: Any, painted: Path, tmp_path_factory: pytest.TempPathFactory) -
         ("rejected", REJECTED),
         ("inventory", INVENTORY),
         ("reduced", REDUCED),
+        ("neighbours", NEIGHBOURS),
         ("predictions", PREDICTIONS),
     ],
 )
@@ -176,7 +177,7 @@ def test_the_saved_models_alone_predict_what_the_run_predicted(whole: Result) ->
 
 def test_the_run_says_how_it_came_about(whole: Result) -> None:
     run = json.loads((whole.folder / "run.json").read_text())
-    assert run["settings"]["split_by"] == "group"
+    assert run["settings"]["group_by"] == "frames"
     assert run["backbone"]["name"] == "EfficientNetLite0"
     assert run["backbone"]["precision"] in ("float32", "bfloat16")
     assert {"python", "orchard", "pyspark", "openvino"} <= run["versions"].keys()

@@ -76,6 +76,38 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
             "accuracy_sure": 0.991,
             "share_sure": 0.62,
         },
+        "grouping": {
+            "by": "frames",
+            "source": "frames",
+            "groups": 12,
+            "ungrouped": 1,
+            "examples": [
+                {"name": f"Apple/r0_#/{i:06d} from {i}", "images": 27, "paths": [f"/data/some fruits/Apple/r0_{i}.jpg"]}
+                for i in (0, 27)
+            ],
+        },
+        "neighbours": {
+            "exact": True,
+            "recall": None,
+            "train_rows": 4 * n * per_label,
+            "test_rows": n * per_label,
+            "threshold": 0.95,
+            "near_twins": n * per_label // 2,
+            "near_other_labels": 1,
+            "test": {"low": 0.0, "high": 1.0, "images": [0] * 80 + [n * per_label // 20] * 20},
+            "other_labels": {"low": 0.0, "high": 1.0, "images": [0] * 70 + [4 * n * per_label // 20] * 20 + [0] * 10},
+        },
+        "without_near_twins": {
+            name: {
+                "test_rows": 40,
+                "accuracy": 0.7,
+                "accuracy_interval": (0.5457, 0.8193),
+                "test_rows_near": 40,
+                "accuracy_near": 1.0,
+                "accuracy_near_interval": (0.912, 1.0),
+            }
+            for name in classifiers
+        },
         "leak": {"test_rows": n * per_label, "test_rows_with_twin_in_train": 1, "duplicate_rows": 2},
         "group_split": {
             "groups": 12,
@@ -84,6 +116,13 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
             "k": 5,
             "baseline": baseline,
             "classifiers": {name: {**one, "accuracy": 0.5} for name, one in classifiers.items()},
+        },
+        "headline": {
+            "measure": "groups",
+            "classifier": "logistic_regression",
+            "accuracy": 0.5,
+            "accuracy_interval": (0.39, 0.61),
+            "test_rows": 20,
         },
         "warnings": ["Something to look at."],
         "seconds": {"list": 0.5, "extract": 20.0, "reduce": 3.0, "classify": 6.5, "report": 1.0, "total": 31.0},

@@ -8,6 +8,7 @@ from orchard.report.alerts import Level, Topic, alerts
 
 def test_twins_of_two_labels_are_no_good_news(metrics_of: Callable[..., Metrics]) -> None:
     metrics = metrics_of(["Apple", "Pear"])
+    metrics["neighbours"]["near_twins"] = 0
     metrics["leak"] = {"test_rows": 9, "test_rows_with_twin_in_train": 0, "duplicate_rows": 4}
 
     def of_leaks() -> list[str]:

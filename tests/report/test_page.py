@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from orchard.classification.metrics import evaluate
+from orchard.headline import headline
 from orchard.layout import Metrics, Run
 from orchard.output import Output
 from orchard.report import ReportData, collect, render
@@ -164,7 +165,7 @@ def test_the_page_of_a_huge_collection_stays_under_five_megabytes(
 
 
 def _no_classifier(metrics: Metrics) -> None:
-    for key in ("classifiers", "baseline", "leak", "group_split"):
+    for key in ("classifiers", "baseline", "leak", "group_split", "without_near_twins", "headline"):
         metrics.pop(key)  # type: ignore[misc]
 
 
@@ -209,8 +210,46 @@ def test_the_honest_accuracy_stands_beside_the_optimistic_one(
 ) -> None:
     metrics = metrics_of(labels)
     text = _visible(render(ReportData(metrics, a_run())))
-    assert "Expect 50.0% rather than 87.0% on new images" in text
-    assert "50.0% with groups of frames kept together" in text
+    assert "50.0% rather than 87.0% on groups that are not in training" in text
+    assert "Accuracy on test images of groups that are not in training 50.0% 39.0 to 61.0% with 95% confidence" in text
+    assert "87.0% (74.3 to 93.9%) on all 46 test images" in text
+
+
+def test_groups_that_were_guessed_are_said_to_be_and_two_are_shown(
+    labels: list[str], a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    text = _visible(render(ReportData(metrics_of(labels), a_run())))
+    assert "12 groups, guessed: files of one class whose names differ in one number alone" in text
+    assert "1 image of no group stands alone." in text
+    for path in ("/data/some fruits/Apple/r0_0.jpg", "/data/some fruits/Apple/r0_27.jpg"):
+        assert path in text
+
+
+def test_without_groups_the_headline_is_that_of_images_without_a_near_twin(
+    labels: list[str], a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    metrics = metrics_of(labels)
+    del metrics["group_split"], metrics["grouping"]
+    metrics["headline"] = headline(metrics)
+    page = render(ReportData(metrics, a_run()))
+    text = _visible(page)
+    assert "Accuracy on test images without a near twin in training 70.0% 54.6 to 81.9% with 95% confidence" in text
+    assert "20 test images have near twins in training" in text
+    assert "on all 46 test images" in text
+    near = re.search(r'<li class="alert (\w+)">(?:(?!</h3>).)*near twins in training</h3>', page, re.DOTALL)
+    assert near and near[1] == "warning"
+    columns = re.search(r'id="distribution".*?</svg>', page, re.DOTALL)
+    assert columns and columns[0].count('class="twin"') == 5 and columns[0].count("<rect") == 20
+
+
+def test_classes_of_few_test_images_are_marked(
+    labels: list[str], a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    few = render(ReportData(metrics_of(labels, per_label=10), a_run()))
+    assert "4 classes with fewer than 20 test images" in _visible(few)
+    assert few.count('<span class="few">1') == 8
+    many = render(ReportData(metrics_of(labels, per_label=20), a_run()))
+    assert "(few)" not in _visible(many)
 
 
 def test_counts_that_do_not_add_up_are_said_so(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard.classification.intervals import wilson
 from orchard.classification.predictions import Measured
 from orchard.inference.calibration import Calibration, expected_calibration_error, reliability
 from orchard.layout import FAMILIARITY_BINS, CalibrationMetrics, CoveragePoint, Split
@@ -43,7 +44,9 @@ def measure_answers(
         reliability_before=reliability(before, right),
         reliability_after=reliability(after, right),
         accuracy=float(right.mean()),
+        accuracy_interval=wilson(float(right.mean()), len(right)),
         accuracy_sure=float(right[sure].mean()) if sure.any() else None,
+        accuracy_sure_interval=wilson(float(right[sure].mean()), int(sure.sum())) if sure.any() else None,
         share_sure=float(sure.mean()),
         share_unknown=float(unknown.mean()),
         familiarity=np.bincount(bins, minlength=FAMILIARITY_BINS).tolist(),

@@ -1,7 +1,8 @@
-"""The honest figure: everything is fitted again with consecutive frames on one side of the split."""
+"""Where groups straddle the split: everything is fitted again with whole groups on one side of it."""
 
 from __future__ import annotations
 
+import json
 import pickle
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard import tasks
@@ -19,10 +21,10 @@ from orchard.classification.metrics import evaluate, majority_baseline
 from orchard.classification.training import Classifier, predict, train, vectors
 from orchard.datasets import balance, batches, frame, matrix
 from orchard.errors import TrainingError
-from orchard.files import DataFile
-from orchard.images.splits import frame_groups, group_split
+from orchard.files import DataFile, digest_of
+from orchard.images.groups import draw_groups, group_names, straddles
 from orchard.inference.linear import Linear
-from orchard.layout import FEATURES, REDUCED, ClassifierMetrics, Dataset, GroupSplit, Split
+from orchard.layout import FEATURES, INVENTORY, REDUCED, ClassifierMetrics, Dataset, GroupSplit, Split
 from orchard.output import Output
 from orchard.reduction.pca import Projection, Reduction
 from orchard.reduction.stage import project_batches, training_sums
@@ -32,6 +34,16 @@ from orchard.storage import Storage
 if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import DataFrame, SparkSession
+
+
+def group_key(output: Output, *, straddling: bool = False) -> str | None:
+    """Return a digest of the groups, None if there are none, or none that straddles the split, if that is asked for."""
+    images = output.read(Dataset.INVENTORY, ["path", "split", "group", "featurized"], INVENTORY)
+    images = images.filter(images["featurized"])
+    if images["group"].null_count == images.num_rows or (straddling and not straddles(images)):
+        return None
+    rows = images.select(["path", "group"]).sort_by("path").to_pylist()
+    return digest_of(json.dumps([[row["path"], row["group"]] for row in rows]).encode())
 
 
 def evaluate_groups(
@@ -44,13 +56,13 @@ def evaluate_groups(
     test_fraction: float,
     progress: Callable[[int], None] | None = None,
 ) -> GroupSplit:
-    """Split by groups of consecutive frames, fit scaler, PCA and classifiers on one side, measure on the other.
+    """Split by the groups of the inventory, fit scaler, PCA and classifiers on one side, measure on the other.
 
     All labelled images take part, whatever their split; nothing is written.
 
     Args:
         spark: where the work runs.
-        output: with features.
+        output: with features and groups.
         classifiers: which to train.
         components: k, as in the main reduction; fewer if the training rows have fewer.
         seed: of the split and of the forest.
@@ -62,15 +74,20 @@ def evaluate_groups(
     """
     files = output.files(Dataset.FEATURES)
     images = output.read(Dataset.FEATURES, ["path", "label"], FEATURES)
-    names, labels = images.column("path").to_pylist(), np.array(images.column("label").to_pylist(), dtype=object)
+    labels = np.array(images.column("label").to_pylist(), dtype=object)
     labelled = np.array([label is not None for label in labels], bool)
-    groups = frame_groups(names, list(labels))
-    in_test = group_split(groups, list(labels), test_fraction, seed) & labelled
+    inventory = output.read(Dataset.INVENTORY, ["path", "group"], INVENTORY)
+    at = pc.index_in(images["path"], inventory["path"].combine_chunks())
+    groups = np.array(group_names(inventory.take(at)), dtype=object)
+    in_test = np.zeros(len(labels), bool)
+    in_test[labelled] = draw_groups(
+        groups[labelled].tolist(), labels[labelled].tolist(), test_fraction=test_fraction, seed=seed
+    )
     in_train = ~in_test & labelled
     train_counts, test_counts = _count(labels[in_train]), _count(labels[in_test])
     if len(train_counts) < 2 or not test_counts:
         raise TrainingError(
-            "A split by groups leaves too little to train or to test on: add more sequences of frames for each label."
+            "A split by groups leaves too little to train or to test on: name smaller ones, or add some for each label."
         )
 
     starts = np.cumsum([0, *(file.rows for file in files)])
@@ -104,7 +121,7 @@ def evaluate_groups(
         rows.unpersist()
         projection.unpersist()
     return {
-        "groups": len(np.unique(groups[labelled])),
+        "groups": len(set(groups[labelled].tolist())),
         "train_rows": int(in_train.sum()),
         "test_rows": int(in_test.sum()),
         "k": reduction.n_components_,

@@ -10,6 +10,7 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard.classification.intervals import wilson
 from orchard.errors import TrainingError
 from orchard.layout import Baseline, ClassifierMetrics
 
@@ -27,8 +28,8 @@ def evaluate(
 ) -> ClassifierMetrics:
     """Measure predictions of the test split.
 
-    As scikit-learn does, macro averages are means over the labels that occur in `true` or `predicted`, and a
-    precision, recall or F1 whose denominator is zero counts as 0.
+    As scikit-learn does, macro averages are means over the labels that occur in `true` or `predicted`, weighted ones
+    by the test images of each, and a precision, recall or F1 whose denominator is zero counts as 0.
 
     Args:
         true: (n,) labels.
@@ -56,15 +57,20 @@ def evaluate(
     precision, recall = _ratio(hits, said), _ratio(hits, true_of)
     # F1 = 2 P R / (P + R) = 2 TP / (2 TP + FP + FN)
     f1 = _ratio(2 * hits, true_of + said)
+    weight = true_of / test_rows
     confusion: dict[str, dict[str, int]] = {}
     most = nsmallest(MAX_PAIRS, pairs.items(), key=lambda pair: (-pair[1], pair[0]))
     for (label, answer), images in sorted(most):
         confusion.setdefault(label, {})[answer] = images
     return {
         "accuracy": float(hits.sum() / test_rows),
+        "accuracy_interval": wilson(float(hits.sum() / test_rows), test_rows),
         "macro_precision": float(precision.mean()),
         "macro_recall": float(recall.mean()),
         "macro_f1": float(f1.mean()),
+        "weighted_precision": float(precision @ weight),
+        "weighted_recall": float(recall @ weight),
+        "weighted_f1": float(f1 @ weight),
         "test_rows": test_rows,
         "train_rows": train_rows,
         "confusion": confusion,
@@ -90,7 +96,9 @@ def majority_baseline(train: Mapping[str, int], test: Mapping[str, int]) -> Base
         test: label -> test images.
     """
     label = min(train, key=lambda name: (-train[name], name))
-    return {"label": label, "accuracy": test.get(label, 0) / sum(test.values())}
+    rows = sum(test.values())
+    accuracy = test.get(label, 0) / rows
+    return {"label": label, "accuracy": accuracy, "accuracy_interval": wilson(accuracy, rows)}
 
 
 def _ratio(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> NDArray[np.float64]:

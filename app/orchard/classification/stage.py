@@ -108,7 +108,7 @@ def classify(
         classifiers: which to train.
         key: what settings and input come to; results of another one are replaced.
         seed: of the forest and of the split by groups.
-        split_by_group: also measure with consecutive frames on one side of the split.
+        split_by_group: also measure with whole groups on one side of the split.
         test_fraction: of the split by groups.
         sure_at: how often a sure answer is to be right, 0..1.
         answer_with: the linear classifier that answers; None: the best on the rows held out.

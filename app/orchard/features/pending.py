@@ -73,6 +73,7 @@ def find_pending(
     replaced = listing["path"].filter(pc.and_(is_known, again))
     images = listing.filter(pc.invert(is_done)).sort_by("path")
     assigned = before.filter(is_done).select(["path", "label", "split"])
+    assigned = assigned.append_column("group", listing["group"].filter(is_done))
     images = assign_splits(images, assigned, test_fraction=test_fraction, seed=seed)
     return Pending(
         images=images,

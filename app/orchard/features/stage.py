@@ -17,7 +17,7 @@ from orchard.features.extraction import extract, warm_up
 from orchard.features.pending import Pending, without
 from orchard.files import DataFile, digest_of
 from orchard.images.sources import Listing
-from orchard.layout import BACKBONE, DERIVED, EXTRACTED, SCHEMAS, Dataset
+from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, SCHEMAS, Dataset
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.redaction import redacted
@@ -68,7 +68,7 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
         else str(resolve_precision(settings.precision, engine)),
     }
     if listing.table["split"].null_count:  # the source left them to Orchard
-        identity |= {"test_fraction": settings.test_fraction, "seed": settings.seed}
+        identity |= {"test_fraction": settings.test_fraction, "seed": settings.seed, "group_by": settings.group_by}
     _refuse_changes(output, identity)
     return identity
 
@@ -172,7 +172,7 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
     _refuse_changes(output, identity)
     add: dict[Dataset, list[DataFile]]
     add, remove = without(output, pending.replaced)
-    changes: dict[str, object] = {"reduction": None, "classification": None}
+    changes: dict[str, object] = {**FORGOTTEN}
     before: Any = output.property("identity") or {}
     if before | identity != before:
         changes["identity"] = before | identity

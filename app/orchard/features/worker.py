@@ -231,7 +231,7 @@ class _Rows:
             {
                 "path": self._task["path"],
                 "size": pa.array(self._bytes, pa.int64()),
-                **{name: self._task[name] for name in ("version", *NAMES, "split")},
+                **{name: self._task[name] for name in ("version", *NAMES, "split", "group")},
                 "digest": pa.array(self._digests, pa.string()),
                 "featurized": is_featurized,
             },

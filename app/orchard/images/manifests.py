@@ -6,7 +6,7 @@ import posixpath
 import re
 import unicodedata
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote_plus
 
 import numpy as np
@@ -38,6 +38,8 @@ class Manifest:
     """Whether a bucket was listed as it is, rather than images chosen by someone."""
     warnings: list[str] = field(default_factory=list)
     """One sentence for each thing about labels and splits that may not be meant so."""
+    has_groups: bool = False
+    """Whether a column names the groups."""
 
 
 def is_manifest(name: str) -> bool:
@@ -45,13 +47,15 @@ def is_manifest(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def read_manifest(data: bytes, url: str, label_level: int = 1, kind_from: KindFrom | None = None) -> Manifest:
+def read_manifest(
+    data: bytes, url: str, label_level: int = 1, kind_from: KindFrom | None = None, group_by: str | None = None
+) -> Manifest:
     """Read the manifest at ``url``: columns ``path`` and, if any, ``label``, ``kind``, ``split``, ``size``, by header.
 
     Relative paths are relative to the manifest's folder. Where there is no column ``label`` or ``split``, folders
-    tell (see `places`); where there is none ``kind``, what ``kind_from`` says (see `kinds`). CSV may be separated by
-    commas, semicolons, tabs or bars, and be in UTF-8 or UTF-16. An S3 Inventory is known by its columns ``bucket``
-    and ``key``, or as CSV without a header by its first row.
+    tell (see `places`); where there is none ``kind``, what ``kind_from`` says (see `kinds`). A column called
+    ``group_by`` names groups. CSV may be separated by commas, semicolons, tabs or bars, and be in UTF-8 or UTF-16. An
+    S3 Inventory is known by its columns ``bucket`` and ``key``, or as CSV without a header by its first row.
     Raises InputError: not readable, no such columns, a row without a path, a path that is listed twice with
     different labels, kinds or splits, a split that is none, a size that is no number.
     """
@@ -64,8 +68,10 @@ def read_manifest(data: bytes, url: str, label_level: int = 1, kind_from: KindFr
         if "path" not in table.column_names:
             found = ", ".join(map(_shown, table.column_names[:8]))
             raise InputError(f"manifest {url} has no column 'path', only {found}: name the column of the images so.")
-        listing, warnings = _from_paths(table, url, label_level, kind_from)
-        return _unique(listing, url, warnings, is_inventory=False)
+        listing, warnings = _from_paths(table, url, label_level, kind_from, group_by)
+        return replace(
+            _unique(listing, url, warnings, is_inventory=False), has_groups=_group_column(table, group_by) is not None
+        )
     except UnicodeDecodeError as error:
         raise InputError(f"manifest {url} cannot be read as UTF-8 ({error.reason}): save it so.") from error
     except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
@@ -147,8 +153,10 @@ def _from_inventory(table: pa.Table, url: str) -> pa.Table:
     return pa.table(columns, schema=LISTING)
 
 
-def _from_paths(table: pa.Table, url: str, level: int, kind_from: KindFrom | None) -> tuple[pa.Table, list[str]]:
-    """Schema LISTING from the columns ``path``, ``label``, ``kind``, ``split``, ``size``, and warnings."""
+def _from_paths(
+    table: pa.Table, url: str, level: int, kind_from: KindFrom | None, group_by: str | None
+) -> tuple[pa.Table, list[str]]:
+    """Schema LISTING from the columns ``path``, ``label``, ``kind``, ``split``, ``size``, that of groups; warnings."""
     texts = table["path"].cast(pa.string()).to_pylist()
     if None in texts:
         is_blank = np.all([np.asarray(pc.is_null(column)) for column in table.columns], axis=0)
@@ -182,8 +190,16 @@ def _from_paths(table: pa.Table, url: str, level: int, kind_from: KindFrom | Non
         splits = _splits(_strings(table, "split"), url)
     else:
         warnings += found.split_warnings
-    columns = [paths, _sizes(table, url), pa.nulls(len(paths), pa.string()), labels, kinds, splits]
+    column = _group_column(table, group_by)
+    groups = pa.nulls(len(paths), pa.string()) if column is None else _names(table, column)
+    columns = [paths, _sizes(table, url), pa.nulls(len(paths), pa.string()), labels, kinds, splits, groups]
     return pa.table(columns, schema=LISTING), warnings
+
+
+def _group_column(table: pa.Table, group_by: str | None) -> str | None:
+    """The column that ``--group-by`` names; None if there is none."""
+    name = (group_by or "").strip().lower()
+    return name if name in table.column_names else None
 
 
 def _from_windows(texts: list[str], folder: str) -> list[str]:
@@ -215,7 +231,7 @@ def _strings(table: pa.Table, name: str) -> list[str | None]:
 
 
 def _names(table: pa.Table, column: str) -> pa.Array:
-    """Labels or kinds in Unicode's NFC; null where there is none."""
+    """Labels, kinds or groups in Unicode's NFC; null where there is none."""
     given = [text and unicodedata.normalize("NFC", text.strip()) for text in _strings(table, column)]
     return pa.array([name or None for name in given], pa.string())
 
@@ -245,14 +261,14 @@ def _shown(text: str) -> str:
 
 
 def _unique(listing: pa.Table, url: str, warnings: list[str], *, is_inventory: bool) -> Manifest:
-    """Each path once. Raises InputError if a path is listed with two labels, kinds or splits."""
-    merged = listing.group_by(["path", *NAMES, "split"]).aggregate([("size", "max"), ("version", "max")])
+    """Each path once. Raises InputError if a path is listed with two labels, kinds, splits or groups."""
+    merged = listing.group_by(["path", *NAMES, "split", "group"]).aggregate([("size", "max"), ("version", "max")])
     merged = merged.rename_columns({"size_max": "size", "version_max": "version"})
     merged = merged.select(LISTING.names).cast(LISTING)
     counts = pc.value_counts(merged["path"].combine_chunks())
     if len(counts) < merged.num_rows:
         twice = next(row["values"] for row in counts.to_pylist() if row["counts"] > 1)
         raise InputError(
-            f"manifest {url} lists {_shown(twice)} twice, with different labels, kinds or splits: keep one row."
+            f"manifest {url} lists {_shown(twice)} twice, with different labels, kinds, splits or groups: keep one row."
         )
     return Manifest(merged, listing.num_rows - merged.num_rows, is_inventory, warnings)

@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 from orchard import interruption
 from orchard.errors import AccessDenied, BucketMissing, InputError, OrchardError, StorageError, UsageError
 from orchard.images.content import HEAD_BYTES, image_format
+from orchard.images.groups import describe, groups_of, regrouped
 from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
 from orchard.images.manifests import is_manifest, read_manifest
 from orchard.images.places import doubtful, is_ignored, places
 from orchard.images.selection import sample, with_labels
-from orchard.layout import COMMITS, LISTING, MODEL, Dataset
+from orchard.layout import COMMITS, LISTING, MODEL, Dataset, Grouping
 from orchard.settings import Settings
 from orchard.storage import (
     Entry,
@@ -57,6 +58,8 @@ class Listing:
     """Rows of a manifest that repeated another one."""
     warnings: list[str] = field(default_factory=list)
     """One sentence for each thing about labels and splits that may not be meant so."""
+    grouping: Grouping | None = None
+    """How images were grouped."""
 
 
 def list_images(
@@ -68,6 +71,7 @@ def list_images(
     seed: int,
     label_level: int = 1,
     kind_from: KindFrom | None = None,
+    group_by: str | None = None,
     output: str | None = None,
 ) -> Listing:
     """Every image of ``source`` with its label, kind and split, as far as folders or a manifest tell them.
@@ -82,6 +86,7 @@ def list_images(
         seed: Of the sample.
         label_level: Folders that make a label, see `places`.
         kind_from: Where kinds come from if no manifest has a column for them, see `kinds`; None: there are none.
+        group_by: What names groups: a column of a manifest, or see `groups_of`; None: there are none.
         output: A folder or prefix of which nothing is listed.
 
     Every file counts as an image, whatever its name: decoding will tell. Only files whose name is known for
@@ -94,12 +99,14 @@ def list_images(
         StorageError: It cannot be listed.
     """
     lister = _Lister(source, s3, label_level, kind_from, output)
-    duplicates = 0
+    duplicates, has_groups = 0, False
     try:
         storage, pattern = _opened(source, s3)
         if isinstance(pattern, str) and is_manifest(pattern):
-            manifest = read_manifest(storage.read(pattern), f"{storage.url}/{pattern}", label_level, kind_from)
-            duplicates = manifest.duplicates
+            manifest = read_manifest(
+                storage.read(pattern), f"{storage.url}/{pattern}", label_level, kind_from, group_by
+            )
+            duplicates, has_groups = manifest.duplicates, manifest.has_groups
             table = lister.inventory(manifest.table) if manifest.is_inventory else manifest.table
             lister.warnings += manifest.warnings
         elif isinstance(pattern, str):
@@ -120,7 +127,12 @@ def list_images(
     if limit is not None:
         table = sample(table, limit, seed)
     lister.warnings += kind_warnings(table, kind_from)
-    return Listing(table.combine_chunks(), lister.ignored, lister.n_ignored, duplicates, lister.warnings)
+    grouping = None
+    if group_by is not None:
+        if not has_groups:
+            table = regrouped(table, groups_of(group_by, table["path"].to_pylist(), table["label"].to_pylist()))
+        grouping = describe(group_by, table, from_column=has_groups)
+    return Listing(table.combine_chunks(), lister.ignored, lister.n_ignored, duplicates, lister.warnings, grouping)
 
 
 def list_selected(source: str, output: str | None, settings: Settings) -> Listing:
@@ -133,6 +145,7 @@ def list_selected(source: str, output: str | None, settings: Settings) -> Listin
         seed=settings.seed,
         label_level=settings.label_level,
         kind_from=settings.kind_from,
+        group_by=settings.group_by,
         output=output,
     )
 
@@ -291,7 +304,8 @@ class _Lister:
         )
         kinds = kinds_of(labels, kinds, self._kind_from)
         table = table.drop_columns("folder").filter(pa.array(is_image))
-        for name, column in {"label": labels, "kind": kinds, "split": splits}.items():
+        groups = pa.nulls(table.num_rows, pa.string())
+        for name, column in {"label": labels, "kind": kinds, "split": splits, "group": groups}.items():
             table = table.append_column(name, column)
         return table.cast(LISTING)
 

@@ -19,7 +19,20 @@ from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.images.splits import hold_out
-from orchard.layout import DERIVED, FEATURES, FORMULA, NAMES, REDUCED, REDUCTION, STATISTICS, Dataset, PcaMetrics, Split
+from orchard.layout import (
+    DERIVED,
+    FEATURES,
+    FORGOTTEN,
+    FORMULA,
+    INVENTORY,
+    NAMES,
+    REDUCED,
+    REDUCTION,
+    STATISTICS,
+    Dataset,
+    PcaMetrics,
+    Split,
+)
 from orchard.output import NO_MODEL, Output
 from orchard.reduction.pca import Projection, Reduction
 from orchard.reduction.statistics import Role, Statistics, Sums
@@ -64,7 +77,7 @@ def run(session: Session, output: Output, *, key: str, **options: Any) -> None:
         output.commit(
             {Dataset.REDUCED: [output.stage(Dataset.REDUCED, REDUCED.empty_table())]},
             replace=DERIVED,
-            properties={"reduction": {"key": key, "warnings": [str(error)]}, "classification": None},
+            properties={**FORGOTTEN, "reduction": {"key": key, "warnings": [str(error)]}},
             model=NO_MODEL,
         )
 
@@ -111,7 +124,7 @@ def reduce(
     output.commit(
         {Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv},
         replace=DERIVED,
-        properties={"reduction": found, "classification": None},
+        properties={**FORGOTTEN, "reduction": found},
         parts={REDUCTION: reduction.to_bytes(), STATISTICS: statistics.to_bytes()},
     )
     if progress:
@@ -144,7 +157,9 @@ def roles_of(output: Output, seed: int) -> tuple[bool, Roles]:
     else:
         training = np.flatnonzero(roles == Role.FIT)
         chosen = images.take(pa.array(training))
-        held = hold_out(chosen["path"].to_pylist(), chosen["label"].to_pylist(), seed)
+        inventory = output.read(Dataset.INVENTORY, ["path", "group"], INVENTORY)
+        groups = inventory["group"].take(pc.index_in(chosen["path"], inventory["path"].combine_chunks()))
+        held = hold_out(chosen["path"].to_pylist(), chosen["label"].to_pylist(), seed, groups.to_pylist())
         roles[training[held]] = Role.HELD_OUT
     ends = np.cumsum([file.rows for file in output.files(Dataset.FEATURES)])
     files = output.files(Dataset.FEATURES)

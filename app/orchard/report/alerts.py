@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchard.layout import ClassifierMetrics, Leak, Metrics, Reason, Split
+from orchard.headline import measured_by
+from orchard.images.groups import FRAMES_PER_GROUP
+from orchard.layout import ClassifierMetrics, Grouping, GroupSource, Headline, Leak, Measure, Metrics, Reason, Split
+from orchard.neighbours.twins import are_many
 from orchard.report.formatting import count, label_name, number, percent
 
 REASONS = {
@@ -36,6 +39,7 @@ class Topic(StrEnum):
     REJECTED = "rejected"
     GROUPS = "groups"
     LEAK = "leak"
+    NEAR = "near"
     BALANCE = "balance"
     COUNTS = "counts"
     RUN = "run"
@@ -69,9 +73,35 @@ def grouped_accuracy(metrics: Metrics) -> tuple[str, float, float] | None:
     return None
 
 
+def all_images(metrics: Metrics) -> Headline | None:
+    """The headline as it would be on all test images, where it is another."""
+    found = metrics.get("headline")
+    return measured_by(metrics, Measure.ALL) if found is not None and found["measure"] != Measure.ALL else None
+
+
+def grouped_how(grouping: Grouping) -> str:
+    """A sentence that says where groups come from."""
+    how = {
+        GroupSource.COLUMN: f"named by the manifest's column “{grouping['by']}”",
+        GroupSource.PATTERN: f"named by what “{grouping['by']}” finds in a path",
+        GroupSource.FRAMES: "guessed: files of one class whose names differ in one number alone are taken for "
+        f"frames of one recording, and up to {FRAMES_PER_GROUP} that follow each other for a group",
+    }[GroupSource(grouping["source"])]
+    alone = grouping["ungrouped"]
+    more = f" {count(alone, 'image')} of no group {'stands' if alone == 1 else 'stand'} alone." if alone else ""
+    return f"{count(grouping['groups'], 'group')}, {how}.{more}"
+
+
 def alerts(metrics: Metrics) -> list[Alert]:
     """Everything to know, the most serious first."""
-    found = [*_counts(metrics), *_groups(metrics), *_leak(metrics), *_rejected(metrics), *_balance(metrics)]
+    found = [
+        *_counts(metrics),
+        *_groups(metrics),
+        *_leak(metrics),
+        *_near(metrics),
+        *_rejected(metrics),
+        *_balance(metrics),
+    ]
     warnings = metrics.get("warnings", [])
     found += [Alert(Level.WARNING, Topic.RUN, "The run says", text) for text in warnings[:_WARNINGS]]
     if len(warnings) > _WARNINGS:
@@ -115,23 +145,60 @@ def _leak(metrics: Metrics) -> list[Alert]:
         )
         title = f"{number(twins)} test image{' is' if twins == 1 else 's are'} also in training"
         return [Alert(Level.WARNING, Topic.LEAK, title, text)]
+    if (near := metrics.get("neighbours")) is not None and are_many(near):
+        return []  # `_near` says so
     text = "No test image is byte for byte the same as a training image."
     if leak["duplicate_rows"] and "conflicts" not in metrics:  # those are a warning
         text += f" Images with a twin on their own side of the split: {number(leak['duplicate_rows'])}."
     return [Alert(Level.GOOD, Topic.LEAK, "Training and test share no file", text)]
 
 
-def _groups(metrics: Metrics) -> list[Alert]:
-    pair = grouped_accuracy(metrics)
-    if pair is None:
+def _near(metrics: Metrics) -> list[Alert]:
+    found = metrics.get("neighbours")
+    if found is None or found["threshold"] is None or not found["test_rows"]:
         return []
-    _, usual, honest = pair
-    text = (
-        "Neighbouring frames of one recording look almost alike. With all frames of a group kept on one side of the "
-        f"split, accuracy is {percent(honest)} instead of {percent(usual)}."
+    near, rows = found["near_twins"], found["test_rows"]
+    others = found["near_other_labels"]
+    about = (
+        f"Near are images whose features have a cosine of {found['threshold']:.3f} or more, which images of different "
+        f"things reach once in a thousand; {percent(others / max(1, found['train_rows']))} of the training images are "
+        "as near to one of another class."
     )
-    if usual - honest > _OPTIMISM:
-        title = f"Expect {percent(honest)} rather than {percent(usual)} on new images"
+    if not are_many(found):
+        title = "No test image has a near twin in training"
+        if near:
+            title = f"{count(near, 'test image')} as near to training as chance has it"
+        return [Alert(Level.GOOD, Topic.NEAR, title, f"{percent(near / rows)} of {count(rows, 'test image')}. {about}")]
+    text = f"{percent(near / rows)} of {count(rows, 'test image')}. {about}"
+    apart = measured_by(metrics, Measure.APART)
+    if apart is not None:
+        low, high = apart["accuracy_interval"]
+        text += (
+            f" On the {count(apart['test_rows'], 'test image')} without one, accuracy is {percent(apart['accuracy'])} "
+            f"({percent(low)} to {percent(high)})."
+        )
+    else:
+        text += " Too few test images are without one to measure anything on them."
+    if "group_split" not in metrics:
+        text += " Name what belongs together with --group-by, or guess it with --group-by frames."
+    verb = "has a near twin" if near == 1 else "have near twins"
+    return [Alert(Level.WARNING, Topic.NEAR, f"{count(near, 'test image')} {verb} in training", text)]
+
+
+def _groups(metrics: Metrics) -> list[Alert]:
+    pair, grouping = grouped_accuracy(metrics), metrics.get("grouping")
+    how = grouped_how(grouping) if grouping is not None else ""
+    if pair is None:
+        if grouping is None:
+            return []
+        return [Alert(Level.GOOD, Topic.GROUPS, "No group is on both sides of the split", how)]
+    _, usual, whole = pair
+    text = (
+        f"With whole groups on one side of the split, everything fitted again, accuracy is {percent(whole)} instead of "
+        f"{percent(usual)}. {how}"
+    ).strip()
+    if usual - whole > _OPTIMISM:
+        title = f"{percent(whole)} rather than {percent(usual)} on groups that are not in training"
         return [Alert(Level.WARNING, Topic.GROUPS, title, text)]
     return [Alert(Level.GOOD, Topic.GROUPS, "The accuracy holds when groups are kept together", text)]
 

@@ -14,7 +14,7 @@ from heapq import nsmallest
 
 import numpy as np
 
-from orchard.layout import CalibrationMetrics, ClassifierMetrics, ReliabilityBin
+from orchard.layout import CalibrationMetrics, ClassifierMetrics, NeighbourMetrics, ReliabilityBin
 from orchard.report.formatting import label_name, number, percent, shorten
 from orchard.report.samples import Point
 
@@ -98,6 +98,18 @@ class Reliability:
     diagonal: str  # SVG path data
     ticks: list[tuple[float, float, str]]  # x, y, text: both axes alike
     marker: Marker  # the threshold
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Shares of test images, as columns, and of training images, as a line, over the cosine of the nearest."""
+
+    frame: Frame
+    columns: list[tuple[float, float, float, float, bool]]  # x, y, width, height, whether of near twins
+    line: str  # SVG path data
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    marker: Marker | None  # the threshold
 
 
 @dataclass(frozen=True)
@@ -253,6 +265,42 @@ def reliability(calibration: CalibrationMetrics) -> Reliability:
         f"M{frame.x(0):g} {frame.y(0):g}L{frame.x(1):g} {frame.y(1):g}",
         [(frame.x(share), frame.y(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)],
         _marker(frame, threshold, 1.0, f"sure from {percent(threshold)}"),
+    )
+
+
+def distribution(found: NeighbourMetrics) -> Distribution:
+    """How near test images are to training, and training images to those of other labels; near twins marked."""
+    frame = Frame(560, 310, 58, 22, 544, 256)
+    test, other = np.array(found["test"]["images"], float), np.array(found["other_labels"]["images"], float)
+    low, high, bins = found["test"]["low"], found["test"]["high"], len(test)
+    width = (high - low) / bins
+    used = np.flatnonzero(test + other)
+    first = max(0, min(int(used.min(initial=bins)) - 1, bins - 10))
+    test, other = (counts[first:] / max(1.0, counts.sum()) for counts in (test, other))
+    top = float(max(test.max(), other.max())) or 1.0
+    start = low + first * width
+
+    def across(cosine: float) -> float:
+        return frame.x((cosine - start) / (high - start))
+
+    threshold = found["threshold"]
+    columns, steps = [], []
+    for i, (share, background) in enumerate(zip(test.tolist(), other.tolist(), strict=True)):
+        left, right = across(start + i * width), across(start + (i + 1) * width)
+        y = frame.y(share / top)
+        is_near = threshold is not None and start + (i + 1) * width > threshold + 1e-9
+        columns.append((left, y, round(max(right - left - 1, 1), 2), round(frame.bottom - y, 2), is_near))
+        steps.append(f"V{frame.y(background / top):g}H{right:g}")
+    marker = None
+    if threshold is not None:
+        marker = _marker(frame, (threshold - start) / (high - start), 1.0, f"near twins from {threshold:.3f}")
+    return Distribution(
+        frame,
+        columns,
+        f"M{frame.left:g} {frame.bottom:g}{''.join(steps)}V{frame.bottom:g}",
+        [Tick(across(value), number(value)) for value in ticks(start, high)],
+        [Tick(frame.y(share / top), percent(share)) for share in ticks(0, top, 4)],
+        marker,
     )
 
 

@@ -1,6 +1,7 @@
 """Numbers, dates and names as a person reads them; the report's Jinja filters."""
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 
 NOTHING = "\N{EN DASH}"
@@ -35,6 +36,11 @@ def percent(share: float) -> str:
     if 0 < share < 0.0005:
         return "<0.1%"
     return f"{share:.1%}"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """Two shares of 0..1 as "93.1 to 95.2%"; nothing where there are none."""
+    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}%" if bounds is not None else ""
 
 
 def duration(seconds: float) -> str:

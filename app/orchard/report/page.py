@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from orchard.classification.intervals import FEW
+from orchard.headline import MEASURES
 from orchard.layout import ClassifierMetrics, ClassMetrics, Metrics, Run, Split
 from orchard.redaction import redacted
 from orchard.report import alerts, figures, formatting, reproduce
@@ -38,7 +40,7 @@ MAX_ICONS = 120
 MAX_CLASSIFIERS = 4  # with a matrix and a table; the comparison names all
 MAX_CLASS_ROWS = 1_000  # of all per-class tables together
 MAX_LABEL_ROWS = 600
-STAGES = ("list", "extract", "reduce", "classify", "report")
+STAGES = ("list", "extract", "reduce", "neighbours", "classify", "report")
 
 _PATH = 64  # characters of a path in the data block
 
@@ -78,6 +80,7 @@ class ClassifierView:
     confusions: list[figures.Confusion]
     classes: list[tuple[str, ClassMetrics]]  # the hardest first
     classes_left_out: int
+    few: int  # classes that are measured on few test images
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def render(data: ReportData) -> str:
     """The report as one HTML document that needs nothing else and is smaller than 5 MB."""
     metrics, pca = data.metrics, data.metrics.get("pca")
     ratios = pca["explained_variance_ratio"] if pca is not None else []
-    measured, calibration = alerts.measured(metrics), metrics.get("calibration")
+    measured, calibration, near = alerts.measured(metrics), metrics.get("calibration"), metrics.get("neighbours")
     views = _classifier_views(measured)
     scatter = figures.scatter(data.points, ratios) if data.points else None
     labels, splits = _label_bars(metrics)
@@ -147,7 +150,13 @@ def render(data: ReportData) -> str:
         alerts=alerts.alerts(metrics),
         reasons=_reasons(metrics),
         best=next(iter(measured.items()), None),
-        grouped=alerts.grouped_accuracy(metrics),
+        headline=metrics.get("headline"),
+        all_images=alerts.all_images(metrics),
+        measured_on=MEASURES,
+        near=near,
+        apart=metrics.get("without_near_twins", {}),
+        distribution=figures.distribution(near) if near is not None and near["test_rows"] else None,
+        least=FEW,
         measured=measured,
         labels=labels[:MAX_LABEL_ROWS],
         labels_left_out=labels[MAX_LABEL_ROWS:],
@@ -184,6 +193,7 @@ def _environment() -> Environment:
         number=formatting.number,
         count=formatting.count,
         percent=formatting.percent,
+        interval=formatting.interval,
         duration=formatting.duration,
         filesize=formatting.size,
         date=formatting.date,
@@ -246,6 +256,7 @@ def _classifier_views(measured: Mapping[str, ClassifierMetrics]) -> list[Classif
                 figures.top_confusions(classifier),
                 classes[:rows],
                 max(0, len(classes) - rows),
+                sum(0 < row["support"] < FEW for _, row in classes),
             )
         )
     return views

@@ -1,0 +1,38 @@
+"""The groups of images that were worked on: they may change without an image being decoded again."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchard.files import read_columns
+from orchard.images.groups import describe, groups_of, regrouped
+from orchard.layout import INVENTORY, Dataset, Grouping
+from orchard.output import Output
+
+
+def regroup(output: Output, group_by: str) -> None:
+    """Group the images of the inventory anew, by their paths, unless they are grouped so already.
+
+    Raises:
+        UsageError: `group_by` finds nothing; a manifest's columns are known only where the source is listed.
+    """
+    before: Grouping | None = output.property("grouping")  # type: ignore[assignment]
+    if before is not None and before["by"] == group_by:
+        return
+    images = output.read(Dataset.INVENTORY, ["path", "label", "group"], INVENTORY)
+    images = regrouped(images, groups_of(group_by, images["path"].to_pylist(), images["label"].to_pylist()))
+    update_groups(output, images, describe(group_by, images, from_column=False))
+
+
+def update_groups(output: Output, images: pa.Table, grouping: Grouping | None) -> None:
+    """Make the inventory's groups those of `images`, columns ``path, group``, and remember how they came about."""
+    add, remove = [], []
+    for file in output.files(Dataset.INVENTORY):
+        rows = read_columns(output.storage, file)
+        groups = images["group"].take(pc.index_in(rows["path"], images["path"].combine_chunks()))
+        if not pc.all(pc.equal(pc.fill_null(groups, ""), pc.fill_null(rows["group"], ""))).as_py():
+            remove.append(file.name)
+            add.append(output.stage(Dataset.INVENTORY, regrouped(rows, groups)))
+    if add or output.property("grouping") != grouping:
+        output.commit({Dataset.INVENTORY: add}, remove=remove, properties={"grouping": grouping})

@@ -1,0 +1,278 @@
+"""The search by cells, for many training images: an image meets those of the cells around it, and no others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from orchard import tasks
+from orchard.datasets import frame
+from orchard.files import DataFile
+from orchard.layout import NEIGHBOURS, Split
+from orchard.neighbours.rows import (
+    PART_ROWS,
+    SIDES,
+    Job,
+    Packed,
+    Tally,
+    draw,
+    packed,
+    result,
+    sample,
+    stacked,
+    unpacked,
+)
+from orchard.neighbours.search import CELL_ROWS, NEAREST, Nearest, centres, probed
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast, SparkContext
+    from pyspark.sql import SparkSession
+
+CENTRE_ROWS = 65_536
+"""Training rows that give the centres of cells, at most: 34 MB on the driver."""
+
+MAX_CELLS = 8192
+"""With more training images cells grow, so that the driver's work does not."""
+
+MAX_CELL_ROWS = 16 * CELL_ROWS
+"""Training rows of one cell that are looked at, so that a worker's memory is bounded. A cell of more holds images
+that are all alike, of which any are near neighbours."""
+
+CHECKED = 256
+"""Images by which the index is compared with the exact search."""
+
+_ROUTED = pa.schema(
+    [
+        pa.field("cell", pa.int32()),
+        pa.field("is_query", pa.bool_()),
+        pa.field("path", pa.string()),
+        pa.field("label", pa.int32()),
+        pa.field("side", pa.int8()),
+        pa.field("vector", pa.binary()),  # float16
+    ]
+)
+_MET = "path string, side byte, neighbours array<string>, similarities array<float>, other float"  # in one cell
+_WRITTEN = "name string, rows long, size long, digest string, tally binary"
+
+
+def search_by_cells(
+    spark: SparkSession, job: Job, groups: Sequence[Sequence[DataFile]], *, train_rows: int, seed: int
+) -> tuple[list[tuple[DataFile, Tally]], float]:
+    """Compare each image with the training images of the cells around it.
+
+    Rows go to the workers by cell: each training row to its own, each image to the `PROBES` nearest to it. What was
+    met in the cells is put together by path. A worker holds one cell and a batch of rows at a time; Spark sorts on
+    disk what does not fit.
+
+    Returns:
+        The staged files, and the recall: of the true nearest neighbours of some images, the share of those that were
+        found, or others as near.
+    """
+    context = spark.sparkContext
+    cells = min(-(-train_rows // CELL_ROWS), MAX_CELLS)
+    share = min(1.0, min(64 * cells, CENTRE_ROWS) / train_rows)
+    sampled = tasks.run(context, partial(sample, job.storage, share, job.space), groups)
+    shared = context.broadcast(packed(centres(stacked(sampled), cells, seed=seed)))
+    chosen, exact = _check_exactly(context, job, groups)
+    files = [file for group in groups for file in group]
+    try:
+        routed = frame(spark, files, _ROUTED, partial(_route, job, shared))
+        rows = sum(file.rows for file in files)
+        parts = max(2 * context.defaultParallelism, rows // PART_ROWS)
+        gathered = routed.repartition(parts, "cell").sortWithinPartitions("cell", "is_query")
+        met = tasks.map_batches(gathered, _meet, _MET)
+        by_path = met.repartition(parts, "path").sortWithinPartitions("path")
+        write = partial(_merge, job, frozenset(chosen))
+        written = [
+            (DataFile(row["name"], row["rows"], row["size"], row["digest"]), Tally.from_bytes(row["tally"]))
+            for row in tasks.collect(tasks.map_batches(by_path, write, _WRITTEN))
+        ]
+    finally:
+        shared.unpersist()
+    similarities = {path: values for _, tally in written for path, values in tally.checked.items()}
+    hits = total = 0
+    for path, nearest in zip(chosen, exact, strict=True):
+        true = nearest[np.isfinite(nearest)]
+        ours = np.array(similarities[path], np.float32)[: len(true)]
+        # float16 on the way through Spark leaves 0.001
+        hits += int((ours >= true[: len(ours)] - 0.001).sum())
+        total += len(true)
+    return written, hits / max(total, 1)
+
+
+def _route(job: Job, shared: Broadcast[Packed], file: DataFile) -> Iterator[pa.RecordBatch]:
+    """Yield each row of a features file once for each cell that it goes to."""
+    found = unpacked(shared.value)
+    for batch, label, side, rows in job.rows(file):
+        near = probed(rows, found)
+        is_train = np.flatnonzero(side == SIDES[Split.TRAIN])
+        at = np.concatenate([is_train, np.repeat(np.arange(len(rows)), near.shape[1])])
+        vectors = pa.array([row.tobytes() for row in rows.astype(np.float16)], pa.binary())
+        yield pa.record_batch(
+            [
+                pa.array(np.concatenate([near[is_train, 0], near.reshape(-1)])),
+                pa.array(np.arange(len(at)) >= len(is_train)),
+                batch["path"].take(pa.array(at)),
+                pa.array(label[at]),
+                pa.array(side[at]),
+                vectors.take(pa.array(at)),
+            ],
+            schema=_ROUTED,
+        )
+
+
+def _meet(gathered: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Compare images with the training rows of a cell; rows come cell by cell, training rows first."""
+    cell: int | None = None
+    base: list[pa.RecordBatch] = []
+    held: _Cell | None = None
+    for batch in gathered:
+        cells = batch["cell"].to_numpy(zero_copy_only=False)
+        borders = np.flatnonzero(np.diff(cells)) + 1
+        for start, end in zip(np.r_[0, borders], np.r_[borders, len(cells)], strict=True):
+            if start == end:
+                continue
+            rows = batch.slice(start, end - start)
+            if cells[start] != cell:
+                cell, base, held = int(cells[start]), [], None
+            training = rows.filter(pc.invert(rows["is_query"]))
+            if training.num_rows and sum(part.num_rows for part in base) < MAX_CELL_ROWS:
+                base.append(training)
+            queries = rows.filter(rows["is_query"])
+            if queries.num_rows:
+                held = held or _Cell.of(base)
+                yield held.meet(queries)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """The training rows of a cell."""
+
+    paths: pa.Array
+    numbers: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    vectors: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, rows: Sequence[pa.RecordBatch]) -> _Cell:
+        table = pa.Table.from_batches(rows, rows[0].schema if rows else _ROUTED).slice(0, MAX_CELL_ROWS)
+        paths = table["path"].combine_chunks()
+        labels = table["label"].combine_chunks().to_numpy(zero_copy_only=False)
+        return cls(paths, _hashes(paths), labels, _vectors(table["vector"].combine_chunks()))
+
+    def meet(self, queries: pa.RecordBatch) -> pa.RecordBatch:
+        nearest = Nearest.none(queries.num_rows)
+        if len(self.paths):
+            # By number of the row for the result, by hash of the path to leave itself out.
+            where = {number: row for row, number in enumerate(self.numbers.tolist())}
+            itself = np.array([where.get(number, -1) for number in _hashes(queries["path"]).tolist()], np.int64)
+            nearest.meet(
+                _vectors(queries["vector"]),
+                self.vectors,
+                np.arange(len(self.paths)),
+                itself=itself,
+                labels=queries["label"].to_numpy(zero_copy_only=False),
+                base_labels=self.labels,
+            )
+        found = result(queries["path"], self.paths, nearest)
+        return pa.record_batch(
+            [queries["path"], queries["side"], found["neighbours"], found["similarities"], pa.array(nearest.other)],
+            names=["path", "side", "neighbours", "similarities", "other"],
+        )
+
+
+def _vectors(column: pa.Array) -> NDArray[np.float32]:
+    halves = np.frombuffer(b"".join(column.to_pylist()), np.float16)
+    return halves.reshape(len(column), -1).astype(np.float32)
+
+
+def _hashes(paths: pa.Array) -> NDArray[np.int64]:
+    digests = (
+        hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest() for path in paths.to_pylist()
+    )
+    return np.frombuffer(b"".join(digests), np.int64)
+
+
+def _merge(job: Job, checked: frozenset[str], met: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Put together what an image met in each cell, rows of one path following each other; stage files."""
+    rows: list[tuple[str, int, list[tuple[float, str]], float]] = []
+    for batch in met:
+        for path, side, neighbours, similarities, other in zip(*(batch[i].to_pylist() for i in range(5)), strict=True):
+            found = list(zip(similarities, neighbours, strict=True))
+            if rows and rows[-1][0] == path:
+                _, _, before, highest = rows[-1]
+                rows[-1] = (path, side, before + found, max(highest, other))
+                continue
+            if len(rows) >= PART_ROWS:
+                yield _written(job, checked, rows)
+                rows = []
+            rows.append((path, side, found, other))
+    if rows:
+        yield _written(job, checked, rows)
+
+
+def _written(
+    job: Job,
+    checked: frozenset[str],
+    rows: Sequence[tuple[str, int, list[tuple[float, str]], float]],
+) -> pa.RecordBatch:
+    best = [sorted(found, key=lambda pair: (-pair[0], pair[1]))[:NEAREST] for _, _, found, _ in rows]
+    paths = [path for path, *_ in rows]
+    similarities = [[similarity for similarity, _ in found] for found in best]
+    table = pa.table([paths, [[path for _, path in found] for found in best], similarities], schema=NEIGHBOURS)
+    file = job.stage(table)
+    sides, other = np.array([row[1] for row in rows]), np.array([row[3] for row in rows], np.float32)
+    tally = Tally.of(paths, sides, similarities, other, checked)
+    values = (file.name, file.rows, file.size, file.digest, tally.to_bytes())
+    return pa.record_batch([pa.array([value]) for value in values], names=["name", "rows", "size", "digest", "tally"])
+
+
+def _check_exactly(
+    context: SparkContext, job: Job, groups: Sequence[Sequence[DataFile]]
+) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the paths of some images, and the true similarities (n, k) of their nearest training images."""
+    rows = sum(file.rows for group in groups for file in group)
+    found = tasks.run(context, partial(_drawn, job, min(1.0, 2 * CHECKED / rows)), groups)
+    paths = [path for some, _ in found for path in some][:CHECKED]
+    queries = context.broadcast(packed(stacked([vectors for _, vectors in found])[:CHECKED]))
+    try:
+        nearest = tasks.tree_reduce(context, partial(_search, job, queries, paths), groups, Nearest.merge)
+    finally:
+        queries.unpersist()
+    return paths, nearest.similarities
+
+
+def _drawn(job: Job, share: float, files: Sequence[DataFile]) -> tuple[list[str], Packed]:
+    """Return a share of the rows of `files`, paths and vectors."""
+    paths: list[str] = []
+    vectors: list[NDArray[np.float32]] = []
+    for file in files:
+        for batch, _, _, rows in job.rows(file):
+            # From the other end than what the space and the centres were made of.
+            is_drawn = np.array([draw(path) >= 1 - share for path in batch["path"].to_pylist()], bool)
+            paths += batch["path"].filter(pa.array(is_drawn)).to_pylist()
+            vectors.append(rows[is_drawn])
+    return paths, packed(np.concatenate(vectors))
+
+
+def _search(job: Job, shared: Broadcast[Packed], paths: list[str], files: Sequence[DataFile]) -> Nearest:
+    """Compare the queries with every training row of `files`."""
+    queries, names = unpacked(shared.value), pa.array(paths, pa.string())
+    no_label = np.full(len(queries), -1)
+    nearest = Nearest.none(len(queries))
+    for file in files:
+        for batch, label, side, rows in job.rows(file):
+            is_train = side == SIDES[Split.TRAIN]
+            training = batch["path"].filter(pa.array(is_train))
+            itself = np.asarray(pc.fill_null(pc.index_in(names, training), -1), np.int64)
+            numbers = np.arange(len(training))
+            nearest.meet(queries, rows[is_train], numbers, itself=itself, labels=no_label, base_labels=label[is_train])
+    return nearest

@@ -1,0 +1,95 @@
+"""The exact search: every image is compared with every training image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from orchard import tasks
+from orchard.datasets import balance
+from orchard.files import DataFile
+from orchard.layout import NEIGHBOURS, Split
+from orchard.neighbours.rows import PART_ROWS, SIDES, Job, Packed, Tally, packed, result, stacked
+from orchard.neighbours.search import Nearest
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast, SparkContext
+
+
+@dataclass(frozen=True)
+class _Base:
+    """Training rows in the space: what the exact search compares with.
+
+    Attributes:
+        paths: (b,) sorted.
+        labels: (b,) int32, numbers of labels; -1: none.
+        vectors: (b, m) float32.
+    """
+
+    paths: list[str]
+    labels: NDArray[np.int32]
+    vectors: NDArray[np.float32]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as plain bytes, see `Space`."""
+        return _unpickle_base, (self.paths, self.labels.tobytes(), self.vectors.shape, self.vectors.tobytes())
+
+
+def _unpickle_base(paths: list[str], labels: bytes, shape: tuple[int, ...], vectors: bytes) -> _Base:
+    return _Base(paths, np.frombuffer(labels, np.int32), np.frombuffer(vectors, np.float32).reshape(shape))
+
+
+def search_exactly(
+    context: SparkContext, job: Job, groups: Sequence[Sequence[DataFile]]
+) -> list[tuple[DataFile, Tally]]:
+    """Stage the neighbours of the images in `groups` of feature files; every worker holds all training rows."""
+    parts = tasks.run(context, partial(_base, job), groups)
+    paths = [path for found, *_ in parts for path in found]
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    labels = np.concatenate([np.frombuffer(found, np.int32) for _, found, _ in parts])
+    vectors = stacked([found for *_, found in parts])
+    base = context.broadcast(_Base([paths[row] for row in order], labels[order], vectors[order]))
+    files = [file for group in groups for file in group]
+    try:
+        return tasks.run(context, partial(_write, job, base), balance(files, len(groups), max_rows=PART_ROWS))
+    finally:
+        base.unpersist()
+
+
+def _base(job: Job, files: Sequence[DataFile]) -> tuple[list[str], bytes, Packed]:
+    """Return the training rows of `files`: paths, numbers of labels, vectors."""
+    paths: list[str] = []
+    labels: list[NDArray[np.int32]] = []
+    vectors: list[NDArray[np.float32]] = []
+    for file in files:
+        for batch, label, side, rows in job.rows(file):
+            is_train = side == SIDES[Split.TRAIN]
+            paths += batch["path"].filter(pa.array(is_train)).to_pylist()
+            labels.append(label[is_train])
+            vectors.append(rows[is_train])
+    return paths, np.concatenate(labels).tobytes(), packed(np.concatenate(vectors))
+
+
+def _write(job: Job, base: Broadcast[_Base], files: Sequence[DataFile]) -> tuple[DataFile, Tally]:
+    """Compare the images of `files` with every training image; stage one file."""
+    training = base.value
+    names = pa.array(training.paths, pa.string())
+    every = np.arange(len(names))
+    found: list[pa.RecordBatch] = []
+    tally = Tally.none()
+    for file in files:
+        for batch, label, side, rows in job.rows(file):
+            nearest = Nearest.none(len(rows))
+            itself = np.asarray(pc.fill_null(pc.index_in(batch["path"], names), -1), np.int64)
+            nearest.meet(rows, training.vectors, every, itself=itself, labels=label, base_labels=training.labels)
+            found.append(result(batch["path"], names, nearest))
+            similarities = found[-1]["similarities"].to_pylist()
+            tally = tally.merge(Tally.of(batch["path"].to_pylist(), side, similarities, nearest.other))
+    return job.stage(pa.Table.from_batches(found, NEIGHBOURS)), tally

@@ -1,0 +1,156 @@
+"""What the searches share: rows of features in the space, samples of them, and what becomes of neighbours."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from orchard.datasets import batches, matrix
+from orchard.files import DataFile, parquet_bytes, part, stage_file
+from orchard.layout import NEIGHBOURS, Dataset, Split
+from orchard.neighbours.search import Nearest
+from orchard.neighbours.space import Space
+from orchard.neighbours.twins import BINS, count
+from orchard.storage import Storage
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
+
+PART_ROWS = 65_536
+"""Rows of a file of ``neighbours/``, about, at most."""
+
+SIDES = {str(Split.TRAIN): 0, str(Split.TEST): 1}
+"""Splits as numbers; -1: another."""
+
+Packed = tuple[tuple[int, int], bytes]
+"""Rows on their way between driver and workers: shape and content, float32."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task needs."""
+
+    storage: Storage
+    staging: str
+    space: Broadcast[Space]
+    labels: list[str]
+    """Of the training images, sorted."""
+
+    def rows(
+        self, file: DataFile
+    ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int32], NDArray[np.int8], NDArray[np.float32]]]:
+        """Yield the rows of a features file: as they are, their labels as numbers, their sides, their vectors.
+
+        A label that no training image has is ``len(labels)``, none is -1; sides are those of `SIDES`.
+        """
+        names, sides = pa.array(self.labels, pa.string()), pa.array(list(SIDES), pa.string())
+        for batch in batches(self.storage, file, ["path", "label", "split", "features"]):
+            known = pc.fill_null(pc.index_in(batch["label"], names), len(self.labels))
+            label = np.where(np.asarray(pc.is_null(batch["label"])), -1, np.asarray(known))
+            side = pc.fill_null(pc.index_in(batch["split"], sides), -1)
+            yield batch, label.astype(np.int32), np.asarray(side, np.int8), self.space.value(matrix(batch["features"]))
+
+    def stage(self, rows: pa.Table) -> DataFile:
+        """Write rows of `NEIGHBOURS` as an uncommitted file."""
+        return stage_file(self.storage, self.staging, part(Dataset.NEIGHBOURS), parquet_bytes(rows), rows.num_rows)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is counted while neighbours are written.
+
+    Attributes:
+        test: (BINS,) test images by the cosine of the nearest training image.
+        other: (BINS,) training images by the cosine of the nearest one of another label.
+        checked: path -> similarities, of the images that were chosen to check the index by.
+    """
+
+    test: NDArray[np.int64]
+    other: NDArray[np.int64]
+    checked: Mapping[str, list[float]]
+
+    @classmethod
+    def of(
+        cls,
+        paths: Sequence[str],
+        sides: NDArray[np.integer],
+        similarities: Sequence[Sequence[float]],
+        other: NDArray[np.float32],
+        checked: frozenset[str] = frozenset(),
+    ) -> Self:
+        """Count rows: their sides as of `SIDES`, similarities falling, and the nearest of another label."""
+        nearest = np.array([found[0] if len(found) else -np.inf for found in similarities], np.float32)
+        is_test = (sides == SIDES[Split.TEST]) & np.isfinite(nearest)
+        is_train = (sides == SIDES[Split.TRAIN]) & np.isfinite(other)
+        chosen = {path: list(found) for path, found in zip(paths, similarities, strict=True) if path in checked}
+        return cls(count(nearest[is_test]), count(other[is_train]), chosen)
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return what is counted of no rows."""
+        return cls(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64), {})
+
+    def merge(self, more: Tally) -> Tally:
+        """Return the counts of both."""
+        return Tally(self.test + more.test, self.other + more.other, {**self.checked, **more.checked})
+
+    def to_bytes(self) -> bytes:
+        """Return it for the way from a worker to the driver."""
+        return json.dumps([self.test.tolist(), self.other.tolist(), dict(self.checked)]).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return what `to_bytes` wrote."""
+        test, other, checked = json.loads(data)
+        return cls(np.array(test, np.int64), np.array(other, np.int64), checked)
+
+
+def sample(storage: Storage, share: float, space: Broadcast[Space] | None, files: Sequence[DataFile]) -> Packed:
+    """Return a share of the training rows of `files`, by hash of their paths: shape and bytes, float32."""
+    found: list[NDArray[np.float32]] = []
+    for file in files:
+        for batch in batches(storage, file, ["path", "split", "features"]):
+            is_train = np.asarray(pc.fill_null(pc.equal(batch["split"], Split.TRAIN), False))
+            chosen = is_train & np.array([draw(path) < share for path in batch["path"].to_pylist()], bool)
+            rows = matrix(batch["features"])[chosen]
+            found.append(rows if space is None else space.value(rows))
+    return packed(np.concatenate(found))
+
+
+def packed(rows: NDArray[np.float32]) -> Packed:
+    """Return rows (n, m) ready to travel: PySpark cannot encrypt a broadcast of arrays."""
+    return (rows.shape[0], rows.shape[1]), rows.tobytes()
+
+
+def unpacked(found: Packed) -> NDArray[np.float32]:
+    """Return the rows that `packed` took."""
+    shape, data = found
+    return np.frombuffer(data, np.float32).reshape(shape)
+
+
+def stacked(found: Sequence[Packed]) -> NDArray[np.float32]:
+    """Return the rows of several tasks."""
+    return np.concatenate([unpacked(one) for one in found])
+
+
+def draw(path: str) -> float:
+    """Return a number from 0 to 1 that depends on the path alone."""
+    return zlib.crc32(path.encode("utf-8", "surrogatepass")) / 2**32
+
+
+def result(paths: pa.Array, names: pa.Array, nearest: Nearest) -> pa.RecordBatch:
+    """Return rows of `NEIGHBOURS`; `names` are the paths of the base."""
+    is_one = np.isfinite(nearest.similarities)
+    offsets = pa.array(np.r_[0, np.cumsum(is_one.sum(axis=1))].astype(np.int32))
+    values = pa.array(nearest.similarities[is_one].clip(-1, 1), pa.float32())
+    neighbours = names.take(pa.array(nearest.rows[is_one]))
+    columns = [paths, pa.ListArray.from_arrays(offsets, neighbours), pa.ListArray.from_arrays(offsets, values)]
+    return pa.record_batch(columns, schema=NEIGHBOURS)

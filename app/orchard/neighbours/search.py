@@ -1,0 +1,147 @@
+"""Nearest rows by cosine: exact, block by block, and by cells around centres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEAREST = 5
+"""Neighbours of each image."""
+
+BLOCK_ROWS = 2048
+"""Queries, and rows of the base, that are compared at a time: 16 MB of similarities."""
+
+CELL_ROWS = 1024
+"""Training rows of a cell, about: as many cells as that takes, so that a query meets about as many rows however many
+there are."""
+
+PROBES = 8
+"""Cells in which the neighbours of an image are looked for."""
+
+
+@dataclass
+class Nearest:
+    """The nearest rows that were met so far, for each of n queries.
+
+    Attributes:
+        rows: (n, k) int64, numbers of base rows, the nearest first; -1 where there are fewer.
+        similarities: (n, k) float32, falling; -inf where there are fewer.
+        other: (n,) float32, the highest similarity to a row of another label; -inf if there was none.
+    """
+
+    rows: NDArray[np.int64]
+    similarities: NDArray[np.float32]
+    other: NDArray[np.float32]
+
+    @classmethod
+    def none(cls, queries: int, k: int = NEAREST) -> Nearest:
+        """Return the state before any row was met."""
+        return cls(
+            np.full((queries, k), -1, np.int64),
+            np.full((queries, k), -np.inf, np.float32),
+            np.full(queries, -np.inf, np.float32),
+        )
+
+    def meet(
+        self,
+        queries: NDArray[np.float32],
+        base: NDArray[np.float32],
+        numbers: NDArray[np.int64],
+        *,
+        itself: NDArray[np.int64],
+        labels: NDArray[np.integer],
+        base_labels: NDArray[np.integer],
+    ) -> None:
+        """Compare the queries with further rows, in blocks.
+
+        Args:
+            queries: (n, m), rows of length 1.
+            base: (b, m), likewise.
+            numbers: (b,) of the rows, to name them by.
+            itself: (n,) the number of the row that is the query, which is left out; -1: none is.
+            labels: (n,) of the queries, as numbers; -1: it has none, and nothing is another label to it.
+            base_labels: (b,) of the rows.
+        """
+        for start in range(0, len(queries), BLOCK_ROWS):
+            mine = slice(start, start + BLOCK_ROWS)
+            for first in range(0, len(base), BLOCK_ROWS):
+                theirs = slice(first, first + BLOCK_ROWS)
+                similarity = queries[mine] @ base[theirs].T
+                if len(similarity.T):
+                    similarity[itself[mine, None] == numbers[None, theirs]] = -np.inf
+                    self._take(mine, similarity, numbers[theirs])
+                    is_other = labels[mine, None] != base_labels[None, theirs]
+                    is_other &= (labels[mine, None] >= 0) & (base_labels[None, theirs] >= 0)
+                    similarity[~is_other] = -np.inf
+                    self.other[mine] = np.maximum(self.other[mine], similarity.max(axis=1))
+
+    def _take(self, mine: slice, similarity: NDArray[np.float32], numbers: NDArray[np.int64]) -> None:
+        """Merge the nearest of a block into those of the queries `mine`."""
+        k = self.rows.shape[1]
+        at = np.flatnonzero(similarity.max(axis=1) > self.similarities[mine, -1])  # few, after the first blocks
+        found, names = similarity[at], np.broadcast_to(numbers, (len(at), len(numbers)))
+        if len(numbers) > k:
+            best = np.argpartition(-found, k - 1, axis=1)[:, :k]
+            found, names = np.take_along_axis(found, best, axis=1), numbers[best]
+        at += mine.start
+        every = np.concatenate([self.similarities[at], found], axis=1)
+        rows = np.concatenate([self.rows[at], np.where(np.isneginf(found), -1, names)], axis=1)
+        order = np.argsort(-every, axis=1, kind="stable")[:, :k]
+        self.similarities[at] = np.take_along_axis(every, order, axis=1)
+        self.rows[at] = np.take_along_axis(rows, order, axis=1)
+
+    def merge(self, other: Nearest) -> Nearest:
+        """Return the nearest of both, for the same queries."""
+        every = np.concatenate([self.similarities, other.similarities], axis=1)
+        rows = np.concatenate([self.rows, other.rows], axis=1)
+        order = np.argsort(-every, axis=1, kind="stable")[:, : self.rows.shape[1]]
+        return Nearest(
+            np.take_along_axis(rows, order, axis=1),
+            np.take_along_axis(every, order, axis=1),
+            np.maximum(self.other, other.other),
+        )
+
+
+def centres(rows: NDArray[np.float32], count: int, *, seed: int, rounds: int = 8) -> NDArray[np.float32]:
+    """Return centres of cells (count, m), of length 1, by spherical k-means (Dhillon & Modha 2001).
+
+    Cells that hold an image's neighbours are those around the centres nearest to it: the inverted file of Sivic &
+    Zisserman (2003), and of Jégou, Douze & Schmid (2011). Near twins, which are what is looked for, fall into one
+    cell, as SemDeDup has it.
+
+    Args:
+        rows: (n, m), a sample, of length 1.
+        count: of cells, at most n.
+        seed: of the first centres.
+        rounds: how often the centres are moved.
+    """
+    rng = np.random.default_rng(seed)
+    found = rows[rng.choice(len(rows), min(count, len(rows)), replace=False)].copy()
+    for _ in range(rounds):
+        nearest = np.concatenate([(block @ found.T).argmax(axis=1) for block in _blocks(rows)])
+        order = np.argsort(nearest, kind="stable")
+        cells, starts = np.unique(nearest[order], return_index=True)
+        sums = np.add.reduceat(rows[order], starts, axis=0)
+        length = np.linalg.norm(sums, axis=1, keepdims=True)
+        found[cells] = np.divide(sums, length, out=found[cells], where=length > 0)
+        empty = np.setdiff1d(np.arange(len(found)), cells)  # they go where rows are
+        found[empty] = rows[rng.choice(len(rows), len(empty), replace=False)]
+    return found
+
+
+def probed(rows: NDArray[np.float32], found: NDArray[np.float32], probes: int = PROBES) -> NDArray[np.int32]:
+    """Return the cells (n, probes) in which neighbours of rows (n, m) are looked for, the nearest first."""
+    probes = min(probes, len(found))
+    cells = []
+    for block in _blocks(rows):
+        similarity = block @ found.T
+        best = np.argpartition(-similarity, probes - 1, axis=1)[:, :probes]
+        order = np.argsort(-np.take_along_axis(similarity, best, axis=1), axis=1, kind="stable")
+        cells.append(np.take_along_axis(best, order, axis=1))
+    return np.concatenate(cells).astype(np.int32) if cells else np.empty((0, probes), np.int32)
+
+
+def _blocks(rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    return [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]

@@ -1,0 +1,105 @@
+"""The Spark stage from ``features/`` to ``neighbours/``: exact for few training images, by cells for many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from orchard import tasks
+from orchard.datasets import balance
+from orchard.layout import FEATURES, NEIGHBOURS, Dataset, NeighbourMetrics, Split
+from orchard.neighbours.cells import search_by_cells
+from orchard.neighbours.exact import search_exactly
+from orchard.neighbours.rows import Job, Tally, sample, stacked
+from orchard.neighbours.space import Space
+from orchard.neighbours.twins import bins_of, shown, threshold_of
+from orchard.output import Output
+from orchard.session import Session
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+VERSION = 1
+"""Raise it when the same features begin to give other neighbours: what was made before is then made again."""
+
+EXACT_ROWS = 20_000
+"""Training images up to which every image is compared with every one: 10 MB in each worker."""
+
+SAMPLE_ROWS = 8192
+"""Training rows that give the space: of 1,280 features 42 MB on the driver."""
+
+
+def run(session: Session, output: Output, *, key: str, **options: Any) -> None:
+    """Do the stage as `find_neighbours` does."""
+    find_neighbours(session.spark, output, key=key, **options)
+
+
+@tasks.on_spark
+def find_neighbours(
+    spark: SparkSession,
+    output: Output,
+    *,
+    key: str = "",
+    seed: int = 0,
+    exact_rows: int = EXACT_ROWS,
+    progress: Callable[[int], None] | None = None,
+) -> NeighbourMetrics:
+    """Find the nearest training images of every image, write ``neighbours/``, and commit.
+
+    Args:
+        spark: where the work runs.
+        output: with features, held for writing.
+        key: what the input comes to; remembered in the property ``neighbours``.
+        seed: of the cells.
+        exact_rows: training images up to which the search is exact.
+        progress: called with the number of rows that are newly done.
+    """
+    files = [file for file in output.files(Dataset.FEATURES) if file.rows]
+    context = spark.sparkContext
+    images = output.read(Dataset.FEATURES, ["label", "split"], FEATURES)
+    is_train = pc.equal(images["split"], Split.TRAIN)
+    train_rows = int(pc.sum(is_train, min_count=0).as_py())
+    test_rows = int(pc.sum(pc.equal(images["split"], Split.TEST), min_count=0).as_py())
+    labels = sorted(pc.unique(images["label"].filter(is_train)).drop_null().to_pylist())
+    groups = balance(files, 2 * context.defaultParallelism)
+
+    share = min(1.0, 1.1 * SAMPLE_ROWS / max(train_rows, 1))
+    sampled = tasks.run(context, partial(sample, output.storage, share, None), groups)
+    space = Space.of(stacked(sampled)[:SAMPLE_ROWS])
+    shared = context.broadcast(space)
+    job = Job(output.storage, output.staging, shared, labels)
+    recall: float | None = None
+    try:
+        if train_rows <= exact_rows:
+            written = search_exactly(context, job, groups)
+        else:
+            written, recall = search_by_cells(spark, job, groups, train_rows=train_rows, seed=seed)
+    finally:
+        shared.unpersist()
+    tally = Tally.none()
+    for _, found in written:
+        tally = tally.merge(found)
+    threshold = threshold_of(tally.other)
+    metrics = NeighbourMetrics(
+        exact=recall is None,
+        recall=recall,
+        train_rows=train_rows,
+        test_rows=test_rows,
+        threshold=threshold,
+        near_twins=0 if threshold is None else int(tally.test[bins_of([threshold])[0] :].sum()),
+        near_other_labels=0 if threshold is None else int(tally.other[bins_of([threshold])[0] :].sum()),
+        test=shown(tally.test),
+        other_labels=shown(tally.other),
+    )
+    staged = [file for file, _ in written] or [output.stage(Dataset.NEIGHBOURS, NEIGHBOURS.empty_table())]
+    output.commit(
+        {Dataset.NEIGHBOURS: staged},
+        replace=[Dataset.NEIGHBOURS],
+        properties={"neighbours": {"key": key, "metrics": metrics}},
+    )
+    if progress:
+        progress(images.num_rows)
+    return metrics
