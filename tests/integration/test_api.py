@@ -65,3 +65,32 @@ def test_backbones_are_compared_in_one_table(spark: Any, painted: Path, tmp_path
 def test_a_backbone_named_twice_is_refused(spark: Any, painted: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         compare(str(painted), str(tmp_path), ["MobileNetV2", "mobilenetv2"], load(), spark)
+
+
+def test_all_results_are_one_table(spark: Any, trained: Path) -> None:
+    table = orchard.results(spark, str(trained))
+    assert table.columns[:6] == ["path", "label", "kind", "split", "width", "height"]
+    row = table.where("split = 'test'").first()
+    assert row.features.size == 1280
+    assert 2 < row.components.size < 1280
+    (said,) = row.predictions.values()
+    assert said.answer in {"sure", "not_sure", "unknown"}
+    assert 0 <= said.familiarity <= 1
+    assert table.count() == orchard.read(spark, str(trained), "features").count()
+
+
+def test_predict_here_and_on_spark_say_the_same(spark: Any, trained: Path, fruits: Path) -> None:
+    photos = sorted(str(path) for path in (fruits / "Test" / "Mango").glob("*.jpg"))[:3]
+    here = orchard.predict(None, str(trained), [*photos, __file__], top=2)
+    assert [answer["path"] for answer in here] == [*photos, __file__]
+    assert here[0]["top"][0]["label"] == "Mango"
+    assert here[3]["reason"] == "unsupported_format"
+    there = orchard.predict(spark, str(trained), photos, top=2)
+    assert [answer["answer"] for answer in there] == [answer["answer"] for answer in here[:3]]
+
+
+def test_plan_and_export(trained: Path, painted: Path, tmp_path: Path) -> None:
+    assert orchard.plan(str(painted), weights="random")["images"] == 90
+    exported = orchard.export(str(trained), str(tmp_path / "model.onnx"), format="onnx")
+    assert exported.card["labels"]
+    assert (tmp_path / "model.onnx").stat().st_size == next(iter(exported.files.values()))
