@@ -198,6 +198,20 @@ def test_cards_come_in_the_language_of_the_page_or_else_in_another(
     expect(mango.locator(".fact h4")).to_have_text(MANGO["name"])
 
 
+def test_cards_are_there_without_a_connection(desktop: Visitor, photo: Callable[[str], Path]) -> None:
+    def abort(route: Route) -> None:
+        route.abort()
+
+    for path in ("**/model.json", "**/cards.json"):
+        desktop.context.route(path, abort)
+    desktop.page.reload()
+    desktop.waits_for("offline")
+    desktop.chooses(photo("Mango"))
+    expect(desktop.newest.locator(".fact h4")).to_have_text(MANGO["name"])
+    for path in ("**/model.json", "**/cards.json"):
+        desktop.context.unroute(path, abort)
+
+
 def test_the_square_that_is_shown_is_the_whole_photo_squeezed(
     desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path
 ) -> None:

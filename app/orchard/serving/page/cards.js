@@ -156,8 +156,8 @@ export class Card {
   async #keep() {
     const typed = this.#find("input[list]").value.normalize("NFC").trim();
     if (!typed) return;
-    const same = [...known.options].find(({ value }) => value.toLowerCase() === typed.toLowerCase());
-    const label = same?.value ?? typed;
+    const labels = [...known.options].map(({ value }) => value);
+    const label = labels.find((each) => each === typed) ?? labels.find((each) => each.toLowerCase() === typed.toLowerCase()) ?? typed;
     try {
       this.#kept = { id: await keep(this.file, this.name, label, this.#kept?.id), label };
       this.render();

@@ -12,7 +12,7 @@ let count = 0;
 
 /** Keep a photo with its label, in place of what was kept under `id` if given; returns its id. Throws if it cannot. */
 export async function keep(file, name, label, id) {
-  const record = { label, name, type: file.type, bytes: new Uint8Array(await file.arrayBuffer()), time: new Date() };
+  const record = { label, name, photo: new Blob([file], { type: file.type }), time: new Date() };
   const kept = await use("readwrite", (store) => store.put(id === undefined ? record : { ...record, id }));
   await refresh();
   return kept;
@@ -55,7 +55,7 @@ async function refresh() {
 }
 
 async function download() {
-  const archive = zip(inFolders(await use("readonly", (store) => store.getAll())));
+  const archive = await zip(inFolders(await use("readonly", (store) => store.getAll())));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(archive);
   link.download = `orchard-corrections-${new Date().toISOString().slice(0, 10)}.zip`;
@@ -67,12 +67,12 @@ async function download() {
 function inFolders(records) {
   const folders = new Names();
   const inside = new Map(); // the names in each folder
-  return records.map(({ id, label, name, type, bytes, time }) => {
+  return records.map(({ id, label, name, photo, time }) => {
     const folder = folders.give(label, safeName(label));
     if (!inside.has(folder)) inside.set(folder, new Names());
     const [, stem, given] = /^(.*?)(\.[a-z0-9]{1,5})?$/isu.exec(name);
-    const extension = given ?? `.${(type.split("/")[1] ?? "jpeg").replace("jpeg", "jpg")}`;
-    return { path: `${folder}/${inside.get(folder).give(id, safeName(stem), extension)}`, bytes, time };
+    const extension = given ?? `.${(photo.type.split("/")[1] ?? "jpeg").replace("jpeg", "jpg")}`;
+    return { path: `${folder}/${inside.get(folder).give(id, safeName(stem), extension)}`, content: photo, time };
   });
 }
 

@@ -13,7 +13,9 @@ export function setFacts(cards) {
 
 /** Show under `section` what is known of a label, else of its kind; hide it if that is nothing. */
 export function showFact(section, { label, kind }) {
-  const fact = (label && inLanguage(facts.filter((each) => each.label === label))) || (kind && inLanguage(facts.filter((each) => each.kind === kind)));
+  const about = (column, name) => name && inLanguage(facts.filter((each) => each[column] === name));
+  // A row that has the kind's name as its label is about it, too.
+  const fact = about("label", label) || about("kind", kind) || about("label", kind);
   section.hidden = !fact;
   if (!fact) return;
   section.lang = fact.language;

@@ -12,19 +12,23 @@ const TABLE = Uint32Array.from({ length: 256 }, (_, value) => {
   return value;
 });
 
-/** Return a Blob that unpacks to `files`: [{path, bytes: Uint8Array, time: Date}]. RangeError: more than 4 GB or 65,535. */
-export function zip(files) {
+/**
+ * Return a Blob that unpacks to `files`: [{path, content: Blob, time: Date}]. Only one of them is in memory at a time.
+ * RangeError: they are more than 65,535, or have more than 4 GB.
+ */
+export async function zip(files) {
   const parts = [];
   const directory = [];
   let offset = 0;
-  for (const { path, bytes, time } of files) {
+  for (const { path, content, time } of files) {
     const name = encoder.encode(path);
-    const fields = [[2, NEEDS], [2, UTF8], [2, 0], [2, clock(time)], [2, calendar(time)], [4, crc32(bytes)]];
-    fields.push([4, bytes.length], [4, bytes.length], [2, name.length], [2, 0]);
+    const sum = crc32(new Uint8Array(await content.arrayBuffer()));
+    const fields = [[2, NEEDS], [2, UTF8], [2, 0], [2, clock(time)], [2, calendar(time)], [4, sum]];
+    fields.push([4, content.size], [4, content.size], [2, name.length], [2, 0]);
     directory.push(record([[4, 0x02014b50], [2, NEEDS], ...fields, [2, 0], [2, 0], [2, 0], [4, 0], [4, offset]]), name);
     const header = record([[4, 0x04034b50], ...fields]);
-    parts.push(header, name, bytes);
-    offset += header.length + name.length + bytes.length;
+    parts.push(header, name, content);
+    offset += header.length + name.length + content.size;
   }
   const size = directory.reduce((sum, part) => sum + part.length, 0);
   if (files.length > MOST_FILES || offset + size > MOST_BYTES) throw new RangeError("too much for one archive");
