@@ -55,7 +55,7 @@ class Site:
         # Browsers keep connections open.
         config = uvicorn.Config(create_app(model), log_level="warning", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         site = cls(f"http://127.0.0.1:{listener.getsockname()[1]}", server, thread)
         for path in ("/readyz", "/model.onnx"):
