@@ -8,6 +8,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Route, expect
 
+from orchard.cards import Cards
+from orchard.inference.kinds import Kinds
 from orchard.inference.model import Model
 from orchard.serving import static
 
-from .visitor import DESKTOP, PHONE, Site, Visitor, expect_answer, expect_question, violations, written
+from .visitor import DESKTOP, PHONE, STARTED, Site, Visitor, expect_answer, expect_question, violations, written
 
 ENGLISH = {"locale": "en-US"}
 MANGO = {
-    "label": "Mango",
-    "language": "en",
     "name": "Mango <b>fruit</b>",
     "text": "Ripe when it gives way.<img src=x onerror=alert(1)>\nKeep the stone.",
     "season": "May to September",
@@ -35,29 +36,23 @@ MANGO = {
     "source": "An encyclopaedia",
     "licence": "CC BY 4.0",
 }
-CARDS = [
-    MANGO,
-    {"label": "Mango", "language": "fr-CA", "name": "Mangue", "season": "De mai à septembre"},
-    {"label": "Raspberry", "language": "de", "name": "Himbeere", "link": "javascript:alert(1)"},
-    {"kind": "Plum", "language": "en", "name": "Plums", "text": "A kind of many sorts."},
-]
+CARDS = Cards(
+    {
+        "Mango": {"en": MANGO, "fr-CA": {"name": "Mangue", "season": "De mai à septembre"}},
+        "Raspberry": {"de": {"name": "Himbeere", "link": "javascript:alert(1)"}},
+    },
+    {"Plum": {"en": {"name": "Plums", "text": "A kind of many sorts."}}},
+)
 
 
-def _tells(context: BrowserContext, **about: Any) -> None:
-    """Let the server tell this of its model."""
-
-    def describe(route: Route) -> None:
-        answer = route.fetch()
-        route.fulfill(response=answer, json=answer.json() | about)
-
-    context.route("**/model.json", describe)
-
-
-def _with_cards(context: BrowserContext) -> BrowserContext:
-    """Let the server's model have cards."""
-    _tells(context, cards="/cards.json")
-    context.route("**/cards.json", lambda route: route.fulfill(json={"cards": CARDS}))
-    return context
+@pytest.fixture(scope="module")
+def model(trained: Path) -> Model:
+    """A model with kinds and cards; it is sure of a kind before it is of a label."""
+    found = Model.load(str(trained))
+    of_label = [label.split()[0] for label in found.labels]
+    names = tuple(sorted(set(of_label)))
+    shares = np.array([[name == kind for name in names] for kind in of_label], np.float32)
+    return replace(found, cards=CARDS, kinds=Kinds(names, shares, 0.5))
 
 
 def _answers(context: BrowserContext, **answer: Any) -> None:
@@ -73,7 +68,7 @@ def _answers(context: BrowserContext, **answer: Any) -> None:
 @pytest.fixture(scope="module")
 def asking(browser: Browser, site: Site) -> Iterator[Visitor]:
     """A phone whose browser cannot run the model; the server is asked."""
-    context = _with_cards(browser.new_context(**ENGLISH, **PHONE))
+    context = browser.new_context(**ENGLISH, **PHONE)
     context.route("**/model.onnx", lambda route: route.abort())
     yield Visitor(context, site.url).waits_for("server")
     context.close()
@@ -117,42 +112,60 @@ def test_what_is_unlike_anything_learned_gets_no_name(asking: Visitor, photo: Ca
 
 
 @pytest.mark.parametrize(
-    ("outputs", "expected"),
+    ("probabilities", "familiarity", "shares", "expected"),
     [
-        ({"probabilities": [0.1, 0.9], "familiarity": [0.5]}, ("sure", "b", None)),
-        ({"probabilities": [0.4, 0.6], "familiarity": [0.5]}, ("not_sure", None, None)),
-        ({"probabilities": [0.1, 0.9], "familiarity": [0.2]}, ("unknown", None, None)),
-        (
-            {"probabilities": [0.4, 0.6], "familiarity": [0.5], "kind_probabilities": [0.1, 0.9]},
-            ("not_sure", None, "K"),
-        ),
-        (
-            {"probabilities": [0.4, 0.6], "familiarity": [0.5], "kind_probabilities": [0.3, 0.7]},
-            ("not_sure", None, None),
-        ),
-        ({"probabilities": [0.1, 0.9], "familiarity": [0.5], "kind_probabilities": [0.1, 0.9]}, ("sure", "b", "K")),
-        (
-            {"probabilities": [0.1, 0.9], "familiarity": [0.2], "kind_probabilities": [0.1, 0.9]},
-            ("unknown", None, None),
-        ),
+        ([0.1, 0.9], 0.5, None, ("sure", "b", None)),
+        ([0.4, 0.6], 0.5, None, ("not_sure", None, None)),
+        ([0.1, 0.9], 0.2, None, ("unknown", None, None)),
+        ([0.1, 0.9], 0.5, [0.9, 0.1], ("sure", "b", "K")),  # the label's, whatever else is likely
+        ([0.4, 0.6], 0.5, [0.1, 0.9], ("not_sure", None, "K")),
+        ([0.4, 0.6], 0.5, [0.3, 0.7], ("not_sure", None, None)),
+        ([0.1, 0.9], 0.2, [0.1, 0.9], ("unknown", None, None)),
     ],
 )
 def test_the_outputs_of_the_model_become_one_of_three_answers(
-    desktop: Visitor, outputs: dict[str, list[float]], expected: tuple[str, str | None, str | None]
+    desktop: Visitor,
+    probabilities: list[float],
+    familiarity: float,
+    shares: list[float] | None,
+    expected: tuple[str, str | None, str | None],
 ) -> None:
-    about = {"labels": ["a", "b"], "threshold": 0.8, "familiarity_threshold": 0.3}
-    about |= {"kinds": {"names": ["J", "K"], "threshold": 0.8} if "kind_probabilities" in outputs else None}
-    decide = """async ([outputs, about]) => (await import("/assets/decision.js")).decide(
-      Object.fromEntries(Object.entries(outputs).map(([name, data]) => [name, Float32Array.from(data)])), about, 5)"""
+    kinds = {"names": ["J", "K"], "threshold": 0.8, "of_label": ["J", "K"]}
+    about = {"labels": ["a", "b"], "threshold": 0.8, "familiarity_threshold": 0.3, "kinds": shares and kinds}
+    outputs = {"probabilities": probabilities, "familiarity": [familiarity], "kind_probabilities": shares}
+    decide = "async ([outputs, about]) => (await import('/assets/decision.js')).decide(outputs, about, 5)"
     found = desktop.page.evaluate(decide, [outputs, about])
     assert (found["answer"], found["label"], found["kind"]) == expected
-    assert found["confidence"] == pytest.approx(max(outputs["probabilities"]))
+    assert (found["confidence"], found["familiarity"]) == (max(probabilities), familiarity)
+    assert found["top"][0] == {"label": "b", "confidence": max(probabilities)}
+
+
+def test_this_device_and_the_server_give_the_same_answers(
+    desktop: Visitor, site: Site, photo: Callable[[str], Path], model: Model, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 200, 300, 3), np.uint8)
+    strange = {"black": np.zeros((90, 90, 3), np.uint8), "noise": noise[0], "dim": noise[1] // 8}
+    files = [photo(label) for label in model.labels]
+    for name, pixels in strange.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        files.append(tmp_path / f"{name}.png")
+    desktop.chooses(*files)
+    expect(desktop.page.locator(".by[data-by=device]")).to_have_count(len(files), timeout=STARTED)
+    answers = []
+    for card, file in zip(desktop.cards.all(), files, strict=True):
+        expected = site.ask(file)
+        answers.append(expected["answer"])
+        assert card.get_attribute("data-shows") == expected["answer"], file
+        named = "Unlike anything I have learned" if expected["answer"] == "unknown" else "Not sure"
+        expect(card.locator("h3")).to_have_text(expected["label"] or expected["kind"] or named)
+    assert answers.count("sure") >= 8
+    assert answers[-len(strange) :] == ["unknown"] * len(strange)
 
 
 @pytest.fixture(scope="module")
 def settled(browser: Browser, site: Site) -> Iterator[Visitor]:
     """A page whose model has cards."""
-    context = _with_cards(browser.new_context(**ENGLISH, **DESKTOP, permissions=["clipboard-read", "clipboard-write"]))
+    context = browser.new_context(**ENGLISH, **DESKTOP, permissions=["clipboard-read", "clipboard-write"])
     context.add_init_script(
         """window.asked = 0;
         const persist = StorageManager.prototype.persist;
@@ -199,17 +212,12 @@ def test_cards_come_in_the_language_of_the_page_or_else_in_another(
 
 
 def test_cards_are_there_without_a_connection(desktop: Visitor, photo: Callable[[str], Path]) -> None:
-    def abort(route: Route) -> None:
-        route.abort()
-
-    for path in ("**/model.json", "**/cards.json"):
-        desktop.context.route(path, abort)
+    desktop.context.set_offline(True)
     desktop.page.reload()
     desktop.waits_for("offline")
     desktop.chooses(photo("Mango"))
     expect(desktop.newest.locator(".fact h4")).to_have_text(MANGO["name"])
-    for path in ("**/model.json", "**/cards.json"):
-        desktop.context.unroute(path, abort)
+    desktop.context.set_offline(False)
 
 
 def test_the_square_that_is_shown_is_the_whole_photo_squeezed(
@@ -466,10 +474,14 @@ def test_threads_that_hang_are_given_up_for_one_thread(
 
 
 def test_eighty_one_labels_fit_a_phone(browser: Browser, site: Site, photo: Callable[[str], Path]) -> None:
+    def describe(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"labels": labels})
+
     labels = [f"Sorte-de-pomme-rouge-très-longue-du-verger-nº-{number}" for number in range(81)]
     context = browser.new_context(locale="fr-FR", **PHONE)
     context.route("**/model.onnx", lambda route: route.abort())
-    _tells(context, labels=labels)
+    context.route("**/model.json", describe)
     _answers(
         context, answer="not_sure", kind=labels[7], top=[{"label": label, "confidence": 0.2} for label in labels[:5]]
     )

@@ -134,6 +134,6 @@ export async function askServer(blob, name, onBusy) {
     if (!response.ok) throw new NoAnswer(found.reason ?? (response.status === 503 ? "busy" : response.status === 413 ? "too_large" : "failed"), found.detail);
     const [prediction] = found.predictions;
     if (prediction.error) throw new NoAnswer(prediction.error.reason, prediction.error.detail);
-    return { answer: prediction.sure ? "sure" : "not_sure", ...prediction, by: "server", milliseconds: performance.now() - started };
+    return { ...prediction, by: "server", milliseconds: performance.now() - started };
   }
 }
