@@ -22,6 +22,7 @@ from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
 from orchard.features.engines import import_openvino
 from orchard.inference.calibration import Calibration
+from orchard.inference.kinds import Kinds
 from orchard.inference.model import Model
 
 FEW = ["MobileNetV3Small", "MobileNetV2"]
@@ -53,6 +54,14 @@ def test_a_backbone_answers_in_onnx_as_in_openvino(backbone: str, fruits: Path) 
     probabilities = expected(model)
     assert np.abs(run_onnx(to_onnx(model))(images) - probabilities).max() < 1e-3
     assert probabilities.max() < 0.999
+
+
+def test_kinds_are_computed_from_the_probabilities_that_are_an_output() -> None:
+    kinds = Kinds(("K", "L"), np.eye(7, 2, dtype=np.float32))
+    file = onnx.load_model_from_string(to_onnx(replace(model_of(FEW[0]), kinds=kinds)))
+    assert [output.name for output in file.graph.output] == ["probabilities", "kind_probabilities"]
+    (last,) = (node for node in file.graph.node if "kind_probabilities" in node.output)
+    assert last.input[0] == "probabilities"
 
 
 def test_the_file_says_what_it_takes_and_gives(model: Model) -> None:

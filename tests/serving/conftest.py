@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,15 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from orchard.inference.calibration import Calibration
+from orchard.inference.model import Model
 from orchard.layout import CALIBRATION
 from orchard.output import Output
+from orchard.serving import static
+
+from .visitor import AXE, DESKTOP, Site, Visitor, cannot, launch
 
 START = "from orchard.serving.commands import serve; serve()"
 
@@ -133,3 +138,67 @@ def strict(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     flags += ["--max-held-bytes=2000000", "--max-pixels=4000000", "--body-seconds=1"]
     with serving(folder / "out", folder, *flags) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def npm_parts() -> None:
+    """What the page brings from npm; made if it is missing."""
+    if AXE.is_file() and all((static.PAGE / name).is_file() for name in static.RUNTIME):
+        return
+    npm = shutil.which("npm")
+    if npm is None:
+        cannot("there is no npm, which brings the page's runtime: install Node.js")
+    for arguments in (["ci", "--ignore-scripts"], ["run", "vendor"]):
+        done = subprocess.run([npm, *arguments], cwd=static.PAGE, capture_output=True, text=True, check=False)
+        if done.returncode:
+            cannot(f"npm {arguments[0]} failed: {done.stderr[-500:]}")
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    browser = launch(playwright)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path) -> Model:
+    return Model.load(str(trained))
+
+
+@pytest.fixture(scope="module")
+def site(model: Model, npm_parts: None) -> Iterator[Site]:  # noqa: ARG001 -- serves them
+    site = Site.start(model)
+    yield site
+    site.stop()
+
+
+@pytest.fixture(scope="module")
+def photo(fruits: Path) -> Callable[[str], Path]:
+    """A test photograph of a label."""
+    return lambda label: sorted((fruits / "Test" / label).glob("*.jpg"))[3]
+
+
+@pytest.fixture(scope="module")
+def settled(browser: Browser, site: Site) -> Iterator[Visitor]:
+    """A page on which the model runs, for several tests."""
+    visitor = Visitor(browser.new_context(locale="en-US", **DESKTOP), site.url)
+    yield visitor.waits_for("offline")
+    # Chromium itself notes an answer of 4xx, which is how the server refuses a file.
+    assert [text for text in visitor.complaints if "Failed to load resource: the server responded" not in text] == []
+    assert {url for url in visitor.requests if not url.startswith((site.url + "/", f"blob:{site.url}/"))} == set()
+    visitor.context.close()
+
+
+@pytest.fixture
+def desktop(settled: Visitor) -> Visitor:
+    clear = settled.page.locator("#clear")
+    if clear.is_visible():
+        clear.click()
+    return settled

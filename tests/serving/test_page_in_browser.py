@@ -2,197 +2,23 @@
 
 import base64
 import io
-import os
 import re
 import shutil
-import socket
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
-from playwright.sync_api import (
-    Browser,
-    BrowserContext,
-    FileChooser,
-    Locator,
-    Page,
-    Playwright,
-    Route,
-    expect,
-    sync_playwright,
-)
+from playwright.sync_api import Browser, FileChooser, Playwright, Route, expect
 
 from orchard.inference.model import Model
 from orchard.serving import static
-from orchard.serving.app import create_app
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-DESKTOP = {"viewport": {"width": 1280, "height": 800}}
-AXE = static.PAGE / "node_modules/axe-core/axe.min.js"
-STARTED = 30_000  # ms within which the model must run in the browser, on a busy machine
-
-
-def _cannot(reason: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-def npm_parts() -> None:
-    """What the page brings from npm; made if it is missing."""
-    if AXE.is_file() and all((static.PAGE / name).is_file() for name in static.RUNTIME):
-        return
-    npm = shutil.which("npm")
-    if npm is None:
-        _cannot("there is no npm, which brings the page's runtime: install Node.js")
-    for arguments in (["ci", "--ignore-scripts"], ["run", "vendor"]):
-        done = subprocess.run([npm, *arguments], cwd=static.PAGE, capture_output=True, text=True, check=False)
-        if done.returncode:
-            _cannot(f"npm {arguments[0]} failed: {done.stderr[-500:]}")
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as playwright:
-        yield playwright
-
-
-def _launch(playwright: Playwright, *arguments: str) -> Browser:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        _cannot("there is no chromium: install the package of that name")
-    return playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *arguments])
-
-
-@pytest.fixture(scope="module")
-def browser(playwright: Playwright) -> Iterator[Browser]:
-    browser = _launch(playwright)
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(scope="module")
-def model(trained: Path) -> Model:
-    return Model.load(str(trained))
-
-
-@dataclass
-class Site:
-    """A server of this process."""
-
-    url: str
-    server: uvicorn.Server
-    thread: threading.Thread
-
-    @classmethod
-    def start(cls, model: Model, port: int = 0) -> "Site":
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        # Browsers keep connections open.
-        config = uvicorn.Config(create_app(model), log_level="warning", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        site = cls(f"http://127.0.0.1:{listener.getsockname()[1]}", server, thread)
-        for path in ("/readyz", "/model.onnx"):
-            for _ in range(100):
-                if server.started and httpx.head(site.url + path).status_code in (200, 405):
-                    break
-                time.sleep(0.1)
-        return site
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(10)
-
-    def ask(self, photo: Path) -> dict[str, Any]:
-        """What the server's own model says of a photograph."""
-        answer = httpx.post(f"{self.url}/v1/predict?top=5", files={"file": (photo.name, photo.read_bytes())})
-        answer.raise_for_status()
-        [prediction] = answer.json()["predictions"]
-        return dict(prediction)
-
-
-@pytest.fixture(scope="module")
-def site(model: Model, npm_parts: None) -> Iterator[Site]:  # noqa: ARG001 -- serves them
-    site = Site.start(model)
-    yield site
-    site.stop()
-
-
-@pytest.fixture(scope="module")
-def photo(fruits: Path) -> Callable[[str], Path]:
-    """A test photograph of a label."""
-    return lambda label: sorted((fruits / "Test" / label).glob("*.jpg"))[3]
-
-
-class Visitor:
-    """Someone who has the page open, and what the page asked for and complained about."""
-
-    def __init__(self, context: BrowserContext, url: str) -> None:
-        self.context = context
-        self.url = url
-        self.page: Page = context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        context.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(url)
-
-    @property
-    def cards(self) -> Locator:
-        return self.page.locator("#cards > li")
-
-    @property
-    def newest(self) -> Locator:
-        return self.cards.first
-
-    def waits_for(self, *states: str) -> "Visitor":
-        selector = ",".join(f"#state[data-state={state}]" for state in states)
-        self.page.locator(selector).wait_for(timeout=STARTED)
-        return self
-
-    def chooses(self, *photos: Path) -> None:
-        self.page.set_input_files("#choose", [str(photo) for photo in photos])
-
-
-@pytest.fixture(scope="module")
-def settled(browser: Browser, site: Site) -> Iterator[Visitor]:
-    """A page on which the model runs, for several tests."""
-    visitor = Visitor(browser.new_context(locale="en-US", **DESKTOP), site.url)
-    yield visitor.waits_for("offline")
-    # Chromium itself notes an answer of 4xx, which is how the server refuses a file.
-    assert [text for text in visitor.complaints if "Failed to load resource: the server responded" not in text] == []
-    assert {url for url in visitor.requests if not url.startswith((site.url + "/", f"blob:{site.url}/"))} == set()
-    visitor.context.close()
-
-
-@pytest.fixture
-def desktop(settled: Visitor) -> Visitor:
-    clear = settled.page.locator("#clear")
-    if clear.is_visible():
-        clear.click()
-    return settled
-
-
-def expect_answer(card: Locator, label: str, by: str = "device") -> None:
-    expect(card.locator("h3")).to_have_text(label)
-    expect(card.locator(".top li")).to_have_count(5)
-    expect(card.locator(".by")).to_have_attribute("data-by", by)
+from .visitor import DESKTOP, PHONE, STARTED, Site, Visitor, expect_answer, expect_question, launch, violations, written
 
 
 def test_a_chosen_photo_is_named_by_this_device(desktop: Visitor, photo: Callable[[str], Path]) -> None:
@@ -202,16 +28,15 @@ def test_a_chosen_photo_is_named_by_this_device(desktop: Visitor, photo: Callabl
     expect(desktop.newest.locator(".by")).to_contain_text("Your photo stayed here")
     expect(desktop.page.locator("#announcer")).to_contain_text("Papaya 2")
     assert desktop.newest.locator("img").evaluate("image => image.naturalWidth") == 100
-    assert not [url for url in desktop.requests if "/v1/predict" in url and "Papaya" in url]
 
 
 def test_several_photos_become_cards_newest_first(desktop: Visitor, photo: Callable[[str], Path]) -> None:
-    before = len([url for url in desktop.requests if "/v1/predict" in url])
+    before = desktop.sent
     desktop.chooses(photo("Mango"))
     desktop.chooses(photo("Raspberry"), photo("Plum 5"))
     for card, label in zip(desktop.cards.all(), ["Raspberry", "Plum 5", "Mango"], strict=True):
         expect_answer(card, label)
-    assert len([url for url in desktop.requests if "/v1/predict" in url]) == before  # nothing left the device
+    assert desktop.sent == before  # nothing left the device
 
 
 def test_browser_and_server_agree(desktop: Visitor, site: Site, fruits: Path, model: Model, tmp_path: Path) -> None:
@@ -241,32 +66,35 @@ def _as_a_phone_takes_it(frame: Path, folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [
-        (lambda _: b"", "The file is empty."),
-        (lambda _: b"<html>not an image</html>", "no image that can be read here"),
-        (lambda jpeg: jpeg[: len(jpeg) // 2], "cut off"),
-        (lambda jpeg: jpeg[:300] + bytes(len(jpeg) - 302) + jpeg[-2:], "damaged"),
-    ],
-    ids=["empty", "unsupported_format", "truncated", "corrupt"],
+    [(lambda _: b"", "The file is empty."), (lambda jpeg: jpeg[: len(jpeg) // 2], "cut off")],
+    ids=["empty", "truncated"],
 )
-def test_a_rejected_file_shows_its_reason(
+def test_what_is_wrong_with_a_file_is_said_without_the_server(
     desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path, content: Callable[[bytes], bytes], says: str
 ) -> None:
-    file = tmp_path / "photo.jpg"
-    file.write_bytes(content(photo("Mango").read_bytes()))
-    desktop.chooses(file)
+    before = desktop.sent
+    desktop.chooses(written(tmp_path / "photo.jpg", content(photo("Mango").read_bytes())))
     expect(desktop.newest.locator("h3")).to_have_text("No answer")
     expect(desktop.newest.locator(".says")).to_contain_text(says)
+    assert desktop.sent == before
 
 
-def test_what_the_browser_cannot_decode_the_server_answers(
-    desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda _: b"<html>not an image</html>", "no image that can be read here"),
+        (lambda jpeg: jpeg[:300] + bytes(len(jpeg) - 302) + jpeg[-2:], "damaged"),
+    ],
+    ids=["unsupported_format", "corrupt"],
+)
+def test_what_the_server_rejects_shows_its_reason(
+    desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path, content: Callable[[bytes], bytes], says: str
 ) -> None:
-    file = tmp_path / "mango.tiff"
-    Image.open(photo("Mango")).save(file)
-    desktop.chooses(file)
-    expect_answer(desktop.newest, "Mango", by="server")
-    expect(desktop.newest.locator(".by")).to_contain_text("It keeps no photo")
+    desktop.chooses(written(tmp_path / "photo.jpg", content(photo("Mango").read_bytes())))
+    expect_question(desktop.newest, "This device cannot read this file")
+    desktop.newest.locator(".allow").click()
+    expect(desktop.newest.locator("h3")).to_have_text("No answer")
+    expect(desktop.newest.locator(".says")).to_contain_text(says)
 
 
 def test_transparent_pixels_count_as_white(
@@ -341,33 +169,27 @@ def test_everything_works_by_keyboard_alone(desktop: Visitor, photo: Callable[[s
 def test_axe_finds_no_serious_violation(
     desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path, scheme: Any
 ) -> None:
-    (tmp_path / "nothing.jpg").write_bytes(b"")
     desktop.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-    desktop.chooses(photo("Tomato 2"), tmp_path / "nothing.jpg")
+    nothing, words = written(tmp_path / "nothing.jpg", b""), written(tmp_path / "words.jpg", b"no image")
+    desktop.chooses(photo("Tomato 2"), nothing, words)
+    expect_question(desktop.cards.last, "cannot read")
     expect_answer(desktop.newest, "Tomato 2")
-    expect(desktop.cards.last.locator(".says")).to_have_text("The file is empty.")
+    expect(desktop.cards.nth(1).locator(".says")).to_have_text("The file is empty.")
+    desktop.newest.locator(".wrong").click()
     desktop.page.locator("#known summary").click()
-    assert _violations(desktop.page) == []
+    assert violations(desktop.page) == []
     desktop.page.locator("#known summary").click()
-
-
-def _violations(page: Page) -> list[str]:
-    """What axe-core finds of serious or critical impact, each with the elements that it concerns."""
-    if not page.evaluate("'axe' in window"):
-        page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{violation['id']}: {[node['html'] for node in violation['nodes']]}"
-        for violation in found["violations"]
-        if violation["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_nothing_makes_the_page_scroll_sideways(desktop: Visitor, photo: Callable[[str], Path], width: int) -> None:
+def test_nothing_makes_the_page_scroll_sideways(
+    desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path, width: int
+) -> None:
     desktop.page.set_viewport_size({"width": width, "height": 800})
-    desktop.chooses(photo("Cherry Rainier 2"))
+    desktop.chooses(photo("Cherry Rainier 2"), written(tmp_path / "words.jpg", b"no image"))
+    expect_question(desktop.cards.last, "cannot read")
     expect_answer(desktop.newest, "Cherry Rainier 2")
+    desktop.newest.locator(".wrong").click()
     assert desktop.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -383,6 +205,7 @@ def test_a_phone_gets_its_language_large_targets_and_its_camera_app(
     expect(page.locator("h1")).to_have_text(re.compile("^Qu.y a-t-il sur votre photo"))
     assert page.locator("html").get_attribute("lang") == "fr"
     assert page.locator("#capture").get_attribute("capture") == "environment"
+    visitor.waits_for("offline")
     page.set_input_files("#capture", str(photo("Onion Red 2")))
     expect(visitor.newest.locator("h3")).to_have_text("Onion Red 2")
     expect(visitor.newest.locator(".by")).to_contain_text("Réponse")
@@ -398,21 +221,31 @@ def test_a_phone_gets_its_language_large_targets_and_its_camera_app(
     visitor.context.close()
 
 
-def test_the_server_answers_until_the_model_is_there(
+def test_photos_wait_for_the_model_unless_they_may_go_to_the_server(
     browser: Browser, site: Site, photo: Callable[[str], Path]
 ) -> None:
     context = browser.new_context(locale="en-US", **PHONE)
     held: list[Route] = []
     context.route("**/model.onnx", lambda route: held.append(route))  # noqa: PLW0108 -- Playwright marks it
     visitor = Visitor(context, site.url).waits_for("loading")
-    expect(visitor.page.locator("#state")).to_contain_text("Until then the server answers")
+    expect(visitor.page.locator("#state")).to_contain_text("photos wait here, or go to the server if you say so")
+    visitor.chooses(photo("Raspberry"), photo("Mango"))
+    expect_question(visitor.cards.last, "this photo and the next ones go to it")
+    assert visitor.sent == 0
+    visitor.newest.locator(".allow").click()  # one yes is for all of them
+    for card, label in zip(visitor.cards.all(), ["Raspberry", "Mango"], strict=True):
+        expect_answer(card, label, by="server")
+    visitor.chooses(photo("Plum 5"))
+    expect_answer(visitor.newest, "Plum 5", by="server")
+    visitor.page.reload()  # no promise outlives the page
+    visitor.waits_for("loading")
     visitor.chooses(photo("Raspberry"))
-    expect_answer(visitor.newest, "Raspberry", by="server")
-    [route] = held
-    route.continue_()
+    expect_question(visitor.newest, "this photo and the next ones go to it")
+    sent = visitor.sent
+    held.pop().continue_()
     visitor.waits_for("offline")
-    visitor.chooses(photo("Raspberry"))
     expect_answer(visitor.newest, "Raspberry", by="device")
+    assert visitor.sent == sent
     context.close()
 
 
@@ -425,12 +258,12 @@ def test_it_answers_without_a_connection_after_a_reload(
     visitor.waits_for("offline")
     visitor.chooses(photo("Grape pink 2"))
     expect_answer(visitor.newest, "Grape pink 2")
-    (tmp_path / "cut.jpg").write_bytes(photo("Mango").read_bytes()[:-200])
-    visitor.chooses(tmp_path / "cut.jpg")
+    visitor.chooses(written(tmp_path / "cut.jpg", photo("Mango").read_bytes()[:-200]))
     expect(visitor.newest.locator(".says")).to_contain_text("cut off")
-    (tmp_path / "text.jpg").write_text("no image")
-    visitor.chooses(tmp_path / "text.jpg")
-    expect(visitor.newest.locator(".says")).to_contain_text("There is no connection")
+    visitor.chooses(written(tmp_path / "text.jpg", b"no image"))
+    expect_question(visitor.newest, "This device cannot read this file")
+    visitor.newest.locator(".allow").click()
+    expect_question(visitor.newest, "There is no connection")
     visitor.context.close()
 
 
@@ -481,6 +314,7 @@ def test_without_the_runtime_the_server_answers_and_the_page_says_so(
     visitor = Visitor(browser.new_context(locale="en-US", **PHONE), site.url).waits_for("server")
     expect(visitor.page.locator("#state-detail")).to_contain_text("set up without the part that runs on your device")
     visitor.chooses(photo("Papaya 2"))
+    visitor.newest.locator(".allow").click()
     expect_answer(visitor.newest, "Papaya 2", by="server")
     visitor.page.wait_for_timeout(300)
     assert visitor.complaints == []
@@ -493,7 +327,7 @@ def test_the_camera_shows_what_it_sees_and_the_shutter_names_it(
 ) -> None:
     film = tmp_path / "mango.y4m"
     film.write_bytes(_film(photo("Mango")))
-    browser = _launch(
+    browser = launch(
         playwright,
         "--use-fake-ui-for-media-stream",
         "--use-fake-device-for-media-stream",
@@ -505,7 +339,13 @@ def test_the_camera_shows_what_it_sees_and_the_shutter_names_it(
     page.get_by_role("button", name="Use the camera").click()
     dialog = page.get_by_role("dialog", name="Camera")
     expect(dialog).to_be_visible()
-    assert _violations(page) == []
+    expect(dialog).to_contain_text("The model sees this square.")
+    assert violations(page) == []
+    for size in ((390, 844), (844, 390)):  # what is shown is what is taken
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        box = page.locator("#video").bounding_box()
+        assert box is not None
+        assert box["width"] == pytest.approx(box["height"], abs=1)
     for _ in range(2):
         page.get_by_role("button", name="Take the photo").click()
         expect(page.locator("#camera-answer")).to_contain_text("Mango")
@@ -519,11 +359,26 @@ def test_the_camera_shows_what_it_sees_and_the_shutter_names_it(
     browser.close()
 
 
-def test_without_a_camera_the_page_says_what_to_do_instead(browser: Browser, site: Site) -> None:
-    visitor = Visitor(browser.new_context(locale="en-US", **PHONE), site.url)
-    visitor.page.get_by_role("button", name="Use the camera").click()
+def test_without_a_live_view_the_same_button_opens_the_camera_app(
+    browser: Browser, site: Site, photo: Callable[[str], Path]
+) -> None:
+    visitor = Visitor(browser.new_context(locale="en-US", **PHONE), site.url).waits_for("offline")
+    with visitor.page.expect_file_chooser() as chooser:
+        visitor.page.get_by_role("button", name="Use the camera").click()  # this machine has none
+    assert chooser.value.element.get_attribute("capture") == "environment"
     expect(visitor.page.get_by_role("alert")).to_contain_text("choose a photo")
+    chooser.value.set_files(str(photo("Mango")))
+    expect_answer(visitor.newest, "Mango")
     visitor.context.close()
+
+
+def test_without_any_camera_there_is_no_button_for_it(browser: Browser, site: Site) -> None:
+    context = browser.new_context(locale="en-US", **DESKTOP)
+    context.add_init_script("delete Navigator.prototype.mediaDevices")  # as on a page without HTTPS
+    visitor = Visitor(context, site.url)
+    expect(visitor.page.locator("#choose")).to_be_attached()
+    expect(visitor.page.locator("#camera-open")).to_be_hidden()
+    context.close()
 
 
 def _film(frame: Path, side: int = 480, frames: int = 10) -> bytes:

@@ -102,10 +102,13 @@ class _Translation:
                 self._names[node.get_name()] = self._translate(node, kind)
 
     def _name_output(self, result: Any) -> None:
-        """Give what a result takes the name of the output; nothing else takes it."""
-        name = self._names[result.input_value(0).get_node().get_name()]
-        made = next(node for node in self.nodes if node.output[0] == name)
-        made.output[0] = result.get_friendly_name().removesuffix("/result")
+        """Give what a result takes the name of the output, also where other nodes take it: before and after."""
+        node = result.input_value(0).get_node().get_name()
+        former, output = self._names[node], result.get_friendly_name().removesuffix("/result")
+        for made in self.nodes:
+            for names in (made.input, made.output):
+                names[:] = [output if name == former else name for name in names]
+        self._names[node] = output
 
     def _translate(self, node: Any, kind: str) -> str:
         if kind in _SIMPLE:

@@ -36,7 +36,10 @@ _FILES = {
     "icons/maskable-512.png": "image/png",
     "icons/apple-touch-icon.png": "image/png",
 } | dict.fromkeys(
-    ("app.js", "answers.js", "camera.js", "cards.js", "pixels.js", "texts.js", "worker.js"),
+    (
+        *("app.js", "answers.js", "camera.js", "cards.js", "consent.js", "corrections.js", "decision.js", "facts.js"),
+        *("pixels.js", "share.js", "texts.js", "whole.js", "worker.js", "zip.js"),
+    ),
     "text/javascript; charset=utf-8",
 )
 _ROOT = {"index.html": "/", "manifest.webmanifest": "/manifest.webmanifest"}

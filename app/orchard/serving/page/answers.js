@@ -1,8 +1,12 @@
-// Who answers: the model on this device, or else the server.
+// Who answers: the model on this device, or the server, which is asked only when a caller says so.
 
 const TOP = 5;
 const TRIES = 4;
 const LONGEST_WAIT = 5; // seconds
+const THREADS = 4; // more gain little
+// Within which the model starts: on threads, some browsers hang for ever; a slow phone alone takes its time.
+const START_SECONDS = 20;
+const START_SECONDS_ALONE = 90;
 
 /** Why there is no answer; `reason` is one of the server's, or busy, offline, failed. */
 export class NoAnswer extends Error {
@@ -12,14 +16,39 @@ export class NoAnswer extends Error {
   }
 }
 
+/**
+ * An answer is {by: "device" or "server", answer: "sure", "not_sure" or "unknown", label, kind, confidence, familiarity,
+ * top: [{label, confidence}], milliseconds}.
+ */
 export class Answers extends EventTarget {
   #worker;
   #ready = false;
+  #threads = THREADS;
+  #timer;
   #pending = new Map();
   #last = 0;
 
   /** Start loading the model. Its progress comes as `state` events, with what the worker says as their detail. */
   start() {
+    addEventListener("online", () => this.#begin());
+    this.#open();
+  }
+
+  /** Whether the model runs on this device. */
+  get ready() {
+    return this.#ready;
+  }
+
+  /** Answer a photo on this device. Throws NoAnswer. */
+  onDevice(blob) {
+    const id = ++this.#last;
+    return new Promise((resolve, reject) => {
+      this.#pending.set(id, { resolve, reject });
+      this.#worker.postMessage({ type: "answer", id, blob, top: TOP });
+    });
+  }
+
+  #open() {
     try {
       this.#worker = new Worker("/assets/worker.js", { type: "module" });
     } catch {
@@ -29,54 +58,53 @@ export class Answers extends EventTarget {
     this.#worker.onmessage = ({ data }) => this.#hear(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.#ready = false;
-      for (const { reject } of this.#pending.values()) reject(new NoAnswer("failed", event.message));
-      this.#pending.clear();
+      this.#close(event.message);
       this.#tell({ type: "unavailable", why: "browser" });
     };
-    const start = () => this.#ready || this.#worker.postMessage({ type: "start" });
-    addEventListener("online", start);
-    start();
+    this.#begin();
   }
 
-  /**
-   * Answer a photo: {by: "device" or "server", sure, top: [{label, confidence}], milliseconds}. Throws NoAnswer.
-   *
-   * `onBusy` is called when the server asks for patience.
-   */
-  async answer(blob, name, onBusy) {
-    if (!this.#ready) return fromServer(blob, name, onBusy);
-    try {
-      return await this.#fromDevice(blob);
-    } catch (here) {
-      try {
-        return await fromServer(blob, name, onBusy);
-      } catch (there) {
-        if (there.reason !== "offline") throw there;
-        throw here.reason === "unreadable" || here.reason === "failed" ? there : here;
-      }
-    }
-  }
-
-  #fromDevice(blob) {
-    const id = ++this.#last;
-    return new Promise((resolve, reject) => {
-      this.#pending.set(id, { resolve, reject });
-      this.#worker.postMessage({ type: "answer", id, blob, top: TOP });
-    });
+  #begin() {
+    if (!this.#ready) this.#worker?.postMessage({ type: "start", threads: this.#threads });
   }
 
   #hear(message) {
     const waiting = this.#pending.get(message.id);
     this.#pending.delete(message.id);
     if (message.type === "answer") {
-      waiting?.resolve({ by: "device", sure: message.sure, top: message.top, milliseconds: message.milliseconds });
+      const { type, id, ...found } = message;
+      waiting?.resolve({ by: "device", ...found });
     } else if (message.type === "cannot") {
       waiting?.reject(new NoAnswer(message.reason, message.detail));
     } else {
+      clearTimeout(this.#timer);
+      if (message.type === "starting") this.#expectReady();
       if (message.type === "ready") this.#ready = true;
       this.#tell(message);
     }
+  }
+
+  #expectReady() {
+    const seconds = this.#threads > 1 ? START_SECONDS : START_SECONDS_ALONE;
+    this.#timer = setTimeout(() => {
+      this.#close(`it did not start within ${seconds} s`);
+      if (this.#threads === 1) {
+        this.#tell({ type: "unavailable", why: "browser" });
+      } else {
+        this.#threads = 1;
+        this.#open();
+      }
+    }, seconds * 1000);
+  }
+
+  #close(why) {
+    console.info(`The model does not run here on ${this.#threads} threads: ${why}`);
+    clearTimeout(this.#timer);
+    this.#worker.terminate();
+    this.#worker = undefined;
+    this.#ready = false;
+    for (const { reject } of this.#pending.values()) reject(new NoAnswer("failed", why));
+    this.#pending.clear();
   }
 
   #tell(detail) {
@@ -84,7 +112,8 @@ export class Answers extends EventTarget {
   }
 }
 
-async function fromServer(blob, name, onBusy) {
+/** Send a photo to the server, and return its answer. `onBusy` is called when it asks for patience. Throws NoAnswer. */
+export async function askServer(blob, name, onBusy) {
   const started = performance.now();
   for (let tries = 1; ; tries++) {
     const body = new FormData();
@@ -105,6 +134,6 @@ async function fromServer(blob, name, onBusy) {
     if (!response.ok) throw new NoAnswer(found.reason ?? (response.status === 503 ? "busy" : response.status === 413 ? "too_large" : "failed"), found.detail);
     const [prediction] = found.predictions;
     if (prediction.error) throw new NoAnswer(prediction.error.reason, prediction.error.detail);
-    return { by: "server", sure: prediction.sure, top: prediction.top, milliseconds: performance.now() - started };
+    return { ...prediction, by: "server", milliseconds: performance.now() - started };
   }
 }

@@ -1,9 +1,14 @@
 // The page: takes photos from wherever they come, and shows what is found.
 
-import { Answers } from "./answers.js";
+import { Answers, askServer } from "./answers.js";
 import { offerCamera } from "./camera.js";
-import { Card, clear, renderAll } from "./cards.js";
+import { Card, clear, renderAll, waiting } from "./cards.js";
+import { allow, maySend } from "./consent.js";
+import { offerCorrections, showCorrections } from "./corrections.js";
+import { setFacts } from "./facts.js";
 import { currentLanguage, megabytes, setLanguage, text, translate } from "./texts.js";
+
+const FINAL = new Set(["empty", "truncated"]); // what is wrong with a file whoever reads it
 
 const find = (selector) => document.querySelector(selector);
 const state = find("#state");
@@ -17,19 +22,47 @@ let worksOffline = false;
 
 /** Answer photos, one after the other; the first one given ends up on top. */
 async function add(files) {
-  const photos = [...files].reverse().map((file) => [file, new Card(file, file.name)]).reverse();
+  const added = [...files].reverse().map((file) => new Card(file, send)).reverse();
   let summary = "";
-  for (const [file, card] of photos) summary = await look(file, card);
+  for (const card of added) summary = await look(card);
   return summary;
 }
 
-async function look(file, card) {
-  try {
-    const found = await answers.answer(file, card.name, () => card.show({ kind: "busy" }));
-    card.show({ kind: "answer", ...found });
-  } catch (error) {
-    card.show({ kind: "rejected", reason: error.reason ?? "failed" });
+/** Answer a photo on this device. The server is asked only by those who said yes. */
+async function look(card) {
+  let why = "missing";
+  card.show({ type: "working" });
+  if (answers.ready) {
+    try {
+      return tell(card, { type: "answer", ...(await answers.onDevice(card.file)) });
+    } catch (error) {
+      if (FINAL.has(error.reason)) return tell(card, { type: "rejected", reason: error.reason });
+      why = "unreadable";
+    }
   }
+  return maySend(why) ? ask(card, why) : tell(card, { type: "ask", why });
+}
+
+async function ask(card, why) {
+  card.show({ type: "working" });
+  try {
+    return tell(card, { type: "answer", ...(await askServer(card.file, card.name, () => card.show({ type: "busy" }))) });
+  } catch ({ reason = "failed" }) {
+    return tell(card, reason === "offline" ? { type: "ask", why, reason } : { type: "rejected", reason });
+  }
+}
+
+/** Send a photo that may be sent, and all others that this allows. */
+async function send(card, forAll) {
+  const why = card.waitsFor;
+  // Without a model here one yes is for all photos, as each of them would ask the same.
+  const others = why === "missing" || forAll;
+  if (others) allow(why, forAll);
+  for (const each of others ? waiting(why) : [card]) if (each.waitsFor === why) await ask(each, why);
+}
+
+function tell(card, state) {
+  card.show(state);
   announcer.textContent = card.summary;
   return card.summary;
 }
@@ -63,6 +96,8 @@ function showKnown() {
   find("#known-title").textContent = text("known", { n: about.labels.length });
   const items = about.labels.map((label) => Object.assign(document.createElement("li"), { textContent: label }));
   find("#known-labels").replaceChildren(...items);
+  const options = about.labels.map((label) => Object.assign(document.createElement("option"), { value: label }));
+  find("#labels").replaceChildren(...options);
 }
 
 function showLanguage() {
@@ -73,6 +108,7 @@ function showLanguage() {
   translate(document);
   showState();
   showKnown();
+  showCorrections();
   renderAll();
 }
 
@@ -82,15 +118,29 @@ function hear({ detail }) {
     showKnown();
   }
   if (detail.type === "about") return;
+  if (detail.type === "cards") {
+    setFacts(detail.cards);
+    renderAll();
+    return;
+  }
   // A newer model that is being loaded is nothing to wait for.
   if (shown.type === "ready" && ["starting", "progress"].includes(detail.type)) return;
   shown = detail;
   showState();
-  if (detail.type === "ready" && detail.kept) checkOffline();
+  if (detail.type !== "ready") return;
+  if (detail.kept) checkOffline();
+  lookAgain();
+}
+
+/** Answer here what waited for the model. */
+async function lookAgain() {
+  for (const card of waiting("missing")) if (card.waitsFor === "missing") await look(card);
 }
 
 /** Say "also without a connection" once the page itself is kept, too. */
 async function checkOffline() {
+  // Else the browser may drop the model, and what people kept, when it is short of space.
+  navigator.storage?.persist?.().catch(() => {});
   await navigator.serviceWorker?.ready;
   worksOffline = Boolean(navigator.serviceWorker);
   showState();
@@ -126,7 +176,8 @@ function listen() {
     over(-depth);
     add(event.dataTransfer.files);
   });
-  offerCamera(find("#camera-open"), (blob) => add([blob]));
+  offerCamera(find("#camera-open"), find("#capture"), (blob) => add([blob]));
+  offerCorrections();
 }
 
 answers.addEventListener("state", hear);

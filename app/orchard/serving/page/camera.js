@@ -1,4 +1,4 @@
-// The live view: a square of what the camera sees, and a shutter that can be pressed many times.
+// The camera: a live square with a shutter that can be pressed many times, or else the device's own camera app.
 
 import { text } from "./texts.js";
 
@@ -13,11 +13,18 @@ const QUALITY = 0.92; // of the JPEG
 let facing = "environment";
 let taken = 0;
 
-/** Make the button open the camera where there is one; `onPhoto(blob)` gets each photo and returns what is found. */
-export function offerCamera(button, onPhoto) {
-  if (!navigator.mediaDevices?.getUserMedia) return;
-  button.hidden = false;
-  button.onclick = () => open();
+/**
+ * Make the button open the live view where there is one, and `input`, the device's camera app, where there is not;
+ * without either it stays hidden. `onPhoto(blob)` gets each photo of the live view and returns what is found.
+ */
+export function offerCamera(button, input, onPhoto) {
+  const isLive = Boolean(navigator.mediaDevices?.getUserMedia);
+  const hasApp = matchMedia("(pointer: coarse)").matches; // a mouse has no camera app behind it
+  button.hidden = !isLive && !hasApp;
+  button.onclick = async () => {
+    if (isLive && (await open())) return;
+    if (hasApp) input.click();
+  };
   document.querySelector("#camera-close").onclick = () => dialog.close();
   document.querySelector("#shutter").onclick = () => shoot(onPhoto);
   dialog.onclose = stop;
@@ -32,7 +39,9 @@ export function offerCamera(button, onPhoto) {
 async function open() {
   problem.hidden = true;
   answer.textContent = "";
-  if (await play()) dialog.showModal();
+  const plays = await play();
+  if (plays) dialog.showModal();
+  return plays;
 }
 
 async function play() {
@@ -58,6 +67,7 @@ function stop() {
   video.srcObject = null;
 }
 
+/** Take the square that is shown: the middle of what the camera sees. */
 async function shoot(onPhoto) {
   const side = Math.min(video.videoWidth, video.videoHeight);
   if (!side) return;

@@ -1,33 +1,51 @@
-// One card for each photo: its preview, and what was found or why nothing was.
+// One card for each photo: what the model sees of it, what was found or why nothing was, and what can be done then.
 
-import { percent, text, TEXTS } from "./texts.js";
+import { keep } from "./corrections.js";
+import { showFact } from "./facts.js";
+import { canShare, share } from "./share.js";
+import { percent, text, TEXTS, translate } from "./texts.js";
 
 const MOST = 50; // cards; each one holds its photo in memory
+const LEAST = 0.01; // a likelihood that is worth a row
 
 const list = document.querySelector("#cards");
 const section = document.querySelector("#results");
 const template = document.querySelector("#card");
+const known = document.querySelector("#labels");
 const cards = new Set();
 let count = 0;
 
 export class Card {
+  /** The photo. */
+  file;
   #element;
   #url;
   #number = ++count;
-  #name;
-  #state = { kind: "working" };
+  #state = { type: "working" };
+  #kept; // {id, label} of its correction
 
-  /** Put a card for a photo on top of the others. */
-  constructor(blob, name) {
-    this.#name = name;
+  /** Put a card for a photo on top of the others. `onAllow(card, forAll)` is called when its photo may go to the server. */
+  constructor(file, onAllow) {
+    this.file = file;
     this.#element = template.content.firstElementChild.cloneNode(true);
-    this.#url = URL.createObjectURL(blob);
+    this.#url = URL.createObjectURL(file);
     const image = this.#find("img");
     image.onerror = () => this.#element.classList.add("no-picture");
     image.src = this.#url;
-    this.#find(".remove").onclick = () => this.#removeAndFocus();
     this.#find("h3").id = `card-${this.#number}`;
     this.#element.setAttribute("aria-labelledby", `card-${this.#number}`);
+    this.#find(".remove").onclick = () => this.#removeAndFocus();
+    this.#find(".allow").onclick = () => {
+      this.#element.focus(); // the button goes
+      onAllow(this, this.#find(".allow-all").checked);
+    };
+    this.#find(".share-answer").onclick = () => this.#share();
+    this.#find(".wrong").onclick = () => this.#correct(true);
+    this.#find(".cancel").onclick = () => this.#correct(false);
+    this.#find("form").onsubmit = (event) => {
+      event.preventDefault();
+      this.#keep();
+    };
     cards.add(this);
     list.prepend(this.#element);
     section.hidden = false;
@@ -36,36 +54,52 @@ export class Card {
     this.#element.scrollIntoView({ block: "nearest" });
   }
 
-  /** Show {kind: "working" | "busy"}, {kind: "answer", ...} of Answers, or {kind: "rejected", reason}. */
+  /**
+   * Show {type: "working" | "busy"}, {type: "answer", ...} of Answers, {type: "ask", why} whether the server may be
+   * asked, with a `reason` if that has failed, or {type: "rejected", reason}.
+   */
   show(state) {
     this.#state = state;
     this.render();
   }
 
+  /** Why the photo waits for someone to say whether the server may be asked, if it does. */
+  get waitsFor() {
+    return this.#state.type === "ask" ? this.#state.why : undefined;
+  }
+
   /** What is said aloud about the card: the photo's name, and the answer. */
   get summary() {
-    return `${this.name}: ${[this.#find("h3"), this.#find(".says")].map((part) => part.textContent).join(", ")}`;
+    return `${this.name}: ${this.#words}`;
   }
 
   get name() {
-    return this.#name ?? text("photo", { n: this.#number });
+    return this.file.name ?? text("photo", { n: this.#number });
   }
 
   /** Write everything in the current language. */
   render() {
-    const { kind, by, top = [], milliseconds } = this.#state;
-    this.#element.dataset.kind = kind === "answer" && !this.#state.sure ? "unsure" : kind;
-    this.#element.setAttribute("aria-busy", kind === "working" || kind === "busy");
+    const { type, answer, by, milliseconds, label = null, kind = null, why } = this.#state;
+    const rows = answer === "unknown" ? [] : (this.#state.top ?? []).filter(({ confidence }) => confidence >= LEAST);
+    translate(this.#element);
+    this.#element.dataset.shows = answer ?? type;
+    this.#element.setAttribute("aria-busy", type === "working" || type === "busy");
     this.#find("h3").textContent = this.#heading();
     this.#find(".says").textContent = this.#says();
     this.#find("img").alt = text("picture", { name: this.name });
     this.#find(".remove").setAttribute("aria-label", text("remove", { name: this.name }));
+    this.#find(".ask").hidden = type !== "ask";
+    this.#find(".check").hidden = why === "missing";
     this.#find(".top").setAttribute("aria-label", text("top"));
-    this.#find(".top").hidden = top.length === 0;
-    this.#find(".top").replaceChildren(...top.map(row));
-    const answered = kind === "answer" ? text(`by_${by}`, { ms: Math.round(milliseconds) }) : "";
-    this.#find(".by").textContent = kind === "rejected" ? this.name : answered;
+    this.#find(".top").hidden = rows.length === 0;
+    this.#find(".top").replaceChildren(...rows.map(row));
+    showFact(this.#find(".fact"), { label, kind });
+    this.#find(".by").textContent = by ? text(`by_${by}`, { ms: Math.round(milliseconds) }) : ["ask", "rejected"].includes(type) ? this.name : "";
     this.#find(".by").dataset.by = by ?? "";
+    this.#find(".actions").hidden = type !== "answer" || !this.#find("form").hidden;
+    this.#find(".share-answer").hidden = !canShare;
+    this.#find(".wrong").textContent = text(this.#kept ? "change" : label || kind ? "wrong" : "tell");
+    if (this.#kept) this.#note(text("kept", { label: this.#kept.label }));
   }
 
   remove() {
@@ -81,28 +115,61 @@ export class Card {
     (next?.querySelector(".remove") ?? document.querySelector("#add")).focus();
   }
 
+  get #words() {
+    return [this.#find("h3"), this.#find(".says")].map((part) => part.textContent).join(": ");
+  }
+
   #heading() {
-    switch (this.#state.kind) {
-      case "answer":
-        return this.#state.sure ? this.#state.top[0].label : text("not_sure");
-      case "rejected":
-        return text("failed");
-      default:
-        return text("working");
-    }
+    const { type, answer, label, kind } = this.#state;
+    if (type === "answer") return answer === "unknown" ? text("unknown") : (label ?? kind ?? text("not_sure"));
+    return text({ rejected: "failed", ask: "ask" }[type] ?? "working");
   }
 
   #says() {
-    const { kind, sure, top, reason } = this.#state;
-    if (kind === "busy") return text("busy");
-    if (kind === "rejected") return text(reasonIsKnown(reason) ? `reason_${reason}` : "reason_failed");
-    if (kind !== "answer") return "";
+    const { type, answer, kind, top, reason, why } = this.#state;
+    if (type === "busy") return text("busy");
+    if (type === "ask" && !reason) return text(`ask_${why}`);
+    if (reason) return text(`reason_${reason}` in TEXTS.en ? `reason_${reason}` : "reason_failed");
+    if (type !== "answer") return "";
+    if (answer === "unknown") return text("unknown_detail");
     const [first, second] = top;
-    if (sure) return text("sure", { percent: percent(first.confidence) });
+    if (answer === "sure") return text("sure", { percent: percent(first.confidence) });
     const values = { first: first.label, percent: percent(first.confidence) };
-    if (!second) return text("perhaps_one", values);
-    const both = { ...values, second: second.label, percent_second: percent(second.confidence) };
-    return `${text("perhaps_two", both)} ${text("not_sure_tip")}`;
+    const perhaps =
+      second?.confidence >= LEAST
+        ? text("perhaps_two", { ...values, second: second.label, percent_second: percent(second.confidence) })
+        : text("perhaps_one", values);
+    return `${kind ? text("kind_only") : ""} ${perhaps} ${kind ? "" : text("not_sure_tip")}`.trim();
+  }
+
+  async #share() {
+    const done = await share(this.#words, this.file, this.name);
+    if (done !== "cancelled") this.#note(text(`share_${done}`));
+  }
+
+  #correct(open) {
+    this.#find("form").hidden = !open;
+    this.#find(".actions").hidden = open;
+    this.#find(open ? "input[list]" : ".wrong").focus();
+  }
+
+  async #keep() {
+    const typed = this.#find("input[list]").value.normalize("NFC").trim();
+    if (!typed) return;
+    const labels = [...known.options].map(({ value }) => value);
+    const label = labels.find((each) => each === typed) ?? labels.find((each) => each.toLowerCase() === typed.toLowerCase()) ?? typed;
+    try {
+      this.#kept = { id: await keep(this.file, this.name, label, this.#kept?.id), label };
+      this.render();
+    } catch (error) {
+      console.info(error.message);
+      this.#note(text("not_kept"));
+    }
+    this.#correct(false);
+  }
+
+  #note(words) {
+    this.#find(".note").textContent = words;
   }
 
   #find(selector) {
@@ -115,13 +182,14 @@ export function clear() {
   for (const card of [...cards]) card.remove();
 }
 
-/** Write every card again, as the language has changed. */
+/** Write every card again, as the language has changed, or what is known of the labels. */
 export function renderAll() {
   for (const card of cards) card.render();
 }
 
-function reasonIsKnown(reason) {
-  return `reason_${reason}` in TEXTS.en;
+/** The cards whose photos wait for that reason, the oldest first. */
+export function waiting(why) {
+  return [...cards].filter((card) => card.waitsFor === why);
 }
 
 function row({ label, confidence }) {
@@ -134,7 +202,7 @@ function row({ label, confidence }) {
   name.textContent = label;
   share.value = confidence;
   const fill = document.createElement("span");
-  fill.style.width = `${Math.max(confidence * 100, 0.5)}%`;
+  fill.style.width = `${confidence * 100}%`;
   bar.append(fill);
   share.textContent = percent(confidence);
   item.append(name, share, bar);

@@ -1,5 +1,7 @@
 // From the bytes of an image to the pixels that the network sees, as the server makes them.
 
+import { endsEarly } from "./whole.js";
+
 const STRIP = 1 << 20; // pixels that are looked at at once
 
 /** Why a file cannot be answered on this device; `reason` is one of the server's. */
@@ -112,13 +114,4 @@ function filter(length, size, add) {
     const sum = weights.reduce((total, weight) => total + weight, 0);
     weights.forEach((weight, index) => add(to, first + index, weight / sum));
   }
-}
-
-/** Whether a JPEG or PNG lacks its end; browsers show what there is of it, the server refuses it. */
-async function endsEarly(blob) {
-  const head = new Uint8Array(await blob.slice(0, 4).arrayBuffer());
-  const tail = new Uint8Array(await blob.slice(-1024).arrayBuffer());
-  if (head[0] === 0xff && head[1] === 0xd8) return !tail.some((byte, at) => byte === 0xff && tail[at + 1] === 0xd9);
-  if (head[0] === 0x89 && head[1] === 0x50) return !new TextDecoder("latin1").decode(tail).includes("IEND");
-  return false;
 }

@@ -1,5 +1,6 @@
 // Runs the model on this device, off the page's thread: loads it, keeps it for offline use, answers photos.
 
+import { decide } from "./decision.js";
 import { decode, Rejected } from "./pixels.js";
 
 const CACHE = "orchard-model";
@@ -7,14 +8,20 @@ const RUNTIME = "/assets/vendor/ort.wasm.bundle.min.mjs";
 const WASM = "/assets/vendor/ort-wasm-simd-threaded.wasm";
 const MODEL = "/model.onnx";
 const ABOUT = "/model.json";
+const CARDS = "/cards.json";
+const NO_CARDS = '{"cards": []}';
 const LONGEST_WAIT = 30; // seconds between two questions whether the server has made the model
 
 let ort;
 let model; // {about, session}
+let threads;
 let last = Promise.resolve();
 
 self.onmessage = ({ data }) => {
-  if (data.type === "start") start();
+  if (data.type === "start") {
+    threads = data.threads;
+    start();
+  }
   // One at a time: a session does not answer two at once.
   if (data.type === "answer") last = last.then(() => answer(data));
 };
@@ -22,7 +29,8 @@ self.onmessage = ({ data }) => {
 /** Start with the model that was kept, if any; then look for a newer one. */
 async function start() {
   const kept = await keptModel();
-  if (kept) await use(kept, true);
+  await keptCards();
+  if (kept) await useKept(kept);
   let about;
   try {
     about = await (await fetchOk(ABOUT)).json();
@@ -31,6 +39,7 @@ async function start() {
     return;
   }
   post("about", { about });
+  await loadCards(about.cards);
   if (model?.about.digest === about.digest) return;
   if (!about.runtime) {
     if (!model) post("unavailable", { why: "runtime" });
@@ -49,25 +58,34 @@ async function start() {
 }
 
 async function use({ about, bytes }, kept) {
-  post("starting");
+  await loadRuntime();
+  post("starting"); // from here on nothing waits for the network: what takes long is stuck
+  const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  await warmUp(session, about.input.size);
+  const former = model;
+  model = { about, session };
+  post("ready", { about, kept });
+  // It may be answering a photo.
+  if (former) last = last.then(() => former.session.release()).catch(() => {});
+}
+
+/** Use the kept model; if it is damaged it goes, and the next one is loaded anew. */
+async function useKept(kept) {
   try {
-    if (!ort) {
-      ort = await import(RUNTIME);
-      ort.env.wasm.wasmPaths = { wasm: WASM };
-      // Threads share memory, which browsers allow to isolated pages alone.
-      ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
-    }
-    const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
-    await warmUp(session, about.input.size);
-    const former = model;
-    model = { about, session };
-    post("ready", { about, kept });
-    // It may be answering a photo.
-    if (former) last = last.then(() => former.session.release()).catch(() => {});
+    await use(kept, true);
   } catch (error) {
-    if (!kept) throw error;
-    await caches.delete(CACHE); // it may be damaged; the next one is loaded anew
+    console.info(`The kept model does not run here: ${error.message}`);
+    if (ort) await (await caches.open(CACHE)).delete(MODEL);
   }
+}
+
+async function loadRuntime() {
+  if (ort) return;
+  await (await fetchOk(WASM, "no-cache")).arrayBuffer();
+  ort = await import(RUNTIME);
+  ort.env.wasm.wasmPaths = { wasm: WASM };
+  // Threads share memory, which browsers allow to isolated pages alone.
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(threads, navigator.hardwareConcurrency) : 1;
 }
 
 // The first answer takes several times as long as the others.
@@ -86,11 +104,9 @@ async function answer({ id, blob, top }) {
     const { about, session } = model;
     const { width, height, data } = await decode(blob, about.input.size);
     const image = new ort.Tensor("uint8", data, [1, height, width, 3]);
-    const { probabilities } = await session.run({ image });
-    const order = [...probabilities.data.keys()].sort((a, b) => probabilities.data[b] - probabilities.data[a]);
-    const best = order.slice(0, top).map((index) => ({ label: about.labels[index], confidence: probabilities.data[index] }));
-    const sure = best[0].confidence >= about.threshold;
-    post("answer", { id, top: best, sure, milliseconds: performance.now() - started });
+    const found = await session.run({ image });
+    const outputs = Object.fromEntries(Object.entries(found).map(([name, tensor]) => [name, tensor.data]));
+    post("answer", { id, ...decide(outputs, about, top), milliseconds: performance.now() - started });
   } catch (error) {
     post("cannot", { id, reason: error instanceof Rejected ? error.reason : "failed", detail: error.message });
   }
@@ -126,6 +142,29 @@ async function read(response) {
   return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }
 
+/** Tell what there is to know about the labels: it is kept beside the model, and may change while that does not. */
+async function loadCards(address) {
+  try {
+    const text = address ? await (await fetchOk(address)).text() : NO_CARDS;
+    tellCards(JSON.parse(text));
+    await (await caches.open(CACHE)).put(CARDS, new Response(text));
+  } catch (error) {
+    console.info(`What is known of the labels is not as new as it might be: ${error.message}`);
+  }
+}
+
+async function keptCards() {
+  try {
+    tellCards(await (await (await caches.open(CACHE)).match(CARDS)).json());
+  } catch {
+    // none are kept
+  }
+}
+
+function tellCards({ cards }) {
+  post("cards", { cards });
+}
+
 async function keptModel() {
   try {
     const cache = await caches.open(CACHE);
@@ -149,8 +188,8 @@ async function keep(about, bytes) {
   }
 }
 
-async function fetchOk(path) {
-  const response = await fetch(path, { cache: "no-store" });
+async function fetchOk(path, cache = "no-store") {
+  const response = await fetch(path, { cache });
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return response;
 }

@@ -1,0 +1,144 @@
+"""Someone who has the page open in a real browser, and the server that sends it."""
+
+import os
+import shutil
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, expect
+
+from orchard.inference.model import Model
+from orchard.serving import static
+from orchard.serving.app import create_app
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+AXE = static.PAGE / "node_modules/axe-core/axe.min.js"
+STARTED = 30_000  # ms within which the model must run in the browser, on a busy machine
+
+
+def cannot(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def launch(playwright: Playwright, *arguments: str) -> Browser:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        cannot("there is no chromium: install the package of that name")
+    return playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *arguments])
+
+
+@dataclass
+class Site:
+    """A server of this process."""
+
+    url: str
+    server: uvicorn.Server
+    thread: threading.Thread
+
+    @classmethod
+    def start(cls, model: Model, port: int = 0) -> "Site":
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        # Browsers keep connections open.
+        config = uvicorn.Config(create_app(model), log_level="warning", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        site = cls(f"http://127.0.0.1:{listener.getsockname()[1]}", server, thread)
+        for path in ("/readyz", "/model.onnx"):
+            for _ in range(100):
+                if server.started and httpx.head(site.url + path).status_code in (200, 405):
+                    break
+                time.sleep(0.1)
+        return site
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+
+    def ask(self, photo: Path) -> dict[str, Any]:
+        """What the server's own model says of a photograph."""
+        answer = httpx.post(f"{self.url}/v1/predict?top=5", files={"file": (photo.name, photo.read_bytes())})
+        answer.raise_for_status()
+        [prediction] = answer.json()["predictions"]
+        return dict(prediction)
+
+
+class Visitor:
+    """Someone who has the page open, and what the page asked for and complained about."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
+        self.url = url
+        self.page: Page = context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        context.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(url)
+
+    @property
+    def cards(self) -> Locator:
+        return self.page.locator("#cards > li")
+
+    @property
+    def newest(self) -> Locator:
+        return self.cards.first
+
+    def waits_for(self, *states: str) -> "Visitor":
+        selector = ",".join(f"#state[data-state={state}]" for state in states)
+        self.page.locator(selector).wait_for(timeout=STARTED)
+        return self
+
+    @property
+    def sent(self) -> int:
+        """How many photos have gone to the server."""
+        return len([url for url in self.requests if "/v1/predict" in url])
+
+    def chooses(self, *photos: Path) -> None:
+        self.page.set_input_files("#choose", [str(photo) for photo in photos])
+
+
+def expect_answer(card: Locator, label: str, by: str = "device") -> None:
+    expect(card.locator("h3")).to_have_text(label)
+    expect(card.locator(".top li").first).to_be_visible()
+    expect(card.locator(".by")).to_have_attribute("data-by", by)
+
+
+def expect_question(card: Locator, says: str) -> None:
+    """The card asks whether its photo may go to the server."""
+    expect(card.locator("h3")).to_have_text("Ask the server?")
+    expect(card.locator(".says")).to_contain_text(says)
+    expect(card.locator(".allow")).to_be_visible()
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds of serious or critical impact, each with the elements that it concerns."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{violation['id']}: {[node['html'] for node in violation['nodes']]}"
+        for violation in found["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
+
+
+def written(file: Path, content: bytes) -> Path:
+    """Write a file, and return its path."""
+    file.write_bytes(content)
+    return file
