@@ -79,10 +79,7 @@ def current(storage: Storage) -> ModelFolder:
             raise ValueError
     except FileNotFoundError:
         if storage.exists(f"{MODEL}{LOGISTIC_REGRESSION}"):
-            raise InputError(
-                f"The model in {url} is of an earlier version of Orchard, and its parts may be of different runs: "
-                f"run orchard run SOURCE --output {url} to make it again; no image is decoded again."
-            ) from None
+            raise of_earlier_version(url) from None
         raise InputError(
             f"{url} holds no model: make one with orchard run SOURCE --output {url}, which needs images of two labels."
         ) from None
@@ -96,6 +93,14 @@ def current(storage: Storage) -> ModelFolder:
     except (ValueError, AttributeError, TypeError):
         raise OutputDamaged(f"{url}/{folder}{MANIFEST} is damaged: run orchard verify {url}.") from None
     return ModelFolder(storage, folder, digests)
+
+
+def of_earlier_version(url: str) -> InputError:
+    """Return the error for a model that lacks what today's answers need."""
+    return InputError(
+        f"The model in {url} is of an earlier version of Orchard: run orchard run SOURCE --output {url} to make it "
+        "again; no image is decoded again."
+    )
 
 
 def explain(storage: Storage, error: OSError) -> StorageError:

@@ -1,5 +1,6 @@
 """Which images train and which test: seeded, stratified by label, stable as images are added."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -142,7 +143,7 @@ def hold_out(
     Of each label's images, ordered as people count (2 before 10), one stretch that follows on from a seeded start: what
     was photographed in a row stays together but for its two ends. Drawn one by one, most images would have a near twin
     among those that are fitted on, and everything would look better than it is. Of fewer than 600 images some 60 are
-    drawn, up to three tenths.
+    drawn, up to three tenths. Where labels have few images, some of the labels give one.
 
     Args:
         paths: (n,) of training images.
@@ -159,13 +160,15 @@ def hold_out(
         is_held = group_split(codes(pa.array(names, pa.string())), labels, fraction, seed)
         is_held &= is_labelled
         return is_held
-    order = np.argsort(label, kind="stable")
+    order, owed = np.argsort(label, kind="stable"), 0.0
     for rows in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
         if not len(rows) or not is_labelled[rows[0]]:
             continue
         inside = sorted(rows, key=lambda row: _as_counted(paths[row]))
         start = int(seeded_hashes([str(labels[rows[0]])], seed)[0] % np.uint64(len(rows)))
-        drawn = int(fraction * len(rows) + 0.5)
+        owed += fraction * len(rows)
+        drawn = max(0, min(int(owed + 0.5), math.ceil(_MOST_HELD * len(rows)), len(rows) - 1))
+        owed = min(owed - drawn, 1.0)
         is_held[np.roll(inside, -start)[:drawn]] = True
     return is_held
 
