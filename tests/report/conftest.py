@@ -64,10 +64,13 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
         "baseline": baseline,
         "classifiers": classifiers,
         "calibration": {
-            "split": "test",
+            "split": "train",
             "rows": 321,
             "temperature": 1.7,
             "threshold": 0.83,
+            "familiarity_threshold": 0.42,
+            "sure_at": 0.99,
+            "test_rows": n * per_label,
             "error_before": 0.071,
             "error_after": 0.013,
             "reliability_before": [{"confidence": 0.9, "accuracy": 0.8, "images": 1.0}],
@@ -75,6 +78,12 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
             "accuracy": 0.8,
             "accuracy_sure": 0.991,
             "share_sure": 0.62,
+            "share_unknown": 0.03,
+            "familiarity": [0] * 20 + [1] * 30,
+            "coverage": [
+                {"confidence": 0.99, "answered": 0.3, "images": 30, "right": 30},
+                {"confidence": 0.4, "answered": 0.97, "images": 97, "right": 80},
+            ],
         },
         "leak": {"test_rows": n * per_label, "test_rows_with_twin_in_train": 1, "duplicate_rows": 2},
         "group_split": {
@@ -130,7 +139,8 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
             reduced.append((path, label, split, (random.normal(size=n_components) + i).tolist()))
             predicted = labels[(i + 1) % len(labels)] if j == 0 else label
             for name in ("logistic_regression", "random_forest"):
-                predictions.append((path, label, split, name, predicted, 0.5 + i / (2 * len(labels))))
+                said = (0.8, "sure") if name == "logistic_regression" else (None, None)
+                predictions.append((path, label, split, name, predicted, 0.5 + i / (2 * len(labels)), *said))
     rejected = [("a/empty.jpg", "empty", "no bytes"), ("a/cut <b>.jpg", "truncated", "12 bytes short")]
     output = Output(str(folder))
     with output.writing():

@@ -68,7 +68,8 @@ def test_mistakes_are_of_the_test_split_and_the_classifier_surest_first(tmp_path
     ]
     output = Output(str(tmp_path))
     with output.writing():
-        table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=layout.PREDICTIONS)
+        said = [(*row, 0.8, "sure") for row in rows]
+        table = pa.table([list(column) for column in zip(*said, strict=True)], schema=layout.PREDICTIONS)
         halves = [output.stage(Dataset.PREDICTIONS, part) for part in (table.slice(0, 9), table.slice(9))]
         output.commit({Dataset.PREDICTIONS: halves})
     found = worst_mistakes(output, "mine")

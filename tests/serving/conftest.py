@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from orchard.inference.calibration import Calibration
+from orchard.inference.calibration import Calibration, Decision
 from orchard.layout import CALIBRATION
 from orchard.output import Output
 
@@ -127,7 +127,8 @@ def strict(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("strict")
     output = Output(str(shutil.copytree(trained, folder / "out")))
     with output.writing():
-        files = output.classifier_files() | {CALIBRATION: Calibration(temperature=3, threshold=1).to_bytes()}
+        decision = Decision("linear_discriminant", Calibration(temperature=3000, threshold=1))
+        files = output.classifier_files() | {CALIBRATION: decision.to_bytes()}
         output.commit({}, model=output.stage_model(files))
     flags = ["--engines=1", "--queue=8", "--max-files=8", "--max-bytes=200000", "--max-total-bytes=300000"]
     flags += ["--max-held-bytes=2000000", "--max-pixels=4000000", "--body-seconds=1"]

@@ -161,10 +161,10 @@ def hold_out(
         is_held &= is_labelled
         return is_held
     order, owed = np.argsort(label, kind="stable"), 0.0
-    for rows in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
-        if not len(rows) or not is_labelled[rows[0]]:
-            continue
-        inside = sorted(rows, key=lambda row: _as_counted(paths[row]))
+    of_labels = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
+    # By name and path: the draw is the same in whatever order the images come.
+    for rows in sorted((rows for rows in of_labels if is_labelled[rows].any()), key=lambda rows: str(labels[rows[0]])):
+        inside = sorted(rows, key=lambda row: (_as_counted(paths[row]), paths[row]))
         start = int(seeded_hashes([str(labels[rows[0]])], seed)[0] % np.uint64(len(rows)))
         owed += fraction * len(rows)
         drawn = max(0, min(int(owed + 0.5), math.ceil(_MOST_HELD * len(rows)), len(rows) - 1))
