@@ -137,8 +137,8 @@ def test_the_log_loss_counts_known_classes_and_punishes_certainty_that_is_wrong(
 
 
 def test_a_decision_survives_its_file() -> None:
-    for kind in (None, Calibration(2.0, 0.7, 0.1)):
-        decision = Decision("linear_discriminant", Calibration(1.25, 0.8, 0.4), kind)
+    for kind_threshold in (None, 0.7):
+        decision = Decision("linear_discriminant", Calibration(1.25, 0.8, 0.4), kind_threshold)
         assert Decision.from_bytes(decision.to_bytes()) == decision
     assert Calibration.from_json(Calibration(1.25, 0.8, 0.4).as_json()) == Calibration(1.25, 0.8, 0.4)
 

@@ -136,28 +136,31 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
             split = "test" if j % 3 == 0 else "train"
             path = f"{split}/{label}/{j}.jpg"
             images[path] = picture(i, j)
-            reduced.append((path, label, split, (random.normal(size=n_components) + i).tolist()))
+            image = {"path": path, "label": label, "split": split}
+            reduced.append(image | {"pca_features": (random.normal(size=n_components) + i).tolist()})
             predicted = labels[(i + 1) % len(labels)] if j == 0 else label
             for name in ("logistic_regression", "random_forest"):
-                said = (0.8, "sure") if name == "logistic_regression" else (None, None)
-                predictions.append((path, label, split, name, predicted, 0.5 + i / (2 * len(labels)), *said))
-    rejected = [("a/empty.jpg", "empty", "no bytes"), ("a/cut <b>.jpg", "truncated", "12 bytes short")]
+                said = {"classifier": name, "predicted": predicted, "confidence": 0.5 + i / (2 * len(labels))}
+                predictions.append(image | said)
+    rejected = [
+        {"path": "a/empty.jpg", "reason": "empty", "detail": "no bytes"},
+        {"path": "a/cut <b>.jpg", "reason": "truncated", "detail": "12 bytes short"},
+    ]
     output = Output(str(folder))
     with output.writing():
         half = len(reduced) // 2
         staged = {
             Dataset.REDUCED: [
-                output.stage(Dataset.REDUCED, _table(rows, layout.REDUCED)) for rows in (reduced[:half], reduced[half:])
+                output.stage(Dataset.REDUCED, pa.Table.from_pylist(rows, layout.REDUCED))
+                for rows in (reduced[:half], reduced[half:])
             ],
-            Dataset.PREDICTIONS: [output.stage(Dataset.PREDICTIONS, _table(predictions, layout.PREDICTIONS))],
-            Dataset.REJECTED: [output.stage(Dataset.REJECTED, _table(rejected, layout.REJECTED))],
+            Dataset.PREDICTIONS: [
+                output.stage(Dataset.PREDICTIONS, pa.Table.from_pylist(predictions, layout.PREDICTIONS))
+            ],
+            Dataset.REJECTED: [output.stage(Dataset.REJECTED, pa.Table.from_pylist(rejected, layout.REJECTED))],
         }
         output.commit(staged)
     return images.__getitem__
-
-
-def _table(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
-    return pa.table([list(column) for column in zip(*rows, strict=True)] or [[] for _ in schema], schema=schema)
 
 
 @pytest.fixture
