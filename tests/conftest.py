@@ -56,7 +56,7 @@ def trained(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPath
     labels += ["Orange 2", "Papaya 2", "Plum 5", "Raspberry", "Tomato 2"]
     output = tmp_path_factory.mktemp("trained") / "out"
     orchard.api.run(
-        spark, str(fruits), str(output), labels=labels, precision="float32", classifiers=["logistic_regression"]
+        spark, str(fruits), str(output), labels=labels, precision="float32", classifiers=["linear_discriminant"]
     )
     return output
 

@@ -68,7 +68,10 @@ def test_an_empty_source_is_one_sentence_and_exit_code_3(tmp_path: Path) -> None
     [
         (["--variance", "2"], "--variance"),
         (["--backbone", "MobileNetV9"], "MobileNetV2"),
-        (["--classifiers", "tarot"], "logistic_regression"),
+        (["--classifiers", "tarot"], "linear_discriminant, logistic_regression, random_forest"),
+        (["--answer-with", "random_forest"], "linear_discriminant, logistic_regression"),
+        (["--answer-with", "logistic_regression", "--classifiers", "linear_discriminant"], "(linear_discriminant)"),
+        (["--sure-at", "1"], "--sure-at"),
         (["--spark-conf", "spark.executor.cores"], "KEY=VALUE"),
         (["--colour", "red"], "--colour"),
     ],

@@ -42,6 +42,15 @@ def test_lists_are_separated_by_commas_in_flags_and_variables(monkeypatch: pytes
     assert load({"labels": "a b,c"}).labels == ("a b", "c")
 
 
+def test_who_answers_and_how_surely_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load()
+    assert settings.classifiers == ("linear_discriminant", "logistic_regression", "random_forest")
+    assert (settings.answer_with, settings.sure_at) == (None, 0.99)
+    monkeypatch.setenv("ORCHARD_ANSWER_WITH", "logistic_regression")
+    monkeypatch.setenv("ORCHARD_SURE_AT", "0.95")
+    assert (load().answer_with, load().sure_at) == ("logistic_regression", 0.95)
+
+
 @pytest.mark.parametrize(
     ("value", "listed", "allowed"), [("0", 1000, 0), ("7", 10, 7), ("5%", 1000, 50), ("100%", 10, 10), ("5%", 19, 0)]
 )
@@ -55,6 +64,8 @@ def test_rejections_are_allowed_by_count_or_share(value: str, listed: int, allow
         ({"limit": "0"}, r"--limit \(or ORCHARD_LIMIT\) cannot be '0'"),
         ({"engine": "caffe"}, "--engine"),
         ({"variance": "1.5"}, "--variance"),
+        ({"sure_at": "0"}, "--sure-at"),
+        ({"sure_at": "1"}, "--sure-at"),
         ({"max_rejected": "many"}, "--max-rejected"),
         ({"max_rejected": 1.5}, "a count or a share"),
         ({"driver_memory": "lots"}, "--driver-memory"),

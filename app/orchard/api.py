@@ -88,7 +88,7 @@ def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame"
     """Train and measure classifiers on the reduced rows of `output`, and return their predictions.
 
     Returns:
-        ``path, label, split, classifier, predicted, confidence``.
+        the columns of `orchard.layout.PREDICTIONS`.
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -99,6 +99,7 @@ def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame"
     with Pipeline(output, load(settings), spark, must_exist=True) as pipeline:
         pipeline.neighbours()
         pipeline.classify()
+        pipeline.measure_unknown()
         pipeline.finish()
     return read(spark, output, Dataset.PREDICTIONS, **settings)
 

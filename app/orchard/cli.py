@@ -137,6 +137,7 @@ def classify(output: str, as_json: bool, **flags: Any) -> int:
     with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
         pipeline.neighbours()
         pipeline.classify()
+        pipeline.measure_unknown()
         return _print_outcome(pipeline.finish(), as_json)
 
 

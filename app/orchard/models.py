@@ -4,8 +4,9 @@
 
     OUT/model/current.json                {"folder": "model/<digest>/"}
     OUT/model/<digest>/manifest.json      the digest of every part; <digest> is the digest of this file
-    OUT/model/<digest>/backbone, reduction.npz, labels.json, calibration.json, logistic_regression.npz, random_forest/
-                                          and, where there are any, cards.json
+    OUT/model/<digest>/backbone, reduction.npz, labels.json, calibration.json, familiarity.npz,
+                       linear_discriminant.npz, logistic_regression.npz, random_forest/
+                       and, where there are any, kinds.json and cards.json
 
 A part that is of another run, or was edited, is not what the manifest says, and another manifest has another name: a
 model whose parts do not belong together cannot be read.
@@ -79,10 +80,7 @@ def current(storage: Storage) -> ModelFolder:
             raise ValueError
     except FileNotFoundError:
         if storage.exists(f"{MODEL}{LOGISTIC_REGRESSION}"):
-            raise InputError(
-                f"The model in {url} is of an earlier version of Orchard, and its parts may be of different runs: "
-                f"run orchard run SOURCE --output {url} to make it again; no image is decoded again."
-            ) from None
+            raise of_earlier_version(url) from None
         raise InputError(
             f"{url} holds no model: make one with orchard run SOURCE --output {url}, which needs images of two labels."
         ) from None
@@ -96,6 +94,14 @@ def current(storage: Storage) -> ModelFolder:
     except (ValueError, AttributeError, TypeError):
         raise OutputDamaged(f"{url}/{folder}{MANIFEST} is damaged: run orchard verify {url}.") from None
     return ModelFolder(storage, folder, digests)
+
+
+def of_earlier_version(url: str) -> InputError:
+    """Return the error for a model that lacks what today's answers need."""
+    return InputError(
+        f"The model in {url} is of an earlier version of Orchard: run orchard run SOURCE --output {url} to make it "
+        "again; no image is decoded again."
+    )
 
 
 def explain(storage: Storage, error: OSError) -> StorageError:

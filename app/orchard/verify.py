@@ -31,6 +31,7 @@ from orchard.layout import (
     PARTS,
     REDUCTION,
     SCHEMAS,
+    STATISTICS,
     Dataset,
 )
 from orchard.output import NO_MODEL, Output
@@ -123,7 +124,7 @@ def _mend(output: Output, bad: _Bad, images: pa.Array | None) -> None:
             if kept is None or kept.num_rows < file.rows:
                 remove.add(file.name)
                 add[dataset] += [output.stage(dataset, kept)] if kept else []
-    reduction = any(name.endswith(REDUCTION) for name in bad[PARTS])
+    reduction = any(name.endswith((REDUCTION, STATISTICS)) for name in bad[PARTS])
     if images is not None or reduction or bad[Dataset.REDUCED] or bad[Dataset.REDUCED_CSV] or bad[Dataset.NEIGHBOURS]:
         output.commit(add, replace=DERIVED, remove=remove, properties=FORGOTTEN, model=NO_MODEL if bad[MODEL] else None)
     elif bad[Dataset.PREDICTIONS] or bad[MODEL] or bad[PARTS]:

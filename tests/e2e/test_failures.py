@@ -87,7 +87,7 @@ def test_a_job_that_is_submitted_is_followed_to_its_end(namespace: Namespace, ph
         "--executors",
         "1",
         "--classifiers",
-        "logistic_regression",
+        "linear_discriminant",
     )
     small = ("--driver-core-request", "100m", "--executor-core-request", "100m")
     where = ("--s3-endpoint", ENDPOINT, "--s3-region", "us-east-1")

@@ -11,7 +11,7 @@ from e2e.cluster import Namespace, kubectl, until
 
 IMAGES = 8
 """Copies of the sample: work for a minute or two, on executors of half a CPU each."""
-ONE_CLASSIFIER = "settings.classifiers={logistic_regression}"
+ONE_CLASSIFIER = "settings.classifiers={linear_discriminant}"
 SLOW = ("executor.instances=1", "executor.coreLimit=500m", "settings.precision=float32", ONE_CLASSIFIER)
 
 

@@ -61,7 +61,7 @@ def test_the_operator_starts_an_application_of_a_schedule(looked_after: Namespac
     namespace.install(
         *("dawn", namespace.bucket.url("photos"), namespace.bucket.url("dawn")),
         *("mode=operator", "schedule.cron=* * * * *", "executor.instances=1"),
-        *("settings.classifiers=logistic_regression", "settings.max_rejected=5"),
+        *("settings.classifiers=linear_discriminant", "settings.max_rejected=5"),
     )
 
     def last_run() -> str | None:

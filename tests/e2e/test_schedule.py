@@ -7,7 +7,7 @@ from e2e.cluster import Namespace, kubectl
 
 def test_a_scheduled_run_completes_and_the_next_one_decodes_nothing(namespace: Namespace, sample: Path) -> None:
     namespace.bucket.upload(sample / "Test", "photos")
-    flags = ("schedule.cron=0 3 1 1 *", "settings.classifiers=logistic_regression", "settings.max_rejected=5")
+    flags = ("schedule.cron=0 3 1 1 *", "settings.classifiers=linear_discriminant", "settings.max_rejected=5")
     namespace.install("nightly", namespace.bucket.url("photos"), namespace.bucket.url("out"), *flags)
     decoded = []
     for run in ("first", "second"):

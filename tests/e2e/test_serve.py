@@ -36,7 +36,7 @@ def models(namespace: Namespace, sample: Path, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("models")
     labels = sorted(path.name for path in (sample / "Training").iterdir())
     for name, some in (("all", labels), ("some", labels[: len(labels) // 2])):
-        flags = ("--labels", ",".join(some), "--classifiers", "logistic_regression")
+        flags = ("--labels", ",".join(some), "--classifiers", "linear_discriminant")
         command(*ORCHARD, "run", sample, "--output", folder / name, *flags)
         namespace.bucket.upload(folder / name, name)
     return {name: folder / name for name in ("all", "some")}

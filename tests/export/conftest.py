@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 
-from export.runtimes import Exporter, Photographs, run_tensorflow
+from export.runtimes import Answers, Exporter, Photographs, run_tensorflow
 from orchard.export.formats import Format, Precision
 from orchard.export.writing import export
 from orchard.images.decoding import Decoded
@@ -24,7 +23,7 @@ def model(trained: Path) -> Model:
 @pytest.fixture(scope="session")
 def photographs(trained: Path, model: Model) -> Photographs:
     rows = pq.read_table(trained / "predictions").to_pylist()
-    rows = [row for row in rows if row["split"] == "test" and row["classifier"] == "logistic_regression"]
+    rows = [row for row in rows if row["split"] == "test" and row["classifier"] == model.classifier]
     assert len(rows) >= 500
     predictor = Predictor(model)
     decoded = [predictor.decode(Path(row["path"]).read_bytes()) for row in rows]
@@ -33,6 +32,7 @@ def photographs(trained: Path, model: Model) -> Photographs:
         [row["label"] for row in rows],
         [row["predicted"] for row in rows],
         np.array([row["confidence"] for row in rows], np.float32),
+        np.array([row["familiarity"] for row in rows], np.float32),
     )
 
 
@@ -53,8 +53,8 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporte
 @pytest.fixture(scope="session")
 def answers_of_tensorflow(
     exported: Exporter, photographs: Photographs, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, NDArray[np.float32]]:
-    """Of the files that TensorFlow runs, by their names, the probabilities."""
+) -> dict[str, Answers]:
+    """Of the files that TensorFlow runs, by their names, the answers."""
     wanted = [(Format.KERAS, Precision.FLOAT32), (Format.LITERT, Precision.FLOAT32), (Format.LITERT, Precision.INT8)]
     with ThreadPoolExecutor(2) as pool:
         files = list(pool.map(lambda one: exported(*one), wanted))

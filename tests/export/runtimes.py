@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,6 +18,18 @@ from orchard.features.engines import import_openvino
 Exporter = Callable[[Format, Precision], Path]
 
 
+class Answers(NamedTuple):
+    """What a file says of n photographs."""
+
+    probabilities: NDArray[np.float32]
+    """(n, n_classes)"""
+    familiarity: NDArray[np.float32]
+    """(n,)"""
+
+
+Run = Callable[[NDArray[np.uint8]], Answers]
+
+
 @dataclass(frozen=True)
 class Photographs:
     """Test photographs with what the pipeline answered."""
@@ -27,25 +39,31 @@ class Photographs:
     label: list[str]
     predicted: list[str]
     confidence: NDArray[np.float32]
+    familiarity: NDArray[np.float32]
 
 
-def run_openvino(file: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def run_openvino(file: Path) -> Run:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
     compiled = import_openvino().Core().compile_model(str(file), "CPU", settings)
-    return lambda images: np.array(compiled([images])[0])
+
+    def run(images: NDArray[np.uint8]) -> Answers:
+        found = compiled([images])
+        return Answers(*(np.array(found[name]) for name in Answers._fields))
+
+    return run
 
 
-def run_onnx(file: Path | bytes) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def run_onnx(file: Path | bytes) -> Run:
     onnxruntime: Any = pytest.importorskip("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     content = file if isinstance(file, bytes) else str(file)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["probabilities"], {"image": images})[0]
+    return lambda images: Answers(*session.run(Answers._fields, {"image": images}))
 
 
-def run_tensorflow(files: Sequence[Path], photographs: Photographs, folder: Path) -> dict[str, NDArray[np.float32]]:
-    """Return each file's probabilities by its name, computed where Orchard cannot be imported."""
+def run_tensorflow(files: Sequence[Path], photographs: Photographs, folder: Path) -> dict[str, Answers]:
+    """Return each file's answers by its name, computed where Orchard cannot be imported."""
     np.save(folder / "images.npy", photographs.pixels)
     script = Path(__file__).with_name("without_orchard.py")
     command = [sys.executable, script, folder / "images.npy", folder / "answers.npz", *files]
@@ -53,4 +71,4 @@ def run_tensorflow(files: Sequence[Path], photographs: Photographs, folder: Path
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     with np.load(folder / "answers.npz") as answers:
-        return dict(answers)
+        return {file.name: Answers(*(answers[f"{file.name}/{name}"] for name in Answers._fields)) for file in files}

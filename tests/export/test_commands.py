@@ -47,9 +47,15 @@ def test_the_card_says_what_an_app_and_a_lawyer_need(trained: Path, model: Model
     assert card["input"]["shape"] == ["n", "height", "width", 3] and card["input"]["dtype"] == "uint8"
     assert card["threshold"] == model.calibration.threshold
     assert card["temperature"] == model.calibration.temperature
+    assert card["familiarity_threshold"] == model.calibration.familiarity > 0
+    assert [output["name"] for output in card["outputs"]] == ["probabilities", "familiarity"]
+    assert set(card["answers"]) == {"sure", "not_sure", "unknown"} and card["classifier"] == "linear_discriminant"
+    assert (
+        0.9 < card["training"]["calibration"]["share_sure"] <= 1 and "coverage" not in card["training"]["calibration"]
+    )
     assert card["backbone"]["name"] == "EfficientNetLite0" and card["backbone"]["imagenet_top1_percent"] == 75.1
     assert card["training"]["images_by_split"] == {"train": 1760, "test": 550}
-    assert card["training"]["test"]["accuracy"] == model.metrics["classifiers"]["logistic_regression"]["accuracy"]
+    assert card["training"]["test"]["accuracy"] == model.metrics["classifiers"]["linear_discriminant"]["accuracy"]
     assert card["licences"]["orchard"] == "Apache-2.0"
     assert card["licences"]["backbone_weights"] == "Apache-2.0 as far as known: check with their publisher"
     assert "whoever trained" in card["licences"]["training_images"]

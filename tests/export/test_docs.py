@@ -24,7 +24,7 @@ def test_the_example_in_python_tells_a_fruit(exported: Exporter, fruits: Path, t
     file = exported(Format.ONNX, Precision.FLOAT32)
     shutil.copy(file, tmp_path / "fruits.onnx")
     card = json.loads(file.with_suffix(".json").read_text())
-    (tmp_path / "fruits.json").write_text(json.dumps(card | {"threshold": 0.5}))
+    (tmp_path / "fruits.json").write_text(json.dumps(card | {"threshold": 0.5, "familiarity_threshold": 0.3}))
     shutil.copy(next((fruits / "Test" / "Mango").glob("*.jpg")), tmp_path / "photo.jpg")
     run = [sys.executable, "-c", block("python")]
     assert subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.startswith("Mango ")
@@ -33,6 +33,9 @@ def test_the_example_in_python_tells_a_fruit(exported: Exporter, fruits: Path, t
 def test_the_card_in_the_page_has_the_fields_of_a_card(model: Model) -> None:
     shown, card = json.loads(block("json")), model_card(model, Format.ONNX, Precision.FLOAT32)
     assert set(shown) == {*card, "cards", "file"}
-    for part in ("input", "output", "backbone", "licences"):
+    for part in ("input", "answers", "backbone", "licences"):
         assert set(shown[part]) == set(card[part])
+    assert [(o["name"], o["dtype"], o["meaning"]) for o in shown["outputs"]] == [
+        (o["name"], o["dtype"], o["meaning"]) for o in card["outputs"]
+    ]
     assert {*shown["training"]} <= {*card["training"]}

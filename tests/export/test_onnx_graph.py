@@ -11,19 +11,23 @@ import onnx
 import pytest
 from PIL import Image
 
-from export.runtimes import run_onnx
+from export.runtimes import Answers, run_onnx
+from orchard.classification import discriminant
 from orchard.errors import OrchardError, UsageError
 from orchard.export import onnx_graph
 from orchard.export.formats import Precision
 from orchard.export.graph import folded_graph
 from orchard.export.onnx_graph import to_onnx
-from orchard.features.artifact import EngineName
+from orchard.features.artifact import Artifact, EngineName
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.engines import import_openvino
+from orchard.features.engines import import_openvino, load_engine
 from orchard.inference.calibration import Calibration
+from orchard.inference.familiarity import Familiarity
 from orchard.inference.kinds import Kinds
 from orchard.inference.model import Model
+from orchard.reduction.pca import Reduction
+from orchard.reduction.statistics import Sums
 
 FEW = ["MobileNetV3Small", "MobileNetV2"]
 ONE_OF_EACH_FAMILY = ["MobileNet", "EfficientNetB0", "EfficientNetV2B0", "ConvNeXtTiny", "DenseNet121", "InceptionV3"]
@@ -34,7 +38,16 @@ def model_of(backbone: str) -> Model:
     """A model of 7 classes with random weights."""
     artifact = build_artifact(find(backbone), weights="random")
     weights = np.random.default_rng(0).normal(0, 1, (7, artifact.n_features)).astype(np.float32)
-    return Model(artifact, tuple("abcdefg"), weights, np.zeros(7, np.float32))
+    return Model(artifact, tuple("abcdefg"), weights, np.zeros(7, np.float32), familiarity=any_familiarity(artifact))
+
+
+def any_familiarity(artifact: Artifact) -> Familiarity:
+    """Of seven classes, fitted on features at random."""
+    random = np.random.default_rng(1)
+    rows = random.normal(0, 1, (70, artifact.n_features)).astype(np.float32)
+    sums = Sums.of(rows, {"label": list("abcdefg") * 10})
+    reduction = Reduction.fit(sums.moments, components=6)
+    return discriminant.fit(sums.labelled, sums.columns["label"], reduction).familiarity
 
 
 @pytest.mark.parametrize("backbone", [*FEW, *(pytest.param(b, marks=pytest.mark.slow) for b in ONE_OF_EACH_FAMILY)])
@@ -44,16 +57,21 @@ def test_a_backbone_answers_in_onnx_as_in_openvino(backbone: str, fruits: Path) 
     model = model_of(backbone)
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
 
-    def expected(model: Model) -> np.ndarray:
-        compiled = import_openvino().Core().compile_model(folded_graph(model), "CPU", settings)
-        return np.array(compiled([images])[0])
+    def expected(model: Model) -> Answers:
+        found = import_openvino().Core().compile_model(folded_graph(model), "CPU", settings)([images])
+        return Answers(*(np.array(found[name]) for name in Answers._fields))
 
     # Random networks give features of any size: bring the scores to where the softmax is not flat.
-    bias = -np.log(expected(replace(model, weights=model.weights * 1e-3))).mean(axis=0).astype(np.float32)
-    model = replace(model, weights=model.weights * np.float32(1e-3), bias=bias)
-    probabilities = expected(model)
-    assert np.abs(run_onnx(to_onnx(model))(images) - probabilities).max() < 1e-3
+    small = replace(model, weights=model.weights * np.float32(1e-3))
+    bias = -np.log(expected(small).probabilities).mean(axis=0).astype(np.float32)
+    model = replace(small, bias=bias)
+    probabilities, familiarity = expected(model)
+    found = run_onnx(to_onnx(model))(images)
+    assert np.abs(found.probabilities - probabilities).max() < 1e-3
+    assert np.abs(found.familiarity - familiarity).max() < 1e-3
     assert probabilities.max() < 0.999
+    features = load_engine(model.artifact)(list(images))
+    assert np.abs(model.familiarities(features) - familiarity).max() < 1e-3
 
 
 def test_kinds_are_computed_from_the_probabilities_that_are_an_output() -> None:
@@ -67,19 +85,25 @@ def test_kinds_are_computed_from_the_probabilities_that_are_an_output() -> None:
 def test_the_file_says_what_it_takes_and_gives(model: Model) -> None:
     file = onnx.load_model_from_string(to_onnx(model))
     assert file.ir_version <= 10 and file.opset_import[0].version == 18
-    (entry,), (result,) = file.graph.input, file.graph.output
+    (entry,), (result, near) = file.graph.input, file.graph.output
     assert (entry.name, entry.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
     assert [d.dim_param or d.dim_value for d in entry.type.tensor_type.shape.dim] == ["n", "height", "width", 3]
     assert (result.name, result.type.tensor_type.elem_type) == ("probabilities", onnx.TensorProto.FLOAT)
     assert [d.dim_param or d.dim_value for d in result.type.tensor_type.shape.dim] == ["n", len(model.labels)]
+    assert (near.name, near.type.tensor_type.elem_type) == ("familiarity", onnx.TensorProto.FLOAT)
+    assert [d.dim_param or d.dim_value for d in near.type.tensor_type.shape.dim] == ["n"]
     properties = {entry.key: entry.value for entry in file.metadata_props}
     assert json.loads(properties["labels"]) == list(model.labels)
     assert properties["digest"] == model.digest
     assert float(properties["threshold"]) == model.calibration.threshold
+    assert float(properties["familiarity_threshold"]) == model.calibration.familiarity
 
 
 def test_everything_linear_is_one_layer_and_batch_normalisation_is_folded(model: Model) -> None:
-    operations = [node.op_type for node in onnx.load_model_from_string(to_onnx(model)).graph.node]
+    """A model made by hand, of no familiarity, has one output."""
+    content = to_onnx(replace(model, familiarity=None))
+    assert [output.name for output in onnx.load_model_from_string(content).graph.output] == ["probabilities"]
+    operations = [node.op_type for node in onnx.load_model_from_string(content).graph.node]
     assert "BatchNormalization" not in operations
     assert operations[-3:] == ["MatMul", "Add", "Softmax"] and operations.count("MatMul") == 1
     assert operations.count("Transpose") == 1
@@ -95,7 +119,9 @@ def test_a_server_can_afford_to_make_it_when_asked(model: Model) -> None:
 def test_the_temperature_is_in_the_file(model: Model, fruits: Path) -> None:
     photo = np.asarray(Image.open(next((fruits / "Test" / "Mango").glob("*.jpg"))).convert("RGB"))[np.newaxis]
     cold, hot = (replace(model, calibration=Calibration(temperature)) for temperature in (2.0, 6.0))
-    low, high = (np.log(run_onnx(to_onnx(m))(photo)[0].astype(np.float64)) for m in (cold, hot))
+    answers = [run_onnx(to_onnx(m))(photo) for m in (cold, hot)]
+    low, high = (np.log(answer.probabilities[0].astype(np.float64)) for answer in answers)
+    assert answers[0].familiarity == answers[1].familiarity
     assert high - high.max() == pytest.approx((low - low.max()) / 3, abs=1e-3)
 
 

@@ -1,7 +1,6 @@
 """Every exported file answers as the pipeline did, on all of its test photographs."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,32 +8,35 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.runtimes import Exporter, Photographs, run_onnx, run_openvino, run_tensorflow
+from export.runtimes import Answers, Exporter, Photographs, Run, run_onnx, run_openvino, run_tensorflow
 from orchard.export.formats import Format, Precision
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
 
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-
 # How much of the accuracy may be lost; measured on 2,878 photographs of 58 classes: see docs/export.md.
 ALLOWED_LOSS = {Precision.FLOAT16: 0.005, Precision.INT8: 0.03}
+FAMILIARITY_DIFFERS = {Precision.FLOAT32: 1e-3, Precision.FLOAT16: 0.02, Precision.INT8: 0.3}
 
 
-def in_batches(run: Run, images: NDArray[np.uint8], size: int = 50) -> NDArray[np.float32]:
-    return np.concatenate([run(images[start : start + size]) for start in range(0, len(images), size)])
+def in_batches(run: Run, images: NDArray[np.uint8], size: int = 50) -> Answers:
+    batches = [run(images[start : start + size]) for start in range(0, len(images), size)]
+    return Answers(*(np.concatenate(values) for values in zip(*batches, strict=True)))
 
 
-def check_answers(model: Model, precision: Precision, found: NDArray[np.float32], photographs: Photographs) -> None:
+def check_answers(model: Model, precision: Precision, answers: Answers, photographs: Photographs) -> None:
+    found = answers.probabilities
     assert found.shape == (len(photographs.label), len(model.labels))
+    assert answers.familiarity.shape == (len(photographs.label),)
+    assert np.abs(answers.familiarity - photographs.familiarity).max() < FAMILIARITY_DIFFERS[precision]
     assert np.abs(found.sum(axis=1) - 1).max() < 1e-3
-    answers = np.array(model.labels)[found.argmax(axis=1)]
+    labels = np.array(model.labels)[found.argmax(axis=1)]
     if precision is Precision.FLOAT32:
-        assert np.mean(answers == photographs.predicted) >= 0.995
+        assert np.mean(labels == photographs.predicted) >= 0.995
         assert np.abs(found.max(axis=1) - photographs.confidence).max() < 1e-2
         return
     right, right_before = (
-        (answers == photographs.label).mean(),
+        (labels == photographs.label).mean(),
         np.mean(np.array(photographs.predicted) == photographs.label),
     )
     assert right >= right_before - ALLOWED_LOSS[precision]
@@ -57,7 +59,7 @@ def test_openvino_answers_as_the_pipeline_did(
 
 
 def test_keras_answers_as_the_pipeline_did_where_orchard_is_not_installed(
-    model: Model, answers_of_tensorflow: dict[str, NDArray[np.float32]], photographs: Photographs
+    model: Model, answers_of_tensorflow: dict[str, Answers], photographs: Photographs
 ) -> None:
     check_answers(model, Precision.FLOAT32, answers_of_tensorflow["float32.keras"], photographs)
 
@@ -65,7 +67,7 @@ def test_keras_answers_as_the_pipeline_did_where_orchard_is_not_installed(
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8])
 def test_litert_answers_as_the_pipeline_did(
     model: Model,
-    answers_of_tensorflow: dict[str, NDArray[np.float32]],
+    answers_of_tensorflow: dict[str, Answers],
     photographs: Photographs,
     precision: Precision,
 ) -> None:
@@ -81,9 +83,7 @@ def test_litert_in_float16_answers_as_the_pipeline_did(
     check_answers(model, Precision.FLOAT16, found, photographs)
 
 
-def test_smaller_precisions_make_smaller_files(
-    exported: Exporter, answers_of_tensorflow: dict[str, NDArray[np.float32]]
-) -> None:
+def test_smaller_precisions_make_smaller_files(exported: Exporter, answers_of_tensorflow: dict[str, Answers]) -> None:
     assert answers_of_tensorflow  # all of them have been written
 
     def size(kind: Format, precision: Precision) -> int:
@@ -109,10 +109,12 @@ def test_a_large_photo_is_shrunk_as_the_pipeline_shrinks_it(
         photo.save(content, "JPEG", quality=95)
         decoded = predictor.decode(content.getvalue())
         assert isinstance(decoded, Decoded) and decoded.pixels.shape == (224, 224, 3)
-        expected = predictor.probabilities([decoded.pixels])[0]
-        found = run(np.asarray(Image.open(content))[np.newaxis])[0]
-        assert found.argmax() == expected.argmax()
-        assert abs(found - expected).max() < 0.05
+        features = predictor.features([decoded.pixels])
+        expected = model.probabilities(features)[0]
+        found, near = run(np.asarray(Image.open(content))[np.newaxis])
+        assert found[0].argmax() == expected.argmax()
+        assert abs(found[0] - expected).max() < 0.05
+        assert near[0] == pytest.approx(model.familiarities(features)[0], abs=0.05)
 
 
 @pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])
@@ -122,6 +124,6 @@ def test_a_photo_may_have_any_size_and_come_in_a_batch(exported: Exporter, fruit
     photo = np.asarray(Image.open(next((fruits / "Test" / "Mango").glob("*.jpg"))).convert("RGB"))
     for height, width in ((1, 1), (37, 500), (224, 224), (600, 31)):
         resized = np.asarray(Image.fromarray(photo).resize((width, height)))
-        one, *others = run(np.stack([resized] * 3))
-        assert np.isfinite(one).all()
-        assert np.abs(np.array(others) - one).max() < 1e-5
+        for one, *others in run(np.stack([resized] * 3)):
+            assert np.isfinite(one).all()
+            assert np.abs(np.array(others) - one).max() < 1e-5

@@ -16,10 +16,13 @@ def main(images: str, answers: str, *files: str) -> None:
     sys.modules["orchard"] = None  # type: ignore[assignment]
     os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
     pixels = np.load(images)
-    np.savez(answers, **{Path(file).name: _run(file, pixels) for file in files})
+    found = {file: _run(file, pixels) for file in files}
+    np.savez(
+        answers, **{f"{Path(f).name}/{name}": values for f, said in found.items() for name, values in said.items()}
+    )
 
 
-def _run(file: str, images: np.ndarray) -> np.ndarray:
+def _run(file: str, images: np.ndarray) -> dict[str, np.ndarray]:
     import tensorflow as tf
 
     if file.endswith(".keras"):
@@ -27,16 +30,13 @@ def _run(file: str, images: np.ndarray) -> np.ndarray:
 
         return keras.saving.load_model(file).predict(images, verbose=0)
     interpreter = tf.lite.Interpreter(model_path=file, num_threads=2)
-    entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    entry = interpreter.get_input_details()[0]
     assert entry["dtype"] == np.uint8, entry
     interpreter.resize_tensor_input(entry["index"], images[:1].shape)
     interpreter.allocate_tensors()
-    rows = []
-    for image in images:
-        interpreter.set_tensor(entry["index"], image[np.newaxis])
-        interpreter.invoke()
-        rows.append(interpreter.get_tensor(result["index"])[0].copy())
-    return np.stack(rows)
+    run = interpreter.get_signature_runner()
+    rows = [run(image=image[np.newaxis]) for image in images]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from orchard.images.splits import assign_splits
+from orchard.images.splits import assign_splits, hold_out
 from orchard.layout import LISTING
 
 Row = tuple[str, str | None, str | None]  # path, label, split
@@ -123,3 +123,72 @@ def test_an_added_image_goes_where_its_group_is() -> None:
     side = dict(zip(done["group"].to_pylist(), done["split"].to_pylist(), strict=True))
     added = pa.Table.from_pylist([{"path": f"/new/{g}.jpg", "label": "Kiwi", "group": g} for g in side], LISTING)
     assert _assigned(added, done, fraction=0.5) == {f"/new/{group}.jpg": split for group, split in side.items()}
+
+
+def _held(
+    paths: list[str], labels: list[str | None], seed: int = 0, groups: list[str | None] | None = None
+) -> dict[str, list[str]]:
+    """The paths that are held out, by label, in the order of `paths`."""
+    held: dict[str, list[str]] = {}
+    for path, label, is_held in zip(paths, labels, hold_out(paths, labels, seed, groups), strict=True):
+        if is_held:
+            held.setdefault(str(label), []).append(path)
+    return held
+
+
+def _frames(label: str, count: int) -> tuple[list[str], list[str | None]]:
+    return [f"{label}/{n}_100.jpg" for n in range(count)], [label] * count
+
+
+def test_a_tenth_of_every_label_is_held_out_as_one_stretch_of_frames() -> None:
+    paths, labels = _frames("Kiwi", 1_000)
+    more, names = _frames("Plum", 400)
+    held = _held(paths + more, labels + names)
+    assert {label: len(found) for label, found in held.items()} == {"Kiwi": 100, "Plum": 40}
+    for label, count in (("Kiwi", 1_000), ("Plum", 400)):
+        numbers = {int(path.split("/")[1].split("_")[0]) for path in held[label]}
+        ends = [n for n in numbers if (n + 1) % count not in numbers]
+        assert len(ends) == 1, "frames follow on from one another, the first after the last"
+
+
+def test_what_is_held_out_depends_on_the_seed_and_on_no_order() -> None:
+    paths = [f"{label}/{name}.jpg" for label in range(300) for name in ("1", "01", "2")]
+    labels: list[str | None] = [path.split("/")[0] for path in paths]
+    some = _held(paths, labels)
+    order = random.Random(1).sample(range(900), 900)
+    assert _held([paths[i] for i in order], [labels[i] for i in order]) == some
+    assert _held(paths, labels, seed=1) != some
+
+
+def test_of_few_images_up_to_three_tenths_are_held_out_and_no_label_is_lost() -> None:
+    for count, expected in ((300, 60), (100, 30), (20, 6)):
+        assert len(_held(*_frames("Kiwi", count))["Kiwi"]) == expected
+    paths, labels = _frames("Kiwi", 50)
+    assert "Date" not in _held([*paths, "Date/1.jpg"], [*labels, "Date"])
+
+
+def test_of_many_labels_of_few_images_some_give_one() -> None:
+    paths = [f"{label}/{n}.jpg" for label in range(1_500) for n in range(3)]
+    held = _held(paths, [path.split("/")[0] for path in paths])
+    assert sum(map(len, held.values())) == pytest.approx(450, abs=5)
+    assert all(len(found) == 1 for found in held.values())
+    assert _held([f"{n}.jpg" for n in range(90)], [str(n) for n in range(90)]) == {}, "one image a label"
+
+
+def test_images_without_a_label_are_not_held_out() -> None:
+    paths, labels = _frames("Kiwi", 700)
+    nameless = [f"x/{n}.jpg" for n in range(900)]
+    for groups in (None, [f"group {n // 7}" for n in range(1_600)]):
+        held = _held(paths + nameless, labels + [None] * 900, groups=groups)
+        assert set(held) == {"Kiwi"}
+        assert len(held["Kiwi"]) == pytest.approx(70, abs=4)
+
+
+def test_groups_that_are_known_stay_whole() -> None:
+    paths, labels = _frames("Kiwi", 800)
+    groups: list[str | None] = [f"day {n % 40}" for n in range(780)] + [None] * 20
+    held = set(_held(paths, labels, groups=groups)["Kiwi"])
+    for day in range(40):
+        mine = {path for path, group in zip(paths, groups, strict=True) if group == f"day {day}"}
+        assert mine <= held or not mine & held
+    assert len(held) == pytest.approx(80, abs=20)

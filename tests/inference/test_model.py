@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchard import models
-from orchard.errors import InputError, OutputDamaged
+from orchard.errors import InputError, OutputDamaged, StorageError
 from orchard.files import digest_of
-from orchard.inference.calibration import Calibration, softmax
-from orchard.inference.model import Model, collapse
+from orchard.inference.calibration import Calibration, Decision, softmax
+from orchard.inference.linear import Linear
+from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
 from orchard.output import Output
 from orchard.reduction.moments import Moments
@@ -26,13 +28,19 @@ def test_one_linear_layer_gives_what_scaler_pca_and_classifier_give_one_after_th
     reduction = Reduction.fit(Moments.of(features), variance=0.9)
     coefficients = random.normal(0, 1, (6, reduction.n_components_))
     intercept = random.normal(0, 1, 6)
-    weights, bias = collapse(reduction, coefficients, intercept)
+    linear = Linear.on_components(reduction, coefficients, intercept)
     expected = softmax(reduction.transform(features) @ coefficients.T + intercept)
-    assert np.abs(softmax(features @ weights.T + bias) - expected).max() < 1e-4
+    assert np.abs(softmax(linear(features)) - expected).max() < 1e-4
+    again = Linear.from_bytes(linear.to_bytes(), reduction)
+    np.testing.assert_array_equal(again(features), linear(features))
+    with pytest.raises(ValueError, match="matmul"):
+        Linear.on_components(reduction, coefficients[:, 1:], intercept)
 
 
 def test_all_test_photographs_get_the_answers_of_the_pipeline(trained: Path) -> None:
-    predictor = Predictor(Model.load(str(trained)))
+    model = Model.load(str(trained))
+    assert model.classifier == "linear_discriminant"
+    predictor = Predictor(model)
     rows = pq.read_table(trained / "predictions").to_pylist()
     rows = [row for row in rows if row["split"] == "test"]
     assert len(rows) >= 500
@@ -44,6 +52,9 @@ def test_all_test_photographs_get_the_answers_of_the_pipeline(trained: Path) -> 
     assert np.mean(same) >= 0.995
     differences = [abs(answer.top[0][1] - row["confidence"]) for answer, row in zip(answers, rows, strict=True)]
     assert max(differences) < 1e-2
+    assert max(abs(a.familiarity - row["familiarity"]) for a, row in zip(answers, rows, strict=True)) < 1e-2
+    assert np.mean([answer.answer == row["answer"] for answer, row in zip(answers, rows, strict=True)]) >= 0.99
+    assert all(answer.label == (answer.top[0][0] if answer.answer == "sure" else None) for answer in answers)
     assert all(len(answer.top) == 3 and answer.top[0][1] >= answer.top[1][1] for answer in answers)
 
 
@@ -65,7 +76,11 @@ def folder_of(output: Output) -> Path:
 
 
 @pytest.mark.parametrize(
-    "part", ["backbone", "reduction.npz", "labels.json", "calibration.json", "logistic_regression.npz", "manifest.json"]
+    "part",
+    [
+        *("backbone", "reduction.npz", "labels.json", "calibration.json", "familiarity.npz"),
+        *("linear_discriminant.npz", "manifest.json"),
+    ],
 )
 def test_a_part_that_is_not_what_the_model_was_made_with_is_refused(copied: Output, part: str) -> None:
     path = folder_of(copied) / part
@@ -89,7 +104,7 @@ def test_labels_that_were_edited_by_hand_are_refused(copied: Output) -> None:
 def test_parts_of_another_run_are_refused_whatever_the_manifest_says(copied: Output) -> None:
     """A mixture needs another manifest, and another manifest is another folder."""
     folder = folder_of(copied)
-    calibration = Calibration(temperature=3, threshold=1).to_bytes()
+    calibration = Decision("linear_discriminant", Calibration(temperature=3, threshold=1)).to_bytes()
     (folder / "calibration.json").write_bytes(calibration)
     digests = json.loads((folder / "manifest.json").read_text()) | {"calibration.json": digest_of(calibration)}
     (folder / "manifest.json").write_text(json.dumps(digests))
@@ -106,8 +121,58 @@ def test_what_says_which_model_holds_is_checked(copied: Output, content: str) ->
 
 def test_a_model_of_an_earlier_version_is_not_taken_for_whole(copied: Output) -> None:
     folder = folder_of(copied)
+    (folder / "linear_discriminant.npz").rename(folder / "logistic_regression.npz")
     for part in folder.iterdir():
         part.replace(folder.parent / part.name)
     Path(copied.url, "model", "current.json").unlink()
     with pytest.raises(InputError, match=r"earlier version of Orchard.*orchard run"):
         Model.load(copied.url)
+
+
+def remade(output: Output, **parts: bytes | None) -> None:
+    """Make another whole model of the model's parts, but for these."""
+    folder = folder_of(output)
+    contents = {name: (folder / name).read_bytes() for name in json.loads((folder / "manifest.json").read_text())}
+    contents |= {name.replace("__", "."): data for name, data in parts.items() if data is not None}
+    contents = {name: data for name, data in contents.items() if parts.get(name.replace(".", "__"), b"") is not None}
+    name, manifest = models.manifest({part: digest_of(data) for part, data in contents.items()})
+    Path(output.url, name).mkdir()
+    for part, data in (contents | {"manifest.json": manifest}).items():
+        Path(output.url, name, part).write_bytes(data)
+    Path(output.url, "model", "current.json").write_text(json.dumps({"folder": name}))
+
+
+def test_a_model_of_before_there_was_familiarity_is_made_again(copied: Output) -> None:
+    remade(copied, familiarity__npz=None, calibration__json=b'{"temperature": 1.2, "threshold": 0.8}')
+    with pytest.raises(InputError, match=r"earlier version of Orchard.*orchard run"):
+        Model.load(copied.url)
+
+
+def test_a_model_without_a_linear_classifier_does_not_answer(copied: Output) -> None:
+    remade(copied, calibration__json=None, linear_discriminant__npz=None)
+    with pytest.raises(InputError, match=r"no linear classifier.*--classifiers linear_discriminant"):
+        Model.load(copied.url)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[1]", b'{"classifier": "linear_discriminant"}', b'{"classifier": 3}', b"\xff"]
+)
+def test_a_decision_that_cannot_be_read_is_one_sentence(copied: Output, content: bytes) -> None:
+    remade(copied, calibration__json=content)
+    with pytest.raises(StorageError, match=r"cannot be used .*orchard run again"):
+        Model.load(copied.url)
+
+
+def test_a_decision_names_no_file_outside_the_model(copied: Output) -> None:
+    decision = Decision("../../secret", Calibration()).to_bytes()
+    Path(copied.url, "secret.npz").write_bytes(b"")
+    remade(copied, calibration__json=decision)
+    with pytest.raises(InputError, match="has no"):
+        Model.load(copied.url)
+
+
+def test_without_familiarity_everything_is_familiar(trained: Path) -> None:
+    model = replace(Model.load(str(trained)), familiarity=None)
+    near = model.familiarities(np.zeros((3, model.artifact.n_features), np.float32))
+    assert near.tolist() == [1, 1, 1] and near.dtype == np.float32
+    assert model.digest != Model.load(str(trained)).digest

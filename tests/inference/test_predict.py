@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from orchard.inference import commands
 from orchard.inference.model import Model
-from orchard.inference.predict import Answer, Candidate
+from orchard.inference.predict import Answered, Candidate
+from orchard.layout import Answer
 
 
 def predict(output: Path | str, *arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -43,7 +45,10 @@ def test_a_handful_needs_no_java_and_gets_the_answers_of_the_pipeline(
         assert answer["top"][0]["label"] == label
         assert answer["confidence"] == pytest.approx(confidence, abs=0.01)
         assert len(answer["top"]) == 3
-        assert answer["label"] in (label, None)
+        assert answer["label"] == (label if answer["answer"] == "sure" else None)
+        assert list(answer) == ["path", "answer", "label", "kind", "confidence", "familiarity", "top"]
+        assert answer["kind"] is None and 0.3 < answer["familiarity"] <= 1
+    assert [answer["answer"] for answer in answers].count("sure") > len(answers) / 2
 
 
 def test_a_collection_on_spark_gets_the_same_answers_in_order(
@@ -56,7 +61,9 @@ def test_a_collection_on_spark_gets_the_same_answers_in_order(
     ours, theirs = ([json.loads(line) for line in run.stdout.splitlines()] for run in (here, spark))
     assert [a["path"] for a in theirs] == [a["path"] for a in ours] == sorted(p for p in expected if "/Mango/" in p)
     assert [a["top"][0]["label"] for a in theirs] == [a["top"][0]["label"] for a in ours]
-    assert all(abs(a["confidence"] - b["confidence"]) < 1e-5 for a, b in zip(ours, theirs, strict=True))
+    assert [(a["answer"], a["label"]) for a in theirs] == [(a["answer"], a["label"]) for a in ours]
+    for number in ("confidence", "familiarity"):
+        assert all(abs(a[number] - b[number]) < 1e-5 for a, b in zip(ours, theirs, strict=True))
 
 
 def test_a_broken_file_is_reported_and_the_others_are_answered(trained: Path, fruits: Path, tmp_path: Path) -> None:
@@ -77,14 +84,23 @@ def test_a_broken_file_is_reported_and_the_others_are_answered(trained: Path, fr
 def test_csv_holds_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["=1+1", "+1", "-1", "@a", "\ta", "\ra", "a=1", "", "'=1"]
     answers = [
-        Answer(path=name, label=name, confidence=0.9, top=[Candidate(label=name, confidence=0.9)]) for name in names
+        Answered(
+            path=name,
+            answer=Answer.SURE,
+            label=name,
+            kind=name,
+            confidence=0.9,
+            familiarity=0.7,
+            top=[Candidate(label=name, confidence=0.9)],
+        )
+        for name in names
     ]
     assert commands._csv(iter(answers), 1) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
     told = [f"'{name}" for name in names[:6]] + names[6:]
-    for column in ("path", "label", "label_1"):
+    for column in ("path", "label", "kind", "label_1"):
         assert [row[column] for row in rows] == told
-    assert {row["confidence"] for row in rows} == {"0.9"}
+    assert {(row["answer"], row["confidence"], row["familiarity"]) for row in rows} == {("sure", "0.9", "0.7")}
 
 
 def test_standard_input_is_an_image(trained: Path, fruits: Path) -> None:
@@ -95,18 +111,34 @@ def test_standard_input_is_an_image(trained: Path, fruits: Path) -> None:
     assert large.returncode == 1 and large.stdout.startswith(b"-: too large")
 
 
-def test_what_is_between_two_labels_is_not_sure(trained: Path, fruits: Path, tmp_path: Path) -> None:
+def test_there_are_three_answers(trained: Path, fruits: Path, tmp_path: Path) -> None:
+    """Photographs are sure, what lies between two labels is not all sure, and what shows none of them is unknown."""
     one, other = (next((fruits / "Test" / label).iterdir()) for label in ("Lemon Meyer", "Orange 2"))
-    for share in range(1, 20):
-        mixed = Image.blend(Image.open(one), Image.open(other), share / 20)
-        mixed.save(tmp_path / f"{share:02}.png")
-    answers = [json.loads(line) for line in predict(trained, str(tmp_path), "--format", "jsonl").stdout.splitlines()]
-    threshold = Model.load(str(trained)).calibration.threshold
-    assert len(answers) == 19 and all(answer["top"] for answer in answers)
-    assert all((answer["label"] is None) == (answer["confidence"] < threshold) for answer in answers)
-    unsure = [answer for answer in answers if answer["label"] is None]
-    assert unsure
-    assert f"not sure; {unsure[0]['top'][0]['label']}?".encode() in predict(trained, unsure[0]["path"]).stdout
+    for share in range(20):
+        Image.blend(Image.open(one), Image.open(other), share / 20).save(tmp_path / f"mixed {share:02}.png")
+    random = np.random.default_rng(0)
+    strange = {
+        "black": np.zeros((100, 100, 3), np.uint8),
+        "noise": random.integers(0, 256, (100, 100, 3), np.uint8),
+        "stripes": np.tile(np.array([0, 255, 255, 0], np.uint8).repeat(3), (100, 25, 1)).reshape(100, 100, 3),
+    }
+    for name, pixels in strange.items():
+        Image.fromarray(pixels).save(tmp_path / f"strange {name}.png")
+    found = [json.loads(line) for line in predict(trained, str(tmp_path), "--format", "jsonl").stdout.splitlines()]
+    answers = {Path(answer["path"]).stem: answer for answer in found}
+    calibration = Model.load(str(trained)).calibration
+    assert len(answers) == 23 and all(answer["top"] for answer in found)
+    for answer in found:
+        assert answer["answer"] == calibration.answer(answer["confidence"], answer["familiarity"])
+        assert answer["label"] == (answer["top"][0]["label"] if answer["answer"] == "sure" else None)
+    assert answers["mixed 00"]["label"] == "Lemon Meyer"
+    assert {answers[f"strange {name}"]["answer"] for name in strange} == {"unknown"}
+    assert {answers[f"mixed {share:02}"]["answer"] for share in range(20)} - {"sure"}
+    by_answer = {answer["answer"]: answer for answer in found}
+    table = predict(trained, *(answer["path"] for answer in by_answer.values())).stdout.decode()
+    assert f"{by_answer['unknown']['path']}: unlike anything learned" in table
+    if unsure := by_answer.get("not_sure"):
+        assert f"not sure; {unsure['top'][0]['label']}?" in table
 
 
 def test_a_missing_source_or_model_is_one_sentence(trained: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_the_stages_one_by_one(spark: Any, painted: Path, tmp_path: Path) -> Non
     output = str(tmp_path / "out")
     features = orchard.extract(spark, str(painted), output)
     reduced = orchard.reduce(spark, output, components=4)
-    predictions = orchard.classify(spark, output, classifiers="logistic_regression")
+    predictions = orchard.classify(spark, output, classifiers="linear_discriminant")
     assert features.count() == reduced.count() == predictions.count() == 90
     assert reduced.first().pca_features[:4] == pytest.approx(reduced.first().pca_features)
     assert orchard.read(spark, output, "rejected").count() == 0
@@ -37,7 +37,7 @@ def test_stages_of_an_empty_output_say_what_to_do_first(spark: Any, tmp_path: Pa
 
 def test_results_of_other_features_or_components_are_not_reported(spark: Any, painted: Path, tmp_path: Path) -> None:
     output = str(tmp_path / "out")
-    outcome = orchard.run(spark, str(painted), output, limit=45, classifiers="logistic_regression")
+    outcome = orchard.run(spark, str(painted), output, limit=45, classifiers="linear_discriminant")
     assert "classifiers" in outcome.metrics
     orchard.reduce(spark, output, components=3)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -51,7 +51,7 @@ def test_results_of_other_features_or_components_are_not_reported(spark: Any, pa
 
 
 def test_backbones_are_compared_in_one_table(spark: Any, painted: Path, tmp_path: Path) -> None:
-    settings = load({"weights": "random", "classifiers": "logistic_regression", "limit": 45})
+    settings = load({"weights": "random", "classifiers": "linear_discriminant", "limit": 45})
     rows = compare(str(painted), str(tmp_path / "compare"), ["mobilenetv2", "EfficientNetLite0"], settings, spark)
     assert {row["backbone"] for row in rows} == {"MobileNetV2", "EfficientNetLite0"}
     assert [row["accuracy"] for row in rows] == sorted((row["accuracy"] for row in rows), reverse=True)

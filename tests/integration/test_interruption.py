@@ -115,7 +115,7 @@ def test_a_run_ends_in_one_sentence_whenever_it_is_interrupted_and_the_next_goes
 
     def start() -> Command:
         output = tmp_path / f"out-{outputs}"
-        return Command("run", painted, "--output", output, "--classifiers", "logistic_regression")
+        return Command("run", painted, "--output", output, "--classifiers", "linear_discriminant")
 
     for moment in range(MOMENTS):
         stage = STAGES[moment % len(STAGES)]
@@ -146,7 +146,7 @@ def test_a_run_ends_in_one_sentence_whenever_it_is_interrupted_and_the_next_goes
 def finished(spark: Any, painted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run left, with a model."""
     output = tmp_path_factory.mktemp("finished") / "out"
-    orchard.run(spark, str(painted), str(output), classifiers="logistic_regression")
+    orchard.run(spark, str(painted), str(output), classifiers="linear_discriminant")
     return output
 
 

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from orchard.classification import candidates, training
 from orchard.classification import stage as classification
-from orchard.classification import training
 from orchard.errors import ClusterError, InputError, OutputDamaged, SettingsChanged, StorageError, UsageError
 from orchard.features.worker import Job, Task, TaskReport, featurize
 from orchard.inference.model import Model
@@ -31,12 +32,12 @@ Run = Callable[..., Result]
 
 
 def test_an_unchanged_input_is_left_alone(run: Run, painted: Path) -> None:
-    first = run(painted, classifiers="logistic_regression")
+    first = run(painted, classifiers="linear_discriminant")
     files = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.parquet")}
     commits = sorted((first.folder / "_orchard" / "commits").iterdir())
     report = (first.folder / "report.html").stat().st_mtime_ns
     started = time.monotonic()
-    second = run(painted, classifiers="logistic_regression")
+    second = run(painted, classifiers="linear_discriminant")
     assert time.monotonic() - started < 5
     assert first.metrics["images"]["decoded"] == 90
     assert second.metrics["images"]["decoded"] == 0
@@ -79,7 +80,7 @@ def test_of_a_manifest_what_changed_is_done_again_and_nothing_else(run: Run, pho
         lines = [f'"{path.relative_to(photos)}","{label}",{split}' for path, (label, split) in rows.items()]
         manifest.write_text("\n".join(["path,label,split", *lines, "gone.jpg,Lemon #2,train", ""]))
 
-    settings = {"classifiers": "logistic_regression"}
+    settings = {"classifiers": "linear_discriminant"}
     write()
     first = run(manifest, **settings)
     first.assert_adds_up(91)
@@ -102,7 +103,7 @@ def test_of_a_manifest_what_changed_is_done_again_and_nothing_else(run: Run, pho
         for path, (label, split) in rows.items():
             assert (found[str(path)]["label"], found[str(path)]["split"]) == (label, split)
     assert again.metrics["pca"]["train_rows"] == 71
-    assert again.metrics["classifiers"]["logistic_regression"]["test_rows"] == 19
+    assert again.metrics["classifiers"]["linear_discriminant"]["test_rows"] == 19
     assert run(manifest, **settings).metrics["images"]["decoded"] == 0
 
     paint(photos / "gone.jpg", (230, 210, 40), 1)
@@ -364,7 +365,7 @@ def test_a_report_is_written_again_on_request_and_after_an_upgrade(
 
 def test_a_model_never_mixes_two_runs(run: Run, photos: Path, spark: Any) -> None:
     """Other components, a new class, another classifier: an answer from one run's parts, or what to run."""
-    linear = {"classifiers": "logistic_regression"}
+    linear = {"classifiers": "linear_discriminant"}
     folder = str(run(photos, components=8, **linear).folder)
     first = Model.load(folder)
     assert len(first.labels) == 3
@@ -375,7 +376,7 @@ def test_a_model_never_mixes_two_runs(run: Run, photos: Path, spark: Any) -> Non
         pipeline.extract(str(photos))
     assert Model.load(folder).digest == first.digest  # the model of before, whole
     run(photos, components=8, classifiers="random_forest")
-    with pytest.raises(InputError, match=r"has no logistic_regression.*orchard classify"):
+    with pytest.raises(InputError, match=r"has no linear classifier.*orchard classify"):
         Model.load(folder)
     run(photos, components=5, **linear)
     assert "Kiwi" in Model.load(folder).labels
@@ -386,7 +387,7 @@ def test_a_model_never_mixes_two_runs(run: Run, photos: Path, spark: Any) -> Non
 
 
 def test_a_classifier_that_fails_costs_no_other_one(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = {"classifiers": "logistic_regression,random_forest", "components": 4}
+    all_of_them = {"classifiers": "linear_discriminant,logistic_regression,random_forest", "components": 4}
     trained: list[str] = []
     train = training.train
 
@@ -397,16 +398,33 @@ def test_a_classifier_that_fails_costs_no_other_one(run: Run, photos: Path, monk
         return train(classifier, *args, **options)
 
     monkeypatch.setattr(classification, "train", failing)
+    monkeypatch.setattr(candidates, "train", failing)
     with pytest.raises(ClusterError):
-        run(photos, **both)
+        run(photos, **all_of_them)
     folder = photos.parent / "out"
-    assert len(Model.load(str(folder)).labels) == 3
-    again = run(photos, **both)
+    first = Model.load(str(folder))
+    assert len(first.labels) == 3
+    again = run(photos, **all_of_them)
     assert trained == ["logistic_regression", "random_forest", "random_forest"]
-    assert set(again.metrics["classifiers"]) == {"logistic_regression", "random_forest"}
+    assert list(again.metrics["classifiers"]) == ["linear_discriminant", "logistic_regression", "random_forest"]
     names = again.table("predictions")["classifier"].to_pylist()
-    assert len(names) == 180 and set(names) == {"logistic_regression", "random_forest"}
+    assert len(names) == 270 and set(names) == set(again.metrics["classifiers"])
     assert verify(Output(str(folder)))["damage"] == []
+    assert Model.load(str(folder)).digest == first.digest, "whoever answered goes on answering"
+
+
+@pytest.mark.parametrize("part", ["statistics.npz", "reduction.npz"])
+def test_a_part_that_is_damaged_is_made_again_from_the_features(run: Run, painted: Path, part: str) -> None:
+    settings = {"classifiers": "linear_discriminant", "components": 4}
+    first = run(painted, **settings)
+    before = Model.load(str(first.folder))
+    (damaged,) = (first.folder / "_orchard" / "parts").rglob(part)
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    assert part in " ".join(verify(Output(str(first.folder)))["damage"])
+    again = run(painted, **settings)
+    assert again.metrics["images"]["decoded"] == 0
+    assert verify(Output(str(first.folder)))["damage"] == []
+    np.testing.assert_allclose(Model.load(str(first.folder)).weights, before.weights, rtol=1e-3, atol=1e-4)
 
 
 def test_a_damaged_file_is_named_and_what_it_held_is_featurized_again(run: Run, photos: Path) -> None:

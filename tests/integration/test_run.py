@@ -18,6 +18,8 @@ from orchard.export.writing import export
 from orchard.features.artifact import Artifact
 from orchard.features.engines import load_engine
 from orchard.images.decoding import Decoded, Limits, decode
+from orchard.inference.calibration import softmax
+from orchard.inference.familiarity import Familiarity
 from orchard.inference.model import Model
 from orchard.layout import FEATURES, INVENTORY, NEIGHBOURS, PREDICTIONS, REDUCED, REJECTED
 from orchard.reduction.pca import Reduction
@@ -139,10 +141,14 @@ def test_metrics_have_what_was_promised(whole: Result) -> None:
     assert metrics["pca"]["explained_variance"] >= 0.95
     assert metrics["pca"]["k"] == len(whole.table("reduced")["pca_features"][0])
     assert metrics["pca"]["train_rows"] == 72
-    for name in ("logistic_regression", "random_forest"):
+    assert set(metrics["classifiers"]) == {"linear_discriminant", "logistic_regression", "random_forest"}
+    for name in metrics["classifiers"]:
         assert metrics["classifiers"][name]["accuracy"] >= 0.8
         assert metrics["classifiers"][name]["test_rows"] == 18
         assert 0 < metrics["group_split"]["classifiers"][name]["accuracy"] <= 1
+    # Three tenths of 72 images are too few to choose and calibrate by.
+    assert metrics["selection"]["trials"] == {} and "calibration" not in metrics
+    assert any("not calibrated" in warning for warning in metrics["warnings"])
     assert metrics["baseline"]["accuracy"] == pytest.approx(1 / 3)
     assert {"list", "extract", "reduce", "classify", "report", "total"} <= metrics["seconds"].keys()
     assert metrics["images_per_second"] > 0
@@ -150,29 +156,39 @@ def test_metrics_have_what_was_promised(whole: Result) -> None:
 
 def test_accuracy_is_what_the_predictions_say(whole: Result) -> None:
     predictions = whole.table("predictions").to_pandas()
-    test = predictions[(predictions.split == "test") & (predictions.classifier == "logistic_regression")]
-    assert len(test) == 18
-    assert (test.label == test.predicted).mean() == pytest.approx(
-        whole.metrics["classifiers"]["logistic_regression"]["accuracy"]
-    )
+    for name, measured in whole.metrics["classifiers"].items():
+        test = predictions[(predictions.split == "test") & (predictions.classifier == name)]
+        assert len(test) == 18
+        assert (test.label == test.predicted).mean() == pytest.approx(measured["accuracy"])
     assert predictions.confidence.between(0, 1).all()
 
 
 def test_the_saved_models_alone_predict_what_the_run_predicted(whole: Result) -> None:
-    """Bytes of an image → saved backbone → saved reduction → saved logistic regression, without Spark."""
+    """Bytes of an image → saved backbone → saved reduction → saved classifiers, without Spark."""
     model = whole.folder / json.loads((whole.folder / "model" / "current.json").read_text())["folder"]
     engine = load_engine(Artifact.from_bytes((model / "backbone").read_bytes()))
     reduction = Reduction.from_bytes((model / "reduction.npz").read_bytes())
-    linear = np.load(model / "logistic_regression.npz")
+    regression, discriminant = (
+        np.load(model / f"{name}.npz") for name in ("logistic_regression", "linear_discriminant")
+    )
+    labels = json.loads((model / "labels.json").read_text())
+    familiarity = Familiarity.from_bytes((model / "familiarity.npz").read_bytes())
     predictions = whole.table("predictions").to_pylist()
-    rows = [row for row in predictions if row["classifier"] == "logistic_regression" and row["split"] == "test"]
-    for row in rows[:6]:
-        image = decode(Path(row["path"]).read_bytes(), engine.input_size, Limits())
+    found = {(row["classifier"], row["path"]): row for row in predictions if row["split"] == "test"}
+    for path in [path for name, path in found if name == "linear_discriminant"][:6]:
+        image = decode(Path(path).read_bytes(), engine.input_size, Limits())
         assert isinstance(image, Decoded)
-        scores = reduction.transform(engine([image.pixels])) @ linear["coefficients"].T + linear["intercept"]
-        probabilities = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
-        assert linear["labels"][probabilities.argmax()] == row["predicted"]
-        assert probabilities.max() == pytest.approx(row["confidence"], abs=1e-3)
+        features = engine([image.pixels])
+        scores = {
+            "logistic_regression": reduction.transform(features) @ regression["coefficients"].T
+            + regression["intercept"],
+            "linear_discriminant": features @ discriminant["weights"].T + discriminant["bias"],
+        }
+        for name, score in scores.items():
+            row, probabilities = found[name, path], softmax(score)[0]
+            assert labels[probabilities.argmax()] == row["predicted"]
+            assert probabilities.max() == pytest.approx(row["confidence"], abs=1e-3)
+            assert familiarity(features)[0] == pytest.approx(row["familiarity"], abs=1e-3)
 
 
 def test_the_run_says_how_it_came_about(whole: Result) -> None:
@@ -182,6 +198,13 @@ def test_the_run_says_how_it_came_about(whole: Result) -> None:
     assert run["backbone"]["precision"] in ("float32", "bfloat16")
     assert {"python", "orchard", "pyspark", "openvino"} <= run["versions"].keys()
     assert run["source"].endswith("photos")
+    assert run["fitting"] == {
+        "held_out": "images of train",
+        "held_out_rows": 0,
+        "fitted_again_on": 72,
+        "answers": "linear_discriminant",
+        "why": whole.metrics["selection"]["why"],
+    }
 
 
 def test_the_report_opens_offline(whole: Result) -> None:

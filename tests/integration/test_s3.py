@@ -31,10 +31,10 @@ def bucket(s3_server: Any, painted: Path) -> str:
 def test_a_run_from_bucket_to_bucket(spark: Any, s3_server: Any, bucket: str) -> None:
     source, out = f"s3a://{bucket}/my photos", f"s3a://{bucket}/results"
     settings: dict[str, Any] = {"s3_endpoint": s3_server.endpoint, "s3_region": "us-east-1"}
-    outcome = orchard.run(spark, source, out, classifiers="logistic_regression", **settings)
+    outcome = orchard.run(spark, source, out, classifiers="linear_discriminant", **settings)
     counts = outcome.metrics["images"]
     assert (counts["listed"], counts["featurized"], counts["rejected"]) == (91, 90, 1)
-    assert outcome.metrics["classifiers"]["logistic_regression"]["accuracy"] >= 0.9
+    assert outcome.metrics["classifiers"]["linear_discriminant"]["accuracy"] >= 0.9
     output = Output(out, s3_server.options)
     paths = output.read(Dataset.FEATURES, ["path"], FEATURES)["path"].to_pylist()
     assert len(set(paths)) == len(paths) == 90
@@ -44,7 +44,7 @@ def test_a_run_from_bucket_to_bucket(spark: Any, s3_server: Any, bucket: str) ->
     ]
     assert json.loads(output.storage.read("metrics.json"))["images"] == counts
     assert b"<svg" in output.storage.read("report.html")
-    again = orchard.run(spark, source, out, classifiers="logistic_regression", **settings)
+    again = orchard.run(spark, source, out, classifiers="linear_discriminant", **settings)
     assert again.metrics["images"]["decoded"] == 0
 
 

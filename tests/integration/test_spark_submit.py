@@ -20,7 +20,7 @@ def test_spark_submits_master_holds_and_everything_can_be_encrypted(tmp_path: Pa
     submit = Path(pyspark.__file__).with_name("bin") / "spark-submit"
     command = [submit, "--master", "local[1]", *(f"--conf={key}=true" for key in ENCRYPTED), application]
     command += ["run", tmp_path / "photos", "--output", tmp_path / "out", "--limit", "60", "--json"]
-    command += ["--classifiers", "logistic_regression"]
+    command += ["--classifiers", "linear_discriminant"]
     environment = os.environ | {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

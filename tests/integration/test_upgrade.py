@@ -51,10 +51,10 @@ def test_one_commit_upgrades_it_and_the_later_stages_are_done_again(old: Path, s
     assert pq.read_table(old / "features").equals(features)
 
     orchard.reduce(spark, str(old))
-    orchard.classify(spark, str(old), classifiers="logistic_regression")
+    orchard.classify(spark, str(old), classifiers="linear_discriminant")
     assert pq.read_table(old / "features").equals(features)
     assert Model.load(str(old)).labels == ("Lemon", "Plum")
-    assert Model.load(str(old)).metrics["classifiers"]["logistic_regression"]["accuracy"] == accuracy
+    assert Model.load(str(old)).metrics["classifiers"]["linear_discriminant"]["accuracy"] == accuracy
     assert verify(Output(str(old)))["damage"] == []
 
 

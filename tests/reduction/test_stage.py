@@ -17,7 +17,8 @@ from orchard.layout import FEATURES, REDUCED, Dataset
 from orchard.output import Output
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Reduction
-from orchard.reduction.stage import load, reduce
+from orchard.reduction.stage import load, reduce, roles_of
+from orchard.reduction.statistics import Role, Statistics, Sums
 
 KINDS = ["Fruit", "=Drupe", None]
 LABELS = ["plum", 'Granny "Smith"', "=Lady, Pink", "two\nlines", "café %20 #1", None]
@@ -78,6 +79,36 @@ def test_every_row_is_reduced_once_and_only_training_rows_are_fitted(spark: Spar
         assert reduced.column(column).to_pylist() == rows.column(column).to_pylist()
     components = matrix(reduced.column("pca_features").combine_chunks())
     np.testing.assert_allclose(components, expected.transform(values), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [240, 480], ids=["few labelled validation rows", "a validation split"])
+def test_the_same_pass_sums_the_labelled_training_rows_by_label(spark: SparkSession, output: Output, n: int) -> None:
+    values = features(n=n)
+    rows = commit(output, values)
+    reduce(spark, output, seed=3)
+    statistics = Statistics.from_bytes(output.part("statistics.npz") or b"")
+    labels, split = np.array(rows["label"].to_pylist(), dtype=object), np.array(rows["split"].to_pylist())
+    is_named = labels.astype(bool)
+    mine = is_named & (split == "train")
+    everything, expected = statistics.everything, Sums.of(values[mine], {"label": labels[mine].tolist()})
+    assert everything.labelled.count == mine.sum()
+    np.testing.assert_allclose(everything.labelled.scatter, expected.labelled.scatter, rtol=1e-9, atol=1e-9)
+    found, wanted = everything.columns["label"], expected.columns["label"]
+    assert (found.names, found.counts.tolist()) == (wanted.names, wanted.counts.tolist())
+    np.testing.assert_allclose(found.sums, wanted.sums, rtol=1e-12)
+
+    given, roles = roles_of(output, 3)
+    role = np.concatenate([roles[file.name] for file in output.files(Dataset.FEATURES)])
+    assert not (role[split == "test"] != Role.NONE).any()
+    held_out = is_named & (role == Role.HELD_OUT)
+    if n == 480:
+        assert given and statistics.held_out is None
+        assert held_out.sum() == (is_named & (split == "validation")).sum() == 80
+    else:
+        assert not given and statistics.held_out is not None
+        assert statistics.held_out.labelled.count == held_out.sum() == pytest.approx(0.3 * mine.sum(), abs=1)
+        assert (split[held_out] == "train").all()
+        assert statistics.fit.labelled.count == (is_named & (role == Role.FIT)).sum() == mine.sum() - held_out.sum()
 
 
 def test_the_csv_holds_the_same_rows_whatever_the_names(spark: SparkSession, output: Output) -> None:

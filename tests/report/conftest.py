@@ -64,10 +64,13 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
         "baseline": baseline,
         "classifiers": classifiers,
         "calibration": {
-            "split": "test",
+            "split": "train",
             "rows": 321,
             "temperature": 1.7,
             "threshold": 0.83,
+            "familiarity_threshold": 0.42,
+            "sure_at": 0.99,
+            "test_rows": n * per_label,
             "error_before": 0.071,
             "error_after": 0.013,
             "reliability_before": [{"confidence": 0.9, "accuracy": 0.8, "images": 1.0}],
@@ -75,6 +78,12 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
             "accuracy": 0.8,
             "accuracy_sure": 0.991,
             "share_sure": 0.62,
+            "share_unknown": 0.03,
+            "familiarity": [0] * 20 + [1] * 30,
+            "coverage": [
+                {"confidence": 0.99, "answered": 0.3, "images": 30, "right": 30},
+                {"confidence": 0.4, "answered": 0.97, "images": 97, "right": 80},
+            ],
         },
         "grouping": {
             "by": "frames",
@@ -166,28 +175,31 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
             split = "test" if j % 3 == 0 else "train"
             path = f"{split}/{label}/{j}.jpg"
             images[path] = picture(i, j)
-            reduced.append((path, label, None, split, (random.normal(size=n_components) + i).tolist()))
+            image = {"path": path, "label": label, "split": split}
+            reduced.append(image | {"pca_features": (random.normal(size=n_components) + i).tolist()})
             predicted = labels[(i + 1) % len(labels)] if j == 0 else label
             for name in ("logistic_regression", "random_forest"):
-                predictions.append((path, label, split, name, predicted, 0.5 + i / (2 * len(labels))))
-    rejected = [("a/empty.jpg", "empty", "no bytes"), ("a/cut <b>.jpg", "truncated", "12 bytes short")]
+                said = {"classifier": name, "predicted": predicted, "confidence": 0.5 + i / (2 * len(labels))}
+                predictions.append(image | said)
+    rejected = [
+        {"path": "a/empty.jpg", "reason": "empty", "detail": "no bytes"},
+        {"path": "a/cut <b>.jpg", "reason": "truncated", "detail": "12 bytes short"},
+    ]
     output = Output(str(folder))
     with output.writing():
         half = len(reduced) // 2
         staged = {
             Dataset.REDUCED: [
-                output.stage(Dataset.REDUCED, _table(rows, layout.REDUCED)) for rows in (reduced[:half], reduced[half:])
+                output.stage(Dataset.REDUCED, pa.Table.from_pylist(rows, layout.REDUCED))
+                for rows in (reduced[:half], reduced[half:])
             ],
-            Dataset.PREDICTIONS: [output.stage(Dataset.PREDICTIONS, _table(predictions, layout.PREDICTIONS))],
-            Dataset.REJECTED: [output.stage(Dataset.REJECTED, _table(rejected, layout.REJECTED))],
+            Dataset.PREDICTIONS: [
+                output.stage(Dataset.PREDICTIONS, pa.Table.from_pylist(predictions, layout.PREDICTIONS))
+            ],
+            Dataset.REJECTED: [output.stage(Dataset.REJECTED, pa.Table.from_pylist(rejected, layout.REJECTED))],
         }
         output.commit(staged)
     return images.__getitem__
-
-
-def _table(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
-    """Rows of a schema; what they leave out at their end is null."""
-    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=False)) for row in rows], schema)
 
 
 @pytest.fixture

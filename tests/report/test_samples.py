@@ -18,7 +18,8 @@ def _reduced(labels: np.ndarray, first: int = 0) -> pa.Table:
     n = len(labels)
     vectors = np.arange(first, first + n, dtype=np.float32)[:, None] * np.array([1, -1], dtype=np.float32)
     paths = [f"{i}.jpg" for i in range(first, first + n)]
-    return pa.table([paths, labels.tolist(), [None] * n, ["train"] * n, vectors.tolist()], schema=layout.REDUCED)
+    nothing = pa.nulls(n, pa.string())
+    return pa.table([paths, labels.tolist(), nothing, ["train"] * n, vectors.tolist()], schema=layout.REDUCED)
 
 
 def test_points_are_stratified_bounded_and_always_the_same(tmp_path: Path) -> None:
@@ -68,8 +69,9 @@ def test_mistakes_are_of_the_test_split_and_the_classifier_surest_first(tmp_path
     ]
     output = Output(str(tmp_path))
     with output.writing():
-        named = [dict(zip(layout.PREDICTIONS.names, row, strict=False)) for row in rows]
-        table = pa.Table.from_pylist(named, layout.PREDICTIONS)
+        names = ("path", "label", "split", "classifier", "predicted", "confidence")
+        said = [dict(zip(names, row, strict=True)) for row in rows]
+        table = pa.Table.from_pylist(said, layout.PREDICTIONS)
         halves = [output.stage(Dataset.PREDICTIONS, part) for part in (table.slice(0, 9), table.slice(9))]
         output.commit({Dataset.PREDICTIONS: halves})
     found = worst_mistakes(output, "mine")

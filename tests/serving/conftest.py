@@ -18,7 +18,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from orchard.inference.calibration import Calibration
+from orchard.inference.calibration import Calibration, Decision
 from orchard.inference.model import Model
 from orchard.layout import CALIBRATION
 from orchard.output import Output
@@ -132,7 +132,8 @@ def strict(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("strict")
     output = Output(str(shutil.copytree(trained, folder / "out")))
     with output.writing():
-        files = output.classifier_files() | {CALIBRATION: Calibration(temperature=3, threshold=1).to_bytes()}
+        decision = Decision("linear_discriminant", Calibration(temperature=3000, threshold=1))
+        files = output.classifier_files() | {CALIBRATION: decision.to_bytes()}
         output.commit({}, model=output.stage_model(files))
     flags = ["--engines=1", "--queue=8", "--max-files=8", "--max-bytes=200000", "--max-total-bytes=300000"]
     flags += ["--max-held-bytes=2000000", "--max-pixels=4000000", "--body-seconds=1"]

@@ -96,8 +96,8 @@ def test_answers_are_those_of_the_predictor(server: Server, model: Model, photog
         assert [entry["label"] for entry in found["top"]] == [label for label, _ in expected.top]
         for entry, (_, confidence) in zip(found["top"], expected.top, strict=True):
             assert entry["confidence"] == pytest.approx(confidence, abs=1e-4)
-        assert found["sure"] == expected.sure
-        assert found["label"] == (expected.top[0][0] if expected.sure else None)
+        assert (found["answer"], found["label"], found["kind"]) == (expected.answer, expected.label, None)
+        assert found["familiarity"] == pytest.approx(expected.familiarity, abs=1e-4)
         assert found["confidence"] == found["top"][0]["confidence"]
         assert found["filename"] == "photo.jpg"
         assert found["milliseconds"] > 0
@@ -134,7 +134,8 @@ def test_a_body_may_be_the_image_itself(server: Server, photographs: list[bytes]
 def test_below_the_threshold_the_answer_is_not_sure(strict: Server, photographs: list[bytes]) -> None:
     (found,) = strict.client.post("/v1/predict", files={"file": photographs[0]}).json()["predictions"]
     assert found["label"] is None
-    assert found["sure"] is False
+    assert found["answer"] == "not_sure"
+    assert "sure" not in found
     assert len(found["top"]) == 5
 
 
@@ -322,6 +323,8 @@ def test_the_model_says_what_it_is(server: Server, model: Model) -> None:
     assert card["labels"] == list(model.labels)
     assert card["input_size"] == 224
     assert (card["threshold"], card["temperature"]) == (model.calibration.threshold, model.calibration.temperature)
+    assert card["familiarity_threshold"] == model.calibration.familiarity > 0
+    assert card["classifier"] == "linear_discriminant"
     assert card["accuracy"] > 0.9
     assert card["training"]["train_images"] == 1760
     assert str(server.output) not in json.dumps(card)
@@ -344,6 +347,8 @@ def test_metrics_count_requests_images_rejections_and_batches(server: Server, ph
     assert more('orchard_requests_total{route="/v1/predict",status="422"}') == 1
     assert more('orchard_request_seconds_count{route="/v1/predict"}') == 2
     assert more("orchard_images_total") == 2
+    answers = [more(f'orchard_answers_total{{answer="{answer}"}}') for answer in ("sure", "not_sure", "unknown")]
+    assert sum(answers) == 2 and answers[0] >= 1
     assert more('orchard_rejected_total{reason="unsupported_format"}') == 1
     assert more('orchard_rejected_total{reason="empty"}') == 1
     assert more("orchard_batch_images_sum") == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +60,7 @@ class Candidates:
     Args:
         spark: where the work runs.
         output: with reduced features.
-        seed: of the rows that are held out.
+        seed: of logistic regression.
         sure_at: how often a sure answer is to be right, 0..1.
         counts: how many training images have a label and a kind.
 
@@ -86,7 +86,8 @@ class Candidates:
         self._spark, self._output, self._seed, self._sure_at = spark, output, seed, sure_at
         statistics = Statistics.from_bytes(data)
         everything, fit = statistics.everything, statistics.fit
-        is_validation, self._roles = roles_of(output, seed)
+        # The statistics are of the reduction's seed: by another, rows that were fitted on would be held out.
+        is_validation, self._roles = roles_of(output, cast(dict[str, Any], output.property("reduction"))["seed"])
         self.split = Split.VALIDATION if is_validation else Split.TRAIN
         self.labels = everything.columns["label"].names
         self.kinds = Kinds.of(self.labels, counts)
@@ -95,10 +96,11 @@ class Candidates:
         self.familiarity = self._final.familiarity
         self._trial, self._trial_labels = self._final, self.labels
         images = collect(spark, output.storage, output.files(Dataset.FEATURES), self._roles)
-        if len(images.features) < LEAST_ROWS or len(fit.columns["label"].names) < 2:
+        names = fit.columns["label"].names
+        if (images.classes("label", names) >= 0).sum() < LEAST_ROWS or len(names) < 2:
             images = HeldOut(images.features[:0], {name: [] for name in images.columns})
         elif statistics.held_out is not None:
-            self._trial_labels = fit.columns["label"].names
+            self._trial_labels = names
             self._trial = discriminant.fit(fit.labelled, fit.columns["label"], self.reduction)
         self._images = images
 

@@ -52,8 +52,9 @@ def fit(moments: Moments, classes: ClassSums, reduction: Reduction) -> Discrimin
     within = (total - (means.T * classes.counts) @ means) / n
     values, vectors = np.linalg.eigh(within)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    # Where no class varies, as of one image each, nothing is known of the spread but that of all rows.
-    average = max(values.mean(), 1e-6 * np.trace(total) / n / d, np.finfo(np.float64).tiny)
+    # Of one image a class nothing is known of the spread within it: that of all images stands in.
+    everywhere = np.trace(total) / n / d or 1.0  # 0: no image differs from another
+    average = everywhere if n == c else max(values.mean(), 1e-6 * everywhere)
     shrinkage = _oas(values, max(n - c, 1))
     values = (1 - shrinkage) * values + shrinkage * average
 

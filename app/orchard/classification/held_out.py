@@ -95,7 +95,7 @@ def judge(
 ) -> tuple[Trial | None, Calibration]:
     """Return how a classifier that was fitted without them does on the images held out, and its calibration by them.
 
-    With fewer than `LEAST_ROWS` images there is no figure, and a calibration that changes nothing.
+    With fewer than `LEAST_ROWS` images of its classes there is no figure, and a calibration that changes nothing.
 
     Args:
         linear: the classifier.
@@ -105,9 +105,12 @@ def judge(
         familiarity: of the model that was fitted without them, too; None: no image is unknown.
         sure_at: how often sure answers are to be right, 0..1.
     """
+    classes, features = held_out.classes(column, names), held_out.features
     most = max(LEAST_ROWS, _MAX_SCORES // max(1, len(names)))
-    classes, features = held_out.classes(column, names)[:most], held_out.features[:most]
-    if len(classes) < LEAST_ROWS:
+    if len(classes) > most:  # spread over all: they lie label by label
+        at = np.linspace(0, len(classes) - 1, most).astype(np.intp)
+        classes, features = classes[at], features[at]
+    if (classes >= 0).sum() < LEAST_ROWS:
         return None, Calibration()
     scores = linear(features)
     near = familiarity(features) if familiarity else None

@@ -1,5 +1,6 @@
 """Which images train and which test: seeded, stratified by label, stable as images are added."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -96,7 +97,7 @@ def hold_out(
     Of each label's images, ordered as people count (2 before 10), one stretch that follows on from a seeded start: what
     was photographed in a row stays together but for its two ends. Drawn one by one, most images would have a near twin
     among those that are fitted on, and everything would look better than it is. Of fewer than 600 images some 60 are
-    drawn, up to three tenths.
+    drawn, up to three tenths. Where labels have few images, some of the labels give one.
 
     Args:
         paths: (n,) of training images.
@@ -116,13 +117,15 @@ def hold_out(
         known = [labels[row] for row in at.tolist()]
         is_held[at] = draw_groups(group_names(rows), known, test_fraction=fraction, seed=seed)
         return is_held
-    order = np.argsort(label, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
-        if not len(rows) or not is_labelled[rows[0]]:
-            continue
-        inside = sorted(rows, key=lambda row: _as_counted(paths[row]))
+    order, owed = np.argsort(label, kind="stable"), 0.0
+    of_labels = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
+    # By name and path: the draw is the same in whatever order the images come.
+    for rows in sorted((rows for rows in of_labels if is_labelled[rows].any()), key=lambda rows: str(labels[rows[0]])):
+        inside = sorted(rows, key=lambda row: (_as_counted(paths[row]), paths[row]))
         start = int(seeded_hashes([str(labels[rows[0]])], seed)[0] % np.uint64(len(rows)))
-        drawn = int(fraction * len(rows) + 0.5)
+        owed += fraction * len(rows)
+        drawn = max(0, min(int(owed + 0.5), math.ceil(_MOST_HELD * len(rows)), len(rows) - 1))
+        owed = min(owed - drawn, 1.0)
         is_held[np.roll(inside, -start)[:drawn]] = True
     return is_held
 

@@ -66,8 +66,8 @@ class Model:
             StorageError: it cannot be read.
         """
         storage = open_storage(output, s3)
-        contents = _parts(storage)
         try:
+            contents = _parts(storage)
             artifact = Artifact.from_bytes(contents[BACKBONE])
             reduction = Reduction.from_bytes(contents[REDUCTION])
             labels = tuple(json.loads(contents[LABELS]))
@@ -130,6 +130,8 @@ def _parts(storage: Storage) -> dict[str, bytes]:
                     f"The model in {storage.url} has no linear classifier, which is what answers: make one with "
                     f"orchard classify {storage.url} --classifiers linear_discriminant."
                 )
+            if FAMILIARITY not in folder.digests:
+                raise models.of_earlier_version(storage.url)
             optional = [part for part in (CARDS, KINDS) if part in folder.digests]
             found = {part: folder.read(part) for part in (*_PARTS, *optional)}
             classifier = Decision.from_bytes(found[CALIBRATION]).classifier

@@ -19,6 +19,7 @@ from orchard.datasets import balance, batches, lists, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.images.splits import hold_out
+from orchard.inference.calibration import LEAST_ROWS
 from orchard.layout import (
     DERIVED,
     FEATURES,
@@ -120,7 +121,7 @@ def reduce(
     reduction = Reduction.fit(statistics.everything.moments, variance=variance, components=components)
     parquet, csv = _write(spark, output, files, reduction)
     result = ReductionResult(reduction, _metrics(reduction), _warnings(reduction, components))
-    found = {"key": key, "metrics": result.metrics, "warnings": result.warnings}
+    found = {"key": key, "seed": seed, "metrics": result.metrics, "warnings": result.warnings}
     output.commit(
         {Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv},
         replace=DERIVED,
@@ -146,12 +147,15 @@ def load(output: Output) -> Reduction:
 
 
 def roles_of(output: Output, seed: int) -> tuple[bool, Roles]:
-    """Return whether the validation split is what is held out, or else training rows, and what each row is for."""
+    """Return whether the validation split is what is held out, or else training rows, and what each row is for.
+
+    A validation split of fewer labelled rows than `LEAST_ROWS` could calibrate nothing: training rows are held out.
+    """
     images = output.read(Dataset.FEATURES, ["path", "label", "split"], FEATURES)
     split = np.array(images["split"].to_pylist(), dtype=object)
     roles = np.where(split == Split.TRAIN, Role.FIT, Role.NONE).astype(np.int8)
     is_labelled = images["label"].is_valid().to_numpy()
-    given = bool(((split == Split.VALIDATION) & is_labelled).any())
+    given = int(((split == Split.VALIDATION) & is_labelled).sum()) >= LEAST_ROWS
     if given:
         roles[split == Split.VALIDATION] = Role.HELD_OUT
     else:
