@@ -20,6 +20,7 @@ from orchard.classification.stage import Classification, classify
 from orchard.classification.training import Classifier
 from orchard.datasets import lists, matrix
 from orchard.errors import InputError, TrainingError
+from orchard.images.groups import frame_names
 from orchard.inference.calibration import Calibration, Decision
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.linear import Linear
