@@ -32,6 +32,7 @@ def fitted(data: Data) -> tuple[Discriminant, np.ndarray]:
     return fit(sums.labelled, sums.columns["label"], reduction), scaled
 
 
+@pytest.mark.filterwarnings("ignore:Only one sample available")
 @pytest.mark.parametrize("solver", ["lsqr", "eigen"])
 @pytest.mark.parametrize(
     "sizes", [[60, 40, 90], [5, 7, 6, 4], [1, 1, 1, 30], [3] * 40], ids=["many", "few rows", "single rows", "40 labels"]
