@@ -241,7 +241,8 @@ def test_the_answer_comes_from_whom_the_user_names(
     other = ({"linear_discriminant", "logistic_regression"} - {whole[1]["selection"]["chosen"]}).pop()
     result = run(WHOLE, [c for c in ALL if c.is_linear], answer_with=other, sure_at=0.95)
     assert result["selection"]["chosen"] == other and "--answer-with" in result["selection"]["why"]
-    assert result["trials"] == pytest.approx(whole[1]["trials"])
+    for name, trial in result["trials"].items():
+        assert trial == pytest.approx(whole[1]["trials"][name], rel=1e-2)
     decision = Decision.from_bytes(output.classifier_files()["calibration.json"])
     assert (decision.classifier, decision.label) == (other, Calibration.from_json(result["calibrations"][other]))
 
@@ -327,7 +328,7 @@ def test_the_split_by_groups_fits_and_measures_everything_again(
     run: Callable[..., Classification], output: Output
 ) -> None:
     rows = [*images("a", 160, 60), *images("b", 160, 60), *images(None, 5)]
-    result = run(rows, [c for c in ALL if c.is_linear], by_group=True)
+    result = run(rows, by_group=True)
     honest = result["group_split"]
     assert honest is not None
     assert honest["train_rows"] + honest["test_rows"] == 440
@@ -338,8 +339,8 @@ def test_the_split_by_groups_fits_and_measures_everything_again(
         assert (measured["train_rows"], measured["test_rows"]) == (honest["train_rows"], honest["test_rows"])
         assert measured["accuracy"] > 0.9
         assert sum(sum(row.values()) for row in measured["confusion"].values()) == honest["test_rows"]
-    assert set(honest["classifiers"]) == {"linear_discriminant", "logistic_regression"}
-    assert output.rows(Dataset.PREDICTIONS) == 2 * 440, "predictions are of the given split, once"
+    assert set(honest["classifiers"]) == {"linear_discriminant"}  # the others: tests/integration/test_run.py
+    assert output.rows(Dataset.PREDICTIONS) == 440, "predictions are of the given split, once"
 
 
 def test_a_forest_that_memory_does_not_hold_is_left_out_or_smaller_and_the_regression_stays(
@@ -388,7 +389,7 @@ def test_what_lacked_memory_is_tried_again_with_another_amount(tmp_path: Path, m
     monkeypatch.setattr(pipeline.classification, "run", classification)
     url = str(tmp_path / "again")
     made = Output(url)
-    reduced = pa.table([["a.jpg"], ["a"], ["train"], [[1.0]]], schema=REDUCED)
+    reduced = pa.Table.from_pylist([{"path": "a.jpg", "label": "a", "split": "train", "pca_features": [1.0]}], REDUCED)
     with made.writing():
         made.commit({Dataset.REDUCED: [made.stage(Dataset.REDUCED, reduced)]}, properties={"reduction": {"key": "r"}})
     for memory in ("900m", "900m", "2g", "9g", "9g", "900m"):
