@@ -42,8 +42,8 @@ def images(label: str | None, train: int, test: int = 0, validation: int = 0) ->
     return [(f"/in/{split}/{label}/r_{i}.jpg", label, split) for i, split in enumerate(splits)]
 
 
-def commit(output: Output, rows: Rows) -> None:
-    """Commit features that show the label, with some noise."""
+def commit(output: Output, rows: Rows, *, grouped: bool = False) -> None:
+    """Commit features that show the label, with some noise; `grouped` by frames."""
     rng = np.random.default_rng(0)
     labels = sorted({str(label) for _, label, _ in rows})
     centres = rng.normal(size=(len(labels), 16)) * 2
@@ -52,7 +52,8 @@ def commit(output: Output, rows: Rows) -> None:
     images = [dict(zip(("path", "label", "split"), row, strict=True)) for row in rows]
     features = pa.Table.from_pylist([image | {"width": 100, "height": 100} for image in images], FEATURES)
     features = features.set_column(FEATURES.get_field_index("features"), FEATURES.field("features"), lists(values))
-    groups = frame_names([path for path, _, _ in rows], [label for _, label, _ in rows])
+    frames = frame_names([path for path, _, _ in rows], [label for _, label, _ in rows])
+    groups = frames if grouped else [None] * len(rows)
     inventory = pa.Table.from_pylist(
         [
             image | {"size": 1, "version": "1", "group": group, "digest": f"{i:032x}", "featurized": True}
@@ -92,7 +93,7 @@ def run(spark: SparkSession, output: Output) -> Callable[..., Classification]:
     def go(
         rows: Rows, classifiers: list[Classifier] = LINEAR, *, by_group: bool = False, **options: Any
     ) -> Classification:
-        commit(output, rows)
+        commit(output, rows, grouped=by_group)
         reduce(spark, output, variance=0.99)
         options = {"seed": 1, "test_fraction": 0.25} | options
         return classify(spark, output, classifiers, split_by_group=by_group, **options)

@@ -49,7 +49,9 @@ def test_the_card_says_what_an_app_and_a_lawyer_need(trained: Path, model: Model
     assert card["temperature"] == model.calibration.temperature
     assert card["familiarity_threshold"] == model.calibration.familiarity > 0
     assert [output["name"] for output in card["outputs"]] == ["probabilities", "familiarity"]
-    assert set(card["answers"]) == {"sure", "not_sure", "unknown"} and card["classifier"] == "linear_discriminant"
+    assert (
+        set(card["answers"]) == {"sure", "not_sure", "unknown", "kind"} and card["classifier"] == "linear_discriminant"
+    )
     assert (
         0.9 < card["training"]["calibration"]["share_sure"] <= 1 and "coverage" not in card["training"]["calibration"]
     )

@@ -77,7 +77,7 @@ def test_a_backbone_answers_in_onnx_as_in_openvino(backbone: str, fruits: Path) 
 def test_kinds_are_computed_from_the_probabilities_that_are_an_output() -> None:
     kinds = Kinds(("K", "L"), np.eye(7, 2, dtype=np.float32))
     file = onnx.load_model_from_string(to_onnx(replace(model_of(FEW[0]), kinds=kinds)))
-    assert [output.name for output in file.graph.output] == ["probabilities", "kind_probabilities"]
+    assert [output.name for output in file.graph.output] == ["probabilities", "familiarity", "kind_probabilities"]
     (last,) = (node for node in file.graph.node if "kind_probabilities" in node.output)
     assert last.input[0] == "probabilities"
 

@@ -184,6 +184,15 @@ def test_images_without_a_label_are_not_held_out() -> None:
         assert len(held["Kiwi"]) == pytest.approx(70, abs=4)
 
 
+def test_large_groups_of_few_images_are_enough_too() -> None:
+    paths, labels = _frames("Kiwi", 150)
+    more, names = _frames("Plum", 150)
+    groups: list[str | None] = [path.split("/")[0] + str(n % 150 // 25) for n, path in enumerate(paths + more)]
+    held = _held(paths + more, labels + names, groups=groups)
+    assert 60 <= sum(map(len, held.values())) <= 100
+    assert {label: len(found) % 25 for label, found in held.items()} == {"Kiwi": 0, "Plum": 0}
+
+
 def test_groups_that_are_known_stay_whole() -> None:
     paths, labels = _frames("Kiwi", 800)
     groups: list[str | None] = [f"day {n % 40}" for n in range(780)] + [None] * 20

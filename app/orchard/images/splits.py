@@ -115,7 +115,11 @@ def hold_out(
             pa.array(at)
         )
         known = [labels[row] for row in at.tolist()]
-        is_held[at] = draw_groups(group_names(rows), known, test_fraction=fraction, seed=seed)
+        names = group_names(rows)
+        for share in np.linspace(fraction, _MOST_HELD, 5):  # whole groups may fall short of what is wanted
+            is_held[at] = draw_groups(names, known, test_fraction=float(share), seed=seed)
+            if is_held.sum() >= _LEAST_HELD:
+                break
         return is_held
     order, owed = np.argsort(label, kind="stable"), 0.0
     of_labels = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
