@@ -22,7 +22,8 @@ def test_all_fruits_end_to_end(fruits: Path, tmp_path: Path) -> None:
     assert 900 < selection["rows"] < 960, "a tenth of the training images"
     best = max(selection["trials"], key=lambda name: selection["trials"][name]["accuracy"])
     assert selection["trials"][selection["chosen"]]["accuracy"] == selection["trials"][best]["accuracy"]
-    assert calibration["share_sure"] >= 0.9 and calibration["accuracy_sure"] >= 0.99
+    # 0.971 and 0.993.
+    assert calibration["share_sure"] >= 0.95 and calibration["accuracy_sure"] >= 0.988
     assert metrics["classifiers"]["random_forest"]["accuracy"] > metrics["baseline"]["accuracy"] * 10
     assert len(metrics["labels"]) == 58
     second = subprocess.run(command, capture_output=True, text=True, check=True)
