@@ -143,18 +143,22 @@ def classify(output: str, as_json: bool, **flags: Any) -> int:
 
 @cli.command(short_help="write the report again")
 @click.argument("output")
+@click.option(
+    "--figures", metavar="FOLDER", type=click.Path(path_type=Path), help="also write every figure there, as SVG and PNG"
+)
 @options("max_rejected", *STORAGE)
-def report(output: str, as_json: bool, **flags: Any) -> int:
+def report(output: str, figures: Path | None, as_json: bool, **flags: Any) -> int:
     """Write report.html, metrics.json and run.json of OUTPUT from what it holds.
 
     \b
     Example:
       orchard report out
+      orchard report out --figures slides
     """
     from orchard.pipeline import Pipeline
 
     with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
-        return _print_outcome(pipeline.report(again=True), as_json)
+        return _print_outcome(pipeline.report(again=True, figures=figures), as_json)
 
 
 @cli.command(short_help="is everything in an output what was written? mend it if not")

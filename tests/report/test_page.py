@@ -95,7 +95,7 @@ def test_a_whole_run_is_shown(
     assert len(re.findall(r"^\.p\d+\{background-image", page, re.MULTILINE)) == len(data.shots) == 8
     opened = set(re.findall(r'popovertarget="([^"]+)"', page))
     assert opened == set(re.findall(r'<div popover class="sheet" id="([^"]+)"', page))
-    assert len(opened) == 12  # of each classifier 4 pairs of labels, 2 of kinds
+    assert len(opened) == 11  # 3 and 4 pairs of labels that the figures know, 2 of kinds by each classifier
 
 
 def test_hostile_names_are_text_wherever_they_stand(
