@@ -196,19 +196,33 @@ def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
 @click.argument("source")
 @click.option("--backbones", required=True, metavar="A,B,…", help="backbones to compare, separated by commas")
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix; each backbone gets a folder in it")
+@click.option(
+    "--tolerance",
+    type=float,
+    default=0.01,
+    metavar="NUMBER",
+    help="accuracy that a faster backbone may cost and still be the best trade-off  [default: 0.01]",
+)
 @options(*(name for name in EXTRACTION if name not in ("backbone",)), *REDUCTION, "classifiers", *SPARK, *STORAGE)
-def compare(source: str, backbones: str, output: str, as_json: bool, **flags: Any) -> int:
+def compare(source: str, backbones: str, output: str, tolerance: float, as_json: bool, **flags: Any) -> int:
     """Run the pipeline with several backbones and print one table; the best trade-off is marked.
+
+    The table is also in OUTPUT, as compare.html and compare.json.
 
     \b
     Example:
       orchard compare photos --backbones EfficientNetLite0,MobileNetV2 --output comparison
     """
     from orchard.compare import compare as compare_backbones
+    from orchard.layout import COMPARISON_PAGE
 
     names = [name.strip() for name in backbones.split(",") if name.strip()]
-    rows = compare_backbones(source, output, names, settings_from(flags))
-    _print_json(rows) if as_json else _print_comparison(rows)
+    rows = compare_backbones(source, output, names, settings_from(flags), tolerance=tolerance)
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_comparison(rows)
+        click.echo(f"page  {output.rstrip('/')}/{COMPARISON_PAGE}")
     return 0
 
 
