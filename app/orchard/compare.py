@@ -87,7 +87,9 @@ def compare(
     if len(set(names)) < len(names) or not names:
         raise UsageError("Name each backbone to compare once, separated by commas: orchard backbones lists them.")
     if not 0 <= tolerance < 1:
-        raise UsageError(f"--tolerance {tolerance:g} is no share of accuracy: give one such as 0.01, which is one point.")
+        raise UsageError(
+            f"--tolerance {tolerance:g} is no share of accuracy: give one such as 0.01, which is one point."
+        )
     check_apart(source, output)
     _check_weights(names, settings)
     session = Session(settings, spark)

@@ -15,7 +15,15 @@ from orchard.layout import ClassifierMetrics, Metrics, Run
 from orchard.output import Output
 from orchard.report import ReportData, collect, render
 from orchard.report.page import MAX_SHEETS
-from orchard.report.samples import MAX_MISTAKES, MAX_MISTAKES_OF_A_PAIR, MAX_POINTS, Mistake, Neighbour, Point, Rejection
+from orchard.report.samples import (
+    MAX_MISTAKES,
+    MAX_MISTAKES_OF_A_PAIR,
+    MAX_POINTS,
+    Mistake,
+    Neighbour,
+    Point,
+    Rejection,
+)
 from orchard.report.thumbnails import BUDGET
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
@@ -84,7 +92,7 @@ def test_a_whole_run_is_shown(
         "“Not sure” below 83.0%",
         "Accuracy of the sure ones 99.1%",
         "321 images of training were held out to choose and to calibrate",
-        "99.0% (today’s wish) 62.0%",
+        "99.0% (as wanted) 62.0%",
         "Wrongly sure 2.0% (1)",
         "(AUROC) 0.975",
         "1 class leads to none.",
@@ -108,7 +116,7 @@ def test_hostile_names_are_text_wherever_they_stand(
     run["settings"][HOSTILE] = HOSTILE
     run["backbone"]["name"] = HOSTILE
     one = classifier([HOSTILE, "b"], [[1, 3], [0, 4]])
-    metrics["classifiers"] = dict.fromkeys(metrics["classifiers"], {**one, "by_kind": one})
+    metrics["classifiers"] = {name: {**one, "by_kind": one} for name in metrics["classifiers"]}
     metrics["cards"]["labels_without"] = [HOSTILE]
     near = Neighbour(HOSTILE, HOSTILE, 0.9)
     mistake = Mistake(HOSTILE, HOSTILE, "b", 0.9, HOSTILE, 0.5, HOSTILE, "b", (near,))

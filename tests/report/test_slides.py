@@ -58,9 +58,7 @@ def test_the_text_of_a_figure_is_drawn(drawn: dict[str, str], tmp_path: Path) ->
     assert (ink[0] < 128).sum() > (ink[1] < 128).sum() + 1000
 
 
-def test_what_cannot_be_written_is_said(
-    drawn: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_written_is_said(drawn: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="name another folder"):
         write_figures(drawn, tmp_path / "file")

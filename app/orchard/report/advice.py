@@ -114,7 +114,9 @@ def _of_data(metrics: Metrics) -> Iterator[Verdict]:
     near = metrics.get("neighbours")
     if near is not None and are_many(near) and "group_split" not in metrics:
         share = near["near_twins"] / max(1, near["test_rows"])
-        text = f"{percent(share)} of the test images have a near twin in training: the test is easier than the world is."
+        text = (
+            f"{percent(share)} of the test images have a near twin in training: the test is easier than the world is."
+        )
         yield Verdict(Level.AMBER, text)
     if conflicts := metrics.get("conflicts"):
         yield Verdict(Level.AMBER, f"{count(conflicts['images'], 'image')} are the same file as one of another class.")
@@ -147,10 +149,16 @@ def _of_model(metrics: Metrics) -> Iterator[Verdict]:
     if calibration is not None:
         wanted, share = calibration["sure_at"], calibration["share_sure"]
         if (bounds := broken_promise(calibration)) is not None:
-            text = f"Sure answers are right in {percent(calibration['accuracy_sure'] or 0.0)} ({interval(bounds)}) of the"
+            text = (
+                f"Sure answers are right in {percent(calibration['accuracy_sure'] or 0.0)} ({interval(bounds)}) of the"
+            )
             yield Verdict(Level.BAD, f"{text} test images, where {percent(wanted)} were wanted.")
         if share < LEAST_ANSWERED:
-            text = f"Only {percent(share)} of the test images would be answered" if share else "No test image would be answered"
+            text = (
+                f"Only {percent(share)} of the test images would be answered"
+                if share
+                else "No test image would be answered"
+            )
             yield Verdict(Level.AMBER, f"{text}: too few are so certain that {percent(wanted)} of them are right.")
     if (wrongly := _false_sure(metrics)) is not None and wrongly > FALSE_SURE:
         text = f"Of images of nothing that it knows, {percent(wrongly)} get a sure answer."
@@ -172,7 +180,9 @@ def _unreadable(metrics: Metrics, run: Run) -> Iterator[Step]:
     if kinds and kinds[0]["remedy"]:
         why += f" Mostly {kinds[0]['kind']}: {kinds[0]['remedy'].rstrip('.')}."
     share = images["rejected"] / max(1, images["listed"])
-    yield Step("Mend the images that were rejected", why, reproduce.command(run, retry_rejected=True), share, "of the images")
+    yield Step(
+        "Mend the images that were rejected", why, reproduce.command(run, retry_rejected=True), share, "of the images"
+    )
 
 
 def _conflicts(metrics: Metrics, run: Run) -> Iterator[Step]:
@@ -191,7 +201,7 @@ def _copies(metrics: Metrics, run: Run) -> Iterator[Step]:
     leak = metrics.get("leak")
     if leak is not None and (twins := leak["test_rows_with_twin_in_train"]):
         why = (
-            f"{count(twins, 'test image')} {'is' if twins == 1 else 'are'} in training too. Delete one of the two files, "
+            f"{count(twins, 'test image')} {'is' if twins == 1 else 'are'} in training too. Delete one of the two, "
             "or let Orchard split: it keeps copies together where the source names no split."
         )
         command = reproduce.command(run, prune=True)
@@ -212,11 +222,13 @@ def _too_alike(metrics: Metrics, run: Run) -> Iterator[Step]:
         gain = calibration["share_sure"]
         if grouped:
             why += "Bring a validation split of your own: a folder Validation, or the column split of a manifest."
-            yield Step("Hold out images that are like those to come", why, reproduce.command(run), gain, "of the answers")
+            yield Step(
+                "Hold out images that are like those to come", why, reproduce.command(run), gain, "of the answers"
+            )
         else:
             why += (
-                "Name what belongs together (a column of the manifest, a regular expression on paths, or frames), so that "
-                "it is held out together; or bring a validation split, as a folder Validation or the column split."
+                "Name what belongs together (a column of the manifest, a regular expression on paths, or frames), so "
+                "that it is held out together; or bring a validation split, as a folder Validation or the column split."
             )
             yield Step("Hold out whole groups", why, reproduce.command(run, group_by="REGEX"), gain, "of the answers")
     elif near is not None and are_many(near) and not grouped:
@@ -225,7 +237,9 @@ def _too_alike(metrics: Metrics, run: Run) -> Iterator[Step]:
             f"{percent(share)} of the test images have a near twin in training. If they are series of one thing, their "
             "groups should be on one side of the split: the accuracy is then that on things never seen."
         )
-        yield Step("Measure on whole groups", why, reproduce.command(run, group_by="frames"), share, "of the test images")
+        yield Step(
+            "Measure on whole groups", why, reproduce.command(run, group_by="frames"), share, "of the test images"
+        )
 
 
 def _threshold(metrics: Metrics, run: Run) -> Iterator[Step]:
@@ -298,8 +312,8 @@ def _backbone(metrics: Metrics, run: Run) -> Iterator[Step]:
         return
     gain = error * (best.top1 - today.top1) / (100 - today.top1)
     why = (
-        f"{best.name} is right in {best.top1:.1f}% of ImageNet where {today.name} is in {today.top1:.1f}%. Did as large "
-        f"a share of the mistakes go here, {percent(gain)} more of the test images would be right; it takes "
+        f"{best.name} is right in {best.top1:.1f}% of ImageNet where {today.name} is in {today.top1:.1f}%. Did as "
+        f"large a share of the mistakes go here, {percent(gain)} more of the test images would be right; it takes "
         f"{best.parameters / today.parameters:.1f} times the parameters."
     )
     source, output = (shlex.quote(redacted(run[name])) for name in ("source", "output"))

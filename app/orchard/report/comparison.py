@@ -29,14 +29,18 @@ def render(images: str, rows: Sequence[Mapping[str, Any]], *, tolerance: float) 
     ]
     best = next(row for row in rows if row["best_trade_off"])
     text = f"{best['backbone']} is the best trade-off, with {percent(best['accuracy'])}."
-    page = environment().get_template("compare.html.j2").render(
-        source=redacted(images),
-        rows=rows,
-        best=best,
-        tolerance=tolerance,
-        measured_on=MEASURES[rows[0]["measure"]],
-        race=macros.race(figures.race(placed), text),
-        # Ours, and escaped against nothing: both come from this package.
-        style=Markup(source("figures.css") + source("report.css")),  # noqa: S704
+    page = (
+        environment()
+        .get_template("compare.html.j2")
+        .render(
+            source=redacted(images),
+            rows=rows,
+            best=best,
+            tolerance=tolerance,
+            measured_on=MEASURES[rows[0]["measure"]],
+            race=macros.race(figures.race(placed), text),
+            # Ours, and escaped against nothing: both come from this package.
+            style=Markup(source("figures.css") + source("report.css")),  # noqa: S704
+        )
     )
     return page.encode("utf-8", "replace").decode("utf-8")

@@ -40,7 +40,11 @@ def draw(
         if unknown is not None and unknown["images"]:
             text += f", and {percent(unknown['unknown'] / unknown['images'])} of the images of nothing that was learned"
         drawn["familiarity"] = macros.distribution(
-            figures.familiarity(calibration, unknown), "familiarity", "How familiar images are", f"{text}.", "familiarity"
+            figures.familiarity(calibration, unknown),
+            "familiarity",
+            "How familiar images are",
+            f"{text}.",
+            "familiarity",
         )
         text = (
             f"After calibration confidence and accuracy differ by {percent(calibration['error_after'])} in the mean, "

@@ -306,7 +306,11 @@ def coverage(calibration: CalibrationMetrics) -> Coverage:
     """Draw ``calibration.coverage``, the threshold and the wanted reliability marked."""
     frame = Frame(560, 310, 58, 22, 544, 256)
     points = [
-        (point["answered"], point["right"] / point["images"], *wilson(point["right"] / point["images"], point["images"]))
+        (
+            point["answered"],
+            point["right"] / point["images"],
+            *wilson(point["right"] / point["images"], point["images"]),
+        )
         for point in calibration["coverage"]
     ]
     lowest = min([calibration["sure_at"], *(low for _, _, low, _ in points)], default=0.0)

@@ -190,49 +190,53 @@ def render(data: ReportData) -> str:
     script, style = source("report.js"), source("figures.css") + source("report.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     answering = alerts.answering(metrics)
-    page = environment().get_template("report.html.j2").render(
-        data=data,
-        metrics=metrics,
-        run=data.run,
-        pca=pca,
-        title=_title(redacted(data.run["source"])),
-        source=redacted(data.run["source"]),
-        alerts=alerts.alerts(metrics),
-        reasons=_reasons(metrics),
-        advice=advise(metrics, data.run),
-        answering=answering,
-        selection=metrics.get("selection"),
-        unknown=metrics.get("unknown"),
-        cards=metrics.get("cards"),
-        most_without_card=MAX_WITHOUT_CARD,
-        broken=broken_promise(calibration) if calibration is not None else None,
-        trades=_trades(calibration) if calibration is not None else [],
-        gallery_of=list(data.mistakes.get(answering or "", ()))[:MAX_MISTAKES],
-        sheet_of=_sheet_of(views, answering),
-        has_kinds=any(view.folded is not None for view in views),
-        shots={path: number for number, path in enumerate(data.shots)},
-        drawn=drawn,
-        headline=metrics.get("headline"),
-        all_images=alerts.all_images(metrics),
-        measured_on=MEASURES,
-        near=near,
-        apart=metrics.get("without_near_twins", {}),
-        least=FEW,
-        measured=measured,
-        labels=labels[:MAX_LABEL_ROWS],
-        labels_left_out=labels[MAX_LABEL_ROWS:],
-        splits=splits,
-        scatter=scatter,
-        views=views,
-        calibration=calibration,
-        icons=_icons(data),
-        stages=_stages(metrics),
-        command=reproduce.command(data.run),
-        block=_data_block(data, scatter, views),
-        # Ours, and escaped against nothing: both come from this package.
-        script=Markup(script),  # noqa: S704
-        style=Markup(style),  # noqa: S704
-        script_digest=digest,
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            metrics=metrics,
+            run=data.run,
+            pca=pca,
+            title=_title(redacted(data.run["source"])),
+            source=redacted(data.run["source"]),
+            alerts=alerts.alerts(metrics),
+            reasons=_reasons(metrics),
+            advice=advise(metrics, data.run),
+            answering=answering,
+            selection=metrics.get("selection"),
+            unknown=metrics.get("unknown"),
+            cards=metrics.get("cards"),
+            most_without_card=MAX_WITHOUT_CARD,
+            broken=broken_promise(calibration) if calibration is not None else None,
+            trades=_trades(calibration) if calibration is not None else [],
+            gallery_of=list(data.mistakes.get(answering or "", ()))[:MAX_MISTAKES],
+            sheet_of=_sheet_of(views, answering),
+            has_kinds=any(view.folded is not None for view in views),
+            shots={path: number for number, path in enumerate(data.shots)},
+            drawn=drawn,
+            headline=metrics.get("headline"),
+            all_images=alerts.all_images(metrics),
+            measured_on=MEASURES,
+            near=near,
+            apart=metrics.get("without_near_twins", {}),
+            least=FEW,
+            measured=measured,
+            labels=labels[:MAX_LABEL_ROWS],
+            labels_left_out=labels[MAX_LABEL_ROWS:],
+            splits=splits,
+            scatter=scatter,
+            views=views,
+            calibration=calibration,
+            icons=_icons(data),
+            stages=_stages(metrics),
+            command=reproduce.command(data.run),
+            block=_data_block(data, scatter, views),
+            # Ours, and escaped against nothing: both come from this package.
+            script=Markup(script),  # noqa: S704
+            style=Markup(style),  # noqa: S704
+            script_digest=digest,
+        )
     )
     # Names from a file system may hold lone surrogates, which no UTF-8 file can.
     return page.encode("utf-8", "replace").decode("utf-8")

@@ -17,7 +17,12 @@ def command(run: Run, **changed: object) -> str:
     lines = [f"orchard run {_quote(run['source'])}", f"--output {_quote(run['output'])}"]
     for name, value in (run["settings"] | changed).items():
         field = Settings.model_fields.get(name)
-        if field is None or value is None or (name in _ONE_OFF and name not in changed) or _plain(value) == _plain(field.default):
+        if (
+            field is None
+            or value is None
+            or (name in _ONE_OFF and name not in changed)
+            or _plain(value) == _plain(field.default)
+        ):
             continue
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
