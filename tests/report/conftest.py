@@ -236,9 +236,7 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
                 output.stage(Dataset.REDUCED, pa.Table.from_pylist(rows, layout.REDUCED))
                 for rows in (reduced[:half], reduced[half:])
             ],
-            Dataset.NEIGHBOURS: [
-                output.stage(Dataset.NEIGHBOURS, pa.Table.from_pylist(neighbours, layout.NEIGHBOURS))
-            ],
+            Dataset.NEIGHBOURS: [output.stage(Dataset.NEIGHBOURS, pa.Table.from_pylist(neighbours, layout.NEIGHBOURS))],
             Dataset.PREDICTIONS: [
                 output.stage(Dataset.PREDICTIONS, pa.Table.from_pylist(predictions, layout.PREDICTIONS))
             ],

@@ -52,11 +52,18 @@ def _flags(command: str) -> list[str]:
 def test_a_good_run_is_called_good_with_its_figures(advised: Make) -> None:
     advice = advised()
     assert (advice.data.level, advice.model.level) == (Level.GOOD, Level.GOOD)
+    assert advice.data.sentence.endswith("400 training images or more and 100 test images or more. No file is in both.")
     assert advice.model.sentence.startswith("Accuracy is 97.0% (93.6 to 98.6%); 90.0% of the test images are answered")
     assert [step.title for step in advice.steps] == ["Compare with a better network"]
     command = _flags(advice.steps[0].command)
     assert command[:3] == ["orchard", "compare", "/data/some fruits"]
     assert command[command.index("--output") + 1] == "/data/out-backbones"
+
+
+def test_classes_of_few_test_images_make_the_data_amber(advised: Make) -> None:
+    advice = advised(lambda metrics: metrics.update(labels={"a": {"train": 9, "test": 19}, "b": {"train": 9}}))
+    assert advice.data.level is Level.AMBER
+    assert "2 of 2 classes are measured on fewer than 20 test images (1 on none)" in advice.data.sentence
 
 
 def test_rejected_images_come_with_what_to_do(advised: Make) -> None:

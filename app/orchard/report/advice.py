@@ -107,7 +107,8 @@ def _of_data(metrics: Metrics) -> Iterator[Verdict]:
     if rejected > bad:
         text = f"{percent(rejected)} of the images listed could not be read."
         yield Verdict(Level.BAD, text)
-    if (leak := metrics.get("leak")) and (twins := leak["test_rows_with_twin_in_train"]):
+    leak = metrics.get("leak")
+    if leak is not None and (twins := leak["test_rows_with_twin_in_train"]):
         share = twins / max(1, leak["test_rows"])
         text = f"{percent(share)} of the test images are byte for byte in training too: the model has seen the answer."
         yield Verdict(Level.BAD, text)
@@ -127,12 +128,13 @@ def _of_data(metrics: Metrics) -> Iterator[Verdict]:
     if rejected > worth:
         yield Verdict(Level.AMBER, f"{percent(rejected)} of the images listed could not be read.")
     tested = [splits.get(Split.TEST, 0) for splits in metrics["labels"].values()]
-    if few := sum(0 < images < FEW for images in tested):
-        text = f"{number(few)} of {number(len(tested))} classes are measured on fewer than"
-        yield Verdict(Level.AMBER, f"{text} {FEW} test images: the figures of each are rough.")
-    least = min(training, default=0)
-    text = f"{count(images['featurized'], 'image')} were read, none is on both sides of the split, and every class has"
-    yield Verdict(Level.GOOD, f"{text} {number(least)} training images or more.")
+    if few := sum(images < FEW for images in tested):
+        none = f" ({number(tested.count(0))} on none)" if 0 in tested else ""
+        text = f"{number(few)} of {number(len(tested))} classes are measured on fewer than {FEW} test images{none}"
+        yield Verdict(Level.AMBER, f"{text}: the figures of each are rough.")
+    text = f"{count(images['featurized'], 'image')} were read, and every class has {number(min(training, default=0))}"
+    text += f" training images or more and {number(min(tested, default=0))} test images or more"
+    yield Verdict(Level.GOOD, f"{text}.{' No file is in both.' if leak is not None else ''}")
 
 
 def _of_model(metrics: Metrics) -> Iterator[Verdict]:
