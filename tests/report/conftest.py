@@ -219,9 +219,9 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
                 ("logistic_regression", {"familiarity": 0.42, "answer": "not_sure"}),
                 ("random_forest", {}),
             ):
-                said = said | {"classifier": name, "predicted": predicted, "confidence": 0.5 + i / (2 * len(labels))}
-                said |= {"kind": kind_of(i), "predicted_kind": kind_of((i + (j == 0)) % len(labels))}
-                predictions.append(image | said)
+                kinds = {"kind": kind_of(i), "predicted_kind": kind_of((i + (j == 0)) % len(labels))}
+                answer = {"classifier": name, "predicted": predicted, "confidence": 0.5 + i / (2 * len(labels))}
+                predictions.append(image | kinds | answer | said)
             near = [f"train/{label}/{j % 3 + 1}.jpg", f"train/{labels[0]}/1.jpg"]
             neighbours.append({"path": path, "neighbours": near, "similarities": [0.91, 0.75]})
     rejected = [

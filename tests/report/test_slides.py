@@ -63,5 +63,5 @@ def test_what_cannot_be_written_is_said(drawn: dict[str, str], tmp_path: Path, m
     with pytest.raises(UsageError, match="name another folder"):
         write_figures(drawn, tmp_path / "file")
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(UsageError, match="orchard-images\\[figures\\]"):
+    with pytest.raises(UsageError, match="pip install resvg-py"):
         write_figures(drawn, tmp_path / "slides")

@@ -53,7 +53,7 @@ def renderer() -> Any:
         import resvg_py
     except ImportError:
         raise UsageError(
-            "--figures needs resvg-py to draw PNG: install it with pip install 'orchard-images[figures]'."
+            "The package resvg-py is not installed, and --figures draws with it: pip install resvg-py."
         ) from None
     return resvg_py
 
@@ -103,4 +103,4 @@ def _style(label: str) -> str:
     style = re.sub(r"[^{}]*\{[^{}]*var\(--h\)[^{}]*\}|\.h\d\{--h:[^}]*\}", "", style)
     style = re.sub(r"min\(var\(--label\),(\w+)\)", lambda found: found[1], style)
     style = re.sub(r"var\(--([\w-]+)\)", lambda found: values[found[1]], style)
-    return style + f".sheet{{fill:{values['ground']}}}.points .bare{{opacity:1}}"
+    return style + f".sheet{{fill:{values['ground']}}}.points .bare{{opacity:1}}.matrix .corner{{display:inline}}"

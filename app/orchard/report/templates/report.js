@@ -143,7 +143,7 @@
       const title = row === column ? `${matrix.labels[row]}: right` : `${matrix.labels[row]} → ${matrix.labels[column]}`;
       const where = onScreen(svg, x + matrix.cell, y + matrix.cell / 2);
       const parts = [element("b", title), element("span", `${c.toLocaleString("en")} of ${count(total, "image", "images")}${share}`)];
-      if (opens.has(row * n + column)) parts.push(element("span", "click or Enter: see them"));
+      if (opens.has(row * n + column)) parts.push(element("span", "click, tap or Enter: see them"));
       show(parts, where.x, where.y, say);
     };
     const follow = (event) => {
