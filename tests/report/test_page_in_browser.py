@@ -283,11 +283,11 @@ def test_the_class_table_sorts_by_any_column(desktop: Opened) -> None:
         return [cell.strip() for cell in table.locator(f"tbody tr > :nth-child({index})").all_inner_texts()]
 
     table.get_by_role("button", name="Test images").click()
-    supports = [int(text) for text in column(5)]
+    supports = [int(text.split()[0]) for text in column(5)]  # some are marked as few
     assert supports == sorted(supports, reverse=True)
     assert len(set(supports)) > 5
     table.get_by_role("button", name="Test images").click()
-    assert [int(text) for text in column(5)] == sorted(supports)
+    assert [int(text.split()[0]) for text in column(5)] == sorted(supports)
     table.get_by_role("button", name="Class").click()
     names = column(1)
     assert names.index("Tomato 9") < names.index("Tomato 10")
