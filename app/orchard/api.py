@@ -190,9 +190,23 @@ def plan(source: str, output: str | None = None, **settings: Any) -> dict[str, A
 
 
 def compare(
-    spark: "SparkSession", source: str, output: str, backbones: Sequence[str], **settings: Any
+    spark: "SparkSession",
+    source: str,
+    output: str,
+    backbones: Sequence[str],
+    *,
+    tolerance: float = 0.01,
+    **settings: Any,
 ) -> list[dict[str, Any]]:
     """Run the pipeline once for each backbone, as ``orchard compare``, and return a row for each, the best first.
+
+    Args:
+        spark: the session that does the work.
+        source: the images.
+        output: folder or ``s3a://`` prefix; each backbone gets a folder in it.
+        backbones: names.
+        tolerance: how much accuracy the best trade-off may cost, 0..1.
+        settings: see the module.
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -200,7 +214,7 @@ def compare(
     from orchard.compare import compare as compare_backbones
     from orchard.settings import load
 
-    return compare_backbones(source, output, list(backbones), load(settings), spark)
+    return compare_backbones(source, output, list(backbones), load(settings), spark, tolerance=tolerance)
 
 
 def export(output: str, file: str, *, format: str, precision: str = "float32", **settings: Any) -> "Exported":

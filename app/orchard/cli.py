@@ -143,18 +143,22 @@ def classify(output: str, as_json: bool, **flags: Any) -> int:
 
 @cli.command(short_help="write the report again")
 @click.argument("output")
+@click.option(
+    "--figures", metavar="FOLDER", type=click.Path(path_type=Path), help="also write every figure there, as SVG and PNG"
+)
 @options("max_rejected", *STORAGE)
-def report(output: str, as_json: bool, **flags: Any) -> int:
+def report(output: str, figures: Path | None, as_json: bool, **flags: Any) -> int:
     """Write report.html, metrics.json and run.json of OUTPUT from what it holds.
 
     \b
     Example:
       orchard report out
+      orchard report out --figures slides
     """
     from orchard.pipeline import Pipeline
 
     with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
-        return _print_outcome(pipeline.report(again=True), as_json)
+        return _print_outcome(pipeline.report(again=True, figures=figures), as_json)
 
 
 @cli.command(short_help="is everything in an output what was written? mend it if not")
@@ -192,19 +196,33 @@ def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
 @click.argument("source")
 @click.option("--backbones", required=True, metavar="A,B,…", help="backbones to compare, separated by commas")
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix; each backbone gets a folder in it")
+@click.option(
+    "--tolerance",
+    type=float,
+    default=0.01,
+    metavar="NUMBER",
+    help="accuracy that a faster backbone may cost and still be the best trade-off  [default: 0.01]",
+)
 @options(*(name for name in EXTRACTION if name not in ("backbone",)), *REDUCTION, "classifiers", *SPARK, *STORAGE)
-def compare(source: str, backbones: str, output: str, as_json: bool, **flags: Any) -> int:
+def compare(source: str, backbones: str, output: str, tolerance: float, as_json: bool, **flags: Any) -> int:
     """Run the pipeline with several backbones and print one table; the best trade-off is marked.
+
+    The table is also in OUTPUT, as compare.html and compare.json.
 
     \b
     Example:
       orchard compare photos --backbones EfficientNetLite0,MobileNetV2 --output comparison
     """
     from orchard.compare import compare as compare_backbones
+    from orchard.layout import COMPARISON_PAGE
 
     names = [name.strip() for name in backbones.split(",") if name.strip()]
-    rows = compare_backbones(source, output, names, settings_from(flags))
-    _print_json(rows) if as_json else _print_comparison(rows)
+    rows = compare_backbones(source, output, names, settings_from(flags), tolerance=tolerance)
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_comparison(rows)
+        click.echo(f"page  {output.rstrip('/')}/{COMPARISON_PAGE}")
     return 0
 
 

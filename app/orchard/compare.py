@@ -1,21 +1,31 @@
 """Several backbones on the same images, in one table."""
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchard import pipeline, summary
 from orchard.errors import TrainingError, UsageError
+from orchard.features.artifact import EngineName
 from orchard.features.backbones import find
+from orchard.features.conversion import build_artifact
+from orchard.features.weights import locate
 from orchard.headline import common, measured_by
-from orchard.images.sources import list_selected
-from orchard.layout import Interval, Measure, Metrics
+from orchard.images.sources import check_apart, list_selected
+from orchard.layout import COMPARISON, COMPARISON_PAGE, Interval, Measure, Metrics
 from orchard.output import Output
 from orchard.plan import measure as time_of
+from orchard.redaction import redacted
+from orchard.report.comparison import render
 from orchard.session import Session
 from orchard.settings import Settings
+from orchard.storage import open_storage
+from orchard.summary import as_json
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 0.01
 """How much accuracy a faster backbone may cost and still be the better trade-off: one point."""
@@ -44,25 +54,51 @@ class Row:
 
 
 def compare(
-    source: str, output: str, backbones: list[str], settings: Settings, spark: "SparkSession | None" = None
+    source: str,
+    output: str,
+    backbones: list[str],
+    settings: Settings,
+    spark: "SparkSession | None" = None,
+    *,
+    tolerance: float = TOLERANCE,
 ) -> list[dict[str, Any]]:
     """Run the pipeline on `source` once for each backbone, each into a folder of `output` named after it.
 
+    The result is also written there, as a page and as JSON.
+
+    Args:
+        source: the images.
+        output: folder or ``s3a://`` prefix.
+        backbones: names.
+        settings: of all runs, but for the backbone.
+        spark: a session to use; None: one is started.
+        tolerance: how much accuracy the best trade-off may cost, 0..1.
+
     Returns:
         One dictionary for each backbone (see `Row`), the most accurate first; one is marked as the best trade-off: the
-        fastest of those within one point of the best accuracy. Accuracy is measured as the headline of a run is.
+        fastest of those within `tolerance` of the best accuracy. Accuracy is measured as the headline of a run is.
 
     Raises:
-        UsageError: a backbone does not exist or is named twice.
+        UsageError: a backbone does not exist or is named twice, or the tolerance is no share.
+        WeightsUnavailable: a backbone's weights are not there and cannot be had; nothing was run.
         TrainingError: no classifier could be measured.
     """
     names = [find(name).name for name in backbones]
     if len(set(names)) < len(names) or not names:
         raise UsageError("Name each backbone to compare once, separated by commas: orchard backbones lists them.")
+    if not 0 <= tolerance < 1:
+        raise UsageError(
+            f"--tolerance {tolerance:g} is no share of accuracy: give one such as 0.01, which is one point."
+        )
+    check_apart(source, output)
+    _check_weights(names, settings)
     session = Session(settings, spark)
     session.start()
     try:
-        runs = {name: _run(source, f"{output}/{name}", name, settings, session) for name in names}
+        runs = {}
+        for number, name in enumerate(names, 1):
+            log.info("backbone %d of %d: %s", number, len(names), name)
+            runs[name] = _run(source, f"{output}/{name}", name, settings, session)
         measure = common(list(runs.values()))
         rows = []
         for name, metrics in runs.items():
@@ -70,10 +106,30 @@ def compare(
             rows.append(_measured(source, f"{output}/{name}", chosen, metrics, measure))
     finally:
         session.stop()
-    floor = max(row.accuracy for row in rows) - TOLERANCE
+    floor = max(row.accuracy for row in rows) - tolerance - 1e-9  # figures are rounded
     best = min((row for row in rows if row.accuracy >= floor), key=lambda row: row.ms_per_image)
     rows.sort(key=lambda row: -row.accuracy)
-    return [asdict(row) | {"best_trade_off": row is best} for row in rows]
+    found = [asdict(row) | {"best_trade_off": row is best} for row in rows]
+    storage = open_storage(output, settings.s3_options())
+    storage.write(COMPARISON, as_json({"source": redacted(source), "tolerance": tolerance, "backbones": found}))
+    storage.write(COMPARISON_PAGE, render(source, found, tolerance=tolerance).encode())
+    return found
+
+
+def _check_weights(names: list[str], settings: Settings) -> None:
+    """Fetch the weights that are not on this machine yet, before the first run costs anything."""
+    for name in names:
+        backbone = find(name).with_alpha(settings.alpha)
+        weights = locate(backbone, settings.weights, seed=settings.seed)
+        if weights.path is None and weights.seed is None:
+            log.info("the weights of %s are not on this machine: they are downloaded", name)
+            build_artifact(
+                find(name),
+                weights=settings.weights,
+                alpha=settings.alpha,
+                engine=EngineName(settings.engine),
+                seed=settings.seed,
+            )
 
 
 def _run(source: str, output: str, name: str, settings: Settings, session: Session) -> Metrics:

@@ -22,6 +22,8 @@ LOCKS = "_orchard/locks/"
 FORMULA = r"^[=+\-@\t\r]"
 """How a text begins that a spreadsheet would run: in CSV an apostrophe precedes it, as OWASP has it."""
 METRICS, RUN, REPORT = "metrics.json", "run.json", "report.html"
+COMPARISON, COMPARISON_PAGE = "compare.json", "compare.html"
+"""What `orchard compare` found, in the folder that holds an output for each backbone."""
 INCOMPLETE = "_INCOMPLETE"
 """Lies in a dataset's folder while a commit replaces files there; readers of Parquet skip its name."""
 

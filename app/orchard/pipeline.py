@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from orchard import cards, summary
@@ -290,8 +291,16 @@ class Pipeline:
 
         self._stage("unknown", "unknown", key, work, images.num_rows)
 
-    def report(self, *, again: bool = False) -> Outcome:
-        """Write ``report.html`` if it would say anything new, or `again` in any case, and `finish`."""
+    def report(self, *, again: bool = False, figures: Path | None = None) -> Outcome:
+        """Write ``report.html`` if it would say anything new, or `again` in any case, and `finish`.
+
+        Args:
+            again: write it in any case.
+            figures: a local folder that takes every figure as SVG and PNG.
+
+        Raises:
+            UsageError: the figures cannot be written.
+        """
         output = self.output
         metrics = self._metrics()
         images = {**metrics["images"], "decoded": 0}
@@ -299,7 +308,7 @@ class Pipeline:
         if again or not (summary.recall(output, "report").get("key") == key and output.storage.exists(REPORT)):
             run = summary.run(output, self.settings, started=self._began)
             with self._timed("report"), stage("report"):
-                reporting.write_report(output, metrics, run, partial(read_path, s3=self.s3))
+                reporting.write_report(output, metrics, run, partial(read_path, s3=self.s3), figures=figures)
             return self.finish(report={"key": key})
         return self.finish()
 

@@ -60,6 +60,10 @@ def test_backbones_are_compared_in_one_table(spark: Any, painted: Path, tmp_path
     within = [row for row in rows if row["accuracy"] >= rows[0]["accuracy"] - 0.01]
     assert best[0]["ms_per_image"] == min(row["ms_per_image"] for row in within)
     assert all(row["images_per_second"] > 0 and row["k"] > 0 and row["size_mb"] > 0 for row in rows)
+    written = json.loads((tmp_path / "compare" / "compare.json").read_text())
+    assert [row["backbone"] for row in written["backbones"]] == [row["backbone"] for row in rows]
+    page = (tmp_path / "compare" / "compare.html").read_text()
+    assert f"{best[0]['backbone']} is the best trade-off" in page
 
 
 def test_a_backbone_named_twice_is_refused(spark: Any, painted: Path, tmp_path: Path) -> None:

@@ -34,12 +34,28 @@ def classifier(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Classi
     return evaluate(true, predicted, counts=counts, train_rows=4 * int(table.sum()), seconds=1.25)
 
 
+def kind_of(label: int) -> str:
+    """The kind of a label, by its number: two labels are of one kind."""
+    return f"Kind {label // 2}"
+
+
+def by_kind(matrix: np.ndarray) -> ClassifierMetrics:
+    """The metrics of kinds that follow from a confusion matrix of labels."""
+    kinds = [kind_of(i) for i in range(0, len(matrix), 2)]
+    folded = np.zeros((len(kinds), len(kinds)), int)
+    np.add.at(folded, tuple(index // 2 for index in np.indices(matrix.shape)), matrix)
+    return classifier(kinds, folded)
+
+
 def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 2) -> Metrics:
     """Metrics of a run with everything in it; each class is taken for the next one now and then."""
     n = len(labels)
     matrix = np.diag([per_label] * n) + np.roll(np.diag(range(n)), 1, axis=1) * (n > 1)
     names = ["logistic_regression", "random_forest", *(f"another_{i}" for i in range(n_classifiers))] if n else []
-    classifiers = {name: classifier(labels, matrix + i) for i, name in enumerate(names[:n_classifiers])}
+    classifiers = {
+        name: {**classifier(labels, matrix + i), "by_kind": by_kind(matrix + i)}
+        for i, name in enumerate(names[:n_classifiers])
+    }
     featurized = n * per_label * 5
     ratios = (0.5 ** np.arange(1, 41)).tolist()
     baseline = Baseline(label=labels[0] if labels else "", accuracy=0.1)
@@ -63,14 +79,23 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
         },
         "baseline": baseline,
         "classifiers": classifiers,
+        "selection": {
+            "split": "train",
+            "rows": 321,
+            "trials": {
+                name: {"accuracy": 0.8 - i / 10, "log_loss": 0.5 + i} for i, name in enumerate(names[:n_classifiers])
+            },
+            "chosen": names[0] if names else "",
+            "why": "Logistic regression answers: it is the best on the images held out.",
+        },
         "calibration": {
             "split": "train",
             "rows": 321,
             "temperature": 1.7,
             "threshold": 0.83,
-            "familiarity_threshold": 0.42,
+            "familiarity_threshold": 0.3,
             "sure_at": 0.99,
-            "test_rows": n * per_label,
+            "test_rows": 200,
             "error_before": 0.071,
             "error_after": 0.013,
             "reliability_before": [{"confidence": 0.9, "accuracy": 0.8, "images": 1.0}],
@@ -78,13 +103,25 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
             "accuracy": 0.8,
             "accuracy_sure": 0.991,
             "share_sure": 0.62,
-            "share_unknown": 0.03,
-            "familiarity": [0] * 20 + [1] * 30,
+            "share_unknown": 0.05,
+            "familiarity": [0] * 10 + [4] * 20 + [6] * 20,
             "coverage": [
-                {"confidence": 0.99, "answered": 0.3, "images": 30, "right": 30},
-                {"confidence": 0.4, "answered": 0.97, "images": 97, "right": 80},
+                {"confidence": 0.99, "answered": 0.5, "images": 100, "right": 100},
+                {"confidence": 0.83, "answered": 0.62, "images": 124, "right": 123},
+                {"confidence": 0.4, "answered": 0.95, "images": 190, "right": 156},
             ],
         },
+        "unknown": {
+            "source": "/data/others",
+            "images": 50,
+            "rejected": 1,
+            "sure": 1,
+            "not_sure": 4,
+            "unknown": 45,
+            "familiarity": [5] * 10 + [0] * 40,
+            "auroc": 0.975,
+        },
+        "cards": {"cards": 3, "languages": ["de", "en"], "labels_without": list(labels[:1])},
         "grouping": {
             "by": "frames",
             "source": "frames",
@@ -168,7 +205,7 @@ ReadImage = Callable[[str], bytes]
 def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_components: int = 5) -> ReadImage:
     """Commit reduced, predictions and rejected rows of the labels; returns what reads their images."""
     images: dict[str, bytes] = {}
-    reduced, predictions = [], []
+    reduced, predictions, neighbours = [], [], []
     random = np.random.default_rng(0)
     for i, label in enumerate(labels):
         for j in range(per_label):
@@ -178,9 +215,15 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
             image = {"path": path, "label": label, "split": split}
             reduced.append(image | {"pca_features": (random.normal(size=n_components) + i).tolist()})
             predicted = labels[(i + 1) % len(labels)] if j == 0 else label
-            for name in ("logistic_regression", "random_forest"):
-                said = {"classifier": name, "predicted": predicted, "confidence": 0.5 + i / (2 * len(labels))}
-                predictions.append(image | said)
+            for name, said in (
+                ("logistic_regression", {"familiarity": 0.42, "answer": "not_sure"}),
+                ("random_forest", {}),
+            ):
+                kinds = {"kind": kind_of(i), "predicted_kind": kind_of((i + (j == 0)) % len(labels))}
+                answer = {"classifier": name, "predicted": predicted, "confidence": 0.5 + i / (2 * len(labels))}
+                predictions.append(image | kinds | answer | said)
+            near = [f"train/{label}/{j % 3 + 1}.jpg", f"train/{labels[0]}/1.jpg"]
+            neighbours.append({"path": path, "neighbours": near, "similarities": [0.91, 0.75]})
     rejected = [
         {"path": "a/empty.jpg", "reason": "empty", "detail": "no bytes"},
         {"path": "a/cut <b>.jpg", "reason": "truncated", "detail": "12 bytes short"},
@@ -193,6 +236,7 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
                 output.stage(Dataset.REDUCED, pa.Table.from_pylist(rows, layout.REDUCED))
                 for rows in (reduced[:half], reduced[half:])
             ],
+            Dataset.NEIGHBOURS: [output.stage(Dataset.NEIGHBOURS, pa.Table.from_pylist(neighbours, layout.NEIGHBOURS))],
             Dataset.PREDICTIONS: [
                 output.stage(Dataset.PREDICTIONS, pa.Table.from_pylist(predictions, layout.PREDICTIONS))
             ],

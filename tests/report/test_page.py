@@ -11,10 +11,19 @@ import pytest
 
 from orchard.classification.metrics import evaluate
 from orchard.headline import headline
-from orchard.layout import Metrics, Run
+from orchard.layout import ClassifierMetrics, Metrics, Run
 from orchard.output import Output
 from orchard.report import ReportData, collect, render
-from orchard.report.samples import MAX_POINTS, Mistake, Point, Rejection
+from orchard.report.page import MAX_SHEETS
+from orchard.report.samples import (
+    MAX_MISTAKES,
+    MAX_MISTAKES_OF_A_PAIR,
+    MAX_POINTS,
+    Mistake,
+    Neighbour,
+    Point,
+    Rejection,
+)
 from orchard.report.thumbnails import BUDGET
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
@@ -66,7 +75,10 @@ def test_a_whole_run_is_shown(
     assert len(data.points) == 24
     assert all(data.pictures)
     assert set(data.icons) == set(labels)
-    assert [mistake.label for mistake in data.mistakes] == ["Mango", "Lemon", "Cherry", "Apple"]
+    mistakes = data.mistakes["logistic_regression"]
+    assert [mistake.label for mistake in mistakes] == ["Mango", "Lemon", "Cherry", "Apple"]
+    assert [near.path for near in mistakes[0].neighbours] == ["train/Mango/1.jpg", "train/Apple/1.jpg"]
+    assert {near.path for mistake in mistakes for near in mistake.neighbours} <= set(data.shots)
     for expected in (
         "some fruits",
         "2 January 2026, 03:05 UTC",
@@ -79,13 +91,23 @@ def test_a_whole_run_is_shown(
         "Calibration error before 7.1%",
         "“Not sure” below 83.0%",
         "Accuracy of the sure ones 99.1%",
+        "321 images of training were held out to choose and to calibrate",
+        "99.0% (as wanted) 62.0%",
+        "Wrongly sure 2.0% (1)",
+        "(AUROC) 0.975",
+        "1 class leads to none.",
+        "Nearest in training: Mango cosine 0.910 train/Mango/1.jpg",
+        "87.5% confident; answer: not sure; familiarity 0.42",
     ):
         assert expected in text
-    assert page.count("<img src=") == 4
+    assert len(re.findall(r"^\.p\d+\{background-image", page, re.MULTILINE)) == len(data.shots) == 8
+    opened = set(re.findall(r'popovertarget="([^"]+)"', page))
+    assert opened == set(re.findall(r'<div popover class="sheet" id="([^"]+)"', page))
+    assert len(opened) == 11  # 3 and 4 pairs of labels that the figures know, 2 of kinds by each classifier
 
 
 def test_hostile_names_are_text_wherever_they_stand(
-    a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+    a_run: Callable[[], Run], metrics_of: Callable[..., Metrics], classifier: Callable[..., ClassifierMetrics]
 ) -> None:
     metrics = metrics_of([HOSTILE, "b"])
     metrics["warnings"] = [HOSTILE]
@@ -93,17 +115,23 @@ def test_hostile_names_are_text_wherever_they_stand(
     run["source"] = run["output"] = f"/data/{HOSTILE}"
     run["settings"][HOSTILE] = HOSTILE
     run["backbone"]["name"] = HOSTILE
+    one = classifier([HOSTILE, "b"], [[1, 3], [0, 4]])
+    metrics["classifiers"] = {name: {**one, "by_kind": one} for name in metrics["classifiers"]}
+    metrics["cards"]["labels_without"] = [HOSTILE]
+    near = Neighbour(HOSTILE, HOSTILE, 0.9)
+    mistake = Mistake(HOSTILE, HOSTILE, "b", 0.9, HOSTILE, 0.5, HOSTILE, "b", (near,))
     data = ReportData(
         metrics,
         run,
         [Point(HOSTILE, HOSTILE, HOSTILE, 0.0, 1.0), Point("x", "b", "test", 1.0, 0.0)],
         ["UklGRg==", None],
-        [Mistake(HOSTILE, HOSTILE, "b", 0.9)],
-        ["UklGRg=="],
+        {"logistic_regression": [mistake], "random_forest": [mistake]},
+        {HOSTILE: "UklGRg=="},
         [Rejection(HOSTILE, HOSTILE, HOSTILE)],
         {HOSTILE: "UklGRg=="},
     )
     page = Elements(render(data))
+    assert sum("popover" in attributes for _, attributes in page.found) == 4
     assert len(page.scripts) == 2  # the data and ours
     block = json.loads(page.scripts[0])
     assert block["labels"][0].startswith(HOSTILE[:45])
@@ -148,19 +176,26 @@ def test_the_page_of_a_huge_collection_stays_under_five_megabytes(
     points = [
         Point(f"{path}{i}.jpg", labels[i], "train", *map(float, random.normal(size=2))) for i in range(MAX_POINTS)
     ]
-    mistakes = [Mistake(f"{path}{i}.jpg", labels[i], labels[i + 1], 0.9) for i in range(48)]
-    share = BUDGET // (600 + 48 + 120)
+    near = tuple(Neighbour(f"{path}{i}.png", labels[i], 0.9) for i in range(3))
+    wrong = [(label, answer) for label, row in one["confusion"].items() for answer in row if answer != label]
+    mistakes = [
+        Mistake(f"{path}{i}.jpg", *wrong[i // 4], 0.9, "sure", 0.9, labels[0], labels[1], near)
+        for i in range(MAX_MISTAKES + MAX_MISTAKES_OF_A_PAIR * max(MAX_SHEETS))
+    ]
+    of_others = MAX_MISTAKES + MAX_MISTAKES_OF_A_PAIR * MAX_SHEETS[1]
+    share = BUDGET // (600 + len(mistakes) + 120)
     data = ReportData(
         metrics,
         a_run(),
         points,
         ["A" * share] * 600,
-        mistakes,
-        ["A" * share] * 48,
+        {"classifier_0": mistakes} | {f"classifier_{i}": mistakes[:of_others] for i in (1, 2, 3)},
+        {mistake.path: "A" * share for mistake in mistakes},
         [Rejection(path, "corrupt", "x" * 5_000)] * 35,
         dict.fromkeys(labels[:120], "A" * share),
     )
     page = render(data).encode()
+    assert page.count(b'class="sheet"') > 100
     assert len(page) < 5_000_000
 
 

@@ -74,10 +74,12 @@ def test_mistakes_are_of_the_test_split_and_the_classifier_surest_first(tmp_path
         table = pa.Table.from_pylist(said, layout.PREDICTIONS)
         halves = [output.stage(Dataset.PREDICTIONS, part) for part in (table.slice(0, 9), table.slice(9))]
         output.commit({Dataset.PREDICTIONS: halves})
-    found = worst_mistakes(output, "mine")
+    found = worst_mistakes(output, {"mine": frozenset()})["mine"]
     assert [mistake.path for mistake in found[:2]] == ["t/surer.jpg", "t/sure.jpg"]
     assert [mistake.label for mistake in found[2:]] == ["c"] * 4
-    assert len(worst_mistakes(output, "mine", limit=1)) == 1
+    found = worst_mistakes(output, {"mine": frozenset({("c", "a")}), "other": frozenset()}, limit=1)
+    assert [mistake.label for mistake in found["mine"]] == ["b", *["c"] * 4]  # the surest, and the pair that is wanted
+    assert [mistake.predicted for mistake in found["other"]] == ["c"]
 
 
 def test_every_reason_has_examples(tmp_path: Path) -> None:

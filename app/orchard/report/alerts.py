@@ -5,7 +5,18 @@ from enum import StrEnum
 
 from orchard.headline import measured_by
 from orchard.images.groups import FRAMES_PER_GROUP
-from orchard.layout import ClassifierMetrics, Grouping, GroupSource, Headline, Leak, Measure, Metrics, Reason, Split
+from orchard.layout import (
+    CalibrationMetrics,
+    ClassifierMetrics,
+    Grouping,
+    GroupSource,
+    Headline,
+    Leak,
+    Measure,
+    Metrics,
+    Reason,
+    Split,
+)
 from orchard.neighbours.twins import are_many
 from orchard.report.formatting import count, label_name, number, percent
 
@@ -59,6 +70,19 @@ def measured(metrics: Metrics) -> dict[str, ClassifierMetrics]:
     """The classifiers that were measured on at least one test image, the most accurate first."""
     found = {name: c for name, c in metrics.get("classifiers", {}).items() if c["test_rows"] > 0}
     return dict(sorted(found.items(), key=lambda item: (-item[1]["accuracy"], -item[1]["macro_f1"], item[0])))
+
+
+def answering(metrics: Metrics) -> str | None:
+    """The classifier that answers, or the most accurate one where none was chosen; None if nothing was measured."""
+    found = measured(metrics)
+    chosen = metrics["selection"]["chosen"] if "selection" in metrics else None
+    return chosen if chosen in found else next(iter(found), None)
+
+
+def calibration(metrics: Metrics) -> CalibrationMetrics | None:
+    """The figures of the classifier that answers; None if there are none, or they are of before curves were written."""
+    found = metrics.get("calibration")
+    return found if found is not None and "coverage" in found else None
 
 
 def grouped_accuracy(metrics: Metrics) -> tuple[str, float, float] | None:

@@ -8,13 +8,22 @@ clouds of points and a heat map. Text is never put into markup here; Jinja escap
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
 import numpy as np
+from numpy.typing import NDArray
 
-from orchard.layout import CalibrationMetrics, ClassifierMetrics, NeighbourMetrics, ReliabilityBin
+from orchard.classification.intervals import wilson
+from orchard.layout import (
+    CalibrationMetrics,
+    ClassifierMetrics,
+    Interval,
+    NeighbourMetrics,
+    ReliabilityBin,
+    UnknownMetrics,
+)
 from orchard.report.formatting import label_name, number, percent, shorten
 from orchard.report.samples import Point
 
@@ -102,14 +111,38 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Shares of test images, as columns, and of training images, as a line, over the cosine of the nearest."""
+    """Shares of test images, as columns, and of other images, as a line, over a similarity."""
 
     frame: Frame
-    columns: list[tuple[float, float, float, float, bool]]  # x, y, width, height, whether of near twins
+    columns: list[tuple[float, float, float, float, bool]]  # x, y, width, height, whether it is to stand out
     line: str  # SVG path data
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     marker: Marker | None  # the threshold
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How often answers are right, where the most certain ones alone are given, with the interval of that."""
+
+    frame: Frame
+    line: str  # SVG path data
+    band: str
+    wanted: float  # y of the accuracy that sure answers were to have
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    marker: Marker  # today's threshold
+
+
+@dataclass(frozen=True)
+class Race:
+    """Backbones by their time for an image and the accuracy on their features, with its interval."""
+
+    frame: Frame
+    marks: list[tuple[float, float, float, float, bool]]  # x, y, y of the interval's ends, whether the best trade-off
+    names: list[Marker]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
 
 
 @dataclass(frozen=True)
@@ -164,7 +197,8 @@ class Matrix:
     frame: Frame
     cell: float
     font: float
-    labels: list[str]
+    names: list[str]
+    labels: list[str]  # the names as shown
     axis: list[Tick]  # shortened labels, at the middle of their row and column
     cells: list[Cell]
     row_totals: list[int]
@@ -268,39 +302,135 @@ def reliability(calibration: CalibrationMetrics) -> Reliability:
     )
 
 
+def coverage(calibration: CalibrationMetrics) -> Coverage:
+    """Draw ``calibration.coverage``, the threshold and the wanted reliability marked."""
+    frame = Frame(560, 310, 58, 22, 544, 256)
+    points = [
+        (
+            point["answered"],
+            point["right"] / point["images"],
+            *wilson(point["right"] / point["images"], point["images"]),
+        )
+        for point in calibration["coverage"]
+    ]
+    lowest = min([calibration["sure_at"], *(low for _, _, low, _ in points)], default=0.0)
+    floor = max(0.0, math.floor(lowest * 10 - 1e-9) / 10)
+
+    def up(share: float) -> float:
+        return frame.y((share - floor) / (1 - floor))
+
+    def path(values: Iterable[tuple[float, float]]) -> str:
+        return "L".join(f"{frame.x(answered):g} {up(share):g}" for answered, share in values)
+
+    upper = path((answered, high) for answered, _, _, high in points)
+    lower = path((answered, low) for answered, _, low, _ in reversed(points))
+    share = calibration["share_sure"]
+    accuracy = calibration["accuracy_sure"]
+    text = f"today: {percent(share)} answered" + (f", {percent(accuracy)} right" if accuracy is not None else "")
+    return Coverage(
+        frame,
+        "M" + path((answered, right) for answered, right, _, _ in points) if points else "",
+        f"M{upper}L{lower}Z" if points else "",
+        up(calibration["sure_at"]),
+        [Tick(frame.x(answered), f"{answered:.0%}") for answered in (0, 0.25, 0.5, 0.75, 1)],
+        [Tick(up(value), f"{value:.0%}") for value in ticks(floor, 1, 5)],
+        _marker(frame, share, 1.0, text),
+    )
+
+
 def distribution(found: NeighbourMetrics) -> Distribution:
     """How near test images are to training, and training images to those of other labels; near twins marked."""
-    frame = Frame(560, 310, 58, 22, 544, 256)
     test, other = np.array(found["test"]["images"], float), np.array(found["other_labels"]["images"], float)
     low, high, bins = found["test"]["low"], found["test"]["high"], len(test)
-    width = (high - low) / bins
     used = np.flatnonzero(test + other)
     first = max(0, min(int(used.min(initial=bins)) - 1, bins - 10))
+    threshold = found["threshold"]
+    return _histogram(
+        test,
+        other,
+        low=low,
+        high=high,
+        first=first,
+        above=threshold,
+        threshold=threshold,
+        says="near twins from",
+    )
+
+
+def familiarity(calibration: CalibrationMetrics, unknown: UnknownMetrics | None) -> Distribution:
+    """How familiar test images are, and images of nothing that was learned; what is answered "unknown" stands out."""
+    test = np.array(calibration["familiarity"], float)
+    other = np.array(unknown["familiarity"] if unknown is not None else [0] * len(test), float)
+    threshold = calibration["familiarity_threshold"]
+    return _histogram(
+        test, other, low=0.0, high=1.0, first=0, below=threshold, threshold=threshold, says="unknown below"
+    )
+
+
+def _histogram(
+    test: NDArray[np.float64],
+    other: NDArray[np.float64],
+    *,
+    low: float,
+    high: float,
+    first: int,
+    threshold: float | None,
+    says: str,
+    above: float | None = None,
+    below: float | None = None,
+) -> Distribution:
+    """Draw two histograms of equal bins from `low` to `high`, without the bins before `first`, as shares of each."""
+    frame = Frame(560, 310, 58, 22, 544, 256)
+    width = (high - low) / len(test)
     test, other = (counts[first:] / max(1.0, counts.sum()) for counts in (test, other))
     top = float(max(test.max(), other.max())) or 1.0
     start = low + first * width
 
-    def across(cosine: float) -> float:
-        return frame.x((cosine - start) / (high - start))
+    def across(value: float) -> float:
+        return frame.x((value - start) / (high - start))
 
-    threshold = found["threshold"]
     columns, steps = [], []
     for i, (share, background) in enumerate(zip(test.tolist(), other.tolist(), strict=True)):
         left, right = across(start + i * width), across(start + (i + 1) * width)
         y = frame.y(share / top)
-        is_near = threshold is not None and start + (i + 1) * width > threshold + 1e-9
-        columns.append((left, y, round(max(right - left - 1, 1), 2), round(frame.bottom - y, 2), is_near))
+        stands_out = (above is not None and start + (i + 1) * width > above + 1e-9) or (
+            below is not None and start + (i + 1) * width <= below + 1e-9
+        )
+        columns.append((left, y, round(max(right - left - 1, 1), 2), round(frame.bottom - y, 2), stands_out))
         steps.append(f"V{frame.y(background / top):g}H{right:g}")
     marker = None
     if threshold is not None:
-        marker = _marker(frame, (threshold - start) / (high - start), 1.0, f"near twins from {threshold:.3f}")
+        marker = _marker(frame, (threshold - start) / (high - start), 1.0, f"{says} {threshold:.3f}")
     return Distribution(
         frame,
         columns,
-        f"M{frame.left:g} {frame.bottom:g}{''.join(steps)}V{frame.bottom:g}",
+        f"M{frame.left:g} {frame.bottom:g}{''.join(steps)}V{frame.bottom:g}" if other.any() else "",
         [Tick(across(value), number(value)) for value in ticks(start, high)],
         [Tick(frame.y(share / top), percent(share)) for share in ticks(0, top, 4)],
         marker,
+    )
+
+
+def race(rows: Sequence[tuple[str, float, float, Interval, bool]]) -> Race:
+    """Lay out backbones; each row is name, milliseconds an image, accuracy, its interval, the best trade-off or not."""
+    frame = Frame(720, 360, 58, 22, 704, 306)
+    slowest = max((ms for _, ms, *_ in rows), default=1.0) * 1.1
+    floor = max(0.0, math.floor(min((low for *_, (low, _), _ in rows), default=0.0) * 20 - 1e-9) / 20)
+
+    def up(share: float) -> float:
+        return frame.y((share - floor) / (1 - floor))
+
+    marks, names = [], []
+    for name, ms, accuracy, (low, high), is_best in rows:
+        marks.append((frame.x(ms / slowest), up(accuracy), up(low), up(high), is_best))
+        marker = _marker(frame, ms / slowest, 0.0, name)
+        names.append(Marker(marker.x, up(accuracy), marker.text, marker.anchor))
+    return Race(
+        frame,
+        marks,
+        names,
+        [Tick(frame.x(value / slowest), number(value)) for value in ticks(0, slowest)],
+        [Tick(up(value), f"{value:.0%}") for value in ticks(floor, 1, 5)],
     )
 
 
@@ -385,6 +515,7 @@ def confusion_matrix(measured: ClassifierMetrics, limit: int = MAX_MATRIX_LABELS
         frame,
         cell,
         round(font, 2),
+        chosen,
         [label_name(label) for label in chosen],
         [Tick(round(margin + (i + 0.5) * cell, 2), name) for i, name in enumerate(names)],
         cells,

@@ -7,30 +7,34 @@ the page's content security policy runs no script but its own and loads nothing 
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchard.classification.intervals import FEW
 from orchard.headline import MEASURES
-from orchard.layout import ClassifierMetrics, ClassMetrics, Metrics, Run, Split
+from orchard.layout import CalibrationMetrics, ClassifierMetrics, ClassMetrics, Metrics, Run, Split
 from orchard.redaction import redacted
 from orchard.report import alerts, figures, formatting, reproduce
+from orchard.report.advice import advise, answered_at, broken_promise
+from orchard.report.drawings import draw
+from orchard.report.rendering import classifier_title, environment, source
 from orchard.report.samples import (
+    MAX_MISTAKES,
+    MAX_MISTAKES_OF_A_PAIR,
     Mistake,
+    Pairs,
     Point,
     Rejection,
     sample_points,
     sample_rejections,
     worst_mistakes,
 )
-from orchard.report.thumbnails import GALLERY_PIXELS, ICON_PIXELS, POINT_PIXELS, thumbnails
+from orchard.report.thumbnails import CELL_PIXELS, GALLERY_PIXELS, ICON_PIXELS, POINT_PIXELS, thumbnails
 
 if TYPE_CHECKING:
     from orchard.output import Output
@@ -40,6 +44,8 @@ MAX_ICONS = 120
 MAX_CLASSIFIERS = 4  # with a matrix and a table; the comparison names all
 MAX_CLASS_ROWS = 1_000  # of all per-class tables together
 MAX_LABEL_ROWS = 600
+MAX_SHEETS = 50, 12  # cells of the matrix that open their images: of the classifier that answers, of each other one
+MAX_WITHOUT_CARD = 300
 STAGES = ("list", "extract", "reduce", "neighbours", "classify", "report")
 
 _PATH = 64  # characters of a path in the data block
@@ -53,8 +59,8 @@ class ReportData:
     run: Run
     points: Sequence[Point] = ()
     pictures: Sequence[str | None] = ()  # of the first points
-    mistakes: Sequence[Mistake] = ()
-    mistake_pictures: Sequence[str | None] = ()
+    mistakes: Mapping[str, Sequence[Mistake]] = field(default_factory=dict)  # of each classifier, the surest first
+    shots: Mapping[str, str] = field(default_factory=dict)  # path -> picture: of mistakes and what is near to them
     rejections: Sequence[Rejection] = ()
     icons: Mapping[str, str] = field(default_factory=dict)  # label -> picture
 
@@ -70,6 +76,20 @@ class LabelBar:
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """What a cell of a confusion matrix opens."""
+
+    id: str
+    label: str  # or the kind
+    predicted: str
+    count: int  # test images in the cell
+    mistakes: list[Mistake]
+
+
+Sheets = dict[tuple[str, str], Sheet]
+
+
+@dataclass(frozen=True)
 class ClassifierView:
     """A classifier's part of the page."""
 
@@ -78,6 +98,10 @@ class ClassifierView:
     metrics: ClassifierMetrics
     matrix: figures.Matrix
     confusions: list[figures.Confusion]
+    sheets: Sheets
+    folded: figures.Matrix | None  # by kind; None where there are no kinds
+    folded_confusions: list[figures.Confusion]
+    folded_sheets: Sheets
     classes: list[tuple[str, ClassMetrics]]  # the hardest first
     classes_left_out: int
     few: int  # classes that are measured on few test images
@@ -105,118 +129,117 @@ def collect(output: "Output", metrics: Metrics, run: Run, read_image: Callable[[
     """
     counts = {label: sum(splits.values()) for label, splits in metrics["labels"].items()}
     points = sample_points(output, counts)
-    best = next(iter(alerts.measured(metrics)), None)
-    mistakes = worst_mistakes(output, best) if best is not None else []
+    mistakes = worst_mistakes(output, _wanted(metrics))
     examples: dict[str, str] = {}
     for point in points:
         if len(examples) < MAX_ICONS:
             examples.setdefault(point.label, point.path)
     # In this order, what matters most gets its share of the budget first.
-    requests = [(mistake.path, GALLERY_PIXELS) for mistake in mistakes]
+    answering = mistakes.get(alerts.answering(metrics) or "", [])
+    gallery = answering[:MAX_MISTAKES]
+    shots = {mistake.path: GALLERY_PIXELS for mistake in gallery}
+    for mistake in gallery:
+        shots |= {near.path: CELL_PIXELS for near in mistake.neighbours if near.path not in shots}
+    for mistake in (mistake for found in mistakes.values() for mistake in found):
+        shots.setdefault(mistake.path, CELL_PIXELS)
+    requests = list(shots.items())
     requests += [(path, ICON_PIXELS) for path in examples.values()]
     requests += [(point.path, POINT_PIXELS) for point in points[:MAX_PICTURES]]
     made = thumbnails(requests, read_image)
-    icons = made[len(mistakes) : len(mistakes) + len(examples)]
+    icons = made[len(shots) : len(shots) + len(examples)]
     return ReportData(
         metrics,
         run,
         points,
-        made[len(mistakes) + len(examples) :],
+        made[len(shots) + len(examples) :],
         mistakes,
-        made[: len(mistakes)],
+        {path: shot for path, shot in zip(shots, made[: len(shots)], strict=True) if shot is not None},
         sample_rejections(output),
         {label: icon for label, icon in zip(examples, icons, strict=True) if icon is not None},
     )
 
 
+def _wanted(metrics: Metrics) -> dict[str, Pairs]:
+    """The classifiers that are shown, with the confusions of each whose images the page is to hold."""
+    shown, answering = list(alerts.measured(metrics).items())[:MAX_CLASSIFIERS], alerts.answering(metrics)
+    most, others = MAX_SHEETS
+    return {
+        name: frozenset(
+            (confusion.label, confusion.predicted)
+            for confusion in figures.top_confusions(classifier, most if name == answering else others)
+        )
+        for name, classifier in shown
+    }
+
+
+def layout_of(data: ReportData) -> tuple[list[ClassifierView], figures.Scatter | None, dict[str, Markup]]:
+    """What the page and slides show alike: classifiers, the map, and all figures by name."""
+    pca = data.metrics.get("pca")
+    ratios = pca["explained_variance_ratio"] if pca is not None else []
+    views = _classifier_views(data)
+    scatter = figures.scatter(data.points, ratios) if data.points else None
+    return views, scatter, draw(data.metrics, scatter, data.pictures, views)
+
+
 def render(data: ReportData) -> str:
     """The report as one HTML document that needs nothing else and is smaller than 5 MB."""
     metrics, pca = data.metrics, data.metrics.get("pca")
-    ratios = pca["explained_variance_ratio"] if pca is not None else []
-    measured, calibration, near = alerts.measured(metrics), metrics.get("calibration"), metrics.get("neighbours")
-    views = _classifier_views(measured)
-    scatter = figures.scatter(data.points, ratios) if data.points else None
+    measured, calibration, near = alerts.measured(metrics), alerts.calibration(metrics), metrics.get("neighbours")
+    views, scatter, drawn = layout_of(data)
     labels, splits = _label_bars(metrics)
-    environment = _environment()
-    script, style = _source(environment, "report.js"), _source(environment, "report.css")
+    script, style = source("report.js"), source("figures.css") + source("report.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = environment.get_template("report.html.j2").render(
-        data=data,
-        metrics=metrics,
-        run=data.run,
-        pca=pca,
-        title=_title(redacted(data.run["source"])),
-        source=redacted(data.run["source"]),
-        alerts=alerts.alerts(metrics),
-        reasons=_reasons(metrics),
-        best=next(iter(measured.items()), None),
-        headline=metrics.get("headline"),
-        all_images=alerts.all_images(metrics),
-        measured_on=MEASURES,
-        near=near,
-        apart=metrics.get("without_near_twins", {}),
-        distribution=figures.distribution(near) if near is not None and near["test_rows"] else None,
-        least=FEW,
-        measured=measured,
-        labels=labels[:MAX_LABEL_ROWS],
-        labels_left_out=labels[MAX_LABEL_ROWS:],
-        splits=splits,
-        scree=figures.scree(ratios, pca["k"]) if pca is not None and ratios else None,
-        cumulative=figures.cumulative(ratios, pca["k"]) if pca is not None and ratios else None,
-        scatter=scatter,
-        views=views,
-        calibration=calibration,
-        reliability=figures.reliability(calibration) if calibration is not None else None,
-        icons=_icons(data),
-        stages=_stages(metrics),
-        command=reproduce.command(data.run),
-        block=_data_block(data, scatter, views),
-        # Ours, and escaped against nothing: both come from this package.
-        script=Markup(script),  # noqa: S704
-        style=Markup(style),  # noqa: S704
-        script_digest=digest,
+    answering = alerts.answering(metrics)
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            metrics=metrics,
+            run=data.run,
+            pca=pca,
+            title=_title(redacted(data.run["source"])),
+            source=redacted(data.run["source"]),
+            alerts=alerts.alerts(metrics),
+            reasons=_reasons(metrics),
+            advice=advise(metrics, data.run),
+            answering=answering,
+            selection=metrics.get("selection"),
+            unknown=metrics.get("unknown"),
+            cards=metrics.get("cards"),
+            most_without_card=MAX_WITHOUT_CARD,
+            broken=broken_promise(calibration) if calibration is not None else None,
+            trades=_trades(calibration) if calibration is not None else [],
+            gallery_of=list(data.mistakes.get(answering or "", ()))[:MAX_MISTAKES],
+            sheet_of=_sheet_of(views, answering),
+            has_kinds=any(view.folded is not None for view in views),
+            shots={path: number for number, path in enumerate(data.shots)},
+            drawn=drawn,
+            headline=metrics.get("headline"),
+            all_images=alerts.all_images(metrics),
+            measured_on=MEASURES,
+            near=near,
+            apart=metrics.get("without_near_twins", {}),
+            least=FEW,
+            measured=measured,
+            labels=labels[:MAX_LABEL_ROWS],
+            labels_left_out=labels[MAX_LABEL_ROWS:],
+            splits=splits,
+            scatter=scatter,
+            views=views,
+            calibration=calibration,
+            icons=_icons(data),
+            stages=_stages(metrics),
+            command=reproduce.command(data.run),
+            block=_data_block(data, scatter, views),
+            # Ours, and escaped against nothing: both come from this package.
+            script=Markup(script),  # noqa: S704
+            style=Markup(style),  # noqa: S704
+            script_digest=digest,
+        )
     )
     # Names from a file system may hold lone surrogates, which no UTF-8 file can.
     return page.encode("utf-8", "replace").decode("utf-8")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("orchard.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    environment.filters.update(
-        number=formatting.number,
-        count=formatting.count,
-        percent=formatting.percent,
-        interval=formatting.interval,
-        duration=formatting.duration,
-        filesize=formatting.size,
-        date=formatting.date,
-        shorten=formatting.shorten,
-        tail=formatting.tail,
-        label_name=formatting.label_name,
-        title=classifier_title,
-        shown=reproduce.shown,
-        zip_longest=lambda *columns: list(zip_longest(*columns)),
-    )
-    environment.globals["cell_at"] = figures.cell_at
-    return environment
-
-
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
-def classifier_title(name: str) -> str:
-    """``logistic_regression`` as "Logistic regression"."""
-    words = name.replace("_", " ").strip()
-    return words[:1].upper() + words[1:]
 
 
 def _title(source: str) -> str:
@@ -239,14 +262,16 @@ def _label_bars(metrics: Metrics) -> tuple[list[LabelBar], list[str]]:
     return bars, splits
 
 
-def _classifier_views(measured: Mapping[str, ClassifierMetrics]) -> list[ClassifierView]:
-    shown = list(measured.items())[:MAX_CLASSIFIERS]
+def _classifier_views(data: ReportData) -> list[ClassifierView]:
+    shown = list(alerts.measured(data.metrics).items())[:MAX_CLASSIFIERS]
     rows = max(50, MAX_CLASS_ROWS // max(1, len(shown)))
     views = []
-    for name, classifier in shown:
+    for v, (name, classifier) in enumerate(shown):
         classes = sorted(
             classifier["per_class"].items(), key=lambda item: (item[1]["support"] == 0, item[1]["f1"], item[0])
         )
+        mistakes, kinds = data.mistakes.get(name, ()), classifier.get("by_kind")
+        by_kind = (((m.kind, m.predicted_kind), m) for m in mistakes if m.kind and m.predicted_kind)
         views.append(
             ClassifierView(
                 name,
@@ -254,12 +279,49 @@ def _classifier_views(measured: Mapping[str, ClassifierMetrics]) -> list[Classif
                 classifier,
                 figures.confusion_matrix(classifier),
                 figures.top_confusions(classifier),
+                _sheets(f"pair-{v}", classifier, (((m.label, m.predicted), m) for m in mistakes)),
+                figures.confusion_matrix(kinds) if kinds is not None else None,
+                figures.top_confusions(kinds) if kinds is not None else [],
+                _sheets(f"kinds-{v}", kinds, by_kind) if kinds is not None else {},
                 classes[:rows],
                 max(0, len(classes) - rows),
                 sum(0 < row["support"] < FEW for _, row in classes),
             )
         )
     return views
+
+
+def _sheets(prefix: str, classifier: ClassifierMetrics, mistakes: Iterable[tuple[tuple[str, str], Mistake]]) -> Sheets:
+    """What the cells of a matrix open, as far as there are images of them."""
+    found: Sheets = {}
+    for pair, mistake in mistakes:
+        if pair not in found:
+            label, predicted = pair
+            count = classifier["confusion"].get(label, {}).get(predicted, 0)
+            if label == predicted or not count:
+                continue
+            found[pair] = Sheet(f"{prefix}-{len(found)}", label, predicted, count, [])
+        if len(found[pair].mistakes) < MAX_MISTAKES_OF_A_PAIR:
+            found[pair].mistakes.append(mistake)
+    return found
+
+
+def _sheet_of(views: Sequence[ClassifierView], answering: str | None) -> Callable[[Mistake], str | None]:
+    """What gives the sheet that a mistake of the gallery opens."""
+    sheets = next((view.sheets for view in views if view.name == answering), {})
+
+    def sheet(mistake: Mistake) -> str | None:
+        found = sheets.get((mistake.label, mistake.predicted))
+        return found.id if found is not None else None
+
+    return sheet
+
+
+def _trades(calibration: CalibrationMetrics) -> list[tuple[float, float]]:
+    """How often answers are to be right, and the share of the test images that can then be answered."""
+    wanted = sorted({0.99, 0.98, 0.95, 0.9, 0.8, round(calibration["sure_at"], 4)}, reverse=True)
+    points = [(share, answered_at(calibration, share)) for share in wanted]
+    return [(share, point["answered"] if point is not None else 0.0) for share, point in points]
 
 
 def _reasons(metrics: Metrics) -> list[tuple[str, str, int]]:
@@ -302,14 +364,27 @@ def _data_block(
         ]
         block["pictures"] = pictures[: len(data.pictures)]
     block["matrices"] = [
-        {
-            "labels": view.matrix.labels,
-            "cells": [[cell.row, cell.column, cell.count] for cell in view.matrix.cells],
-            "totals": view.matrix.row_totals,
-            "left": view.matrix.frame.left,
-            "top": view.matrix.frame.top,
-            "cell": view.matrix.cell,
-        }
+        _matrix_block(matrix, sheets)
         for view in views
+        for matrix, sheets in ((view.matrix, view.sheets), (view.folded, view.folded_sheets))
     ]
     return block
+
+
+def _matrix_block(matrix: figures.Matrix | None, sheets: Sheets) -> dict[str, object]:
+    if matrix is None:
+        return {}
+    place = {name: i for i, name in enumerate(matrix.names)}
+    return {
+        "labels": matrix.labels,
+        "cells": [[cell.row, cell.column, cell.count] for cell in matrix.cells],
+        "totals": matrix.row_totals,
+        "left": matrix.frame.left,
+        "top": matrix.frame.top,
+        "cell": matrix.cell,
+        "sheets": [
+            [place[label], place[predicted], sheet.id]
+            for (label, predicted), sheet in sheets.items()
+            if label in place and predicted in place
+        ],
+    }

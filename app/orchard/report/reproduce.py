@@ -12,14 +12,23 @@ from orchard.settings import Settings
 _ONE_OFF = frozenset({"fresh", "prune", "retry_rejected"})
 
 
-def command(run: Run) -> str:
-    """The shell command of the run, with the settings that differ from the defaults, one a line."""
+def command(run: Run, **changed: object) -> str:
+    """The shell command of the run, with the settings that differ from the defaults, one a line; some may be others."""
     lines = [f"orchard run {_quote(run['source'])}", f"--output {_quote(run['output'])}"]
-    for name, value in run["settings"].items():
+    for name, value in (run["settings"] | changed).items():
         field = Settings.model_fields.get(name)
-        if field is None or value is None or name in _ONE_OFF or _plain(value) == _plain(field.default):
+        if (
+            field is None
+            or value is None
+            or (name in _ONE_OFF and name not in changed)
+            or _plain(value) == _plain(field.default)
+        ):
             continue
-        lines += [f"--{name.replace('_', '-')} {_quote(text)}" for text in _arguments(name, value)]
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            lines += [flag] if value else []
+        else:
+            lines += [f"{flag} {_quote(text)}" for text in _arguments(name, value)]
     return " \\\n  ".join(lines)
 
 

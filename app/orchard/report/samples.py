@@ -2,10 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from orchard.output import Output
 
 MAX_POINTS = 1_200  # more would hide one another
-MAX_MISTAKES = 48
-MAX_MISTAKES_OF_A_KIND = 4
+MAX_MISTAKES = 48  # in the gallery
+MAX_MISTAKES_OF_A_PAIR = 4
+MAX_NEIGHBOURS = 3  # of a mistake
 MAX_REJECTIONS_PER_REASON = 5
 
 _BATCH_ROWS = 16_384
@@ -37,6 +39,15 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A training image that is near to another image."""
+
+    path: str
+    label: str
+    similarity: float  # cosine
+
+
+@dataclass(frozen=True)
 class Mistake:
     """A test image that a classifier took for something else."""
 
@@ -44,6 +55,15 @@ class Mistake:
     label: str
     predicted: str
     confidence: float  # 0..1
+    answer: str | None = None  # Answer; None of the forest
+    familiarity: float | None = None  # 0..1
+    kind: str | None = None
+    predicted_kind: str | None = None
+    neighbours: tuple[Neighbour, ...] = ()  # the nearest first
+
+
+Pairs = frozenset[tuple[str, str]]
+"""Of a true and a predicted label."""
 
 
 @dataclass(frozen=True)
@@ -108,31 +128,60 @@ def sample_points(output: "Output", counts: Mapping[str, int], limit: int = MAX_
     ]
 
 
-def worst_mistakes(output: "Output", classifier: str, limit: int = MAX_MISTAKES) -> list[Mistake]:
-    """The test images that the classifier got wrong, the surest ones first, a few of each confusion.
+def worst_mistakes(
+    output: "Output", wanted: Mapping[str, Pairs], limit: int = MAX_MISTAKES
+) -> dict[str, list[Mistake]]:
+    """The test images that classifiers got wrong, the surest ones first, a few of each pair of labels.
 
     Frames of one recording are mistaken alike: without the bound one confusion could fill the gallery.
+
+    Args:
+        output: what to read from; one batch of predictions is in memory at a time, and what is kept.
+        wanted: the classifiers, and for each the pairs of which some are wanted however unsure they are.
+        limit: of other mistakes of each classifier.
     """
-    columns = ["path", "label", "predicted", "confidence"]
+    columns = ["classifier", "path", "label", "predicted", "confidence"]
+    columns += ["answer", "familiarity", "kind", "predicted_kind"]
     kept = pd.DataFrame({column: [] for column in columns})
     for batch in _batches(output, Dataset.PREDICTIONS):
         of_test = pc.equal(batch.column("split"), Split.TEST.value)
         wrong = pc.not_equal(batch.column("label"), batch.column("predicted"))
-        chosen = pc.and_(pc.equal(batch.column("classifier"), classifier), pc.and_(of_test, wrong))
-        rows = batch.filter(chosen).select(columns).to_pandas()
+        chosen = pc.is_in(batch.column("classifier"), pa.array(list(wanted), pa.string()))
+        rows = batch.filter(pc.and_(chosen, pc.and_(of_test, wrong))).to_pandas().reindex(columns=columns)
         kept = rows if kept.empty else pd.concat([kept, rows], ignore_index=True)
         kept = kept.sort_values(["confidence", "path"], ascending=[False, True])
-        kept = kept.groupby(["label", "predicted"], sort=False).head(MAX_MISTAKES_OF_A_KIND).head(limit)
-    return [
-        Mistake(path, label, predicted, confidence)
-        for path, label, predicted, confidence in zip(
-            kept["path"].astype(str),
-            kept["label"].astype(str),
-            kept["predicted"].astype(str),
-            kept["confidence"].astype(float),
-            strict=True,
-        )
-    ]
+        kept = kept.groupby(["classifier", "label", "predicted"], sort=False).head(MAX_MISTAKES_OF_A_PAIR)
+        is_wanted = [
+            (label, predicted) in wanted[classifier]
+            for classifier, label, predicted in zip(kept["classifier"], kept["label"], kept["predicted"], strict=True)
+        ]
+        kept = kept[np.array(is_wanted, bool) | (kept.groupby("classifier").cumcount() < limit)]
+    near = _neighbours(output, set(kept["path"]))
+    found: dict[str, list[Mistake]] = {classifier: [] for classifier in wanted}
+    for row in kept.astype(object).where(kept.notna(), None).to_dict("records"):
+        found[row.pop("classifier")].append(Mistake(**row, neighbours=near.get(row["path"], ())))
+    return found
+
+
+def _neighbours(output: "Output", paths: Collection[str]) -> dict[str, tuple[Neighbour, ...]]:
+    """The nearest training images of some images; nothing where they were not searched for."""
+    if not paths:
+        return {}
+    wanted = pa.array(sorted(paths), pa.string())
+    nearest: dict[str, list[tuple[str, float]]] = {}
+    for batch in _batches(output, Dataset.NEIGHBOURS):
+        rows = batch.filter(pc.is_in(batch.column("path"), wanted))
+        for path, others, similarities in _rows(rows, ["path", "neighbours", "similarities"]):
+            pairs = zip(others or (), similarities or (), strict=True)
+            nearest[str(path)] = [(str(other), float(similarity)) for other, similarity in pairs][:MAX_NEIGHBOURS]
+    labels: dict[str, str] = {}
+    of = pa.array(sorted({other for others in nearest.values() for other, _ in others}), pa.string())
+    for batch in _batches(output, Dataset.REDUCED, ["path", "label"]):
+        labels |= dict(_rows(batch.filter(pc.is_in(batch.column("path"), of)), ["path", "label"]))
+    return {
+        path: tuple(Neighbour(other, labels.get(other) or "", similarity) for other, similarity in others)
+        for path, others in nearest.items()
+    }
 
 
 def sample_rejections(output: "Output", per_reason: int = MAX_REJECTIONS_PER_REASON) -> list[Rejection]:
@@ -148,7 +197,7 @@ def sample_rejections(output: "Output", per_reason: int = MAX_REJECTIONS_PER_REA
     return sorted(kept, key=lambda rejection: (rejection.reason, rejection.path))
 
 
-def _rows(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[str | None, ...]]:
+def _rows(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     return zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from orchard.files import digest_of
 from orchard.layout import REPORT, Metrics, Run
 from orchard.output import Output
-from orchard.report.page import collect, render
+from orchard.report import slides
+from orchard.report.page import collect, layout_of, render
 
 
 @functools.cache
@@ -19,6 +20,18 @@ def version() -> str:
     return digest_of(b"".join(file.read_bytes() for file in files))
 
 
-def write_report(output: Output, metrics: Metrics, run: Run, read_image: Callable[[str], bytes]) -> None:
-    """Write the page; see `orchard.report.page.collect`."""
-    output.write(REPORT, render(collect(output, metrics, run, read_image)).encode())
+def write_report(
+    output: Output, metrics: Metrics, run: Run, read_image: Callable[[str], bytes], *, figures: Path | None = None
+) -> None:
+    """Write the page, see `orchard.report.page.collect`; and its figures into the folder `figures`, if there is one.
+
+    Raises:
+        UsageError: the figures cannot be written.
+    """
+    if figures is not None:
+        slides.renderer()
+    data = collect(output, metrics, run, read_image)
+    output.write(REPORT, render(data).encode())
+    if figures is not None:
+        _, _, drawn = layout_of(data)
+        slides.write_figures(drawn, figures)

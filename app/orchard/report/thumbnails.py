@@ -11,10 +11,11 @@ from orchard.images.decoding import Limits, Rejection, decode
 
 POINT_PIXELS = 56
 GALLERY_PIXELS = 120
+CELL_PIXELS = 80
 ICON_PIXELS = 28
 
 # All pictures of a page together, in base64 characters: the page stays under 5 MB whatever the images are.
-BUDGET = 1_400_000
+BUDGET = 1_500_000
 
 LIMITS = Limits()
 

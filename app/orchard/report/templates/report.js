@@ -119,11 +119,18 @@
   for (const svg of $$(".matrix")) {
     const matrix = data.matrices[+svg.dataset.matrix], n = matrix.labels.length;
     const counts = new Map(matrix.cells.map(([row, column, c]) => [row * n + column, c]));
+    const opens = new Map(matrix.sheets.map(([row, column, id]) => [row * n + column, id]));
     const cross = $(".cross", svg), cell = $(".cell", svg);
     let at = null;
+    const open = () => {
+      const id = at && opens.get(at[0] * n + at[1]);
+      if (!id) return;
+      leave();
+      document.getElementById(id).showPopover();
+    };
     const leave = () => { for (const part of [cross, cell]) part.setAttribute("visibility", "hidden"); hide(); };
     const go = (row, column, say) => {
-      if (row < 0 || column < 0 || row >= n || column >= n) return leave();
+      if (row < 0 || column < 0 || row >= n || column >= n) { at = null; return leave(); }
       at = [row, column];
       const x = matrix.left + column * matrix.cell, y = matrix.top + row * matrix.cell;
       $(".row", cross).setAttribute("y", y);
@@ -135,7 +142,9 @@
       const share = total ? ` (${(100 * c / total).toFixed(1)}%)` : "";
       const title = row === column ? `${matrix.labels[row]}: right` : `${matrix.labels[row]} → ${matrix.labels[column]}`;
       const where = onScreen(svg, x + matrix.cell, y + matrix.cell / 2);
-      show([element("b", title), element("span", `${c.toLocaleString("en")} of ${count(total, "image", "images")}${share}`)], where.x, where.y, say);
+      const parts = [element("b", title), element("span", `${c.toLocaleString("en")} of ${count(total, "image", "images")}${share}`)];
+      if (opens.has(row * n + column)) parts.push(element("span", "click, tap or Enter: see them"));
+      show(parts, where.x, where.y, say);
     };
     const follow = (event) => {
       const p = inside(svg, event);
@@ -143,9 +152,11 @@
     };
     svg.addEventListener("pointermove", follow);
     svg.addEventListener("pointerdown", follow);
+    svg.addEventListener("click", (event) => { follow(event); open(); });
     svg.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") leave(); });
     svg.addEventListener("blur", leave);
     svg.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); return open(); }
       const way = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
       if (!way) return;
       event.preventDefault();

@@ -1,0 +1,88 @@
+"""Backbones side by side: the page, the rule of the best trade-off, and what is checked before anything runs."""
+
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchard.compare import Row, compare
+from orchard.errors import UsageError, WeightsUnavailable
+from orchard.report.comparison import render
+from orchard.settings import load
+
+comparing = sys.modules["orchard.compare"]  # the package's own `compare` is the function of the API
+
+
+def _row(name: str, accuracy: float, ms: float) -> Row:
+    interval = accuracy - 0.02, accuracy + 0.01
+    return Row(name, "linear_discriminant", accuracy, interval, "all", 1280, 90, 3_400_000, 13.6, ms, 40.0)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The pipeline's part, which takes Spark, is left out: what it would measure is given."""
+    found = {"EfficientNetLite0": _row("EfficientNetLite0", 0.95, 9), "MobileNetV2": _row("MobileNetV2", 0.93, 6)}
+    done: list[str] = []
+
+    def run(_source: str, _output: str, name: str, *_: Any) -> dict[str, Any]:
+        done.append(name)
+        return {}
+
+    monkeypatch.setattr(comparing, "_run", run)
+    monkeypatch.setattr(comparing, "common", lambda _: "all")
+    monkeypatch.setattr(comparing, "_measured", lambda *given: found[given[2].backbone])
+    session = SimpleNamespace(start=lambda: None, stop=lambda: None)
+    monkeypatch.setattr(comparing, "Session", lambda *_: session)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "best"), [(0.01, "EfficientNetLite0"), (0.02, "MobileNetV2"), (0.0, "EfficientNetLite0")]
+)
+def test_the_tolerance_decides_which_is_the_best_trade_off(
+    tolerance: float, best: str, runs: list[str], tmp_path: Path
+) -> None:
+    names = ["mobilenetv2", "EfficientNetLite0"]
+    rows = compare("/images", str(tmp_path), names, load({"weights": "random"}), tolerance=tolerance)
+    assert runs == ["MobileNetV2", "EfficientNetLite0"]
+    assert [row["backbone"] for row in rows if row["best_trade_off"]] == [best]
+    assert f"{best} is the best trade-off" in (tmp_path / "compare.html").read_text()
+    assert f'"tolerance": {tolerance}' in (tmp_path / "compare.json").read_text()
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, 1.0, float("nan")])
+def test_a_tolerance_that_is_no_share_is_refused(tolerance: float, runs: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--tolerance"):
+        compare("/images", str(tmp_path), ["MobileNetV2"], load(), tolerance=tolerance)
+    assert runs == []
+
+
+def test_weights_that_are_missing_stop_it_before_the_first_run(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    asked: list[str] = []
+
+    def build(backbone: Any, **_: Any) -> None:
+        asked.append(backbone.name)
+        raise WeightsUnavailable("no network")
+
+    monkeypatch.setattr(comparing, "build_artifact", build)
+    with pytest.raises(WeightsUnavailable):
+        compare("/images", str(tmp_path / "out"), ["EfficientNetLite0", "MobileNetV2"], load())
+    assert asked == ["MobileNetV2"]
+    assert runs == []
+
+
+def test_the_page_loads_nothing_and_names_are_text() -> None:
+    hostile = "/data/<script>alert(1)</script>"
+    rows = [{**vars(_row("EfficientNetLite0", 0.95, 9)), "best_trade_off": True}]
+    page = render(hostile, rows, tolerance=0.01)
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert re.search(r'id="race".*?<circle[^>]*r="6"', page, re.DOTALL)
+    assert "93.0 to 96.0%" in page
