@@ -141,6 +141,23 @@ def classify(output: str, as_json: bool, **flags: Any) -> int:
         return _print_outcome(pipeline.finish(), as_json)
 
 
+@cli.command(short_help="look for wrong labels and other faults of the data")
+@click.argument("output")
+@options(*SPARK, *STORAGE)
+def review(output: str, as_json: bool, **flags: Any) -> int:
+    """Rank the images of OUTPUT that may be at fault in review/suspects.csv, which --corrections takes back.
+
+    \b
+    Example:
+      orchard review out
+    """
+    from orchard.pipeline import Pipeline
+
+    with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
+        pipeline.review()
+        return _print_outcome(pipeline.finish(), as_json)
+
+
 @cli.command(short_help="write the report again")
 @click.argument("output")
 @options("max_rejected", *STORAGE)
