@@ -591,7 +591,7 @@ class Metrics(TypedDict):
     without_near_twins: NotRequired[dict[str, ApartMetrics]]  # by classifier
     headline: NotRequired[Headline]
     warnings: list[str]  # one sentence each
-    seconds: dict[str, float]  # list, extract, reduce, classify, report, total
+    seconds: dict[str, float]  # list, extract, reduce, classify, review, report, total
     images_per_second: float  # decoded / seconds of extraction; of the run that decoded last
 
 

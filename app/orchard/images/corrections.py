@@ -1,7 +1,7 @@
 """A corrected list of images: other labels than the source says, and images to leave out.
 
 It has the columns of ``review/suspects.csv``: ``path``, and ``corrected`` with the label that is right, or ``drop``
-with ``yes``; where both are empty nothing changes. Without a column ``corrected``, ``label`` is the label that is right.
+with ``yes``; where both are empty nothing changes. Without a column ``corrected``, ``label`` is the right label.
 """
 
 from __future__ import annotations

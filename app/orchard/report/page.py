@@ -22,6 +22,7 @@ from orchard.headline import MEASURES
 from orchard.layout import ClassifierMetrics, ClassMetrics, Metrics, Run, Split
 from orchard.redaction import redacted
 from orchard.report import alerts, figures, formatting, reproduce
+from orchard.report.review import ReviewData, collect_review, fault_views, pixel_bars
 from orchard.report.samples import (
     Mistake,
     Point,
@@ -40,7 +41,7 @@ MAX_ICONS = 120
 MAX_CLASSIFIERS = 4  # with a matrix and a table; the comparison names all
 MAX_CLASS_ROWS = 1_000  # of all per-class tables together
 MAX_LABEL_ROWS = 600
-STAGES = ("list", "extract", "reduce", "neighbours", "classify", "report")
+STAGES = ("list", "extract", "reduce", "neighbours", "classify", "review", "report")
 
 _PATH = 64  # characters of a path in the data block
 
@@ -57,6 +58,7 @@ class ReportData:
     mistake_pictures: Sequence[str | None] = ()
     rejections: Sequence[Rejection] = ()
     icons: Mapping[str, str] = field(default_factory=dict)  # label -> picture
+    review: ReviewData = field(default_factory=ReviewData)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def collect(output: "Output", metrics: Metrics, run: Run, read_image: Callable[[
         made[: len(mistakes)],
         sample_rejections(output),
         {label: icon for label, icon in zip(examples, icons, strict=True) if icon is not None},
+        collect_review(metrics, points, read_image),
     )
 
 
@@ -165,6 +168,8 @@ def render(data: ReportData) -> str:
         cumulative=figures.cumulative(ratios, pca["k"]) if pca is not None and ratios else None,
         scatter=scatter,
         views=views,
+        faults=fault_views(metrics, data.review),
+        pixel_bars=pixel_bars(metrics["data"]) if "data" in metrics else [],
         calibration=calibration,
         reliability=figures.reliability(calibration) if calibration is not None else None,
         icons=_icons(data),

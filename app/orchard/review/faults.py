@@ -21,6 +21,7 @@ SHOWN = 200
 
 _MAD = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 _FAR = 3.5  # standard deviations, as Iglewicz & Hoaglin (1993, "How to Detect and Handle Outliers") advise
+_LIKELY = 0.5  # confidence in a label from which it is suggested in any case
 _LEAST = 8  # images of a label that have a median of their own
 _BLURRED, _DARK = 0.25, 0.5  # share of the label's median below which an image may be blurred, or dark
 _FLAT, _BLACK = 1.0, 0.05  # below which it is, whatever the others are
@@ -74,12 +75,14 @@ def same_images(images: pa.Table) -> pa.Table:
 def wrong_labels(judged: Judged, labels: list[str]) -> pa.Table:
     """Return rows of `FAULTS` for images that another label fits better, as confident learning has it.
 
-    An image is one if another label is the likeliest, and at least as likely as for the mean image under that label.
-    They are ranked by margin, which told wrong labels as well as any score that was tried. The score is the confidence
-    in the suggested label as a share of that in both.
+    An image is one if another label is the likeliest, and either likelier than all others together or as likely as it
+    is for the mean image under it (the threshold of confident learning, which alone misses a tenth of the wrong labels
+    where confidences are high). They are ranked by margin, which told wrong labels as well as any score that was
+    tried. The score is the confidence in the suggested label as a share of that in both.
     """
     rows = judged.doubted
-    threshold = judged.thresholds[np.asarray(pc.index_in(rows["suggested"], pa.array(labels)), np.intp)]
+    place = np.asarray(pc.index_in(rows["suggested"], pa.array(labels)), np.intp)
+    threshold = np.minimum(judged.thresholds, _LIKELY)[place]
     rows = rows.filter(pa.array(np.asarray(rows["confidence_suggested"]) >= threshold))
     margin = np.asarray(rows["margin"], np.float64)
     return _faults(Fault.LABEL, rows, suggested=rows["suggested"], score=1 / (1 + np.exp(np.maximum(margin, -700))))

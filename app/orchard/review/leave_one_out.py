@@ -144,4 +144,5 @@ def _cosine(
         return _dot(x, y) + gain * _dot(x, u) * _dot(y, u)
 
     lengths = np.sqrt(inner(a, a) * inner(b, b))
-    return (inner(a, b) / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
+    cosine: NDArray[np.float32] = (inner(a, b) / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
+    return cosine

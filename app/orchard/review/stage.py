@@ -43,7 +43,7 @@ def run(
         temperature: by which scores of linear discriminants are calibrated.
         progress: called with the number of rows that are newly done.
     """
-    columns = ["path", "label", "split", "digest", "format", "brightness", "sharpness", "featurized"]
+    columns = ["path", "label", "split", "digest", "featurized", "format", "brightness", "sharpness"]
     images = output.read(Dataset.INVENTORY, columns, INVENTORY)
     images = images.filter(images["featurized"])
     data = describe(images, output.read(Dataset.FEATURES, ["width", "height"], FEATURES))

@@ -1,0 +1,126 @@
+"""Which images are at fault, in which order, and what a spreadsheet sees of them."""
+
+import csv
+import io
+
+import numpy as np
+import pyarrow as pa
+
+from orchard.layout import SUSPECTS, Fault
+from orchard.review.data import describe
+from orchard.review.faults import as_csv, outliers, poor_pictures, rank, same_images, summary, wrong_labels
+from orchard.review.judging import BINS, DOUBTED, STRANGE, Judged
+
+
+def images(**columns: list[object]) -> pa.Table:
+    n = len(next(iter(columns.values())))
+    base = {"path": [f"{i}.jpg" for i in range(n)], "label": ["Lemon"] * n, "split": ["train"] * n}
+    return pa.table(base | columns)
+
+
+def judged(doubted: list[dict[str, object]], confidence: list[float], familiarity: np.ndarray | None = None) -> Judged:
+    near = np.full(1000, 0.8) if familiarity is None else familiarity
+    strange = [
+        {"path": f"s{i}", "label": "Lemon", "split": "test", "familiarity": f} for i, f in enumerate(sorted(near))
+    ]
+    bins = np.clip(((near + 1) / 2 * BINS).astype(int), 0, BINS - 1)
+    return Judged(
+        pa.Table.from_pylist(doubted, DOUBTED),
+        pa.Table.from_pylist(strange, STRANGE),
+        np.array(confidence) * 10,
+        np.full(len(confidence), 10),
+        np.bincount(bins, minlength=BINS),
+    )
+
+
+def test_the_same_bytes_under_two_labels_are_found_with_each_other() -> None:
+    table = images(label=["Lemon", "Lime", "Lemon", "Lime", None], digest=["a", "a", "b", "b", "b"])
+    table = table.append_column("more", table["path"])
+    found = same_images(pa.concat_tables([table, images(label=["Fig"], digest=["c"]).append_column("more", [["x"]])]))
+    assert found["path"].to_pylist() == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert found["like"].to_pylist() == ["1.jpg", "0.jpg", "3.jpg", "2.jpg"]
+
+
+def test_a_label_is_suspect_if_another_is_as_likely_as_it_is_for_its_own_images() -> None:
+    rows = [
+        {"path": path, "label": "Lemon", "split": "train", "suggested": "Lime", "margin": m, "confidence_suggested": c}
+        for path, m, c in (("sure", -5.0, 0.6), ("unsure", -0.1, 0.45))
+    ]
+    found = wrong_labels(judged(rows, [0.9, 0.9]), ["Lemon", "Lime"])
+    assert found.select(["path", "suggested", "fault"]).to_pylist() == [
+        {"path": "sure", "suggested": "Lime", "fault": "label"}
+    ]
+    assert found["score"][0].as_py() == np.float32(1 / (1 + np.exp(-5)))
+    assert wrong_labels(judged(rows, [0.9, 0.4]), ["Lemon", "Lime"]).num_rows == 2
+
+
+def test_images_far_from_their_label_are_outliers() -> None:
+    near = np.tanh(np.random.default_rng(0).normal(1.2, 0.1, 1000))
+    assert outliers(judged([], [1.0], near)).num_rows <= 2
+    found = outliers(judged([], [1.0], np.r_[near, -0.1, 0.2]))
+    assert found["path"].to_pylist()[:2] == ["s0", "s1"]
+    assert found["score"].to_pylist()[:2] == [1.0, np.float32(0.8)]
+    assert outliers(Judged.none(2)).num_rows == 0
+
+
+def test_blurred_and_dark_are_told_from_the_other_images_of_the_label() -> None:
+    rng = np.random.default_rng(0)
+    smooth, rough = rng.uniform(18, 22, 50), rng.uniform(900, 1100, 50)  # a tomato is no blurred pineapple
+    sharpness = [*smooth, *rough, 30.0, None, 0.2]
+    brightness = [*[0.5, 0.6] * 50, 0.5, None, 0.01]
+    labels = ["Tomato"] * 50 + ["Pineapple"] * 51 + ["Tomato"] * 2
+    found = poor_pictures(images(label=labels, sharpness=sharpness, brightness=brightness))
+    assert found.select(["path", "fault"]).to_pylist() == [
+        {"path": "100.jpg", "fault": "blurred"},
+        {"path": "102.jpg", "fault": "blurred"},
+        {"path": "102.jpg", "fault": "dark"},
+    ]
+    nothing = images(sharpness=pa.nulls(3, pa.float32()), brightness=pa.nulls(3, pa.float32()))
+    assert poor_pictures(nothing).num_rows == 0
+
+
+def test_every_image_is_listed_once_grave_faults_and_high_scores_first() -> None:
+    columns = {"label": ["Lemon"] * 5, "split": ["train"] * 5, "suggested": [None, "Lime", None, "Fig", None]}
+    faults = pa.table(
+        {
+            "path": ["a", "b", "a", "c", "d"],
+            **columns,
+            "fault": ["dark", "label", "same_image", "label", "dark"],
+            "score": pa.array([0.9, 0.7, 1.0, 0.8, 0.95], pa.float32()),
+            "like": [None, None, "z", None, None],
+        }
+    ).cast(same_images(images(label=["a"], digest=["a"])).schema)
+    suspects = rank(faults)
+    assert suspects.schema == SUSPECTS
+    listed = [(row["path"], row["fault"], row["also"], row["like"]) for row in suspects.to_pylist()]
+    assert listed == [
+        ("a", "same_image", "dark", "z"),
+        ("c", "label", None, None),
+        ("b", "label", None, None),
+        ("d", "dark", None, None),
+    ]
+    found = summary(faults, suspects, 7)
+    assert found["faults"] == {Fault.SAME_IMAGE: 1, Fault.LABEL: 2, Fault.DARK: 2}
+    assert (found["images"], found["judged"], len(found["first"])) == (4, 7, 4)
+
+
+def test_names_that_would_be_formulas_are_text_in_a_spreadsheet() -> None:
+    rows = [{"path": "=1+1.jpg", "label": '@Lemon, "big"', "suggested": "-Lime", "fault": "label", "score": 0.5}]
+    (row,) = csv.DictReader(io.StringIO(as_csv(pa.Table.from_pylist(rows, SUSPECTS)).decode()))
+    assert list(row) == SUSPECTS.names
+    assert (row["path"], row["label"], row["suggested"]) == ("'=1+1.jpg", '\'@Lemon, "big"', "'-Lime")
+    assert (row["score"], row["corrected"], row["drop"]) == ("0.5000", "", "")
+
+
+def test_what_the_data_is_is_counted() -> None:
+    table = pa.table({"label": ["a", "a", "b", None], "format": ["PNG", "JPEG", "JPEG", None]})
+    sizes = pa.table({"width": [100, 64, 10, 1], "height": [100, 32, 20, 1]})
+    assert describe(table, sizes) == {
+        "formats": {"JPEG": 2, "PNG": 1},
+        "shapes": {"landscape": 1, "portrait": 1, "square": 2},
+        "pixels": {"1": 1, "128": 1, "2048": 1, "8192": 1},
+        "smallest": [1, 1],
+        "largest": [100, 100],
+        "labels": 2,
+        "images_a_label": {"fewest": 1, "median": 1.5, "most": 2},
+    }
