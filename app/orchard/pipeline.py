@@ -300,7 +300,8 @@ class Pipeline:
         names = sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
         calibrations = summary.recall(output, "classification").get("calibrations", {})
         temperature = calibrations.get(Classifier.LINEAR_DISCRIMINANT, {}).get("temperature", 1.0)
-        key = _digest(review.VERSION, names, summary.recall(output, "reduction").get("key"), temperature)
+        before = [summary.recall(output, name).get("key") for name in ("reduction", "neighbours")]
+        key = _digest(review.VERSION, names, before, temperature)
 
         def work(advance: Advance) -> None:
             review.run(self._session, output, key=key, temperature=temperature, progress=advance)

@@ -7,8 +7,18 @@ import numpy as np
 import pyarrow as pa
 
 from orchard.layout import SUSPECTS, Fault
+from orchard.review.clusters import PAIRS, clusters
 from orchard.review.data import describe
-from orchard.review.faults import as_csv, outliers, poor_pictures, rank, same_images, summary, wrong_labels
+from orchard.review.faults import (
+    as_csv,
+    outliers,
+    poor_pictures,
+    rank,
+    same_images,
+    summary,
+    twins_of_other_labels,
+    wrong_labels,
+)
 from orchard.review.judging import BINS, DOUBTED, STRANGE, Judged
 
 
@@ -18,7 +28,7 @@ def images(**columns: list[object]) -> pa.Table:
     return pa.table(base | columns)
 
 
-def judged(doubted: list[dict[str, object]], confidence: list[float], familiarity: np.ndarray | None = None) -> Judged:
+def judged(doubted: list[dict[str, object]], familiarity: np.ndarray | None = None) -> Judged:
     near = np.full(1000, 0.8) if familiarity is None else familiarity
     strange = [
         {"path": f"s{i}", "label": "Lemon", "split": "test", "familiarity": f} for i, f in enumerate(sorted(near))
@@ -27,8 +37,7 @@ def judged(doubted: list[dict[str, object]], confidence: list[float], familiarit
     return Judged(
         pa.Table.from_pylist(doubted, DOUBTED),
         pa.Table.from_pylist(strange, STRANGE),
-        np.array(confidence) * 10,
-        np.full(len(confidence), 10),
+        len(near),
         np.bincount(bins, minlength=BINS),
     )
 
@@ -41,26 +50,52 @@ def test_the_same_bytes_under_two_labels_are_found_with_each_other() -> None:
     assert found["like"].to_pylist() == ["1.jpg", "0.jpg", "3.jpg", "2.jpg"]
 
 
-def test_a_label_is_suspect_if_another_is_as_likely_as_it_is_for_its_own_images() -> None:
+def test_suspect_labels_have_the_confidence_in_the_other_label_as_score() -> None:
     rows = [
-        {"path": path, "label": "Lemon", "split": "train", "suggested": "Lime", "margin": m, "confidence_suggested": c}
-        for path, m, c in (("sure", -5.0, 0.6), ("unsure", -0.1, 0.45))
+        {"path": path, "label": "Lemon", "split": "train", "suggested": "Lime", "margin": margin}
+        for path, margin in (("surer", -5.0), ("sure", -2.5))
     ]
-    found = wrong_labels(judged(rows, [0.9, 0.9]), ["Lemon", "Lime"])
+    found = wrong_labels(judged(rows))
     assert found.select(["path", "suggested", "fault"]).to_pylist() == [
-        {"path": "sure", "suggested": "Lime", "fault": "label"}
+        {"path": "surer", "suggested": "Lime", "fault": "label"},
+        {"path": "sure", "suggested": "Lime", "fault": "label"},
     ]
-    assert found["score"][0].as_py() == np.float32(1 / (1 + np.exp(-5)))
-    assert wrong_labels(judged(rows, [0.9, 0.4]), ["Lemon", "Lime"]).num_rows == 2
+    assert found["score"].to_pylist() == [np.float32(1 / (1 + np.exp(margin))) for margin in (-5, -2.5)]
+
+
+def test_near_twins_of_another_label_are_found_and_clusters_counted() -> None:
+    table = images(label=["Lemon", "Lemon", "Lime", "Fig", None, "Fig", "Fig"])
+    pairs = [("0.jpg", "1.jpg", 0.99), ("0.jpg", "2.jpg", 0.98), ("1.jpg", "0.jpg", 0.99), ("2.jpg", "0.jpg", 0.98)]
+    pairs += [("3.jpg", "4.jpg", 0.97), ("6.jpg", "5.jpg", 0.97)]
+    linked = pa.table([list(column) for column in zip(*pairs, strict=True)], schema=PAIRS)
+    found = twins_of_other_labels(table, linked)
+    assert found.select(["path", "like"]).to_pylist() == [
+        {"path": "0.jpg", "like": "2.jpg"},
+        {"path": "2.jpg", "like": "0.jpg"},
+    ]
+    assert clusters(table["path"].combine_chunks(), linked) == {
+        "clusters": 3,
+        "images": 7,
+        "largest": [["0.jpg", "1.jpg", "2.jpg"], ["3.jpg", "4.jpg"], ["5.jpg", "6.jpg"]],
+    }
+    assert clusters(table["path"].combine_chunks(), PAIRS.empty_table())["clusters"] == 0
+
+
+def test_a_long_chain_of_twins_is_one_cluster() -> None:
+    order = np.random.default_rng(0).permutation(3000)
+    names = [f"{i}" for i in order]
+    links = pa.table([names[:-1], names[1:], np.ones(2999, np.float32)], schema=PAIRS)
+    found = clusters(pa.array([f"{i}" for i in range(3000)]), links)
+    assert (found["clusters"], found["images"]) == (1, 3000)
 
 
 def test_images_far_from_their_label_are_outliers() -> None:
     near = np.tanh(np.random.default_rng(0).normal(1.2, 0.1, 1000))
-    assert outliers(judged([], [1.0], near)).num_rows <= 2
-    found = outliers(judged([], [1.0], np.r_[near, -0.1, 0.2]))
+    assert outliers(judged([], near)).num_rows <= 2
+    found = outliers(judged([], np.r_[near, -0.1, 0.2]))
     assert found["path"].to_pylist()[:2] == ["s0", "s1"]
     assert found["score"].to_pylist()[:2] == [1.0, np.float32(0.8)]
-    assert outliers(Judged.none(2)).num_rows == 0
+    assert outliers(Judged.none()).num_rows == 0
 
 
 def test_blurred_and_dark_are_told_from_the_other_images_of_the_label() -> None:

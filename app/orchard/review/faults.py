@@ -21,7 +21,6 @@ SHOWN = 200
 
 _MAD = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 _FAR = 3.5  # standard deviations, as Iglewicz & Hoaglin (1993, "How to Detect and Handle Outliers") advise
-_LIKELY = 0.5  # confidence in a label from which it is suggested in any case
 _LEAST = 8  # images of a label that have a median of their own
 _BLURRED, _DARK = 0.25, 0.5  # share of the label's median below which an image may be blurred, or dark
 _FLAT, _BLACK = 1.0, 0.05  # below which it is, whatever the others are
@@ -72,18 +71,13 @@ def same_images(images: pa.Table) -> pa.Table:
     return _faults(Fault.SAME_IMAGE, rows, like=like, score=np.ones(len(like)))
 
 
-def wrong_labels(judged: Judged, labels: list[str]) -> pa.Table:
-    """Return rows of `FAULTS` for images that another label fits better, as confident learning has it.
+def wrong_labels(judged: Judged) -> pa.Table:
+    """Return rows of `FAULTS` for images that another label fits better, the smallest margins first.
 
-    An image is one if another label is the likeliest, and either likelier than all others together or as likely as it
-    is for the mean image under it (the threshold of confident learning, which alone misses a tenth of the wrong labels
-    where confidences are high). They are ranked by margin, which told wrong labels as well as any score that was
-    tried. The score is the confidence in the suggested label as a share of that in both.
+    The score is the confidence in the suggested label as a share of that in both. Of scores that were tried (confidence
+    in the label, with several temperatures, and margin) none told wrong labels better than the margin.
     """
     rows = judged.doubted
-    place = np.asarray(pc.index_in(rows["suggested"], pa.array(labels)), np.intp)
-    threshold = np.minimum(judged.thresholds, _LIKELY)[place]
-    rows = rows.filter(pa.array(np.asarray(rows["confidence_suggested"]) >= threshold))
     margin = np.asarray(rows["margin"], np.float64)
     return _faults(Fault.LABEL, rows, suggested=rows["suggested"], score=1 / (1 + np.exp(np.maximum(margin, -700))))
 
@@ -103,6 +97,23 @@ def outliers(judged: Judged) -> pa.Table:
     rows = judged.strange
     rows = rows.filter(pc.less(rows["familiarity"], float(np.tanh(middle - _FAR * deviation))))
     return _faults(Fault.OUTLIER, rows, score=1 - np.clip(np.asarray(rows["familiarity"]), 0, 1))
+
+
+def twins_of_other_labels(images: pa.Table, pairs: pa.Table) -> pa.Table:
+    """Return rows of `FAULTS` for images with a near twin under another label.
+
+    Args:
+        images: ``path, label, split`` of the inventory.
+        pairs: ``path, like, similarity``, the nearest first, see `orchard.review.clusters`.
+    """
+    paths = images["path"].combine_chunks()
+    mine, other = (pc.index_in(pairs[name], paths) for name in ("path", "like"))
+    differ = pc.not_equal(images["label"].take(mine), images["label"].take(other))
+    pairs = pairs.filter(pc.fill_null(differ, False))
+    first = pairs.append_column("row", pa.array(np.arange(pairs.num_rows))).group_by("path").aggregate([("row", "min")])
+    pairs = pairs.take(first["row_min"])
+    rows = images.take(pc.index_in(pairs["path"], paths))
+    return _faults(Fault.NEAR_TWIN, rows, like=pairs["like"], score=np.clip(np.asarray(pairs["similarity"]), 0, 1))
 
 
 def poor_pictures(images: pa.Table) -> pa.Table:

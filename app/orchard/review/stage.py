@@ -13,8 +13,18 @@ from orchard.layout import FEATURES, INVENTORY, STATISTICS, SUSPECT_LIST, Datase
 from orchard.output import Output
 from orchard.reduction.stage import load
 from orchard.reduction.statistics import Statistics
+from orchard.review.clusters import clusters, near_pairs
 from orchard.review.data import describe
-from orchard.review.faults import as_csv, outliers, poor_pictures, rank, same_images, summary, wrong_labels
+from orchard.review.faults import (
+    as_csv,
+    outliers,
+    poor_pictures,
+    rank,
+    same_images,
+    summary,
+    twins_of_other_labels,
+    wrong_labels,
+)
 from orchard.review.judging import Judge, judge_labels
 from orchard.review.leave_one_out import LeaveOneOut
 from orchard.session import Session
@@ -49,6 +59,12 @@ def run(
     data = describe(images, output.read(Dataset.FEATURES, ["width", "height"], FEATURES))
     faults = [same_images(images), poor_pictures(images)]
     judged = 0
+    near: Any = (output.property("neighbours") or {}).get("metrics", {})  # type: ignore[attr-defined]
+    linked = None
+    if near.get("threshold") is not None:
+        pairs = near_pairs(output, near["threshold"])
+        linked = clusters(images["path"].combine_chunks(), pairs)
+        faults.append(twins_of_other_labels(images, pairs))
     statistics = _statistics(output)
     if statistics is not None:
         more, judged = _judge_labels(session, output, statistics, temperature)
@@ -56,6 +72,8 @@ def run(
     found = pa.concat_tables(faults)
     suspects = rank(found)
     metrics = summary(found, suspects, judged)
+    if linked is not None:
+        metrics["clusters"] = linked
     output.write(SUSPECT_LIST, as_csv(suspects))
     output.commit({}, properties={"review": {"key": key, "metrics": metrics, "data": data}})
     if progress:
@@ -82,4 +100,4 @@ def _judge_labels(
     with tasks.at_work(session.spark.sparkContext):
         model = LeaveOneOut.fit(sums.labelled, classes, load(output))
         judged = judge_labels(session.spark, output.storage, files, Judge(model, classes.names, temperature))
-    return [wrong_labels(judged, list(classes.names)), outliers(judged)], int(judged.images.sum())
+    return [wrong_labels(judged), outliers(judged)], judged.images
