@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STEP = 4  # rows and columns from one pixel to the next whose colour counts: the mean hardly changes
-_LUMA = np.array([0.299, 0.587, 0.114]) / 255  # ITU-R BT.601
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,13 @@ def quality_of(pixels: NDArray[np.uint8]) -> Quality:
 
     The variance of the Laplacian is low where no edge is sharp (Pech-Pacheco, Cristóbal, Chamorro-Martínez & Fernández
     2000, "Diatom autofocusing in brightfield microscopy: a comparative study"). It is taken of the green channel, which
-    holds most of the luminance: a third of the time, 0.07 ms at 224 x 224 pixels.
+    holds most of the luminance: a third of the time.
 
     Args:
         pixels: (height, width, 3) uint8, RGB.
     """
-    brightness = float(pixels[::_STEP, ::_STEP].reshape(-1, 3).mean(axis=0) @ _LUMA)
+    colours = pixels[::_STEP, ::_STEP].reshape(-1, 3).astype(np.float32)
+    brightness = float((colours @ _LUMA).mean())
     if min(pixels.shape[:2]) < 3:
         return Quality(brightness, None)
     green = pixels[:, :, 1].astype(np.int16)

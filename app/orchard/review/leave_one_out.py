@@ -130,7 +130,8 @@ def _cosine(
     """Return the cosines of rows, where the inner product is that of ``I + gain u uᵀ``."""
 
     def inner(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
-        return _dot(x, y) + gain * _dot(x, u) * _dot(y, u)
+        product: NDArray[np.floating] = _dot(x, y) + gain * _dot(x, u) * _dot(y, u)
+        return product
 
     lengths = np.sqrt(inner(a, a) * inner(b, b))
     cosine: NDArray[np.float32] = (inner(a, b) / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
