@@ -106,4 +106,4 @@ def _samples(points: Sequence[Point]) -> list[Point]:
     for point in points:
         chosen.setdefault(point.label, []).append(point)
     each = max(1, min(SAMPLES_OF_A_LABEL, SAMPLES // max(1, len(chosen))))
-    return [point for label in list(chosen)[: SAMPLES // each] for point in chosen[label][:each]]
+    return [point for label in sorted(list(chosen)[: SAMPLES // each]) for point in chosen[label][:each]]
