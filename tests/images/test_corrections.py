@@ -83,8 +83,13 @@ def test_what_the_review_writes_is_read_back() -> None:
 )
 def test_what_cannot_be_meant_so_is_one_sentence(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        of(text).apply(listing(), None)
+        of(text).check(listing())
     assert "\n" not in str(error.value)
+
+
+def test_a_list_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="drops all images"):
+        of("path,drop\n" + "".join(f"/in/{i},yes\n" for i in range(1, 6))).apply(listing(), None)
 
 
 def test_a_list_that_is_not_there_or_not_in_utf_8(tmp_path: Path) -> None:
@@ -99,7 +104,11 @@ def test_a_source_is_listed_as_corrected(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"1")
     corrections = of(f"path,corrected,drop\n{tmp_path}/Lemon/1.jpg,Lime,\n{tmp_path}/Lemon/2.jpg,,yes\n")
-    found = list_images(str(tmp_path), S3Options(), limit=None, labels=["Lime"], seed=1, corrections=corrections)
+    found = list_images(str(tmp_path), S3Options(), limit=None, labels=None, seed=1, corrections=corrections)
     assert found.table["path"].to_pylist() == [f"{tmp_path}/Lemon/1.jpg", f"{tmp_path}/Lime/3.jpg"]
+    assert found.table["label"].to_pylist() == ["Lime", "Lime"]
     assert found.corrections == {"relabelled": 1, "dropped": 1}
     assert found.dropped == {f"{tmp_path}/Lemon/2.jpg"}
+    # What is selected does not depend on corrections, or one of them would make other images vanish.
+    some = list_images(str(tmp_path), S3Options(), limit=1, labels=["Lime"], seed=1, corrections=corrections)
+    assert some.table["path"].to_pylist() == [f"{tmp_path}/Lime/3.jpg"]

@@ -79,25 +79,33 @@ class Corrections:
             raise InputError(f"corrections {url} cannot be read ({error}): save it as CSV.") from error
         return cls(url, labels, frozenset(dropped), lines)
 
-    def apply(self, listing: pa.Table, kind_from: KindFrom | None) -> tuple[pa.Table, CorrectionMetrics]:
-        """Return a listing (schema `LISTING`) with the labels corrected, and without what is to be left out.
-
-        The kind goes with the label: it is that of the other images of the label, or, where it comes from words, of its
-        word.
+    def check(self, listing: pa.Table) -> None:
+        """Make sure that the images that are to have another label are in a listing, of all that the source holds.
 
         Raises:
-            InputError: an image that is to have another label is not in the listing.
+            InputError: one is not.
         """
-        paths = listing["path"].combine_chunks()
-        named = pa.array(list(self.labels), pa.string())
-        known = pc.is_in(named, paths).to_pylist()
+        known = pc.is_in(pa.array(list(self.labels), pa.string()), listing["path"].combine_chunks()).to_pylist()
         if missing := [path for path, is_known in zip(self.labels, known, strict=True) if not is_known]:
             raise InputError(
                 f"corrections {self.url}, line {self.lines[missing[0]]}: the source has no image {_shown(missing[0])}: "
                 f"delete the row{'' if len(missing) == 1 else f' and {len(missing) - 1} more'}, or check the source."
             )
+
+    def apply(self, listing: pa.Table, kind_from: KindFrom | None) -> tuple[pa.Table, CorrectionMetrics]:
+        """Return a listing (schema `LISTING`) with the labels corrected, and without what is to be left out.
+
+        The kind goes with the label: it is that of the other images of the label, or, where it comes from words, of its
+        word. Images that are not in the listing do not matter.
+
+        Raises:
+            InputError: nothing is left.
+        """
         before = listing.num_rows
         listing = listing.filter(pc.invert(pc.is_in(listing["path"], pa.array(sorted(self.dropped), pa.string()))))
+        named = pa.array(list(self.labels), pa.string())
+        if not listing.num_rows:
+            raise InputError(f"corrections {self.url} drops all images that are selected: keep some.")
         new = pa.array(list(self.labels.values()), pa.string()).take(pc.index_in(listing["path"], named))
         changes = pc.fill_null(pc.not_equal(new, pc.fill_null(listing["label"], "")), False)
         corrected = listing.filter(changes)

@@ -94,7 +94,7 @@ def list_images(
         label_level: Folders that make a label, see `places`.
         kind_from: Where kinds come from if no manifest has a column for them, see `kinds`; None: there are none.
         group_by: What names groups: a column of a manifest, or see `groups_of`; None: there are none.
-        corrections: Other labels than the source says, and images to leave out; made before anything is selected.
+        corrections: Other labels than the source says, and images to leave out, among those that are selected.
         output: A folder or prefix of which nothing is listed.
 
     Every file counts as an image, whatever its name: decoding will tell. Only files whose name is known for
@@ -130,13 +130,15 @@ def list_images(
         but = f", only {lister.n_ignored} other files such as {lister.ignored[0]}" if lister.n_ignored else ""
         raise InputError(f"{source} holds no image{but}: give a folder, bucket or manifest of images.")
     table = table.sort_by("path")
-    corrected = None
     if corrections is not None:
-        table, corrected = corrections.apply(table, kind_from)
+        corrections.check(table)
     if labels is not None:
         table = with_labels(table, labels)
     if limit is not None:
         table = sample(table, limit, seed)
+    corrected = None
+    if corrections is not None:
+        table, corrected = corrections.apply(table, kind_from)
     lister.warnings += kind_warnings(table, kind_from)
     grouping = None
     if group_by is not None:
