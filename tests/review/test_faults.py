@@ -6,7 +6,10 @@ import io
 import numpy as np
 import pyarrow as pa
 
+from orchard.datasets import lists
 from orchard.layout import SUSPECTS, Fault
+from orchard.reduction.pca import Reduction
+from orchard.reduction.statistics import Sums
 from orchard.review.clusters import PAIRS, clusters
 from orchard.review.data import describe
 from orchard.review.faults import (
@@ -19,27 +22,14 @@ from orchard.review.faults import (
     twins_of_other_labels,
     wrong_labels,
 )
-from orchard.review.judging import BINS, DOUBTED, STRANGE, Judged
+from orchard.review.judging import DOUBTED, STRANGE, Judge, Judged
+from orchard.review.leave_one_out import LeaveOneOut
 
 
 def images(**columns: list[object]) -> pa.Table:
     n = len(next(iter(columns.values())))
     base = {"path": [f"{i}.jpg" for i in range(n)], "label": ["Lemon"] * n, "split": ["train"] * n}
     return pa.table(base | columns)
-
-
-def judged(doubted: list[dict[str, object]], familiarity: np.ndarray | None = None) -> Judged:
-    near = np.full(1000, 0.8) if familiarity is None else familiarity
-    strange = [
-        {"path": f"s{i}", "label": "Lemon", "split": "test", "familiarity": f} for i, f in enumerate(sorted(near))
-    ]
-    bins = np.clip(((near + 1) / 2 * BINS).astype(int), 0, BINS - 1)
-    return Judged(
-        pa.Table.from_pylist(doubted, DOUBTED),
-        pa.Table.from_pylist(strange, STRANGE),
-        len(near),
-        np.bincount(bins, minlength=BINS),
-    )
 
 
 def test_the_same_bytes_under_two_labels_are_found_with_each_other() -> None:
@@ -55,7 +45,7 @@ def test_suspect_labels_have_the_confidence_in_the_other_label_as_score() -> Non
         {"path": path, "label": "Lemon", "split": "train", "suggested": "Lime", "margin": margin}
         for path, margin in (("surer", -5.0), ("sure", -2.5))
     ]
-    found = wrong_labels(judged(rows))
+    found = wrong_labels(Judged(pa.Table.from_pylist(rows, DOUBTED), STRANGE.empty_table(), 2))
     assert found.select(["path", "suggested", "fault"]).to_pylist() == [
         {"path": "surer", "suggested": "Lime", "fault": "label"},
         {"path": "sure", "suggested": "Lime", "fault": "label"},
@@ -89,13 +79,23 @@ def test_a_long_chain_of_twins_is_one_cluster() -> None:
     assert (found["clusters"], found["images"]) == (1, 3000)
 
 
-def test_images_far_from_their_label_are_outliers() -> None:
-    near = np.tanh(np.random.default_rng(0).normal(1.2, 0.1, 1000))
-    assert outliers(judged([], near)).num_rows <= 2
-    found = outliers(judged([], np.r_[near, -0.1, 0.2]))
-    assert found["path"].to_pylist()[:2] == ["s0", "s1"]
-    assert found["score"].to_pylist()[:2] == [1.0, np.float32(0.8)]
-    assert outliers(Judged.none()).num_rows == 0
+def test_a_stranger_is_an_outlier_and_no_wrong_label() -> None:
+    rng = np.random.default_rng(0)
+    d, names = 400, ["a", "b", "c"]
+    centres = 4 * rng.normal(size=(3, d)).astype(np.float32)
+    labels = np.repeat(np.arange(3), 100)
+    rows = centres[labels] + rng.normal(size=(300, d)).astype(np.float32)
+    labels[0] = 1  # it is an a
+    rows[1] = rows.mean(axis=0) + 20 * rng.normal(size=d)
+    table = images(path=[f"{i}" for i in range(300)], label=[names[i] for i in labels])
+    sums = Sums.of(rows, {"label": table["label"].to_pylist()})
+    model = LeaveOneOut.fit(sums.labelled, sums.columns["label"], Reduction.fit(sums.moments, components=2))
+    batch = table.append_column("features", lists(rows)).combine_chunks().to_batches()[0]
+    found = Judge(model, names, 1.0)(batch).merge(Judged.none())
+    assert outliers(found).select(["path", "fault"]).to_pylist() == [{"path": "1", "fault": "outlier"}]
+    wrong = wrong_labels(found)
+    assert wrong.select(["path", "suggested"]).to_pylist() == [{"path": "0", "suggested": "a"}]
+    assert found.images == 300
 
 
 def test_blurred_and_dark_are_told_from_the_other_images_of_the_label() -> None:

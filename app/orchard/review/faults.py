@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from orchard.images.selection import codes
 from orchard.layout import FORMULA, SUSPECTS, Fault, ReviewMetrics, Suspect
-from orchard.review.judging import BINS, MOST, Judged
+from orchard.review.judging import MOST, Judged
 
 SHOWN = 200
 """Rows in the metrics."""
@@ -83,19 +83,8 @@ def wrong_labels(judged: Judged) -> pa.Table:
 
 
 def outliers(judged: Judged) -> pa.Table:
-    """Return rows of `FAULTS` for images that are far less familiar to their label than most.
-
-    Far is `_FAR` standard deviations below the median, robustly estimated, of cosines that Fisher's transformation has
-    made normal.
-    """
-    total = judged.familiarity.sum()
-    if not total:
-        return FAULTS.empty_table()
-    values = np.arctanh((np.arange(BINS) + 0.5) / BINS * 2 - 1)
-    middle = _weighted_median(values, judged.familiarity)
-    deviation = _MAD * _weighted_median(np.abs(values - middle), judged.familiarity)
+    """Return rows of `FAULTS` for images that are of no label; the score is 1 less their familiarity."""
     rows = judged.strange
-    rows = rows.filter(pc.less(rows["familiarity"], float(np.tanh(middle - _FAR * deviation))))
     return _faults(Fault.OUTLIER, rows, score=1 - np.clip(np.asarray(rows["familiarity"]), 0, 1))
 
 
@@ -154,12 +143,6 @@ def _low(
 
 def _spread_of(values: NDArray[np.float64]) -> float:
     return float(_MAD * np.median(np.abs(values - np.median(values))))
-
-
-def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.int64]) -> float:
-    order = np.argsort(values)
-    reached = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
 
 
 def rank(faults: pa.Table) -> pa.Table:

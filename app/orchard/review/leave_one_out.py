@@ -21,12 +21,15 @@ class Doubts:
     Attributes:
         margin: score of the label less that of the best other one; below 0 the other one is likelier.
         other: place of the best other label.
-        familiarity: how near the image lies to the mean of its label's other images, -1..1.
+        familiarity: cosine to the mean of its label's other images, -1..1; of things that have nothing to do with each
+            other it is about 0, give or take 1 over the root of the number of features.
+        familiarity_other: to the mean of the best other label.
     """
 
     margin: NDArray[np.float32]
     other: NDArray[np.intp]
     familiarity: NDArray[np.float32]
+    familiarity_other: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class LeaveOneOut:
             margin=given - scores[at, other],
             other=other,
             familiarity=_cosine(z, own - step[:, np.newaxis] * u, u, gain),
+            familiarity_other=_cosine(z, self.means[other], u, gain),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
