@@ -33,7 +33,7 @@ images) then left out a fifth of the wrong ones of 81 groceries."""
 
 CHANCE = 3.0
 """Standard deviations of the cosine of unrelated directions, below which an image has nothing to do with a label. Of 40
-photographs from shops among 58 studio fruits all were found so, of 40 of these among 81 groceries 33, and nothing else."""
+photographs from shops among 58 studio fruits all are found so, of 40 of these among 81 groceries 33, and no others."""
 
 _ROW = [("path", pa.string()), ("label", pa.string()), ("split", pa.string())]
 DOUBTED = pa.schema([*_ROW, ("suggested", pa.string()), ("margin", pa.float32())])
