@@ -284,6 +284,7 @@ for _command in (*inference.COMMANDS, *export.COMMANDS, *serving.COMMANDS, *clus
 def _print_outcome(outcome: Any, as_json: bool) -> int:
     from orchard.headline import MEASURES
     from orchard.images.rejections import sentence
+    from orchard.layout import SUSPECT_LIST
 
     metrics = outcome.metrics
     if as_json:
@@ -320,6 +321,9 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
                 f"headline   {_with_interval(best)} by {best['classifier'].replace('_', ' ')}, on "
                 f"{best['test_rows']:,} {MEASURES[best['measure']].removeprefix('all ')}"
             )
+        if metrics.get("review", {}).get("faults"):
+            faults = ", ".join(f"{count:,} {fault}" for fault, count in metrics["review"]["faults"].items())
+            lines.append(f"to look at {faults} (see {outcome.output}/{SUSPECT_LIST})")
         lines += [f"warning    {warning}" for warning in metrics["warnings"]]
         lines.append(f"report     {outcome.report or 'none yet: orchard report ' + outcome.output}")
         lines.append(f"seconds    {metrics['seconds']['total']:.1f}")

@@ -2,15 +2,17 @@
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from orchard.datasets import lists
-from orchard.layout import SUSPECTS, Fault
+from orchard.layout import NEIGHBOURS, SUSPECTS, Dataset, Fault
+from orchard.output import Output
 from orchard.reduction.pca import Reduction
 from orchard.reduction.statistics import Sums
-from orchard.review.clusters import PAIRS, clusters
+from orchard.review.clusters import PAIRS, clusters, near_pairs
 from orchard.review.data import describe
 from orchard.review.faults import (
     as_csv,
@@ -69,6 +71,22 @@ def test_near_twins_of_another_label_are_found_and_clusters_counted() -> None:
         "largest": [["0.jpg", "1.jpg", "2.jpg"], ["3.jpg", "4.jpg"], ["5.jpg", "6.jpg"]],
     }
     assert clusters(table["path"].combine_chunks(), PAIRS.empty_table())["clusters"] == 0
+
+
+def test_pairs_are_those_of_the_neighbours_that_are_near_enough(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    rows = [
+        {"path": "a", "neighbours": ["b", "c", "d"], "similarities": [0.99, 0.95, 0.5]},
+        {"path": "b", "neighbours": [], "similarities": []},
+        {"path": "c", "neighbours": ["a"], "similarities": [0.94]},
+    ]
+    with output.writing():
+        staged = [output.stage(Dataset.NEIGHBOURS, pa.Table.from_pylist(rows[i:], NEIGHBOURS)) for i in (0, 3)]
+        output.commit({Dataset.NEIGHBOURS: staged})
+    assert near_pairs(output, 0.95).select(["path", "like"]).to_pylist() == [
+        {"path": "a", "like": "b"},
+        {"path": "a", "like": "c"},
+    ]
 
 
 def test_a_long_chain_of_twins_is_one_cluster() -> None:
