@@ -76,7 +76,7 @@ def test_near_twins_of_another_label_are_found_and_clusters_counted() -> None:
 def test_pairs_are_those_of_the_neighbours_that_are_near_enough(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     rows = [
-        {"path": "a", "neighbours": ["b", "c", "d"], "similarities": [0.99, 0.95, 0.5]},
+        {"path": "a", "neighbours": ["b", "c", "d"], "similarities": [0.99, 0.96, 0.5]},
         {"path": "b", "neighbours": [], "similarities": []},
         {"path": "c", "neighbours": ["a"], "similarities": [0.94]},
     ]
