@@ -5,11 +5,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from orchard.errors import InputError
+from orchard.errors import InputError, UsageError
 from orchard.images.corrections import Corrections, read
-from orchard.images.sources import list_images
+from orchard.images.sources import list_images, list_selected
 from orchard.layout import LISTING, SUSPECTS
 from orchard.review.faults import as_csv
+from orchard.settings import load
 from orchard.storage import S3Options
 
 HEADER = "path,label,suggested,corrected,drop\n"
@@ -97,6 +98,12 @@ def test_a_list_that_is_not_there_or_not_in_utf_8(tmp_path: Path) -> None:
         read(str(tmp_path / "none.csv"))
     with pytest.raises(InputError, match="cannot be read as UTF-8"):
         Corrections.from_csv(HEADER.encode() + b"\xff\xfe\xfa,,,x,", "c.csv")
+
+
+def test_the_list_that_a_run_writes_anew_is_not_taken(tmp_path: Path) -> None:
+    settings = load({"corrections": f"{tmp_path}/out/review/../review/suspects.csv"})
+    with pytest.raises(UsageError, match="is written anew by the run.*copy it"):
+        list_selected(str(tmp_path), f"{tmp_path}/out/", settings)
 
 
 def test_a_source_is_listed_as_corrected(tmp_path: Path) -> None:

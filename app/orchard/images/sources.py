@@ -23,7 +23,7 @@ from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
 from orchard.images.manifests import is_manifest, read_manifest
 from orchard.images.places import doubtful, is_ignored, places
 from orchard.images.selection import sample, with_labels
-from orchard.layout import COMMITS, LISTING, MODEL, REVIEW, CorrectionMetrics, Dataset, Grouping
+from orchard.layout import COMMITS, LISTING, MODEL, REVIEW, SUSPECT_LIST, CorrectionMetrics, Dataset, Grouping
 from orchard.settings import Settings
 from orchard.storage import (
     Entry,
@@ -158,7 +158,16 @@ def list_images(
 
 
 def list_selected(source: str, output: str | None, settings: Settings) -> Listing:
-    """What `list_images` finds as the settings select it, without the ``output``."""
+    """What `list_images` finds as the settings select it, without the ``output``.
+
+    Raises:
+        UsageError: The corrections are the list that a run into ``output`` writes anew.
+    """
+    if settings.corrections and output and _is_same(settings.corrections, f"{output.rstrip('/')}/{SUSPECT_LIST}"):
+        raise UsageError(
+            f"--corrections {settings.corrections} is written anew by the run, and what was corrected would be lost: "
+            "copy it to a place of its own first."
+        )
     s3 = settings.s3_options()
     return list_images(
         source,
