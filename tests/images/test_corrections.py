@@ -102,7 +102,7 @@ def test_a_list_that_is_not_there_or_not_in_utf_8(tmp_path: Path) -> None:
 
 def test_the_list_that_a_run_writes_anew_is_not_taken(tmp_path: Path) -> None:
     settings = load({"corrections": f"{tmp_path}/out/review/../review/suspects.csv"})
-    with pytest.raises(UsageError, match="is written anew by the run.*copy it"):
+    with pytest.raises(UsageError, match=r"is written anew by the run.*copy it"):
         list_selected(str(tmp_path), f"{tmp_path}/out/", settings)
 
 
