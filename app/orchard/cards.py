@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from orchard.delimited import decoded, delimiter
-from orchard.errors import InputError, OrchardError, file_failure
+from orchard.delimited import decoded, read_table, rows
+from orchard.errors import InputError
 from orchard.files import digest_of
 from orchard.layout import CARDS, INVENTORY, MODEL, NAMES, PARTS, CardMetrics, Dataset
-from orchard.storage import DEFAULT_S3, S3Options, local_path, read_path, split_s3_url
+from orchard.storage import DEFAULT_S3, S3Options
 
 if TYPE_CHECKING:
     from orchard.output import Output
@@ -88,7 +88,13 @@ class Cards:
         found: dict[str, dict[str, dict[str, dict[str, str]]]] = {name: {} for name in NAMES}
         lines: dict[tuple[str, str, str], int] = {}
         try:
-            for line, row in _rows(decoded(data), url):
+            given = rows(
+                decoded(data),
+                f"cards {url}",
+                lambda names: {"name", "language"} <= names,
+                partial(_check_columns, url=url),
+            )
+            for line, row in given:
                 if len(lines) == MAX_CARDS:
                     raise InputError(f"cards {url} has more than {MAX_CARDS:,} rows: leave some out.")
                 column, name, language, card = _read(row, f"cards {url}, line {line}")
@@ -168,17 +174,7 @@ def read(url: str, s3: S3Options = DEFAULT_S3) -> Cards:
         InputError: it is not there, or see `Cards.from_csv`.
         StorageError: it cannot be read.
     """
-    location = split_s3_url(url)
-    path = f"s3a://{location[0]}/{location[1]}" if location else str(local_path(url))
-    try:
-        data = read_path(path, s3, MAX_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"cards {url} does not exist: check --cards.") from None
-    except OrchardError:
-        raise
-    except OSError as error:
-        raise file_failure(error, "read", url) from error
-    return Cards.from_csv(data, url)
+    return Cards.from_csv(read_table(url, "cards", MAX_BYTES, s3), url)
 
 
 def language_tag(text: str) -> str | None:
@@ -261,34 +257,9 @@ def _best(present: Mapping[str, object], wanted: Sequence[str]) -> str:
     return min(present)
 
 
-def _rows(text: str, url: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row that is not empty by column, with the number of its first line in the file."""
-    mark, table = delimiter(text.lstrip("\r\n"), lambda names: "name" in names and "language" in names)
-    skipped = len(text.splitlines()) - len(table.splitlines())
-    reader = csv.reader(io.StringIO(table, newline=""), delimiter=mark, strict=True)
-    columns: list[str] | None = None
-    ended = skipped
-    for cells in reader:
-        line, ended = ended + 1, skipped + reader.line_num
-        while cells and not cells[-1].strip():
-            cells.pop()
-        if not cells:
-            continue
-        if columns is None:
-            columns = [cell.strip().lower() for cell in cells]
-            _check_columns(columns, url)
-        elif len(cells) > len(columns):
-            raise InputError(
-                f"cards {url}, line {line}: it has {len(cells)} fields and the header {len(columns)}: "
-                "put texts that hold the separator into quotes."
-            )
-        else:
-            yield line, dict(zip(columns, cells, strict=False))
-    if columns is None:
-        raise InputError(f"cards {url} is empty: give it a header with some of {', '.join(COLUMNS)}.")
-
-
 def _check_columns(columns: Sequence[str], url: str) -> None:
+    if not columns:
+        raise InputError(f"cards {url} is empty: give it a header with some of {', '.join(COLUMNS)}.")
     for column in columns:
         if column not in COLUMNS:
             near = difflib.get_close_matches(column, COLUMNS, 1)

@@ -141,6 +141,23 @@ def classify(output: str, as_json: bool, **flags: Any) -> int:
         return _print_outcome(pipeline.finish(), as_json)
 
 
+@cli.command(short_help="look for wrong labels and other faults of the data")
+@click.argument("output")
+@options(*SPARK, *STORAGE)
+def review(output: str, as_json: bool, **flags: Any) -> int:
+    """Rank the images of OUTPUT that may be at fault in review/suspects.csv, which --corrections takes back.
+
+    \b
+    Example:
+      orchard review out
+    """
+    from orchard.pipeline import Pipeline
+
+    with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
+        pipeline.review()
+        return _print_outcome(pipeline.finish(), as_json)
+
+
 @cli.command(short_help="write the report again")
 @click.argument("output")
 @click.option(
@@ -285,6 +302,7 @@ for _command in (*inference.COMMANDS, *export.COMMANDS, *serving.COMMANDS, *clus
 def _print_outcome(outcome: Any, as_json: bool) -> int:
     from orchard.headline import MEASURES
     from orchard.images.rejections import sentence
+    from orchard.layout import SUSPECT_LIST
 
     metrics = outcome.metrics
     if as_json:
@@ -321,6 +339,9 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
                 f"headline   {_with_interval(best)} by {best['classifier'].replace('_', ' ')}, on "
                 f"{best['test_rows']:,} {MEASURES[best['measure']].removeprefix('all ')}"
             )
+        if metrics.get("review", {}).get("faults"):
+            faults = ", ".join(f"{count:,} {fault}" for fault, count in metrics["review"]["faults"].items())
+            lines.append(f"to look at {faults} (see {outcome.output}/{SUSPECT_LIST})")
         lines += [f"warning    {warning}" for warning in metrics["warnings"]]
         lines.append(f"report     {outcome.report or 'none yet: orchard report ' + outcome.output}")
         lines.append(f"seconds    {metrics['seconds']['total']:.1f}")

@@ -4,7 +4,10 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+
+from orchard.errors import InputError, OrchardError, file_failure
+from orchard.storage import DEFAULT_S3, S3Options, local_path, read_path, split_s3_url
 
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DELIMITERS = ",;\t|"
@@ -40,3 +43,60 @@ def delimiter(text: str, is_header: Callable[[Set[str]], bool]) -> tuple[str, st
 def first_row(text: str, mark: str) -> list[str]:
     """The first row's cells."""
     return next(csv.reader(io.StringIO(text[:100_000], newline=""), delimiter=mark), [])
+
+
+def rows(
+    text: str, name: str, is_header: Callable[[Set[str]], bool], check: Callable[[Sequence[str]], None]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield each row that is not empty by column, with the number of its first line in the file.
+
+    Args:
+        text: The table.
+        name: What it is called in errors.
+        is_header: As of `delimiter`.
+        check: Raises what is wrong with the names of the columns, in lower case.
+
+    Raises InputError: it is empty, or a row has more cells than the header. Raises csv.Error: it is no table.
+    """
+    mark, table = delimiter(text.lstrip("\r\n"), is_header)
+    skipped = len(text.splitlines()) - len(table.splitlines())
+    reader = csv.reader(io.StringIO(table, newline=""), delimiter=mark, strict=True)
+    columns: list[str] | None = None
+    ended = skipped
+    for cells in reader:
+        line, ended = ended + 1, skipped + reader.line_num
+        while cells and not cells[-1].strip():
+            cells.pop()
+        if not cells:
+            continue
+        if columns is None:
+            columns = [cell.strip().lower() for cell in cells]
+            check(columns)
+        elif len(cells) > len(columns):
+            raise InputError(
+                f"{name}, line {line}: it has {len(cells)} fields and the header {len(columns)}: "
+                "put texts that hold the separator into quotes."
+            )
+        else:
+            yield line, dict(zip(columns, cells, strict=False))
+    if columns is None:
+        check([])
+
+
+def read_table(url: str, setting: str, max_bytes: int, s3: S3Options = DEFAULT_S3) -> bytes:
+    """The content of the file at a local path or ``s3a://`` URL that a setting names; at most a byte too much of it.
+
+    Raises:
+        InputError: It is not there.
+        StorageError: It cannot be read.
+    """
+    location = split_s3_url(url)
+    path = f"s3a://{location[0]}/{location[1]}" if location else str(local_path(url))
+    try:
+        return read_path(path, s3, max_bytes)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{setting} {url} does not exist: check --{setting}.") from None
+    except OrchardError:
+        raise
+    except OSError as error:
+        raise file_failure(error, "read", url) from error

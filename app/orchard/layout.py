@@ -24,6 +24,9 @@ FORMULA = r"^[=+\-@\t\r]"
 METRICS, RUN, REPORT = "metrics.json", "run.json", "report.html"
 COMPARISON, COMPARISON_PAGE = "compare.json", "compare.html"
 """What `orchard compare` found, in the folder that holds an output for each backbone."""
+REVIEW = "review/"
+SUSPECT_LIST = f"{REVIEW}suspects.csv"
+"""Rows of `SUSPECTS`."""
 INCOMPLETE = "_INCOMPLETE"
 """Lies in a dataset's folder while a commit replaces files there; readers of Parquet skip its name."""
 
@@ -62,7 +65,7 @@ EXTRACTED = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
 """What is made of images: every listed image is in the inventory, and in one of the other two."""
 DERIVED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.NEIGHBOURS, Dataset.PREDICTIONS)
 """What is made of features; it goes when they change."""
-FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification"))
+FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification", "review"))
 """The properties of the stages that made it, which go with it."""
 
 
@@ -83,6 +86,21 @@ class Answer(StrEnum):
     """It is of one of the labels; which one is not sure."""
     UNKNOWN = "unknown"
     """It is unlike anything that was learned."""
+
+
+class Fault(StrEnum):
+    """What may be wrong with an image, the surest and gravest first: the closed list of ``suspects.fault``."""
+
+    SAME_IMAGE = "same_image"
+    """Its bytes are those of an image under another label."""
+    LABEL = "label"
+    """Another label fits it better, as classifiers say that never saw it."""
+    NEAR_TWIN = "near_twin"
+    """It hardly differs from an image under another label."""
+    OUTLIER = "outlier"
+    """It is unlike the other images of its label."""
+    BLURRED = "blurred"
+    DARK = "dark"
 
 
 class Reason(StrEnum):
@@ -158,6 +176,9 @@ INVENTORY = pa.schema(
         pa.field("group", pa.string()),  # as in a listing
         pa.field("digest", pa.string()),  # BLAKE2b, 128 bits, hex, of the file's bytes; null if unread
         pa.field("featurized", pa.bool_()),  # false: the image is in rejected/
+        pa.field("format", pa.string()),  # such as JPEG, by content; this and the next two are null if not featurized
+        pa.field("brightness", pa.float32()),  # 0..1, see `orchard.images.quality`
+        pa.field("sharpness", pa.float32()),  # 0 and up, likewise
     ]
 )
 
@@ -196,6 +217,22 @@ PREDICTIONS = pa.schema(
 )
 
 
+# What `--corrections` takes back: see `orchard.images.corrections`.
+SUSPECTS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),  # unique
+        pa.field("label", pa.string()),
+        pa.field("suggested", pa.string()),  # the label that fits best; null where none is suggested
+        pa.field("corrected", pa.string()),  # null: for whoever corrects to fill in
+        pa.field("drop", pa.string()),  # likewise: yes, to leave the image out
+        pa.field("fault", pa.string()),  # Fault
+        pa.field("score", pa.float32()),  # 0..1, the higher the worse; comparable for one fault only
+        pa.field("also", pa.string()),  # its other faults, separated by blanks
+        pa.field("split", pa.string()),
+        pa.field("like", pa.string()),  # path of the image that it is a twin of
+    ]
+)
+
 SCHEMAS = {
     Dataset.FEATURES: FEATURES,
     Dataset.REJECTED: REJECTED,
@@ -206,7 +243,7 @@ SCHEMAS = {
 }
 """The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
 
-ADDED = frozenset({"kind", "group"})
+ADDED = frozenset({"kind", "group", "format", "brightness", "sharpness"})
 """Columns that earlier versions did not write: where a file lacks one, it is read as nulls."""
 
 
@@ -380,6 +417,56 @@ class Conflicts(TypedDict):
     pairs: list[Twins]  # the first few
 
 
+class Suspect(TypedDict):
+    """An image that may be at fault, as in `SUSPECTS`."""
+
+    path: str
+    label: str | None
+    suggested: str | None
+    fault: str  # Fault
+    score: float
+    also: list[str]  # Fault
+    split: str
+    like: str | None
+
+
+class ClusterMetrics(TypedDict):
+    """``metrics.review.clusters``: images that are near twins of each other, directly or by others between."""
+
+    clusters: int
+    images: int  # in one
+    largest: list[list[str]]  # the first paths of the largest ones
+
+
+class ReviewMetrics(TypedDict):
+    """``metrics.review``: which images may be at fault."""
+
+    judged: int  # labelled images whose label was judged; 0 where there are too few to judge by
+    images: int  # that may be at fault
+    faults: dict[str, int]  # Fault -> images, the most suspect 10,000 of each at most
+    first: list[Suspect]  # the first 200, every fault in turn
+    clusters: NotRequired[ClusterMetrics]  # where nearest images are known
+
+
+class DataMetrics(TypedDict):
+    """``metrics.data``: what the featurized images are."""
+
+    formats: dict[str, int]  # the most frequent first; images of before formats were written are in none
+    shapes: dict[str, int]  # landscape, portrait, square
+    pixels: dict[str, int]  # lower bound of the width times height, a power of two, as text -> images
+    smallest: list[int]  # width and height of the image of the fewest pixels
+    largest: list[int]
+    labels: int
+    images_a_label: dict[str, float]  # fewest, median, most; empty without labels
+
+
+class CorrectionMetrics(TypedDict):
+    """``metrics.corrections``: what the corrected list changed in what the source says."""
+
+    relabelled: int
+    dropped: int
+
+
 class CardMetrics(TypedDict):
     """``metrics.cards``: what there is to read about labels and kinds, where a table of cards was given."""
 
@@ -498,12 +585,15 @@ class Metrics(TypedDict):
     leak: NotRequired[Leak]
     conflicts: NotRequired[Conflicts]
     grouping: NotRequired[Grouping]
+    data: NotRequired[DataMetrics]
+    review: NotRequired[ReviewMetrics]
+    corrections: NotRequired[CorrectionMetrics]
     group_split: NotRequired[GroupSplit]
     neighbours: NotRequired[NeighbourMetrics]
     without_near_twins: NotRequired[dict[str, ApartMetrics]]  # by classifier
     headline: NotRequired[Headline]
     warnings: list[str]  # one sentence each
-    seconds: dict[str, float]  # list, extract, reduce, classify, report, total
+    seconds: dict[str, float]  # list, extract, reduce, classify, review, report, total
     images_per_second: float  # decoded / seconds of extraction; of the run that decoded last
 
 

@@ -32,7 +32,19 @@ import pyarrow as pa
 from orchard import interruption, log, models
 from orchard.errors import OutputDamaged, OutputLocked, StorageError
 from orchard.files import DataFile, damaged, digest_of, gone, parquet_bytes, part, read_columns, read_file, stage_file
-from orchard.layout import CURRENT_MODEL, INCOMPLETE, METRICS, MODEL, PARTS, REPORT, RUN, STAGING, STATISTICS, Dataset
+from orchard.layout import (
+    CURRENT_MODEL,
+    INCOMPLETE,
+    METRICS,
+    MODEL,
+    PARTS,
+    REPORT,
+    RUN,
+    STAGING,
+    STATISTICS,
+    SUSPECT_LIST,
+    Dataset,
+)
 from orchard.lock import Lease, hold
 from orchard.storage import S3Options, Storage, open_storage
 from orchard.upgrade import upgrade
@@ -371,7 +383,7 @@ class Output:
         kept = {file.name for files in self._state.files.values() for file in files.values()}
         folders = [*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS]
         found = [entry.key for folder in folders for entry in self.storage.list(folder)]
-        return [name for name in [*found, METRICS, RUN, REPORT] if name not in kept]
+        return [name for name in [*found, METRICS, RUN, REPORT, SUSPECT_LIST] if name not in kept]
 
     def _move(self, names: Sequence[str], staging: str) -> None:
         def move(name: str) -> None:

@@ -26,13 +26,14 @@ from orchard.files import digest_of
 from orchard.images.sources import check_apart, list_images, list_selected
 from orchard.inference.model import Model
 from orchard.inference.unknown import measure_unknown
-from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics
+from orchard.layout import METRICS, REPORT, RUN, SUSPECT_LIST, Dataset, Metrics
 from orchard.neighbours import stage as neighbours
 from orchard.neighbours.twins import measure_apart
 from orchard.output import Output
 from orchard.progress import Advance, stage
 from orchard.reduction import stage as reduction
 from orchard.report import stage as reporting
+from orchard.review import stage as review
 from orchard.session import Session
 from orchard.settings import Settings
 from orchard.storage import read_path
@@ -64,6 +65,7 @@ def run(source: str, output: str, settings: Settings, spark: SparkSession | None
         pipeline.neighbours()
         pipeline.classify()
         pipeline.measure_unknown()
+        pipeline.review()
         return pipeline.report()
 
 
@@ -131,6 +133,7 @@ class Pipeline:
             pending = find_pending(
                 output,
                 listing.table,
+                dropped=listing.dropped,
                 prune=settings.prune,
                 retry_rejected=settings.retry_rejected,
                 test_fraction=settings.test_fraction,
@@ -143,6 +146,7 @@ class Pipeline:
             )
         if listing.duplicates:
             log.info("the manifest repeats %d rows: each image is taken once", listing.duplicates)
+        extraction.rename(output, pending)
         done: extraction.Extraction = {}
         if extraction.is_needed(output, pending):
             with self._timed("extract"):
@@ -290,6 +294,22 @@ class Pipeline:
             output.commit({}, properties={"unknown": {"key": key, "metrics": found}})
 
         self._stage("unknown", "unknown", key, work, images.num_rows)
+
+    def review(self) -> None:
+        """Look for the data's own faults, and write ``review/suspects.csv``."""
+        output = self.output
+        names = sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
+        calibrations = summary.recall(output, "classification").get("calibrations", {})
+        temperature = calibrations.get(Classifier.LINEAR_DISCRIMINANT, {}).get("temperature", 1.0)
+        before = [summary.recall(output, name).get("key") for name in ("reduction", "neighbours")]
+        key = _digest(review.VERSION, names, before, temperature)
+
+        def work(advance: Advance) -> None:
+            review.run(self._session, output, key=key, temperature=temperature, progress=advance)
+
+        if names:
+            there = output.storage.exists(SUSPECT_LIST)
+            self._stage("review", "review", key if there else "", work, output.rows(Dataset.FEATURES))
 
     def report(self, *, again: bool = False, figures: Path | None = None) -> Outcome:
         """Write ``report.html`` if it would say anything new, or `again` in any case, and `finish`.

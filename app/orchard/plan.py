@@ -44,6 +44,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         images = find_pending(
             Output(output, s3),
             images,
+            dropped=listing.dropped,
             prune=True,
             retry_rejected=settings.retry_rejected,
             test_fraction=settings.test_fraction,

@@ -87,6 +87,9 @@ class Settings(BaseSettings):
         None,
         description="where kinds above labels come from: the folder above (Apple/Golden), the first word (Apple 11)",
     )
+    corrections: str | None = Field(
+        None, description="table (CSV) of images with their right label or to drop, such as a corrected suspects.csv"
+    )
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of test images where the source has no split")
     group_by: str | None = Field(
         None,

@@ -81,6 +81,11 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
     conflicts = label_conflicts(_featurized(output, ["path", "label", "digest"]))
     if conflicts["images"]:
         found["conflicts"] = conflicts
+    review = recall(output, "review")
+    if review:
+        found |= {"review": review["metrics"], "data": review["data"]}
+    if corrections := recall(output, "listing").get("corrections"):
+        found["corrections"] = corrections
     found["warnings"] = [
         *recall(output, "listing").get("warnings", []),
         *conflict_warnings(conflicts),

@@ -10,7 +10,7 @@ import pytest
 
 from orchard.datasets import batches
 from orchard.errors import InputError, UsageError
-from orchard.features.pending import Pending, find_pending, without
+from orchard.features.pending import Pending, find_pending, renamed, without
 from orchard.files import read_columns
 from orchard.layout import FEATURES, INVENTORY, LISTING, REJECTED, Dataset
 from orchard.output import Output
@@ -61,13 +61,13 @@ def test_an_unchanged_listing_leaves_nothing_to_do(output: Output) -> None:
     assert (pending.images.num_rows, len(pending.replaced)) == (0, 0)
 
 
-def test_another_kind_makes_an_image_new_and_so_does_none(output: Output) -> None:
+def test_another_kind_is_noticed_and_so_is_none(output: Output) -> None:
     kinds = pa.array(["Citrus", None, None, None], pa.string())
     images = listing(*ALL)
     images = images.set_column(images.schema.get_field_index("kind"), LISTING.field("kind"), kinds)
     pending = find(output, images)
-    assert pending.images.select(["path", "kind"]).to_pylist() == [{"path": "a", "kind": "Citrus"}]
-    assert pending.replaced.to_pylist() == ["a"]
+    assert pending.renamed.select(["path", "kind"]).to_pylist() == [{"path": "a", "kind": "Citrus"}]
+    assert (pending.images.num_rows, len(pending.replaced)) == (0, 0)
 
 
 def test_files_that_were_written_before_there_were_kinds_are_read_and_written_anew(tmp_path: Path) -> None:
@@ -119,9 +119,44 @@ def test_a_label_or_split_that_changed_is_noticed(
     rows = listing(*ALL).to_pylist()
     rows[0][column] = value
     pending = find(output, pa.Table.from_pylist(rows, LISTING))
-    assert pending.images["path"].to_pylist() == pending.replaced.to_pylist() == ["a"] * is_changed
-    if is_changed and value:
-        assert pending.images[column].to_pylist() == [value]
+    assert pending.renamed["path"].to_pylist() == ["a"] * is_changed
+    assert (pending.images.num_rows, len(pending.replaced)) == (0, 0)  # no image is decoded again for it
+    if is_changed:
+        assert pending.renamed[column].to_pylist() == [value]
+
+
+def test_an_image_that_is_replaced_under_another_label_is_decoded_again(output: Output) -> None:
+    rows = listing(("a", 2, "2"), *ALL[1:]).to_pylist()
+    rows[0]["label"] = "Lime"
+    pending = find(output, pa.Table.from_pylist(rows, LISTING))
+    assert (pending.images["path"].to_pylist(), pending.renamed.num_rows) == (["a"], 0)
+
+
+def test_new_names_are_written_and_all_else_stays(output: Output) -> None:
+    images = pa.Table.from_pylist(
+        [{"path": p, "label": "Lime", "kind": "Citrus", "split": "test"} for p in "ax"], LISTING
+    )
+    before = output.read(Dataset.INVENTORY, INVENTORY.names, INVENTORY).to_pylist()
+    with output.writing():
+        add, remove = renamed(output, images)
+        output.commit(add, remove=remove)
+    again = Output(output.url)
+    assert again.rows(Dataset.REJECTED) == 1
+    names = [("Lime", "Citrus", "test"), ("Lemon", None, "train"), ("Lemon", None, "train"), ("Lime", "Citrus", "test")]
+    new = [
+        row | dict(zip(("label", "kind", "split"), name, strict=True)) for row, name in zip(before, names, strict=True)
+    ]
+    assert again.read(Dataset.INVENTORY, INVENTORY.names, INVENTORY).to_pylist() == new
+    features = again.read(Dataset.FEATURES, FEATURES.names, FEATURES)
+    assert features["label"].to_pylist() == ["Lime", "Lemon", "Lemon"]
+    assert features["features"].to_pylist() == [[1.0]] * 3
+
+
+def test_images_that_are_dropped_need_no_permission(output: Output) -> None:
+    pending = find_pending(
+        output, listing(*ALL[1:]), prune=False, retry_rejected=False, test_fraction=0.2, seed=1, dropped={"a"}
+    )
+    assert (pending.replaced.to_pylist(), pending.images.num_rows) == (["a"], 0)
 
 
 def _real_images(tmp_path: Path, source: list[dict[str, object]]) -> tuple[Output, pa.Table]:
@@ -131,7 +166,8 @@ def _real_images(tmp_path: Path, source: list[dict[str, object]]) -> tuple[Outpu
     inventory = find_pending(output, table, prune=False, retry_rejected=False, test_fraction=0.2, seed=1).images
     n = inventory.num_rows
     inventory = inventory.append_column("digest", inventory["path"])
-    inventory = inventory.append_column("featurized", pa.array([True] * (n - 1) + [False])).cast(INVENTORY)
+    inventory = inventory.append_column("featurized", pa.array([True] * (n - 1) + [False]))
+    inventory = pa.Table.from_pylist(inventory.to_pylist(), INVENTORY)
     rejected = [{"path": inventory["path"][n - 1].as_py(), "reason": "unreadable", "detail": "Permission denied"}]
     with output.writing():
         staged = output.stage(Dataset.INVENTORY, inventory)

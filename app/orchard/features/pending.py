@@ -1,5 +1,6 @@
 """What is still to do: the listing against what the output holds already."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,10 +17,12 @@ from orchard.storage import DEFAULT_S3, S3Options
 
 @dataclass(frozen=True)
 class Pending:
-    """The images to work on, and the paths whose present rows have to go first."""
+    """The images to work on, those that are only called otherwise, and the paths whose rows have to go first."""
 
     images: pa.Table
     """Schema `LISTING`, every row with its split."""
+    renamed: pa.Table
+    """Likewise: the images that are done but for another label, kind or split; they are not decoded again."""
     replaced: pa.ChunkedArray
     """Paths whose image was replaced, is to be tried again, or is no longer in the source."""
     replaced_images: int
@@ -34,6 +37,7 @@ def find_pending(
     retry_rejected: bool,
     test_fraction: float,
     seed: int,
+    dropped: Collection[str] = (),
     s3: S3Options = DEFAULT_S3,
 ) -> Pending:
     """Compare `listing` (schema `LISTING`) with the output's inventory.
@@ -43,40 +47,44 @@ def find_pending(
     while they are unchanged, unless `retry_rejected` or what could not be read can be now.
 
     Raises:
-        UsageError: the output has rows of images that the source does not list, and `prune` is not set.
+        UsageError: the output has rows of images that the source does not list and that are not `dropped`, and `prune`
+            is not set.
         InputError: none of the images is there.
     """
     listing, missing = with_versions(listing, s3)
     columns = ["path", "size", "version", *NAMES, "split", "featurized"]
     inventory = output.read(Dataset.INVENTORY, columns, INVENTORY)
     vanished = inventory["path"].filter(pc.invert(pc.is_in(inventory["path"], _values(listing["path"]))))
-    if len(vanished) and not prune:
+    unasked = vanished.filter(pc.invert(pc.is_in(vanished, pa.array(sorted(dropped), pa.string()))))
+    if len(unasked) and not prune:
         raise UsageError(
-            f"{output.url} holds {len(vanished)} images that the source, as selected, does not list (such as "
-            f"{vanished[0]}): choose another --output, --prune to drop their rows, or --fresh to start over."
+            f"{output.url} holds {len(unasked)} images that the source, as selected, does not list (such as "
+            f"{unasked[0]}): choose another --output, --prune to drop their rows, or --fresh to start over."
         )
     at = pc.index_in(listing["path"], _values(inventory["path"]))
     is_known = pc.is_valid(at)
     before = inventory.take(at)
-    again = pc.is_in(listing["path"], pa.array([], pa.string()))  # none
+    is_renamed = _differs(listing["split"], before["split"])  # null: the source does not say
     for name in NAMES:  # null: it has none
-        again = pc.or_(again, pc.not_equal(pc.fill_null(listing[name], ""), pc.fill_null(before[name], "")))
-    for name in ("version", "size", "split"):  # null: the source does not say
-        again = pc.or_(again, _differs(listing[name], before[name]))
+        is_renamed = pc.or_(is_renamed, pc.not_equal(pc.fill_null(listing[name], ""), pc.fill_null(before[name], "")))
+    again = pc.or_(*(_differs(listing[name], before[name]) for name in ("version", "size")))  # as of the split
     is_missing = pc.is_in(listing["path"], pa.array(missing, pa.string()))
     again = pc.or_(again, pc.and_(is_missing, pc.fill_null(before["featurized"], False)))
     if retry_rejected:
         again = pc.or_(again, pc.invert(pc.fill_null(before["featurized"], True)))
     else:
         again = pc.or_(again, pc.is_in(listing["path"], _readable_again(output, missing, s3)))
-    is_done = pc.and_not(is_known, again)
+    is_there = pc.and_not(is_known, again)
+    is_done = pc.and_not(is_there, is_renamed)
     replaced = listing["path"].filter(pc.and_(is_known, again))
     images = listing.filter(pc.invert(is_done)).sort_by("path")
     assigned = before.filter(is_done).select(["path", "label", "split"])
     assigned = assigned.append_column("group", listing["group"].filter(is_done))
     images = assign_splits(images, assigned, test_fraction=test_fraction, seed=seed)
+    is_only_renamed = pc.is_in(images["path"], _values(listing["path"].filter(pc.and_(is_there, is_renamed))))
     return Pending(
-        images=images,
+        images=images.filter(pc.invert(is_only_renamed)),
+        renamed=images.filter(is_only_renamed),
         replaced=pa.chunked_array([*replaced.chunks, *vanished.chunks], pa.string()),
         replaced_images=len(replaced),
         vanished_images=len(vanished),
@@ -117,4 +125,31 @@ def without(output: Output, paths: pa.ChunkedArray) -> tuple[dict[Dataset, list[
             remove.append(file.name)
             if kept.num_rows:
                 add.setdefault(dataset, []).append(output.stage(dataset, kept))
+    return add, remove
+
+
+def renamed(output: Output, images: pa.Table) -> tuple[dict[Dataset, list[DataFile]], list[str]]:
+    """Stage the files of the extraction that hold rows of `images` again, with their label, kind and split.
+
+    Args:
+        output: held for writing; one file is in memory at a time.
+        images: schema `LISTING`.
+
+    Returns:
+        As `without`.
+    """
+    add: dict[Dataset, list[DataFile]] = {}
+    remove: list[str] = []
+    paths = _values(images["path"])
+    for dataset in (Dataset.FEATURES, Dataset.INVENTORY) if len(paths) else ():
+        for file in output.files(dataset):
+            if not pc.any(pc.is_in(read_columns(output.storage, file, ["path"])["path"], paths)).as_py():
+                continue
+            rows = read_columns(output.storage, file)
+            at = pc.index_in(rows["path"], paths)
+            for name in (*NAMES, "split"):
+                new = pc.if_else(pc.is_valid(at), images[name].take(at), rows[name])
+                rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), new)
+            remove.append(file.name)
+            add.setdefault(dataset, []).append(output.stage(dataset, rows))
     return add, remove

@@ -14,7 +14,7 @@ from orchard.features.backbones import Backbone
 from orchard.features.conversion import start_build
 from orchard.features.engines import resolve_precision
 from orchard.features.extraction import extract, warm_up
-from orchard.features.pending import Pending, without
+from orchard.features.pending import Pending, renamed, without
 from orchard.files import DataFile, digest_of
 from orchard.images.sources import Listing
 from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, SCHEMAS, Dataset
@@ -136,6 +136,14 @@ def featurize(
     }
 
 
+def rename(output: Output, pending: Pending) -> None:
+    """Give images their new label, kind and split where only these have changed; what was made of them goes."""
+    if pending.renamed.num_rows:
+        add, remove = renamed(output, pending.renamed)
+        output.commit(add, replace=DERIVED, remove=remove, properties=FORGOTTEN)
+        log.info("%d images have another label, kind or split; none was decoded again", pending.renamed.num_rows)
+
+
 def complete(output: Output, listing: Listing, source: str, extraction: Extraction) -> None:
     """Remember both, and make sure that every listed image is in exactly one of ``features`` and ``rejected``.
 
@@ -151,12 +159,14 @@ def complete(output: Output, listing: Listing, source: str, extraction: Extracti
             f"{output.url} does not add up: {listed} images listed, {featurized} featurized, {rejected} rejected; "
             f"run orchard verify {output.url}, then start again, and please report this."
         )
-    found = {
+    found: dict[str, Any] = {
         "source": redacted(source),
         "listed": listed,
         "ignored": listing.ignored_count,
         "warnings": listing.warnings,
     }
+    if listing.corrections is not None:
+        found["corrections"] = listing.corrections
     empty = {d: [output.stage(d, SCHEMAS[d].empty_table())] for d in EXTRACTED if not output.files(d)}
     changes: dict[str, object] = {"extraction": extraction} if extraction else {}
     if output.property("listing") != found:

@@ -24,6 +24,7 @@ from orchard.features.artifact import EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
 from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
+from orchard.images.quality import Quality, quality_of
 from orchard.images.reading import contents
 from orchard.layout import FEATURES, INVENTORY, NAMES, REJECTED, Dataset, Reason
 from orchard.storage import LocalStorage, S3Options, Storage
@@ -171,6 +172,8 @@ class _Rows:
         self._features = [np.empty((0, engine.n_features), np.float32)]
         self._featurized: list[int] = []
         self._sizes: list[tuple[int, int]] = []
+        self._formats: list[str | None] = [None] * task.num_rows
+        self._qualities: list[Quality | None] = [None] * task.num_rows
         self._rejected: list[tuple[int, Rejection]] = []
         self._bytes: list[int | None] = [None] * task.num_rows
         self._digests: list[str | None] = [None] * task.num_rows
@@ -193,6 +196,8 @@ class _Rows:
     def add(self, row: int, image: Decoded) -> None:
         self._featurized.append(row)
         self._sizes.append((image.width, image.height))
+        self._formats[row] = str(image.format)
+        self._qualities[row] = quality_of(image.pixels)
         self._pixels.append(image.pixels)
         if len(self._pixels) == BUFFERED_IMAGES:
             self._infer()
@@ -234,6 +239,9 @@ class _Rows:
                 **{name: self._task[name] for name in ("version", *NAMES, "split", "group")},
                 "digest": pa.array(self._digests, pa.string()),
                 "featurized": is_featurized,
+                "format": pa.array(self._formats, pa.string()),
+                "brightness": pa.array([found and found.brightness for found in self._qualities], pa.float32()),
+                "sharpness": pa.array([found and found.sharpness for found in self._qualities], pa.float32()),
             },
             schema=INVENTORY,
         )

@@ -74,6 +74,7 @@ class Decoded:
     width: int
     """Of the original, upright, in pixels."""
     height: int
+    format: ImageFormat
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _decode_whole(data: bytes, found: ImageFormat, target: int, limits: Limits) 
             upright = upright.transpose(_TRANSPOSE[orientation])
             if orientation >= 5:
                 width, height = height, width
-        return Decoded(np.asarray(upright), width, height)
+        return Decoded(np.asarray(upright), width, height, found)
 
 
 def _open(data: bytes, found: ImageFormat, limits: Limits) -> Image.Image:

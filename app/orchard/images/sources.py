@@ -16,12 +16,14 @@ import pyarrow.compute as pc
 from orchard import interruption
 from orchard.errors import AccessDenied, BucketMissing, InputError, OrchardError, StorageError, UsageError
 from orchard.images.content import HEAD_BYTES, image_format
+from orchard.images.corrections import Corrections
+from orchard.images.corrections import read as read_corrections
 from orchard.images.groups import describe, groups_of, regrouped
 from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
 from orchard.images.manifests import is_manifest, read_manifest
 from orchard.images.places import doubtful, is_ignored, places
 from orchard.images.selection import sample, with_labels
-from orchard.layout import COMMITS, LISTING, MODEL, Dataset, Grouping
+from orchard.layout import COMMITS, LISTING, MODEL, REVIEW, SUSPECT_LIST, CorrectionMetrics, Dataset, Grouping
 from orchard.settings import Settings
 from orchard.storage import (
     Entry,
@@ -35,7 +37,7 @@ from orchard.storage import (
 )
 
 _LOG = COMMITS.partition("/")[0]  # what every output holds
-_OUTPUT_FOLDERS = frozenset([_LOG, MODEL.strip("/"), *Dataset])
+_OUTPUT_FOLDERS = frozenset([_LOG, MODEL.strip("/"), REVIEW.strip("/"), *Dataset])
 _WILDCARD = re.compile(r"[*?\[{]")
 _GATHERED = [("path", pa.string()), ("size", pa.int64()), ("version", pa.string()), ("folder", pa.int32())]
 _BATCH = 100_000
@@ -60,6 +62,10 @@ class Listing:
     """One sentence for each thing about labels and splits that may not be meant so."""
     grouping: Grouping | None = None
     """How images were grouped."""
+    corrections: CorrectionMetrics | None = None
+    """What a corrected list changed."""
+    dropped: frozenset[str] = frozenset()
+    """Paths that it leaves out."""
 
 
 def list_images(
@@ -72,6 +78,7 @@ def list_images(
     label_level: int = 1,
     kind_from: KindFrom | None = None,
     group_by: str | None = None,
+    corrections: Corrections | None = None,
     output: str | None = None,
 ) -> Listing:
     """Every image of ``source`` with its label, kind and split, as far as folders or a manifest tell them.
@@ -87,6 +94,7 @@ def list_images(
         label_level: Folders that make a label, see `places`.
         kind_from: Where kinds come from if no manifest has a column for them, see `kinds`; None: there are none.
         group_by: What names groups: a column of a manifest, or see `groups_of`; None: there are none.
+        corrections: Other labels than the source says, and images to leave out, among those that are selected.
         output: A folder or prefix of which nothing is listed.
 
     Every file counts as an image, whatever its name: decoding will tell. Only files whose name is known for
@@ -94,7 +102,7 @@ def list_images(
     and other outputs of Orchard are left out.
 
     Raises:
-        InputError: There is no such source, it holds no image, or none of a label.
+        InputError: There is no such source, it holds no image, or none of a label or that is to be corrected.
         AccessDenied: It may not be read.
         StorageError: It cannot be listed.
     """
@@ -122,30 +130,55 @@ def list_images(
         but = f", only {lister.n_ignored} other files such as {lister.ignored[0]}" if lister.n_ignored else ""
         raise InputError(f"{source} holds no image{but}: give a folder, bucket or manifest of images.")
     table = table.sort_by("path")
+    if corrections is not None:
+        corrections.check(table)
     if labels is not None:
         table = with_labels(table, labels)
     if limit is not None:
         table = sample(table, limit, seed)
+    corrected = None
+    if corrections is not None:
+        table, corrected = corrections.apply(table, kind_from)
     lister.warnings += kind_warnings(table, kind_from)
     grouping = None
     if group_by is not None:
         if not has_groups:
             table = regrouped(table, groups_of(group_by, table["path"].to_pylist(), table["label"].to_pylist()))
         grouping = describe(group_by, table, from_column=has_groups)
-    return Listing(table.combine_chunks(), lister.ignored, lister.n_ignored, duplicates, lister.warnings, grouping)
+    return Listing(
+        table.combine_chunks(),
+        lister.ignored,
+        lister.n_ignored,
+        duplicates,
+        lister.warnings,
+        grouping,
+        corrected,
+        corrections.dropped if corrections is not None else frozenset(),
+    )
 
 
 def list_selected(source: str, output: str | None, settings: Settings) -> Listing:
-    """What `list_images` finds as the settings select it, without the ``output``."""
+    """What `list_images` finds as the settings select it, without the ``output``.
+
+    Raises:
+        UsageError: The corrections are the list that a run into ``output`` writes anew.
+    """
+    if settings.corrections and output and _is_same(settings.corrections, f"{output.rstrip('/')}/{SUSPECT_LIST}"):
+        raise UsageError(
+            f"--corrections {settings.corrections} is written anew by the run, and what was corrected would be lost: "
+            "copy it to a place of its own first."
+        )
+    s3 = settings.s3_options()
     return list_images(
         source,
-        settings.s3_options(),
+        s3,
         limit=settings.limit,
         labels=settings.labels or None,
         seed=settings.seed,
         label_level=settings.label_level,
         kind_from=settings.kind_from,
         group_by=settings.group_by,
+        corrections=read_corrections(settings.corrections, s3) if settings.corrections else None,
         output=output,
     )
 

@@ -23,6 +23,7 @@ from orchard.report import alerts, figures, formatting, reproduce
 from orchard.report.advice import advise, answered_at, broken_promise
 from orchard.report.drawings import draw
 from orchard.report.rendering import classifier_title, environment, source
+from orchard.report.review import ReviewData, collect_review, fault_views, pixel_bars
 from orchard.report.samples import (
     MAX_MISTAKES,
     MAX_MISTAKES_OF_A_PAIR,
@@ -46,7 +47,7 @@ MAX_CLASS_ROWS = 1_000  # of all per-class tables together
 MAX_LABEL_ROWS = 600
 MAX_SHEETS = 50, 12  # cells of the matrix that open their images: of the classifier that answers, of each other one
 MAX_WITHOUT_CARD = 300
-STAGES = ("list", "extract", "reduce", "neighbours", "classify", "report")
+STAGES = ("list", "extract", "reduce", "neighbours", "classify", "review", "report")
 
 _PATH = 64  # characters of a path in the data block
 
@@ -63,6 +64,7 @@ class ReportData:
     shots: Mapping[str, str] = field(default_factory=dict)  # path -> picture: of mistakes and what is near to them
     rejections: Sequence[Rejection] = ()
     icons: Mapping[str, str] = field(default_factory=dict)  # label -> picture
+    review: ReviewData = field(default_factory=ReviewData)
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ def collect(output: "Output", metrics: Metrics, run: Run, read_image: Callable[[
         {path: shot for path, shot in zip(shots, made[: len(shots)], strict=True) if shot is not None},
         sample_rejections(output),
         {label: icon for label, icon in zip(examples, icons, strict=True) if icon is not None},
+        collect_review(metrics, points, read_image),
     )
 
 
@@ -227,6 +230,8 @@ def render(data: ReportData) -> str:
             splits=splits,
             scatter=scatter,
             views=views,
+            faults=fault_views(metrics, data.review),
+            pixel_bars=pixel_bars(metrics["data"]) if "data" in metrics else [],
             calibration=calibration,
             icons=_icons(data),
             stages=_stages(metrics),

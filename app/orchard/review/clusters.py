@@ -1,0 +1,68 @@
+"""Clusters of near twins: images that are linked by pairs as alike as near twins are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from orchard.files import read_columns
+from orchard.layout import ClusterMetrics, Dataset
+from orchard.neighbours.twins import is_near
+from orchard.output import Output
+
+_LARGEST, _PATHS = 10, 20
+PAIRS = pa.schema([("path", pa.string()), ("like", pa.string()), ("similarity", pa.float32())])
+"""An image and a training image that is its near twin."""
+
+
+def near_pairs(output: Output, threshold: float) -> pa.Table:
+    """Return the pairs of `PAIRS` in ``neighbours/``, the nearest of each image first.
+
+    Args:
+        output: with neighbours; one file is in memory at a time, and the pairs.
+        threshold: cosine from which images are near twins.
+    """
+    found = [PAIRS.empty_table()]
+    for file in output.files(Dataset.NEIGHBOURS):
+        rows = read_columns(output.storage, file)
+        row = pc.list_parent_indices(rows["neighbours"])
+        similarities = pc.list_flatten(rows["similarities"])
+        pairs = pa.table([rows["path"].take(row), pc.list_flatten(rows["neighbours"]), similarities], schema=PAIRS)
+        found.append(pairs.filter(pa.array(is_near(similarities, threshold))))
+    return pa.concat_tables(found)
+
+
+def clusters(paths: pa.Array, pairs: pa.Table) -> ClusterMetrics:
+    """Return what there is to say of the clusters that pairs (`PAIRS`) link; all their images are in `paths`."""
+    ends = [np.asarray(pc.index_in(pairs[name], paths), np.int64) for name in ("path", "like")]
+    root = _roots(len(paths), *ends)
+    names, counts = np.unique(root, return_counts=True)
+    is_one = counts > 1
+    order = np.argsort(-counts[is_one], kind="stable")[:_LARGEST]
+    largest = [paths.take(pa.array(np.flatnonzero(root == name)[:_PATHS])) for name in names[is_one][order]]
+    return ClusterMetrics(
+        clusters=int(is_one.sum()),
+        images=int(counts[is_one].sum()),
+        largest=[sorted(some.to_pylist()) for some in largest],
+    )
+
+
+def _roots(n: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each of n nodes the least node that edges (a, b) link it to.
+
+    Least labels are passed along all edges at once and shortened by pointer jumping, as in the parallel algorithm of
+    Shiloach & Vishkin (1982, "An O(log n) parallel connectivity algorithm"): a few rounds of array operations.
+    """
+    root = np.arange(n)
+    while True:
+        least = np.minimum(root[a], root[b])
+        new = root.copy()
+        np.minimum.at(new, root[a], least)
+        np.minimum.at(new, root[b], least)
+        while not np.array_equal(jumped := new[new], new):
+            new = jumped
+        if np.array_equal(new, root):
+            return root
+        root = new

@@ -1,0 +1,138 @@
+"""The pass over the features that judges labels: what a task finds, and how it is merged; bounded by `MOST`."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchard import tasks
+from orchard.datasets import balance, batches, matrix
+from orchard.files import DataFile
+from orchard.layout import Split
+from orchard.review.leave_one_out import LeaveOneOut
+from orchard.storage import Storage
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
+    from pyspark.sql import SparkSession
+
+MOST = 10_000
+"""Images of a fault that are listed."""
+
+LIKELIER = 9
+"""Times as likely as its label another one has to be, before an image is doubted. With 5 % of the labels wrong, a
+classifier is as unsure as that makes it; the threshold of confident learning (the mean confidence of the other label's
+images) then left out a fifth of the wrong ones of 81 groceries."""
+
+CHANCE = 3.0
+"""Standard deviations of the cosine of unrelated directions, below which an image has nothing to do with a label. Of 40
+photographs from shops among 58 studio fruits all are found so, of 40 of these among 81 groceries 33, and no others."""
+
+_ROW = [("path", pa.string()), ("label", pa.string()), ("split", pa.string())]
+DOUBTED = pa.schema([*_ROW, ("suggested", pa.string()), ("margin", pa.float32())])
+"""Images whose label is not the likeliest one, by far."""
+STRANGE = pa.schema([*_ROW, ("familiarity", pa.float32())])
+"""Images that have nothing to do with the other ones of their label, nor with another label."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is found of some rows.
+
+    Attributes:
+        doubted: of `DOUBTED`, the smallest margins, the smallest first.
+        strange: of `STRANGE`, the least familiar, the least first.
+        images: that were judged.
+    """
+
+    doubted: pa.Table
+    strange: pa.Table
+    images: int
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return what is found of no rows."""
+        return cls(DOUBTED.empty_table(), STRANGE.empty_table(), 0)
+
+    def merge(self, other: Self) -> Self:
+        """Return what is found of the rows of both."""
+        return type(self)(
+            _least(pa.concat_tables([self.doubted, other.doubted]), "margin"),
+            _least(pa.concat_tables([self.strange, other.strange]), "familiarity"),
+            self.images + other.images,
+        )
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a worker needs.
+
+    Attributes:
+        model: fitted on the training rows.
+        labels: its classes.
+        temperature: of its scores: they are divided by it before they become probabilities.
+    """
+
+    model: LeaveOneOut
+    labels: Sequence[str]
+    temperature: float
+
+    def __call__(self, read: pa.RecordBatch) -> Judged:
+        """Judge the labelled ones of rows of features (``path, label, split, features``)."""
+        names = pa.array(self.labels, pa.string())
+        places = np.asarray(pc.fill_null(pc.index_in(read["label"], names), -1), np.intp)
+        is_fitted = np.asarray(pc.fill_null(pc.equal(read["split"], Split.TRAIN), False))
+        # Of a label's only training image nothing can be said without it.
+        at = np.flatnonzero((places >= 0) & (self.model.counts[places] > is_fitted))
+        place = places[at]
+        said = self.model(matrix(read["features"])[at], place, is_fitted[at])
+        margin = said.margin / np.float32(self.temperature)
+        images = read.select(["path", "label", "split"]).take(pa.array(at))
+        # Of as many labels as there are, one is a little nearer by chance.
+        deviation, most = len(self.model.origin) ** -0.5, CHANCE + np.sqrt(2 * np.log(len(names)))
+        is_strange = (said.familiarity < CHANCE * deviation) & (said.familiarity_other < most * deviation)
+        strange = np.flatnonzero(is_strange)
+        doubted = np.flatnonzero((margin <= -np.log(LIKELIER)) & ~is_strange)
+        suggested = names.take(pa.array(said.other[doubted]))
+        return Judged(
+            pa.table([*images.take(pa.array(doubted)).columns, suggested, pa.array(margin[doubted])], schema=DOUBTED),
+            pa.table([*images.take(pa.array(strange)).columns, pa.array(said.familiarity[strange])], schema=STRANGE),
+            len(at),
+        )
+
+
+def judge_labels(spark: SparkSession, storage: Storage, files: Sequence[DataFile], judge: Judge) -> Judged:
+    """Judge the labels of all labelled rows of feature files, those of training rows as if they had not been learned.
+
+    Args:
+        spark: where the work runs.
+        storage: of the output.
+        files: of ``features/``.
+        judge: what is fitted.
+    """
+    context = spark.sparkContext
+    shared = context.broadcast(pickle.dumps(judge))
+    groups = balance(files, 2 * context.defaultParallelism)
+    found = tasks.tree_reduce(context, partial(_judge_files, storage, shared), groups, Judged.merge)
+    shared.unpersist()
+    return found
+
+
+def _judge_files(storage: Storage, shared: Broadcast[bytes], files: Sequence[DataFile]) -> Judged:
+    judge: Judge = pickle.loads(shared.value)  # noqa: S301 - the driver's
+    found = Judged.none()
+    for file in files:
+        for read in batches(storage, file, ["path", "label", "split", "features"]):
+            found = found.merge(judge(read))
+    return found
+
+
+def _least(rows: pa.Table, column: str) -> pa.Table:
+    return rows.sort_by([(column, "ascending"), ("path", "ascending")]).slice(0, MOST)

@@ -1,0 +1,103 @@
+"""The stage that looks for the data's own faults: from inventory and features to ``review/suspects.csv``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from orchard import tasks
+from orchard.files import DataFile
+from orchard.layout import FEATURES, INVENTORY, STATISTICS, SUSPECT_LIST, Dataset, ReviewMetrics
+from orchard.output import Output
+from orchard.reduction.stage import load
+from orchard.reduction.statistics import Statistics
+from orchard.review.clusters import clusters, near_pairs
+from orchard.review.data import describe
+from orchard.review.faults import (
+    as_csv,
+    outliers,
+    poor_pictures,
+    rank,
+    same_images,
+    summary,
+    twins_of_other_labels,
+    wrong_labels,
+)
+from orchard.review.judging import Judge, judge_labels
+from orchard.review.leave_one_out import LeaveOneOut
+from orchard.session import Session
+
+VERSION = 1
+"""Raise it when the same features begin to give other faults: what was made before is then made again."""
+
+
+def run(
+    session: Session,
+    output: Output,
+    *,
+    key: str,
+    temperature: float,
+    progress: Callable[[int], None] | None = None,
+) -> ReviewMetrics:
+    """Find what may be at fault, write the ranked list, and commit what the metrics say as the property ``review``.
+
+    Labels are judged if at least two are in training and the features are reduced; the other faults are found in any
+    case.
+
+    Args:
+        session: gives Spark, if labels can be judged.
+        output: with features, held for writing.
+        key: what the input comes to.
+        temperature: by which scores of linear discriminants are calibrated.
+        progress: called with the number of rows that are newly done.
+    """
+    columns = ["path", "label", "split", "digest", "featurized", "format", "brightness", "sharpness"]
+    images = output.read(Dataset.INVENTORY, columns, INVENTORY)
+    images = images.filter(images["featurized"])
+    data = describe(images, output.read(Dataset.FEATURES, ["width", "height"], FEATURES))
+    faults = [same_images(images), poor_pictures(images)]
+    judged = 0
+    near: Any = (output.property("neighbours") or {}).get("metrics", {})  # type: ignore[attr-defined]
+    linked = None
+    if near.get("threshold") is not None:
+        pairs = near_pairs(output, near["threshold"])
+        linked = clusters(images["path"].combine_chunks(), pairs)
+        faults.append(twins_of_other_labels(images, pairs))
+    statistics = _statistics(output)
+    if statistics is not None:
+        more, judged = _judge_labels(session, output, statistics, temperature)
+        faults += more
+    found = pa.concat_tables(faults)
+    suspects = rank(found)
+    metrics = summary(found, suspects, judged)
+    if linked is not None:
+        metrics["clusters"] = linked
+    output.write(SUSPECT_LIST, as_csv(suspects))
+    output.commit({}, properties={"review": {"key": key, "metrics": metrics, "data": data}})
+    if progress:
+        progress(images.num_rows)
+    return metrics
+
+
+def _statistics(output: Output) -> Statistics | None:
+    """Return what labels can be judged by; None if there is nothing, or one label."""
+    reduction: Any = output.property("reduction") or {}
+    data = output.part(STATISTICS) if "metrics" in reduction else None
+    statistics = None if data is None else Statistics.from_bytes(data)
+    if statistics is None or len(statistics.everything.columns["label"].names) < 2:
+        return None
+    return statistics
+
+
+def _judge_labels(
+    session: Session, output: Output, statistics: Statistics, temperature: float
+) -> tuple[list[pa.Table], int]:
+    sums = statistics.everything
+    classes = sums.columns["label"]
+    files: list[DataFile] = [file for file in output.files(Dataset.FEATURES) if file.rows]
+    with tasks.at_work(session.spark.sparkContext):
+        model = LeaveOneOut.fit(sums.labelled, classes, load(output))
+        judged = judge_labels(session.spark, output.storage, files, Judge(model, classes.names, temperature))
+    return [wrong_labels(judged), outliers(judged)], judged.images
