@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from measuring import MB, report, save
 from orchard.errors import UsageError
-from orchard.export.formats import INPUT, Format, Precision, check
-from orchard.export.writing import export
+from orchard.exports.formats import INPUT, Format, Precision, check
+from orchard.exports.writing import export
 from orchard.features.artifact import Precision as Computing
 from orchard.features.engines import import_openvino
 from orchard.images.decoding import Decoded

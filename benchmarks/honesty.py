@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 
 from orchard import api
 from orchard.classification import discriminant
-from orchard.export.formats import Precision
-from orchard.export.onnx_graph import to_onnx
+from orchard.exports.formats import Precision
+from orchard.exports.onnx_graph import to_onnx
 from orchard.inference.calibration import softmax
 from orchard.inference.kinds import Kinds
 from orchard.inference.model import Model

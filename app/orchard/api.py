@@ -13,7 +13,7 @@ from orchard.layout import Dataset
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from orchard.export.writing import Exported
+    from orchard.exports.writing import Exported
     from orchard.pipeline import Outcome
 
 
@@ -183,7 +183,7 @@ def plan(source: str, output: str | None = None, **settings: Any) -> dict[str, A
     Raises:
         OrchardError: see `orchard.errors`.
     """
-    from orchard.plan import make_plan
+    from orchard.planning import make_plan
     from orchard.settings import load
 
     return make_plan(source, output, load(settings))
@@ -211,7 +211,7 @@ def compare(
     Raises:
         OrchardError: see `orchard.errors`.
     """
-    from orchard.compare import compare as compare_backbones
+    from orchard.comparison import compare as compare_backbones
     from orchard.settings import load
 
     return compare_backbones(source, output, list(backbones), load(settings), spark, tolerance=tolerance)
@@ -233,8 +233,8 @@ def export(output: str, file: str, *, format: str, precision: str = "float32", *
     Raises:
         OrchardError: see `orchard.errors`.
     """
-    from orchard.export.formats import Format, Precision
-    from orchard.export.writing import export as write
+    from orchard.exports.formats import Format, Precision
+    from orchard.exports.writing import export as write
     from orchard.settings import load
 
     return write(output, file, Format(format), Precision(precision), s3=load(settings).s3_options())

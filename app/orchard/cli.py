@@ -13,7 +13,7 @@ from orchard import interruption, progress
 from orchard.child import print_anything, start_again_in_utf8
 from orchard.cluster import commands as cluster
 from orchard.errors import OrchardError, file_failure, first_line, is_of_file
-from orchard.export import commands as export
+from orchard.exports import commands as export
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
 from orchard.inference import commands as inference
 from orchard.redaction import redacted
@@ -77,7 +77,7 @@ def plan(source: str, output: str | None, as_json: bool, **flags: Any) -> int:
     Example:
       orchard plan photos --backbone MobileNetV2
     """
-    from orchard.plan import make_plan
+    from orchard.planning import make_plan
 
     planned = make_plan(source, output, settings_from(flags))
     _print_json(planned) if as_json else _print_plan(planned)
@@ -230,7 +230,7 @@ def compare(source: str, backbones: str, output: str, tolerance: float, as_json:
     Example:
       orchard compare photos --backbones EfficientNetLite0,MobileNetV2 --output comparison
     """
-    from orchard.compare import compare as compare_backbones
+    from orchard.comparison import compare as compare_backbones
     from orchard.layout import COMPARISON_PAGE
 
     names = [name.strip() for name in backbones.split(",") if name.strip()]

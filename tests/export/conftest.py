@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from export.runtimes import Answers, Exporter, Photographs, run_tensorflow
-from orchard.export.formats import Format, Precision
-from orchard.export.writing import export
+from orchard.exports.formats import Format, Precision
+from orchard.exports.writing import export
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchard.export.formats import Format, Precision
+from orchard.exports.formats import Format, Precision
 from orchard.features.engines import import_openvino
 
 Exporter = Callable[[Format, Precision], Path]

@@ -16,9 +16,9 @@ from click.testing import CliRunner, Result
 
 from export.runtimes import Exporter
 from orchard.errors import InputError, StorageError, UsageError, WeightsUnavailable
-from orchard.export.commands import export
-from orchard.export.formats import Format, Precision
-from orchard.export.keras_model import keras_file
+from orchard.exports.commands import export
+from orchard.exports.formats import Format, Precision
+from orchard.exports.keras_model import keras_file
 from orchard.features.engines import import_openvino
 from orchard.inference.model import Model
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from export.runtimes import Exporter
-from orchard.export.card import model_card
-from orchard.export.formats import Format, Precision
+from orchard.exports.card import model_card
+from orchard.exports.formats import Format, Precision
 from orchard.inference.model import Model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text()

@@ -14,10 +14,10 @@ from PIL import Image
 from export.runtimes import Answers, run_onnx
 from orchard.classification import discriminant
 from orchard.errors import OrchardError, UsageError
-from orchard.export import onnx_graph
-from orchard.export.formats import Precision
-from orchard.export.graph import folded_graph
-from orchard.export.onnx_graph import to_onnx
+from orchard.exports import onnx_graph
+from orchard.exports.formats import Precision
+from orchard.exports.graph import folded_graph
+from orchard.exports.onnx_graph import to_onnx
 from orchard.features.artifact import Artifact, EngineName
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.runtimes import Answers, Exporter, Photographs, Run, run_onnx, run_openvino, run_tensorflow
-from orchard.export.formats import Format, Precision
+from orchard.exports.formats import Format, Precision
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor

@@ -1,5 +1,6 @@
 """The pipeline from a notebook."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 import orchard
-from orchard.compare import compare
+from orchard.comparison import compare
 from orchard.errors import InputError, UsageError
 from orchard.settings import load
 
@@ -91,6 +92,12 @@ def test_predict_here_and_on_spark_say_the_same(spark: Any, trained: Path, fruit
     assert here[3]["reason"] == "unsupported_format"
     there = orchard.predict(spark, str(trained), photos, top=2)
     assert [answer["answer"] for answer in there] == [answer["answer"] for answer in here[:3]]
+
+
+def test_a_module_takes_the_place_of_no_function() -> None:
+    for module in ("orchard.planning", "orchard.comparison", "orchard.exports.writing", "orchard.cli"):
+        importlib.import_module(module)
+    assert all(callable(getattr(orchard, name)) for name in orchard.__all__)
 
 
 def test_plan_and_export(trained: Path, painted: Path, tmp_path: Path) -> None:

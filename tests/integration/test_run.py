@@ -13,8 +13,8 @@ import pytest
 
 import orchard
 from orchard.cards import Cards
-from orchard.export.formats import Format
-from orchard.export.writing import export
+from orchard.exports.formats import Format
+from orchard.exports.writing import export
 from orchard.features.artifact import Artifact
 from orchard.features.engines import load_engine
 from orchard.images.decoding import Decoded, Limits, decode

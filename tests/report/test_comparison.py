@@ -1,19 +1,17 @@
 """Backbones side by side: the page, the rule of the best trade-off, and what is checked before anything runs."""
 
 import re
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from orchard.compare import Row, compare
+from orchard import comparison
+from orchard.comparison import Row, compare
 from orchard.errors import UsageError, WeightsUnavailable
 from orchard.report.comparison import render
 from orchard.settings import load
-
-comparing = sys.modules["orchard.compare"]  # the package's own `compare` is the function of the API
 
 
 def _row(name: str, accuracy: float, ms: float) -> Row:
@@ -31,11 +29,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(name)
         return {}
 
-    monkeypatch.setattr(comparing, "_run", run)
-    monkeypatch.setattr(comparing, "common", lambda _: "all")
-    monkeypatch.setattr(comparing, "_measured", lambda *given: found[given[2].backbone])
+    monkeypatch.setattr(comparison, "_run", run)
+    monkeypatch.setattr(comparison, "common", lambda _: "all")
+    monkeypatch.setattr(comparison, "_measured", lambda *given: found[given[2].backbone])
     session = SimpleNamespace(start=lambda: None, stop=lambda: None)
-    monkeypatch.setattr(comparing, "Session", lambda *_: session)
+    monkeypatch.setattr(comparison, "Session", lambda *_: session)
     return done
 
 
@@ -71,7 +69,7 @@ def test_weights_that_are_missing_stop_it_before_the_first_run(
         asked.append(backbone.name)
         raise WeightsUnavailable("no network")
 
-    monkeypatch.setattr(comparing, "build_artifact", build)
+    monkeypatch.setattr(comparison, "build_artifact", build)
     with pytest.raises(WeightsUnavailable):
         compare("/images", str(tmp_path / "out"), ["EfficientNetLite0", "MobileNetV2"], load())
     assert asked == ["MobileNetV2"]

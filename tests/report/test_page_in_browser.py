@@ -138,7 +138,7 @@ def test_a_cell_opens_by_the_keyboard_and_by_touch(browser: Browser, report: Pat
     expect(sheet).to_have_count(1)
     sheet.get_by_role("button", name="Close").tap()
     expect(sheet).to_have_count(0)
-    where = f"""(() => {{
+    where = f"""async () => {{
         const m = JSON.parse(document.querySelector('#block').textContent).matrices[0];
         const svg = document.querySelector('.matrix');
         svg.scrollIntoView({{ block: 'center', behavior: 'instant' }});
@@ -146,11 +146,15 @@ def test_a_cell_opens_by_the_keyboard_and_by_touch(browser: Browser, report: Pat
         const [row, column] = {steps};
         const scale = svg.getScreenCTM().a;
         box.scrollLeft = (m.left + column * m.cell) * scale - box.clientWidth / 2;
+        // A touch is told where it is by the frame that is shown: scrolling is in the next ones.
+        await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
         const p = new DOMPoint(m.left + (column + .5) * m.cell, m.top + (row + .5) * m.cell);
         const at = p.matrixTransform(svg.getScreenCTM());
-        return [at.x, at.y];
-    }})()"""
-    page.touchscreen.tap(*page.evaluate(where))
+        return [at.x, at.y, document.elementFromPoint(at.x, at.y)?.closest('.matrix') === svg, innerHeight];
+    }}"""
+    x, y, is_hit, height = page.evaluate(where)
+    assert is_hit and 0 <= x <= 390 and 0 <= y <= height, (x, y, is_hit)
+    page.touchscreen.tap(x, y)
     expect(sheet).to_have_count(1)
     page.context.close()
 

@@ -19,7 +19,7 @@ def render(images: str, rows: Sequence[Mapping[str, Any]], *, tolerance: float) 
 
     Args:
         images: the source.
-        rows: as `orchard.compare.compare` returns them.
+        rows: as `orchard.comparison.compare` returns them.
         tolerance: how much accuracy the best trade-off may cost, 0..1.
     """
     macros: Any = environment().get_template("figures.svg.j2").module

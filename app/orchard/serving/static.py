@@ -17,8 +17,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from orchard.export.formats import Precision
-from orchard.export.graph import output_shapes
+from orchard.exports.formats import Precision
+from orchard.exports.graph import output_shapes
 from orchard.inference.model import Model
 from orchard.serving.problems import Problem
 
@@ -159,7 +159,7 @@ class ExportedModel:
     def make(self) -> None:
         """Make it; if that fails, the log says why, and the page leaves the answers to the server."""
         try:
-            from orchard.export.onnx_graph import to_onnx
+            from orchard.exports.onnx_graph import to_onnx
 
             content = to_onnx(self._model, Precision.FLOAT16)
         except Exception:

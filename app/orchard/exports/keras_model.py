@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
-from orchard.export.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
-from orchard.export.graph import head
-from orchard.export.quantization import FLOAT32_CONVOLUTIONS
+from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
+from orchard.exports.graph import head
+from orchard.exports.quantization import FLOAT32_CONVOLUTIONS
 from orchard.features.backbones import Backbone, find
 from orchard.features.weights import Weights, keras_model, locate
 from orchard.inference.familiarity import Familiarity
@@ -110,7 +110,7 @@ def _check_digest(request: _Request, weights: Weights) -> None:
 
 def _run_child(folder: Path, backbone: str) -> None:
     environment = child.environment(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
-    command = [sys.executable, "-m", "orchard.export.keras_model", str(folder)]
+    command = [sys.executable, "-m", "orchard.exports.keras_model", str(folder)]
     try:
         done = subprocess.run(  # noqa: S603 - our own module
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from orchard import interruption
-from orchard.export.card import model_card
-from orchard.export.formats import Format, Precision, check
-from orchard.export.graph import folded_graph
-from orchard.export.keras_model import keras_file
-from orchard.export.onnx_graph import to_onnx
-from orchard.export.quantization import calibration_images, quantize_onnx
+from orchard.exports.card import model_card
+from orchard.exports.formats import Format, Precision, check
+from orchard.exports.graph import folded_graph
+from orchard.exports.keras_model import keras_file
+from orchard.exports.onnx_graph import to_onnx
+from orchard.exports.quantization import calibration_images, quantize_onnx
 from orchard.features.engines import import_openvino
 from orchard.inference.model import Model
 from orchard.storage import DEFAULT_S3, S3Options, open_storage

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import OrchardError, UsageError
-from orchard.export.formats import INPUT, Precision
-from orchard.export.graph import constant, folded_graph, output_shapes
+from orchard.exports.formats import INPUT, Precision
+from orchard.exports.graph import constant, folded_graph, output_shapes
 from orchard.inference.model import Model
 from orchard.version import VERSION
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from orchard.export.formats import Format, Precision
+from orchard.exports.formats import Format, Precision
 from orchard.flags import STORAGE, options, settings_from
 
 
@@ -43,7 +43,7 @@ def export(
       orchard export out --format onnx --to fruits.onnx
       orchard export out --format litert --precision int8 --to app/src/main/assets/fruits.tflite
     """
-    from orchard.export.writing import export as write
+    from orchard.exports.writing import export as write
 
     settings = settings_from(flags)
     done = write(output, file, Format(kind), Precision(precision), weights=weights, s3=settings.s3_options())

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import InputError, StorageError, UsageError
-from orchard.export.formats import INPUT, OUTPUT
-from orchard.export.onnx_graph import import_onnx
+from orchard.exports.formats import INPUT, OUTPUT
+from orchard.exports.onnx_graph import import_onnx
 from orchard.features.resizing import Resizer
 from orchard.images.decoding import Limits, Rejection, decode
 from orchard.inference.predictor import DEFAULT_LIMITS

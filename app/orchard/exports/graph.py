@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import UsageError
-from orchard.export.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT
+from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT
 from orchard.features.artifact import EngineName
 from orchard.features.engines import import_openvino
 from orchard.inference.familiarity import Familiarity

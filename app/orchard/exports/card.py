@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchard.export.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
-from orchard.export.graph import output_shapes
+from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
+from orchard.exports.graph import output_shapes
 from orchard.features.backbones import find
 from orchard.inference.model import Model
 from orchard.layout import Answer
