@@ -103,6 +103,17 @@ def test_the_same_image_under_two_labels_is_to_be_relabelled(advised: Make) -> N
     assert "“Apple” and “Pear”" in _step(advice, "one label").why
 
 
+def test_labels_in_doubt_are_to_be_looked_at_and_given_back(advised: Make) -> None:
+    suspect = {"path": "a/1.jpg", "label": "Apple", "suggested": "Pear", "fault": "label", "score": 0.9, "also": []}
+    review = {"judged": 800, "images": 12, "faults": {"label": 8, "dark": 4}, "first": [suspect]}
+    step = _step(advised(lambda metrics: metrics.update(review=review)), "Look at the labels in doubt")  # type: ignore[arg-type]
+    assert step.why.startswith("8 images of 800 look more like another label.")
+    assert step.why.endswith("Such as a/1.jpg: “Apple”, or “Pear”?")
+    assert step.gain == 0.01
+    command = _flags(step.command)
+    assert command[command.index("--corrections") + 1] == "corrected.csv"
+
+
 def test_sure_answers_that_are_wrong_too_often_ask_for_groups_or_a_validation_split(advised: Make) -> None:
     advice = advised(lambda metrics: metrics["calibration"].update(accuracy_sure=0.9, share_sure=0.8, test_rows=200))
     assert advice.model.level is Level.BAD

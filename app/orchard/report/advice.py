@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from orchard.classification.intervals import FEW, wilson
 from orchard.features.backbones import REGISTRY
-from orchard.layout import CalibrationMetrics, ClassifierMetrics, CoveragePoint, Metrics, Run, Split
+from orchard.layout import CalibrationMetrics, ClassifierMetrics, CoveragePoint, Fault, Metrics, Run, Split
 from orchard.neighbours.twins import are_many
 from orchard.redaction import redacted
 from orchard.report import alerts, reproduce
@@ -73,6 +73,7 @@ def advise(metrics: Metrics, run: Run) -> Advice:
     steps = [
         *_unreadable(metrics, run),
         *_conflicts(metrics, run),
+        *_doubts(metrics, run),
         *_copies(metrics, run),
         *_too_alike(metrics, run),
         *_threshold(metrics, run),
@@ -196,6 +197,23 @@ def _conflicts(metrics: Metrics, run: Run) -> Iterator[Step]:
             why += f" Such as {' and '.join(f'“{label_name(label)}”' for label in pair['labels'][:2])}."
         share = images / max(1, metrics["images"]["featurized"])
         yield Step("Give the same image one label", why, reproduce.command(run), share, "of the images")
+
+
+def _doubts(metrics: Metrics, run: Run) -> Iterator[Step]:
+    """Look at labels that classifiers doubt which never saw the image."""
+    review = metrics.get("review")
+    doubted = review["faults"].get(Fault.LABEL, 0) if review is not None else 0
+    if review is None or not doubted:
+        return
+    why = (
+        f"{count(doubted, 'image')} of {number(review['judged'])} {'looks' if doubted == 1 else 'look'} more like another "
+        "label. They are in review/suspects.csv: write the right labels into the column “corrected” of a copy."
+    )
+    first = next((image for image in review["first"] if image["fault"] == Fault.LABEL), None)
+    if first is not None:
+        why += f" Such as {first['path']}: “{label_name(first['label'] or '')}”, or “{label_name(first['suggested'] or '')}”?"
+    command = reproduce.command(run, corrections="corrected.csv")
+    yield Step("Look at the labels in doubt", why, command, doubted / max(1, review["judged"]), "of the labels")
 
 
 def _copies(metrics: Metrics, run: Run) -> Iterator[Step]:
