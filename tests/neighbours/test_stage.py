@@ -45,7 +45,7 @@ def test_a_run_writes_the_true_neighbours_and_measures_what_they_say(trained: Pa
     assert metrics["near_twins"] == (nearest[is_test].astype(float) >= metrics["threshold"]).sum()
     assert sum(metrics["test"]["images"]) == metrics["test_rows"] == is_test.sum()
     assert metrics["near_twins"] > is_test.sum() / 2, "frames of turntables"
-    apart = output.property("apart")["classifiers"]["logistic_regression"]  # type: ignore[index]
+    apart = output.property("apart")["classifiers"]["linear_discriminant"]  # type: ignore[index]
     assert apart["test_rows_near"] == metrics["near_twins"]
     assert apart["test_rows"] + apart["test_rows_near"] == is_test.sum()
 

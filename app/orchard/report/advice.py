@@ -206,12 +206,13 @@ def _doubts(metrics: Metrics, run: Run) -> Iterator[Step]:
     if review is None or not doubted:
         return
     why = (
-        f"{count(doubted, 'image')} of {number(review['judged'])} {'looks' if doubted == 1 else 'look'} more like another "
-        "label. They are in review/suspects.csv: write the right labels into the column “corrected” of a copy."
+        f"{count(doubted, 'image')} of {number(review['judged'])} {'looks' if doubted == 1 else 'look'} more like "
+        "another label. They are in review/suspects.csv: write the right labels into the column “corrected” of a copy."
     )
     first = next((image for image in review["first"] if image["fault"] == Fault.LABEL), None)
     if first is not None:
-        why += f" Such as {first['path']}: “{label_name(first['label'] or '')}”, or “{label_name(first['suggested'] or '')}”?"
+        says, fits = (label_name(first[name] or "") for name in ("label", "suggested"))
+        why += f" Such as {first['path']}: “{says}”, or “{fits}”?"
     command = reproduce.command(run, corrections="corrected.csv")
     yield Step("Look at the labels in doubt", why, command, doubted / max(1, review["judged"]), "of the labels")
 
