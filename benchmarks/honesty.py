@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy.stats import rankdata
 
 from orchard import api
 from orchard.classification import discriminant
@@ -146,7 +147,7 @@ def _scores(data: Features, known: Rows) -> dict[str, float]:
 
 
 def _auroc(known: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    ranks = np.argsort(np.argsort(np.concatenate([known, other]))) + 1
+    ranks = rankdata(np.concatenate([known, other]))  # many confidences are 1: equals share their rank
     return float((ranks[: len(known)].sum() - len(known) * (len(known) + 1) / 2) / (len(known) * len(other)))
 
 
