@@ -6,9 +6,9 @@ may hold what Spark would take for a pattern, and only committed files are seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from orchard import tasks
 from orchard.errors import StorageError, UsageError
-from orchard.files import DataFile, damaged, read_file, with_all_columns
+from orchard.files import DataFile, damaged, open_parquet, read_file, with_all_columns
 from orchard.layout import SCHEMAS, Dataset
 from orchard.output import Output
 from orchard.storage import Storage
@@ -25,8 +25,13 @@ from orchard.storage import Storage
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+Mark = TypeVar("Mark", bound=np.generic)
+
 BATCH_ROWS = 4096
 """Rows that a worker holds at a time: 20 MB of 1,280 features."""
+
+STORED_ROWS = 16_384
+"""Rows that the driver holds at a time: of 300 components 20 MB."""
 
 
 def batches(storage: Storage, file: DataFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -42,6 +47,26 @@ def batches(storage: Storage, file: DataFile, columns: Sequence[str] | None = No
             yield with_all_columns(batch, file, columns)
     except (pa.ArrowException, OSError) as error:
         raise damaged(storage, file.name, str(error).split("\n", maxsplit=1)[0].rstrip(".")) from error
+
+
+def stored(output: Output, dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the committed rows of a Parquet dataset on the driver, `STORED_ROWS` at a time, as they are stored."""
+    for file in output.files(dataset):
+        with open_parquet(output.storage, file) as parquet:
+            yield from parquet.iter_batches(batch_size=STORED_ROWS, columns=columns)
+
+
+def with_marks(read: Iterable[pa.RecordBatch], marks: NDArray[Mark]) -> Iterator[tuple[pa.RecordBatch, NDArray[Mark]]]:
+    """Yield the batches of a file with what `marks` says of their rows.
+
+    Args:
+        read: all rows of the file, in order.
+        marks: (n,), one for each of them.
+    """
+    start = 0
+    for batch in read:
+        yield batch, marks[start : start + len(batch)]
+        start += len(batch)
 
 
 def matrix(column: pa.Array) -> NDArray[np.float32]:

@@ -166,9 +166,13 @@ class Pipeline:
             InputError: nothing was extracted to the output.
         """
         settings, output = self.settings, self.output
-        names = sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
         key = _digest(
-            reduction.VERSION, names, settings.variance, settings.components, settings.seed, group_key(output)
+            reduction.VERSION,
+            self._features(),
+            settings.variance,
+            settings.components,
+            settings.seed,
+            group_key(output),
         )
         components = settings.components
         variance = settings.variance if components is None else None
@@ -191,8 +195,7 @@ class Pipeline:
     def neighbours(self) -> None:
         """Find the nearest training images of every image, if there are reduced ones."""
         settings, output = self.settings, self.output
-        names = sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
-        key = _digest(neighbours.VERSION, names, settings.seed)
+        key = _digest(neighbours.VERSION, self._features(), settings.seed)
 
         def work(advance: Advance) -> None:
             neighbours.run(self._session, output, key=key, seed=settings.seed, progress=advance)
@@ -297,8 +300,7 @@ class Pipeline:
 
     def review(self) -> None:
         """Look for the data's own faults, and write ``review/suspects.csv``."""
-        output = self.output
-        names = sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
+        output, names = self.output, self._features()
         calibrations = summary.recall(output, "classification").get("calibrations", {})
         temperature = calibrations.get(Classifier.LINEAR_DISCRIMINANT, {}).get("temperature", 1.0)
         before = [summary.recall(output, name).get("key") for name in ("reduction", "neighbours")]
@@ -352,6 +354,10 @@ class Pipeline:
             report=f"{output.url}/{REPORT}" if output.storage.exists(REPORT) else None,
             within_limits=counts["rejected"] <= self.settings.rejections_allowed(counts["listed"]),
         )
+
+    def _features(self) -> list[str]:
+        """The files of the features, which tell them from others."""
+        return sorted(file.name for file in self.output.files(Dataset.FEATURES) if file.rows)
 
     def _stage(
         self, name: str, remembered: str, key: str, work: Callable[[Advance], None], total: int | None = None

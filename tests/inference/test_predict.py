@@ -129,7 +129,8 @@ def test_there_are_three_answers(trained: Path, fruits: Path, tmp_path: Path) ->
     calibration = Model.load(str(trained)).calibration
     assert len(answers) == 23 and all(answer["top"] for answer in found)
     for answer in found:
-        assert answer["answer"] == calibration.answer(answer["confidence"], answer["familiarity"])
+        said = calibration.answers([answer["confidence"]], [answer["familiarity"]])
+        assert said.tolist() == [answer["answer"]]
         assert answer["label"] == (answer["top"][0]["label"] if answer["answer"] == "sure" else None)
     assert answers["mixed 00"]["label"] == "Lemon Meyer"
     assert {answers[f"strange {name}"]["answer"] for name in strange} == {"unknown"}

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from orchard.classification.intervals import wilson
 from orchard.classification.predictions import Measured
 from orchard.inference.calibration import Calibration, expected_calibration_error, reliability
-from orchard.layout import FAMILIARITY_BINS, CalibrationMetrics, CoveragePoint, Split
+from orchard.layout import FAMILIARITY_BINS, Answer, CalibrationMetrics, CoveragePoint, Split
 
 _POINTS = 50  # of the curve
 
@@ -28,8 +28,8 @@ def measure_answers(
     before, after, right = measured.before, measured.after, measured.right
     if not len(after):
         return None
-    unknown = measured.familiarity < calibration.familiarity
-    sure = (after >= calibration.threshold) & ~unknown
+    answers = calibration.answers(after, measured.familiarity)
+    unknown, sure = answers == Answer.UNKNOWN, answers == Answer.SURE
     bins = np.minimum((measured.familiarity * FAMILIARITY_BINS).astype(int), FAMILIARITY_BINS - 1)
     return CalibrationMetrics(
         split=split,

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from orchard.classification import discriminant
 from orchard.classification.held_out import HeldOut, collect, judge
-from orchard.classification.training import Classifier, coefficients, train, vectors
-from orchard.datasets import frame
+from orchard.classification.training import Classifier, classifier_title, coefficients, train, vectors
+from orchard.datasets import frame, with_marks
 from orchard.errors import InputError
 from orchard.files import DataFile
 from orchard.inference.calibration import LEAST_ROWS, Calibration, threshold
@@ -171,10 +169,7 @@ class Candidates:
 def _fitted_rows(
     storage: Storage, projection: Broadcast[Projection], roles: Roles, file: DataFile
 ) -> Iterator[pa.RecordBatch]:
-    start = 0
-    for batch in project_batches(storage, projection.value, file):
-        role: NDArray[np.int8] = roles[file.name][start : start + len(batch)]
-        start += len(batch)
+    for batch, role in with_marks(project_batches(storage, projection.value, file), roles[file.name]):
         yield batch.filter(pa.array(role == Role.FIT))
 
 
@@ -186,16 +181,12 @@ def choose(trials: Mapping[str, Trial | None], answer_with: str | None) -> tuple
         answer_with: the one that is to answer if it is among them.
     """
     if answer_with in trials:
-        return str(answer_with), f"{_words(str(answer_with))} answers, as --answer-with says."
+        return str(answer_with), f"{classifier_title(str(answer_with))} answers, as --answer-with says."
     judged = {name: trial for name, trial in trials.items() if trial is not None}
     if not judged or len(trials) == 1:
         name = next(iter(trials))
         others = "it is the only linear classifier" if len(trials) == 1 else "too few images are held out to compare"
-        return name, f"{_words(name)} answers: {others}."
+        return name, f"{classifier_title(name)} answers: {others}."
     name = min(judged, key=lambda name: (-judged[name]["accuracy"], judged[name]["log_loss"]))
-    figures = ", ".join(f"{_words(other).lower()} {trial['accuracy']:.1%}" for other, trial in judged.items())
-    return name, f"{_words(name)} answers: it is the best on the images held out ({figures})."
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    figures = ", ".join(f"{classifier_title(other).lower()} {trial['accuracy']:.1%}" for other, trial in judged.items())
+    return name, f"{classifier_title(name)} answers: it is the best on the images held out ({figures})."

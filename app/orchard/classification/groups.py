@@ -19,7 +19,7 @@ from orchard import tasks
 from orchard.classification.discriminant import fit
 from orchard.classification.metrics import evaluate, majority_baseline
 from orchard.classification.training import Classifier, predict, train, vectors
-from orchard.datasets import balance, batches, frame, matrix
+from orchard.datasets import balance, batches, frame, matrix, with_marks
 from orchard.errors import TrainingError
 from orchard.files import DataFile, digest_of
 from orchard.images.groups import draw_groups, group_names, straddles
@@ -134,10 +134,7 @@ def _regrouped(
     storage: Storage, projection: Broadcast[Projection], masks: Mapping[str, NDArray[np.bool_]], file: DataFile
 ) -> Iterator[pa.RecordBatch]:
     """Yield reduced rows of a features file with the split that the groups gave them."""
-    start = 0
-    for batch in project_batches(storage, projection.value, file):
-        in_train = masks[file.name][start : start + len(batch)]
-        start += len(batch)
+    for batch, in_train in with_marks(project_batches(storage, projection.value, file), masks[file.name]):
         split = pa.array(np.where(in_train, str(Split.TRAIN), str(Split.TEST)), pa.string())
         columns = [split if field.name == "split" else batch.column(field.name) for field in REDUCED]
         yield pa.record_batch(columns, schema=REDUCED)
@@ -172,10 +169,7 @@ def _count_pairs(
     linear: Linear = pickle.loads(shared.value)  # noqa: S301 - the driver's
     found: Counter[tuple[str, str]] = Counter()
     for file in files:
-        start = 0
-        for batch in batches(storage, file, ["label", "features"]):
-            in_train = masks[file.name][start : start + len(batch)]
-            start += len(batch)
+        for batch, in_train in with_marks(batches(storage, file, ["label", "features"]), masks[file.name]):
             test = batch.filter(pa.array(~in_train)).drop_null()
             if test.num_rows:
                 chosen = linear(matrix(test.column("features"))).argmax(axis=1)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orchard import tasks
-from orchard.datasets import balance, batches, matrix
+from orchard.datasets import balance, batches, matrix, with_marks
 from orchard.files import DataFile
 from orchard.images.selection import seeded_hashes
 from orchard.inference.calibration import LEAST_ROWS, Calibration, fit, log_loss
@@ -70,10 +70,7 @@ def _held_out(
     features: list[NDArray[np.float32]] = []
     columns: dict[str, list[str | None]] = {name: [] for name in NAMES}
     for file in files:
-        start = 0
-        for batch in batches(storage, file, ["path", *NAMES, "features"]):
-            role = roles[file.name][start : start + len(batch)]
-            start += len(batch)
+        for batch, role in with_marks(batches(storage, file, ["path", *NAMES, "features"]), roles[file.name]):
             is_chosen = (role == Role.HELD_OUT) & batch.column("label").is_valid().to_numpy(zero_copy_only=False)
             if share < 1:
                 is_chosen &= seeded_hashes(batch.column("path").to_pylist(), 0) < share * 2.0**64
@@ -89,7 +86,6 @@ def judge(
     names: Sequence[str],
     held_out: HeldOut,
     *,
-    column: str = "label",
     familiarity: Familiarity | None = None,
     sure_at: float,
 ) -> tuple[Trial | None, Calibration]:
@@ -101,11 +97,10 @@ def judge(
         linear: the classifier.
         names: of its classes.
         held_out: the images.
-        column: which label column the classes are of.
         familiarity: of the model that was fitted without them, too; None: no image is unknown.
         sure_at: how often sure answers are to be right, 0..1.
     """
-    classes, features = held_out.classes(column, names), held_out.features
+    classes, features = held_out.classes("label", names), held_out.features
     most = max(LEAST_ROWS, _MAX_SCORES // max(1, len(names)))
     if len(classes) > most:  # spread over all: they lie label by label
         at = np.linspace(0, len(classes) - 1, most).astype(np.intp)

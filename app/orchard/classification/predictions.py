@@ -20,7 +20,7 @@ from orchard.inference.calibration import Calibration, softmax
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
-from orchard.layout import NAMES, PREDICTIONS, Answer, Dataset, Split
+from orchard.layout import NAMES, PREDICTIONS, Dataset, Split
 from orchard.output import Output
 from orchard.reduction.stage import PART_ROWS
 from orchard.storage import Storage
@@ -126,8 +126,7 @@ def _write_linear_part(
             probabilities = softmax(scores / model.calibration.temperature)
             after = probabilities.max(axis=1)
             near = model.familiarity(features)
-            answers = np.where(after >= model.calibration.threshold, str(Answer.SURE), str(Answer.NOT_SURE))
-            answers = np.where(near < model.calibration.familiarity, str(Answer.UNKNOWN), answers)
+            answers = model.calibration.answers(after, near)
             said = {
                 "predicted": names.take(pa.array(chosen)),
                 "confidence": pa.array(after),

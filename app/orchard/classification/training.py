@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard import npz
 from orchard.layout import NAMES, RANDOM_FOREST
 from orchard.output import Output
 
@@ -34,6 +34,12 @@ class Classifier(StrEnum):
     def is_linear(self) -> bool:
         """Whether it is one linear layer, which may answer; the forest is a baseline."""
         return self is not Classifier.RANDOM_FOREST
+
+
+def classifier_title(name: str) -> str:
+    """``logistic_regression`` as "Logistic regression"."""
+    words = name.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
 
 
 FOREST_COMPONENTS = 64
@@ -198,14 +204,13 @@ def coefficients(model: Any, labels: Sequence[str]) -> bytes:
     (n_classes,): the scores are reduced @ coefficients.T + intercept, the probabilities their softmax.
     """
     weighting, linear = model.stages
-    arrays = io.BytesIO()
-    np.savez(
-        arrays,
-        coefficients=linear.coefficientMatrix.toArray() * weighting.getScalingVec().toArray(),
-        intercept=linear.interceptVector.toArray(),
-        labels=np.array(labels, dtype=np.str_),
+    return npz.dump(
+        {
+            "coefficients": linear.coefficientMatrix.toArray() * weighting.getScalingVec().toArray(),
+            "intercept": linear.interceptVector.toArray(),
+            "labels": np.array(labels, dtype=np.str_),
+        }
     )
-    return arrays.getvalue()
 
 
 def forest_files(spark: SparkSession, output: Output, model: Any) -> Files:

@@ -38,11 +38,12 @@ class Calibration:
     familiarity: float = 0.0
     """The least familiarity, 0..1, of what may be one of the classes; below it the answer is "unknown"."""
 
-    def answer(self, confidence: float, familiarity: float) -> Answer:
-        """Return what an image comes to whose likeliest class has a confidence of 0..1."""
-        if familiarity < self.familiarity:
-            return Answer.UNKNOWN
-        return Answer.SURE if confidence >= self.threshold else Answer.NOT_SURE
+    def answers(self, confidence: NDArray[np.floating], familiarity: NDArray[np.floating]) -> NDArray[np.str_]:
+        """Return what images come to, (n,) values of `Answer`, by the confidence in their likeliest class, 0..1."""
+        # float64, as wherever else thresholds are met: one that is rounded to float32 would exclude its own image.
+        is_sure = np.asarray(confidence, np.float64) >= self.threshold
+        is_unknown = np.asarray(familiarity, np.float64) < self.familiarity
+        return np.where(is_unknown, str(Answer.UNKNOWN), np.where(is_sure, str(Answer.SURE), str(Answer.NOT_SURE)))
 
     def probabilities(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return (n, n_classes) float32, rows that sum to 1, of scores (n, n_classes)."""

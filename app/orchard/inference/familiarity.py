@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orchard import npz
 
 KNOWN = 0.98
 """Share of held-out images of known classes that count as familiar: what is less familiar than all these is unknown."""
@@ -22,12 +23,12 @@ class Familiarity:
     span, where they tell classes apart, and in the whole space, where what has nothing to do with any class lies at a
     right angle to all of them. The score is their geometric mean, 0 to 1.
 
-    Of ten scores it is the best on the photographs at hand (benchmarks/honesty.py): the cosine in the whole space tells
-    things of another sort apart (packages from fruits), the one among the means unseen fruits from known ones. Compared
-    with it: softmax confidence (Hendrycks & Gimpel 2017, https://arxiv.org/abs/1610.02136), the largest logit
-    (Hendrycks et al. 2022, https://arxiv.org/abs/1911.11132), Mahalanobis distance (Lee et al. 2018,
-    https://arxiv.org/abs/1807.03888), relative Mahalanobis distance (Ren et al. 2021,
-    https://arxiv.org/abs/2106.09022), nearest neighbours (Sun et al. 2022, https://arxiv.org/abs/2204.06507).
+    The cosine in the whole space tells things of another sort apart (AUROC of packages against fruits 0.988), the one
+    among the means fruits that were not learned from those that were (0.753); their mean does both nearly as well
+    (0.983 and 0.741; benchmarks/honesty.py). Compared with it there: softmax confidence (Hendrycks & Gimpel 2017,
+    https://arxiv.org/abs/1610.02136; 0.660 and 0.550), the largest logit (Hendrycks et al. 2022,
+    https://arxiv.org/abs/1911.11132; 0.896 and 0.745) and Mahalanobis distance (Lee et al. 2018,
+    https://arxiv.org/abs/1807.03888; 0.978 and 0.610).
 
     Attributes:
         origin: (d,) float32, the mean of the training rows.
@@ -59,14 +60,11 @@ class Familiarity:
 
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` file, without pickles."""
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
-        np.savez(buffer, **arrays)
-        return buffer.getvalue()
+        return npz.dump({field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Return what `to_bytes` wrote; raises ValueError or KeyError if it is something else."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(cls)}
+        arrays = npz.load(data)
+        values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(cls)}
         return cls(**values | {"isotropic": float(values["isotropic"])})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orchard import npz
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,10 @@ class Kinds:
 
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` file of names and shares, without pickles."""
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {"names": np.array(self.names, np.str_), "shares": self.shares}
-        np.savez(buffer, **arrays)
-        return buffer.getvalue()
+        return npz.dump({"names": np.array(self.names, np.str_), "shares": self.shares})
 
     @classmethod
     def from_bytes(cls, data: bytes, threshold: float) -> Self:
         """Return what `to_bytes` wrote; raises ValueError or KeyError if it is something else."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return cls(tuple(arrays["names"].tolist()), arrays["shares"], threshold)
+        arrays = npz.load(data)
+        return cls(tuple(arrays["names"].tolist()), arrays["shares"], threshold)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard import npz
 from orchard.reduction.pca import Reduction
 
 
@@ -49,9 +49,7 @@ class Linear:
 
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` file of ``weights`` and ``bias``, without pickles."""
-        buffer = io.BytesIO()
-        np.savez(buffer, weights=self.weights, bias=self.bias)
-        return buffer.getvalue()
+        return npz.dump({"weights": self.weights, "bias": self.bias})
 
     @classmethod
     def from_bytes(cls, data: bytes, reduction: Reduction) -> Self:
@@ -60,7 +58,7 @@ class Linear:
         Raises:
             ValueError, KeyError: it is something else.
         """
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            if "coefficients" in arrays:
-                return cls.on_components(reduction, arrays["coefficients"], arrays["intercept"])
-            return cls(arrays["weights"], arrays["bias"])
+        arrays = npz.load(data)
+        if "coefficients" in arrays:
+            return cls.on_components(reduction, arrays["coefficients"], arrays["intercept"])
+        return cls(arrays["weights"], arrays["bias"])

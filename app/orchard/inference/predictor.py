@@ -77,13 +77,16 @@ class Predictor:
 
 def answer(model: Model, features: NDArray[np.float32], top: int) -> list[Prediction]:
     """Return what features (n, n_features) come to."""
-    rows = zip(model.probabilities(features), model.familiarities(features).tolist(), strict=True)
-    return [_prediction(model, probabilities, familiarity, top) for probabilities, familiarity in rows]
+    probabilities, familiarity = model.probabilities(features), model.familiarities(features)
+    said = model.calibration.answers(probabilities.max(axis=1), familiarity)
+    rows = zip(probabilities, map(Answer, said), familiarity.tolist(), strict=True)
+    return [_prediction(model, *row, top) for row in rows]
 
 
-def _prediction(model: Model, probabilities: NDArray[np.float32], familiarity: float, top: int) -> Prediction:
+def _prediction(
+    model: Model, probabilities: NDArray[np.float32], said: Answer, familiarity: float, top: int
+) -> Prediction:
     order = np.argsort(-probabilities, kind="stable")[:top]
-    said = model.calibration.answer(float(probabilities[order[0]]), familiarity)
     kind = None
     if model.kinds is not None and said is Answer.SURE:
         kind = model.kinds.of_label(int(order[0]))

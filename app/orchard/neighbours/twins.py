@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from orchard.classification.intervals import wilson
-from orchard.files import open_parquet
+from orchard.datasets import stored
 from orchard.layout import (
     ApartMetrics,
     Dataset,
@@ -32,7 +31,6 @@ CHANCE = 0.001
 
 _LEAST = 20  # training images with another label to look at, before there is a threshold
 _TAIL = 3.0902 / 0.6745  # a normal distribution's 99.9th percentile over its 75th, in standard deviations
-_BATCH_ROWS = 65_536
 
 
 def bins_of(similarities: ArrayLike) -> NDArray[np.int64]:
@@ -99,12 +97,12 @@ def measure_apart(output: Output, threshold: float) -> dict[str, ApartMetrics]:
     """Measure each classifier on the test images without a near twin in training, and on those with one.
 
     Args:
-        output: with predictions and neighbours; one file of a dataset is in memory at a time, and the paths of the
+        output: with predictions and neighbours; some rows of a dataset are in memory at a time, and the paths of the
             images that have a near twin.
         threshold: see `threshold_of`.
     """
     near = [pa.array([], pa.string())]
-    for batch in _batches(output, Dataset.NEIGHBOURS, ["path", "similarities"]):
+    for batch in stored(output, Dataset.NEIGHBOURS, ["path", "similarities"]):
         has_any = pc.greater(pc.list_value_length(batch["similarities"]), 0)
         rows = batch.filter(has_any)
         nearest = pc.list_element(rows["similarities"], 0)
@@ -112,7 +110,7 @@ def measure_apart(output: Output, threshold: float) -> dict[str, ApartMetrics]:
     twins = pa.concat_arrays(near)
     images: Counter[tuple[str, bool]] = Counter()
     right: Counter[tuple[str, bool]] = Counter()
-    for batch in _batches(output, Dataset.PREDICTIONS, ["path", "label", "split", "classifier", "predicted"]):
+    for batch in stored(output, Dataset.PREDICTIONS, ["path", "label", "split", "classifier", "predicted"]):
         test = batch.filter(pc.equal(batch["split"], Split.TEST))
         rows = pa.table(
             {
@@ -140,9 +138,3 @@ def measure_apart(output: Output, threshold: float) -> dict[str, ApartMetrics]:
         )
 
     return {classifier: measured(classifier) for classifier in sorted({name for name, _ in images})}
-
-
-def _batches(output: Output, dataset: Dataset, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    for file in output.files(dataset):
-        with open_parquet(output.storage, file) as parquet:
-            yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=columns)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard import npz
 from orchard.errors import TrainingError, UsageError
 from orchard.reduction.moments import Moments
 
@@ -122,16 +122,13 @@ class Reduction:
 
     def to_bytes(self) -> bytes:
         """Return the reduction as an ``.npz`` file, without pickles."""
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
-        np.savez(buffer, **arrays)
-        return buffer.getvalue()
+        return npz.dump({field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Return the reduction that `to_bytes` wrote."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(cls)}
+        arrays = npz.load(data)
+        values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(cls)}
         for name in ("zero_variance_features_", "n_samples_"):
             values[name] = int(values[name])
         return cls(**values)

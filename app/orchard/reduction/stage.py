@@ -15,7 +15,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from orchard import tasks
-from orchard.datasets import balance, batches, lists, matrix
+from orchard.datasets import balance, batches, lists, matrix, with_marks
 from orchard.errors import InputError, TrainingError
 from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.images.splits import hold_out
@@ -165,8 +165,8 @@ def roles_of(output: Output, seed: int) -> tuple[bool, Roles]:
         groups = inventory["group"].take(pc.index_in(chosen["path"], inventory["path"].combine_chunks()))
         held = hold_out(chosen["path"].to_pylist(), chosen["label"].to_pylist(), seed, groups.to_pylist())
         roles[training[held]] = Role.HELD_OUT
-    ends = np.cumsum([file.rows for file in output.files(Dataset.FEATURES)])
     files = output.files(Dataset.FEATURES)
+    ends = np.cumsum([file.rows for file in files])
     return given, {file.name: part for file, part in zip(files, np.split(roles, ends[:-1]), strict=True)}
 
 
@@ -226,14 +226,12 @@ def _sums_of_files(storage: Storage, work: tuple[Sequence[DataFile], Roles]) -> 
     found: dict[Role, Sums] = {}
     shift: NDArray[np.float64] | None = None
     for file in files:
-        start = 0
-        for batch in batches(storage, file, ["path", *CLASSIFIED, "features"]):
+        read = batches(storage, file, ["path", *CLASSIFIED, "features"])
+        for batch, role in with_marks(read, roles[file.name]):
             rows = matrix(batch.column("features"))
             if not np.isfinite(rows.sum(dtype=np.float64)):
                 first = int(np.argmin(np.isfinite(rows).all(axis=1)))
                 return _Found(broken=batch.column("path")[first].as_py())
-            role = roles[file.name][start : start + len(rows)]
-            start += len(rows)
             for kind in (Role.FIT, Role.HELD_OUT):
                 at = np.flatnonzero(role == kind)
                 if not len(at):
@@ -273,7 +271,7 @@ def _write_part(
             reduced.append(batch)
     text.append(deflate.flush())
     table = pa.Table.from_batches(reduced, REDUCED)
-    rows = parquet_bytes(table, dictionary=[*CLASSIFIED, "split"])
+    rows = parquet_bytes(table, dictionary=[*NAMES, "split"])
     return (
         stage_file(storage, staging, part(Dataset.REDUCED), rows, table.num_rows),
         stage_file(storage, staging, part(Dataset.REDUCED_CSV, "csv.gz"), b"".join(text), table.num_rows),

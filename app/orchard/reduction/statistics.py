@@ -6,7 +6,6 @@ those that are not held out.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -15,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard import npz
 from orchard.reduction.moments import Moments
 
 
@@ -139,32 +139,27 @@ class Statistics:
                     f"{role}/{name}/counts": classes.counts,
                     f"{role}/{name}/sums": classes.sums,
                 }
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        return buffer.getvalue()
+        return npz.dump(arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Return what `to_bytes` wrote; unlabelled rows are gone."""
         found: dict[str, Sums] = {}
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            for role in ("fit", "held_out"):
-                if f"{role}/count" not in arrays:
-                    continue
-                moments = Moments.__new__(Moments)
-                state = (arrays[f"{role}/shift"], arrays[f"{role}/sum"], arrays[f"{role}/gram"])
-                moments.__setstate__((int(arrays[f"{role}/count"]), *state))
-                names = [key.split("/")[1] for key in arrays.files if key.startswith(role) and key.endswith("/names")]
-                found[role] = Sums(
-                    moments,
-                    moments,
-                    {
-                        name: ClassSums(
-                            tuple(arrays[f"{role}/{name}/names"].tolist()),
-                            arrays[f"{role}/{name}/counts"],
-                            arrays[f"{role}/{name}/sums"],
-                        )
-                        for name in names
-                    },
+        arrays = npz.load(data)
+        for role in ("fit", "held_out"):
+            if f"{role}/count" not in arrays:
+                continue
+            moments = Moments.__new__(Moments)
+            state = (arrays[f"{role}/shift"], arrays[f"{role}/sum"], arrays[f"{role}/gram"])
+            moments.__setstate__((int(arrays[f"{role}/count"]), *state))
+            names = [key.split("/")[1] for key in arrays if key.startswith(role) and key.endswith("/names")]
+            columns = {
+                name: ClassSums(
+                    tuple(arrays[f"{role}/{name}/names"].tolist()),
+                    arrays[f"{role}/{name}/counts"],
+                    arrays[f"{role}/{name}/sums"],
                 )
+                for name in names
+            }
+            found[role] = Sums(moments, moments, columns)
         return cls(found["fit"], found.get("held_out"))

@@ -16,13 +16,14 @@ from urllib.parse import unquote, urlsplit
 from markupsafe import Markup
 
 from orchard.classification.intervals import FEW
+from orchard.classification.training import classifier_title
 from orchard.headline import MEASURES
 from orchard.layout import CalibrationMetrics, ClassifierMetrics, ClassMetrics, Metrics, Run, Split
 from orchard.redaction import redacted
 from orchard.report import alerts, figures, formatting, reproduce
 from orchard.report.advice import advise, answered_at, broken_promise
 from orchard.report.drawings import draw
-from orchard.report.rendering import classifier_title, environment, source
+from orchard.report.rendering import environment, source
 from orchard.report.review import ReviewData, collect_review, fault_views, pixel_bars
 from orchard.report.samples import (
     MAX_MISTAKES,

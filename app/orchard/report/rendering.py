@@ -1,9 +1,10 @@
-"""What the pages share: templates, filters, and how a name becomes a title."""
+"""What the pages share: templates and their filters."""
 
 import functools
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from orchard.classification.training import classifier_title
 from orchard.report import figures, formatting, reproduce
 
 
@@ -41,9 +42,3 @@ def source(name: str) -> str:
     made = environment()
     assert made.loader is not None
     return made.loader.get_source(made, name)[0]
-
-
-def classifier_title(name: str) -> str:
-    """``logistic_regression`` as "Logistic regression"."""
-    words = name.replace("_", " ").strip()
-    return words[:1].upper() + words[1:]

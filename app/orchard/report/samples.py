@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard.files import open_parquet
+from orchard.datasets import stored
 from orchard.layout import Dataset, Split
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ MAX_MISTAKES_OF_A_PAIR = 4
 MAX_NEIGHBOURS = 3  # of a mistake
 MAX_REJECTIONS_PER_REASON = 5
 
-_BATCH_ROWS = 16_384
 _SMALLEST_SHARE = 5  # points of every label, however rare, as long as they fit
 
 
@@ -97,7 +96,7 @@ def sample_points(output: "Output", counts: Mapping[str, int], limit: int = MAX_
     """
     quota = quotas(counts, limit)
     kept = pd.DataFrame({"path": [], "label": [], "split": [], "pc1": [], "pc2": [], "order": [], "rank": []})
-    for batch in _batches(output, Dataset.REDUCED, ["path", "label", "split", "pca_features"]):
+    for batch in stored(output, Dataset.REDUCED, ["path", "label", "split", "pca_features"]):
         vectors = batch.column("pca_features")
         n_components = pc.min(pc.list_value_length(vectors)).as_py() or 0
         if n_components == 0:
@@ -143,7 +142,7 @@ def worst_mistakes(
     columns = ["classifier", "path", "label", "predicted", "confidence"]
     columns += ["answer", "familiarity", "kind", "predicted_kind"]
     kept = pd.DataFrame({column: [] for column in columns})
-    for batch in _batches(output, Dataset.PREDICTIONS):
+    for batch in stored(output, Dataset.PREDICTIONS):
         of_test = pc.equal(batch.column("split"), Split.TEST.value)
         wrong = pc.not_equal(batch.column("label"), batch.column("predicted"))
         chosen = pc.is_in(batch.column("classifier"), pa.array(list(wanted), pa.string()))
@@ -169,14 +168,14 @@ def _neighbours(output: "Output", paths: Collection[str]) -> dict[str, tuple[Nei
         return {}
     wanted = pa.array(sorted(paths), pa.string())
     nearest: dict[str, list[tuple[str, float]]] = {}
-    for batch in _batches(output, Dataset.NEIGHBOURS):
+    for batch in stored(output, Dataset.NEIGHBOURS):
         rows = batch.filter(pc.is_in(batch.column("path"), wanted))
         for path, others, similarities in _rows(rows, ["path", "neighbours", "similarities"]):
             pairs = zip(others or (), similarities or (), strict=True)
             nearest[str(path)] = [(str(other), float(similarity)) for other, similarity in pairs][:MAX_NEIGHBOURS]
     labels: dict[str, str] = {}
     of = pa.array(sorted({other for others in nearest.values() for other, _ in others}), pa.string())
-    for batch in _batches(output, Dataset.REDUCED, ["path", "label"]):
+    for batch in stored(output, Dataset.REDUCED, ["path", "label"]):
         labels |= dict(_rows(batch.filter(pc.is_in(batch.column("path"), of)), ["path", "label"]))
     return {
         path: tuple(Neighbour(other, labels.get(other) or "", similarity) for other, similarity in others)
@@ -188,7 +187,7 @@ def sample_rejections(output: "Output", per_reason: int = MAX_REJECTIONS_PER_REA
     """The first few rejected images of every reason."""
     seen: Counter[str] = Counter()
     kept: list[Rejection] = []
-    for batch in _batches(output, Dataset.REJECTED):
+    for batch in stored(output, Dataset.REJECTED):
         for row in _rows(batch, ["path", "reason", "detail"]):
             path, reason, detail = row
             if seen[reason or ""] < per_reason:
@@ -199,9 +198,3 @@ def sample_rejections(output: "Output", per_reason: int = MAX_REJECTIONS_PER_REA
 
 def _rows(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     return zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
-
-
-def _batches(output: "Output", dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    for file in output.files(dataset):
-        with open_parquet(output.storage, file) as parquet:
-            yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
