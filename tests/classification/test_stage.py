@@ -20,7 +20,8 @@ from orchard.classification.stage import Classification, classify
 from orchard.classification.training import Classifier
 from orchard.datasets import lists, matrix
 from orchard.errors import InputError, TrainingError
-from orchard.images.groups import frame_names
+from orchard.features.regrouping import update_groups
+from orchard.images.groups import frame_names, groups_of, regrouped
 from orchard.inference.calibration import Calibration, Decision
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.linear import Linear
@@ -214,6 +215,20 @@ def test_another_seed_of_the_classifiers_judges_by_the_rows_that_the_statistics_
 ) -> None:
     first = run([*images("a", 150, 30), *images("b", 150, 30)])
     again = classify(spark, output, LINEAR, seed=99, split_by_group=False, test_fraction=0.2)
+    assert again["trials"] == first["trials"]
+
+
+def test_groups_that_came_later_judge_by_the_rows_that_the_statistics_left_out(
+    run: Callable[..., Classification], output: Output, spark: SparkSession
+) -> None:
+    """As of `orchard classify --group-by`: held out by the new groups, rows would be judged that were fitted on."""
+    first = run([*images("a", 150, 30), *images("b", 150, 30)])
+    rows = output.read(Dataset.INVENTORY, ["path", "label", "group"], INVENTORY)
+    assert rows["group"].null_count == rows.num_rows
+    update_groups(
+        output, regrouped(rows, groups_of("frames", *(rows[name].to_pylist() for name in ("path", "label")))), None
+    )
+    again = classify(spark, output, LINEAR, key="again", seed=1, split_by_group=False, test_fraction=0.25)
     assert again["trials"] == first["trials"]
 
 

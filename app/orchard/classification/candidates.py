@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -21,7 +21,7 @@ from orchard.inference.linear import Linear
 from orchard.layout import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, REDUCED, STATISTICS, Dataset, Split, Trial
 from orchard.output import Output
 from orchard.reduction.pca import Projection
-from orchard.reduction.stage import Roles, load, project_batches, roles_of
+from orchard.reduction.stage import Roles, by_file, load, project_batches
 from orchard.reduction.statistics import Role, Statistics
 from orchard.storage import Storage
 
@@ -84,9 +84,8 @@ class Candidates:
         self._spark, self._output, self._seed, self._sure_at = spark, output, seed, sure_at
         statistics = Statistics.from_bytes(data)
         everything, fit = statistics.everything, statistics.fit
-        # The statistics are of the reduction's seed: by another, rows that were fitted on would be held out.
-        is_validation, self._roles = roles_of(output, cast(dict[str, Any], output.property("reduction"))["seed"])
-        self.split = Split.VALIDATION if is_validation else Split.TRAIN
+        self._roles = by_file(output, statistics.roles)
+        self.split = Split.VALIDATION if statistics.is_validation else Split.TRAIN
         self.labels = everything.columns["label"].names
         self.kinds = Kinds.of(self.labels, counts)
         self._counts = counts

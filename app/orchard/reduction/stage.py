@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import SparkSession
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same features begin to give another reduction: what was made before is then made again."""
 
 PART_ROWS = 16_384
@@ -115,13 +115,14 @@ def reduce(
         raise InputError(f"{output.url} holds no features: extract some first, or look into its rejected images.")
     given, roles = roles_of(output, seed)
     fit, held_out = training_sums(spark, output.storage, files, roles)
-    statistics = Statistics(fit, None if given else held_out)
+    every = np.concatenate(list(roles.values()))
+    statistics = Statistics(fit, None if given else held_out, every, is_validation=given)
     if progress:
         progress(rows // 2)
     reduction = Reduction.fit(statistics.everything.moments, variance=variance, components=components)
     parquet, csv = _write(spark, output, files, reduction)
     result = ReductionResult(reduction, _metrics(reduction), _warnings(reduction, components))
-    found = {"key": key, "seed": seed, "metrics": result.metrics, "warnings": result.warnings}
+    found = {"key": key, "metrics": result.metrics, "warnings": result.warnings}
     output.commit(
         {Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv},
         replace=DERIVED,
@@ -165,9 +166,14 @@ def roles_of(output: Output, seed: int) -> tuple[bool, Roles]:
         groups = inventory["group"].take(pc.index_in(chosen["path"], inventory["path"].combine_chunks()))
         held = hold_out(chosen["path"].to_pylist(), chosen["label"].to_pylist(), seed, groups.to_pylist())
         roles[training[held]] = Role.HELD_OUT
+    return given, by_file(output, roles)
+
+
+def by_file(output: Output, roles: NDArray[np.int8]) -> Roles:
+    """Return the roles (n,) of all rows of the features, file by file."""
     files = output.files(Dataset.FEATURES)
     ends = np.cumsum([file.rows for file in files])
-    return given, {file.name: part for file, part in zip(files, np.split(roles, ends[:-1]), strict=True)}
+    return {file.name: part for file, part in zip(files, np.split(roles, ends[:-1]), strict=True)}
 
 
 def training_sums(

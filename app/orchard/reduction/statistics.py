@@ -115,10 +115,15 @@ class Statistics:
     Attributes:
         fit: of the rows of `Role.FIT`.
         held_out: of training rows that are held out; None if the validation split is, on which nothing is fitted.
+        roles: (n,) int8, `Role` of every row of the features in the order of their files: who judges what was fitted
+            has to leave out the same rows.
+        is_validation: whether the validation split is what is held out.
     """
 
     fit: Sums
     held_out: Sums | None = None
+    roles: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
+    is_validation: bool = False
 
     @property
     def everything(self) -> Sums:
@@ -127,7 +132,7 @@ class Statistics:
 
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` file, without pickles: of the labelled rows, which is what classifiers need."""
-        arrays: dict[str, Any] = {}
+        arrays: dict[str, Any] = {"roles": self.roles, "is_validation": self.is_validation}
         for role, sums in (("fit", self.fit), ("held_out", self.held_out)):
             if sums is None:
                 continue
@@ -162,4 +167,4 @@ class Statistics:
                 for name in names
             }
             found[role] = Sums(moments, moments, columns)
-        return cls(found["fit"], found.get("held_out"))
+        return cls(found["fit"], found.get("held_out"), arrays["roles"], bool(arrays["is_validation"]))
