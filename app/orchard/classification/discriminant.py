@@ -56,7 +56,7 @@ class Within:
 def fit(moments: Moments, classes: ClassSums, reduction: Reduction) -> Discriminant:
     """Fit on all rows of some classes: one Gaussian a class, of a covariance that all share.
 
-    It is fitted on the scaled features, not on the components: on 58 fruits an accuracy of 0.980 instead of 0.960.
+    It is fitted on the scaled features, not on the components: what these leave out tells labels apart, too.
 
     Args:
         moments: of n rows of d features.
