@@ -76,14 +76,15 @@ class Command:
         seconds = time.monotonic() - started
         lines = [*self.read, *rest.splitlines()]
         said = [line.strip() for line in lines if line.strip() and not line.startswith('{"time"')]
-        left = self._descendants()
+        left = self.running()
         until = time.monotonic() + 2
         while left and time.monotonic() < until:
             time.sleep(0.05)
-            left = self._descendants()
+            left = self.running()
         return Interrupted(self.process.returncode, said, seconds, left)
 
-    def _descendants(self) -> list[str]:
+    def running(self, command: str = "") -> list[str]:
+        """The command lines of its processes, those that hold `command`."""
         found = []
         for environment in Path("/proc").glob("[0-9]*/environ"):
             try:
@@ -91,7 +92,7 @@ class Command:
                     found.append((environment.parent / "cmdline").read_text(errors="replace")[:200])
             except OSError:
                 continue
-        return found
+        return [line for line in found if command in line]
 
 
 @dataclass
@@ -186,6 +187,15 @@ def test_every_other_command_just_leaves(
         return
     ended.check(name, "orchard: interrupted.")
     assert not list(folder.rglob("*.keras"))
+
+
+def test_ctrl_c_reaches_no_engine_that_is_starting(finished: Path) -> None:
+    command = Command("serve", finished, "--port", "0")
+    while not command.running("orchard.serving.engine"):
+        time.sleep(0.01)
+    time.sleep(0.1)  # it imports
+    ended = command.interrupt(signal.SIGINT)
+    assert (ended.code, ended.said, ended.left) == (0, [], [])
 
 
 def test_a_job_on_spark_is_stopped_like_a_run(finished: Path, painted: Path) -> None:

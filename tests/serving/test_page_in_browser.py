@@ -237,7 +237,8 @@ def test_photos_wait_for_the_model_unless_they_may_go_to_the_server(
         expect_answer(card, label, by="server")
     visitor.chooses(photo("Plum 5"))
     expect_answer(visitor.newest, "Plum 5", by="server")
-    visitor.page.reload()  # no promise outlives the page
+    with context.expect_event("request", lambda request: request.url.endswith("/model.onnx")):
+        visitor.page.reload()  # no promise outlives the page
     visitor.waits_for("loading")
     visitor.chooses(photo("Raspberry"))
     expect_question(visitor.newest, "this photo and the next ones go to it")
@@ -352,7 +353,7 @@ def test_the_camera_shows_what_it_sees_and_the_shutter_names_it(
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     assert page.evaluate("document.activeElement.id") == "camera-open"
-    page.wait_for_function("document.querySelector('#video').srcObject === null")  # the camera is off
+    expect(page.locator("#video")).to_have_js_property("srcObject", None)  # the camera is off
     expect(visitor.cards).to_have_count(2)
     for card in visitor.cards.all():
         expect_answer(card, "Mango")

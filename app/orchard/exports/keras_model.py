@@ -113,7 +113,13 @@ def _run_child(folder: Path, backbone: str) -> None:
     command = [sys.executable, "-m", "orchard.exports.keras_model", str(folder)]
     try:
         done = subprocess.run(  # noqa: S603 - our own module
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent
         )
     except subprocess.TimeoutExpired as error:
         raise OrchardError(

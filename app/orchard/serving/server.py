@@ -309,7 +309,7 @@ def run(
         server.run()
     except SystemExit:
         raise OrchardError(f"Nothing can listen at {host}:{port}: choose another --host or --port.") from None
-    if state.failure is not None:
+    if state.failure is not None and not state.draining:  # what ends in a server that is stopping is no failure
         if isinstance(state.failure, OrchardError):
             raise state.failure
         raise ClusterError(f"The network cannot be compiled on this machine: {state.failure}.") from state.failure
