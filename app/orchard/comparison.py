@@ -4,7 +4,7 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchard import pipeline, summary
+from orchard import pipeline
 from orchard.errors import TrainingError, UsageError
 from orchard.features.artifact import EngineName
 from orchard.features.backbones import find
@@ -141,7 +141,7 @@ def _run(source: str, output: str, name: str, settings: Settings, session: Sessi
 
 
 def _measured(source: str, output: str, settings: Settings, metrics: Metrics, measure: Measure) -> Row:
-    extraction = summary.recall(Output(output, settings.s3_options()), "extraction")
+    extraction = Output(output, settings.s3_options()).recall("extraction")
     backbone = find(settings.backbone).with_alpha(settings.alpha)
     seconds = time_of(list_selected(source, output, settings).table, settings).seconds
     best = measured_by(metrics, measure)

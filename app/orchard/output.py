@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -138,6 +138,10 @@ class Output:
     def property(self, name: str) -> object | None:
         """Return what the latest commit that set the property `name` set it to."""
         return self._state.properties.get(name)
+
+    def recall(self, name: str) -> dict[str, Any]:
+        """Return the property `name`, which is a stage's; empty if it has not run."""
+        return cast(dict[str, Any], self.property(name) or {})
 
     def read(self, dataset: Dataset, columns: list[str], schema: pa.Schema) -> pa.Table:
         """Return `columns` of all committed rows of a Parquet dataset as one table.

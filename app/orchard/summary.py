@@ -27,11 +27,6 @@ from orchard.version import VERSION
 VERSIONED = ("pyspark", "openvino", "keras", "tensorflow-cpu", "tensorflow", "pillow", "pyarrow", "numpy")
 
 
-def recall(output: Output, name: str) -> dict[str, Any]:
-    """Return what a stage remembered under `name`; empty if it has not run."""
-    return cast(dict[str, Any], output.property(name) or {})
-
-
 def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metrics:
     """Return what the output holds and how it was measured.
 
@@ -43,13 +38,13 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
     rejections = output.read(Dataset.REJECTED, ["reason", "detail"], REJECTED)
     rejected = _by_reason(rejections)
     featurized = output.rows(Dataset.FEATURES)
-    reduction, classification = recall(output, "reduction"), recall(output, "classification")
+    reduction, classification = output.recall("reduction"), output.recall("classification")
     found: dict[str, Any] = {
         "images": ImageCounts(
-            listed=recall(output, "listing").get("listed", featurized + sum(rejected.values())),
+            listed=output.recall("listing").get("listed", featurized + sum(rejected.values())),
             featurized=featurized,
             rejected=sum(rejected.values()),
-            ignored=recall(output, "listing").get("ignored", 0),
+            ignored=output.recall("listing").get("ignored", 0),
             decoded=decoded,
             rejected_by_reason=rejected,
             rejected_kinds=commonest_kinds(rejections),
@@ -65,49 +60,49 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         for name in ("baseline", "classifiers", "selection", "calibration", "leak", "group_split")
         if classification.get(name) is not None
     }
-    cards = recall(output, "cards")
+    cards = output.recall("cards")
     if cards:
         found["cards"] = cards["metrics"]
-    if unknown := recall(output, "unknown").get("metrics"):
+    if unknown := output.recall("unknown").get("metrics"):
         found["unknown"] = unknown
     if grouping := output.property("grouping"):
         found["grouping"] = grouping
-    if "metrics" in (near := recall(output, "neighbours")):
+    if "metrics" in (near := output.recall("neighbours")):
         found["neighbours"] = near["metrics"]
-        if apart := recall(output, "apart").get("classifiers"):
+        if apart := output.recall("apart").get("classifiers"):
             found["without_near_twins"] = apart
     if best := headline(cast(Metrics, found)):
         found["headline"] = best
     conflicts = label_conflicts(_featurized(output, ["path", "label", "digest"]))
     if conflicts["images"]:
         found["conflicts"] = conflicts
-    review = recall(output, "review")
+    review = output.recall("review")
     if review:
         found |= {"review": review["metrics"], "data": review["data"]}
-    if corrections := recall(output, "listing").get("corrections"):
+    if corrections := output.recall("listing").get("corrections"):
         found["corrections"] = corrections
     found["warnings"] = [
-        *recall(output, "listing").get("warnings", []),
+        *output.recall("listing").get("warnings", []),
         *conflict_warnings(conflicts),
         *reduction.get("warnings", []),
         *classification.get("warnings", []),
         *cards.get("warnings", []),
     ]
     found["seconds"] = seconds
-    found["images_per_second"] = recall(output, "extraction").get("images_per_second", 0.0)
+    found["images_per_second"] = output.recall("extraction").get("images_per_second", 0.0)
     return cast(Metrics, found)
 
 
 def run(output: Output, settings: Settings, *, started: datetime) -> Run:
     """Return how the output came about: settings, versions, machine; without secrets."""
-    identity = recall(output, "identity")
+    identity = output.recall("identity")
     backbone = find(identity.get("backbone", settings.backbone))
-    selection = recall(output, "classification").get("selection")
+    selection = output.recall("classification").get("selection")
     found = Run(
         run_id=output.run_id,
         started=started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        source=recall(output, "listing").get("source", ""),
+        source=output.recall("listing").get("source", ""),
         output=output.url,
         settings=settings.model_dump(mode="json"),
         backbone=identity | {"name": backbone.name, "input_size": backbone.input_size, "top1": backbone.top1},
@@ -117,7 +112,7 @@ def run(output: Output, settings: Settings, *, started: datetime) -> Run:
             "cores": available_cores(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "cpu": _cpu(),
-            "spark_master": recall(output, "extraction").get("master", ""),
+            "spark_master": output.recall("extraction").get("master", ""),
         },
     )
     return cast(Run, without_secrets(found))
@@ -127,7 +122,7 @@ def _fitting(output: Output, selection: Selection) -> Fitting:
     return Fitting(
         held_out=f"images of {selection['split']}",
         held_out_rows=selection["rows"],
-        fitted_again_on=recall(output, "reduction").get("metrics", {}).get("train_rows", 0),
+        fitted_again_on=output.recall("reduction").get("metrics", {}).get("train_rows", 0),
         answers=selection["chosen"],
         why=selection["why"],
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import time
 from collections import Counter
@@ -21,8 +20,8 @@ from orchard.classification.metrics import evaluate, majority_baseline
 from orchard.classification.training import Classifier, predict, train, vectors
 from orchard.datasets import balance, batches, frame, matrix, with_marks
 from orchard.errors import TrainingError
-from orchard.files import DataFile, digest_of
-from orchard.images.groups import draw_groups, group_names, straddles
+from orchard.files import DataFile
+from orchard.images.groups import draw_groups, group_names
 from orchard.inference.linear import Linear
 from orchard.layout import FEATURES, INVENTORY, REDUCED, ClassifierMetrics, Dataset, GroupSplit, Split
 from orchard.output import Output
@@ -34,16 +33,6 @@ from orchard.storage import Storage
 if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import DataFrame, SparkSession
-
-
-def group_key(output: Output, *, straddling: bool = False) -> str | None:
-    """Return a digest of the groups, None if there are none, or none that straddles the split, if that is asked for."""
-    images = output.read(Dataset.INVENTORY, ["path", "split", "group", "featurized"], INVENTORY)
-    images = images.filter(images["featurized"])
-    if images["group"].null_count == images.num_rows or (straddling and not straddles(images)):
-        return None
-    rows = images.select(["path", "group"]).sort_by("path").to_pylist()
-    return digest_of(json.dumps([[row["path"], row["group"]] for row in rows]).encode())
 
 
 def evaluate_groups(

@@ -17,9 +17,10 @@ from orchard.classification.groups import evaluate_groups
 from orchard.classification.leak import find_leak
 from orchard.classification.metrics import evaluate, majority_baseline
 from orchard.classification.predictions import LinearModel, Pairs, Written, write_forest, write_linear
-from orchard.classification.training import Classifier, forest_files, predict, train, vectors
+from orchard.classification.training import Classifier, chosen, forest_files, predict, train, vectors
 from orchard.datasets import read
 from orchard.errors import InputError, TrainingError
+from orchard.features.regrouping import group_key
 from orchard.inference.calibration import LEAST_ROWS, Calibration, Decision
 from orchard.layout import (
     CALIBRATION,
@@ -39,7 +40,10 @@ from orchard.layout import (
     Trial,
 )
 from orchard.output import NO_MODEL, Output
+from orchard.progress import Advance
 from orchard.session import Session
+from orchard.settings import Settings
+from orchard.stages import Stage, key_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -67,6 +71,50 @@ class Classification(TypedDict, total=False):
     leak: Leak
     group_split: GroupSplit | None
     warnings: list[str]
+
+
+def stage_of(output: Output, settings: Settings) -> Stage:
+    """Return the stage: its key is that of the reduction, of the groups that straddle the split, and of the settings.
+
+    What lacked memory is tried again with another amount.
+
+    Raises:
+        InputError: the features were not reduced since they last changed.
+        UsageError: the settings name classifiers that do not exist.
+    """
+    classifiers = chosen(settings.classifiers, settings.answer_with)
+    reduced = output.recall("reduction").get("key")
+    if reduced is None:
+        raise InputError(f"The features in {output.url} are not reduced yet: start with orchard reduce {output.url}.")
+    groups = group_key(output, straddling=True)
+    key = key_of(
+        VERSION,
+        reduced,
+        classifiers,
+        settings.seed,
+        groups,
+        settings.test_fraction,
+        settings.sure_at,
+        settings.answer_with,
+    )
+
+    def work(session: Session, progress: Advance) -> None:
+        run(
+            session,
+            output,
+            classifiers,
+            key=key,
+            seed=settings.seed,
+            split_by_group=groups is not None,
+            test_fraction=settings.test_fraction,
+            sure_at=settings.sure_at,
+            answer_with=settings.answer_with,
+            driver_memory=settings.driver_memory,
+            progress=progress,
+        )
+
+    lacked = output.recall("classification").get("lacked", settings.driver_memory)
+    return Stage("classify", "classification", key, work, again=lacked != settings.driver_memory)
 
 
 def run(session: Session, output: Output, classifiers: Sequence[Classifier], *, key: str, **options: Any) -> None:
@@ -184,7 +232,7 @@ def classify(
 
 def _begin(output: Output, key: str, rows: pa.Table, candidates: Candidates) -> tuple[Classification, dict[str, bytes]]:
     """Return what is found and the model's files so far: nothing yet, or what a run that was cut off committed."""
-    found = cast(Classification, output.property("classification") or {})
+    found = cast(Classification, output.recall("classification"))
     if found.get("begun") == key and "key" not in found:
         return found, output.classifier_files()
     train_counts, test_counts = (_count(rows, split) for split in (Split.TRAIN, Split.TEST))

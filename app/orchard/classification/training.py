@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard import npz
+from orchard.errors import UsageError
 from orchard.layout import NAMES, RANDOM_FOREST
 from orchard.output import Output
 
@@ -34,6 +35,24 @@ class Classifier(StrEnum):
     def is_linear(self) -> bool:
         """Whether it is one linear layer, which may answer; the forest is a baseline."""
         return self is not Classifier.RANDOM_FOREST
+
+
+def chosen(names: Sequence[str], answer_with: str | None) -> list[Classifier]:
+    """Return the classifiers of these names, among which is the one that is to answer.
+
+    Raises:
+        UsageError: there is no such classifier, or the one that is to answer is not a linear one of them.
+    """
+    unknown = [name for name in names if name not in list(Classifier)]
+    if unknown:
+        raise UsageError(f"There is no classifier {unknown[0]!r}: choose among {', '.join(Classifier)}.")
+    found = [Classifier(name) for name in names]
+    linear = [classifier for classifier in found if classifier.is_linear]
+    if answer_with is not None and answer_with not in linear:
+        raise UsageError(
+            f"--answer-with {answer_with}: choose among the linear classifiers to train ({', '.join(linear)})."
+        )
+    return found
 
 
 def classifier_title(name: str) -> str:

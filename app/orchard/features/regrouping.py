@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard.files import read_columns
-from orchard.images.groups import describe, groups_of, regrouped
+from orchard.files import digest_of, read_columns
+from orchard.images.groups import describe, groups_of, regrouped, straddles
 from orchard.layout import INVENTORY, Dataset, Grouping
 from orchard.output import Output
+
+
+def group_key(output: Output, *, straddling: bool = False) -> str | None:
+    """Return a digest of the groups, None if there are none, or none that straddles the split, if that is asked for."""
+    images = output.read(Dataset.INVENTORY, ["path", "split", "group", "featurized"], INVENTORY)
+    images = images.filter(images["featurized"])
+    if images["group"].null_count == images.num_rows or (straddling and not straddles(images)):
+        return None
+    rows = images.select(["path", "group"]).sort_by("path").to_pylist()
+    return digest_of(json.dumps([[row["path"], row["group"]] for row in rows]).encode())
 
 
 def regroup(output: Output, group_by: str) -> None:

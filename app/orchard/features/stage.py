@@ -40,7 +40,7 @@ def start_over(output: Output, source: str, settings: Settings) -> None:
     job = os.environ.get("ORCHARD_JOB_UID")
     command = job or digest_of(json.dumps([source, settings.model_dump(mode="json")], sort_keys=True).encode())
     try:
-        before: Any = output.property("fresh") or {}
+        before = output.recall("fresh")
     except OutputDamaged:
         before = {}
     if before.get("command") == command and (job or not before.get("done")):
@@ -55,7 +55,7 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
     Raises:
         SettingsChanged: the output's were made with others.
     """
-    before: Any = output.property("identity") or {}
+    before = output.recall("identity")
     engine = EngineName(settings.engine)
     identity: dict[str, Any] = {
         "backbone": backbone.name,
@@ -183,7 +183,7 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
     add: dict[Dataset, list[DataFile]]
     add, remove = without(output, pending.replaced)
     changes: dict[str, object] = {**FORGOTTEN}
-    before: Any = output.property("identity") or {}
+    before = output.recall("identity")
     if before | identity != before:
         changes["identity"] = before | identity
     is_new = "identity" in changes or not output.has_part(BACKBONE)
@@ -197,7 +197,7 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
 
 
 def _refuse_changes(output: Output, now: dict[str, Any]) -> None:
-    before: Any = output.property("identity") or {}
+    before = output.recall("identity")
     for name, value in now.items():
         if name in before and before[name] != value:
             raise SettingsChanged(

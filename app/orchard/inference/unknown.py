@@ -10,13 +10,51 @@ import numpy as np
 import pyarrow as pa
 
 from orchard.images.decoding import Limits
+from orchard.images.sources import list_images
 from orchard.inference.model import Model
 from orchard.inference.predict import predict_on_spark
 from orchard.layout import FAMILIARITY_BINS, Answer, UnknownMetrics
+from orchard.output import Output
+from orchard.progress import Advance
+from orchard.session import Session
+from orchard.settings import Settings
+from orchard.stages import Stage, key_of
 from orchard.storage import S3Options
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+def stage_of(output: Output, settings: Settings) -> Stage | None:
+    """Return the stage that measures what the model says of the images that the setting ``unknown`` names.
+
+    Its key is that of the model and of the images. None without such images, or without a model.
+
+    Raises:
+        InputError: there are no images where the setting says.
+    """
+    source, model = settings.unknown, output.model_folder
+    if source is None or model is None:
+        return None
+    s3 = settings.s3_options()
+    images = list_images(source, s3, limit=None, labels=None, seed=0).table
+    key = key_of(model, source, *(images[name].to_pylist() for name in ("path", "version")))
+
+    def work(session: Session, progress: Advance) -> None:
+        calibration = output.recall("classification").get("calibration") or {}
+        found = measure_unknown(
+            session.spark,
+            Model.load(output.url, s3),
+            images,
+            source=source,
+            known=calibration.get("familiarity", []),
+            limits=settings.limits(),
+            s3=s3,
+            progress=progress,
+        )
+        output.commit({}, properties={"unknown": {"key": key, "metrics": found}})
+
+    return Stage("unknown", "unknown", key, work, images.num_rows)
 
 
 def measure_unknown(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
@@ -17,7 +17,10 @@ from orchard.neighbours.rows import Job, Tally, sample, stacked
 from orchard.neighbours.space import Space
 from orchard.neighbours.twins import bins_of, shown, threshold_of
 from orchard.output import Output
+from orchard.progress import Advance
 from orchard.session import Session
+from orchard.settings import Settings
+from orchard.stages import Stage, feature_names, key_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -32,9 +35,14 @@ SAMPLE_ROWS = 8192
 """Training rows that give the space: of 1,280 features 42 MB on the driver."""
 
 
-def run(session: Session, output: Output, *, key: str, **options: Any) -> None:
-    """Do the stage as `find_neighbours` does."""
-    find_neighbours(session.spark, output, key=key, **options)
+def stage_of(output: Output, settings: Settings) -> Stage:
+    """Return the stage: its key is that of the features."""
+    key = key_of(VERSION, feature_names(output), settings.seed)
+
+    def work(session: Session, progress: Advance) -> None:
+        find_neighbours(session.spark, output, key=key, seed=settings.seed, progress=progress)
+
+    return Stage("neighbours", "neighbours", key, work, output.rows(Dataset.FEATURES))
 
 
 @tasks.on_spark

@@ -19,6 +19,7 @@ from orchard.layout import (
     Split,
 )
 from orchard.output import Output
+from orchard.stages import key_of
 
 BINS = 2000
 """Of cosines from 0 to 1 while they are counted."""
@@ -91,6 +92,17 @@ def are_many(found: NeighbourMetrics) -> bool:
     if found["threshold"] is None or not found["test_rows"]:
         return False
     return wilson(found["near_twins"] / found["test_rows"], found["test_rows"])[0] > CHANCE
+
+
+def remember_apart(output: Output) -> None:
+    """Measure the classifiers without the near twins of training images, where there are predictions, and commit."""
+    found = output.recall("neighbours")
+    key = key_of(found.get("key"), output.recall("classification").get("key"))
+    threshold = found.get("metrics", {}).get("threshold")
+    if output.recall("apart").get("key") != key:
+        has_both = threshold is not None and output.rows(Dataset.PREDICTIONS)
+        apart = measure_apart(output, threshold) if has_both else {}
+        output.commit({}, properties={"apart": {"key": key, "classifiers": apart}})
 
 
 def measure_apart(output: Output, threshold: float) -> dict[str, ApartMetrics]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from orchard import tasks
 from orchard.datasets import balance, batches, lists, matrix, with_marks
 from orchard.errors import InputError, TrainingError
+from orchard.features.regrouping import group_key
 from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.images.splits import hold_out
 from orchard.inference.calibration import LEAST_ROWS
@@ -35,9 +36,12 @@ from orchard.layout import (
     Split,
 )
 from orchard.output import NO_MODEL, Output
+from orchard.progress import Advance
 from orchard.reduction.pca import Projection, Reduction
 from orchard.reduction.statistics import Role, Statistics, Sums
 from orchard.session import Session
+from orchard.settings import Settings
+from orchard.stages import Stage, feature_names, key_of
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
@@ -66,6 +70,37 @@ class ReductionResult:
     reduction: Reduction
     metrics: PcaMetrics
     warnings: list[str]
+
+
+def stage_of(output: Output, settings: Settings) -> Stage:
+    """Return the stage: its key is that of the features, their groups and what to keep of them.
+
+    Its work raises InputError if nothing was extracted to the output.
+    """
+    variance = settings.variance if settings.components is None else None
+    key = key_of(
+        VERSION,
+        feature_names(output),
+        settings.variance,
+        settings.components,
+        settings.seed,
+        group_key(output),
+    )
+
+    def work(session: Session, progress: Advance) -> None:
+        if not output.rows(Dataset.INVENTORY):
+            raise InputError(f"{output.url} holds no features: extract some first.")
+        run(
+            session,
+            output,
+            key=key,
+            seed=settings.seed,
+            variance=variance,
+            components=settings.components,
+            progress=progress,
+        )
+
+    return Stage("reduce", "reduction", key, work, output.rows(Dataset.FEATURES))
 
 
 def run(session: Session, output: Output, *, key: str, **options: Any) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pyarrow as pa
 
 from orchard import tasks
+from orchard.classification.training import Classifier
 from orchard.files import DataFile
 from orchard.layout import FEATURES, INVENTORY, STATISTICS, SUSPECT_LIST, Dataset, ReviewMetrics
 from orchard.output import Output
+from orchard.progress import Advance
 from orchard.reduction.stage import load
 from orchard.reduction.statistics import Statistics
 from orchard.review.clusters import clusters, near_pairs
@@ -28,9 +29,27 @@ from orchard.review.faults import (
 from orchard.review.judging import Judge, judge_labels
 from orchard.review.leave_one_out import LeaveOneOut
 from orchard.session import Session
+from orchard.stages import Stage, feature_names, key_of
 
 VERSION = 1
 """Raise it when the same features begin to give other faults: what was made before is then made again."""
+
+
+def stage_of(output: Output) -> Stage:
+    """Return the stage: its key is that of the features and of what labels are judged by.
+
+    A list that somebody took away is written again.
+    """
+    calibrations = output.recall("classification").get("calibrations", {})
+    temperature = calibrations.get(Classifier.LINEAR_DISCRIMINANT, {}).get("temperature", 1.0)
+    before = [output.recall(name).get("key") for name in ("reduction", "neighbours")]
+    key = key_of(VERSION, feature_names(output), before, temperature)
+
+    def work(session: Session, progress: Advance) -> None:
+        run(session, output, key=key, temperature=temperature, progress=progress)
+
+    gone = not output.storage.exists(SUSPECT_LIST)
+    return Stage("review", "review", key, work, output.rows(Dataset.FEATURES), again=gone)
 
 
 def run(
@@ -59,7 +78,7 @@ def run(
     data = describe(images, output.read(Dataset.FEATURES, ["width", "height"], FEATURES))
     faults = [same_images(images), poor_pictures(images)]
     judged = 0
-    near: Any = (output.property("neighbours") or {}).get("metrics", {})  # type: ignore[attr-defined]
+    near = output.recall("neighbours").get("metrics", {})
     linked = None
     if near.get("threshold") is not None:
         pairs = near_pairs(output, near["threshold"])
@@ -83,7 +102,7 @@ def run(
 
 def _statistics(output: Output) -> Statistics | None:
     """Return what labels can be judged by; None if there is nothing, or one label."""
-    reduction: Any = output.property("reduction") or {}
+    reduction = output.recall("reduction")
     data = output.part(STATISTICS) if "metrics" in reduction else None
     statistics = None if data is None else Statistics.from_bytes(data)
     if statistics is None or len(statistics.everything.columns["label"].names) < 2:

@@ -1,0 +1,48 @@
+"""What a stage is: work that is done again when its key, a digest of its input and settings, is another one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchard.files import digest_of
+from orchard.layout import Dataset
+from orchard.output import Output
+from orchard.progress import Advance
+from orchard.session import Session
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage over an output.
+
+    Attributes:
+        name: as progress and ``metrics.json`` call it.
+        remembered: the output's property in which the work leaves its key.
+        key: what input and settings come to.
+        work: does it and commits; gets what gives Spark, and what to tell of its progress.
+        total: rows or images that the progress counts up to; None: unknown.
+        again: whether it is to be done in any case.
+    """
+
+    name: str
+    remembered: str
+    key: str
+    work: Callable[[Session, Advance], object]
+    total: int | None = None
+    again: bool = False
+
+    def is_done(self, output: Output) -> bool:
+        """Whether the output holds its results."""
+        return not self.again and output.recall(self.remembered).get("key") == self.key
+
+
+def key_of(*values: object) -> str:
+    """Return a digest of values that JSON can write."""
+    return digest_of(json.dumps(values, sort_keys=True).encode())
+
+
+def feature_names(output: Output) -> list[str]:
+    """Return the names of the files of the features, which tell them from others."""
+    return sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
