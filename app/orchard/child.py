@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import orchard
 from orchard import errors
@@ -23,6 +24,13 @@ def environment(**variables: str) -> dict[str, str]:
     root = str(Path(orchard.__file__).parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return os.environ | {"PYTHONPATH": path} | variables
+
+
+def options(**variables: str) -> dict[str, Any]:
+    """Return what `subprocess` needs to start one: its `environment`, and a session of its own, for what a terminal
+    sends on Ctrl-C is for the parent, which ends its children itself.
+    """
+    return {"env": environment(**variables), "start_new_session": True}
 
 
 def is_ascii(encoding: str) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orchard.files import digest_of
 from orchard.layout import Dataset
 from orchard.output import Output
-from orchard.progress import Advance
-from orchard.session import Session
+
+if TYPE_CHECKING:  # workers import the stages, and need neither
+    from orchard.progress import Advance
+    from orchard.session import Session
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,7 @@ def test_every_other_command_just_leaves(
 def test_ctrl_c_reaches_no_engine_that_is_starting(finished: Path) -> None:
     command = Command("serve", finished, "--port", "0")
     while not command.running("orchard.serving.engine"):
+        assert command.process.poll() is None
         time.sleep(0.01)
     time.sleep(0.1)  # it imports
     ended = command.interrupt(signal.SIGINT)

@@ -40,13 +40,14 @@ from orchard.layout import (
     Trial,
 )
 from orchard.output import NO_MODEL, Output
-from orchard.progress import Advance
-from orchard.session import Session
-from orchard.settings import Settings
 from orchard.stages import Stage, key_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+    from orchard.progress import Advance
+    from orchard.session import Session
+    from orchard.settings import Settings
 
 VERSION = 2
 """Raise it when the same features begin to give other classifiers: what was made before is then made again."""

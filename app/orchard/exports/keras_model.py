@@ -109,17 +109,11 @@ def _check_digest(request: _Request, weights: Weights) -> None:
 
 
 def _run_child(folder: Path, backbone: str) -> None:
-    environment = child.environment(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
+    options = child.options(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
     command = [sys.executable, "-m", "orchard.exports.keras_model", str(folder)]
     try:
         done = subprocess.run(  # noqa: S603 - our own module
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False, **options
         )
     except subprocess.TimeoutExpired as error:
         raise OrchardError(

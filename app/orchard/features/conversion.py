@@ -97,14 +97,14 @@ class Build:
 
     def _start(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="orchard-build-")
-        environment = child.environment(
+        options = child.options(
             KERAS_BACKEND=_keras_backend(self._request), TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1"
         )
         command = [sys.executable, "-m", "orchard.features.conversion", self._scratch.name]
         (Path(self._scratch.name) / "request.json").write_text(json.dumps(asdict(self._request)))
         with (Path(self._scratch.name) / "log").open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options
             )
         self._ending.enter_context(interruption.in_order(self._process.kill))
 

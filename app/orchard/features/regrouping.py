@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard.files import digest_of, read_columns
+from orchard.files import read_columns
 from orchard.images.groups import describe, groups_of, regrouped, straddles
 from orchard.layout import INVENTORY, Dataset, Grouping
 from orchard.output import Output
+from orchard.stages import key_of
 
 
 def group_key(output: Output, *, straddling: bool = False) -> str | None:
@@ -20,7 +19,7 @@ def group_key(output: Output, *, straddling: bool = False) -> str | None:
     if images["group"].null_count == images.num_rows or (straddling and not straddles(images)):
         return None
     rows = images.select(["path", "group"]).sort_by("path").to_pylist()
-    return digest_of(json.dumps([[row["path"], row["group"]] for row in rows]).encode())
+    return key_of(*([row["path"], row["group"]] for row in rows))
 
 
 def regroup(output: Output, group_by: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from functools import partial
@@ -15,7 +14,7 @@ from orchard.features.conversion import start_build
 from orchard.features.engines import resolve_precision
 from orchard.features.extraction import extract, warm_up
 from orchard.features.pending import Pending, renamed, without
-from orchard.files import DataFile, digest_of
+from orchard.files import DataFile
 from orchard.images.sources import Listing
 from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, SCHEMAS, Dataset
 from orchard.output import Output
@@ -23,6 +22,7 @@ from orchard.progress import stage
 from orchard.redaction import redacted
 from orchard.session import Session
 from orchard.settings import Settings
+from orchard.stages import key_of
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def start_over(output: Output, source: str, settings: Settings) -> None:
     long as it has not ended: whoever starts a command again that was cut off wants it to go on.
     """
     job = os.environ.get("ORCHARD_JOB_UID")
-    command = job or digest_of(json.dumps([source, settings.model_dump(mode="json")], sort_keys=True).encode())
+    command = job or key_of(source, settings.model_dump(mode="json"))
     try:
         before = output.recall("fresh")
     except OutputDamaged:

@@ -15,14 +15,15 @@ from orchard.inference.model import Model
 from orchard.inference.predict import predict_on_spark
 from orchard.layout import FAMILIARITY_BINS, Answer, UnknownMetrics
 from orchard.output import Output
-from orchard.progress import Advance
-from orchard.session import Session
-from orchard.settings import Settings
 from orchard.stages import Stage, key_of
 from orchard.storage import S3Options
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from orchard.progress import Advance
+    from orchard.session import Session
+    from orchard.settings import Settings
 
 
 def stage_of(output: Output, settings: Settings) -> Stage | None:

@@ -17,13 +17,14 @@ from orchard.neighbours.rows import Job, Tally, sample, stacked
 from orchard.neighbours.space import Space
 from orchard.neighbours.twins import bins_of, shown, threshold_of
 from orchard.output import Output
-from orchard.progress import Advance
-from orchard.session import Session
-from orchard.settings import Settings
 from orchard.stages import Stage, feature_names, key_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from orchard.progress import Advance
+    from orchard.session import Session
+    from orchard.settings import Settings
 
 VERSION = 1
 """Raise it when the same features begin to give other neighbours: what was made before is then made again."""

@@ -36,17 +36,18 @@ from orchard.layout import (
     Split,
 )
 from orchard.output import NO_MODEL, Output
-from orchard.progress import Advance
 from orchard.reduction.pca import Projection, Reduction
 from orchard.reduction.statistics import Role, Statistics, Sums
-from orchard.session import Session
-from orchard.settings import Settings
 from orchard.stages import Stage, feature_names, key_of
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import SparkSession
+
+    from orchard.progress import Advance
+    from orchard.session import Session
+    from orchard.settings import Settings
 
 VERSION = 3
 """Raise it when the same features begin to give another reduction: what was made before is then made again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -11,7 +12,6 @@ from orchard.classification.training import Classifier
 from orchard.files import DataFile
 from orchard.layout import FEATURES, INVENTORY, STATISTICS, SUSPECT_LIST, Dataset, ReviewMetrics
 from orchard.output import Output
-from orchard.progress import Advance
 from orchard.reduction.stage import load
 from orchard.reduction.statistics import Statistics
 from orchard.review.clusters import clusters, near_pairs
@@ -28,8 +28,11 @@ from orchard.review.faults import (
 )
 from orchard.review.judging import Judge, judge_labels
 from orchard.review.leave_one_out import LeaveOneOut
-from orchard.session import Session
 from orchard.stages import Stage, feature_names, key_of
+
+if TYPE_CHECKING:
+    from orchard.progress import Advance
+    from orchard.session import Session
 
 VERSION = 1
 """Raise it when the same features begin to give other faults: what was made before is then made again."""

@@ -58,10 +58,7 @@ class EngineProcess:
         with theirs:
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "orchard.serving.engine"],
-                env=child.environment(),
-                stdin=theirs.fileno(),
-                start_new_session=True,  # a terminal's Ctrl-C is for the parent
+                [sys.executable, "-m", "orchard.serving.engine"], stdin=theirs.fileno(), **child.options()
             )
         self._send((model, self._limits, self._sizes))
         if (error := await self._receive()) is not None:
