@@ -27,6 +27,7 @@ def seen(conditions: list[Any] | None = None, *drivers: client.V1Pod) -> Observa
     observation.name, observation.cluster = "peach", SimpleNamespace(namespace="fruit", events=lambda _: [])  # type: ignore[assignment]
     observation.job = client.V1Job(metadata=client.V1ObjectMeta(name="peach-1", creation_timestamp=NOW), status=status)
     observation.drivers, observation.executors, observation.set = list(drivers), [], None
+    observation.application = None
     return observation
 
 

@@ -1,5 +1,6 @@
 """Why a pod does not start, in one sentence: read from its status and from the events of what should have made it."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,10 @@ _DEFINITE = {
     "RunContainerError": "its container cannot be run ({message})",
 }
 _REFUSALS = ("FailedCreate", "FailedMount")
+_CRASHES = 2
+"""So often a container has ended at its start before that is no accident."""
+_TOLD_TO_END = (0, 137, 143)
+_COMPLAINT = re.compile(r"(?:Exception|Error)\b.*: \S")
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,31 @@ def of_pod(pod: "V1Pod") -> Reason | None:
         if waiting and waiting.reason in _DEFINITE:
             text = _DEFINITE[waiting.reason].format(image=status.image, message=waiting.message or waiting.reason)
             return Reason(f"pod {name} does not start, {text}", definite=True)
+    return of_end(pod)
+
+
+def of_end(pod: "V1Pod") -> Reason | None:
+    """Return why a container of `pod` has ended, also if it was started again: for memory, or again and again."""
+    name = pod.metadata.name
+    for status in pod.status.container_statuses or []:
         last = status.last_state.terminated if status.last_state else None
         ended = last or (status.state.terminated if status.state else None)
         if ended and ended.reason == "OOMKilled":
             return Reason(f"pod {name} ran out of memory and was killed: give it more", definite=False)
+        crashes = (status.restart_count or 0) >= _CRASHES and not status.ready
+        if ended and crashes and ended.exit_code not in _TOLD_TO_END:
+            words = _last_words(ended.message or "") or f"exit code {ended.exit_code}"
+            return Reason(
+                f"pod {name} ends at its start again and again ({words}): correct what it says", definite=True
+            )
     return None
+
+
+def _last_words(message: str) -> str:
+    """Return what the end of a container's log says of its end."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    complaints = [line for line in lines if _COMPLAINT.search(line)]
+    return (complaints or lines or [""])[-1][:300].rstrip(".")
 
 
 def of_events(events: "Iterable[CoreV1Event]") -> Reason | None:
