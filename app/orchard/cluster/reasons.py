@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kubernetes.client import CoreV1Event, V1Pod
+    from kubernetes.client import CoreV1Event, V1ContainerStatus, V1Pod
 
 # What waiting does not mend (the registry may, of a pull that failed once, so callers give all of them some seconds).
 _DEFINITE = {
@@ -21,6 +22,7 @@ _DEFINITE = {
 _REFUSALS = ("FailedCreate", "FailedMount")
 _CRASHES = 2
 """So often a container has ended at its start before that is no accident."""
+_START_SECONDS = 60.0
 _TOLD_TO_END = (0, 137, 143)
 _COMPLAINT = re.compile(r"(?:Exception|Error)\b.*: \S")
 
@@ -57,13 +59,24 @@ def of_end(pod: "V1Pod") -> Reason | None:
         ended = last or (status.state.terminated if status.state else None)
         if ended and ended.reason == "OOMKilled":
             return Reason(f"pod {name} ran out of memory and was killed: give it more", definite=False)
-        crashes = (status.restart_count or 0) >= _CRASHES and not status.ready
-        if ended and crashes and ended.exit_code not in _TOLD_TO_END:
+        crashes = (status.restart_count or 0) >= _CRASHES and not _works(status)
+        if ended and crashes and ended.exit_code not in _TOLD_TO_END and _is_start(ended.started_at, ended.finished_at):
             words = _last_words(ended.message or "") or f"exit code {ended.exit_code}"
             return Reason(
                 f"pod {name} ends at its start again and again ({words}): correct what it says", definite=True
             )
     return None
+
+
+def _works(status: "V1ContainerStatus") -> bool:
+    """Whether a container has run for longer than one that crashes at its start; it is ready as soon as it runs."""
+    running = status.state.running if status.state else None
+    return running is not None and not _is_start(running.started_at, datetime.now(UTC))
+
+
+def _is_start(began: datetime | None, ended: datetime | None) -> bool:
+    """Whether what lay between the two is no more than a start takes."""
+    return began is None or ended is None or (ended - began).total_is_start() < _START_SECONDS
 
 
 def _last_words(message: str) -> str:
