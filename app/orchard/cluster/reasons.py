@@ -76,7 +76,7 @@ def _works(status: "V1ContainerStatus") -> bool:
 
 def _is_start(began: datetime | None, ended: datetime | None) -> bool:
     """Whether what lay between the two is no more than a start takes."""
-    return began is None or ended is None or (ended - began).total_is_start() < _START_SECONDS
+    return began is None or ended is None or (ended - began).total_seconds() < _START_SECONDS
 
 
 def _last_words(message: str) -> str:
