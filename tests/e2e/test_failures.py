@@ -17,7 +17,7 @@ def photos(namespace: Namespace, sample: Path) -> str:
 
 def assert_ends(namespace: Namespace, release: str, code: int, *words: str) -> None:
     """Check that a release's job fails without a second try, that `status` says why, and that nothing runs on."""
-    assert namespace.finish(release, timeout=150) == "Failed"
+    assert namespace.finish(release, timeout=240) == "Failed"
     status = namespace.orchard("status", release)
     assert status.code == code, status.out + status.err
     reason = next(line for line in status.out.splitlines() if line.startswith("reason"))
@@ -94,7 +94,7 @@ def test_what_keeps_spark_from_starting_is_said_with_its_reason(namespace: Names
     namespace.install("readonly", photos, "/results/out", *volume, *mount)
     assert_ends(namespace, "readonly", 3, "/results/out", "Read-only file system")
     assert_ends(namespace, "noevents", 2, "event log's folder", "nowhere", "create it")
-    assert_ends(namespace, "tiny", 3, "No executor can start", "again and again", "System memory")
+    assert_ends(namespace, "tiny", 3, "No executor can start", "ends at its start", "System memory")
 
 
 def test_a_quota_that_has_no_room_for_executors(namespace: Namespace, photos: str) -> None:

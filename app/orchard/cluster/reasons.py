@@ -21,9 +21,10 @@ _DEFINITE = {
 }
 _REFUSALS = ("FailedCreate", "FailedMount")
 _CRASHES = 2
-"""So often a container has ended at its start before that is no accident."""
+"""So often a container has ended at its start before that is no accident, unless it says so itself."""
 _START_SECONDS = 60.0
 _TOLD_TO_END = (0, 137, 143)
+_NO_ACCIDENT = re.compile(r"IllegalArgumentException|Unrecognized VM option|Could not create the Java Virtual Machine")
 _COMPLAINT = re.compile(r"(?:Exception|Error)\b.*: \S")
 
 
@@ -52,19 +53,18 @@ def of_pod(pod: "V1Pod") -> Reason | None:
 
 
 def of_end(pod: "V1Pod") -> Reason | None:
-    """Return why a container of `pod` has ended, also if it was started again: for memory, or again and again."""
+    """Return why a container of `pod` has ended, also if it was started again: for memory, or at its start."""
     name = pod.metadata.name
     for status in pod.status.container_statuses or []:
         last = status.last_state.terminated if status.last_state else None
         ended = last or (status.state.terminated if status.state else None)
         if ended and ended.reason == "OOMKilled":
             return Reason(f"pod {name} ran out of memory and was killed: give it more", definite=False)
-        crashes = (status.restart_count or 0) >= _CRASHES and not _works(status)
+        count = status.restart_count or 0
+        crashes = (count >= _CRASHES or (ended and _NO_ACCIDENT.search(ended.message or ""))) and not _works(status)
         if ended and crashes and ended.exit_code not in _TOLD_TO_END and _is_start(ended.started_at, ended.finished_at):
             words = _last_words(ended.message or "") or f"exit code {ended.exit_code}"
-            return Reason(
-                f"pod {name} ends at its start again and again ({words}): correct what it says", definite=True
-            )
+            return Reason(f"pod {name} ends at its start ({words}): correct what it says", definite=True)
     return None
 
 
