@@ -153,7 +153,7 @@ def test_an_application_is_there_between_two_drivers(state: str, means: str) -> 
             "The application failed: driver container failed with ExitCode: 3.",
         )
     if state == "PENDING_RERUN":
-        assert "The operator starts another driver, since the last one failed" in str(status.reason)
+        assert "A driver failed, and another is started: driver container" in str(status.reason)
 
 
 def executor(*, restarts: int, runs: float | None = None, **ended: Any) -> client.V1Pod:
@@ -162,7 +162,7 @@ def executor(*, restarts: int, runs: float | None = None, **ended: Any) -> clien
     status = pod.status.container_statuses[0]
     status.restart_count, status.ready = restarts, runs is not None
     if runs is not None:
-        running = client.V1ContainerStateRunning(started_at=NOW - timedelta(seconds=runs))
+        running = client.V1ContainerStateRunning(started_at=datetime.now(UTC) - timedelta(seconds=runs))
         status.state = client.V1ContainerState(running=running)
     status.last_state = client.V1ContainerState(terminated=client.V1ContainerStateTerminated(**ended))
     return pod

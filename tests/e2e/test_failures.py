@@ -23,7 +23,7 @@ def assert_ends(namespace: Namespace, release: str, code: int, *words: str) -> N
     reason = next(line for line in status.out.splitlines() if line.startswith("reason"))
     assert all(word in reason for word in words), reason
     assert "restarts   0" in status.out
-    until("executors to go", lambda: not namespace.pods(release, "executor"), 60)
+    until("executors to go", lambda: not namespace.pods(release, "executor"), 100)
     running = [pod for pod in namespace.pods(release) if pod["status"]["phase"] in ("Pending", "Running")]
     assert not running
     namespace.uninstall(release)

@@ -52,7 +52,7 @@ def test_a_spark_application_completes_and_can_be_scaled(looked_after: Namespace
     kubectl("-n", namespace.name, "exec", driver, "--", "pkill", "-KILL", "orchard|java", check=False)
     rerun = until(
         "the operator to plan another driver",
-        lambda: found if "operator starts another" in (found := namespace.orchard("status", "grove").out) else None,
+        lambda: found if "another is started" in (found := namespace.orchard("status", "grove").out) else None,
         120,
     )
     assert "state      pending" in rerun

@@ -193,7 +193,7 @@ class Observation:
         if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
             return f"A driver failed, and another is started: {why}"
         if error := self._application_error():
-            return f"The operator starts another driver, since the last one failed: {error.rstrip('.')}."
+            return f"A driver failed, and another is started: {error.rstrip('.')}."
         return None
 
     def executor_trouble(self) -> str | None:
