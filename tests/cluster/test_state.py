@@ -156,6 +156,19 @@ def test_an_application_is_there_between_two_drivers(state: str, means: str) -> 
         assert "A driver failed, and another is started: driver container" in str(status.reason)
 
 
+def test_of_a_whole_log_that_the_operator_hands_on_one_line_is_told() -> None:
+    whole = (
+        "failed to run spark-submit: WARNING: Using incubator modules\n26/11/27 INFO Something: else\n"
+        'Exception in thread "main" io.fabric8.kubernetes.client.KubernetesClientException\n\tat io.fabric8.Some\n'
+        "Caused by: java.util.concurrent.TimeoutException\n\tat java.base\n26/11/27 INFO ShutdownHookManager: called\n"
+    )
+    waits = seen()
+    waits.job, waits.application = None, application("SUBMISSION_FAILED", 1, whole)
+    assert waits.why_again() == (
+        "A driver cannot be submitted, and another is started: java.util.concurrent.TimeoutException."
+    )
+
+
 def executor(*, restarts: int, runs: float | None = None, **ended: Any) -> client.V1Pod:
     """Return an executor's pod that was started again, and has run for so many seconds since."""
     pod = driver("Running", "spark-s-peach-0-0")

@@ -63,7 +63,7 @@ def of_end(pod: "V1Pod") -> Reason | None:
         count = status.restart_count or 0
         crashes = (count >= _CRASHES or (ended and _NO_ACCIDENT.search(ended.message or ""))) and not _works(status)
         if ended and crashes and ended.exit_code not in _TOLD_TO_END and _is_start(ended.started_at, ended.finished_at):
-            words = _last_words(ended.message or "") or f"exit code {ended.exit_code}"
+            words = last_words(ended.message or "") or f"exit code {ended.exit_code}"
             return Reason(f"pod {name} ends at its start ({words}): correct what it says", definite=True)
     return None
 
@@ -79,11 +79,13 @@ def _is_start(began: datetime | None, ended: datetime | None) -> bool:
     return began is None or ended is None or (ended - began).total_seconds() < _START_SECONDS
 
 
-def _last_words(message: str) -> str:
-    """Return what the end of a container's log says of its end."""
+def last_words(message: str) -> str:
+    """Return the line that says most of why something ended, of the end of its log."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    complaints = [line for line in lines if _COMPLAINT.search(line)]
-    return (complaints or lines or [""])[-1][:300].rstrip(".")
+    for sign in (r"Caused by: ", _COMPLAINT, r"\b(?:\w*Exception|ERROR|Error)\b"):
+        if said := [line for line in lines if re.search(sign, line)]:
+            return said[-1][:300].removeprefix("Caused by: ").rstrip(".")
+    return (lines or [""])[-1][:300].rstrip(".")
 
 
 def of_events(events: "Iterable[CoreV1Event]") -> Reason | None:

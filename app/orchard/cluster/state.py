@@ -158,7 +158,7 @@ class Observation:
         if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
             return why
         if error := self._application_error():
-            return f"The application failed: {error.rstrip('.')}."
+            return f"The application failed: {error}."
         return f"The job failed: {condition.message.rstrip('.')}." if condition and condition.message else None
 
     def why_ended(self, pod_name: str) -> str | None:
@@ -193,7 +193,8 @@ class Observation:
         if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
             return f"A driver failed, and another is started: {why}"
         if error := self._application_error():
-            return f"A driver failed, and another is started: {error.rstrip('.')}."
+            what = "cannot be submitted" if self._application_state() == "SUBMISSION_FAILED" else "failed"
+            return f"A driver {what}, and another is started: {error}."
         return None
 
     def executor_trouble(self) -> str | None:
@@ -268,7 +269,8 @@ class Observation:
         return str(((self.application or {}).get("status") or {}).get("applicationState", {}).get("state") or "")
 
     def _application_error(self) -> str:
-        return str(((self.application or {}).get("status") or {}).get("applicationState", {}).get("errorMessage") or "")
+        status = (self.application or {}).get("status") or {}
+        return reasons.last_words(str(status.get("applicationState", {}).get("errorMessage") or ""))
 
     def _attempts(self) -> int:
         return max(1, ((self.application or {}).get("status") or {}).get("executionAttempts") or 1)
