@@ -156,6 +156,14 @@ def test_an_application_is_there_between_two_drivers(state: str, means: str) -> 
         assert "A driver failed, and another is started: driver container" in str(status.reason)
 
 
+def test_an_application_without_a_reason_is_said_to_start_again_all_the_same() -> None:
+    waits = seen()
+    waits.job, waits.application = None, application("PENDING_RERUN")
+    assert waits.why_again() == "A driver failed, and another is started: the operator does not say why."
+    waits.application = application("SUBMITTED")
+    assert waits.why_again() is None
+
+
 def test_of_a_whole_log_that_the_operator_hands_on_one_line_is_told() -> None:
     whole = (
         "failed to run spark-submit: WARNING: Using incubator modules\n26/11/27 INFO Something: else\n"

@@ -192,9 +192,10 @@ class Observation:
         """Return why a job that waits for another driver needs one; None if it waits for its first."""
         if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
             return f"A driver failed, and another is started: {why}"
-        if error := self._application_error():
-            what = "cannot be submitted" if self._application_state() == "SUBMISSION_FAILED" else "failed"
-            return f"A driver {what}, and another is started: {error}."
+        state, error = self._application_state(), self._application_error()
+        if error or state in ("FAILING", "PENDING_RERUN"):
+            what = "cannot be submitted" if state == "SUBMISSION_FAILED" else "failed"
+            return f"A driver {what}, and another is started: {error or 'the operator does not say why'}."
         return None
 
     def executor_trouble(self) -> str | None:
