@@ -73,6 +73,8 @@ def test_kubectl_scales_a_running_job_up_and_down_and_no_work_is_lost(
     down = namespace.orchard("scale", "live", "1")
     assert down.code == 0, down.err
     until("one executor", lambda: len(namespace.pods("live", "executor")) == 1)
+    noise = [event["message"] for event in namespace.get("events")["items"] if event["reason"] == "FailedPreStopHook"]
+    assert not noise, noise
     assert namespace.finish("live") == "Complete"
     assert_nothing_lost(namespace, "out", tmp_path / "out")
     lost = tasks_run_in_vain(namespace, tmp_path / "events")
