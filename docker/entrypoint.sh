@@ -26,7 +26,9 @@ executor)
 	while read -r name; do
 		options+=("${!name}")
 	done < <(compgen -A variable SPARK_JAVA_OPT_ | sort -t_ -k4 -n)
-	exec tini -s -- java "${options[@]}" \
+	# shellcheck disable=SC2016 # the inner shell's
+	exec tini -s -g -- bash -c 'trap : TERM; "$@"; code=$?; [ ! -e /tmp/.leaving ] || sleep 1; exit $code' executor \
+		java "${options[@]}" \
 		"-Xms$SPARK_EXECUTOR_MEMORY" "-Xmx$SPARK_EXECUTOR_MEMORY" \
 		-cp "${SPARK_CONF_DIR:-$SPARK_HOME/conf}:$SPARK_HOME/jars/*:${SPARK_EXTRA_CLASSPATH-}" \
 		org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend \

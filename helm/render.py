@@ -1,7 +1,8 @@
 """Write what is made from the chart and from the pipeline's settings, or say what of it is out of date.
 
-The settings' part of ``values.schema.json`` and their table in the chart's README come from `orchard.settings`; the
-plain manifests come from the chart.
+The settings' part of ``values.schema.json`` and their table in the chart's README come from `orchard.settings`; what
+the schema requires comes from ``values.yaml``, so that a value that is null is told by its name; the plain manifests
+come from the chart.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from orchard.settings import Settings, as_text
 
@@ -26,7 +29,7 @@ ELSEWHERE = {
 }
 """Settings that have a place of their own among the chart's values."""
 
-PLACEHOLDERS = ["--set", "source=s3a://bucket/images,output=s3a://bucket/results"]
+PLACEHOLDERS = ["--set", "image.repository=orchard,source=s3a://bucket/images,output=s3a://bucket/results"]
 MANIFESTS: dict[Path, list[str]] = {
     ROOT / "app" / "orchard" / "cluster" / "job.yaml": [],
     ROOT / "k8s" / "cronjob.yaml": ["--set", "schedule.cron=0 3 * * *"],
@@ -75,6 +78,20 @@ def _property(spec: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "type": kinds[0] if len(kinds) == 1 else kinds}
 
 
+def require(schema: dict[str, Any], defaults: dict[str, Any], definitions: dict[str, Any]) -> None:
+    """Let the schema of an object require every value that templates count on: those with a default, but free maps."""
+    required = []
+    for name, value in defaults.items():
+        inner = schema["properties"].get(name, {})
+        inner = definitions[inner["$ref"].rpartition("/")[2]] if "$ref" in inner else inner
+        if isinstance(value, dict) and "properties" in inner and name != "settings":
+            require(inner, value, definitions)
+            required.append(name)
+        elif isinstance(value, str | int | float) and "null" not in inner.get("type", ()):
+            required.append(name)
+    schema["required"] = required
+
+
 def settings_table() -> str:
     """Return the settings as a template for helm-docs."""
     rows = []
@@ -91,6 +108,7 @@ def outputs(*, manifests: bool = True) -> dict[Path, str]:
     """Return the text that each made file should have."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     schema["properties"]["settings"] = settings_schema()
+    require(schema, yaml.safe_load((CHART / "values.yaml").read_text()), schema["definitions"])
     texts = {
         CHART / "values.schema.json": json.dumps(schema, indent=2) + "\n",
         CHART / "settings.gotmpl": settings_table(),

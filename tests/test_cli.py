@@ -133,3 +133,15 @@ def test_the_log_is_json_lines_where_there_is_no_terminal(tmp_path: Path) -> Non
     assert plan["ms_per_image"] > 0
     for line in result.stderr.splitlines():
         assert json.loads(line)["event"]
+
+
+def test_a_command_whose_output_nobody_reads_ends() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "orchard", "backbones", "--json"]
+    try:
+        ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
+    finally:
+        os.close(write)
+    assert ended.returncode == 1
+    assert b"Traceback" not in ended.stderr

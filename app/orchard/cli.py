@@ -432,6 +432,8 @@ def _run() -> tuple[int, str | None]:
         return 2, None
     except (KeyboardInterrupt, click.Abort):
         return 130, "interrupted."
+    except SystemExit as error:  # click's, where nobody reads the output any more; in a thread it would end that alone
+        return error.code if isinstance(error.code, int) else 1, None
     except OrchardError as error:
         code, sentence = error.exit_code, str(error)
     except Exception as error:

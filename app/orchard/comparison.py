@@ -9,7 +9,7 @@ from orchard.errors import TrainingError, UsageError
 from orchard.features.artifact import EngineName
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.weights import locate
+from orchard.features.weights import brought, locate
 from orchard.headline import common, measured_by
 from orchard.images.sources import check_apart, list_selected
 from orchard.layout import COMPARISON, COMPARISON_PAGE, Interval, Measure, Metrics
@@ -120,12 +120,13 @@ def _check_weights(names: list[str], settings: Settings) -> None:
     """Fetch the weights that are not on this machine yet, before the first run costs anything."""
     for name in names:
         backbone = find(name).with_alpha(settings.alpha)
-        weights = locate(backbone, settings.weights, seed=settings.seed)
+        here = brought(backbone, settings.weights, settings.s3_options())
+        weights = locate(backbone, here, seed=settings.seed)
         if weights.path is None and weights.seed is None:
             log.info("the weights of %s are not on this machine: they are downloaded", name)
             build_artifact(
                 find(name),
-                weights=settings.weights,
+                weights=here,
                 alpha=settings.alpha,
                 engine=EngineName(settings.engine),
                 seed=settings.seed,

@@ -19,6 +19,7 @@
 
 import errno
 import os
+from collections.abc import Mapping
 from typing import TypeGuard
 
 from orchard.redaction import redacted
@@ -111,6 +112,11 @@ _MOUNT = (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, err
 _BROKEN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_MOUNT}
 
 
+def in_driver_pod(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is a driver in a pod that the chart or `orchard submit` made."""
+    return "ORCHARD_POD_NAME" in environment
+
+
 def is_of_file(error: Exception) -> TypeGuard[OSError]:
     """Whether the operating system says this of a file or a disk, not of a connection."""
     return isinstance(error, OSError) and (error.filename is not None or error.errno in _REMEDIES)
@@ -120,8 +126,23 @@ def file_failure(error: OSError, what: str = "read or written", path: str | None
     """Return the sentence for what the operating system says of a file: it "cannot be `what`"."""
     name = path or os.fspath(error.filename or "a file")
     remedy = _REMEDIES.get(error.errno or 0, "mount it again" if error.errno in _MOUNT else "check it")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = _permission(error.errno, os.fspath(error.filename or name)) or remedy
     kind = AccessDenied if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else StorageError
     return kind(f"{name} cannot be {what} ({error.strerror or type(error).__name__}): {remedy}, and start again.")
+
+
+def _permission(number: int, path: str) -> str | None:
+    """Return what lets this process write to `path`; None where there is no more to say than the usual."""
+    claims = (pair.partition("=") for pair in os.environ.get("ORCHARD_CLAIMS", "").split(",") if pair)
+    claim = next((name for name, _, at in claims if f"{path}/".startswith(f"{at.rstrip('/')}/")), None)
+    if number == errno.EROFS:
+        return f"mount the claim {claim} for writing, or choose another folder" if claim else None
+    if not hasattr(os, "getuid"):
+        return None
+    groups = " ".join(map(str, sorted({os.getgid(), *os.getgroups()})))
+    user = f"allow it for this user (uid {os.getuid()}, groups {groups})"
+    return f"{user}, on the claim {claim} by a podSecurityContext.fsGroup that may write there" if claim else user
 
 
 def broken(error: OSError, path: str) -> StorageError | None:

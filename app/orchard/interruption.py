@@ -17,6 +17,8 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import NoReturn, TypeVar
 
+from orchard.errors import in_driver_pod
+
 T = TypeVar("T")
 
 SECONDS = {signal.SIGINT: 3.5, signal.SIGTERM: 20.0}
@@ -160,7 +162,7 @@ def _leave(name: signal.Signals) -> NoReturn:
 def _tell(sentence: str) -> None:
     with contextlib.suppress(OSError):
         os.write(_standard_error, f"orchard: {sentence}\n".encode(errors="backslashreplace"))
-        if "ORCHARD_POD_NAME" in os.environ:  # the pod's status says why the container ended
+        if in_driver_pod():  # the pod's status says why the container ended
             Path("/dev/termination-log").write_text(sentence)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,7 @@ from orchard.progress import stage
 from orchard.reduction import stage as reduction
 from orchard.report import stage as reporting
 from orchard.review import stage as review
+from orchard.runlog import RunLog
 from orchard.session import Session
 from orchard.settings import Settings
 from orchard.stages import Stage, feature_names, key_of
@@ -102,15 +103,15 @@ class Pipeline:
         self._began = datetime.now(UTC)
 
     def __enter__(self) -> Self:
-        self._writing = self.output.writing(unchecked=self.settings.fresh)
-        self._writing.__enter__()
+        with ExitStack() as opened:
+            opened.enter_context(self.output.writing(unchecked=self.settings.fresh))
+            opened.enter_context(RunLog(self.output.storage, self.output.run_id))
+            opened.callback(self._session.stop)
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        try:
-            self._session.stop()
-        finally:
-            self._writing.__exit__(*error)
+        self._opened.__exit__(*error)
 
     def extract(self, source: str) -> None:
         """List `source` and featurize what the output does not have yet.

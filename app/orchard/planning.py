@@ -15,6 +15,7 @@ from orchard.features.conversion import build_artifact
 from orchard.features.engines import load_engine, resolve_precision
 from orchard.features.extraction import task_images, tasks_per_batch
 from orchard.features.pending import find_pending
+from orchard.features.weights import brought
 from orchard.images.decoding import Decoded, Rejection, decode
 from orchard.images.reading import contents
 from orchard.images.rejections import commonest_kinds, sentence
@@ -101,7 +102,7 @@ def measure(images: pa.Table, settings: Settings) -> Measured:
     engine_name = EngineName(settings.engine)
     artifact = build_artifact(
         find(settings.backbone),
-        weights=settings.weights,
+        weights=brought(find(settings.backbone).with_alpha(settings.alpha), settings.weights, settings.s3_options()),
         alpha=settings.alpha,
         engine=engine_name,
         precision=resolve_precision(settings.precision, engine_name),

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from threading import Event, Thread
 from typing import Protocol
 
 from rich.console import Console
@@ -29,6 +30,8 @@ from orchard.redaction import redacted, without_secrets
 
 LOG_SECONDS = 5.0
 """How often a stage says how far it is when there is no terminal."""
+QUIET_SECONDS = 25.0
+"""After so long without a word a stage says that it is still at work, whatever it counts."""
 
 console = Console(stderr=True)
 log = logging.getLogger("orchard")
@@ -52,10 +55,11 @@ class _PlainFormatter(logging.Formatter):
         return redacted(super().format(record))
 
 
-class _JsonFormatter(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, event, and what was given as ``extra={"fields": …}``; without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return a record as a line."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -67,15 +71,15 @@ class _JsonFormatter(logging.Formatter):
         return _to_json(without_secrets(line))
 
 
-def configure_logging(*, debug: bool = False) -> None:
-    """Send Orchard's log to standard error: for people on a terminal, JSON lines otherwise."""
+def configure_logging(*, debug: bool = False, for_people: bool | None = None) -> None:
+    """Send Orchard's log to standard error: `for_people`, by default on a terminal, and JSON lines otherwise."""
     handler: logging.Handler
-    if console.is_terminal:
+    if console.is_terminal if for_people is None else for_people:
         handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
         handler.setFormatter(_PlainFormatter())
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_JsonFormatter())
+        handler.setFormatter(JsonFormatter())
     logging.getLogger().addHandler(logging.NullHandler())  # what others log is theirs: py4j says why a job was ended
     log.handlers = [handler]
     log.propagate = False
@@ -102,48 +106,68 @@ def end_bars() -> None:
 
 
 @contextmanager
-def stage(name: str, total: int | None = None) -> Iterator[Advance]:
-    """Show the progress of the stage `name`, of `total` units if they are known, during a ``with`` block.
+def stage(name: str, total: int | None = None, done: int = 0) -> Iterator[Advance]:
+    """Show the progress of the stage `name` during a ``with`` block.
+
+    Args:
+        name: of the stage.
+        total: units of the whole work, if they are known.
+        done: how many of them an earlier run has done.
 
     Raises:
         KeyboardInterrupt: the command is to end.
     """
     interruption.check()
     show = _bar if console.is_terminal else _lines
-    with show(name, total) as advance:
+    with show(name, total, done) as advance:
         yield advance
 
 
 @contextmanager
-def _bar(name: str, total: int | None) -> Iterator[Advance]:
+def _bar(name: str, total: int | None, done: int) -> Iterator[Advance]:
     columns = [SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn()]
     if total:
         columns += [MofNCompleteColumn(), TimeRemainingColumn()]
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         _bars.append(progress)
-        task = progress.add_task(name, total=total)
+        task = progress.add_task(name, total=total, completed=done)
         yield lambda n: progress.advance(task, n)
         progress.update(task, total=total or 1, completed=total or 1)
 
 
 @contextmanager
-def _lines(name: str, total: int | None) -> Iterator[Advance]:
+def _lines(name: str, total: int | None, before: int) -> Iterator[Advance]:
     started = said = time.monotonic()
-    done = 0
+    done = before
+    ended = Event()
 
     def say(event: str, **fields: object) -> None:
         counts = {} if total is None else {"done": done, "total": total}
         log.info(event, extra={"fields": {"stage": name, **counts, **fields}})
 
+    def say_how_far(after: float) -> None:
+        nonlocal said
+        if (now := time.monotonic()) - said < after:
+            return
+        said = now
+        rate = (done - before) / (said - started)
+        left = {} if not total or not rate else {"seconds_left": round((total - done) / rate, 1)}
+        rates = {"per_second": round(rate, 1)} if total is not None else {}
+        say("progress", seconds=round(said - started, 1), **rates, **left)
+
     def advance(n: int) -> None:
-        nonlocal done, said
+        nonlocal done
         done += n
-        if time.monotonic() - said >= LOG_SECONDS:
-            said = time.monotonic()
-            rate = done / (said - started)
-            left = {} if not total or not rate else {"seconds_left": round((total - done) / rate, 1)}
-            say("progress", per_second=round(rate, 1), **left)
+        say_how_far(LOG_SECONDS)
+
+    def stay_in_touch() -> None:
+        while not ended.wait(QUIET_SECONDS / 10):
+            say_how_far(QUIET_SECONDS)
 
     say("started")
-    yield advance
+    Thread(target=stay_in_touch, name="orchard-progress", daemon=True).start()
+    try:
+        yield advance
+    finally:
+        ended.set()
     say("finished", seconds=round(time.monotonic() - started, 2))

@@ -17,10 +17,10 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from orchard import interruption
+from orchard import interruption, runlog
 from orchard.child import UTF8, is_ascii
 from orchard.cluster import executors
-from orchard.errors import ClusterError, first_line
+from orchard.errors import ClusterError, UsageError, first_line
 from orchard.settings import Settings
 from orchard.tasks import ATTEMPTS
 
@@ -113,6 +113,7 @@ def start(
 
     Raises:
         ClusterError: Java is missing, Spark does not start, or no executor comes.
+        UsageError: the event log cannot be written where it is to go.
     """
     check_java()
     from pyspark import SparkConf, SparkContext
@@ -144,6 +145,12 @@ def start(
     except ClusterError:
         raise
     except Exception as error:
+        if "EventLog" in str(error):
+            folder = spark_conf.get("spark.eventLog.dir", "spark.eventLog.dir")
+            raise UsageError(
+                f"The event log's folder {folder} cannot be used ({first_line(error)}): create it (in S3 an object "
+                "below it), allow this run to write there, or switch eventLog.enabled off."
+            ) from error
         raise ClusterError(
             f"Spark did not start on {chosen}: {first_line(error)}; "
             "check the master, the memory and Java (--debug shows all)."
@@ -277,6 +284,7 @@ def _relay(read: int, said: "deque[str]") -> None:
     with os.fdopen(read, encoding="utf-8", errors="replace") as messages:
         for line in messages:
             said.append(line)
+            runlog.note_spark(line.rstrip())
             log.log(logging.WARNING if ALARMING.search(line) else logging.DEBUG, "spark: %s", line.rstrip())
 
 

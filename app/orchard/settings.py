@@ -43,6 +43,7 @@ OTHER_VARIABLES = {
     "POD_NAME": "of the driver, by the downward API",
     "POD_NAMESPACE": "of the driver, by the downward API",
     "POD_IP": "of the driver, by the downward API",
+    "CLAIMS": "name=/mount/path of the claims that the driver's pod mounts, separated by commas",
     "APP_ID": "makes the name of the executors' set: spark-s-<app id>-0",
     "IMAGE": "compose.yaml's image",
 }
@@ -112,7 +113,7 @@ class Settings(BaseSettings):
 
     # How features are made
     backbone: str = Field("EfficientNetLite0", description="the network (`orchard backbones` lists them)")
-    weights: str = Field("imagenet", description="imagenet, random, or a weights file")
+    weights: str = Field("imagenet", description="imagenet, random, or a weights file, in a bucket too")
     alpha: float = Field(1.0, gt=0, description="width of MobileNet and MobileNetV2")
     engine: Literal["openvino", "tensorflow"] = Field("openvino", description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16"] = Field(

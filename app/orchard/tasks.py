@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import pyarrow as pa
 
 from orchard import errors, interruption
+from orchard.cluster import executors
 from orchard.errors import ClusterError, OrchardError, file_failure, first_line, is_of_file
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _TAG = "orchard"
 _AGAIN_SECONDS = 0.2
 _MARK = "orchard-error:"
 _MARKED = re.compile(rf"{_MARK}([\w=-]+)")
+_GUESS = "most likely for want of memory"
 _AGAIN = "and start again to go on where it stopped"
 _NO_ROOM = "give executors more (executor.memoryOverhead, --executor-memory-overhead)"
 
@@ -50,11 +52,11 @@ _SENTENCES = [
     ),
     (
         r"Python worker (exited|crashed)|MemoryError",
-        f"Spark gave up a task: its Python worker was killed, most likely for want of memory; {_NO_ROOM} {_AGAIN}.",
+        f"Spark gave up a task: its Python worker was killed, {_GUESS}; {_NO_ROOM} {_AGAIN}.",
     ),
     (
         r"ExecutorLostFailure|Executor heartbeat timed out",
-        f"Spark gave up a task: its executors were lost, most likely for want of memory; {_NO_ROOM} {_AGAIN}.",
+        f"Spark gave up a task: its executors were lost, {_GUESS}; {_NO_ROOM} {_AGAIN}.",
     ),
     (
         r"No space left on device",
@@ -177,7 +179,9 @@ def error_of(error: Exception) -> OrchardError:
         return _unpacked(marked[1])
     for pattern, sentence in _SENTENCES:
         if found := re.search(pattern, text):
-            return ClusterError(sentence.format(**found.groupdict()))
+            known = executors.last_trouble()  # better than a guess
+            told = sentence.replace(_GUESS, f"as {known.partition(':')[0]}") if known else sentence
+            return ClusterError(told.format(**found.groupdict()))
     if (
         not text
         or isinstance(error, (OSError, EOFError))

@@ -4,6 +4,7 @@ The cluster is an API server on this machine that does not answer, does not come
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,14 +16,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from orchard import tasks
+from orchard.cli import cli
 from orchard.cluster import client, emr, executors, jobs
 from orchard.cluster.client import Cluster, Log, Unreachable
-from orchard.errors import ClusterError
+from orchard.errors import ClusterError, UsageError
+from orchard.runlog import RunLog
+from orchard.storage import open_storage
 
 NOW = datetime.now(UTC).isoformat()
 LABELS = {"app.kubernetes.io/instance": "peach", "app.kubernetes.io/name": "orchard"}
 DRIVER = {**LABELS, "app.kubernetes.io/component": "driver", "app.kubernetes.io/managed-by": "orchard"}
+
+
+OWNED = ("configmaps", "serviceaccounts", "roles", "rolebindings")
 
 
 class Api:
@@ -32,6 +41,7 @@ class Api:
         self.objects: dict[str, Any] = {}
         self.undeletable = False
         self.deleted: list[str] = []
+        self.kept: set[str] = set()
         self.over = Event()
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
@@ -41,9 +51,9 @@ class Api:
             return found(handler)
         if handler.command == "DELETE" and found is not None and not self.undeletable:
             self.deleted.append(path)
-            for gone in [other for other in self.objects if not other.endswith("/events")]:
+            for gone in [other for other in self.objects if not other.endswith("/events") and other not in self.kept]:
                 del self.objects[gone]
-        if found is None and not path.endswith(("jobs", "pods", "events")):
+        if found is None and not path.endswith(("jobs", "pods", "events", *OWNED)):
             return answer(handler, {"kind": "Status", "reason": "NotFound", "details": {"kind": "things"}}, 404)
         return answer(handler, found or {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": []})
 
@@ -63,7 +73,7 @@ def serving(api: Api) -> Iterator[str]:
         def do_GET(self) -> None:
             api.serve(self)
 
-        do_DELETE = do_GET  # noqa: N815
+        do_DELETE = do_POST = do_PATCH = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass
@@ -190,6 +200,131 @@ def test_the_log_of_a_pod_that_never_starts_is_given_up(api: Api, monkeypatch: p
     there(api, pod())
     with pytest.raises(ClusterError, match="no log to follow: pod peach-1-a has not started"):
         list(jobs.logs(Cluster(), "peach", follow=True))
+
+
+def ended(job_name: str = "peach-1") -> dict[str, Any]:
+    failed = {"type": "Failed", "status": "True", "lastTransitionTime": NOW}
+    template = {
+        "metadata": {"labels": DRIVER | {"batch.kubernetes.io/controller-uid": "old"}},
+        "spec": {"containers": []},
+    }
+    return {
+        "metadata": {
+            "name": job_name,
+            "labels": DRIVER | {"controller-uid": "old"},
+            "creationTimestamp": NOW,
+            "uid": "old",
+        },
+        "spec": {"template": template, "selector": {"matchLabels": {"batch.kubernetes.io/controller-uid": "old"}}},
+        "status": {"startTime": NOW, "conditions": [failed]},
+    }
+
+
+def test_a_job_that_failed_is_made_again_as_it_was_and_keeps_what_it_owns(api: Api) -> None:
+    there(api, pod("Failed"))
+    api.objects["/apis/batch/v1/namespaces/fruit/jobs"] = {"kind": "JobList", "items": [ended()]}
+    owned = {
+        "name": "peach-settings",
+        "ownerReferences": [{"uid": "old", "kind": "Job", "name": "peach-1", "apiVersion": "v1"}],
+    }
+    maps = "/api/v1/namespaces/fruit/configmaps"
+    api.objects[maps] = {"kind": "ConfigMapList", "items": [{"metadata": owned}]}
+    asked: list[tuple[str, str, Any]] = []
+
+    def note(handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        asked.append((handler.command, handler.path, body))
+        answer(handler, body | {"metadata": body["metadata"] | {"uid": "new"}})
+
+    def jobs_of(handler: BaseHTTPRequestHandler) -> None:
+        if handler.command == "POST":
+            return note(handler)
+        deleted = "/apis/batch/v1/namespaces/fruit/jobs/peach-1" in api.deleted
+        return answer(handler, {"kind": "JobList", "items": [] if deleted else [ended()]})
+
+    api.objects["/apis/batch/v1/namespaces/fruit/jobs"] = jobs_of
+    api.objects[f"{maps}/peach-settings"] = note
+    api.kept = {"/apis/batch/v1/namespaces/fruit/jobs", maps, f"{maps}/peach-settings"}
+    assert "runs again" in jobs.retry(Cluster(), "peach")
+    (made, owner) = asked
+    assert made[0] == "POST"
+    assert made[2]["metadata"]["name"] == "peach-1"
+    assert "selector" not in made[2]["spec"] and "status" not in made[2]
+    assert made[2]["spec"]["template"]["metadata"]["labels"] == DRIVER == made[2]["metadata"]["labels"]
+    assert owner[:2] == ("PATCH", f"{maps}/peach-settings")
+    assert owner[2]["metadata"]["ownerReferences"][0]["uid"] == "new"
+
+
+def test_a_job_that_runs_needs_no_other_start(api: Api) -> None:
+    there(api, pod("Running"))
+    with pytest.raises(UsageError, match="peach is running and needs no other start"):
+        jobs.retry(Cluster(), "peach")
+
+
+def test_a_job_is_watched_to_its_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "WATCH_SECONDS", 0.01)
+    there(api, pod("Running"))
+    told = []
+    for status in jobs.watch(Cluster(), "peach"):
+        told.append(status.state)
+        api.objects["/apis/batch/v1/namespaces/fruit/jobs"] = {"kind": "JobList", "items": [ended()]}
+    assert told == ["running", "failed"]
+
+
+def test_a_pod_that_is_gone_leaves_its_log_in_the_output(api: Api, tmp_path: Path) -> None:
+    with RunLog(open_storage(str(tmp_path)), "1"):
+        logging.getLogger("orchard").error("what it said last")
+    job = ended()
+    job["spec"]["template"]["spec"]["containers"] = [
+        {"name": "driver", "args": ["run", "a", "--output", str(tmp_path)]}
+    ]
+    api.objects["/apis/batch/v1/namespaces/fruit/jobs"] = {"kind": "JobList", "items": [job]}
+    done = CliRunner().invoke(cli, ["logs", "peach"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["event"] == "what it said last"
+
+
+def test_the_driver_scales_when_the_charts_number_changes(
+    in_pod: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "WANTED", tmp_path / "executors")
+    (tmp_path / "executors").write_text("2")
+    asked = Event()
+
+    def scaled(handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        assert (handler.command, body) == ("PATCH", {"spec": {"replicas": 5}})
+        asked.set()
+        answer(handler, {"kind": "Scale", "spec": {"replicas": 5}})
+
+    in_pod.objects[f"{PREDECESSOR}/scale"] = scaled
+    conf = SimpleNamespace(get=lambda key, default="": OURS.get(key, default))
+    context: Any = SimpleNamespace(applicationId="peach", getConf=lambda: conf, _jsc=object())
+    monkeypatch.setattr(executors, "count", lambda _: 2)
+    watching = Thread(target=executors._watch, args=(context,), daemon=True)
+    watching.start()
+    assert not asked.wait(0.3)  # the number that it began with
+    (tmp_path / "executors").write_text("5")
+    assert asked.wait(5)
+    context._jsc = None
+    watching.join(5)
+
+
+def test_an_executor_that_is_lost_is_said_with_its_reason(
+    in_pod: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    lost = pod("Running") | {"metadata": {"name": "spark-s-peach-0-1", "creationTimestamp": NOW}}
+    status = {"name": "executor", "image": "i", "imageID": "", "ready": True, "restartCount": 1, "lastState": killed}
+    lost["status"] = {"phase": "Running", "containerStatuses": [status]}
+    in_pod.objects["/api/v1/namespaces/fruit/pods"] = {"kind": "PodList", "items": [lost]}
+    monkeypatch.setattr(executors, "_trouble", None)
+    conf = SimpleNamespace(get=lambda key, default="": OURS.get(key, default))
+    context: Any = SimpleNamespace(applicationId="peach", getConf=lambda: conf)
+    assert executors._tell_trouble(context)
+    assert caplog.records[-1].fields["reason"] == executors.last_trouble()  # type: ignore[attr-defined]
+    gave_up = tasks.error_of(Exception("ExecutorLostFailure (executor 1 exited)"))
+    assert "its executors were lost, as pod spark-s-peach-0-1 ran out of memory and was killed" in str(gave_up)
 
 
 PREDECESSOR = "/apis/apps/v1/namespaces/fruit/statefulsets/spark-s-peach-0"

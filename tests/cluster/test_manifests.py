@@ -49,7 +49,7 @@ def test_everything_of_the_chart_is_there_under_the_jobs_name() -> None:
         assert manifest["metadata"]["labels"]["app.kubernetes.io/instance"] == "peach"
         assert manifest["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "orchard"
     role = manifests["Role/peach-driver"]
-    assert [name for rule in role["rules"] for name in rule.get("resourceNames", [])] == ["spark-s-peach-0"]
+    assert [name for rule in role["rules"] for name in rule.get("resourceNames", [])] == ["spark-s-peach-0"] * 2
     assert manifests["RoleBinding/peach-driver"]["subjects"][0] == {
         "kind": "ServiceAccount",
         "name": "peach-driver",
@@ -124,7 +124,11 @@ def test_sizes_reach_spark_and_the_drivers_container() -> None:
     assert properties["spark.task.maxFailures"] == "8"
     container = container_of(manifests)
     assert container["image"] == "registry/orchard:2"
-    assert container["resources"]["requests"] == {"cpu": "250m", "memory": "3072Mi"}
+    assert container["resources"]["requests"] == {
+        "cpu": "250m",
+        "memory": "3072Mi",
+        "ephemeral-storage": "512Mi",
+    }
     assert container["resources"]["limits"]["memory"] == "3072Mi"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kubernetes import client
 
+from orchard.cluster import reasons
 from orchard.cluster.follow import Display
 from orchard.cluster.jobs import _Patience
 from orchard.cluster.reasons import Reason
@@ -27,6 +28,7 @@ def seen(conditions: list[Any] | None = None, *drivers: client.V1Pod) -> Observa
     observation.name, observation.cluster = "peach", SimpleNamespace(namespace="fruit", events=lambda _: [])  # type: ignore[assignment]
     observation.job = client.V1Job(metadata=client.V1ObjectMeta(name="peach-1", creation_timestamp=NOW), status=status)
     observation.drivers, observation.executors, observation.set = list(drivers), [], None
+    observation.application = None
     return observation
 
 
@@ -104,6 +106,112 @@ def test_progress_is_what_the_last_lines_say() -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"event"', '"event"', "null"])
 def test_a_line_that_is_not_orchards_is_no_event(text: str) -> None:
     assert json_line(text) is None
+
+
+def test_what_hinders_a_run_is_its_reason_until_it_gets_further() -> None:
+    waiting = [
+        line("progress", stage="list", done=4, total=10),
+        line("the store does not answer", reason="s3 does not answer"),
+        line("progress", stage="list", done=4, total=10),  # still at it
+    ]
+    assert Progress.read(waiting).reason == "s3 does not answer"
+    assert Progress.read([*waiting, line("progress", stage="list", done=5, total=10)]).reason is None
+    assert Progress.read([*waiting, line("started", stage="extract")]).reason is None
+
+
+def test_between_two_drivers_it_is_said_why_the_last_one_failed() -> None:
+    waits = seen(None, driver("Failed", code=4, message="orchard: s3 does not answer."))
+    assert waits.why_again() == "A driver failed, and another is started: s3 does not answer."
+    assert seen().why_again() is None
+
+
+def application(state: str, attempts: int = 1, error: str = "") -> dict[str, Any]:
+    return {"status": {"applicationState": {"state": state, "errorMessage": error}, "executionAttempts": attempts}}
+
+
+@pytest.mark.parametrize(
+    ("state", "means"),
+    [
+        ("PENDING_RERUN", "pending"),
+        ("RUNNING", "running"),
+        ("COMPLETED", "completed"),
+        ("FAILED", "failed"),
+        ("", "pending"),
+    ],
+)
+def test_an_application_is_there_between_two_drivers(state: str, means: str) -> None:
+    of_operator = seen()
+    of_operator.job, of_operator.application = None, application(state, 3, "driver container failed with ExitCode: 3")
+    assert of_operator.exists
+    assert of_operator.state == means
+    of_operator.progress = Progress  # type: ignore[method-assign,assignment]  # there is no pod with a log
+    status = of_operator.status()
+    assert (status.restarts, status.seconds) == (2, None)
+    if means == "failed":
+        assert (status.exit_code, status.reason) == (
+            3,
+            "The application failed: driver container failed with ExitCode: 3.",
+        )
+    if state == "PENDING_RERUN":
+        assert "A driver failed, and another is started: driver container" in str(status.reason)
+
+
+def test_an_application_without_a_reason_is_said_to_start_again_all_the_same() -> None:
+    waits = seen()
+    waits.job, waits.application = None, application("PENDING_RERUN")
+    assert waits.why_again() == "A driver failed, and another is started: the operator does not say why."
+    waits.application = application("SUBMITTED")
+    assert waits.why_again() is None
+
+
+def test_of_a_whole_log_that_the_operator_hands_on_one_line_is_told() -> None:
+    whole = (
+        "failed to run spark-submit: WARNING: Using incubator modules\n26/11/27 INFO Something: else\n"
+        'Exception in thread "main" io.fabric8.kubernetes.client.KubernetesClientException\n\tat io.fabric8.Some\n'
+        "Caused by: java.util.concurrent.TimeoutException\n\tat java.base\n26/11/27 INFO ShutdownHookManager: called\n"
+    )
+    waits = seen()
+    waits.job, waits.application = None, application("SUBMISSION_FAILED", 1, whole)
+    assert waits.why_again() == (
+        "A driver cannot be submitted, and another is started: java.util.concurrent.TimeoutException."
+    )
+
+
+def executor(*, restarts: int, runs: float | None = None, **ended: Any) -> client.V1Pod:
+    """Return an executor's pod that was started again, and has run for so many seconds since."""
+    pod = driver("Running", "spark-s-peach-0-0")
+    status = pod.status.container_statuses[0]
+    status.restart_count, status.ready = restarts, runs is not None
+    if runs is not None:
+        running = client.V1ContainerStateRunning(started_at=datetime.now(UTC) - timedelta(seconds=runs))
+        status.state = client.V1ContainerState(running=running)
+    status.last_state = client.V1ContainerState(terminated=client.V1ContainerStateTerminated(**ended))
+    return pod
+
+
+def test_an_executor_that_was_killed_for_memory_is_told_of_when_it_works_again() -> None:
+    works = seen(None, driver("Running"))
+    works.executors = [executor(restarts=1, runs=5, exit_code=137, reason="OOMKilled")]
+    assert works.executor_trouble() == (
+        "An executor was lost: pod spark-s-peach-0-0 ran out of memory and was killed: give it more."
+    )
+
+
+def test_an_executor_that_ends_at_its_start_says_why() -> None:
+    said = (
+        'Exception in thread "main" java.lang.IllegalArgumentException: System memory 466092032 must be at least '
+        "471859200. Please increase heap size.\n\tat org.apache.spark.memory.UnifiedMemoryManager$.main"
+    )
+    assert reasons.of_end(executor(restarts=1, exit_code=1, message="connection refused")) is None  # once is no habit
+    assert reasons.of_end(executor(restarts=2, exit_code=1, message="connection refused")) is not None
+    reason = reasons.of_end(executor(restarts=1, exit_code=1, message=said))
+    assert reason is not None and reason.definite
+    assert "ends at its start (" in reason.sentence and "must be at least 471859200" in reason.sentence
+    assert reasons.of_end(executor(restarts=2, runs=2, exit_code=1, message=said)) is not None  # ready, until it ends
+    assert reasons.of_end(executor(restarts=5, runs=90, exit_code=1, message=said)) is None  # it works by now
+    late = {"started_at": NOW - timedelta(hours=1), "finished_at": NOW - timedelta(minutes=1)}
+    assert reasons.of_end(executor(restarts=5, exit_code=1, message=said, **late)) is None  # no start, but its work
+    assert reasons.of_end(executor(restarts=5, exit_code=143)) is None  # was told to end
 
 
 def test_what_waiting_hardly_mends_is_waited_for_shortly() -> None:

@@ -128,6 +128,15 @@ class Namespace:
 
     def install(self, release: str, source: str, output: str, *values: str, check: bool = True) -> Ran:
         """``helm upgrade --install`` with the cluster's S3 server, and what a small node can hold."""
+        self.releases.append(release)
+        flags = self.flags(source, output, *values)
+        return command("helm", "upgrade", "--install", release, CHART, "-n", self.name, *flags, check=check)
+
+    def render(self, release: str, source: str, output: str, *values: str) -> str:
+        """``helm template`` with the same."""
+        return command("helm", "template", release, CHART, "-n", self.name, *self.flags(source, output, *values)).out
+
+    def flags(self, source: str, output: str, *values: str) -> list[str]:
         settings = [
             f"image.repository={IMAGE.rpartition(':')[0]}",
             f"image.tag={IMAGE.rpartition(':')[2]}",
@@ -140,9 +149,7 @@ class Namespace:
             "executor.coreRequest=100m",
             *values,
         ]
-        flags = [word for setting in settings for word in ("--set", setting)]
-        self.releases.append(release)
-        return command("helm", "upgrade", "--install", release, CHART, "-n", self.name, *flags, check=check)
+        return [word for setting in settings for word in ("--set", setting)]
 
     def orchard(self, *arguments: object, check: bool = False, timeout: float = 300) -> Ran:
         """Run the command line against this namespace."""

@@ -1,11 +1,12 @@
 """What cannot work ends quickly, with one sentence and a nonzero exit, and leaves nothing running."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from e2e.cluster import ENDPOINT, IMAGE, Namespace, kubectl, until
+from e2e.cluster import ENDPOINT, IMAGE, S3_NAMESPACE, Namespace, Server, kubectl, until
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +17,13 @@ def photos(namespace: Namespace, sample: Path) -> str:
 
 def assert_ends(namespace: Namespace, release: str, code: int, *words: str) -> None:
     """Check that a release's job fails without a second try, that `status` says why, and that nothing runs on."""
-    assert namespace.finish(release, timeout=150) == "Failed"
+    assert namespace.finish(release, timeout=240) == "Failed"
     status = namespace.orchard("status", release)
     assert status.code == code, status.out + status.err
     reason = next(line for line in status.out.splitlines() if line.startswith("reason"))
     assert all(word in reason for word in words), reason
     assert "restarts   0" in status.out
-    until("executors to go", lambda: not namespace.pods(release, "executor"), 60)
+    until("executors to go", lambda: not namespace.pods(release, "executor"), 100)
     running = [pod for pod in namespace.pods(release) if pod["status"]["phase"] in ("Pending", "Running")]
     assert not running
     namespace.uninstall(release)
@@ -40,11 +41,60 @@ def test_a_missing_bucket(namespace: Namespace) -> None:
     assert_ends(namespace, "nobucket", 3, "there-is-none", "does not exist")
 
 
-def test_wrong_credentials(namespace: Namespace, photos: str) -> None:
+def test_a_store_that_comes_later_wrong_keys_and_another_try_when_they_are_mended(
+    namespace: Namespace, sample: Path, s3: Server
+) -> None:
     keys = ("--from-literal=AWS_ACCESS_KEY_ID=orchard", "--from-literal=AWS_SECRET_ACCESS_KEY=guessed")
-    kubectl("-n", namespace.name, "create", "secret", "generic", "guessed", *keys)
-    namespace.install("nokeys", photos, namespace.bucket.url("out"), "s3.existingSecret=guessed")
-    assert_ends(namespace, "nokeys", 3, "refuses the credentials")
+    on = ("-n", namespace.name)
+    kubectl(*on, "create", "secret", "generic", "guessed", *keys)
+    namespace.bucket.upload(sample / "Test", "few")
+    namespace.install(
+        *("late", namespace.bucket.url("few"), namespace.bucket.url("late"), "s3.existingSecret=guessed"),
+        *(f"s3.endpoint=http://late.{S3_NAMESPACE}.svc.cluster.local:7070", "executor.instances=1"),
+        *("settings.classifiers=linear_discriminant", "settings.max_rejected=5"),
+    )
+    # The store has no name yet.
+    until("the reason", lambda: "does not answer" in namespace.orchard("status", "late").out, 120)
+    time.sleep(45)
+    assert namespace.phase("late") == "Running"
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "late", "namespace": S3_NAMESPACE}}
+    spec = {"selector": {"app": "s3"}, "ports": [{"port": 7070}]}
+    kubectl("apply", "-f", "-", stdin=json.dumps(service | {"spec": spec}))
+    # Now it answers, and refuses the keys.
+    watched = namespace.orchard("status", "late", "--watch", timeout=120)
+    assert watched.code == 3, watched.out + watched.err
+    assert "refuses the credentials" in watched.out
+    assert "restarts   0" in watched.out
+    # The keys are mended: by itself nothing happens, nor by an upgrade with the same values.
+    patch = {"stringData": {"AWS_SECRET_ACCESS_KEY": s3.secret_key}}
+    kubectl(*on, "patch", "secret/guessed", "-p", json.dumps(patch))
+    again = namespace.orchard("retry", "late")
+    assert again.code == 0, again.err
+    assert namespace.finish("late") == "Complete"
+    assert namespace.orchard("retry", "late", "--json").code == 0  # finds all done
+    # Without its pod, the log is in the output.
+    assert namespace.finish("late") == "Complete"
+    kubectl(*on, "delete", "pods", "-l", "app.kubernetes.io/instance=late,app.kubernetes.io/component=driver")
+    environment = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        log = namespace.orchard("logs", "late", "--s3-endpoint", s3.endpoint, check=True).out
+    events = [json.loads(line) for line in log.splitlines()]
+    assert any(event["event"].startswith("listed ") for event in events), log
+    namespace.uninstall("late")
+
+
+def test_what_keeps_spark_from_starting_is_said_with_its_reason(namespace: Namespace, photos: str) -> None:
+    volume = ("extraVolumes[0].name=results,extraVolumes[0].emptyDir.medium=", "extraVolumeMounts[0].name=results")
+    mount = ("extraVolumeMounts[0].mountPath=/results", "extraVolumeMounts[0].readOnly=true")
+    namespace.install("tiny", photos, namespace.bucket.url("tiny"), "sparkConf.spark\\.executor\\.memory=450m")
+    events = (f"eventLog.directory={namespace.bucket.url('nowhere')}", "eventLog.enabled=true")
+    namespace.install("noevents", photos, namespace.bucket.url("noevents"), *events)
+    namespace.install("readonly", photos, "/results/out", *volume, *mount)
+    assert_ends(namespace, "readonly", 3, "/results/out", "Read-only file system")
+    assert_ends(namespace, "noevents", 2, "event log's folder", "nowhere", "create it")
+    assert_ends(namespace, "tiny", 3, "No executor can start", "ends at its start", "System memory")
 
 
 def test_a_quota_that_has_no_room_for_executors(namespace: Namespace, photos: str) -> None:

@@ -73,6 +73,8 @@ def test_kubectl_scales_a_running_job_up_and_down_and_no_work_is_lost(
     down = namespace.orchard("scale", "live", "1")
     assert down.code == 0, down.err
     until("one executor", lambda: len(namespace.pods("live", "executor")) == 1)
+    noise = [event["message"] for event in namespace.get("events")["items"] if event["reason"] == "FailedPreStopHook"]
+    assert not noise, noise
     assert namespace.finish("live") == "Complete"
     assert_nothing_lost(namespace, "out", tmp_path / "out")
     lost = tasks_run_in_vain(namespace, tmp_path / "events")
@@ -95,10 +97,21 @@ def _first_task(namespace: Namespace, pod: str) -> float | None:
     return time.mktime(time.strptime(f"{stamp} UTC", "%Y-%m-%dT%H:%M:%S %Z")) - time.timezone
 
 
-def test_killed_executors_lose_nothing(namespace: Namespace, photos: str, tmp_path: Path) -> None:
-    namespace.install("tough", photos, namespace.bucket.url("tough"), *SLOW, "executor.instances=2")
+def test_killed_executors_lose_nothing(
+    namespace: Namespace, photos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    namespace.install("tough", photos, namespace.bucket.url("tough"), *SLOW)
     until("features", lambda: started(namespace, "tough"))
     on = ("-n", namespace.name)
+
+    # Another number alone leaves the job as it is, and its driver scales it.
+    driver = namespace.pods("tough", "driver")[0]["metadata"]["uid"]
+    asked = time.time()
+    namespace.install("tough", photos, namespace.bucket.url("tough"), *SLOW, "executor.instances=2")
+    until("two executors", lambda: executors(namespace, "tough") == 2)
+    assert [pod["metadata"]["uid"] for pod in namespace.pods("tough", "driver")] == [driver]
+    with capsys.disabled():
+        print(f"\nexecutor.instances 1 -> 2: registered {time.time() - asked:.0f} s after helm upgrade")
 
     # One executor's pod is deleted without grace: it is replaced.
     kubectl(*on, "delete", "pod", "spark-s-tough-0-1", "--grace-period=0", "--force")
@@ -113,6 +126,12 @@ def test_killed_executors_lose_nothing(namespace: Namespace, photos: str, tmp_pa
     )
     kubectl(*on, "exec", "spark-s-tough-0-0", "--", "python3", "-c", fill, check=False)
     until("the executor to be killed for memory", lambda: _ended_with(namespace, "spark-s-tough-0-0", "OOMKilled"), 60)
+    told = until(
+        "status to say so",
+        lambda: found if "ran out of memory" in (found := namespace.orchard("status", "tough").out) else None,
+        60,
+    )
+    assert "spark-s-tough-0-0 ran out of memory and was killed: give it more" in told
     assert namespace.finish("tough") == "Complete"
     assert_nothing_lost(namespace, "tough", tmp_path)
     assert len(namespace.pods("tough", "driver")) == 1

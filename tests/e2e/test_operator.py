@@ -44,8 +44,19 @@ def test_a_spark_application_completes_and_can_be_scaled(looked_after: Namespace
     namespace.bucket.upload(sample, "photos")
     namespace.install(
         *("grove", namespace.bucket.url("photos"), namespace.bucket.url("out")),
-        *("mode=operator", "executor.instances=1"),
+        *("mode=operator", "executor.instances=1", "operator.retryIntervalSeconds=15"),
     )
+    # Its driver is killed: between two drivers the job is there, and says what happened.
+    until("the executors' set", lambda: namespace.get("statefulset", "spark-s-grove-0"))
+    driver = namespace.pods("grove", "driver")[0]["metadata"]["name"]
+    kubectl("-n", namespace.name, "exec", driver, "--", "pkill", "-KILL", "orchard|java", check=False)
+    rerun = until(
+        "the operator to plan another driver",
+        lambda: found if "another is started" in (found := namespace.orchard("status", "grove").out) else None,
+        120,
+    )
+    assert "state      pending" in rerun
+    until("the second driver", lambda: "restarts   1" in namespace.orchard("status", "grove").out, 120)
     until("the executors' set", lambda: namespace.get("statefulset", "spark-s-grove-0"))
     kubectl("-n", namespace.name, "scale", "statefulset/spark-s-grove-0", "--replicas=2")
 

@@ -10,7 +10,8 @@ import pytest
 from orchard.errors import UsageError, WeightsUnavailable
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.weights import locate
+from orchard.features.weights import brought, locate
+from orchard.storage import S3Options, open_storage
 
 WITHOUT_TOP = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top.h5"
 
@@ -101,3 +102,24 @@ def test_random_weights_are_the_same_every_time_and_others_for_another_seed(tmp_
     first = parameters("a", 1)
     assert parameters("b", 1) == first
     assert not np.array_equal(np.frombuffer(parameters("c", 2), "u1"), np.frombuffer(first, "u1"))
+
+
+def test_weights_in_a_bucket_are_brought_here(s3_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (s3_server.root / "weights").mkdir(exist_ok=True)
+    s3 = S3Options(s3_server.endpoint, "us-east-1")
+    network, content = find("MobileNetV2").with_alpha(0.35), b"weights as they are"
+    open_storage("s3a://weights", s3).write(f"home/models/{WITHOUT_TOP}", content)
+    file = brought(network, f"s3a://weights/home/models/{WITHOUT_TOP}", s3)
+    assert locate(network, file).path.read_bytes() == content
+    with pytest.raises(UsageError, match="there is no such object"):
+        brought(network, "s3a://weights/none.h5", s3)
+    # A Keras home in a bucket: by name, as from any other.
+    monkeypatch.setenv("KERAS_HOME", "s3a://weights/home")
+    assert brought(network, "imagenet", s3) == "imagenet"
+    found = locate(network, "imagenet")
+    assert (found.description, found.path.read_bytes()) == ("imagenet", content)
+    # What it lacks is looked for where else it may be.
+    monkeypatch.setenv("KERAS_HOME", "s3a://weights/elsewhere")
+    assert brought(network, "imagenet", s3) == "imagenet"
+    assert locate(network, "imagenet").path is None

@@ -98,7 +98,8 @@ def test_only_the_number_of_executors_leaves_the_job_as_it_is() -> None:
     name = job()["metadata"]["name"]
     assert job("--set", "executor.instances=7")["metadata"]["name"] == name
     for change in (
-        "source=/images",
+        "source=s3a://bucket/others",
+        "rerun=2",
         "image.tag=v2",
         "settings.seed=7",
         "executor.memory=2g",
@@ -107,6 +108,27 @@ def test_only_the_number_of_executors_leaves_the_job_as_it_is() -> None:
         "backoffLimit=1",
     ):
         assert job("--set", change)["metadata"]["name"] != name, change
+
+
+@needs_helm
+def test_what_applies_manifests_gets_no_hook_and_one_job_whatever_changes() -> None:
+    gitops = ("--values", str(CHART / "ci" / "gitops-values.yaml"))
+    made = objects(*gitops)
+    assert not [o for o in made if "helm.sh/hook" in o["metadata"].get("annotations", {})]
+    names = {
+        next(o["metadata"]["name"] for o in objects(*gitops, "--set", change) if o["kind"] == "Job")
+        for change in ("executor.instances=7", "settings.seed=7", "rerun=1")
+    }
+    assert names == {"fruits"}
+
+
+@needs_helm
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.name.removesuffix("-values.yaml"))
+def test_every_container_requests_disk(values: Path) -> None:
+    for o in objects("--values", str(values), "--set", "driver.initContainers=null"):
+        for pod in _pods(o):
+            for container in pod["containers"]:
+                assert container["resources"]["requests"]["ephemeral-storage"], o["metadata"]["name"]
 
 
 @needs_helm
@@ -149,6 +171,9 @@ def test_the_pipeline_reads_what_the_chart_writes(monkeypatch: pytest.MonkeyPatc
         ("image.tag=latest", "at '/image/tag'"),
         ("schedule.cron=nightly", "at '/schedule/cron': 'nightly' does not match pattern"),
         ("settings.variance=0.9,settings.components=5", "exclude each other"),
+        ("executor.instances=null", "at '/executor': missing property 'instances'"),
+        ("driver.ephemeralStorage.request=null", "at '/driver/ephemeralStorage': missing property 'request'"),
+        ("schedule.cron=null", "at '/schedule': missing property 'cron'"),
     ],
 )
 def test_a_bad_value_is_told(change: str, told: str) -> None:

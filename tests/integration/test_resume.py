@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from orchard import runlog
 from orchard.classification import candidates, training
 from orchard.classification import stage as classification
 from orchard.errors import ClusterError, InputError, OutputDamaged, SettingsChanged, StorageError, UsageError
@@ -24,6 +25,7 @@ from orchard.output import Output
 from orchard.pipeline import Pipeline
 from orchard.report import stage as reporting
 from orchard.settings import load
+from orchard.storage import S3Options
 from orchard.verify import verify
 
 from .conftest import Result, paint
@@ -344,6 +346,11 @@ def test_a_fresh_start_that_was_cut_off_goes_on(many: Path, tmp_path: Path) -> N
     assert second.returncode == 0, errors
     decoded = json.loads(result)["metrics"]["images"]["decoded"]
     assert 0 < decoded <= 1500 - kept
+    # Its progress is that of the whole, and counts what is committed.
+    said = [json.loads(text) for text in runlog.lines(str(out), S3Options())]
+    started, *_, finished = [line for line in said if line.get("stage") == "extract"]
+    assert (started["done"], started["total"]) == (1500 - decoded, 1500)
+    assert (finished["event"], finished["done"]) == ("finished", 1500)
     Result(out, json.loads((out / "metrics.json").read_text())).assert_adds_up(1500)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
@@ -18,7 +19,7 @@ from uvicorn.server import ServerState
 from orchard.serving import server
 from orchard.serving.observability import AsgiApp, Receive, Scope, Send
 
-from .conftest import Server  # type: ignore[import-not-found]
+from .conftest import Server, serving  # type: ignore[import-not-found]
 
 TOO_LARGE = 300_001
 
@@ -209,3 +210,19 @@ def test_no_connection_is_held_for_ever(
         listener.close()
 
     asyncio.run(play())
+
+
+def test_it_listens_at_every_address_and_answers_under_a_path_with_and_without_it(
+    trained: Path, tmp_path: Path
+) -> None:
+    with serving(trained, tmp_path, "--host", "::", "--root-path", "/fruits/", "--engines", "1") as server:
+        digest = server.client.get("/v1/model").json()["digest"]  # IPv4, and a proxy that takes the path off
+        addresses = ["127.0.0.1", *(["[::1]"] if socket.has_dualstack_ipv6() else [])]
+        for address in addresses:
+            url = f"http://{address}:{server.port}/fruits"
+            assert httpx.get(f"{url}/v1/model").json()["digest"] == digest
+            moved = httpx.get(url)
+            assert (moved.status_code, moved.headers["location"]) == (308, "/fruits/")
+            assert 'href="assets/app.css"' in httpx.get(f"{url}/").text
+            assert httpx.get(f"{url}s/v1/model").status_code == 404
+        assert server.client.get("/openapi.json").json()["servers"] == [{"url": "/fruits"}]

@@ -55,7 +55,15 @@ def _listed(client: TestClient) -> dict[str, object]:
 
 
 def test_every_file_that_the_page_names_is_served(client: TestClient) -> None:
-    named = {name for path in TEXT for name in re.findall(r"[\"'](/(?:assets/)?[\w./-]+\.\w+)", path.read_text())}
+    # Relative addresses: the page works under any path. Scripts lie in assets/, and name what is beside or above them.
+    address = re.compile(
+        r"[\"']((?:\.{1,2}/|assets/|vendor/)*[\w/-]+\.(?:js|mjs|wasm|css|svg|png|json|onnx|webmanifest))[\"']"
+    )
+    found = {name for path in TEXT for name in address.findall(path.read_text())}
+    named = {
+        f"/{name[3:]}" if name.startswith("../") else f"/assets/{name[2:]}" if name.startswith("./") else f"/{name}"
+        for name in found
+    }
     modules = {name for path in TEXT for name in re.findall(r"from \"\./([\w.]+)\"", path.read_text())}
     named |= {f"/assets/{name}" for name in modules}
     assert {"/assets/app.js", "/assets/pixels.js", "/manifest.webmanifest", "/assets/worker.js"} <= named
@@ -228,7 +236,7 @@ def test_it_can_be_installed() -> None:
     assert manifest["display"] == "standalone"
     sizes = {}
     for icon in manifest["icons"]:
-        file = static.PAGE / icon["src"].removeprefix("/assets/")
+        file = static.PAGE / icon["src"].removeprefix("assets/")
         with Image.open(file) as image:
             assert f"{image.width}x{image.height}" == icon["sizes"]
         assert file.stat().st_size < 40_000

@@ -269,6 +269,32 @@ def test_it_answers_without_a_connection_after_a_reload(
 
 
 @pytest.mark.usefixtures("npm_parts")
+def test_under_a_path_of_a_host_the_whole_page_works_offline_too(
+    browser: Browser, model: Model, photo: Callable[[str], Path]
+) -> None:
+    site = Site.start(model, root_path="/fruits")
+    visitor = Visitor(browser.new_context(locale="en-US", **DESKTOP), f"{site.url}/fruits").waits_for("offline")
+    assert visitor.page.url == f"{site.url}/fruits/"
+    assert visitor.page.evaluate("navigator.serviceWorker.ready.then((found) => found.scope)") == f"{site.url}/fruits/"
+    beside = [url for url in visitor.requests if not url.startswith((f"{site.url}/fruits", f"blob:{site.url}/"))]
+    assert beside == []
+    manifest = visitor.page.evaluate(
+        """fetch(document.querySelector("link[rel=manifest]").href).then((answer) => answer.json())"""
+    )
+    assert manifest["start_url"] == manifest["scope"] == "./"
+    asked = """fetch("v1/model").then((answer) => answer.json()).then((card) => card.digest)"""
+    assert visitor.page.evaluate(asked) == model.digest
+    visitor.context.set_offline(True)
+    visitor.page.reload()
+    visitor.waits_for("offline")
+    visitor.chooses(photo("Plum 5"))
+    expect_answer(visitor.newest, "Plum 5")
+    assert visitor.complaints == []
+    visitor.context.close()
+    site.stop()
+
+
+@pytest.mark.usefixtures("npm_parts")
 def test_a_new_model_takes_the_place_of_the_kept_one(
     browser: Browser, model: Model, photo: Callable[[str], Path]
 ) -> None:

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwrig
 
 from orchard.inference.model import Model
 from orchard.serving import static
-from orchard.serving.app import create_app
+from orchard.serving.app import Serving, create_app
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]
@@ -48,12 +48,14 @@ class Site:
     thread: threading.Thread
 
     @classmethod
-    def start(cls, model: Model, port: int = 0) -> "Site":
+    def start(cls, model: Model, port: int = 0, root_path: str = "") -> "Site":
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         # Browsers keep connections open.
-        config = uvicorn.Config(create_app(model), log_level="warning", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            create_app(model, Serving(root_path=root_path)), log_level="warning", timeout_graceful_shutdown=1
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -19,6 +19,7 @@ from orchard.images.reading import contents
 from orchard.images.sources import list_images
 from orchard.layout import Reason
 from orchard.storage import S3Options, open_storage, read_path
+from orchard.storage import s3 as s3_module
 
 from .stub import Stub, error, running
 
@@ -271,6 +272,17 @@ def test_a_name_that_does_not_resolve_is_told_soon(monkeypatch: pytest.MonkeyPat
         with pytest.raises(StorageError, match="its name does not resolve"):
             call()
     assert time.monotonic() - started < 25
+
+
+def test_in_a_drivers_pod_a_name_that_does_not_resolve_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "ORCHARD_POD_NAME"):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setattr(s3_module, "_NAME_SECONDS", 0.5)
+    storage = open_storage("s3a://bucket", S3Options("http://no-such-host.invalid:9", timeout=6))
+    started = time.monotonic()
+    with pytest.raises(StorageError, match="its name does not resolve"):
+        storage.read("a")
+    assert time.monotonic() - started > 5
 
 
 # Repeating

@@ -20,6 +20,9 @@ MANAGER = "orchard"
 SILENCE_SECONDS = 10.0
 """A log that is followed is let go after so long without a line, to look how the pod is."""
 
+OPERATOR = ("sparkoperator.k8s.io", "v1beta2", "sparkapplications")
+"""Group, version and plural of the Spark operator's applications."""
+
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 ANSWER_SECONDS = 90.0
 LOG_SECONDS = 60.0
@@ -165,6 +168,18 @@ class Cluster:
                 return _within(self._answer_seconds, apply)
             except ResourceNotFoundError:
                 raise ClusterError(f"The cluster has no {manifest['kind']} of {manifest['apiVersion']}.") from None
+
+    def application(self, name: str) -> dict[str, Any] | None:
+        """Return the Spark operator's SparkApplication; None without one, the operator, or the permission to see it."""
+        from kubernetes.client import CustomObjectsApi
+
+        get = CustomObjectsApi(self._api).get_namespaced_custom_object
+        group, version, plural = OPERATOR
+        try:
+            found: dict[str, Any] | None = self.call(get, group, version, self.namespace, plural, name)
+        except Forbidden:
+            return None
+        return found
 
     def find(self, function: Callable[..., Any], **selector: str) -> list[Any]:
         """Return the objects that a ``list_namespaced_…`` function finds."""

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -10,7 +10,7 @@ import click
 from orchard import interruption
 from orchard.cluster import emr
 from orchard.cluster.manifests import Submission, default_image, render, to_yaml
-from orchard.cluster.state import Status
+from orchard.cluster.state import Status, json_line
 from orchard.errors import ClusterError, UsageError
 from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, key_values, options, settings_from
 from orchard.redaction import is_secret, redacted, without_secrets
@@ -208,11 +208,18 @@ def _submit_to_emr(run: "emr.JobRun", start_timeout: float, *, detach: bool, dry
 
 @click.command(short_help="how a job in a cluster is")
 @click.argument("name")
+@click.option("--watch", "-w", is_flag=True, help="say it again whenever it changes, until the job ends")
 @_in_cluster
 @_on_emr
 @options()
-def status(
-    name: str, namespace: str | None, context: str | None, virtual_cluster_id: str | None, as_json: bool, **flags: Any
+def status(  # noqa: PLR0917 -- click passes each flag by name
+    name: str,
+    watch: bool,
+    namespace: str | None,
+    context: str | None,
+    virtual_cluster_id: str | None,
+    as_json: bool,
+    **flags: Any,
 ) -> int:
     """Say how the job NAME is: state, progress, executors, and why if something is wrong.
 
@@ -221,6 +228,7 @@ def status(
     \b
     Example:
       orchard status orchard
+      orchard status orchard --watch
       orchard status 00000002uf8fut3jn1m --virtual-cluster-id abc123def456ghi789jk
     """
     settings_from(flags)
@@ -231,9 +239,17 @@ def status(
     from orchard.cluster import jobs
     from orchard.cluster.client import Cluster
 
-    found = jobs.report(Cluster(context=context, namespace=namespace), name)
-    _print_json(without_secrets(found.to_dict())) if as_json else _print_status(found)
-    return found.exit_code or 0
+    cluster, code = Cluster(context=context, namespace=namespace), 0
+    interruption.say("no longer watched; the job runs on.")
+    for nth, found in enumerate(jobs.watch(cluster, name) if watch else [jobs.report(cluster, name)]):
+        if as_json:
+            told = without_secrets(found.to_dict())
+            click.echo(json.dumps(told, ensure_ascii=False)) if watch else _print_json(told)
+        else:
+            click.echo("\n" * bool(nth), nl=False)
+            _print_status(found)
+        code = found.exit_code or 0
+    return code
 
 
 @click.command(short_help="what a job in a cluster says")
@@ -241,24 +257,51 @@ def status(
 @click.option("--follow", "-f", is_flag=True, help="until the pod ends")
 @click.option("--executor", type=click.IntRange(min=0), metavar="N", help="of executor N instead of the driver")
 @_in_cluster
-@options()
-def logs(
-    name: str, follow: bool, executor: int | None, namespace: str | None, context: str | None, **flags: Any
+@click.option("--output", "-o", help="read what the last run left in this output; needs no cluster, and no job")
+@click.option("--spark", is_flag=True, help="of that what the driver's Spark said")
+@options(*STORAGE)
+def logs(  # noqa: PLR0917 -- click passes each flag by name
+    name: str,
+    follow: bool,
+    executor: int | None,
+    namespace: str | None,
+    context: str | None,
+    output: str | None,
+    spark: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> int:
     """Print the log of the driver of the job NAME, or of one of its executors.
+
+    When the driver's pod is gone it is the log that the run has left in its output. With --json every line is JSON.
 
     \b
     Example:
       orchard logs orchard --follow
       orchard logs orchard --executor 0
+      orchard logs orchard --output s3a://bucket/results
     """
-    flags.pop("as_json")  # the driver's log is JSON lines as it is
-    settings_from(flags)
+    settings = settings_from(flags)
+    from orchard import runlog
     from orchard.cluster import jobs
     from orchard.cluster.client import Cluster
 
-    for line in jobs.logs(Cluster(context=context, namespace=namespace), name, executor=executor, follow=follow):
-        click.echo(redacted(line))
+    def show(lines: Iterable[str]) -> None:
+        for line in lines:
+            is_json = json_line(line) is not None
+            click.echo(redacted(line if is_json or not as_json else json.dumps({"event": line}, ensure_ascii=False)))
+
+    if output is None and not spark:
+        cluster = Cluster(context=context, namespace=namespace)
+        try:
+            show(jobs.logs(cluster, name, executor=executor, follow=follow))
+            return 0
+        except jobs.PodGone:
+            output = jobs.output_of(cluster, name)
+    output = output or jobs.output_of(Cluster(context=context, namespace=namespace), name)
+    if output is None:
+        raise ClusterError(f"The pods of {name} are gone: name its output with --output to read the log that is there.")
+    show(runlog.lines(output, settings.s3_options(), spark=spark))
     return 0
 
 
@@ -297,6 +340,26 @@ def scale(  # noqa: PLR0917 -- click passes each flag by name
     return 0
 
 
+@click.command(short_help="run a job that has ended again")
+@click.argument("name")
+@_in_cluster
+@options()
+def retry(name: str, namespace: str | None, context: str | None, as_json: bool, **flags: Any) -> int:
+    """Run the job NAME, which has failed, again as it was: when keys, a quota or a bucket are mended.
+
+    \b
+    Example:
+      orchard retry orchard
+    """
+    settings_from(flags)
+    from orchard.cluster import jobs
+    from orchard.cluster.client import Cluster
+
+    sentence = jobs.retry(Cluster(context=context, namespace=namespace), name)
+    _print_json({"name": name, "done": sentence}) if as_json else click.echo(sentence)
+    return 0
+
+
 @click.command(short_help="end a job in a cluster")
 @click.argument("name")
 @_in_cluster
@@ -323,7 +386,7 @@ def cancel(
     return 0
 
 
-COMMANDS = (submit, status, logs, scale, cancel)
+COMMANDS = (submit, status, logs, scale, retry, cancel)
 
 
 def _print_json(value: object) -> None:

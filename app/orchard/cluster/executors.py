@@ -1,12 +1,16 @@
-"""What a driver in a pod does about executors: clear away an earlier driver's, wait for the first, tell of changes."""
+"""What a driver in a pod does about executors: clear away an earlier driver's, wait for the first, tell of changes.
+
+It also makes as many as the chart's ``executor.instances`` says, when that changes while it works.
+"""
 
 import contextlib
 import logging
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchard.cluster import reasons
 from orchard.cluster.client import Cluster, Unreachable
@@ -24,8 +28,13 @@ POLL_SECONDS = 1.0
 ANSWER_SECONDS = 20.0
 # How often it is said why executors are still awaited.
 REMINDER_SECONDS = 30.0
+# A pod's status tells a little later than its connection why it has ended.
+LOOK_SECONDS = 10.0
+WANTED = Path("/etc/orchard/executors")
+"""The number of executors that the chart's values name now: a mounted ConfigMap, which Kubernetes keeps up to date."""
 _SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
 _ALLOCATOR = "spark.kubernetes.allocation.pods.allocator"
+_trouble: str | None = None
 
 
 def pod_properties(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -125,22 +134,30 @@ def count(context: "SparkContext") -> int:
     return int(context._jsc.sc().getExecutorIds().size())
 
 
+def last_trouble() -> str | None:
+    """Return why an executor was lost, as far as is known; the last reason counts."""
+    return _trouble
+
+
 def _why_not(context: "SparkContext") -> reasons.Reason | None:
     """Return why this application has no executors, as far as the driver's role lets it see."""
-    conf = context.getConf()
-    namespace, application = conf.get("spark.kubernetes.namespace", "default"), context.applicationId
     with contextlib.suppress(ClusterError):
-        cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
-        ours = f"spark-app-selector={application},spark-role=executor"
-        pods = cluster.find(cluster.core.list_namespaced_pod, label_selector=ours)
-        kind = _SETS.get(conf.get(_ALLOCATOR, ""), ("", ""))[0]
-        refused = reasons.of_events(cluster.events(f"spark-{kind}-{application}-0"))
+        cluster, pods = _cluster_and_pods(context)
+        kind = _SETS.get(context.getConf().get(_ALLOCATOR, ""), ("", ""))[0]
+        refused = reasons.of_events(cluster.events(f"spark-{kind}-{context.applicationId}-0"))
         return next(filter(None, map(reasons.of_pod, pods)), None if pods else refused)
     return None
 
 
+def _cluster_and_pods(context: "SparkContext") -> tuple[Cluster, list[Any]]:
+    namespace = context.getConf().get("spark.kubernetes.namespace", "default")
+    cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
+    ours = f"spark-app-selector={context.applicationId},spark-role=executor"
+    return cluster, cluster.find(cluster.core.list_namespaced_pod, label_selector=ours)
+
+
 def _watch(context: "SparkContext") -> None:
-    known = 0
+    known, wanted, look_until = 0, _wanted(), 0.0
     while context._jsc is not None:
         try:
             now = count(context)
@@ -148,5 +165,48 @@ def _watch(context: "SparkContext") -> None:
             return
         if now != known:
             log.info("executors", extra={"fields": {"executors": now}})
+        if now < known:
+            look_until = time.monotonic() + LOOK_SECONDS
         known = now
+        if time.monotonic() < look_until and _tell_trouble(context):
+            look_until = 0.0
+        if (number := _wanted()) is not None and number != wanted:
+            wanted = number
+            _scale(context, number)
         time.sleep(POLL_SECONDS)
+
+
+def _tell_trouble(context: "SparkContext") -> bool:
+    """Log why an executor was lost; return whether it is known."""
+    global _trouble  # noqa: PLW0603 - a process has one driver
+    with contextlib.suppress(ClusterError):
+        _, pods = _cluster_and_pods(context)
+        if reason := next(filter(None, map(reasons.of_end, pods)), None):
+            _trouble = reason.sentence
+            log.warning("an executor was lost: %s", _trouble, extra={"fields": {"reason": _trouble}})
+            return True
+    return False
+
+
+def _wanted() -> int | None:
+    """Return how many executors the chart's values name; None where they do not say."""
+    try:
+        return int(WANTED.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _scale(context: "SparkContext", number: int) -> None:
+    conf = context.getConf()
+    kind = _SETS.get(conf.get(_ALLOCATOR, ""))
+    if kind is None:
+        return
+    namespace, name = conf.get("spark.kubernetes.namespace", "default"), f"spark-{kind[0]}-{context.applicationId}-0"
+    try:
+        cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
+        patch = getattr(cluster.apps, f"patch_namespaced_{kind[1]}_scale")
+        cluster.call(patch, name, namespace, {"spec": {"replicas": number}})
+    except ClusterError as error:
+        log.warning("executor.instances is %d now, and %s cannot be scaled: %s", number, name, error)
+    else:
+        log.info("executor.instances is %d now: %s is scaled", number, name)

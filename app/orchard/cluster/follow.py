@@ -79,8 +79,8 @@ class Display:
     def _show_stage(self, line: dict[str, Any]) -> None:
         if line["event"] == "started":
             self._leave()
-            self._done = 0
-            self._advance = self._open.enter_context(progress.stage(line["stage"], line.get("total")))
+            self._done = line.get("done") or 0
+            self._advance = self._open.enter_context(progress.stage(line["stage"], line.get("total"), self._done))
         elif self._advance:
             done = line.get("done") or 0
             self._advance(done - self._done)

@@ -2,19 +2,22 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from orchard.cluster import reasons
-from orchard.cluster.client import MANAGER, Cluster, Log, Unreachable
+from orchard.cluster.client import MANAGER, OPERATOR, Cluster, Log, Unreachable
 from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
-from orchard.cluster.manifests import Manifest
+from orchard.cluster.manifests import INSTANCE, Manifest
 from orchard.cluster.reasons import Reason
 from orchard.cluster.state import Observation, Status, executor_set
 from orchard.errors import ClusterError, UsageError
 
 POLL_SECONDS = 1.0
+WATCH_SECONDS = 3.0
 AWAY_SECONDS = 300.0
 """How long an API server may be away before following it is given up."""
 DELETE_SECONDS = 300.0
@@ -22,7 +25,13 @@ DELETE_SECONDS = 300.0
 START_SECONDS = 600.0
 """How long the log of a pod that does not start is waited for."""
 
-_OPERATOR = ("sparkoperator.k8s.io", "v1beta2", "sparkapplications")
+_OF_POD = ("controller-uid", "batch.kubernetes.io/controller-uid", "job-name", "batch.kubernetes.io/job-name")
+"""Labels of a Job's pods that the next Job gives anew."""
+_RERUN = "orchard/rerun"
+
+
+class PodGone(ClusterError):
+    """The pod whose log is asked for is there no more."""
 
 
 def submit(cluster: Cluster, name: str, manifests: list[Manifest]) -> None:
@@ -105,16 +114,63 @@ def report(cluster: Cluster, name: str) -> Status:
     return _find(cluster, name).status()
 
 
+def watch(cluster: Cluster, name: str) -> Iterator[Status]:
+    """Yield how a job is whenever that has changed, until it has ended; over lost connections.
+
+    Raises:
+        ClusterError: there is no job of this name, or it was deleted meanwhile.
+    """
+    before: Status | None = None
+    last_contact = time.monotonic()
+    while True:
+        try:
+            now = report(cluster, name)
+        except Unreachable:
+            if time.monotonic() - last_contact > AWAY_SECONDS:
+                raise
+        else:
+            last_contact = time.monotonic()
+            if before is None or replace(now, seconds=before.seconds) != before:
+                yield now
+            before = now
+            if now.state in ("completed", "failed"):
+                return
+        time.sleep(WATCH_SECONDS)
+
+
+def retry(cluster: Cluster, name: str) -> str:
+    """Run a job that has ended again, as it was; return what was done, as a sentence.
+
+    What was committed is not done again. A Job cannot be started twice, so the same one is made anew; an application is
+    run again by its operator, once an annotation has changed.
+
+    Raises:
+        UsageError: it has not ended.
+        ClusterError: there is no such job, it does not go, or may not be made.
+    """
+    seen = _find(cluster, name)
+    if seen.state in ("pending", "running"):
+        raise UsageError(f"{name} is {seen.state} and needs no other start: `orchard status {name}` says how it is.")
+    if seen.job is None:
+        _rerun_application(cluster, name)
+    else:
+        _make_again(cluster, seen)
+    return f"{name} runs again, with the same settings; what was committed is not done again."
+
+
 def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bool = False) -> Iterator[str]:
     """Yield the lines of the newest driver's log, or of an executor's, by its number.
 
     Raises:
-        ClusterError: there is no such job, or no such pod (any more), or it does not start.
+        PodGone: the driver's pod was removed, and with it its log.
+        ClusterError: there is no such job, or no such pod, or it does not start.
     """
     seen = _find(cluster, name)
     if executor is None:
         pod = seen.driver
         if pod is None:
+            if seen.state in ("completed", "failed"):
+                raise PodGone(f"The driver's pod of {name} is gone.")
             reason = seen.hindrance()
             raise ClusterError(f"{name} has no driver yet: {reason.sentence if reason else 'it is on its way'}.")
     else:
@@ -266,10 +322,88 @@ def _settings_left(cluster: Cluster, name: str, ours: bool) -> bool:
     return found is not None and bool(found.metadata.owner_references)  # what was applied by hand has no owner
 
 
+def output_of(cluster: Cluster, name: str) -> str | None:
+    """Return where a job's results are: what its Job, schedule or application was called with; None if all are gone."""
+    seen = Observation(cluster, name)
+    schedule = cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)
+    arguments: list[str] = []
+    if seen.job is not None:
+        arguments = seen.job.spec.template.spec.containers[0].args or []
+    elif schedule is not None:
+        arguments = schedule.spec.job_template.spec.template.spec.containers[0].args or []
+    elif seen.application is not None:
+        arguments = seen.application.get("spec", {}).get("arguments") or []
+    return next((after for flag, after in pairwise(arguments) if flag == "--output"), None)
+
+
+def _make_again(cluster: Cluster, seen: Observation) -> None:
+    """Delete a Job and make the same again, which takes over what the old one owned."""
+    job = cluster.core.api_client.sanitize_for_serialization(seen.job)
+    metadata, spec = job["metadata"], job["spec"]
+    kept = {key: metadata[key] for key in ("name", "labels", "annotations") if key in metadata}
+    for labels in (kept.get("labels", {}), spec["template"]["metadata"]["labels"]):
+        for label in _OF_POD:
+            labels.pop(label, None)
+    spec.pop("selector", None)
+    mine = _owned(cluster, seen)
+    # What it owns must not go with it; its pods must.
+    how = "Orphan" if mine else "Foreground"
+    cluster.call(cluster.batch.delete_namespaced_job, kept["name"], cluster.namespace, propagation_policy=how)
+    for pod in seen.drivers if mine else ():
+        cluster.call(cluster.core.delete_namespaced_pod, pod.metadata.name, cluster.namespace)
+    until = time.monotonic() + DELETE_SECONDS
+    while (now := Observation(cluster, seen.name)).job is not None or now.drivers:
+        if time.monotonic() > until:
+            raise ClusterError(
+                f"{kept['name']} was deleted to be made again, and is still there after {DELETE_SECONDS:.0f} s: "
+                "look with `kubectl describe` for a finalizer, then submit or upgrade again."
+            )
+        time.sleep(POLL_SECONDS)
+    body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": kept, "spec": spec}
+    made = cluster.call(cluster.batch.create_namespaced_job, cluster.namespace, body)
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": kept["name"], "uid": made.metadata.uid}
+    for patch, name in mine:
+        cluster.call(patch, name, cluster.namespace, {"metadata": {"ownerReferences": [owner]}})
+
+
+def _owned(cluster: Cluster, seen: Observation) -> list[tuple[Callable[..., Any], str]]:
+    """Return how to patch each object that a submitted job owns, and its name."""
+    from kubernetes.client import RbacAuthorizationV1Api
+
+    if not _is_ours(seen):
+        return []
+    rbac = RbacAuthorizationV1Api(cluster.core.api_client)
+    kinds = [
+        (cluster.core.list_namespaced_config_map, cluster.core.patch_namespaced_config_map),
+        (cluster.core.list_namespaced_service_account, cluster.core.patch_namespaced_service_account),
+        (rbac.list_namespaced_role, rbac.patch_namespaced_role),
+        (rbac.list_namespaced_role_binding, rbac.patch_namespaced_role_binding),
+    ]
+    uid, ours = seen.job.metadata.uid, f"{INSTANCE}={seen.name}"
+    return [
+        (patch, thing.metadata.name)
+        for find, patch in kinds
+        for thing in cluster.find(find, label_selector=ours)
+        if any(owner.uid == uid for owner in thing.metadata.owner_references or [])
+    ]
+
+
+def _rerun_application(cluster: Cluster, name: str) -> None:
+    from kubernetes.client import CustomObjectsApi
+
+    group, version, plural = OPERATOR
+    patch = CustomObjectsApi(cluster.core.api_client).patch_namespaced_custom_object
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    template = {"metadata": {"annotations": {_RERUN: now}}}
+    change = {"spec": {"driver": {"template": template}}}
+    if cluster.call(patch, group, version, cluster.namespace, plural, name, change) is None:
+        raise ClusterError(f"There is no SparkApplication {name} any more: helm upgrade makes it again.")
+
+
 def _delete_application(cluster: Cluster, name: str) -> None:
     from kubernetes.client import CustomObjectsApi
 
-    group, version, plural = _OPERATOR
+    group, version, plural = OPERATOR
     delete = CustomObjectsApi(cluster.core.api_client).delete_namespaced_custom_object
     cluster.call(delete, group, version, cluster.namespace, plural, name)
 

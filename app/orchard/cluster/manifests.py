@@ -54,12 +54,23 @@ class Submission:
                 f"--name {self.name} cannot be a job's name: take up to {LONGEST_NAME} small letters, digits, dashes."
             )
         check_apart(self.source, self.output)
+        if self.settings.weights not in ("imagenet", "random"):
+            self._check_reachable(self.settings.weights)
         for place in (self.source, self.output):
-            if "://" not in place and not any(Path(place).is_relative_to(path) for path in self.claims.values()):
-                raise UsageError(
-                    f"{place} is a folder of this machine, which the cluster cannot see: "
-                    "give an s3a:// address, or mount a claim that holds it with --claim NAME=/path."
-                )
+            self._check_reachable(place)
+
+    def _check_reachable(self, place: str) -> None:
+        if not place.startswith(("s3://", "s3a://")) and not any(
+            Path(place).is_relative_to(path) for path in self.claims.values()
+        ):
+            what = (
+                "an address that cannot be read"
+                if "://" in place
+                else "a path of this machine, which the cluster cannot see"
+            )
+            raise UsageError(
+                f"{place} is {what}: give an s3a:// address, or mount a claim that holds it with --claim NAME=/path."
+            )
 
     @property
     def arguments(self) -> list[str]:
@@ -68,12 +79,16 @@ class Submission:
 
     def executor_properties(self) -> dict[str, str]:
         """Return the Spark properties that say how many executors of what size there are."""
+        # As the chart derives them: sizing.md says why.
+        cores = self.executor_cores
+        overhead = self.executor_memory_overhead or (f"{384 + 450 * cores}m" if cores else None)
         sizes = {
             "spark.executor.instances": self.executors,
-            "spark.executor.cores": self.executor_cores,
+            "spark.executor.cores": cores,
             "spark.executor.memory": self.executor_memory,
-            "spark.executor.memoryOverhead": self.executor_memory_overhead,
-            "spark.kubernetes.executor.request.cores": self.executor_core_request,
+            "spark.executor.memoryOverhead": overhead,
+            "spark.kubernetes.executor.request.cores": self.executor_core_request
+            or (f"{500 * cores}m" if cores else None),
         }
         return {key: str(value) for key, value in sizes.items() if value is not None}
 
@@ -91,9 +106,11 @@ def render(submission: Submission, namespace: str) -> list[Manifest]:
     settings = _fill_settings(_one(objects, "ConfigMap", "-settings")["data"], submission)
     pods = _one(objects, "ConfigMap", "-pods")["data"]
     _fill_driver(job["spec"]["template"]["spec"], submission)
+    properties: dict[str, str] = json.loads(settings["ORCHARD_SPARK_CONF"])
     executor = _from_yaml(pods["executor.yaml"])
     _fill_pod(executor["spec"], submission)
     pods["executor.yaml"] = to_yaml(executor)
+    pods["executors"] = properties["spark.executor.instances"]
     for account in (manifest for manifest in objects if manifest["kind"] == "ServiceAccount" and submission.s3_role):
         account["metadata"].setdefault("annotations", {})["eks.amazonaws.com/role-arn"] = submission.s3_role
     for manifest in objects:
@@ -201,6 +218,9 @@ def _fill_driver(pod: Manifest, submission: Submission) -> None:
     _fill_pod(pod, submission)
     container = _container(pod)
     container["args"] = submission.arguments
+    if submission.claims:
+        claims = ",".join(f"{claim}={path}" for claim, path in submission.claims.items())
+        container["env"].append({"name": "ORCHARD_CLAIMS", "value": claims})
     if submission.image:
         container["image"] = submission.image
     amounts = container["resources"]
@@ -237,6 +257,7 @@ def _digest(template: Manifest, settings: dict[str, str], pods: dict[str, str]) 
     """Return what is the same for jobs that differ in nothing but the number of executors."""
     properties = json.loads(settings["ORCHARD_SPARK_CONF"])
     properties.pop("spark.executor.instances", None)
+    pods = {name: text for name, text in pods.items() if name != "executors"}
     whole = [template, {**settings, "ORCHARD_SPARK_CONF": properties}, pods]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
 

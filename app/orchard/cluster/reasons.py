@@ -1,11 +1,13 @@
 """Why a pod does not start, in one sentence: read from its status and from the events of what should have made it."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kubernetes.client import CoreV1Event, V1Pod
+    from kubernetes.client import CoreV1Event, V1ContainerStatus, V1Pod
 
 # What waiting does not mend (the registry may, of a pull that failed once, so callers give all of them some seconds).
 _DEFINITE = {
@@ -18,6 +20,12 @@ _DEFINITE = {
     "RunContainerError": "its container cannot be run ({message})",
 }
 _REFUSALS = ("FailedCreate", "FailedMount")
+_CRASHES = 2
+"""So often a container has ended at its start before that is no accident, unless it says so itself."""
+_START_SECONDS = 60.0
+_TOLD_TO_END = (0, 137, 143)
+_NO_ACCIDENT = re.compile(r"IllegalArgumentException|Unrecognized VM option|Could not create the Java Virtual Machine")
+_COMPLAINT = re.compile(r"(?:Exception|Error)\b.*: \S")
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,43 @@ def of_pod(pod: "V1Pod") -> Reason | None:
         if waiting and waiting.reason in _DEFINITE:
             text = _DEFINITE[waiting.reason].format(image=status.image, message=waiting.message or waiting.reason)
             return Reason(f"pod {name} does not start, {text}", definite=True)
+    return of_end(pod)
+
+
+def of_end(pod: "V1Pod") -> Reason | None:
+    """Return why a container of `pod` has ended, also if it was started again: for memory, or at its start."""
+    name = pod.metadata.name
+    for status in pod.status.container_statuses or []:
         last = status.last_state.terminated if status.last_state else None
         ended = last or (status.state.terminated if status.state else None)
         if ended and ended.reason == "OOMKilled":
             return Reason(f"pod {name} ran out of memory and was killed: give it more", definite=False)
+        count = status.restart_count or 0
+        crashes = (count >= _CRASHES or (ended and _NO_ACCIDENT.search(ended.message or ""))) and not _works(status)
+        if ended and crashes and ended.exit_code not in _TOLD_TO_END and _is_start(ended.started_at, ended.finished_at):
+            words = last_words(ended.message or "") or f"exit code {ended.exit_code}"
+            return Reason(f"pod {name} ends at its start ({words}): correct what it says", definite=True)
     return None
+
+
+def _works(status: "V1ContainerStatus") -> bool:
+    """Whether a container has run for longer than one that crashes at its start; it is ready as soon as it runs."""
+    running = status.state.running if status.state else None
+    return running is not None and not _is_start(running.started_at, datetime.now(UTC))
+
+
+def _is_start(began: datetime | None, ended: datetime | None) -> bool:
+    """Whether what lay between the two is no more than a start takes."""
+    return began is None or ended is None or (ended - began).total_seconds() < _START_SECONDS
+
+
+def last_words(message: str) -> str:
+    """Return the line that says most of why something ended, of the end of its log."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    for sign in (r"Caused by: ", _COMPLAINT, r"\b(?:\w*Exception|ERROR|Error)\b"):
+        if said := [line for line in lines if re.search(sign, line)]:
+            return said[-1][:300].removeprefix("Caused by: ").rstrip(".")
+    return (lines or [""])[-1][:300].rstrip(".")
 
 
 def of_events(events: "Iterable[CoreV1Event]") -> Reason | None:

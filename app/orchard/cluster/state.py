@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,13 @@ _MEANT = (1, 2, 3, 4, 130, 143)
 """Exit codes that Orchard itself gives; any other is the container's end, not the run's."""
 
 State = Literal["pending", "running", "completed", "failed"]
+_OF_APPLICATION: dict[str, State] = {
+    "RUNNING": "running",
+    "SUCCEEDING": "completed",
+    "COMPLETED": "completed",
+    "FAILED": "failed",
+}
+"""A SparkApplication's states; in any other it waits for something."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,14 @@ class Progress:
     executors: int | None = None
     sentence: str | None = None
     """With which it failed."""
+    reason: str | None = None
+    """What has hindered it since it last got any further."""
 
     @classmethod
     def read(cls, lines: Iterable[str]) -> "Progress":
         """Return what the last lines of a driver's log say."""
         at: dict[str, Any] = {}
-        executors = sentence = None
+        executors = sentence = reason = None
         for text in lines:
             if text.startswith(SAYING):
                 sentence = text.removeprefix(SAYING)
@@ -74,9 +84,12 @@ class Progress:
             if line["event"] == "executors":
                 executors = line.get("executors")
             elif "stage" in line:
+                if line["event"] != "progress" or line.get("done") != at.get("done"):
+                    reason = None
                 at = line
+            reason = line.get("reason", reason)
         known = {name: at.get(name) for name in ("stage", "done", "total", "per_second", "seconds_left")}
-        return cls(**known, executors=executors, sentence=sentence)
+        return cls(**known, executors=executors, sentence=sentence, reason=reason)
 
 
 def json_line(text: str) -> dict[str, Any] | None:
@@ -102,11 +115,12 @@ class Observation:
         self.drivers = [pod for pod in pods if _component(pod) == "driver"]
         self.executors = [pod for pod in pods if _component(pod) == "executor"]
         self.set = executor_set(cluster, name)
+        self.application = cluster.application(name) if self.job is None else None
 
     @property
     def exists(self) -> bool:
         """Whether there is such a job at all."""
-        return self.job is not None or bool(self.drivers)
+        return self.job is not None or bool(self.drivers) or self.application is not None
 
     @property
     def driver(self) -> Any:
@@ -120,6 +134,8 @@ class Observation:
         if condition:
             return "completed" if condition.type in ("Complete", "SuccessCriteriaMet") else "failed"
         phase = self.driver.status.phase if self.driver else "Pending"
+        if self.application is not None and (told := self._application_state()):
+            return "running" if told == "SUBMITTED" and phase == "Running" else _OF_APPLICATION.get(told, "pending")
         if self.job is None and phase in ("Succeeded", "Failed"):
             return "completed" if phase == "Succeeded" else "failed"
         return "running" if phase == "Running" else "pending"
@@ -132,13 +148,17 @@ class Observation:
         if self.state != "failed":
             return None
         ended = _ended(self.driver)
-        return ended.exit_code if ended and ended.exit_code in _MEANT else 4
+        told = re.search(r"ExitCode: (\d+)", self._application_error())
+        code = ended.exit_code if ended else int(told[1]) if told else 4
+        return code if code in _MEANT else 4
 
     def why_failed(self) -> str | None:
         """Return the sentence with which a failed job ended."""
         condition = self._finished()
         if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
             return why
+        if error := self._application_error():
+            return f"The application failed: {error}."
         return f"The job failed: {condition.message.rstrip('.')}." if condition and condition.message else None
 
     def why_ended(self, pod_name: str) -> str | None:
@@ -167,6 +187,21 @@ class Observation:
             since = _born(self.driver or self.job)  # what kept back an earlier driver is past
             return self._refusal(self.job, since)
         return None
+
+    def why_again(self) -> str | None:
+        """Return why a job that waits for another driver needs one; None if it waits for its first."""
+        if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
+            return f"A driver failed, and another is started: {why}"
+        state, error = self._application_state(), self._application_error()
+        if error or state in ("FAILING", "PENDING_RERUN"):
+            what = "cannot be submitted" if state == "SUBMISSION_FAILED" else "failed"
+            return f"A driver {what}, and another is started: {error or 'the operator does not say why'}."
+        return None
+
+    def executor_trouble(self) -> str | None:
+        """Return why an executor was started again; None if none was."""
+        reason = next(filter(None, map(reasons.of_end, self.executors)), None)
+        return f"An executor was lost: {reason.sentence}." if reason else None
 
     def executor_hindrance(self, since: datetime | None = None) -> reasons.Reason | None:
         """Return why there are fewer executors than wanted; of events only those after `since`."""
@@ -198,7 +233,13 @@ class Observation:
         hindrance = self.hindrance() if state == "pending" else None
         if hindrance is None and state == "running":
             hindrance = self.executor_hindrance()
-        reason, code = (progress.sentence or self.why_failed()) if state == "failed" else None, self.exit_code
+        reason, code = None, self.exit_code
+        if state == "failed":
+            reason = progress.sentence or self.why_failed()
+        elif state == "pending":
+            reason = self.why_again()
+        elif state == "running":
+            reason = progress.reason or self.executor_trouble()
         if hindrance:
             who = "The driver cannot start" if state == "pending" else "Executors are missing"
             reason = f"{who}: {hindrance.sentence}."
@@ -216,7 +257,7 @@ class Observation:
             executors_wanted=self.set.spec.replicas if self.set else None,
             executors_ready=(self.set.status.ready_replicas or 0) if self.set else None,
             executors_registered=progress.executors if state == "running" else None,
-            restarts=max(len(self.drivers) - 1, 0),
+            restarts=max(len(self.drivers), self._attempts()) - 1,
             seconds=self._seconds(),
             exit_code=code,
         )
@@ -225,8 +266,19 @@ class Observation:
         conditions = (self.job.status.conditions or []) if self.job else []
         return next((c for c in conditions if c.type in ("Complete", "Failed") and c.status == "True"), None)
 
+    def _application_state(self) -> str:
+        return str(((self.application or {}).get("status") or {}).get("applicationState", {}).get("state") or "")
+
+    def _application_error(self) -> str:
+        status = (self.application or {}).get("status") or {}
+        return reasons.last_words(str(status.get("applicationState", {}).get("errorMessage") or ""))
+
+    def _attempts(self) -> int:
+        return max(1, ((self.application or {}).get("status") or {}).get("executionAttempts") or 1)
+
     def _seconds(self) -> float | None:
-        started = self.job.status.start_time if self.job else self.driver.status.start_time
+        thing = self.job or self.driver
+        started = thing.status.start_time if thing else None
         if started is None:
             return None
         ended = self._finished()

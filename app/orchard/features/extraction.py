@@ -116,12 +116,13 @@ def extract(
                 finished, _ = wait(in_flight, timeout=0.25, return_when=FIRST_COMPLETED)
                 interruption.check()
                 reports.look()
-                progress(reports.images - shown)
-                shown = reports.images
+                progress(0)
                 for done in finished:
                     in_flight.remove(done)
                     reports.look(done.result())
                     reports.commit(output, result)
+                    progress(result.images - shown)
+                    shown = result.images
                     plan.learn(result)
                     if result.first_commit_seconds is None:
                         result.first_commit_seconds = time.monotonic() - started

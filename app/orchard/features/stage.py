@@ -14,6 +14,7 @@ from orchard.features.conversion import start_build
 from orchard.features.engines import resolve_precision
 from orchard.features.extraction import extract, warm_up
 from orchard.features.pending import Pending, renamed, without
+from orchard.features.weights import brought
 from orchard.files import DataFile
 from orchard.images.sources import Listing
 from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, SCHEMAS, Dataset
@@ -99,7 +100,7 @@ def featurize(
     session.start(then=partial(warm_up, engine=engine))
     build = start_build(
         backbone,
-        weights=identity["weights"],
+        weights=brought(backbone, identity["weights"], settings.s3_options()),
         alpha=identity["alpha"],
         engine=engine,
         precision=Precision(identity["precision"]),
@@ -114,7 +115,8 @@ def featurize(
         _make_way(output, pending, identity, artifact)
         if not pending.images.num_rows:
             return {}
-        with stage("extract", pending.images.num_rows) as advance:
+        done = output.rows(Dataset.INVENTORY)  # by earlier runs: what is counted is the whole, and what is committed
+        with stage("extract", done + pending.images.num_rows, done) as advance:
             result = extract(
                 spark,
                 output,

@@ -5,9 +5,12 @@ Only the process that builds a model calls :func:`keras_model`: it imports Keras
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import math
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchard.errors import UsageError, WeightsUnavailable
+from orchard.errors import AccessDenied, UsageError, WeightsUnavailable
 from orchard.features import efficientnet_lite
 from orchard.features.backbones import DEFAULT_BACKBONE, Backbone, Preprocessing
+from orchard.storage import S3Options, open_storage, split_s3_url
 
 if TYPE_CHECKING:
     import keras
@@ -71,10 +75,54 @@ def locate(backbone: Backbone, weights: str = "imagenet", *, seed: int = 0) -> W
     return Weights(path.name, path)
 
 
+def brought(backbone: Backbone, weights: str, s3: S3Options) -> str:
+    """Bring weights that lie in a bucket to this machine; return what `locate` finds them by.
+
+    ``weights`` may be an ``s3a://`` address, and so may ``KERAS_HOME``, which then names a copy for this process and
+    those that it starts. Raises UsageError for an object that is not there, and AccessDenied and StorageError as the
+    store does.
+    """
+    if split_s3_url(weights):
+        folder, _, name = weights.rpartition("/")
+        target = _scratch() / hashlib.blake2b(folder.encode(), digest_size=8).hexdigest() / name
+        if not target.is_file() and not _copy(folder, name, target, s3):
+            raise UsageError(
+                f"--weights {weights}: there is no such object; give imagenet, random or weights in a bucket."
+            )
+        return str(target)
+    home = os.environ.get("KERAS_HOME", "")
+    if weights == "imagenet" and backbone.in_keras and split_s3_url(home):
+        name = f"models/{backbone.weights_filename()}"
+        if _copy(home, name, _scratch() / "keras" / name, s3):
+            os.environ["KERAS_HOME"] = str(_scratch() / "keras")
+    return weights
+
+
+def _copy(folder: str, name: str, target: Path, s3: S3Options) -> bool:
+    try:
+        content = open_storage(folder, s3).read(name)
+    except FileNotFoundError:
+        return False
+    except PermissionError as error:
+        raise AccessDenied(f"{folder}/{name} may not be read ({error.strerror}): allow s3:GetObject.") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+    return True
+
+
+@functools.cache
+def _scratch() -> Path:
+    """A folder that goes with this process."""
+    folder = tempfile.mkdtemp(prefix="orchard-weights-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 def keras_homes() -> list[Path]:
     """The folders where Keras keeps its files, in the order in which they are looked into."""
     homes = [Path.home() / ".keras"]
-    if home := os.environ.get("KERAS_HOME"):
+    home = os.environ.get("KERAS_HOME")
+    if home and not split_s3_url(home):
         homes.insert(0, Path(home).expanduser())
     return homes
 

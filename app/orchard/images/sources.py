@@ -23,7 +23,7 @@ from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
 from orchard.images.manifests import is_manifest, read_manifest
 from orchard.images.places import doubtful, is_ignored, places
 from orchard.images.selection import sample, with_labels
-from orchard.layout import COMMITS, LISTING, MODEL, REVIEW, SUSPECT_LIST, CorrectionMetrics, Dataset, Grouping
+from orchard.layout import COMMITS, LISTING, LOGS, MODEL, REVIEW, SUSPECT_LIST, CorrectionMetrics, Dataset, Grouping
 from orchard.settings import Settings
 from orchard.storage import (
     Entry,
@@ -37,7 +37,7 @@ from orchard.storage import (
 )
 
 _LOG = COMMITS.partition("/")[0]  # what every output holds
-_OUTPUT_FOLDERS = frozenset([_LOG, MODEL.strip("/"), REVIEW.strip("/"), *Dataset])
+_OUTPUT_FOLDERS = frozenset([_LOG, MODEL.strip("/"), REVIEW.strip("/"), LOGS.strip("/"), *Dataset])
 _WILDCARD = re.compile(r"[*?\[{]")
 _GATHERED = [("path", pa.string()), ("size", pa.int64()), ("version", pa.string()), ("folder", pa.int32())]
 _BATCH = 100_000

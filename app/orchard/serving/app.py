@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
 
 from orchard.images.decoding import Limits
 from orchard.inference.model import Model
@@ -49,6 +50,8 @@ class Serving:
     """Within which an answer is there, from the end of the body."""
     cors_origins: Sequence[str] = ()
     """Pages of other origins that may ask."""
+    root_path: str = ""
+    """Path under which a proxy passes requests on, such as ``/fruits``, whether it takes it off or not."""
 
 
 @dataclass
@@ -109,6 +112,7 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
         docs_url=None,  # it would load its scripts from elsewhere
         redoc_url=None,
         openapi_url=OPENAPI,
+        servers=[{"url": serving.root_path}] if serving.root_path else None,
         lifespan=lifespan,
     )
     _add_prediction(app, handler, model, serving)
@@ -129,7 +133,31 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
             allow_headers=["Content-Type", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    return answers
+    return UnderPath(answers, serving.root_path) if serving.root_path else answers
+
+
+class UnderPath:
+    """ASGI application that answers for another also below a path; probes and proxies that take it off ask without it.
+
+    Args:
+        app: what answers.
+        root: the path, without a slash at its end.
+    """
+
+    def __init__(self, app: AsgiApp, root: str) -> None:
+        self._app = app
+        self._root = root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; the page is at the path with a slash, from where its relative addresses hold."""
+        path = scope.get("path", "")
+        if path == self._root:
+            await RedirectResponse(f"{self._root}/", 308)(scope, receive, send)
+            return
+        if path.startswith(f"{self._root}/"):
+            scope["path"] = path.removeprefix(self._root)
+            scope["raw_path"] = scope.get("raw_path", b"").removeprefix(self._root.encode())
+        await self._app(scope, receive, send)
 
 
 class Shortcut:

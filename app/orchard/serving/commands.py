@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
 from orchard.errors import UsageError
 from orchard.flags import STORAGE, options, settings_from
+from orchard.progress import configure_logging
 
 MIB = 2**20
 _COUNT = click.IntRange(min=1)
@@ -16,7 +18,9 @@ _SECONDS = click.FloatRange(min=0)
 
 @click.command(short_help="answer over HTTP what is on a photograph")
 @click.argument("output")
-@click.option("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all  [default: 127.0.0.1]")
+@click.option(
+    "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all; ::: all, IPv6 too  [default: 127.0.0.1]"
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, metavar="N", help="port  [default: 8080]")
 @click.option("--engines", type=_COUNT, metavar="N", help="processes with an engine  [default: one for each core]")
 @click.option("--queue", type=_COUNT, default=256, metavar="N", help="images that may wait  [default: 256]")
@@ -51,6 +55,7 @@ _SECONDS = click.FloatRange(min=0)
     help="then, how long requests under way may take  [default: 30]",
 )
 @click.option("--cors-origin", "cors_origins", multiple=True, metavar="URL", help="page that may ask; can be repeated")
+@click.option("--root-path", default="", metavar="PATH", help="path under which a proxy has it, such as /fruits")
 @options(*STORAGE)
 def serve(  # noqa: PLR0917 -- click passes each flag by name
     output: str,
@@ -69,19 +74,27 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     drain_seconds: float,
     shutdown_seconds: float,
     cors_origins: tuple[str, ...],
-    as_json: bool,  # noqa: ARG001 -- the log is JSON lines as it is
+    root_path: str,
+    as_json: bool,
     **flags: Any,
 ) -> int:
     """Serve the model of OUTPUT: an API at /v1/predict, a page for phones at /.
 
-    Photographs are neither stored nor logged. SIGTERM ends it after the requests that are under way.
+    Photographs are neither stored nor logged. SIGTERM ends it after the requests that are under way. With --json the
+    log is JSON lines on a terminal too.
 
     \b
     Example:
       orchard serve out
       orchard serve s3a://bucket/results --host 0.0.0.0 --engines 4
     """
+    debug = flags["debug"]
     settings = settings_from(flags)
+    if as_json:
+        configure_logging(debug=debug, for_people=False)
+    root_path = root_path.rstrip("/")
+    if root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", root_path):
+        raise UsageError(f"--root-path {root_path} is no path such as /fruits: take letters, digits, -, _, . and ~.")
     try:
         from orchard.serving import server
     except ModuleNotFoundError as error:
@@ -108,6 +121,7 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
         max_decode_seconds=max_decode_seconds,
         request_seconds=request_seconds,
         cors_origins=cors_origins,
+        root_path=root_path,
     )
     server.run(model, serving, host=host, port=port, drain_seconds=drain_seconds, shutdown_seconds=shutdown_seconds)
     return 0

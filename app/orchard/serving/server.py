@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -303,16 +305,29 @@ def run(
     """
     state = State()
     app = create_app(model, serving, state)
-    server = Server(_config(app, host, port, shutdown_seconds), state, drain_seconds)
+    every = _every_address(port) if host == "::" else None
+    server = Server(_config(app, "0.0.0.0" if host == "::" else host, port, shutdown_seconds), state, drain_seconds)  # noqa: S104
     gc.freeze()  # what is there now stays: no collection looks at it again
     try:
-        server.run()
+        server.run([every] if every else None)
     except SystemExit:
         raise OrchardError(f"Nothing can listen at {host}:{port}: choose another --host or --port.") from None
     if state.failure is not None and not state.draining:  # what ends in a server that is stopping is no failure
         if isinstance(state.failure, OrchardError):
             raise state.failure
         raise ClusterError(f"The network cannot be compiled on this machine: {state.failure}.") from state.failure
+
+
+def _every_address(port: int) -> socket.socket | None:
+    """Return a socket at all addresses, of IPv6 and of IPv4, which uvicorn's own would not be; None without IPv6."""
+    if not socket.has_dualstack_ipv6():
+        return None
+    try:
+        return socket.create_server(("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # a machine on which it is switched off
+            return None
+        raise OrchardError(f"Nothing can listen at :::{port} ({error.strerror}): choose another --port.") from error
 
 
 def _config(app: AsgiApp, host: str, port: int, shutdown_seconds: float) -> uvicorn.Config:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError
 
 from orchard import interruption
-from orchard.errors import AccessDenied, OrchardError, StorageError
+from orchard.errors import AccessDenied, OrchardError, StorageError, in_driver_pod
 from orchard.storage import s3_errors as errors
 from orchard.storage.interface import Entry, S3Options
 from orchard.storage.s3_connection import Connection, Health, connect, health, reconnect
@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 _MULTIPART_BYTES = 64 * 1024 * 1024
 # A task that Spark tries again need not be patient: the attempt before has been.
 _RETRIED_TASK_SECONDS = 20.0
-# A name that does not resolve is most likely a wrong one, if it never did.
+# At a person's machine a name that does not resolve is most likely a wrong one, if it never did. A driver in a cluster
+# may be started before the store's service is.
 _NAME_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 5.0
 T = TypeVar("T")
@@ -172,7 +173,8 @@ class ObjectStorage:
                     raise self._failure(error, key) from error
                 if state.is_to_be_told():
                     where = errors.place(self.s3.resolved())
-                    log.warning("%s does not answer (%s): trying for %.0f s more", where, errors.reason(error), left)
+                    why = f"{where} does not answer ({errors.reason(error)}): trying for {left:.0f} s more"
+                    log.warning("%s", why, extra={"fields": {"reason": why}})
                 interruption.wait(min(left, seconds * random.uniform(0.5, 1)))  # noqa: S311 -- not all at the same time
                 seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
             else:
@@ -187,7 +189,7 @@ class ObjectStorage:
         task = pyspark.TaskContext.get() if pyspark else None
         if task is not None and task.attemptNumber() > 0:
             return min(self.s3.timeout, _RETRIED_TASK_SECONDS)
-        if errors.names_nobody(error) and not state.has_answered and task is None:
+        if errors.names_nobody(error) and not state.has_answered and task is None and not in_driver_pod():
             return min(self.s3.timeout, _NAME_SECONDS)
         return self.s3.timeout
 

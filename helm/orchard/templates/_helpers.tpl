@@ -1,6 +1,9 @@
 {{/* The name of every object, and Spark's application id: the executors' set is spark-s-<name>-0. */}}
 {{- define "orchard.fullname" -}}
 {{- $name := .Values.fullnameOverride | default .Release.Name -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "The name %q cannot be that of services and executors: take small letters, digits and dashes, a letter first, for the release or for fullnameOverride." $name) -}}
+{{- end -}}
 {{- if gt (len $name) 45 -}}
 {{- fail (printf "The name %q has %d characters and may have 45, so that the executors' names fit: choose a shorter release name or fullnameOverride." $name (len $name)) -}}
 {{- end -}}
@@ -13,13 +16,11 @@ app.kubernetes.io/instance: {{ include "orchard.fullname" .root }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
+{{/* Labels of an object: dict "root" $ "component" …, and perhaps "labels". */}}
 {{- define "orchard.labels" -}}
-{{ include "orchard.selector" . }}
-app.kubernetes.io/version: {{ .root.Values.image.tag | default .root.Chart.AppVersion | trunc 63 | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $version := .root.Values.image.tag | default .root.Chart.AppVersion | trunc 63 -}}
+{{- mergeOverwrite (include "orchard.selector" . | fromYaml) (deepCopy (.root.Values.commonLabels | default dict)) (.labels | default dict)
+  (dict "app.kubernetes.io/version" $version "app.kubernetes.io/managed-by" .root.Release.Service) | toYaml -}}
 {{- end -}}
 
 {{/* metadata of an object: dict "root" $ "name" … "component" …, and perhaps "labels" and "annotations". */}}
@@ -27,19 +28,29 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 name: {{ .name }}
 labels:
   {{- include "orchard.labels" . | nindent 2 }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- with mergeOverwrite (deepCopy .root.Values.commonAnnotations) (.annotations | default dict) }}
+{{- with mergeOverwrite (deepCopy (.root.Values.commonAnnotations | default dict)) (.annotations | default dict) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
+{{/* The image; a global registry takes the place of the repository's own. */}}
 {{- define "orchard.image" -}}
-{{- with .Values.image -}}
-{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- $repository := .Values.image.repository -}}
+{{- with .Values.global.imageRegistry -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^[^/]*[.:][^/]*/" $repository "") -}}
 {{- end -}}
+{{- $repository }}{{ with .Values.image }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}{{ end -}}
+{{- end -}}
+
+{{- define "orchard.imagePullSecrets" -}}
+{{- $names := list -}}
+{{- range concat (.Values.imagePullSecrets | default list) (.Values.global.imagePullSecrets | default list) -}}
+{{- if kindIs "string" . }}{{ $names = append $names . }}{{ else }}{{ $names = append $names .name }}{{ end -}}
+{{- end -}}
+{{- range uniq $names }}
+- name: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{- define "orchard.driverAccount" -}}
@@ -64,6 +75,24 @@ annotations:
 {{/* 900m or 2g as a number of MiB. */}}
 {{- define "orchard.mebibytes" -}}
 {{- mul (trimSuffix "m" (trimSuffix "g" .) | int64) (ternary 1024 1 (hasSuffix "g" .)) -}}
+{{- end -}}
+
+{{/* What sizing.md knows of executors: the JVM's own memory and a Python worker for each core. */}}
+{{- define "orchard.leastOverhead" -}}
+{{- add 384 (mul 450 (int .Values.executor.cores)) -}}
+{{- end -}}
+
+{{- define "orchard.executorOverhead" -}}
+{{- .Values.executor.memoryOverhead | default (printf "%sm" (include "orchard.leastOverhead" .)) -}}
+{{- end -}}
+
+{{- define "orchard.executorCoreRequest" -}}
+{{- .Values.executor.coreRequest | default (printf "%dm" (mul 500 (int .Values.executor.cores))) -}}
+{{- end -}}
+
+{{/* Whether the driver follows executor.instances while it runs; empty if not. */}}
+{{- define "orchard.followsUpgrades" -}}
+{{- if and (eq .Values.mode "job") (include "orchard.allocator" .) (not .Values.schedule.cron) .Values.scaleOnUpgrade.enabled }}true{{ end -}}
 {{- end -}}
 
 {{/* A setting as a variable's value: a list joined by commas; JSON writes 100000000, not 1e+08. */}}
@@ -177,9 +206,9 @@ operator that hands Spark its properties.
   "spark.kubernetes.container.image.pullPolicy" .Values.image.pullPolicy
   "spark.kubernetes.executor.podTemplateFile" "/etc/orchard/executor.yaml"
   "spark.executor.cores" (.Values.executor.cores | int | toString)
-  "spark.kubernetes.executor.request.cores" (.Values.executor.coreRequest | toString)
+  "spark.kubernetes.executor.request.cores" (include "orchard.executorCoreRequest" .)
   "spark.executor.memory" .Values.executor.memory
-  "spark.executor.memoryOverhead" .Values.executor.memoryOverhead
+  "spark.executor.memoryOverhead" (include "orchard.executorOverhead" .)
 -}}
 {{- with .Values.executor.coreLimit }}{{ $_ := set $sizes "spark.kubernetes.executor.limit.cores" (toString .) }}{{ end -}}
 {{- $_ := set $variables "ORCHARD_MASTER" "k8s://https://kubernetes.default.svc" -}}

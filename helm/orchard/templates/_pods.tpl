@@ -8,9 +8,9 @@ enableServiceLinks: false
 securityContext:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .root.Values.imagePullSecrets }}
+{{- with include "orchard.imagePullSecrets" .root | trim }}
 imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
+  {{- . | nindent 2 }}
 {{- end }}
 {{- with .role.nodeSelector }}
 nodeSelector:
@@ -86,26 +86,19 @@ schedulerName: {{ .root.Values.batchScheduler.name }}
 {{- end -}}
 
 {{- define "orchard.podMetadata" -}}
-labels:
-  {{- include "orchard.labels" . | nindent 2 }}
-  {{- with .root.Values.podLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- with .role.labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- $batch := .root.Values.batchScheduler }}
-  {{- $queued := and (eq .root.Values.mode "job") (has .component (list "driver" "executor")) }}
-  {{- if and $queued (eq $batch.name "yunikorn") }}
-  applicationId: {{ include "orchard.fullname" .root }}
-  {{- with $batch.queue }}
-  queue: {{ . | quote }}
-  {{- end }}
-  {{- end }}
-{{- $annotations := mergeOverwrite (deepCopy .root.Values.podAnnotations) (.role.annotations | default dict) (.annotations | default dict) }}
+{{- $batch := .root.Values.batchScheduler }}
+{{- $queued := and (eq .root.Values.mode "job") (has .component (list "driver" "executor")) }}
+{{- $labels := mergeOverwrite (deepCopy (.root.Values.podLabels | default dict)) (.role.labels | default dict) }}
+{{- if and $queued (eq $batch.name "yunikorn") }}
+{{- $_ := set $labels "applicationId" (include "orchard.fullname" .root) }}
+{{- with $batch.queue }}{{ $_ := set $labels "queue" . }}{{ end }}
+{{- end }}
+{{- $annotations := mergeOverwrite (deepCopy (.root.Values.podAnnotations | default dict)) (.role.annotations | default dict) (.annotations | default dict) }}
 {{- if and $queued (eq $batch.name "volcano") $batch.queue }}
 {{- $_ := set $annotations "scheduling.volcano.sh/queue-name" $batch.queue }}
-{{- end }}
+{{- end -}}
+labels:
+  {{- include "orchard.labels" (dict "root" .root "component" .component "labels" $labels) | nindent 2 }}
 {{- with $annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -135,11 +128,18 @@ spec:
       env:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- if .Values.executor.gpu.count }}
       resources:
+        requests:
+          ephemeral-storage: {{ .Values.executor.ephemeralStorage.request }}
+        {{- $limits := dict }}
+        {{- with .Values.executor.ephemeralStorage.limit }}{{ $_ := set $limits "ephemeral-storage" . }}{{ end }}
+        {{- with .Values.executor.gpu }}{{ if .count }}{{ $_ := set $limits .resource (int .count) }}{{ end }}{{ end }}
+        {{- with $limits }}
         limits:
-          {{ .Values.executor.gpu.resource }}: {{ .Values.executor.gpu.count }}
-      {{- end }}
+          {{- toYaml . | nindent 10 }}
+        {{- end }}
+      # Why one ends that hardly began.
+      terminationMessagePolicy: FallbackToLogsOnError
       volumeMounts:
         {{- include "orchard.volumeMounts" . | nindent 8 }}
   volumes:
@@ -149,10 +149,9 @@ spec:
 {{/* The driver's pod template: whole in mode job; in mode operator Spark adds image, arguments and resources. */}}
 {{- define "orchard.driverTemplate" -}}
 {{- $name := include "orchard.fullname" . -}}
-{{- $settings := include "orchard.settings" . -}}
 metadata:
   {{- include "orchard.podMetadata" (dict "root" . "role" .Values.driver "component" "driver"
-    "annotations" (dict "checksum/settings" (printf "%s%s" $settings (include "orchard.executorTemplate" .) | sha256sum))) | nindent 2 }}
+    "annotations" (include "orchard.driverAnnotations" . | fromYaml)) | nindent 2 }}
 spec:
   serviceAccountName: {{ include "orchard.driverAccount" . }}
   automountServiceAccountToken: true
@@ -182,16 +181,18 @@ spec:
         - name: spark-ui
           containerPort: 4040
         {{- end }}
+      {{- end }}
       resources:
         requests:
+          {{- if eq .Values.mode "job" }}
           cpu: {{ .Values.driver.coreRequest | quote }}
           memory: {{ include "orchard.driverMemory" . }}
-        limits:
-          {{- with .Values.driver.coreLimit }}
-          cpu: {{ . | quote }}
           {{- end }}
-          memory: {{ include "orchard.driverMemory" . }}
-      {{- end }}
+          ephemeral-storage: {{ .Values.driver.ephemeralStorage.request }}
+        {{- with include "orchard.driverLimits" . | fromYaml }}
+        limits:
+          {{- toYaml . | nindent 10 }}
+        {{- end }}
       terminationMessagePolicy: FallbackToLogsOnError
       {{- with .Values.securityContext }}
       securityContext:
@@ -217,6 +218,12 @@ spec:
           valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
         - name: ORCHARD_POD_IP
           valueFrom: {fieldRef: {fieldPath: status.podIP}}
+        {{- $claims := list }}
+        {{- range .Values.persistence }}{{ if .existingClaim }}{{ $claims = append $claims (printf "%s=%s" .existingClaim .mountPath) }}{{ end }}{{ end }}
+        {{- with $claims }}
+        - name: ORCHARD_CLAIMS
+          value: {{ join "," . | quote }}
+        {{- end }}
         {{- with .Values.extraEnv }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -234,6 +241,37 @@ spec:
         name: {{ $name }}-pods
     {{- end }}
     {{- include "orchard.volumes" . | nindent 4 }}
+{{- end -}}
+
+{{- define "orchard.driverAnnotations" -}}
+checksum/settings: {{ printf "%s%s" (include "orchard.settings" .) (include "orchard.executorTemplate" .) | sha256sum }}
+{{- with .Values.rerun }}
+orchard/rerun: {{ . | toString | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* What the driver's container may use; in mode operator Spark adds CPU and memory itself. */}}
+{{- define "orchard.driverLimits" -}}
+{{- $limits := dict -}}
+{{- if ne .Values.mode "operator" -}}
+{{- $_ := set $limits "memory" (include "orchard.driverMemory" .) -}}
+{{- with .Values.driver.coreLimit }}{{ $_ := set $limits "cpu" (toString .) }}{{ end -}}
+{{- end -}}
+{{- with .Values.driver.ephemeralStorage.limit }}{{ $_ := set $limits "ephemeral-storage" . }}{{ end -}}
+{{- toYaml $limits -}}
+{{- end -}}
+
+{{/* Resources of a pod of helm test: dict "root" $ "requests" …. What a quota asks of the driver, it asks of this pod too. */}}
+{{- define "orchard.testResources" -}}
+{{- with .root.Values.tests.resources -}}
+{{- toYaml . -}}
+{{- else -}}
+{{- $driver := .root.Values.driver -}}
+{{- $limits := dict "memory" (include "orchard.driverMemory" .root) -}}
+{{- with $driver.coreLimit }}{{ $_ := set $limits "cpu" (toString .) }}{{ end -}}
+{{- with $driver.ephemeralStorage.limit }}{{ $_ := set $limits "ephemeral-storage" . }}{{ end -}}
+{{- toYaml (dict "requests" .requests "limits" $limits) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "orchard.driverMemory" -}}

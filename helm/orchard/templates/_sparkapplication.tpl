@@ -19,7 +19,7 @@ restartPolicy:
   {{- else }}
   type: Never
   {{- end }}
-{{- if not (kindIs "invalid" .Values.ttlSecondsAfterFinished) }}
+{{- if not (or .Values.gitops (kindIs "invalid" .Values.ttlSecondsAfterFinished)) }}
 timeToLiveSeconds: {{ .Values.ttlSecondsAfterFinished }}
 {{- end }}
 {{- with .Values.batchScheduler }}
@@ -49,12 +49,12 @@ executor:
   instances: {{ .Values.executor.instances }}
   {{- end }}
   cores: {{ .Values.executor.cores }}
-  coreRequest: {{ .Values.executor.coreRequest | quote }}
+  coreRequest: {{ include "orchard.executorCoreRequest" . | quote }}
   {{- with .Values.executor.coreLimit }}
   coreLimit: {{ . | quote }}
   {{- end }}
   memory: {{ .Values.executor.memory }}
-  memoryOverhead: {{ .Values.executor.memoryOverhead }}
+  memoryOverhead: {{ include "orchard.executorOverhead" . }}
   serviceAccount: {{ include "orchard.executorAccount" . }}
   template:
     {{- include "orchard.executorTemplate" . | nindent 4 }}

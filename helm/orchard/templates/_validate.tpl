@@ -1,13 +1,63 @@
+{{/*
+A place of images, results or a model is one that pods can reach: dict "root" $ "name" … "place" …. Locally it must lie under a mount.
+*/}}
+{{- define "orchard.reachable" -}}
+{{- $place := trim (toString .place) -}}
+{{- $name := .name -}}
+{{- if regexMatch "^[A-Za-z][A-Za-z0-9+.-]*://" $place -}}
+{{- if not (regexMatch "^(s3a?|file)://" $place) }}{{ fail (printf "%s=%s cannot be read: give an s3a:// address, or a folder that a volume mounts." $name $place) }}{{ end -}}
+{{- end -}}
+{{- if not (hasPrefix "s3" $place) -}}
+{{- $path := clean (trimPrefix "file://" $place) -}}
+{{- if not (hasPrefix "/" $path) }}{{ fail (printf "%s=%s is no absolute path: give an s3a:// address, or a folder that a volume mounts." $name $place) }}{{ end -}}
+{{- $mounts := list -}}
+{{- range $_, $claim := .root.Values.persistence }}{{ if $claim.existingClaim }}{{ $mounts = append $mounts $claim.mountPath }}{{ end }}{{ end -}}
+{{- range .root.Values.extraVolumeMounts }}{{ $mounts = append $mounts .mountPath }}{{ end -}}
+{{- $under := false -}}
+{{- range $mounts }}{{ if hasPrefix (printf "%s/" (trimSuffix "/" (clean .))) (printf "%s/" (trimSuffix "/" $path)) }}{{ $under = true }}{{ end }}{{ end -}}
+{{- if not $under }}{{ fail (printf "%s=%s lies under no mount (%s): name its claim in persistence, mount a volume there with extraVolumes, or give an s3a:// address." $name $place ($mounts | join ", " | default "there is none")) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that the chart, Spark and Helm find things by are not the user's. */}}
+{{- define "orchard.validateLabels" -}}
+{{- range $where, $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "driver.labels" .Values.driver.labels "executor.labels" .Values.executor.labels "serve.labels" .Values.serve.labels -}}
+{{- range $key, $_ := $labels -}}
+{{- if regexMatch "^(app\\.kubernetes\\.io/(name|instance|component|version|managed-by)|spark-.*|(batch\\.kubernetes\\.io/)?(job-name|controller-uid))$" $key -}}
+{{- fail (printf "%s may not set %s: services, roles and orchard status find their objects by it." $where $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What values.schema.json cannot say: values that do not go together. */}}
 {{- define "orchard.validate" -}}
 {{- $v := .Values -}}
 {{- $runs := ne $v.mode "none" -}}
 {{- if and $runs (not $v.source) }}{{ fail "source is missing: --set source=s3a://bucket/images (or a folder that a volume mounts)." }}{{ end -}}
 {{- if and $runs (not $v.output) }}{{ fail "output is missing: --set output=s3a://bucket/results (or a folder that a volume mounts on driver and executors)." }}{{ end -}}
+{{- if not $v.image.repository }}{{ fail "image.repository is missing, for there is no public image: build and push one first (make image IMAGE=registry.example.com/orchard:0.1.0; docker push registry.example.com/orchard:0.1.0), then --set image.repository=registry.example.com/orchard." }}{{ end -}}
+{{- include "orchard.validateLabels" . -}}
+{{- if $runs -}}
+{{- include "orchard.reachable" (dict "root" . "name" "source" "place" $v.source) -}}
+{{- include "orchard.reachable" (dict "root" . "name" "output" "place" $v.output) -}}
+{{- range $name := list "cards" "corrections" "unknown" -}}
+{{- with get $v.settings $name }}{{ include "orchard.reachable" (dict "root" $ "name" (printf "settings.%s" $name) "place" .) }}{{ end -}}
+{{- end -}}
+{{- with $v.settings.weights }}{{ if not (has . (list "imagenet" "random")) }}{{ include "orchard.reachable" (dict "root" $ "name" "settings.weights" "place" .) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- if $v.serve.enabled }}{{ with $v.serve.model }}{{ include "orchard.reachable" (dict "root" $ "name" "serve.model" "place" .) }}{{ end }}{{ end -}}
 {{- /* A folder inside the source is another place. */ -}}
-{{- $source := trimSuffix "/" (regexReplaceAll "^s3://" (trim (toString $v.source)) "s3a://") -}}
-{{- $output := trimSuffix "/" (regexReplaceAll "^s3://" (trim (toString $v.output)) "s3a://") -}}
+{{- $source := regexReplaceAll "/+$" (regexReplaceAll "^s3://" (trim (toString $v.source)) "s3a://") "" -}}
+{{- $output := regexReplaceAll "/+$" (regexReplaceAll "^s3://" (trim (toString $v.output)) "s3a://") "" -}}
+{{- if not (hasPrefix "s3" $source) }}{{ $source = clean (trimPrefix "file://" $source) }}{{ $output = clean (trimPrefix "file://" $output) }}{{ end -}}
 {{- if and $runs (eq $source $output) }}{{ fail (printf "%s is where the images are: choose another output, such as a folder in it." $v.output) }}{{ end -}}
+{{- range $role := list "driver" "executor" -}}
+{{- $memory := (get $v $role).memory -}}
+{{- if lt (include "orchard.mebibytes" $memory | int) 512 }}{{ fail (printf "%s.memory=%s is too little: Spark starts with 512m at the least." $role $memory) }}{{ end -}}
+{{- end -}}
+{{- if lt (include "orchard.mebibytes" (include "orchard.executorOverhead" .) | int) (include "orchard.leastOverhead" . | int) }}{{ fail (printf "executor.memoryOverhead=%s is too little for executor.cores=%d: 384m for the JVM and 450m for each core's Python worker are %sm; leave it empty to have that." $v.executor.memoryOverhead (int $v.executor.cores) (include "orchard.leastOverhead" .)) }}{{ end -}}
+{{- if and $v.executor.gpu.count (not $v.executor.gpu.imageHasEngine) }}{{ fail "executor.gpu.count needs an image with an engine for GPUs, which Orchard's own is not: build one with such a TensorFlow, and set executor.gpu.imageHasEngine=true and settings.engine=tensorflow." }}{{ end -}}
 {{- if and (hasKey $v.settings "variance") (hasKey $v.settings "components") (not (kindIs "invalid" $v.settings.variance)) (not (kindIs "invalid" $v.settings.components)) }}{{ fail "settings.variance and settings.components exclude each other: give one of them." }}{{ end -}}
 {{- with $v.dynamicAllocation }}{{ if and .enabled (gt (int .min) (int .max)) }}{{ fail (printf "dynamicAllocation.min (%d) is greater than dynamicAllocation.max (%d)." (int .min) (int .max)) }}{{ end }}{{ end -}}
 {{- if and $v.eventLog.enabled (not $v.eventLog.directory) }}{{ fail "eventLog.directory is missing: name the folder, such as s3a://bucket/spark-events." }}{{ end -}}
@@ -17,6 +67,7 @@
 {{- with $v.batchScheduler }}{{ if and (eq .name "kueue") (not .queue) }}{{ fail "batchScheduler.queue is missing: name the LocalQueue of Kueue." }}{{ end }}{{ end -}}
 {{- if not (or $runs $v.serve.enabled) }}{{ fail "mode none runs nothing: add --set serve.enabled=true, or choose mode job or operator." }}{{ end -}}
 {{- if and $v.serve.enabled (not (or $v.serve.model $v.output)) }}{{ fail "serve.model is missing: name the output that holds the model, such as s3a://bucket/results." }}{{ end -}}
+{{- if and $v.serve.gateway.enabled (not $v.serve.gateway.parentRefs) }}{{ fail "serve.gateway.parentRefs is missing: name the Gateway, such as [{name: public, namespace: gateways}]." }}{{ end -}}
 {{- if and $v.serve.ingress.enabled (not $v.serve.ingress.host) }}{{ fail "serve.ingress.host is missing: name the host, such as fruits.example.com." }}{{ end -}}
 {{- with $v.serve.autoscaling }}{{ if and .enabled (gt (int .min) (int .max)) }}{{ fail (printf "serve.autoscaling.min (%d) is greater than serve.autoscaling.max (%d)." (int .min) (int .max)) }}{{ end }}{{ end -}}
 {{- range $place, $claim := $v.persistence }}{{ if and $claim.existingClaim (not (hasPrefix "/" $claim.mountPath)) }}{{ fail (printf "persistence.%s.mountPath must be an absolute path." $place) }}{{ end }}{{ end -}}

@@ -50,7 +50,7 @@ export class Answers extends EventTarget {
 
   #open() {
     try {
-      this.#worker = new Worker("/assets/worker.js", { type: "module" });
+      this.#worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     } catch {
       this.#tell({ type: "unavailable", why: "browser" });
       return;
@@ -120,7 +120,7 @@ export async function askServer(blob, name, onBusy) {
     body.append("file", blob, name);
     let response;
     try {
-      response = await fetch(`/v1/predict?top=${TOP}`, { method: "POST", body, headers: { accept: "application/json" } });
+      response = await fetch(new URL(`../v1/predict?top=${TOP}`, import.meta.url), { method: "POST", body, headers: { accept: "application/json" } });
     } catch (error) {
       throw new NoAnswer("offline", error.message);
     }

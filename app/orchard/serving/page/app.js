@@ -183,5 +183,5 @@ function listen() {
 answers.addEventListener("state", hear);
 listen();
 showLanguage();
-navigator.serviceWorker?.register("/sw.js", { updateViaCache: "none" }).catch((error) => console.info(error.message));
+navigator.serviceWorker?.register("sw.js", { updateViaCache: "none" }).catch((error) => console.info(error.message));
 answers.start();

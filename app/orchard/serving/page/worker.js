@@ -4,11 +4,13 @@ import { decide } from "./decision.js";
 import { decode, Rejected } from "./pixels.js";
 
 const CACHE = "orchard-model";
-const RUNTIME = "/assets/vendor/ort.wasm.bundle.min.mjs";
-const WASM = "/assets/vendor/ort-wasm-simd-threaded.wasm";
-const MODEL = "/model.onnx";
-const ABOUT = "/model.json";
-const CARDS = "/cards.json";
+// All lie beside this file, under whatever path the server is.
+const here = (name) => new URL(name, import.meta.url).href;
+const RUNTIME = here("./vendor/ort.wasm.bundle.min.mjs");
+const WASM = here("./vendor/ort-wasm-simd-threaded.wasm");
+const MODEL = here("../model.onnx");
+const ABOUT = here("../model.json");
+const CARDS = here("../cards.json");
 const NO_CARDS = '{"cards": []}';
 const LONGEST_WAIT = 30; // seconds between two questions whether the server has made the model
 
@@ -145,7 +147,7 @@ async function read(response) {
 /** Tell what there is to know about the labels: it is kept beside the model, and may change while that does not. */
 async function loadCards(address) {
   try {
-    const text = address ? await (await fetchOk(address)).text() : NO_CARDS;
+    const text = address ? await (await fetchOk(here(`..${address}`))).text() : NO_CARDS;
     tellCards(JSON.parse(text));
     await (await caches.open(CACHE)).put(CARDS, new Response(text));
   } catch (error) {

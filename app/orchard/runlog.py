@@ -1,0 +1,150 @@
+"""What a run says, kept in its output, so that it can be read when its pod or terminal is gone.
+
+::
+
+    OUT/logs/<run>/log-0001.jsonl …      Orchard's own log: JSON lines, and the sentence with which a run fails
+    OUT/logs/<run>/spark-0001.log …      what the driver's JVM said
+
+Secrets are hidden as everywhere (`orchard.redaction`). A part is written again while it grows, so it is kept short. Of
+older runs than the last `KEPT` nothing is kept. No log is worth a run: what cannot be written is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from threading import Event, Lock, Thread
+
+from orchard import progress
+from orchard.errors import InputError, OrchardError
+from orchard.layout import LOGS
+from orchard.redaction import redacted
+from orchard.storage import ObjectStorage, S3Options, Storage, open_storage
+
+KEPT = 20
+SECONDS = 20.0
+"""How often what is new is written."""
+PART_BYTES = 2**20
+PATIENCE_SECONDS = 3.0
+"""How long a store may take: a run that ends cannot wait."""
+
+log = logging.getLogger("orchard")
+
+
+class _Kept:
+    """The lines of one kind, written in parts."""
+
+    def __init__(self, name: str, suffix: str) -> None:
+        self._name, self._suffix = name, suffix
+        self._lock = Lock()
+        self._lines: list[bytes] = []
+        self._size, self._part, self._is_new = 0, 1, False
+
+    def add(self, text: str) -> None:
+        """Take a line in."""
+        line = f"{text}\n".encode(errors="backslashreplace")
+        with self._lock:
+            self._lines.append(line)
+            self._size += len(line)
+            self._is_new = True
+
+    def write(self, storage: Storage, folder: str) -> None:
+        """Write the part that has grown."""
+        with self._lock:
+            if not self._is_new:
+                return
+            data, key = b"".join(self._lines), f"{folder}{self._name}-{self._part:04d}{self._suffix}"
+            self._is_new = False
+            if self._size >= PART_BYTES:
+                self._lines, self._size, self._part = [], 0, self._part + 1
+        storage.write(key, data)
+
+
+class RunLog(logging.Handler):
+    """Keeps the log of a run in its output, during a ``with`` block.
+
+    Args:
+        storage: the output's.
+        run: its id, in the order of time.
+    """
+
+    def __init__(self, storage: Storage, run: str) -> None:
+        super().__init__(logging.INFO)
+        if isinstance(storage, ObjectStorage):
+            storage = replace(storage, s3=replace(storage.s3, timeout=PATIENCE_SECONDS))
+        self._storage, self._folder = storage, f"{LOGS}{run}/"
+        self._own, self._sparks = _Kept("log", ".jsonl"), _Kept("spark", ".log")
+        self._ended = Event()
+        self._writer = Thread(target=self._keep, name="orchard-log", daemon=True)
+        self.setFormatter(progress.JsonFormatter())
+
+    def __enter__(self) -> RunLog:
+        log.addHandler(self)
+        _of_spark.append(self._sparks)
+        self._writer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        log.removeHandler(self)
+        _of_spark.remove(self._sparks)
+        if error is not None:
+            said = "interrupted." if isinstance(error, KeyboardInterrupt) else redacted(str(error) or repr(error))
+            self._own.add(f"orchard: {said}")
+        self._ended.set()
+        self._writer.join(2 * PATIENCE_SECONDS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        self._own.add(self.format(record))
+
+    def _keep(self) -> None:
+        self._try(self._forget)
+        while not self._ended.wait(SECONDS):
+            self._try(self._write)
+        self._try(self._write)
+
+    def _write(self) -> None:
+        self._own.write(self._storage, self._folder)
+        self._sparks.write(self._storage, self._folder)
+
+    def _forget(self) -> None:
+        keys = [entry.key for entry in self._storage.list(LOGS)]
+        kept = set(sorted({_run_of(key) for key in keys})[-(KEPT - 1) :])
+        self._storage.delete([key for key in keys if _run_of(key) not in kept])
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (OrchardError, OSError) as error:
+            log.debug("the log could not be kept: %s", error)
+
+
+_of_spark: list[_Kept] = []
+
+
+def note_spark(line: str) -> None:
+    """Keep what a driver's JVM says, if a run keeps its log."""
+    for kept in _of_spark:
+        kept.add(redacted(line))
+
+
+def lines(output: str, s3: S3Options, *, spark: bool = False) -> Iterator[str]:
+    """Yield the log that the last run has left in an output; with `spark` what its JVM said.
+
+    Raises:
+        InputError: there is none.
+        StorageError: it cannot be read.
+    """
+    storage = open_storage(output, s3)
+    keys = sorted(entry.key for entry in storage.list(LOGS))
+    if not keys:
+        raise InputError(f"{output} holds no log: check the name of the output, and whether a run has begun there.")
+    name = "/spark-" if spark else "/log-"
+    for key in keys:
+        if _run_of(key) == _run_of(keys[-1]) and name in key:
+            yield from storage.read(key).decode(errors="replace").splitlines()
+
+
+def _run_of(key: str) -> str:
+    return key.removeprefix(LOGS).partition("/")[0]

@@ -1,0 +1,71 @@
+"""What a run says stays in its output, in parts, without secrets, and can be read when its pod is gone."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from orchard import runlog
+from orchard.errors import InputError
+from orchard.runlog import RunLog, lines, note_spark
+from orchard.storage import S3Options, open_storage
+
+log = logging.getLogger("orchard.test")
+
+
+@pytest.fixture(autouse=True)
+def _info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "orchard")
+
+
+def test_the_log_of_the_last_run_is_read_again_without_secrets(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    for run in ("20260101T000000-a", "20260102T000000-b"):
+        with RunLog(storage, run):
+            log.info("run %s", run)
+            log.warning("keys in https://me:hunter2@host", extra={"fields": {"reason": "a b", "secret_key": "hunter2"}})
+            note_spark("12:00:00 ERROR JVM: password=hunter2")
+    said = list(lines(str(tmp_path), S3Options()))
+    assert "run 20260102T000000-b" in said[0]
+    assert len(said) == 2
+    assert "hunter2" not in "".join(path.read_text() for path in tmp_path.rglob("*.*"))
+    assert next(lines(str(tmp_path), S3Options(), spark=True)).startswith("12:00:00 ERROR JVM: password=")
+
+
+def test_the_sentence_with_which_a_run_fails_is_its_last_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError), RunLog(open_storage(str(tmp_path)), "1"):
+        raise InputError("The source holds no image: give another.")
+    assert list(lines(str(tmp_path), S3Options()))[-1] == "orchard: The source holds no image: give another."
+
+
+def test_a_long_log_is_written_in_parts_and_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlog, "PART_BYTES", 200)
+    monkeypatch.setattr(runlog, "SECONDS", 0.01)
+    with RunLog(open_storage(str(tmp_path)), "1") as kept:
+        for number in range(20):
+            log.info("line %d", number)
+            kept._write()
+    assert len(list((tmp_path / "logs" / "1").iterdir())) > 3
+    assert [line.partition('"event": ')[2] for line in lines(str(tmp_path), S3Options())] == [
+        f'"line {number}"}}' for number in range(20)
+    ]
+
+
+def test_the_logs_of_old_runs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlog, "KEPT", 3)
+    for number in range(5):
+        with RunLog(open_storage(str(tmp_path)), f"run-{number}"):
+            log.info("something")
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir() if any(path.iterdir())) == [
+        "run-2",
+        "run-3",
+        "run-4",
+    ]
+
+
+def test_an_output_that_takes_no_log_costs_no_run(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("in the way")
+    with RunLog(open_storage(str(tmp_path)), "1"):
+        log.info("something")
+    with pytest.raises(InputError, match="holds no log"):
+        list(lines(str(tmp_path), S3Options()))
