@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
+import numpy as np
 
-from orchard.classification import discriminant
+from orchard.classification import discriminant, regression
+from orchard.classification.forest import Forest, grow
 from orchard.classification.held_out import HeldOut, collect, judge
-from orchard.classification.training import Classifier, classifier_title, coefficients, train, vectors
-from orchard.datasets import frame, with_marks
+from orchard.classification.rows import Rows, reduced_rows
+from orchard.classification.training import Classifier, classifier_title
 from orchard.errors import InputError
-from orchard.files import DataFile
 from orchard.inference.calibration import LEAST_ROWS, Calibration, threshold
 from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
-from orchard.layout import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, REDUCED, STATISTICS, Dataset, Split, Trial
+from orchard.layout import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, STATISTICS, Dataset, FittedBy, Split, Trial
 from orchard.output import Output
-from orchard.reduction.pca import Projection
-from orchard.reduction.stage import Roles, by_file, load, project_batches
+from orchard.reduction.stage import by_file, load
 from orchard.reduction.statistics import Role, Statistics
-from orchard.storage import Storage
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class Fitted:
         trial: how it did on the images held out when it was fitted without them; None: too few are held out.
         calibration: by them.
         kind_threshold: the least confidence of a sure kind, by them; None where there are no kinds.
+        by: what fitted it.
     """
 
     linear: Linear
@@ -47,6 +45,7 @@ class Fitted:
     trial: Trial | None
     calibration: Calibration
     kind_threshold: float | None
+    by: FittedBy
 
 
 class Candidates:
@@ -58,7 +57,8 @@ class Candidates:
     Args:
         spark: where the work runs.
         output: with reduced features.
-        seed: of logistic regression.
+        seed: of the forest.
+        memory: bytes of the driver that rows may take; of more rows a regression is fitted by Spark ML.
         sure_at: how often a sure answer is to be right, 0..1.
         counts: how many training images have a label and a kind.
 
@@ -72,6 +72,7 @@ class Candidates:
         output: Output,
         *,
         seed: int,
+        memory: int,
         sure_at: float,
         counts: Mapping[tuple[str, str | None], int],
     ) -> None:
@@ -81,10 +82,11 @@ class Candidates:
                 f"The features in {output.url} are not reduced yet: start with orchard reduce {output.url}."
             )
         self.reduction = load(output)
-        self._spark, self._output, self._seed, self._sure_at = spark, output, seed, sure_at
+        self._spark, self._output, self._seed, self._sure_at, self._memory = spark, output, seed, sure_at, memory
         statistics = Statistics.from_bytes(data)
         everything, fit = statistics.everything, statistics.fit
-        self._roles = by_file(output, statistics.roles)
+        self._roles, self._is_validation = statistics.roles, statistics.is_validation
+        self._fitted, self._everything = fit.columns["label"], everything.columns["label"]
         self.split = Split.VALIDATION if statistics.is_validation else Split.TRAIN
         self.labels = everything.columns["label"].names
         self.kinds = Kinds.of(self.labels, counts)
@@ -92,7 +94,7 @@ class Candidates:
         self._final = discriminant.fit(everything.labelled, everything.columns["label"], self.reduction)
         self.familiarity = self._final.familiarity
         self._trial, self._trial_labels = self._final, self.labels
-        images = collect(spark, output.storage, output.files(Dataset.FEATURES), self._roles)
+        images = collect(spark, output.storage, output.files(Dataset.FEATURES), by_file(output, statistics.roles))
         names = fit.columns["label"].names
         if (images.classes("label", names) >= 0).sum() < LEAST_ROWS or len(names) < 2:
             images = HeldOut(images.features[:0], {name: [] for name in images.columns})
@@ -106,30 +108,33 @@ class Candidates:
         """Images that classifiers are judged on."""
         return len(self._images.features)
 
-    def fit(self, classifier: Classifier, table: DataFrame) -> tuple[Fitted | None, str | None]:
-        """Fit and judge a classifier.
-
-        Args:
-            classifier: a linear one.
-            table: rows of `orchard.classification.training.vectors`.
+    def fit(self, classifier: Classifier) -> tuple[Fitted | None, str | None]:
+        """Fit and judge a linear classifier.
 
         Returns:
             The classifier, or None and why memory does not hold it.
         """
         if classifier is Classifier.LINEAR_DISCRIMINANT:
             files = {LINEAR_DISCRIMINANT: self._final.linear.to_bytes()}
-            return self._judged(self._final.linear, self._trial.linear, files), None
-        trial: Linear | None = None
-        if self._trial is not self._final:
-            trial, _, lack = self._regression(self._without_held_out(), self._trial_labels)
-            if trial is None:
-                return None, lack
-        final, content, lack = self._regression(table, self.labels)
+            return self._judged(self._final.linear, self._trial.linear, files, FittedBy.SUMS), None
+        k, is_tried = self.reduction.n_components_, self._trial is not self._final
+        by = regression.fitted_by(int(self._everything.counts.sum()), k, len(self.labels), self._memory)
+        variances = self.reduction.explained_variance_
+        trial, final, lack = regression.fit(
+            self._spark, self._rows, self._fitted, self._everything, variances, twice=is_tried, by=by
+        )
         if final is None:
             return None, lack
-        return self._judged(final, trial or final, {LOGISTIC_REGRESSION: content}), None
+        files = {LOGISTIC_REGRESSION: final.to_bytes()}
+        linear = self._linear(final)
+        return self._judged(linear, self._linear(trial) if trial else linear, files, by), None
 
-    def _judged(self, final: Linear, trial: Linear, files: dict[str, bytes]) -> Fitted:
+    def grow(self) -> tuple[Forest | None, str | None]:
+        """Grow the forest on all training rows, or, for want of memory, not, and say why."""
+        n = int(self._everything.counts.sum())
+        return grow(self._rows, n, self.labels, seed=self._seed, memory=self._memory)
+
+    def _judged(self, final: Linear, trial: Linear, files: dict[str, bytes], by: FittedBy) -> Fitted:
         figures, calibration = judge(
             trial,
             self._trial_labels,
@@ -137,7 +142,7 @@ class Candidates:
             familiarity=self._trial.familiarity,
             sure_at=self._sure_at,
         )
-        return Fitted(final, files, figures, calibration, self._kind_threshold(trial, calibration))
+        return Fitted(final, files, figures, calibration, self._kind_threshold(trial, calibration), by)
 
     def _kind_threshold(self, trial: Linear, calibration: Calibration) -> float | None:
         kinds = Kinds.of(self._trial_labels, self._counts)
@@ -150,26 +155,13 @@ class Candidates:
         shares = kinds.probabilities(calibration.probabilities(trial(features[familiar])))
         return threshold(shares, self._images.classes("kind", kinds.names)[familiar], self._sure_at)
 
-    def _regression(self, rows: DataFrame, labels: Sequence[str]) -> tuple[Linear | None, bytes, str | None]:
-        variances = self.reduction.explained_variance_
-        model, lack = train(Classifier.LOGISTIC_REGRESSION, rows, labels, variances=variances, seed=self._seed)
-        if model is None:
-            return None, b"", lack
-        content = coefficients(model, labels)
-        return Linear.from_bytes(content, self.reduction), content, None
+    def _linear(self, fitted: regression.Regression) -> Linear:
+        return Linear.on_components(self.reduction, fitted.coefficients, fitted.intercept)
 
-    def _without_held_out(self) -> DataFrame:
-        """Return the training rows that are not held out, as `vectors`."""
-        projection = self._spark.sparkContext.broadcast(Projection(*self.reduction.affine()))
-        rows_of = partial(_fitted_rows, self._output.storage, projection, self._roles)
-        return vectors(frame(self._spark, self._output.files(Dataset.FEATURES), REDUCED, rows_of))
-
-
-def _fitted_rows(
-    storage: Storage, projection: Broadcast[Projection], roles: Roles, file: DataFile
-) -> Iterator[pa.RecordBatch]:
-    for batch, role in with_marks(project_batches(storage, projection.value, file), roles[file.name]):
-        yield batch.filter(pa.array(role == Role.FIT))
+    @cached_property
+    def _rows(self) -> Rows:
+        roles = np.where(self._roles == Role.HELD_OUT, Role.NONE, self._roles) if self._is_validation else self._roles
+        return reduced_rows(self._output, roles)
 
 
 def choose(trials: Mapping[str, Trial | None], answer_with: str | None) -> tuple[str, str]:
