@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from orchard.classification import discriminant, regression
 from orchard.classification.forest import Forest, grow
@@ -22,6 +24,7 @@ from orchard.layout import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, STATISTICS,
 from orchard.output import Output
 from orchard.reduction.stage import by_file, load
 from orchard.reduction.statistics import Role, Statistics
+from orchard.session import available_cores
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -91,17 +94,29 @@ class Candidates:
         self.labels = everything.columns["label"].names
         self.kinds = Kinds.of(self.labels, counts)
         self._counts = counts
-        self._final = discriminant.fit(everything.labelled, everything.columns["label"], self.reduction)
+        fits = [everything]
+        if statistics.held_out is not None and len(self._fitted.names) > 1:
+            fits.append(fit)
+        # One thread each, side by side: they wait for each other less than threads within a decomposition do.
+        with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as threads:
+            found = list(
+                threads.map(lambda sums: discriminant.fit(sums.labelled, sums.columns["label"], self.reduction), fits)
+            )
+        self._final, self._trial = found[0], found[-1]
+        self._trial_labels = fits[-1].columns["label"].names
         self.familiarity = self._final.familiarity
-        self._trial, self._trial_labels = self._final, self.labels
         images = collect(spark, output.storage, output.files(Dataset.FEATURES), by_file(output, statistics.roles))
-        names = fit.columns["label"].names
-        if (images.classes("label", names) >= 0).sum() < LEAST_ROWS or len(names) < 2:
+        if (images.classes("label", self._fitted.names) >= 0).sum() < LEAST_ROWS or len(self._fitted.names) < 2:
             images = HeldOut(images.features[:0], {name: [] for name in images.columns})
-        elif statistics.held_out is not None:
-            self._trial_labels = names
-            self._trial = discriminant.fit(fit.labelled, fit.columns["label"], self.reduction)
+            self._trial, self._trial_labels = self._final, self.labels
         self._images = images
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="orchard-regression")
+        self._regression: Future[regression.Fits] | None = None
+
+    def begin(self, classifiers: Collection[Classifier]) -> None:
+        """Begin to fit what the driver fits of these, so that it is done when `fit` is asked for it."""
+        if Classifier.LOGISTIC_REGRESSION in classifiers and self._by is FittedBy.SCIKIT_LEARN:
+            self._regression = self._threads.submit(self._fit_regression)
 
     @property
     def held_out(self) -> int:
@@ -117,17 +132,12 @@ class Candidates:
         if classifier is Classifier.LINEAR_DISCRIMINANT:
             files = {LINEAR_DISCRIMINANT: self._final.linear.to_bytes()}
             return self._judged(self._final.linear, self._trial.linear, files, FittedBy.SUMS), None
-        k, is_tried = self.reduction.n_components_, self._trial is not self._final
-        by = regression.fitted_by(int(self._everything.counts.sum()), k, len(self.labels), self._memory)
-        variances = self.reduction.explained_variance_
-        trial, final, lack = regression.fit(
-            self._spark, self._rows, self._fitted, self._everything, variances, twice=is_tried, by=by
-        )
+        trial, final, lack = self._regression.result() if self._regression else self._fit_regression()
         if final is None:
             return None, lack
         files = {LOGISTIC_REGRESSION: final.to_bytes()}
         linear = self._linear(final)
-        return self._judged(linear, self._linear(trial) if trial else linear, files, by), None
+        return self._judged(linear, self._linear(trial) if trial else linear, files, self._by), None
 
     def grow(self) -> tuple[Forest | None, str | None]:
         """Grow the forest on all training rows, or, for want of memory, not, and say why."""
@@ -154,6 +164,22 @@ class Candidates:
         familiar = self._trial.familiarity(features) >= calibration.familiarity
         shares = kinds.probabilities(calibration.probabilities(trial(features[familiar])))
         return threshold(shares, self._images.classes("kind", kinds.names)[familiar], self._sure_at)
+
+    @cached_property
+    def _by(self) -> FittedBy:
+        rows = int(self._everything.counts.sum())
+        return regression.fitted_by(rows, self.reduction.n_components_, len(self.labels), self._memory)
+
+    def _fit_regression(self) -> regression.Fits:
+        return regression.fit(
+            self._spark,
+            self._rows,
+            self._fitted,
+            self._everything,
+            self.reduction.explained_variance_,
+            twice=self._trial is not self._final,
+            by=self._by,
+        )
 
     def _linear(self, fitted: regression.Regression) -> Linear:
         return Linear.on_components(self.reduction, fitted.coefficients, fitted.intercept)

@@ -64,6 +64,10 @@ class Regression:
         return npz.dump({"coefficients": self.coefficients, "intercept": self.intercept, "labels": labels})
 
 
+Fits = tuple[Regression | None, Regression | None, str | None]
+"""See `fit`."""
+
+
 def prepare() -> None:
     """Import scikit-learn in the background: it takes a second."""
 
@@ -89,7 +93,7 @@ def fit(
     *,
     twice: bool,
     by: FittedBy,
-) -> tuple[Regression | None, Regression | None, str | None]:
+) -> Fits:
     """Fit on the rows of `Role.FIT` and `Role.HELD_OUT`.
 
     Args:

@@ -185,6 +185,7 @@ def classify(
     candidates = Candidates(spark, output, seed=seed, memory=memory, sure_at=sure_at, counts=_kinds_of_labels(rows))
 
     found, files = _begin(output, key, rows, candidates)
+    candidates.begin([classifier for classifier in classifiers if classifier not in found["classifiers"]])
     for classifier in classifiers:
         if classifier in found["classifiers"]:
             continue
