@@ -8,13 +8,12 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.tree import ExtraTreeClassifier
 
-from orchard.classification import forest, regression
+from orchard.classification import forest
 from orchard.classification.forest import TREES, Forest, grow
 from orchard.classification.rows import Rows
 from orchard.datasets import lists
 from orchard.files import DataFile
-from orchard.layout import FittedBy
-from orchard.reduction.statistics import ClassSums, Role
+from orchard.reduction.statistics import Role
 
 LABELS = ["apple", "lemon", "plum"]
 rng = np.random.default_rng(0)
@@ -70,32 +69,3 @@ def test_trees_of_a_large_table_grow_on_samples_and_are_good_together(monkeypatc
     assert whole and small and lack is None
     assert len(small.features) <= 2 * 60 * TREES < len(whole.features) * 2
     assert (small(VALUES[ROLES == Role.NONE]).argmax(axis=1) == CLASSES[ROLES == Role.NONE]).mean() > 0.8
-
-
-@pytest.mark.parametrize("labels", [2, 3])
-def test_the_regression_is_at_the_minimum_that_spark_ml_looks_for(labels: int) -> None:
-    """The gradient of mean log loss + penalty / 2 x squares of the half-whitened coefficients, on all training rows."""
-    classes = CLASSES % labels
-    training = ROLES != Role.NONE
-    variances = np.linspace(9, 1, 6)
-    sums = ClassSums.of(VALUES[training], [LABELS[i] for i in classes[training]])
-    fitted = ClassSums.of(VALUES[ROLES == Role.FIT], [LABELS[i] for i in classes[ROLES == Role.FIT]])
-    by = FittedBy.SCIKIT_LEARN
-    trial, found, _ = regression.fit(None, rows(classes=classes), fitted, sums, variances, twice=True, by=by)  # type: ignore[arg-type]
-    assert trial and found
-    whitening = regression.half_whitening(variances)
-    for model, chosen in ((found, training), (trial, ROLES == Role.FIT)):
-        x, n = VALUES[chosen].astype(float), chosen.sum()
-        scores = x @ model.coefficients.T + model.intercept
-        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        error = shares - np.eye(labels)[classes[chosen]]
-        gradient = error.T @ (x * whitening) / n + regression.PENALTY * model.coefficients / whitening
-        assert model.coefficients.shape == (labels, 6)
-        assert abs(gradient).max() < 1e-4 and abs(error.mean(axis=0)).max() < 1e-4
-
-
-def test_the_driver_takes_what_fits() -> None:
-    assert regression.fitted_by(9_280, 563, 58, 2**29) is FittedBy.SCIKIT_LEARN
-    assert regression.fitted_by(100_000, 256, 100, 2**29) is FittedBy.SCIKIT_LEARN
-    assert regression.fitted_by(1_000_000, 256, 100, 2**29) is FittedBy.SPARK_ML
