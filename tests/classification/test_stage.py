@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from orchard import pipeline
-from orchard.classification import candidates, discriminant, forest, held_out, regression
+from orchard.classification import candidates, discriminant, held_out, regression
 from orchard.classification.forest import Forest
 from orchard.classification.held_out import HeldOut
 from orchard.classification.stage import Classification, classify
@@ -382,7 +382,6 @@ def test_what_memory_does_not_hold_is_left_out_or_smaller_and_the_rest_stays(
 ) -> None:
     rows = [*images("a", 20, 8), *images("b", 20, 8), *images("c", 20, 8)]
     monkeypatch.setattr(regression, "fitted_by", lambda *_: "Spark ML")
-    monkeypatch.setattr(forest, "available_cores", lambda: 1)
     node = 2 * (64 + 3 * 8)
     cut = run(rows, BOTH, memory=30 * node)
     assert set(cut["classifiers"]) == {"logistic_regression", "random_forest"}

@@ -111,13 +111,12 @@ def grow(read: Rows, n: int, labels: Sequence[str], *, seed: int, memory: int) -
     Returns:
         The forest, or None; if memory is too short for whole trees or for any, a sentence that says so.
     """
-    cores = available_cores()
-    node = _NODE_BYTES + _CLASS_BYTES * len(labels)
     wanted = min(n, TREE_ROWS)
-    tree_rows = min(wanted, memory // (2 * cores * node))
+    row_bytes = 2 * (_NODE_BYTES + _CLASS_BYTES * len(labels))
+    tree_rows = min(wanted, memory // row_bytes)
     lack = None
     if tree_rows < wanted:
-        more = f"give it more (--classifier-memory {-(-2 * cores * node * wanted // 2**20)}m)"
+        more = f"give it more (--classifier-memory {-(-row_bytes * wanted // 2**20)}m)"
         has = f"{memory / 2**20:,.0f} MB of the driver's memory"
         if tree_rows < 2 * len(labels):
             return None, (
@@ -135,7 +134,8 @@ def grow(read: Rows, n: int, labels: Sequence[str], *, seed: int, memory: int) -
         return _plain(grown)
 
     states = np.random.SeedSequence(seed).generate_state(TREES).tolist()
-    with ThreadPoolExecutor(cores, thread_name_prefix="orchard-trees") as threads:
+    side_by_side = min(available_cores(), max(1, memory // (row_bytes * tree_rows)))
+    with ThreadPoolExecutor(side_by_side, thread_name_prefix="orchard-trees") as threads:
         return _joined(tuple(labels), list(threads.map(tree, states))), lack
 
 
