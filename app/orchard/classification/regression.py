@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PENALTY = 1e-4
 
-# Largest entry of the gradient. On 58 fruits the accuracy is 0.9805 at 1e-3 (10 iterations), 0.9864 at 1e-4 (30), 0.9868
+# Largest entry of the gradient. On 58 fruits accuracy is 0.9805 at 1e-3 (10 iterations), 0.9864 at 1e-4 (30), 0.9868
 # here (51) and at 1e-5 no better (83).
 _TOLERANCE = 3e-5
 _ITERATIONS = 200
