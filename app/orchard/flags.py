@@ -20,7 +20,7 @@ EXTRACTION = (
     *("fresh", "prune", "retry_rejected"),
 )
 REDUCTION = ("variance", "components")
-CLASSIFICATION = ("classifiers", "answer_with", "sure_at", "unknown", "cards")
+CLASSIFICATION = ("classifiers", "answer_with", "sure_at", "unknown", "classifier_memory", "cards")
 SPARK = ("master", "driver_memory", "executor_timeout", "spark_conf")
 STORAGE = ("s3_endpoint", "s3_region", "storage_timeout")
 

@@ -48,7 +48,7 @@ LINEAR_DISCRIMINANT = "linear_discriminant.npz"
 CARDS = "cards.json"
 KINDS = "kinds.npz"
 LOGISTIC_REGRESSION = "logistic_regression.npz"
-RANDOM_FOREST = "random_forest/"
+RANDOM_FOREST = "random_forest.npz"
 
 
 class Dataset(StrEnum):
@@ -294,6 +294,17 @@ class ClassMetrics(TypedDict):
     support: int  # test images of the class
 
 
+class FittedBy(StrEnum):
+    """What fitted a classifier."""
+
+    SUMS = "class sums"
+    """Orchard, from the sums of the reduction's pass."""
+    SCIKIT_LEARN = "scikit-learn"
+    """In the driver."""
+    SPARK_ML = "Spark ML"
+    """In the executors, as the driver could not hold the rows."""
+
+
 class ClassifierMetrics(TypedDict):
     """``metrics.classifiers.<name>``: measured on the test split."""
 
@@ -311,6 +322,7 @@ class ClassifierMetrics(TypedDict):
     confusion_left_out: int  # test images in pairs beyond the most frequent 10,000; predictions/ has them all
     per_class: dict[str, ClassMetrics]  # of every label that is true or predicted, sorted
     seconds: float
+    fitted_by: NotRequired[str]  # FittedBy
     by_kind: NotRequired["ClassifierMetrics"]  # the same of kinds, where there are any
 
 

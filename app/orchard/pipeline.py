@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchard import cards, summary
 from orchard.classification import stage as classification
+from orchard.classification.regression import prepare
 from orchard.classification.training import chosen
 from orchard.errors import InputError
 from orchard.features import stage as extraction
@@ -162,7 +163,10 @@ class Pipeline:
         Raises:
             InputError: nothing was extracted to the output.
         """
-        self._do(reduction.stage_of(self.output, self.settings))
+        found = reduction.stage_of(self.output, self.settings)
+        if not found.is_done(self.output):
+            prepare()  # for the classifiers, while workers reduce
+        self._do(found)
 
     def neighbours(self) -> None:
         """Find the nearest training images of every image, if there are reduced ones."""

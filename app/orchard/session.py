@@ -228,7 +228,7 @@ def _stay_on_this_machine() -> None:
 
 
 def _s3a(settings: Settings) -> dict[str, str]:
-    """Return what Hadoop's connector must know to write a Spark ML model to the same object store as Orchard."""
+    """Return what Hadoop's connector must know to write to the same object store as Orchard, such as an event log."""
     s3 = settings.s3_options()
     properties = {
         "endpoint": s3.endpoint,

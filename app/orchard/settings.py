@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         None, description="images that are none of the labels (as SOURCE): measure what the model says of them"
     )
     sure_at: float = Field(0.99, gt=0, lt=1, description="how often a sure answer is to be right")
+    classifier_memory: str = Field(
+        "512m",
+        pattern=r"^\d+[kmgKMG]$",
+        description="memory of the driver's Python that classifiers may take; a regression that takes more is Spark's",
+    )
     cards: str | None = Field(None, description="table (CSV) of what there is to know about labels and kinds")
 
     # What happens to an output that is there already
@@ -171,6 +176,11 @@ class Settings(BaseSettings):
         from orchard.images.limits import Limits
 
         return Limits(self.max_bytes, self.max_pixels, self.max_decode_memory, self.max_decode_seconds)
+
+    @property
+    def classifier_bytes(self) -> int:
+        """`classifier_memory` in bytes."""
+        return int(self.classifier_memory[:-1]) << {"k": 10, "m": 20, "g": 30}[self.classifier_memory[-1].lower()]
 
     def rejections_allowed(self, listed: int) -> int:
         """Return how many of `listed` images may be rejected before the run ends with exit code 1."""

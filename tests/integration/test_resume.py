@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchard import runlog
-from orchard.classification import candidates, training
 from orchard.classification import stage as classification
 from orchard.errors import ClusterError, InputError, OutputDamaged, SettingsChanged, StorageError, UsageError
 from orchard.features.worker import Job, Task, TaskReport, featurize
@@ -396,23 +395,22 @@ def test_a_model_never_mixes_two_runs(run: Run, photos: Path, spark: Any) -> Non
 def test_a_classifier_that_fails_costs_no_other_one(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     all_of_them = {"classifiers": "linear_discriminant,logistic_regression,random_forest", "components": 4}
     trained: list[str] = []
-    train = training.train
+    do = classification._do
 
-    def failing(classifier: Any, *args: Any, **options: Any) -> Any:
+    def failing(spark: Any, output: Any, classifier: Any, *args: Any, **options: Any) -> Any:
         trained.append(str(classifier))
         if classifier == "random_forest" and trained.count("random_forest") == 1:
             raise ClusterError("out of memory")
-        return train(classifier, *args, **options)
+        return do(spark, output, classifier, *args, **options)
 
-    monkeypatch.setattr(classification, "train", failing)
-    monkeypatch.setattr(candidates, "train", failing)
+    monkeypatch.setattr(classification, "_do", failing)
     with pytest.raises(ClusterError):
         run(photos, **all_of_them)
     folder = photos.parent / "out"
     first = Model.load(str(folder))
     assert len(first.labels) == 3
     again = run(photos, **all_of_them)
-    assert trained == ["logistic_regression", "random_forest", "random_forest"]
+    assert trained == ["linear_discriminant", "logistic_regression", "random_forest", "random_forest"]
     assert list(again.metrics["classifiers"]) == ["linear_discriminant", "logistic_regression", "random_forest"]
     names = again.table("predictions")["classifier"].to_pylist()
     assert len(names) == 270 and set(names) == set(again.metrics["classifiers"])

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
+import numpy as np
+from threadpoolctl import threadpool_limits
 
-from orchard.classification import discriminant
+from orchard.classification import discriminant, regression
+from orchard.classification.forest import Forest, grow
 from orchard.classification.held_out import HeldOut, collect, judge
-from orchard.classification.training import Classifier, classifier_title, coefficients, train, vectors
-from orchard.datasets import frame, with_marks
+from orchard.classification.rows import Rows, reduced_rows
+from orchard.classification.training import Classifier, classifier_title
 from orchard.errors import InputError
-from orchard.files import DataFile
 from orchard.inference.calibration import LEAST_ROWS, Calibration, threshold
 from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
-from orchard.layout import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, REDUCED, STATISTICS, Dataset, Split, Trial
+from orchard.layout import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, STATISTICS, Dataset, FittedBy, Split, Trial
 from orchard.output import Output
-from orchard.reduction.pca import Projection
-from orchard.reduction.stage import Roles, by_file, load, project_batches
+from orchard.reduction.stage import by_file, load
 from orchard.reduction.statistics import Role, Statistics
-from orchard.storage import Storage
+from orchard.session import available_cores
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Fitted:
         trial: how it did on the images held out when it was fitted without them; None: too few are held out.
         calibration: by them.
         kind_threshold: the least confidence of a sure kind, by them; None where there are no kinds.
+        by: what fitted it.
     """
 
     linear: Linear
@@ -47,6 +48,7 @@ class Fitted:
     trial: Trial | None
     calibration: Calibration
     kind_threshold: float | None
+    by: FittedBy
 
 
 class Candidates:
@@ -58,7 +60,8 @@ class Candidates:
     Args:
         spark: where the work runs.
         output: with reduced features.
-        seed: of logistic regression.
+        seed: of the forest.
+        memory: bytes of the driver that rows may take; of more rows a regression is fitted by Spark ML.
         sure_at: how often a sure answer is to be right, 0..1.
         counts: how many training images have a label and a kind.
 
@@ -72,6 +75,7 @@ class Candidates:
         output: Output,
         *,
         seed: int,
+        memory: int,
         sure_at: float,
         counts: Mapping[tuple[str, str | None], int],
     ) -> None:
@@ -81,55 +85,66 @@ class Candidates:
                 f"The features in {output.url} are not reduced yet: start with orchard reduce {output.url}."
             )
         self.reduction = load(output)
-        self._spark, self._output, self._seed, self._sure_at = spark, output, seed, sure_at
+        self._spark, self._output, self._seed, self._sure_at, self._memory = spark, output, seed, sure_at, memory
         statistics = Statistics.from_bytes(data)
         everything, fit = statistics.everything, statistics.fit
-        self._roles = by_file(output, statistics.roles)
+        self._roles, self._is_validation = statistics.roles, statistics.is_validation
+        self._fitted, self._everything = fit.columns["label"], everything.columns["label"]
         self.split = Split.VALIDATION if statistics.is_validation else Split.TRAIN
         self.labels = everything.columns["label"].names
         self.kinds = Kinds.of(self.labels, counts)
         self._counts = counts
-        self._final = discriminant.fit(everything.labelled, everything.columns["label"], self.reduction)
+        fits = [everything]
+        if statistics.held_out is not None and len(self._fitted.names) > 1:
+            fits.append(fit)
+        # One thread each, side by side: they wait for each other less than threads within a decomposition do.
+        with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as threads:
+            found = list(
+                threads.map(lambda sums: discriminant.fit(sums.labelled, sums.columns["label"], self.reduction), fits)
+            )
+        self._final, self._trial = found[0], found[-1]
+        self._trial_labels = fits[-1].columns["label"].names
         self.familiarity = self._final.familiarity
-        self._trial, self._trial_labels = self._final, self.labels
-        images = collect(spark, output.storage, output.files(Dataset.FEATURES), self._roles)
-        names = fit.columns["label"].names
-        if (images.classes("label", names) >= 0).sum() < LEAST_ROWS or len(names) < 2:
+        images = collect(spark, output.storage, output.files(Dataset.FEATURES), by_file(output, statistics.roles))
+        if (images.classes("label", self._fitted.names) >= 0).sum() < LEAST_ROWS or len(self._fitted.names) < 2:
             images = HeldOut(images.features[:0], {name: [] for name in images.columns})
-        elif statistics.held_out is not None:
-            self._trial_labels = names
-            self._trial = discriminant.fit(fit.labelled, fit.columns["label"], self.reduction)
+            self._trial, self._trial_labels = self._final, self.labels
         self._images = images
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="orchard-regression")
+        self._regression: Future[regression.Fits] | None = None
+
+    def begin(self, classifiers: Collection[Classifier]) -> None:
+        """Begin to fit what the driver fits of these, so that it is done when `fit` is asked for it."""
+        if Classifier.LOGISTIC_REGRESSION in classifiers and self._by is FittedBy.SCIKIT_LEARN:
+            self._regression = self._threads.submit(self._fit_regression)
 
     @property
     def held_out(self) -> int:
         """Images that classifiers are judged on."""
         return len(self._images.features)
 
-    def fit(self, classifier: Classifier, table: DataFrame) -> tuple[Fitted | None, str | None]:
-        """Fit and judge a classifier.
-
-        Args:
-            classifier: a linear one.
-            table: rows of `orchard.classification.training.vectors`.
+    def fit(self, classifier: Classifier) -> tuple[Fitted | None, str | None]:
+        """Fit and judge a linear classifier.
 
         Returns:
             The classifier, or None and why memory does not hold it.
         """
         if classifier is Classifier.LINEAR_DISCRIMINANT:
             files = {LINEAR_DISCRIMINANT: self._final.linear.to_bytes()}
-            return self._judged(self._final.linear, self._trial.linear, files), None
-        trial: Linear | None = None
-        if self._trial is not self._final:
-            trial, _, lack = self._regression(self._without_held_out(), self._trial_labels)
-            if trial is None:
-                return None, lack
-        final, content, lack = self._regression(table, self.labels)
+            return self._judged(self._final.linear, self._trial.linear, files, FittedBy.SUMS), None
+        trial, final, lack = self._regression.result() if self._regression else self._fit_regression()
         if final is None:
             return None, lack
-        return self._judged(final, trial or final, {LOGISTIC_REGRESSION: content}), None
+        files = {LOGISTIC_REGRESSION: final.to_bytes()}
+        linear = self._linear(final)
+        return self._judged(linear, self._linear(trial) if trial else linear, files, self._by), None
 
-    def _judged(self, final: Linear, trial: Linear, files: dict[str, bytes]) -> Fitted:
+    def grow(self) -> tuple[Forest | None, str | None]:
+        """Grow the forest on all training rows, or, for want of memory, not, and say why."""
+        n = int(self._everything.counts.sum())
+        return grow(self._rows, n, self.labels, seed=self._seed, memory=self._memory)
+
+    def _judged(self, final: Linear, trial: Linear, files: dict[str, bytes], by: FittedBy) -> Fitted:
         figures, calibration = judge(
             trial,
             self._trial_labels,
@@ -137,7 +152,7 @@ class Candidates:
             familiarity=self._trial.familiarity,
             sure_at=self._sure_at,
         )
-        return Fitted(final, files, figures, calibration, self._kind_threshold(trial, calibration))
+        return Fitted(final, files, figures, calibration, self._kind_threshold(trial, calibration), by)
 
     def _kind_threshold(self, trial: Linear, calibration: Calibration) -> float | None:
         kinds = Kinds.of(self._trial_labels, self._counts)
@@ -150,26 +165,29 @@ class Candidates:
         shares = kinds.probabilities(calibration.probabilities(trial(features[familiar])))
         return threshold(shares, self._images.classes("kind", kinds.names)[familiar], self._sure_at)
 
-    def _regression(self, rows: DataFrame, labels: Sequence[str]) -> tuple[Linear | None, bytes, str | None]:
-        variances = self.reduction.explained_variance_
-        model, lack = train(Classifier.LOGISTIC_REGRESSION, rows, labels, variances=variances, seed=self._seed)
-        if model is None:
-            return None, b"", lack
-        content = coefficients(model, labels)
-        return Linear.from_bytes(content, self.reduction), content, None
+    @cached_property
+    def _by(self) -> FittedBy:
+        rows = int(self._everything.counts.sum())
+        return regression.fitted_by(rows, self.reduction.n_components_, len(self.labels), self._memory)
 
-    def _without_held_out(self) -> DataFrame:
-        """Return the training rows that are not held out, as `vectors`."""
-        projection = self._spark.sparkContext.broadcast(Projection(*self.reduction.affine()))
-        rows_of = partial(_fitted_rows, self._output.storage, projection, self._roles)
-        return vectors(frame(self._spark, self._output.files(Dataset.FEATURES), REDUCED, rows_of))
+    def _fit_regression(self) -> regression.Fits:
+        return regression.fit(
+            self._spark,
+            self._rows,
+            self._fitted,
+            self._everything,
+            self.reduction.explained_variance_,
+            twice=self._trial is not self._final,
+            by=self._by,
+        )
 
+    def _linear(self, fitted: regression.Regression) -> Linear:
+        return Linear.on_components(self.reduction, fitted.coefficients, fitted.intercept)
 
-def _fitted_rows(
-    storage: Storage, projection: Broadcast[Projection], roles: Roles, file: DataFile
-) -> Iterator[pa.RecordBatch]:
-    for batch, role in with_marks(project_batches(storage, projection.value, file), roles[file.name]):
-        yield batch.filter(pa.array(role == Role.FIT))
+    @cached_property
+    def _rows(self) -> Rows:
+        roles = np.where(self._roles == Role.HELD_OUT, Role.NONE, self._roles) if self._is_validation else self._roles
+        return reduced_rows(self._output, roles)
 
 
 def choose(trials: Mapping[str, Trial | None], answer_with: str | None) -> tuple[str, str]:

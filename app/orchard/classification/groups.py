@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,24 +16,26 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard import tasks
-from orchard.classification.discriminant import fit
+from orchard.classification import discriminant, regression
+from orchard.classification.forest import Forest, grow
 from orchard.classification.metrics import evaluate, majority_baseline
-from orchard.classification.training import Classifier, predict, train, vectors
-from orchard.datasets import balance, batches, frame, matrix, with_marks
+from orchard.classification.rows import Marked, Rows
+from orchard.classification.training import Classifier
+from orchard.datasets import balance, batches, matrix, with_marks
 from orchard.errors import TrainingError
 from orchard.files import DataFile
 from orchard.images.groups import draw_groups, group_names
 from orchard.inference.linear import Linear
-from orchard.layout import FEATURES, INVENTORY, REDUCED, ClassifierMetrics, Dataset, GroupSplit, Split
+from orchard.layout import FEATURES, INVENTORY, ClassifierMetrics, Dataset, FittedBy, GroupSplit
 from orchard.output import Output
 from orchard.reduction.pca import Projection, Reduction
-from orchard.reduction.stage import project_batches, training_sums
-from orchard.reduction.statistics import Role
+from orchard.reduction.stage import Roles, project_batches, training_sums
+from orchard.reduction.statistics import Role, Sums
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 
 def evaluate_groups(
@@ -42,6 +45,7 @@ def evaluate_groups(
     *,
     components: int,
     seed: int,
+    memory: int,
     test_fraction: float,
     progress: Callable[[int], None] | None = None,
 ) -> GroupSplit:
@@ -55,6 +59,7 @@ def evaluate_groups(
         classifiers: which to train.
         components: k, as in the main reduction; fewer if the training rows have fewer.
         seed: of the split and of the forest.
+        memory: as of `orchard.classification.candidates.Candidates`.
         test_fraction: of each label's images, about, 0 to 1.
         progress: called with 1 after every classifier.
 
@@ -85,29 +90,24 @@ def evaluate_groups(
     sums, _ = training_sums(spark, output.storage, files, roles)
     reduction = Reduction.fit(sums.moments, components=components)
     projection = spark.sparkContext.broadcast(Projection(*reduction.affine()))
-    rows_of = partial(_regrouped, output.storage, projection, masks)
-    rows = vectors(frame(spark, files, REDUCED, rows_of)).cache()
-    known = sorted(train_counts)
+    rows = Rows(files, partial(_regrouped, output.storage, projection, roles))
     measured: dict[str, ClassifierMetrics] = {}
     try:
         for classifier in classifiers:
             start = time.perf_counter()
-            if classifier is Classifier.LINEAR_DISCRIMINANT:
-                fitted = fit(sums.labelled, sums.columns["label"], reduction)
-                true, predicted, counts = _pairs(spark, output, masks, fitted.linear, sums.columns["label"].names)
-            else:
-                model, _ = train(classifier, rows, known, variances=reduction.explained_variance_, seed=seed)
-                if model is None:
-                    continue
-                true, predicted, counts = _confusion(predict(model, rows.where("split = 'test'")), known)
+            made = _fit(spark, classifier, rows, sums, reduction, seed=seed, memory=memory)
+            if made is None:
+                continue
+            answer, by = made
+            true, predicted, counts = _pairs(spark, output, masks, answer, sums.columns["label"].names)
             seconds = time.perf_counter() - start
             measured[classifier] = evaluate(
                 true, predicted, counts=counts, train_rows=int(in_train.sum()), seconds=seconds
             )
+            measured[classifier]["fitted_by"] = by
             if progress:
                 progress(1)
     finally:
-        rows.unpersist()
         projection.unpersist()
     return {
         "groups": len(set(groups[labelled].tolist())),
@@ -119,26 +119,60 @@ def evaluate_groups(
     }
 
 
-def _regrouped(
-    storage: Storage, projection: Broadcast[Projection], masks: Mapping[str, NDArray[np.bool_]], file: DataFile
-) -> Iterator[pa.RecordBatch]:
-    """Yield reduced rows of a features file with the split that the groups gave them."""
-    for batch, in_train in with_marks(project_batches(storage, projection.value, file), masks[file.name]):
-        split = pa.array(np.where(in_train, str(Split.TRAIN), str(Split.TEST)), pa.string())
-        columns = [split if field.name == "split" else batch.column(field.name) for field in REDUCED]
-        yield pa.record_batch(columns, schema=REDUCED)
+@dataclass(frozen=True)
+class _OfFeatures:
+    """A forest that is asked about features."""
+
+    projection: Projection
+    forest: Forest
+
+    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.forest(self.projection(features))
+
+
+Answer = Linear | _OfFeatures
+
+
+def _fit(
+    spark: SparkSession,
+    classifier: Classifier,
+    rows: Rows,
+    sums: Sums,
+    reduction: Reduction,
+    *,
+    seed: int,
+    memory: int,
+) -> tuple[Answer, FittedBy] | None:
+    """Return what tells the class of features, and what fitted it; None if memory does not hold it."""
+    classes, n = sums.columns["label"], int(sums.columns["label"].counts.sum())
+    if classifier is Classifier.LINEAR_DISCRIMINANT:
+        return discriminant.fit(sums.labelled, classes, reduction).linear, FittedBy.SUMS
+    if classifier is Classifier.RANDOM_FOREST:
+        forest, _ = grow(rows, n, classes.names, seed=seed, memory=memory)
+        if forest is None:
+            return None
+        return _OfFeatures(Projection(*reduction.affine()), forest), FittedBy.SCIKIT_LEARN
+    by = regression.fitted_by(n, reduction.n_components_, len(classes.names), memory)
+    variances = reduction.explained_variance_
+    _, found, _ = regression.fit(spark, rows, classes, classes, variances, twice=False, by=by)
+    return None if found is None else (Linear.on_components(reduction, found.coefficients, found.intercept), by)
+
+
+def _regrouped(storage: Storage, projection: Broadcast[Projection], roles: Roles, file: DataFile) -> Marked:
+    """Yield reduced rows of a features file with the role that the groups gave them."""
+    return with_marks(project_batches(storage, projection.value, file), roles[file.name])
 
 
 def _pairs(
     spark: SparkSession,
     output: Output,
     masks: Mapping[str, NDArray[np.bool_]],
-    linear: Linear,
+    answer: Answer,
     labels: Sequence[str],
 ) -> tuple[list[str], list[str], list[int]]:
     """Count the pairs of label and prediction of a classifier on features."""
     context = spark.sparkContext
-    shared = context.broadcast(pickle.dumps(linear))
+    shared = context.broadcast(pickle.dumps(answer))
     count = partial(_count_pairs, output.storage, shared, labels, masks)
     files = output.files(Dataset.FEATURES)
     found: Counter[tuple[str, str]] = sum(
@@ -155,21 +189,15 @@ def _count_pairs(
     masks: Mapping[str, NDArray[np.bool_]],
     files: Sequence[DataFile],
 ) -> Counter[tuple[str, str]]:
-    linear: Linear = pickle.loads(shared.value)  # noqa: S301 - the driver's
+    answer: Answer = pickle.loads(shared.value)  # noqa: S301 - the driver's
     found: Counter[tuple[str, str]] = Counter()
     for file in files:
         for batch, in_train in with_marks(batches(storage, file, ["label", "features"]), masks[file.name]):
             test = batch.filter(pa.array(~in_train)).drop_null()
             if test.num_rows:
-                chosen = linear(matrix(test.column("features"))).argmax(axis=1)
+                chosen = answer(matrix(test.column("features"))).argmax(axis=1)
                 found.update(zip(test.column("label").to_pylist(), (labels[i] for i in chosen), strict=True))
     return found
-
-
-def _confusion(predictions: DataFrame, labels: Sequence[str]) -> tuple[list[str], list[str], list[int]]:
-    """Count the pairs of label and prediction in Spark."""
-    pairs = tasks.collect(predictions.groupBy("label", "class").count())
-    return [p["label"] for p in pairs], [labels[p["class"]] for p in pairs], [p["count"] for p in pairs]
 
 
 def _count(labels: NDArray[np.object_]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard import tasks
+from orchard.classification.forest import Forest
 from orchard.datasets import balance, batches, matrix
 from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.inference.calibration import Calibration, softmax
@@ -27,7 +28,7 @@ from orchard.storage import Storage
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 Pairs = list[tuple[str, str, int]]
 """How many test images of a label were taken for which."""
@@ -93,13 +94,15 @@ def write_linear(spark: SparkSession, output: Output, model: LinearModel) -> tup
     return _together([written for written, _ in found]), Measured.of(rows)
 
 
-def write_forest(
-    output: Output, classifier: str, predictions: DataFrame, labels: Sequence[str], kinds: Kinds | None
-) -> Written:
-    """Stage the predictions of Spark ML's forest, rows of `orchard.classification.training.predict`."""
-    write = partial(_write_forest_part, output.storage, output.staging, classifier, list(labels), kinds=kinds)
-    parts = tasks.collect(tasks.map_batches(predictions, write, "written binary"))
-    return _together([pickle.loads(row["written"]) for row in parts])  # noqa: S301 - our workers'
+def write_forest(spark: SparkSession, output: Output, classifier: str, forest: Forest, kinds: Kinds | None) -> Written:
+    """Stage the predictions of a forest for all labelled rows of ``reduced/``."""
+    context = spark.sparkContext
+    shared = context.broadcast(pickle.dumps(forest))
+    groups = balance(output.files(Dataset.REDUCED), 2 * context.defaultParallelism, max_rows=PART_ROWS)
+    write = partial(_write_forest_part, output.storage, output.staging, shared, classifier, kinds=kinds)
+    found = [done for done in tasks.run(context, write, groups) if done is not None]
+    shared.unpersist()
+    return _together(found)
 
 
 def _together(parts: Sequence[Written]) -> Written:
@@ -153,28 +156,31 @@ def _write_linear_part(
 def _write_forest_part(
     storage: Storage,
     staging: str,
+    shared: Broadcast[bytes],
     classifier: str,
-    labels: list[str],
-    predictions: Iterator[pa.RecordBatch],
+    files: Sequence[DataFile],
     *,
     kinds: Kinds | None,
-) -> Iterator[pa.RecordBatch]:
-    names = pa.array(labels, pa.string())
-    # A probability of each class is dropped batch by batch: of 16,384 rows and 3,000 classes they take 0.2 GB.
-    rows = []
-    for batch in predictions:
-        if batch.num_rows:
-            shares = matrix(batch.column("probability"))
-            said = {"predicted": names.take(batch.column("class")), "confidence": pa.array(shares.max(axis=1))}
-            if kinds is not None:
-                of_label = pa.array([kinds.of_label(place) for place in range(len(labels))], pa.string())
-                said["predicted_kind"] = of_label.take(batch.column("class"))
+) -> Written | None:
+    forest: Forest = pickle.loads(shared.value)  # noqa: S301 - the driver's
+    names = pa.array(forest.labels, pa.string())
+    of_label = (
+        None if kinds is None else pa.array([kinds.of_label(place) for place in range(len(forest.labels))], pa.string())
+    )
+    rows: list[pa.RecordBatch] = []
+    for file in files:
+        for read in batches(storage, file, ["path", *NAMES, "split", "pca_features"]):
+            batch = read.filter(read.column("label").is_valid())
+            if not batch.num_rows:
+                continue
+            # A probability of each class is dropped batch by batch: of 4,096 rows and 3,000 classes they take 49 MB.
+            shares = forest(matrix(batch.column("pca_features")))
+            chosen = pa.array(shares.argmax(axis=1))
+            said = {"predicted": names.take(chosen), "confidence": pa.array(shares.max(axis=1))}
+            if of_label is not None:
+                said["predicted_kind"] = of_label.take(chosen)
             rows.append(_rows(batch, classifier, said))
-    if not rows:
-        return
-    table = pa.Table.from_batches(rows)
-    written = pickle.dumps(_stage(storage, staging, table))
-    yield pa.record_batch([pa.array([written], pa.binary())], names=["written"])
+    return _stage(storage, staging, pa.Table.from_batches(rows)) if rows else None
 
 
 def _rows(batch: pa.RecordBatch, classifier: str, said: dict[str, pa.Array]) -> pa.RecordBatch:

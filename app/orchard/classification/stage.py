@@ -17,8 +17,8 @@ from orchard.classification.groups import evaluate_groups
 from orchard.classification.leak import find_leak
 from orchard.classification.metrics import evaluate, majority_baseline
 from orchard.classification.predictions import LinearModel, Pairs, Written, write_forest, write_linear
-from orchard.classification.training import Classifier, chosen, forest_files, predict, train, vectors
-from orchard.datasets import read
+from orchard.classification.regression import prepare
+from orchard.classification.training import Classifier, chosen
 from orchard.errors import InputError, TrainingError
 from orchard.features.regrouping import group_key
 from orchard.inference.calibration import LEAST_ROWS, Calibration, Decision
@@ -29,10 +29,12 @@ from orchard.layout import (
     KINDS,
     LABELS,
     NAMES,
+    RANDOM_FOREST,
     Baseline,
     CalibrationMetrics,
     ClassifierMetrics,
     Dataset,
+    FittedBy,
     GroupSplit,
     Leak,
     Selection,
@@ -43,13 +45,13 @@ from orchard.output import NO_MODEL, Output
 from orchard.stages import Stage, key_of
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
     from orchard.progress import Advance
     from orchard.session import Session
     from orchard.settings import Settings
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same features begin to give other classifiers: what was made before is then made again."""
 
 _NAMED = 10  # labels that a warning names before it only counts
@@ -60,7 +62,7 @@ class Classification(TypedDict, total=False):
 
     key: str  # of settings and input; only if all that was asked for is done
     begun: str  # the same, from the first classifier on
-    lacked: str  # the driver's memory, if it was too little for a classifier or for all of its trees
+    lacked: str  # the memory of the driver's JVM, if it was too little for a classifier
     classifiers: dict[str, ClassifierMetrics]
     trials: dict[str, Trial | None]  # of linear classifiers
     calibrations: dict[str, dict[str, float]]  # of linear classifiers
@@ -97,6 +99,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
         settings.test_fraction,
         settings.sure_at,
         settings.answer_with,
+        settings.classifier_memory,
     )
 
     def work(session: Session, progress: Advance) -> None:
@@ -110,6 +113,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
             test_fraction=settings.test_fraction,
             sure_at=settings.sure_at,
             answer_with=settings.answer_with,
+            memory=settings.classifier_bytes,
             driver_memory=settings.driver_memory,
             progress=progress,
         )
@@ -136,6 +140,7 @@ def classify(
     key: str = "",
     seed: int,
     split_by_group: bool,
+    memory: int,
     test_fraction: float,
     sure_at: float = 0.99,
     answer_with: str | None = None,
@@ -157,6 +162,7 @@ def classify(
         classifiers: which to train.
         key: what settings and input come to; results of another one are replaced.
         seed: of the forest and of the split by groups.
+        memory: as of `Candidates`.
         split_by_group: also measure with whole groups on one side of the split.
         test_fraction: of the split by groups.
         sure_at: how often a sure answer is to be right, 0..1.
@@ -176,40 +182,38 @@ def classify(
     inventory = output.read(Dataset.INVENTORY, ["path", *NAMES, "split", "digest", "featurized"], INVENTORY)
     rows = inventory.filter(inventory["featurized"])
     _check(*(_count(rows, split) for split in (Split.TRAIN, Split.TEST)))
-    candidates = Candidates(spark, output, seed=seed, sure_at=sure_at, counts=_kinds_of_labels(rows))
+    prepare()
+    candidates = Candidates(spark, output, seed=seed, memory=memory, sure_at=sure_at, counts=_kinds_of_labels(rows))
 
     found, files = _begin(output, key, rows, candidates)
-    table = vectors(read(spark, output, Dataset.REDUCED)).cache()
-    try:
-        for classifier in classifiers:
-            if classifier in found["classifiers"]:
-                continue
-            start = time.perf_counter()
-            lack, done = _do(spark, output, classifier, candidates, table, found=found, seed=seed, sure_at=sure_at)
-            if lack is not None and lack not in found["warnings"]:
-                found |= {"lacked": driver_memory, "warnings": [*found["warnings"], lack]}
-            if done is None:
-                continue
-            made, written = done
-            files |= made
-            if classifier.is_linear:
-                files[CALIBRATION] = _choose(found, candidates, answer_with).to_bytes()
-            measured = _evaluate(written, rows)
-            measured["seconds"] = time.perf_counter() - start
-            is_first = not found["classifiers"]
-            found["classifiers"] = found["classifiers"] | {str(classifier): measured}
-            if len(found["classifiers"]) == len(classifiers) and not split_by_group:
-                found["key"] = key
-            output.commit(
-                {Dataset.PREDICTIONS: written.files},
-                replace={Dataset.PREDICTIONS} if is_first else (),
-                properties={"classification": found},
-                model=output.stage_model(files),
-            )
-            if progress:
-                progress(1)
-    finally:
-        table.unpersist()
+    candidates.begin([classifier for classifier in classifiers if classifier not in found["classifiers"]])
+    for classifier in classifiers:
+        if classifier in found["classifiers"]:
+            continue
+        start = time.perf_counter()
+        lack, done = _do(spark, output, classifier, candidates, found=found, sure_at=sure_at)
+        if lack is not None and lack not in found["warnings"]:
+            found |= {"lacked": driver_memory, "warnings": [*found["warnings"], lack]}
+        if done is None:
+            continue
+        made, written, by = done
+        files |= made
+        if classifier.is_linear:
+            files[CALIBRATION] = _choose(found, candidates, answer_with).to_bytes()
+        measured = _evaluate(written, rows)
+        measured |= {"seconds": time.perf_counter() - start, "fitted_by": by}
+        is_first = not found["classifiers"]
+        found["classifiers"] = found["classifiers"] | {str(classifier): measured}
+        if len(found["classifiers"]) == len(classifiers) and not split_by_group:
+            found["key"] = key
+        output.commit(
+            {Dataset.PREDICTIONS: written.files},
+            replace={Dataset.PREDICTIONS} if is_first else (),
+            properties={"classification": found},
+            model=output.stage_model(files),
+        )
+        if progress:
+            progress(1)
 
     if split_by_group and found["classifiers"]:
         try:
@@ -219,6 +223,7 @@ def classify(
                 [classifier for classifier in classifiers if classifier in found["classifiers"]],
                 components=candidates.reduction.n_components_,
                 seed=seed,
+                memory=memory,
                 test_fraction=test_fraction,
                 progress=progress,
             )
@@ -266,26 +271,22 @@ def _do(
     output: Output,
     classifier: Classifier,
     candidates: Candidates,
-    table: DataFrame,
     *,
     found: Classification,
-    seed: int,
     sure_at: float,
-) -> tuple[str | None, tuple[dict[str, bytes], Written] | None]:
+) -> tuple[str | None, tuple[dict[str, bytes], Written, FittedBy] | None]:
     """Train a classifier and predict every row; what is learned of a linear one goes into `found`.
 
     Returns:
-        What memory was too little for, and the model's files with the staged predictions.
+        What memory was too little for; and the model's files, the staged predictions, and what fitted it.
     """
     if not classifier.is_linear:
-        variances = candidates.reduction.explained_variance_
-        model, lack = train(classifier, table, candidates.labels, variances=variances, seed=seed)
-        if model is None:
+        forest, lack = candidates.grow()
+        if forest is None:
             return lack, None
-        predictions = predict(model, table)
-        written = write_forest(output, str(classifier), predictions, candidates.labels, candidates.kinds)
-        return lack, (forest_files(spark, output, model), written)
-    fitted, lack = candidates.fit(classifier, table)
+        written = write_forest(spark, output, str(classifier), forest, candidates.kinds)
+        return lack, ({RANDOM_FOREST: forest.to_bytes()}, written, FittedBy.SCIKIT_LEARN)
+    fitted, lack = candidates.fit(classifier)
     if fitted is None:
         return lack, None
     name = str(classifier)
@@ -300,7 +301,7 @@ def _do(
     found["calibrations"] = found["calibrations"] | {name: fitted.calibration.as_json()}
     found["answers"] = found["answers"] | {name: figures}
     found["kind_thresholds"] = found["kind_thresholds"] | {name: fitted.kind_threshold}
-    return lack, (fitted.files, written)
+    return lack, (fitted.files, written, fitted.by)
 
 
 def _choose(found: Classification, candidates: Candidates, answer_with: str | None) -> Decision:

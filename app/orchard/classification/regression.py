@@ -1,0 +1,244 @@
+"""Logistic regression on the components: by scikit-learn in the driver while its rows fit there, else by Spark ML.
+
+Both have the same minimum: the mean log loss, plus `PENALTY` / 2 times the squares of all coefficients of the
+half-whitened components; intercepts are free. Measured on 9,280 training and 2,878 test images of 58 fruits, 574
+components of EfficientNet-Lite0: accuracy 0.980 on half-whitened components for penalties of 1e-5 to 1e-3, in 38 to 74
+iterations; plain ones are no better (0.977 to 0.981) and not done after 100; nearer to white 0.976 to 0.980.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from orchard import npz
+from orchard.classification.rows import Rows
+from orchard.datasets import matrix
+from orchard.layout import FittedBy
+from orchard.reduction.statistics import ClassSums, Role
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+PENALTY = 1e-4
+
+# Largest entry of the gradient. On 58 fruits accuracy is 0.9805 at 1e-3 (10 iterations), 0.9864 at 1e-4 (30), 0.9868
+# here (51) and at 1e-5 no better (83).
+_TOLERANCE = 3e-5
+_ITERATIONS = 200
+# Arrays of a score for each row and class that scikit-learn holds at a time, and vectors as large as the coefficients.
+_SCORES, _VECTORS = 3, 30
+
+# As large as the coefficients: L-BFGS keeps twenty, and tasks, broadcast and line search have theirs. In a heap of 450
+# MB 1,500 classes of 560 components fit, which is 45 of them, and 2,000 did not.
+_SPARK_VECTORS = 45
+_SPARK_ITSELF = 150 * 2**20
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A fitted logistic regression: the scores of components are ``components @ coefficients.T + intercept``.
+
+    Attributes:
+        labels: of the n_classes classes.
+        coefficients: (n_classes, k) float64.
+        intercept: (n_classes,) float64.
+    """
+
+    labels: tuple[str, ...]
+    coefficients: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+
+    def to_bytes(self) -> bytes:
+        """Return an ``.npz`` file of the arrays, without pickles."""
+        labels = np.array(self.labels, dtype=np.str_)
+        return npz.dump({"coefficients": self.coefficients, "intercept": self.intercept, "labels": labels})
+
+
+Fits = tuple[Regression | None, Regression | None, str | None]
+"""See `fit`."""
+
+
+def prepare() -> None:
+    """Import scikit-learn in the background: it takes a second."""
+
+    def load() -> None:
+        import sklearn.linear_model
+        import sklearn.tree  # noqa: F401
+
+    Thread(target=load, name="orchard-scikit-learn", daemon=True).start()
+
+
+def fitted_by(rows: int, components: int, n_classes: int, memory: int) -> FittedBy:
+    """Return what fits so many rows: scikit-learn, if they, with what it makes of them, take at most `memory` bytes."""
+    needed = 4 * rows * (components + _SCORES * n_classes) + 8 * _VECTORS * n_classes * (components + 1)
+    return FittedBy.SCIKIT_LEARN if needed <= memory else FittedBy.SPARK_ML
+
+
+def fit(
+    spark: SparkSession,
+    rows: Rows,
+    fitted: ClassSums,
+    everything: ClassSums,
+    variances: NDArray[np.float64],
+    *,
+    twice: bool,
+    by: FittedBy,
+) -> Fits:
+    """Fit on the rows of `Role.FIT` and `Role.HELD_OUT`.
+
+    Args:
+        spark: where the work runs, if it is Spark ML's.
+        rows: the rows.
+        fitted: the classes of those of `Role.FIT`.
+        everything: the classes of these and those of `Role.HELD_OUT`.
+        variances: (k,) of the components, falling.
+        twice: whether to fit on those of `Role.FIT` alone, too.
+        by: as `fitted_by` says.
+
+    Returns:
+        What was fitted without the rows held out, None unless `twice`; what was fitted on all, None if memory does not
+        hold it; and a sentence that says so.
+    """
+    if by is FittedBy.SCIKIT_LEARN:
+        return *_fit_in_driver(rows, fitted, everything, variances, twice=twice), None
+    trial = None
+    if twice:
+        trial, lack = fit_on_spark(rows.frame(spark, Role.FIT), fitted.names, variances)
+        if trial is None:
+            return None, None, lack
+    final, lack = fit_on_spark(rows.frame(spark, Role.FIT, Role.HELD_OUT), everything.names, variances)
+    return trial, final, lack
+
+
+def _fit_in_driver(
+    read: Rows, fitted: ClassSums, everything: ClassSums, variances: NDArray[np.float64], *, twice: bool
+) -> tuple[Regression | None, Regression]:
+    """Fit by scikit-learn; the second fit begins where the first one ended.
+
+    One thread multiplies: OpenBLAS's wait for each other while they spin, so that where something else wants the cores
+    two of them take ten times as long, and the result would depend on their number.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    weights = half_whitening(variances)
+    n_fitted = int(fitted.counts.sum())
+    rows, classes = _collect(read, everything.names, weights, n_fitted, int(everything.counts.sum()))
+
+    def fit_first(n: int, labels: tuple[str, ...], start: LogisticRegression | None) -> LogisticRegression:
+        # scikit-learn's C weighs the sum of losses, and it has one row of coefficients for two classes, the double of
+        # either of the two that are as far from zero.
+        strength = (2 if len(labels) == 2 else 1) / (PENALTY * n)
+        model = start or LogisticRegression(tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
+        model.set_params(C=strength)
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is not done after so many iterations is as good
+            return model.fit(rows[:n], _places(classes[:n], everything.names, labels))
+
+    trial = None
+    if twice:
+        model = fit_first(n_fitted, fitted.names, None)
+        trial = _regression(model, fitted.names, weights)
+    again = model if twice and fitted.names == everything.names else None
+    return trial, _regression(fit_first(len(rows), everything.names, again), everything.names, weights)
+
+
+def _collect(
+    read: Rows, labels: Sequence[str], weights: NDArray[np.float64], n_fitted: int, n: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return half-whitened components (n, k) and classes (n,) of the training rows, those held out last."""
+    rows, classes = np.empty((n, len(weights)), np.float32), np.empty(n, np.int32)
+    names, scale = pa.array(labels, pa.string()), weights.astype(np.float32)
+    place = {Role.FIT: 0, Role.HELD_OUT: n_fitted}
+    for batch, roles in read:
+        found = np.asarray(pc.fill_null(pc.index_in(batch.column("label"), names), -1))
+        components = matrix(batch.column("pca_features"))
+        for role, start in place.items():
+            at = np.flatnonzero((roles == role) & (found >= 0))
+            place[role] = end = start + len(at)
+            np.multiply(components[at], scale, out=rows[start:end])
+            classes[start:end] = found[at]
+    return rows, classes
+
+
+def _places(classes: NDArray[np.int32], names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int32]:
+    """Return the places among `labels` of classes that are places among `names`, of which `labels` are some."""
+    place = {label: index for index, label in enumerate(labels)}
+    return np.array([place.get(name, -1) for name in names], np.int32)[classes]
+
+
+def _regression(model: Any, labels: Sequence[str], weights: NDArray[np.float64]) -> Regression:
+    coefficients, intercept = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(labels) == 2:
+        coefficients, intercept = np.vstack([-coefficients, coefficients]) / 2, np.r_[-intercept, intercept] / 2
+    return Regression(tuple(labels), coefficients * weights, intercept)
+
+
+def fit_on_spark(
+    rows: DataFrame, labels: Sequence[str], variances: NDArray[np.float64]
+) -> tuple[Regression | None, str | None]:
+    """Fit by Spark ML.
+
+    Args:
+        rows: ``label`` and ``pca_features``; without a label they train nothing.
+        labels: those that occur, sorted.
+        variances: (k,) of the components, falling.
+
+    Returns:
+        The regression, or None and a sentence that says for want of how much memory.
+    """
+    from pyspark.ml.classification import LogisticRegression
+    from pyspark.ml.feature import ElementwiseProduct, StringIndexerModel
+    from pyspark.ml.functions import array_to_vector
+    from pyspark.ml.linalg import Vectors
+    from pyspark.sql.functions import col
+
+    heap = _heap(rows.sparkSession)
+    needed = _SPARK_ITSELF + _SPARK_VECTORS * 8 * len(labels) * len(variances)
+    if needed > heap:
+        return None, (
+            f"Logistic regression was left out: {len(labels):,} classes of {len(variances):,} components do not "
+            f"fit into {heap / 2**30:.1f} GB of Spark's memory; give it more "
+            f"(--driver-memory {math.ceil(needed / 2**30 + 0.1)}g), or take fewer --components."
+        )
+    weights = half_whitening(variances)
+    components = array_to_vector(col("pca_features").cast("array<double>")).alias("components")
+    training = rows.where("label is not null").select("label", components)
+    indexer = StringIndexerModel.from_labels(list(labels), inputCol="label", outputCol="class")
+    weighting = ElementwiseProduct(scalingVec=Vectors.dense(weights), inputCol="components", outputCol="weighted")
+    model = LogisticRegression(
+        featuresCol="weighted",
+        labelCol="class",
+        family="multinomial",  # also for two labels, so that the coefficients always have a row a label
+        standardization=False,
+        regParam=PENALTY,
+        maxIter=100,
+    ).fit(weighting.transform(indexer.transform(training)))
+    coefficients = model.coefficientMatrix.toArray() * weights
+    return Regression(tuple(labels), coefficients, model.interceptVector.toArray()), None
+
+
+def _heap(spark: SparkSession) -> int:
+    """Return the bytes that the driver's heap, where Spark ML computes, may have."""
+    jvm = spark.sparkContext._jvm
+    assert jvm is not None
+    return int(jvm.java.lang.Runtime.getRuntime().maxMemory())
+
+
+def half_whitening(variances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the factor of each component, shape (k,), that takes its standard deviation to its square root.
+
+    Between plain components, of which the first drown the others, and whitened ones, where noise counts as much.
+    """
+    positive = variances > 0
+    return np.where(positive, np.where(positive, variances, 1.0) ** -0.25, 1.0)

@@ -1,0 +1,73 @@
+"""Rows of components that classifiers are fitted on: read in the driver, or in Spark's workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from orchard.datasets import batches, frame, with_marks
+from orchard.files import DataFile
+from orchard.layout import FEATURES, REDUCED, Dataset
+from orchard.output import Output
+from orchard.reduction.statistics import Role
+from orchard.storage import Storage
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_TRAINING = pa.schema([REDUCED.field("label"), REDUCED.field("pca_features")])
+
+Marked = Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows with ``path``, ``label`` and ``pca_features``, and what each is for: those of `Role.NONE` train nothing.
+
+    Attributes:
+        files: where they come from.
+        read: yields those of a file with their `Role`; it can be pickled.
+    """
+
+    files: Sequence[DataFile]
+    read: Callable[[DataFile], Marked]
+
+    def __iter__(self) -> Marked:
+        """Read them here."""
+        for file in self.files:
+            yield from self.read(file)
+
+    def frame(self, spark: SparkSession, *roles: Role) -> DataFrame:
+        """Return ``label`` and ``pca_features`` of those of some roles as a lazy DataFrame, which workers read."""
+        return frame(spark, self.files, _TRAINING, partial(_of_roles, self.read, roles))
+
+
+def reduced_rows(output: Output, roles: NDArray[np.int8]) -> Rows:
+    """Return the rows of ``reduced/``.
+
+    Args:
+        output: the output.
+        roles: (n,) of the rows of the features, in the order of their files.
+    """
+    files = output.files(Dataset.REDUCED)
+    features, reduced = (output.read(d, ["path"], FEATURES)["path"] for d in (Dataset.FEATURES, Dataset.REDUCED))
+    mine = roles[np.asarray(pc.index_in(reduced, features.combine_chunks()))]
+    parts = np.split(mine, np.cumsum([file.rows for file in files])[:-1])
+    by_name = {file.name: part for file, part in zip(files, parts, strict=True)}
+    return Rows(files, partial(_reduced, output.storage, by_name))
+
+
+def _reduced(storage: Storage, roles: dict[str, NDArray[np.int8]], file: DataFile) -> Marked:
+    return with_marks(batches(storage, file, ["path", "label", "pca_features"]), roles[file.name])
+
+
+def _of_roles(read: Callable[[DataFile], Marked], roles: Sequence[Role], file: DataFile) -> Iterator[pa.RecordBatch]:
+    for batch, role in read(file):
+        yield batch.select(_TRAINING.names).filter(pa.array(np.isin(role, roles)))

@@ -1,0 +1,71 @@
+"""Promises of the forest: scikit-learn's answers, from arrays without pickles, and the same again."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from sklearn.tree import ExtraTreeClassifier
+
+from orchard.classification import forest
+from orchard.classification.forest import TREES, Forest, grow
+from orchard.classification.rows import Rows
+from orchard.datasets import lists
+from orchard.files import DataFile
+from orchard.reduction.statistics import Role
+
+LABELS = ["apple", "lemon", "plum"]
+rng = np.random.default_rng(0)
+CLASSES = rng.integers(0, 3, 400)
+VALUES = (rng.normal(size=(3, 6))[CLASSES] * 2 + rng.normal(size=(400, 6))).astype(np.float32)
+ROLES = np.repeat(np.array([Role.FIT, Role.HELD_OUT, Role.NONE], np.int8), [250, 50, 100])
+
+
+def rows(values: NDArray[np.float32] = VALUES, classes: NDArray[np.integer] = CLASSES) -> Rows:
+    def read(_: DataFile) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]:
+        for start in range(0, len(values), 64):
+            part = slice(start, start + 64)
+            columns = {
+                "path": pa.array([f"{i}.jpg" for i in range(len(values))][part]),
+                "label": pa.array([LABELS[i] for i in classes[part]]),
+                "pca_features": lists(values[part]),
+            }
+            yield pa.record_batch(columns), ROLES[part]
+
+    return Rows([DataFile("reduced/one", len(values))], read)
+
+
+def test_it_answers_as_the_trees_that_it_was_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ExtraTreeClassifier] = []
+    plain = forest._plain
+    monkeypatch.setattr(forest, "_plain", lambda tree: made.append(tree) or plain(tree))
+    # Two equal rows of two labels end in one leaf, which is sure of neither.
+    values, classes = VALUES.copy(), CLASSES.copy()
+    values[1], classes[:2] = values[0], [0, 1]
+    grown, lack = grow(rows(values, classes), 300, LABELS, seed=3, memory=2**29)
+    assert grown and lack is None and len(made) == TREES
+    expected = np.mean([tree.predict_proba(values) for tree in made], axis=0)
+    np.testing.assert_allclose(grown(values), expected, atol=1e-6)
+    assert 0.4 < grown(values[:1])[0, 0] < 0.6
+    again = Forest.from_bytes(grown.to_bytes())
+    np.testing.assert_array_equal(again(values), grown(values))
+    assert again.labels == ("apple", "lemon", "plum")
+
+
+def test_nothing_of_test_rows_is_in_it_and_the_same_seed_grows_the_same() -> None:
+    wrong = np.where(ROLES == Role.NONE, 0, CLASSES)
+    one, other = (grow(rows(classes=c), 300, LABELS, seed=1, memory=2**29)[0] for c in (CLASSES, wrong))
+    assert one and other and one.to_bytes() == other.to_bytes()
+    assert (one(VALUES[ROLES != Role.NONE]).argmax(axis=1) == CLASSES[ROLES != Role.NONE]).all()
+    assert (one(VALUES[ROLES == Role.NONE]).argmax(axis=1) == CLASSES[ROLES == Role.NONE]).mean() > 0.8
+
+
+def test_trees_of_a_large_table_grow_on_samples_and_are_good_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = grow(rows(), 300, LABELS, seed=1, memory=2**29)
+    monkeypatch.setattr(forest, "TREE_ROWS", 60)
+    monkeypatch.setattr(forest, "ROWS", 150)
+    small, lack = grow(rows(), 300, LABELS, seed=1, memory=2**29)
+    assert whole and small and lack is None
+    assert len(small.features) <= 2 * 60 * TREES < len(whole.features) * 2
+    assert (small(VALUES[ROLES == Role.NONE]).argmax(axis=1) == CLASSES[ROLES == Role.NONE]).mean() > 0.8

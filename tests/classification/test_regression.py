@@ -1,0 +1,60 @@
+"""Promises of the regression: scikit-learn stands at the minimum that Spark ML looks for, and takes what fits."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+from orchard.classification import regression
+from orchard.classification.rows import Rows
+from orchard.datasets import lists
+from orchard.files import DataFile
+from orchard.layout import FittedBy
+from orchard.reduction.statistics import ClassSums, Role
+
+LABELS = ["apple", "lemon", "plum"]
+rng = np.random.default_rng(0)
+CLASSES = rng.integers(0, 3, 400)
+VALUES = (rng.normal(size=(3, 6))[CLASSES] * 2 + rng.normal(size=(400, 6))).astype(np.float32)
+ROLES = np.repeat(np.array([Role.FIT, Role.HELD_OUT, Role.NONE], np.int8), [250, 50, 100])
+
+
+def rows(classes: NDArray[np.integer]) -> Rows:
+    def read(_: DataFile) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]:
+        for start in range(0, 400, 64):
+            part = slice(start, start + 64)
+            labels = pa.array([LABELS[i] for i in classes[part]])
+            yield pa.record_batch({"label": labels, "pca_features": lists(VALUES[part])}), ROLES[part]
+
+    return Rows([DataFile("reduced/one", 400)], read)
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_the_regression_is_at_the_minimum_that_spark_ml_looks_for(labels: int) -> None:
+    """The gradient of mean log loss + penalty / 2 x squares of the half-whitened coefficients, on all training rows."""
+    classes = CLASSES % labels
+    training = ROLES != Role.NONE
+    variances = np.linspace(9, 1, 6)
+    sums = ClassSums.of(VALUES[training], [LABELS[i] for i in classes[training]])
+    fitted = ClassSums.of(VALUES[ROLES == Role.FIT], [LABELS[i] for i in classes[ROLES == Role.FIT]])
+    by = FittedBy.SCIKIT_LEARN
+    trial, found, _ = regression.fit(None, rows(classes), fitted, sums, variances, twice=True, by=by)  # type: ignore[arg-type]
+    assert trial and found
+    whitening = regression.half_whitening(variances)
+    for model, chosen in ((found, training), (trial, ROLES == Role.FIT)):
+        x, n = VALUES[chosen].astype(float), chosen.sum()
+        scores = x @ model.coefficients.T + model.intercept
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        error = shares - np.eye(labels)[classes[chosen]]
+        gradient = error.T @ (x * whitening) / n + regression.PENALTY * model.coefficients / whitening
+        assert model.coefficients.shape == (labels, 6)
+        assert abs(gradient).max() < 1e-4 and abs(error.mean(axis=0)).max() < 1e-4
+
+
+def test_the_driver_takes_what_fits() -> None:
+    assert regression.fitted_by(9_280, 563, 58, 2**29) is FittedBy.SCIKIT_LEARN
+    assert regression.fitted_by(100_000, 256, 100, 2**29) is FittedBy.SCIKIT_LEARN
+    assert regression.fitted_by(1_000_000, 256, 100, 2**29) is FittedBy.SPARK_ML
