@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard.errors import InputError
-from orchard.features.artifact import EngineName
+from orchard.features.artifact import EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
 from orchard.features.engines import load_engine, resolve_precision
 from orchard.features.extraction import task_images, tasks_per_batch
 from orchard.features.pending import find_pending
+from orchard.features.quantization import Sample
 from orchard.images.decoding import Decoded, Rejection, decode
 from orchard.images.reading import contents
 from orchard.images.rejections import commonest_kinds, sentence
@@ -93,22 +94,27 @@ class Measured:
 
 
 def measure(images: pa.Table, settings: Settings) -> Measured:
-    """Decode and featurize a few of `images`, columns ``path`` and ``size``.
+    """Decode and featurize a few of `images`, schema `orchard.layout.LISTING`.
 
     Raises:
         InputError: none of them can be decoded.
     """
     engine_name = EngineName(settings.engine)
+    backbone = find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
+    limits = settings.limits()
+    precision = resolve_precision(settings.precision, engine_name, backbone=backbone, images=images.num_rows)
+    sample = Sample.of(images, seed=settings.seed, limits=limits, s3=settings.s3_options())
     artifact = build_artifact(
-        find(settings.backbone),
+        backbone,
         weights=settings.weights,
         alpha=settings.alpha,
         engine=engine_name,
-        precision=resolve_precision(settings.precision, engine_name),
+        precision=precision,
         seed=settings.seed,
+        sample=sample if precision is Precision.INT8 else None,
+        may_fall_back=settings.precision == "auto",
     )
     engine = load_engine(artifact)
-    limits = settings.limits()
     step = max(1, images.num_rows // MEASURED_IMAGES)
     tried = images.take(pa.array(range(0, images.num_rows, step)[:MEASURED_IMAGES]))
     found = list(contents(tried, limits, settings.s3_options()))
