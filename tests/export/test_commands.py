@@ -98,7 +98,6 @@ def test_it_writes_to_s3(trained: Path, s3_server: S3Server) -> None:
         (("litert", "fruits.lite"), "ends in .tflite"),
         (("openvino", "models/"), "ends in .xml"),
         (("onnx", "models/.onnx"), "ends in .onnx"),
-        (("openvino", "fruits.xml", "--precision", "int8"), "take --format onnx"),
         (("keras", "fruits.keras", "--precision", "float16"), "take --format litert"),
     ],
 )

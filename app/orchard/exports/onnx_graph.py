@@ -219,7 +219,7 @@ def _convolution(to: _Translation, node: Any) -> str:
 
 
 def _dequantizing(node: Any) -> list[Any]:
-    """Return the Multiply and the Convert that make floats of a convolution's kernel of int8; none if it is of floats."""
+    """Return the Multiply and the Convert that make floats of a convolution's int8 kernel; none if it is of floats."""
     if node.get_type_name() not in ("Convolution", "GroupConvolution"):
         return []
     multiply = node.input_value(1).get_node()
