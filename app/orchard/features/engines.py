@@ -183,14 +183,14 @@ def _has_bfloat16(core: Any) -> bool:
 
 def _int8_pays(backbone: Backbone | None, images: int) -> bool:
     """Whether quantising the network is worth it for so many images: by what is known, not by the clock."""
-    if backbone is None or "avx2" not in _processor_flags():
+    if backbone is None or "avx2" not in processor_flags():
         return False
     saved = _INT8_SAVES_MS.get((backbone.name, backbone.alpha), 0.0) / 1000
     saved *= (backbone.input_size / find(backbone.name).input_size) ** 2
     return images * saved >= _INT8_PAYS * _INT8_COSTS_SECONDS
 
 
-def _processor_flags() -> frozenset[str]:
+def processor_flags() -> frozenset[str]:
     """What the processor can do, in the words of Linux: avx2, avx512_vnni, amx_int8; empty where it does not say."""
     try:
         text = Path("/proc/cpuinfo").read_text()
