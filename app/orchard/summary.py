@@ -24,7 +24,7 @@ from orchard.session import available_cores
 from orchard.settings import Settings
 from orchard.version import VERSION
 
-VERSIONED = ("pyspark", "openvino", "keras", "tensorflow-cpu", "tensorflow", "pillow", "pyarrow", "numpy")
+VERSIONED = ("pyspark", "openvino", "nncf", "keras", "tensorflow-cpu", "tensorflow", "pillow", "pyarrow", "numpy")
 
 
 def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metrics:
