@@ -37,7 +37,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
     """
     if output is not None:
         check_apart(source, output)
-    backbone, s3 = find(settings.backbone), settings.s3_options()
+    backbone, s3 = find(settings.backbone).with_input_size(settings.input_size), settings.s3_options()
     with stage("list"):
         listing = list_selected(source, output, settings)
     images = listing.table
@@ -68,6 +68,8 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         "images_per_task": size,
         "parallel_tasks": slots,
         "backbone": backbone.name,
+        "input_size": backbone.input_size,
+        "precision": str(measured.precision),
         "ms_per_image": round(seconds * 1000, 2),
         "extraction_seconds": round(images.num_rows * seconds / slots, 1),
         "features_bytes": images.num_rows * measured.n_features * 4,
@@ -88,6 +90,8 @@ class Measured:
     memory: int
     """Peak of a worker, in bytes."""
     n_features: int
+    precision: Precision
+    """That a first run over so many images takes."""
     tried: int
     rejected: pa.Table
     """Schema REJECTED."""
@@ -139,4 +143,4 @@ def measure(images: pa.Table, settings: Settings) -> Measured:
     engine(pixels)
     seconds = (time.perf_counter() - started) / len(pixels)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Measured(seconds, memory, engine.n_features, tried.num_rows, rejected)
+    return Measured(seconds, memory, engine.n_features, artifact.precision, tried.num_rows, rejected)
