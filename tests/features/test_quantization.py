@@ -19,7 +19,7 @@ from orchard.errors import InputError, SettingsChanged, UsageError
 from orchard.features.artifact import Artifact, EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.engines import load_engine, resolve_precision
+from orchard.features.engines import OpenVinoEngine, load_engine, resolve_precision
 from orchard.features.quantization import LEAST_AGREEMENT, LEAST_IMAGES, Sample, agreement, digest
 from orchard.images.decoding import Decoded, decode
 from orchard.images.limits import Limits
@@ -80,6 +80,8 @@ def test_features_of_int8_are_close_to_float32s_and_not_the_same(lite8: Artifact
     assert len(lite8.parameters) < 0.3 * len(build_artifact(LITE).parameters)
     alone = np.concatenate([load_engine(lite8)([image]) for image in images[:9]])
     assert np.array_equal(alone, rounded[:9])
+    served = OpenVinoEngine(lite8, batch_size=1)(images[:9])
+    assert agreement(rounded[:9], served) > 0.999
 
 
 @pytest.fixture(scope="module")
