@@ -8,6 +8,7 @@ that whoever else uses the machine counts little; reading and decoding are not i
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from measuring import MB, report, save
 from orchard.errors import UsageError
-from orchard.exports.formats import INPUT, Format, Precision, check
+from orchard.exports.formats import FAMILIARITY, INPUT, OUTPUT, Format, Precision, check
 from orchard.exports.writing import export
 from orchard.features.artifact import Precision as Computing
 from orchard.features.engines import import_openvino
@@ -31,8 +32,10 @@ from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
 
 Images = Sequence[NDArray[np.uint8]]
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""From (n, height, width, 3) to probabilities (n, n_classes)."""
+Answers = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Probabilities (n, n_classes) and familiarity (n,)."""
+Run = Callable[[NDArray[np.uint8]], Answers]
+"""From (n, height, width, 3)."""
 KERAS_BATCH = 32
 
 
@@ -46,6 +49,7 @@ class Row:
     greatest_difference: float  # of the likeliest label's probability
     mean_difference: float
     accuracy: float
+    unknown: float  # share of the images, by the file's own threshold
     ms_per_image: float
 
 
@@ -58,10 +62,11 @@ def main() -> int:
     images, labels = _images(arguments.images, predictor, model.labels)
     truth = np.array([model.labels.index(label) for label in labels])
     expected, milliseconds = _timed(_one_by_one(predictor), images)
-    rows = [_row("pipeline, float32", 0, expected, expected, truth, milliseconds)]
+    threshold = model.calibration.familiarity
+    rows = [_row("pipeline, float32", 0, expected, expected, truth, threshold, milliseconds)]
     if model.artifact.precision is not Computing.FLOAT32:
         found, milliseconds = _timed(_one_by_one(Predictor(model, batch_size=1)), images)
-        rows.append(_row(f"pipeline, {model.artifact.precision}", 0, found, expected, truth, milliseconds))
+        rows.append(_row(f"pipeline, {model.artifact.precision}", 0, found, expected, truth, threshold, milliseconds))
     with tempfile.TemporaryDirectory() as scratch:
         for kind, precision in _variants():
             file = Path(arguments.keep or scratch) / f"{precision}{kind.suffix}"
@@ -71,9 +76,11 @@ def main() -> int:
             if kind is Format.OPENVINO:
                 size += file.with_suffix(".bin").stat().st_size
             found, milliseconds = _timed(_RUNNERS[kind](file), images, KERAS_BATCH if kind is Format.KERAS else 1)
-            rows.append(_row(f"{kind}, {precision}", size, found, expected, truth, milliseconds))
+            card = json.loads(file.with_suffix(".json").read_text())
+            threshold = card["familiarity_threshold"]
+            rows.append(_row(f"{kind}, {precision}", size, found, expected, truth, threshold, milliseconds))
             print(rows[-1], file=sys.stderr, flush=True)
-    headers = ["", "MB", "same top-1", "greatest diff.", "mean diff.", "accuracy", "ms/image"]
+    headers = ["", "MB", "same top-1", "greatest diff.", "mean diff.", "accuracy", "unknown", "ms/image"]
     cells = [
         [
             row.name,
@@ -82,6 +89,7 @@ def main() -> int:
             f"{row.greatest_difference:.1e}",
             f"{row.mean_difference:.1e}",
             f"{row.accuracy:.2%}",
+            f"{row.unknown:.2%}",
             f"{row.ms_per_image:.1f}",
         ]
         for row in rows
@@ -118,25 +126,27 @@ def _images(folder: Path, predictor: Predictor, labels: Sequence[str]) -> tuple[
     return [pixels for pixels, _ in kept], [label for _, label in kept]
 
 
-def _timed(run: Run, images: Images, batch: int = 1) -> tuple[NDArray[np.float32], float]:
-    """Return the probabilities of all images and the milliseconds of the processor for each."""
+def _timed(run: Run, images: Images, batch: int = 1) -> tuple[Answers, float]:
+    """Return the answers for all images and the milliseconds of the processor for each."""
     run(np.stack(images[:batch]))
     started = time.process_time()
     rows = [run(np.stack(images[start : start + batch])) for start in range(0, len(images), batch)]
-    return np.concatenate(rows), (time.process_time() - started) * 1e3 / len(images)
+    found = (np.concatenate([row[0] for row in rows]), np.concatenate([row[1] for row in rows]))
+    return found, (time.process_time() - started) * 1e3 / len(images)
 
 
 def _row(  # noqa: PLR0917
     name: str,
     size: int,
-    found: NDArray[np.float32],
-    expected: NDArray[np.float32],
+    found: Answers,
+    expected: Answers,
     truth: NDArray[np.intp],
+    threshold: float,
     milliseconds: float,
 ) -> Row:
-    top = expected.argmax(axis=1)
-    differences = np.abs(found - expected)[np.arange(len(top)), top]
-    answers = found.argmax(axis=1)
+    top = expected[0].argmax(axis=1)
+    differences = np.abs(found[0] - expected[0])[np.arange(len(top)), top]
+    answers = found[0].argmax(axis=1)
     return Row(
         name,
         size,
@@ -144,18 +154,28 @@ def _row(  # noqa: PLR0917
         float(differences.max()),
         float(differences.mean()),
         float((answers == truth).mean()),
+        float((found[1] < threshold).mean()),
         milliseconds,
     )
 
 
 def _one_by_one(predictor: Predictor) -> Run:
-    return lambda batch: predictor.probabilities(list(batch))
+    def run(batch: NDArray[np.uint8]) -> Answers:
+        features = predictor.features(list(batch))
+        return predictor.model.probabilities(features), predictor.model.familiarities(features)
+
+    return run
 
 
 def _openvino(file: Path) -> Run:
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = import_openvino().Core().compile_model(str(file), "CPU", settings)
-    return lambda batch: np.array(compiled([batch])[0])
+
+    def run(batch: NDArray[np.uint8]) -> Answers:
+        found = compiled([batch])
+        return np.array(found[OUTPUT]), np.array(found[FAMILIARITY])
+
+    return run
 
 
 def _onnx(file: Path) -> Run:
@@ -164,25 +184,17 @@ def _onnx(file: Path) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return lambda batch: session.run(None, {INPUT: batch})[0]
+    return lambda batch: tuple(session.run([OUTPUT, FAMILIARITY], {INPUT: batch}))
 
 
 def _litert(file: Path) -> Run:
     import tensorflow as tf
 
-    interpreter = tf.lite.Interpreter(model_path=str(file), num_threads=1)
-    entry, result = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-    shape: tuple[int, ...] | None = None
+    runner = tf.lite.Interpreter(model_path=str(file), num_threads=1).get_signature_runner()
 
-    def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        nonlocal shape
-        if batch.shape != shape:
-            interpreter.resize_tensor_input(entry, batch.shape)
-            interpreter.allocate_tensors()
-            shape = batch.shape
-        interpreter.set_tensor(entry, batch)
-        interpreter.invoke()
-        return interpreter.get_tensor(result).copy()
+    def run(batch: NDArray[np.uint8]) -> Answers:
+        found = runner(**{INPUT: batch})
+        return found[OUTPUT], found[FAMILIARITY]
 
     return run
 
@@ -192,7 +204,11 @@ def _keras(file: Path) -> Run:
     import keras
 
     model: Any = keras.saving.load_model(file)
-    run: Run = model.predict_on_batch
+
+    def run(batch: NDArray[np.uint8]) -> Answers:
+        found = model.predict_on_batch(batch)
+        return found[OUTPUT], found[FAMILIARITY]
+
     return run
 
 

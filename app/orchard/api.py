@@ -204,7 +204,7 @@ def compare(
         spark: the session that does the work.
         source: the images.
         output: folder or ``s3a://`` prefix; each backbone gets a folder in it.
-        backbones: names.
+        backbones: names, such as ``EfficientNetLite0`` or, with another input size, ``EfficientNetLite0@128``.
         tolerance: how much accuracy the best trade-off may cost, 0..1.
         settings: see the module.
 

@@ -211,7 +211,12 @@ def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
 
 @cli.command(short_help="several backbones side by side")
 @click.argument("source")
-@click.option("--backbones", required=True, metavar="A,B,…", help="backbones to compare, separated by commas")
+@click.option(
+    "--backbones",
+    required=True,
+    metavar="A,B@128,…",
+    help="backbones to compare, separated by commas, each with an input size behind @ if it is not to be its own",
+)
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix; each backbone gets a folder in it")
 @click.option(
     "--tolerance",
@@ -229,6 +234,7 @@ def compare(source: str, backbones: str, output: str, tolerance: float, as_json:
     \b
     Example:
       orchard compare photos --backbones EfficientNetLite0,MobileNetV2 --output comparison
+      orchard compare photos --backbones EfficientNetLite0,EfficientNetLite0@128 --output sizes
     """
     from orchard.comparison import compare as compare_backbones
     from orchard.layout import COMPARISON_PAGE

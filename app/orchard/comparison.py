@@ -1,13 +1,13 @@
 """Several backbones on the same images, in one table."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchard import pipeline
 from orchard.errors import TrainingError, UsageError
 from orchard.features.artifact import EngineName
-from orchard.features.backbones import find
+from orchard.features.backbones import DEFAULT_BACKBONE, find
 from orchard.features.conversion import build_artifact
 from orchard.features.weights import brought, locate
 from orchard.headline import common, measured_by
@@ -36,6 +36,7 @@ class Row:
     """One backbone with the classifier that did best on it."""
 
     backbone: str
+    """With ``@`` and its input size where that was given."""
     classifier: str
     accuracy: float
     accuracy_interval: Interval
@@ -62,14 +63,15 @@ def compare(
     *,
     tolerance: float = TOLERANCE,
 ) -> list[dict[str, Any]]:
-    """Run the pipeline on `source` once for each backbone, each into a folder of `output` named after it.
+    """Run the pipeline on `source` once for each backbone, each into a folder of `output` named as it is here.
 
     The result is also written there, as a page and as JSON.
 
     Args:
         source: the images.
         output: folder or ``s3a://`` prefix.
-        backbones: names.
+        backbones: names, each with an input size in pixels behind ``@`` if that is not to be the setting's, such as
+            ``EfficientNetLite0@128``.
         settings: of all runs, but for the backbone.
         spark: a session to use; None: one is started.
         tolerance: how much accuracy the best trade-off may cost, 0..1.
@@ -83,7 +85,7 @@ def compare(
         WeightsUnavailable: a backbone's weights are not there and cannot be had; nothing was run.
         TrainingError: no classifier could be measured.
     """
-    names = [find(name).name for name in backbones]
+    names = [_variant(name) for name in backbones]
     if len(set(names)) < len(names) or not names:
         raise UsageError("Name each backbone to compare once, separated by commas: orchard backbones lists them.")
     if not 0 <= tolerance < 1:
@@ -102,23 +104,40 @@ def compare(
         measure = common(list(runs.values()))
         rows = []
         for name, metrics in runs.items():
-            chosen = settings.model_copy(update={"backbone": name})
-            rows.append(_measured(source, f"{output}/{name}", chosen, metrics, measure))
+            found = _measured(source, f"{output}/{name}", _of_variant(settings, name), metrics, measure)
+            rows.append(replace(found, backbone=name))
     finally:
         session.stop()
     floor = max(row.accuracy for row in rows) - tolerance - 1e-9  # figures are rounded
     best = min((row for row in rows if row.accuracy >= floor), key=lambda row: row.ms_per_image)
     rows.sort(key=lambda row: -row.accuracy)
-    found = [asdict(row) | {"best_trade_off": row is best} for row in rows]
+    result = [asdict(row) | {"best_trade_off": row is best} for row in rows]
     storage = open_storage(output, settings.s3_options())
-    storage.write(COMPARISON, as_json({"source": redacted(source), "tolerance": tolerance, "backbones": found}))
-    storage.write(COMPARISON_PAGE, render(source, found, tolerance=tolerance).encode())
-    return found
+    storage.write(COMPARISON, as_json({"source": redacted(source), "tolerance": tolerance, "backbones": result}))
+    storage.write(COMPARISON_PAGE, render(source, result, tolerance=tolerance).encode())
+    return result
+
+
+def _variant(given: str) -> str:
+    """Return a backbone's name as it is written, with its input size behind it if that is given.
+
+    Raises:
+        UsageError: there is no such backbone, or it cannot take the size.
+    """
+    name, at, size = given.partition("@")
+    if at and not size.isdecimal():
+        raise UsageError(f"{given!r} is no backbone with its input size: write it as {DEFAULT_BACKBONE}@128.")
+    return find(name).with_input_size(int(size) if size else None).name + at + size
+
+
+def _of_variant(settings: Settings, variant: str) -> Settings:
+    name, _, size = variant.partition("@")
+    return settings.model_copy(update={"backbone": name} | ({"input_size": int(size)} if size else {}))
 
 
 def _check_weights(names: list[str], settings: Settings) -> None:
     """Fetch the weights that are not on this machine yet, before the first run costs anything."""
-    for name in names:
+    for name in {name.partition("@")[0]: None for name in names}:
         backbone = find(name).with_alpha(settings.alpha)
         here = brought(backbone, settings.weights, settings.s3_options())
         weights = locate(backbone, here, seed=settings.seed)
@@ -134,8 +153,7 @@ def _check_weights(names: list[str], settings: Settings) -> None:
 
 
 def _run(source: str, output: str, name: str, settings: Settings, session: Session) -> Metrics:
-    settings = settings.model_copy(update={"backbone": name})
-    metrics = pipeline.run(source, output, settings, session.spark).metrics
+    metrics = pipeline.run(source, output, _of_variant(settings, name), session.spark).metrics
     if not metrics.get("classifiers"):
         raise TrainingError(f"{name} cannot be compared: {' '.join(metrics['warnings']) or 'nothing was classified'}")
     return metrics
@@ -143,7 +161,7 @@ def _run(source: str, output: str, name: str, settings: Settings, session: Sessi
 
 def _measured(source: str, output: str, settings: Settings, metrics: Metrics, measure: Measure) -> Row:
     extraction = Output(output, settings.s3_options()).recall("extraction")
-    backbone = find(settings.backbone).with_alpha(settings.alpha)
+    backbone = find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
     seconds = time_of(list_selected(source, output, settings).table, settings).seconds
     best = measured_by(metrics, measure)
     assert best is not None  # `common` saw to it

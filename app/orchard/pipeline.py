@@ -91,7 +91,7 @@ class Pipeline:
     ) -> None:
         self.settings = settings
         chosen(settings.classifiers, settings.answer_with)  # what cannot be trained is said before any work
-        self.backbone = find(settings.backbone).with_alpha(settings.alpha)
+        self.backbone = find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
         self.s3 = settings.s3_options()
         self.cards = cards.read(settings.cards, self.s3) if settings.cards else None
         self.output = Output(output, self.s3)

@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard.errors import InputError
-from orchard.features.artifact import EngineName
+from orchard.features.artifact import EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
 from orchard.features.engines import load_engine, resolve_precision
 from orchard.features.extraction import task_images, tasks_per_batch
 from orchard.features.pending import find_pending
+from orchard.features.quantization import Sample
 from orchard.features.weights import brought
 from orchard.images.decoding import Decoded, Rejection, decode
 from orchard.images.reading import contents
@@ -37,7 +38,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
     """
     if output is not None:
         check_apart(source, output)
-    backbone, s3 = find(settings.backbone), settings.s3_options()
+    backbone, s3 = find(settings.backbone).with_input_size(settings.input_size), settings.s3_options()
     with stage("list"):
         listing = list_selected(source, output, settings)
     images = listing.table
@@ -68,6 +69,8 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         "images_per_task": size,
         "parallel_tasks": slots,
         "backbone": backbone.name,
+        "input_size": backbone.input_size,
+        "precision": str(measured.precision),
         "ms_per_image": round(seconds * 1000, 2),
         "extraction_seconds": round(images.num_rows * seconds / slots, 1),
         "features_bytes": images.num_rows * measured.n_features * 4,
@@ -88,28 +91,35 @@ class Measured:
     memory: int
     """Peak of a worker, in bytes."""
     n_features: int
+    precision: Precision
+    """That a first run over so many images takes."""
     tried: int
     rejected: pa.Table
     """Schema REJECTED."""
 
 
 def measure(images: pa.Table, settings: Settings) -> Measured:
-    """Decode and featurize a few of `images`, columns ``path`` and ``size``.
+    """Decode and featurize a few of `images`, schema `orchard.layout.LISTING`.
 
     Raises:
         InputError: none of them can be decoded.
     """
     engine_name = EngineName(settings.engine)
+    backbone = find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
+    limits = settings.limits()
+    precision = resolve_precision(settings.precision, engine_name, backbone=backbone, images=images.num_rows)
+    sample = Sample.of(images, seed=settings.seed, limits=limits, s3=settings.s3_options())
     artifact = build_artifact(
-        find(settings.backbone),
-        weights=brought(find(settings.backbone).with_alpha(settings.alpha), settings.weights, settings.s3_options()),
+        backbone,
+        weights=brought(backbone, settings.weights, settings.s3_options()),
         alpha=settings.alpha,
         engine=engine_name,
-        precision=resolve_precision(settings.precision, engine_name),
+        precision=precision,
         seed=settings.seed,
+        sample=sample if precision is Precision.INT8 else None,
+        may_fall_back=settings.precision == "auto",
     )
     engine = load_engine(artifact)
-    limits = settings.limits()
     step = max(1, images.num_rows // MEASURED_IMAGES)
     tried = images.take(pa.array(range(0, images.num_rows, step)[:MEASURED_IMAGES]))
     found = list(contents(tried, limits, settings.s3_options()))
@@ -134,4 +144,4 @@ def measure(images: pa.Table, settings: Settings) -> Measured:
     engine(pixels)
     seconds = (time.perf_counter() - started) / len(pixels)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Measured(seconds, memory, engine.n_features, tried.num_rows, rejected)
+    return Measured(seconds, memory, engine.n_features, artifact.precision, tried.num_rows, rejected)

@@ -116,8 +116,12 @@ class Settings(BaseSettings):
     weights: str = Field("imagenet", description="imagenet, random, or a weights file, in a bucket too")
     alpha: float = Field(1.0, gt=0, description="width of MobileNet and MobileNetV2")
     engine: Literal["openvino", "tensorflow"] = Field("openvino", description="what runs the network")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the driver's CPU has it"
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="auto: bfloat16 where the driver's CPU has it, else int8 where it is known to pay, else float32",
+    )
+    input_size: int | None = Field(
+        None, ge=1, description="pixels of a side of the square that the network sees, if not its own"
     )
 
     # How features are reduced and classified

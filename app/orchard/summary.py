@@ -27,6 +27,7 @@ from orchard.version import VERSION
 VERSIONED = (
     "pyspark",
     "openvino",
+    "nncf",
     "keras",
     "tensorflow-cpu",
     "tensorflow",
@@ -106,7 +107,7 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
 def run(output: Output, settings: Settings, *, started: datetime) -> Run:
     """Return how the output came about: settings, versions, machine; without secrets."""
     identity = output.recall("identity")
-    backbone = find(identity.get("backbone", settings.backbone))
+    backbone = find(identity.get("backbone", settings.backbone)).with_input_size(identity.get("input_size"))
     selection = output.recall("classification").get("selection")
     found = Run(
         run_id=output.run_id,

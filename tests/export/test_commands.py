@@ -13,12 +13,15 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from export.runtimes import Exporter
 from orchard.errors import InputError, StorageError, UsageError, WeightsUnavailable
 from orchard.exports.commands import export
 from orchard.exports.formats import Format, Precision
 from orchard.exports.keras_model import keras_file
+from orchard.exports.quantization import Images, in_other_numbers, matching
+from orchard.features.artifact import Precision as Computing
 from orchard.features.engines import import_openvino
 from orchard.inference.model import Model
 
@@ -98,7 +101,6 @@ def test_it_writes_to_s3(trained: Path, s3_server: S3Server) -> None:
         (("litert", "fruits.lite"), "ends in .tflite"),
         (("openvino", "models/"), "ends in .xml"),
         (("onnx", "models/.onnx"), "ends in .onnx"),
-        (("openvino", "fruits.xml", "--precision", "int8"), "take --format onnx"),
         (("keras", "fruits.keras", "--precision", "float16"), "take --format litert"),
     ],
 )
@@ -131,6 +133,29 @@ def test_other_weights_than_the_models_are_refused(model: Model) -> None:
     other = replace(model, artifact=replace(model.artifact, weights_digest="0" * 32))
     with pytest.raises(WeightsUnavailable, match="are not those that the model was made with: give the same file"):
         keras_file(other, Format.KERAS, weights="imagenet")
+    of_int8 = replace(other, artifact=replace(other.artifact, precision=Computing.INT8))
+    with pytest.raises(WeightsUnavailable, match="or take --precision int8, which needs none"):
+        in_other_numbers(of_int8, Images([], ""), weights="imagenet", seed=0)
+
+
+def test_a_threshold_moves_as_the_familiarity_of_the_same_images_does() -> None:
+    before = np.array([0.6, 0.7, 0.8, 0.9, 0.4], np.float32)
+    assert matching(0.5, before, before) == 0.5
+    assert matching(0.5, before, before * np.float32(0.8)) == 0.4
+    odd = before * np.array([1, 1, 1, 0.01, 0.01], np.float32)
+    assert matching(0.5, before, odd) == 0.5  # single images move far
+    assert matching(0.5, before[:0], before[:0]) == 0.5 and matching(0.9, before, before * 2) == 1.0
+
+
+def test_floats_of_a_run_in_int8_are_made_of_the_weights_again(model: Model, fruits: Path) -> None:
+    paths = sorted((fruits / "Training").glob("Mango/*.jpg"))[:40]
+    pixels = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    images = Images(pixels, "0" * 32)
+    int8 = in_other_numbers(model, images, weights="imagenet", seed=0)
+    assert int8.artifact.precision is Computing.INT8 and int8.calibration != model.calibration
+    again = in_other_numbers(int8, images, weights="imagenet", seed=0)
+    assert again.artifact == model.artifact
+    assert again.calibration.familiarity == pytest.approx(model.calibration.familiarity, abs=3e-4)
 
 
 @pytest.mark.slow
@@ -140,4 +165,4 @@ def test_a_keras_application_leaves_as_litert() -> None:
 
     artifact = build_artifact(find("MobileNetV3Small"), weights="random", seed=3)
     model = Model(artifact, ("a", "b"), np.zeros((2, artifact.n_features), np.float32), np.zeros(2, np.float32))
-    assert len(keras_file(model, Format.LITERT, Precision.FLOAT16, weights="random", seed=3)) > 1_000_000
+    assert len(keras_file(model, Format.LITERT, Precision.FLOAT16, weights="random", seed=3).data) > 1_000_000

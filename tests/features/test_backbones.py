@@ -3,10 +3,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from orchard.errors import UsageError
 from orchard.features.backbones import DEFAULT_BACKBONE, REGISTRY, find
+from orchard.features.conversion import build_artifact
+from orchard.features.engines import load_engine
 
 # Asks Keras itself; OpenVINO's backend imports fastest.
 MEASURE = """
@@ -102,3 +105,40 @@ def test_the_weights_file_is_named_as_keras_names_it():
     small = find("MobileNetV3Small").with_alpha(0.75).weights_filename()
     assert small == "weights_mobilenet_v3_small_224_0.75_float_no_top_v2.h5"
     assert find("EfficientNetV2S").weights_filename() == "efficientnetv2-s_notop.h5"
+
+
+def test_the_input_size_is_the_networks_own_or_one_that_it_can_take():
+    lite = find("EfficientNetLite0")
+    assert lite.with_input_size(None) is lite.with_input_size(224) is lite
+    small = lite.with_input_size(128)
+    assert (small.input_size, small.n_features, small.top1) == (128, 1280, None)
+    assert find("EfficientNetB2").with_input_size(260).top1 == 80.1
+    for name, size in (("EfficientNetLite0", 100), ("EfficientNetLite0", 32), ("VGG16", 480), ("Xception", 64)):
+        with pytest.raises(UsageError, match=f"--input-size {size} is none of {name}: take its own .* multiple of 32"):
+            find(name).with_input_size(size)
+
+
+def test_a_smaller_input_gives_features_of_another_entry_in_the_cache(images, artifact_cache):
+    small, own = (
+        build_artifact(find("MobileNet").with_alpha(0.25).with_input_size(size), weights="random") for size in (64, 224)
+    )
+    before = len(list(artifact_cache.iterdir()))
+    assert build_artifact(find("MobileNet").with_alpha(0.25).with_input_size(64), weights="random") == small
+    assert len(list(artifact_cache.iterdir())) == before
+    assert small.fingerprint() != own.fingerprint() and small.parameters == own.parameters
+    features = [load_engine(artifact)(images) for artifact in (small, own)]
+    assert [found.shape for found in features] == [(len(images), 256)] * 2
+    assert not np.allclose(*features, rtol=0.01)
+
+
+ONE_OF_EACH_FAMILY = ["ConvNeXtTiny", "DenseNet121", "EfficientNetB1", "EfficientNetV2B0", "InceptionResNetV2"]
+ONE_OF_EACH_FAMILY += ["InceptionV3", "MobileNetV3Small", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_every_family_takes_the_sizes_that_it_says(name, images):
+    backbone = find(name)
+    for size in (backbone.input_sizes[0], 160):
+        artifact = build_artifact(backbone.with_input_size(size), weights="random")
+        assert load_engine(artifact)(images[:1]).shape == (1, backbone.n_features)

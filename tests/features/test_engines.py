@@ -202,7 +202,7 @@ def test_the_precision_is_chosen_on_the_driver():
     with pytest.raises(UsageError, match="float32 with tensorflow"):
         resolve_precision("bfloat16", EngineName.TENSORFLOW)
     with pytest.raises(UsageError, match="choose auto"):
-        resolve_precision("int8")
+        resolve_precision("int4")
 
 
 def test_a_worker_without_bfloat16_says_what_to_do(lite, monkeypatch):

@@ -51,6 +51,20 @@ def test_the_tolerance_decides_which_is_the_best_trade_off(
     assert f'"tolerance": {tolerance}' in (tmp_path / "compare.json").read_text()
 
 
+def test_a_backbone_may_be_compared_at_several_input_sizes(runs: list[str], tmp_path: Path) -> None:
+    names = ["efficientnetlite0", "EfficientNetLite0@128"]
+    rows = compare("/images", str(tmp_path), names, load({"weights": "random"}))
+    assert {row["backbone"] for row in rows} == {"EfficientNetLite0", "EfficientNetLite0@128"}
+    assert runs == ["EfficientNetLite0", "EfficientNetLite0@128"]
+    assert 'href="EfficientNetLite0%40128/report.html"' in (tmp_path / "compare.html").read_text()
+    of_size = comparison._of_variant(load({"input_size": 96}), runs[1])
+    assert (of_size.backbone, of_size.input_size) == ("EfficientNetLite0", 128)
+    assert comparison._of_variant(load({"input_size": 96}), runs[0]).input_size == 96
+    for name, sentence in (("MobileNetV2@100", "--input-size 100 is none of"), ("MobileNetV2@", "write it as")):
+        with pytest.raises(UsageError, match=sentence):
+            compare("/images", str(tmp_path), [name], load())
+
+
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0, float("nan")])
 def test_a_tolerance_that_is_no_share_is_refused(tolerance: float, runs: list[str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--tolerance"):

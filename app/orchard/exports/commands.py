@@ -24,10 +24,12 @@ from orchard.flags import STORAGE, options, settings_from
     "--precision",
     default=str(Precision.FLOAT32),
     type=click.Choice([str(precision) for precision in Precision]),
-    help="how the weights are stored; int8 is calibrated with the run's training images  [default: float32]",
+    help="how the weights are stored, in int8 also what is computed with  [default: float32]",
 )
 @click.option(
-    "--weights", metavar="TEXT", help="keras, litert: the backbone's weights, if they are elsewhere than for the run"
+    "--weights",
+    metavar="TEXT",
+    help="keras, litert, and float32 of a run in int8: the backbone's weights, if they are elsewhere than for the run",
 )
 @options(*STORAGE)
 def export(

@@ -40,8 +40,6 @@ class Precision(StrEnum):
 
 def check(kind: Format, precision: Precision, file: str) -> None:
     """Raise UsageError, with what to take instead, for a format that lacks the precision or has another suffix."""
-    if kind is Format.OPENVINO and precision is Precision.INT8:
-        raise UsageError("--format openvino has no int8: take --format onnx, which OpenVINO reads too, or float16.")
     if kind is Format.KERAS and precision is not Precision.FLOAT32:
         raise UsageError(
             f"--format keras is float32 alone, not {precision}: take --format litert for a phone, or onnx."

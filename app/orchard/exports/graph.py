@@ -25,11 +25,7 @@ def folded_graph(model: Model) -> Any:
     Raises:
         UsageError: the model is one of TensorFlow's.
     """
-    if model.artifact.engine is not EngineName.OPENVINO:
-        raise UsageError(
-            f"The network in this output is one for --engine {model.artifact.engine}: take --format keras or litert, "
-            "or run orchard run again with --engine openvino."
-        )
+    check_engine(model)
     openvino = import_openvino()
     from openvino import opset13 as opset
 
@@ -57,6 +53,15 @@ def folded_graph(model: Model) -> Any:
     for output, name in zip(folded.outputs, outputs, strict=True):
         output.tensor.set_names({name})
     return folded
+
+
+def check_engine(model: Model) -> None:
+    """Raise UsageError, with what to take instead, unless the model's network is one of OpenVINO's."""
+    if model.artifact.engine is not EngineName.OPENVINO:
+        raise UsageError(
+            f"The network in this output is one for --engine {model.artifact.engine}: take --format keras or litert, "
+            "or run orchard run again with --engine openvino."
+        )
 
 
 def _familiarity(opset: Any, features: Any, familiarity: Familiarity) -> Any:

@@ -4,7 +4,9 @@
 
     parent                          child (KERAS_BACKEND=tensorflow)
     request.json, head.npz    ->    backbone from its weights, resize before it, dense layers after it
+    images.npy, before.npy    ->    where the run or the file is of int8: the file's own threshold of familiarity
     model.keras or .tflite    <-
+    threshold.json
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +28,11 @@ from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
 from orchard.exports.graph import head
-from orchard.exports.quantization import FLOAT32_CONVOLUTIONS
+from orchard.exports.quantization import Images, familiarity_of, matching
+from orchard.features.artifact import Precision as Computing
 from orchard.features.backbones import Backbone, find
+from orchard.features.quantization import FLOAT32_CONVOLUTIONS
+from orchard.features.resizing import Resizer
 from orchard.features.weights import Weights, keras_model, locate
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.model import Model
@@ -45,15 +51,24 @@ class _Request:
     precision: Precision
     backbone: str
     alpha: float
+    input_size: int
     weights: str
     seed: int
     weights_digest: str
-    card: str  # JSON, for the file's metadata
+    card: dict[str, Any]  # for the file's metadata
+    familiarity_threshold: float  # of the run
 
     def located(self) -> tuple[Backbone, Weights]:
-        """The backbone of the width, and where its weights are."""
-        backbone = find(self.backbone).with_alpha(self.alpha)
+        """The backbone of the width and input size, and where its weights are."""
+        backbone = find(self.backbone).with_alpha(self.alpha).with_input_size(self.input_size)
         return backbone, locate(backbone, self.weights, seed=self.seed)
+
+
+class KerasFile(NamedTuple):
+    """A file, and the threshold of familiarity that its card names."""
+
+    data: bytes
+    familiarity_threshold: float
 
 
 def keras_file(
@@ -63,9 +78,9 @@ def keras_file(
     *,
     weights: str,
     seed: int = 0,
-    card: str = "{}",
-    images: NDArray[np.uint8] | None = None,
-) -> bytes:
+    card: Mapping[str, Any] = MappingProxyType({}),
+    images: Images | None = None,
+) -> KerasFile:
     """Return `model` as a .keras or .tflite file.
 
     Args:
@@ -74,15 +89,26 @@ def keras_file(
         precision: float32 alone for Keras.
         weights: where the backbone's weights are: ``imagenet``, ``random`` (of ``seed``) or a file.
         seed: of random weights.
-        card: the model card in JSON, which a .tflite file carries as its metadata "model.json".
-        images: (n, input_size, input_size, 3) to calibrate int8 with.
+        card: the model card, which a .tflite file carries as its metadata "model.json", with the file's threshold.
+        images: to calibrate int8 with, and to set the threshold by where the run or the file is of int8.
 
     Raises:
         WeightsUnavailable: the weights are not to be had, or are not those that the model was made with.
         OrchardError: the child broke off.
     """
     artifact = model.artifact
-    request = _Request(kind, precision, artifact.backbone, artifact.alpha, weights, seed, artifact.weights_digest, card)
+    request = _Request(
+        kind,
+        precision,
+        artifact.backbone,
+        artifact.alpha,
+        artifact.input_size,
+        weights,
+        seed,
+        artifact.weights_digest,
+        dict(card),
+        model.calibration.familiarity,
+    )
     _check_digest(request, request.located()[1])
     matrix, bias = head(model)
     with tempfile.TemporaryDirectory(prefix="orchard-export-") as scratch:
@@ -93,10 +119,21 @@ def keras_file(
             (folder / "familiarity.npz").write_bytes(model.familiarity.to_bytes())
         if model.kinds is not None:
             np.save(folder / "kinds.npy", model.kinds.shares)
-        if images is not None:
-            np.save(folder / "images.npy", images)
+        if images is not None and images.pixels:
+            np.save(folder / "images.npy", _resized(images.pixels, artifact.input_size))
+            if artifact.precision is Computing.INT8:  # which the child cannot compute
+                np.save(folder / "before.npy", familiarity_of(model, images))
         _run_child(folder, artifact.backbone)
-        return (folder / f"model{kind.suffix}").read_bytes()
+        threshold = json.loads((folder / "threshold.json").read_text())
+        return KerasFile((folder / f"model{kind.suffix}").read_bytes(), float(threshold))
+
+
+def _resized(images: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
+    """Return images as the network sees them, uint8 (n, size, size, 3)."""
+    resize, batch = Resizer(size), np.empty((len(images), size, size, 3), np.float32)
+    for image, row in zip(images, batch, strict=True):
+        resize(image, row)
+    return np.rint(batch).astype(np.uint8)
 
 
 def _check_digest(request: _Request, weights: Weights) -> None:
@@ -141,11 +178,36 @@ def main(folder: Path) -> int:
         model = _folded(request, folder)
         if request.format is Format.KERAS:
             model.save(path)
+            threshold = _threshold(request, folder, model, None)
         else:
-            path.write_bytes(_with_metadata(_litert(model, request.precision, folder), request.card))
+            data = _litert(model, request.precision, folder)
+            threshold = _threshold(request, folder, model, data)
+            card = request.card | {"familiarity_threshold": threshold}
+            path.write_bytes(_with_metadata(data, json.dumps(card, ensure_ascii=False)))
+        (folder / "threshold.json").write_text(json.dumps(threshold))
     except OrchardError as error:
         return child.leave_error(folder, error)
     return 0
+
+
+def _threshold(request: _Request, folder: Path, model: keras.Model, litert: bytes | None) -> float:
+    """Return the threshold of familiarity of what was made: the run's where there are no images to match it with."""
+    if not (folder / "images.npy").is_file() or not (folder / "familiarity.npz").is_file():
+        return request.familiarity_threshold
+    import tensorflow as tf
+
+    images = np.load(folder / "images.npy")
+
+    def by_keras() -> NDArray[np.float32]:
+        run = tf.function(lambda image: model(image, training=False)[FAMILIARITY])
+        return np.concatenate([run(image[np.newaxis]).numpy() for image in images])
+
+    def by_litert(data: bytes) -> NDArray[np.float32]:
+        run = tf.lite.Interpreter(model_content=data, num_threads=1).get_signature_runner()
+        return np.concatenate([run(image=image[np.newaxis])[FAMILIARITY] for image in images])
+
+    before = np.load(folder / "before.npy") if (folder / "before.npy").is_file() else by_keras()
+    return matching(request.familiarity_threshold, before, by_keras() if litert is None else by_litert(litert))
 
 
 def _folded(request: _Request, folder: Path) -> keras.Model:

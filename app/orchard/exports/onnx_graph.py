@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from orchard.errors import OrchardError, UsageError
 from orchard.exports.formats import INPUT, Precision
 from orchard.exports.graph import constant, folded_graph, output_shapes
+from orchard.features.artifact import Precision as Computing
 from orchard.inference.model import Model
 from orchard.version import VERSION
 
@@ -36,10 +37,10 @@ def to_onnx(model: Model, precision: Precision = Precision.FLOAT32, metadata: Ma
     written beside labels, threshold and digest. Needs neither TensorFlow nor ONNX Runtime; 0.3 s for EfficientNetLite0.
 
     Raises:
-        UsageError: `onnx` is not installed; the model is one of TensorFlow's; int8, which needs images to calibrate.
+        UsageError: `onnx` is not installed; the model is one of TensorFlow's; int8, and the network is not.
         OrchardError: the network holds an operation that is not known here.
     """
-    if precision is Precision.INT8:
+    if precision is Precision.INT8 and model.artifact.precision is not Computing.INT8:
         raise UsageError("int8 needs images to calibrate with: orchard export OUT --format onnx --precision int8.")
     onnx = import_onnx()
     translation = _Translation(folded_graph(model), half=precision is Precision.FLOAT16)
@@ -92,7 +93,11 @@ class _Translation:
         self._counts: Counter[str] = Counter()
         self._names: dict[str, str] = {}  # of OpenVINO's node -> of the tensor in ONNX
         self._padding: dict[str, list[int]] = {}  # of the node of a Pad that its convolutions do themselves
-        for node in graph.get_ordered_ops():
+        nodes = graph.get_ordered_ops()
+        dequantizing = {maker.get_name() for node in nodes for maker in _dequantizing(node)}
+        for node in nodes:
+            if node.get_name() in dequantizing:  # the convolution writes them
+                continue
             kind = node.get_type_name()
             if kind == "Parameter":
                 self._names[node.get_name()] = INPUT
@@ -142,15 +147,19 @@ class _Translation:
         """Return the names of all inputs."""
         return [self.input(node, index) for index in range(node.get_input_size())]
 
-    def constant(self, values: NDArray[Any]) -> str:
-        """Write a constant and return its name; weights in half precision if the file is to be so."""
+    def dequantized(self, values: NDArray[np.integer], scale: NDArray[np.float32]) -> str:
+        """Write ``values * scale`` as whole numbers, with a scale (n,) for each along the first axis of n."""
+        return self.add("DequantizeLinear", [self.constant(values), self.constant(scale, exact=True)], axis=0)
+
+    def constant(self, values: NDArray[Any], *, exact: bool = False) -> str:
+        """Write a constant and return its name; weights in half precision if the file is to be so, and not `exact`."""
         from onnx import TensorProto, numpy_helper
 
         name = self._name("constant")
-        halved = self._half and values.dtype == np.float32 and values.size >= _LEAST_HALVED
+        halved = self._half and not exact and values.dtype == np.float32 and values.size >= _LEAST_HALVED
         if halved and np.abs(values).max() > np.finfo(np.float16).max:
             raise OrchardError("The weights are too large for float16: take --precision float32.")
-        values = np.ascontiguousarray(values.astype(np.float16) if halved else values)
+        values = np.asarray(values.astype(np.float16) if halved else values, order="C")  # a number stays one
         self.initializers.append(numpy_helper.from_array(values, name))
         return self.add("Cast", [name], to=TensorProto.FLOAT) if halved else name
 
@@ -178,17 +187,23 @@ def _pads(node: Any) -> list[int]:
 
 
 def _convolution(to: _Translation, node: Any) -> str:
-    kernel, attributes = constant(node, 1), node.get_attributes()
+    scale, attributes = _kernel_scale(node), node.get_attributes()
+    kernel = constant(node, 1) if scale is None else constant(_dequantizing(node)[-1], 0)
     groups = 1
     if node.get_type_name() == "GroupConvolution":  # (groups, out, in, height, width)
         groups = kernel.shape[0]
         kernel = kernel.reshape(-1, *kernel.shape[2:])
-    inputs = [to.input(node, 0), to.constant(kernel)]
+    inputs = [to.input(node, 0), to.constant(kernel) if scale is None else to.dequantized(kernel, scale)]
     takers = list(node.output(0).get_target_inputs())
     addition = takers[0].get_node() if len(takers) == 1 else None
     bias = None if addition is None else _bias(addition, 1 - takers[0].get_index(), len(kernel))
     if bias is not None:
-        inputs.append(to.constant(bias))
+        entry = _quantization(node.input_value(0).get_node())
+        if scale is None or entry is None:
+            inputs.append(to.constant(bias))
+        else:  # as the sum of products has it
+            step = (entry[0] * scale).astype(np.float32)
+            inputs.append(to.dequantized(np.rint(bias / step).astype(np.int32), step))
     name = to.add(
         "Conv",
         inputs,
@@ -201,6 +216,49 @@ def _convolution(to: _Translation, node: Any) -> str:
     if bias is not None:
         to.alias(addition, name)
     return name
+
+
+def _dequantizing(node: Any) -> list[Any]:
+    """Return the Multiply and the Convert that make floats of a convolution's int8 kernel; none if it is of floats."""
+    if node.get_type_name() not in ("Convolution", "GroupConvolution"):
+        return []
+    multiply = node.input_value(1).get_node()
+    if multiply.get_type_name() != "Multiply" or multiply.input_value(0).get_node().get_type_name() != "Convert":
+        return []
+    return [multiply, multiply.input_value(0).get_node()]
+
+
+def _kernel_scale(node: Any) -> NDArray[np.float32] | None:
+    """Return what a convolution's kernel of int8 is multiplied by, for each channel that it makes; None for floats."""
+    makers = _dequantizing(node)
+    if not makers:
+        return None
+    scale: NDArray[np.float32] = constant(makers[0], 1).reshape(-1)
+    return scale
+
+
+def _quantization(node: Any) -> tuple[np.float32, np.uint8] | None:
+    """Return the step and the zero of the whole numbers that a FakeQuantize rounds to; None for another node.
+
+    Raises:
+        OrchardError: it is one that ONNX has not.
+    """
+    if node.get_type_name() == "Pad":
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "FakeQuantize":
+        return None
+    low, high, *out = (constant(node, index) for index in (1, 2, 3, 4))
+    if low.size > 1 or node.get_attributes()["levels"] != 256 or [low, high] != out:
+        raise OrchardError("The network quantises in a way that Orchard cannot write to ONNX: take --format openvino.")
+    step = np.float32((high - low).item() / 255)
+    return step, np.uint8(np.rint(-low.item() / step))
+
+
+def _fake_quantize(to: _Translation, node: Any) -> str:
+    found = _quantization(node)
+    assert found is not None
+    step, zero = (to.constant(np.asarray(value)) for value in found)
+    return to.add("DequantizeLinear", [to.add("QuantizeLinear", [to.input(node, 0), step, zero]), step, zero])
 
 
 def _bias(addition: Any, index: int, channels: int) -> NDArray[np.float32] | None:
@@ -373,6 +431,7 @@ _TRANSLATIONS: dict[str, Callable[[_Translation, Any], str]] = {
     "Concat": _concat,
     "Convert": _convert,
     "Convolution": _convolution,
+    "FakeQuantize": _fake_quantize,
     "GroupConvolution": _convolution,
     "HSigmoid": _hard_sigmoid,
     "Interpolate": _interpolate,

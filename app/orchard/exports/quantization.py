@@ -1,137 +1,126 @@
-"""int8: weights and activations as whole numbers, their ranges measured on images that the model was trained on."""
+"""Exports whose network computes in other numbers than the run did: int8 of float32, or the other way round.
+
+The network of OpenVINO and ONNX in int8 is the run's own, or made of it as a run makes it
+(`orchard.features.quantization`); LiteRT has a converter of its own. Other numbers give other features, so that the
+run's threshold of familiarity is another one there: see `matching`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import tempfile
-from collections.abc import Iterator, Sequence
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.errors import InputError, StorageError, UsageError
-from orchard.exports.formats import INPUT, OUTPUT
-from orchard.exports.onnx_graph import import_onnx
-from orchard.features.resizing import Resizer
-from orchard.images.decoding import Limits, Rejection, decode
-from orchard.inference.predictor import DEFAULT_LIMITS
-from orchard.layout import INVENTORY, Dataset, Split
+from orchard.errors import InputError, WeightsUnavailable
+from orchard.exports.graph import check_engine
+from orchard.features import quantization
+from orchard.features.artifact import Artifact, Precision
+from orchard.features.backbones import find
+from orchard.features.conversion import build_artifact
+from orchard.features.engines import OpenVinoEngine
+from orchard.images.decoding import Limits
+from orchard.inference.model import Model
+from orchard.inference.predictor import DEFAULT_LIMITS, Predictor
+from orchard.layout import INVENTORY, Dataset
 from orchard.output import Output
-from orchard.storage import S3Options, read_path
+from orchard.storage import S3Options
 
-IMAGES = 200
-"""How many training images the ranges are measured on."""
-_LEAST_IMAGES = 10
-# What gains by whole numbers. The sums of residual blocks are among them, so that nothing is converted in between.
-_OPERATIONS = ["Conv", "Add", "Clip", "Relu", "MatMul", "MaxPool", "AveragePool", "Concat"]
-
-FLOAT32_CONVOLUTIONS = 2
-"""How many of the first convolutions stay float32: what they lose is lost to all others.
-
-EfficientNetLite0 in ONNX, 2,878 photographs of 58 fruits: with them in float32 98.3 % keep their answer, without
-96.1 %, and it takes 3.4 ms rather than 4.4.
-"""
+log = logging.getLogger(__name__)
 
 
-def calibration_images(output: str, s3: S3Options, size: int, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
-    """Return up to `IMAGES` training images of an output, evenly spread over their paths, as the network sees them.
+class Images(NamedTuple):
+    """Training images of a run, as it decodes them."""
 
-    Returns:
-        uint8 (n, size, size, 3), RGB.
+    pixels: list[NDArray[np.uint8]]
+    """uint8 (height, width, 3), RGB, within the network's input size or about it."""
+    digest: str
+
+
+def training_images(output: str, s3: S3Options, *, size: int, seed: int, limits: Limits = DEFAULT_LIMITS) -> Images:
+    """Return the images that a run of int8 over the images of `output` is quantised with.
 
     Raises:
         InputError: too few of them can still be read.
     """
-    table = Output(output, s3).read(Dataset.INVENTORY, ["path", "split", "featurized"], INVENTORY)
-    paths = sorted(row["path"] for row in table.to_pylist() if row["split"] == Split.TRAIN and row["featurized"])
-    chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, min(IMAGES, len(paths)), dtype=int)]
-    images = [image for path in chosen if (image := _image(path, s3, size, limits)) is not None]
-    if len(images) < _LEAST_IMAGES:
-        raise InputError(
-            f"int8 is calibrated with the images that {output} was trained on, and only {len(images)} of {len(chosen)} "
-            "can still be read: bring them back to where they were, or take --precision float16."
-        )
-    return np.stack(images)
-
-
-def _image(path: str, s3: S3Options, size: int, limits: Limits) -> NDArray[np.uint8] | None:
+    table = Output(output, s3).read(Dataset.INVENTORY, ["path", "label", "split", "featurized"], INVENTORY)
+    images = quantization.Sample.of(table.filter(table["featurized"]), seed=seed, limits=limits, s3=s3)
+    contents = images.read()
     try:
-        decoded = decode(read_path(path, s3, limits.max_bytes), size, limits)
-    except (OSError, StorageError):
-        return None
-    if isinstance(decoded, Rejection):
-        return None
-    resized = np.empty((size, size, 3), np.float32)
-    Resizer(size)(decoded.pixels, resized)
-    return np.rint(resized).astype(np.uint8)
+        return Images(quantization.decoded(contents, size, limits), quantization.digest(contents))
+    except InputError:
+        raise InputError(
+            f"int8 is calibrated with the images that {output} was trained on, and only {len(contents)} of "
+            f"{len(images.paths)} can still be read: bring them back to where they were, or take --precision float16."
+        ) from None
 
 
-def quantize_onnx(data: bytes, images: NDArray[np.uint8]) -> bytes:
-    """Return the ONNX file `data`, of float32, in int8 (quantize and dequantize nodes around every operation).
-
-    Resize, normalisation, the first convolutions, and all that follows the features stay float32: they cost little
-    and decide.
+def in_other_numbers(model: Model, images: Images, *, weights: str, seed: int) -> Model:
+    """Return a float model with its network in int8, or one of int8 with its network in float32.
 
     Args:
-        data: what `to_onnx` returned.
-        images: (n, size, size, 3) to measure the activations' ranges on.
+        model: of OpenVINO's engine.
+        images: to quantise with, and to set the threshold of familiarity by.
+        weights: where the backbone's weights are: what float32 is made of again.
+        seed: of random weights.
 
     Raises:
-        UsageError: ONNX Runtime is not installed.
+        UsageError: the model is one of TensorFlow's.
+        WeightsUnavailable: the weights are not to be had, or are not those that the model was made with.
     """
-    onnx = import_onnx()
-    try:
-        from onnxruntime import quantization  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise UsageError("int8 needs onnxruntime, which is not installed: pip install onnxruntime.") from error
-
-    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._next: Iterator[dict[str, Any]] = ({INPUT: image[np.newaxis]} for image in images)
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self._next, None)
-
-    model = onnx.load_model_from_string(data)
-    nodes = model.graph.node
-    convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
-    first = convolutions[FLOAT32_CONVOLUTIONS]
-    with tempfile.TemporaryDirectory(prefix="orchard-export-") as folder:
-        path = Path(folder) / "model.onnx"
-        logging.disable(logging.WARNING)  # it advises to fold what OpenVINO has folded
-        try:
-            quantization.quantize_static(
-                model,
-                path,
-                Images(),
-                quant_format=quantization.QuantFormat.QDQ,
-                op_types_to_quantize=_OPERATIONS,
-                nodes_to_exclude=[*(node.name for node in nodes[:first]), *_after_features(nodes)],
-                per_channel=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-            )
-        finally:
-            logging.disable(logging.NOTSET)
-        quantized = onnx.load_model(path)
-    onnx.helper.set_model_props(quantized, {entry.key: entry.value for entry in model.metadata_props})
-    onnx.checker.check_model(quantized)
-    content: bytes = quantized.SerializeToString()
-    return content
+    check_engine(model)
+    before = familiarity_of(model, images)
+    if model.artifact.precision is Precision.INT8:
+        network = _in_float32(model.artifact, weights, seed)
+    else:
+        exact = replace(model.artifact, precision=Precision.FLOAT32)
+        # NNCF shows its progress on standard output, which is the command's.
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            network = quantization.quantized(exact, images.pixels, images.digest)
+        if network.agreement is not None and network.agreement < quantization.LEAST_AGREEMENT:
+            log.warning("the features of int8 agree with float32's by %s only: try float16 too", network.agreement)
+    after = model.familiarities(OpenVinoEngine(network)(images.pixels))
+    return replace(with_threshold(model, before, after), artifact=network)
 
 
-def _after_features(nodes: Sequence[Any]) -> list[str]:
-    """Return the names of the nodes that make probabilities and familiarity of the features."""
-    makers = {node.output[0]: node for node in nodes}
-    node = makers[OUTPUT]
-    while node.op_type != "MatMul":  # the softmax, the bias
-        node = next(makers[name] for name in node.input if name in makers)
-    reached = {node.input[0]}
-    found = []
-    for node in nodes:  # in an order in which they can run
-        if reached.intersection(node.input):
-            reached.add(node.output[0])
-            found.append(node.name)
-    return found
+def familiarity_of(model: Model, images: Images) -> NDArray[np.float32]:
+    """Return how familiar images are to a model, float32 (n,)."""
+    return model.familiarities(Predictor(model).features(images.pixels))
+
+
+def with_threshold(model: Model, before: NDArray[np.float32], after: NDArray[np.float32]) -> Model:
+    """Return the model with the threshold that `matching` gives for its exported network."""
+    threshold = matching(model.calibration.familiarity, before, after)
+    return replace(model, calibration=replace(model.calibration, familiarity=threshold))
+
+
+def matching(threshold: float, before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
+    """Return the threshold of familiarity of an exported network: the run's, times the median of what became of it.
+
+    The run has measured its threshold on images that were held out of training. An export has none of these left: what
+    is familiar to all but a few of its training images would be four times as strict (58 fruits: a quarter of the test
+    photographs unknown). So the threshold moves as the familiarity of the same images does.
+
+    Args:
+        threshold: of the run, 0..1.
+        before: (n,) the familiarity of training images by the run's network.
+        after: (n,) of the same by the exported one.
+    """
+    ratio = float(np.median(after / np.maximum(before, np.float32(1e-6)))) if len(before) else 1.0
+    return float(np.floor(min(threshold * ratio, 1.0) * 10_000) / 10_000)
+
+
+def _in_float32(artifact: Artifact, weights: str, seed: int) -> Artifact:
+    backbone = find(artifact.backbone).with_alpha(artifact.alpha).with_input_size(artifact.input_size)
+    built = build_artifact(backbone, weights=weights, engine=artifact.engine, seed=seed)
+    if built.weights_digest != artifact.weights_digest:
+        raise WeightsUnavailable(
+            f"The weights of {artifact.backbone} found here ({weights}) are not those that the model was made with: "
+            "give the same file with --weights, or take --precision int8, which needs none."
+        )
+    return built

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchard import interruption
+from orchard.errors import InputError
 from orchard.exports.card import model_card
 from orchard.exports.formats import Format, Precision, check
 from orchard.exports.graph import folded_graph
 from orchard.exports.keras_model import keras_file
 from orchard.exports.onnx_graph import to_onnx
-from orchard.exports.quantization import calibration_images, quantize_onnx
+from orchard.exports.quantization import Images, in_other_numbers, training_images
+from orchard.features.artifact import Precision as Computing
 from orchard.features.engines import import_openvino
 from orchard.inference.model import Model
 from orchard.storage import DEFAULT_S3, S3Options, open_storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,14 @@ def export(
         file: local path or ``s3a://bucket/key``, with the suffix of the format; replaced if it is there.
         kind: the format.
         precision: how the weights are stored.
-        weights: Keras and LiteRT: where the backbone's weights are; None: what the run was given.
+        weights: where the backbone's weights are, for Keras, LiteRT, and floats of a run of int8; None: what the run
+            was given.
         s3: where the object store is.
 
     Raises:
         UsageError: format, precision and suffix do not go together, or a package is missing.
         InputError: there is no model, or int8 lacks the images to calibrate with.
-        WeightsUnavailable: Keras and LiteRT: the backbone's weights are not to be had.
+        WeightsUnavailable: the backbone's weights are needed and not to be had.
         StorageError: reading or writing failed.
     """
     check(kind, precision, file)
@@ -60,22 +66,24 @@ def export(
     folder, _, name = file.rpartition("/")
     stem = name.removesuffix(kind.suffix)
     storage = open_storage(folder or ("/" if file.startswith("/") else "."), s3)
+    settings = model.run.get("settings", {})
+    weights = weights or settings.get("weights") or model.artifact.weights
+    seed = int(settings.get("seed", 0))
+    images = _images(output, model, kind, precision, seed=seed, s3=s3)
     card = model_card(model, kind, precision)
-    images = calibration_images(output, s3, model.artifact.input_size) if precision is Precision.INT8 else None
-    text = json.dumps(card, ensure_ascii=False)
-    match kind:
-        case Format.ONNX:
-            data = to_onnx(model, Precision.FLOAT32 if images is not None else precision, {"model_card": text})
-            parts = {".onnx": data if images is None else quantize_onnx(data, images)}
-        case Format.OPENVINO:
-            parts = openvino_files(model, precision, text)
-        case _:
-            settings = model.run.get("settings", {})
-            weights = weights or settings.get("weights") or model.artifact.weights
-            seed = int(settings.get("seed", 0))
-            parts = {
-                kind.suffix: keras_file(model, kind, precision, weights=weights, seed=seed, card=text, images=images)
-            }
+    if kind in (Format.ONNX, Format.OPENVINO):
+        if images is not None:
+            model = in_other_numbers(model, images, weights=weights, seed=seed)
+            card["familiarity_threshold"] = model.calibration.familiarity
+        text, digest = json.dumps(card, ensure_ascii=False), card["digest"]
+        if kind is Format.ONNX:
+            parts = {".onnx": to_onnx(model, precision, {"model_card": text, "digest": digest})}
+        else:
+            parts = openvino_files(model, precision, text, digest)
+    else:
+        built = keras_file(model, kind, precision, weights=weights, seed=seed, card=card, images=images)
+        parts = {kind.suffix: built.data}
+        card["familiarity_threshold"] = built.familiarity_threshold
     content = parts.pop(kind.suffix)
     # Beside the file alone: texts in several languages would make it heavier.
     card["cards"] = model.cards.as_list() or None
@@ -93,17 +101,40 @@ def export(
     return Exported({f"{storage.url.rstrip('/')}/{stem}{suffix}": size for suffix, size in sizes.items()}, card)
 
 
-def openvino_files(model: Model, precision: Precision = Precision.FLOAT32, card: str = "{}") -> dict[str, bytes]:
+def _images(
+    output: str, model: Model, kind: Format, precision: Precision, *, seed: int, s3: S3Options
+) -> Images | None:
+    """Return training images for an export that computes in other numbers than the run did; None for any other.
+
+    Raises:
+        InputError: int8 lacks them. Floats can do without: then they keep the run's threshold.
+    """
+    int8, in_int8 = precision is Precision.INT8, model.artifact.precision is Computing.INT8
+    if not (int8 or in_int8) or (int8 and in_int8 and kind is not Format.LITERT):
+        return None
+    try:
+        return training_images(output, s3, size=model.artifact.input_size, seed=seed)
+    except InputError as error:
+        if int8:
+            raise
+        log.warning("familiarity keeps the threshold that the run measured in int8: %s", error)
+        return Images([], "")
+
+
+def openvino_files(
+    model: Model, precision: Precision = Precision.FLOAT32, card: str = "{}", digest: str | None = None
+) -> dict[str, bytes]:
     """Return the graph (``.xml``) and the constants (``.bin``), with labels and card in the graph's ``rt_info``.
 
-    float16 halves the constants; OpenVINO computes as it would otherwise.
+    float16 halves the constants; OpenVINO computes as it would otherwise. ``digest`` is of the model of the run, if
+    that is another one.
     """
     openvino = import_openvino()
     graph = folded_graph(model)
     graph.set_rt_info(json.dumps(model.labels, ensure_ascii=False), ["orchard", "labels"])
     graph.set_rt_info(str(model.calibration.threshold), ["orchard", "threshold"])
     graph.set_rt_info(str(model.calibration.familiarity), ["orchard", "familiarity_threshold"])
-    graph.set_rt_info(model.digest, ["orchard", "digest"])
+    graph.set_rt_info(digest or model.digest, ["orchard", "digest"])
     graph.set_rt_info(card, ["orchard", "model_card"])
     with tempfile.TemporaryDirectory(prefix="orchard-export-") as folder:
         path = Path(folder) / "model.xml"

@@ -26,6 +26,8 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    """The network is another one, see `orchard.features.quantization`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ class Artifact:
     weights: str  # where they came from, for people
     weights_digest: str
     topology: bytes = field(repr=False)  # OpenVINO: the graph (XML); TensorFlow: a .keras file
-    parameters: bytes = field(repr=False, default=b"")  # OpenVINO: the constants, float32
+    parameters: bytes = field(repr=False, default=b"")  # OpenVINO: the constants, float32; of int8 also whole numbers
+    # Of int8 alone:
+    calibration: str = ""  # the digest of the images that it was quantised with
+    network: str = ""  # the digest of what came of them
+    agreement: float | None = None  # of its features with float32's, see `orchard.features.quantization.agreement`
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that two artifacts share if, and only if, their features may be mixed."""
@@ -52,6 +58,8 @@ class Artifact:
             f"version={FEATURES_VERSION} backbone={self.backbone} alpha={self.alpha} size={self.input_size} "
             f"engine={self.engine} precision={self.precision} weights={self.weights_digest}"
         )
+        if self.network:
+            settings += f" network={self.network}"
         return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
     def to_bytes(self) -> bytes:

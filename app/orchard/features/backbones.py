@@ -19,6 +19,9 @@ from orchard.errors import UsageError
 
 DEFAULT_BACKBONE = "EfficientNetLite0"
 
+SIZE_STEP = 32
+"""Pixels: what all of these networks shrink an image by before they pool it."""
+
 
 class Preprocessing(StrEnum):
     """What a network expects of pixels x in 0..255, RGB (``keras.applications.imagenet_utils``)."""
@@ -85,6 +88,31 @@ class Backbone:
             raise UsageError(f"--alpha {alpha:g} is no width of {self.name}: choose one of {known}.")
         width = self.widths[alpha]
         return replace(self, alpha=alpha, n_features=width.n_features, parameters=width.parameters, top1=width.top1)
+
+    def with_input_size(self, size: int | None) -> Backbone:
+        """The backbone for images of `size` pixels; None leaves its own. Raises UsageError for one that it cannot take.
+
+        Its weights are those of its own size.
+        """
+        if size is None or size == self.input_size:
+            return self
+        sizes = self.input_sizes
+        if size not in sizes:
+            raise UsageError(
+                f"--input-size {size} is none of {self.name}: take its own {self.input_size}, or a multiple of "
+                f"{SIZE_STEP} from {sizes[0]} to {sizes[-1]}."
+            )
+        return replace(self, input_size=size, top1=None)
+
+    @property
+    def input_sizes(self) -> range:
+        """Pixels that it can be run at beside its own: multiples of its greatest stride, `SIZE_STEP`.
+
+        What is smaller leaves hardly anything to pool; what is larger than twice the size of training, nobody has
+        learned to see. The floor of the Inception family is that of Keras.
+        """
+        least = 96 if self.family in {"inception_v3", "inception_resnet_v2", "xception"} else 64
+        return range(least, 2 * self.input_size + 1, SIZE_STEP)
 
     def weights_filename(self) -> str:
         """The file's name in the ``models`` folder of a Keras home."""

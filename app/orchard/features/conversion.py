@@ -8,6 +8,9 @@ The process is thrown away, so neither Keras' memory nor its import time falls t
 OpenVINO: Keras' OpenVINO backend gives the graph itself, channels first, so that nothing has to be transposed:
 2.9 s for MobileNetV2, against 7.6 s by way of TensorFlow, and the same operations and speed after OpenVINO's common
 passes. The families that Keras cannot build channels first go by way of TensorFlow.
+
+int8 is made of that float32 network, with images of the run (`orchard.features.quantization`), and has an entry of its
+own in the cache.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -29,10 +33,12 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from orchard import child, interruption
-from orchard.errors import OrchardError, StorageError
+from orchard.errors import InputError, OrchardError, StorageError
+from orchard.features import quantization
 from orchard.features.artifact import BATCH_SIZE, FEATURES_VERSION, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
 from orchard.features.engines import import_openvino
+from orchard.features.quantization import LEAST_AGREEMENT, Sample
 from orchard.features.weights import Weights, keras_model, locate
 from orchard.storage import LocalStorage
 
@@ -49,14 +55,19 @@ class Request:
 
     backbone: str
     alpha: float
+    input_size: int
     weights: str
     engine: EngineName
     precision: Precision
     seed: int
+    sample: Sample | None = None
+    """int8: what to quantise with."""
+    may_fall_back: bool = False
+    """int8: whether float32 will do where int8 does not (`--precision auto`)."""
 
     def located(self) -> tuple[Backbone, Weights]:
-        """The backbone of the width, and where its weights are."""
-        backbone = find(self.backbone).with_alpha(self.alpha)
+        """The backbone of the width and input size, and where its weights are."""
+        backbone = find(self.backbone).with_alpha(self.alpha).with_input_size(self.input_size)
         return backbone, locate(backbone, self.weights, seed=self.seed)
 
 
@@ -90,10 +101,9 @@ class Build:
                 self._scratch.cleanup()
 
     def _cached(self) -> Artifact | None:
-        _, weights = self._request.located()
-        if weights.path is None and weights.seed is None:
+        if self._request.precision is Precision.INT8:  # the child reads the images, which are in the key
             return None
-        return _read(cache_folder() / _cache_name(self._request, weights.digest()), self._request.precision)
+        return _cached_float32(self._request)
 
     def _start(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="orchard-build-")
@@ -114,7 +124,7 @@ class Build:
         try:
             self._process.wait(_BUILD_SECONDS)
             child.raise_error(folder)
-            artifact = _read(folder / "artifact", self._request.precision)
+            artifact = _read(folder / "artifact")
             if artifact is None:
                 lines = (folder / "log").read_text(errors="replace").strip().splitlines() or ["no output"]
                 raise OrchardError(
@@ -139,14 +149,19 @@ def start_build(
     engine: EngineName = EngineName.OPENVINO,
     precision: Precision = Precision.FLOAT32,
     seed: int = 0,
+    sample: Sample | None = None,
+    may_fall_back: bool = False,
 ) -> Build:
     """Begin to build the artifact in a process of its own, unless the cache has it, and return at once.
 
-    ``weights`` is ``imagenet``, ``random`` (drawn from ``seed``) or a file. Raises UsageError and
-    WeightsUnavailable for what can be seen at once; :meth:`Build.result` raises the rest.
+    ``weights`` is ``imagenet``, ``random`` (drawn from ``seed``) or a file. int8 needs a ``sample``; with
+    ``may_fall_back`` the artifact is of float32 where there are too few images, or where the features of int8 do not
+    agree with float32's. Raises UsageError and WeightsUnavailable for what can be seen at once; :meth:`Build.result`
+    raises the rest.
     """
     backbone = backbone.with_alpha(alpha)
-    return Build(Request(backbone.name, backbone.alpha, weights, engine, precision, seed))
+    asked = (weights, engine, precision, seed, sample, may_fall_back)
+    return Build(Request(backbone.name, backbone.alpha, backbone.input_size, *asked))
 
 
 def build_artifact(
@@ -157,9 +172,20 @@ def build_artifact(
     engine: EngineName = EngineName.OPENVINO,
     precision: Precision = Precision.FLOAT32,
     seed: int = 0,
+    sample: Sample | None = None,
+    may_fall_back: bool = False,
 ) -> Artifact:
     """:func:`start_build`, and wait."""
-    build = start_build(backbone, weights=weights, alpha=alpha, engine=engine, precision=precision, seed=seed)
+    build = start_build(
+        backbone,
+        weights=weights,
+        alpha=alpha,
+        engine=engine,
+        precision=precision,
+        seed=seed,
+        sample=sample,
+        may_fall_back=may_fall_back,
+    )
     return build.result()
 
 
@@ -177,16 +203,25 @@ def cache_folder() -> Path:
 def _cache_name(request: Request, weights_digest: str) -> str:
     packages = ("keras", "openvino") if _keras_backend(request) == "openvino" else ("keras", "openvino", "tensorflow")
     versions = [f"{package} {_version(package)}" for package in packages]
-    # The precision is not built in: one file serves all.
+    # float32 and bfloat16 are not built in: one file serves both.
     key = [
         FEATURES_VERSION,
         _source_digest(),
         request.backbone,
         request.alpha,
+        request.input_size,
         request.engine,
         weights_digest,
         versions,
     ]
+    return _digest(key)
+
+
+def _int8_cache_name(float32: str, calibration: str) -> str:
+    return _digest([float32, "int8", calibration, quantization.version()])
+
+
+def _digest(key: list[object]) -> str:
     return hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
 
 
@@ -202,16 +237,37 @@ def _version(package: str) -> str:
 
 def _source_digest() -> str:
     folder = Path(__file__).parent
-    names = ("artifact.py", "backbones.py", "conversion.py", "efficientnet_lite.py", "weights.py")
+    names = ("artifact.py", "backbones.py", "conversion.py", "efficientnet_lite.py", "quantization.py", "weights.py")
     return hashlib.blake2b(b"".join((folder / name).read_bytes() for name in names), digest_size=16).hexdigest()
 
 
-def _read(path: Path, precision: Precision) -> Artifact | None:
-    """The artifact in ``path``, to be run with ``precision``; None if there is none or it is damaged."""
+def _cached_float32(request: Request) -> Artifact | None:
+    """The network before it is quantised, in the precision of the request or in float32; None if it is not there."""
+    _, weights = request.located()
+    if weights.path is None and weights.seed is None:
+        return None
+    found = _read(cache_folder() / _cache_name(request, weights.digest()))
+    return found and replace(found, precision=_built_precision(request))
+
+
+def _built_precision(request: Request) -> Precision:
+    return Precision.FLOAT32 if request.precision is Precision.INT8 else request.precision
+
+
+def _read(path: Path) -> Artifact | None:
+    """The artifact in ``path``; None if there is none or it is damaged."""
     try:
-        return replace(Artifact.from_bytes(path.read_bytes()), precision=precision)
+        return Artifact.from_bytes(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _write(name: str, artifact: Artifact) -> None:
+    """Put an artifact into the cache, if the cache can be written to."""
+    try:
+        LocalStorage(str(cache_folder().absolute())).write(name, artifact.to_bytes())
+    except (OSError, StorageError) as error:
+        print(f"The cache cannot be written to: {error}", file=sys.stderr)  # noqa: T201 - the build's log
 
 
 # --- What runs in the child process -------------------------------------------------------------------------
@@ -224,10 +280,8 @@ def _keras_backend(request: Request) -> str:
 
 def _convert(request: Request) -> Artifact:
     import_openvino()  # before Keras does
-    # Keras' OpenVINO backend imports SciPy for windows of sounds alone; without it Keras is there in half the time.
-    for name in ("scipy", "scipy.signal"):
-        sys.modules.setdefault(name, ModuleType(name))
-    import keras
+    with _without_scipy():
+        import keras
 
     # A keras.json in the user's home may say otherwise.
     keras.config.set_floatx("float32")
@@ -251,12 +305,24 @@ def _convert(request: Request) -> Artifact:
         input_size=backbone.input_size,
         n_features=int(model.output_shape[-1]),
         engine=request.engine,
-        precision=request.precision,
+        precision=_built_precision(request),
         weights=weights.description,
         weights_digest=weights.digest(),
         topology=topology,
         parameters=parameters,
     )
+
+
+@contextmanager
+def _without_scipy() -> Iterator[None]:
+    """Keras' OpenVINO backend imports SciPy for windows of sounds alone; without it Keras is there in half the time."""
+    names = [name for name in ("scipy", "scipy.signal") if name not in sys.modules]
+    sys.modules |= {name: ModuleType(name) for name in names}
+    try:
+        yield
+    finally:  # NNCF wants the real one
+        for name in names:
+            del sys.modules[name]
 
 
 def _openvino_graph(model: keras.Model) -> Any:
@@ -308,18 +374,45 @@ def main(folder: Path) -> int:
     """Build what ``folder/request.json`` asks for into ``folder/artifact`` and the cache."""
     values = json.loads((folder / "request.json").read_text())
     values |= {"engine": EngineName(values["engine"]), "precision": Precision(values["precision"])}
+    if values["sample"] is not None:
+        values["sample"] = Sample.from_json(values["sample"])
     request = Request(**values)
     try:
-        artifact = _convert(request)
+        artifact = _cached_float32(request)
+        if artifact is None:
+            artifact = _convert(request)
+            _write(_cache_name(request, artifact.weights_digest), artifact)
+        if request.sample is not None:
+            artifact = _in_int8(request, request.sample, artifact)
     except OrchardError as error:
         return child.leave_error(folder, error)
     (folder / "artifact").write_bytes(artifact.to_bytes())
-    try:
-        name = _cache_name(request, artifact.weights_digest)
-        LocalStorage(str(cache_folder().absolute())).write(name, artifact.to_bytes())
-    except (OSError, StorageError) as error:
-        print(f"The cache cannot be written to: {error}", file=sys.stderr)  # noqa: T201 - the build's log
     return 0
+
+
+def _in_int8(request: Request, sample: Sample, artifact: Artifact) -> Artifact:
+    """Return the float32 artifact in int8, or as it is where float32 may be fallen back to and int8 does not do.
+
+    Raises:
+        InputError: there are too few images, and float32 may not be fallen back to.
+    """
+    images = sample.read()
+    calibration = quantization.digest(images)
+    name = _int8_cache_name(_cache_name(request, artifact.weights_digest), calibration)
+    found = _read(cache_folder() / name)
+    if found is None:
+        try:
+            pixels = quantization.decoded(images, artifact.input_size, sample.limits)
+        except InputError:
+            if request.may_fall_back:
+                return artifact
+            raise
+        found = quantization.quantized(artifact, pixels, calibration)
+        _write(name, found)
+    assert found.agreement is not None
+    if request.may_fall_back and found.agreement < LEAST_AGREEMENT:
+        return replace(artifact, agreement=found.agreement)
+    return found
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ A worker imports OpenVINO alone (0.1 s, and no TensorFlow in its memory), and co
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from orchard.errors import ClusterError, OrchardError, UsageError
 from orchard.features.artifact import BATCH_SIZE, Artifact, EngineName, Precision
+from orchard.features.backbones import Backbone, find
 from orchard.features.resizing import Resizer
 
 
@@ -139,27 +141,63 @@ def import_openvino() -> Any:
     return importlib.import_module("openvino")
 
 
-def resolve_precision(precision: str = "auto", engine: EngineName = EngineName.OPENVINO) -> Precision:
-    """The precision that ``--precision auto|float32|bfloat16`` means on this machine, the driver's.
+# What int8 saves of an image's milliseconds on one core with AVX2 at the network's own size, and what it costs before
+# the first image: seconds of processor time that it takes to quantise. Both by benchmarks/precision.py; VNNI and AMX
+# make it save more. Measured once, for what features are must not hang on a clock.
+_INT8_SAVES_MS = {("EfficientNetLite0", 1.0): 5.0, ("MobileNetV2", 1.0): 3.5}
+_INT8_COSTS_SECONDS = 12.5
+# A run takes int8 by itself where it saves so many times what it costs.
+_INT8_PAYS = 2.0
 
-    ``auto`` is bfloat16 where the processor computes in it and float32 elsewhere. Raises UsageError for bfloat16
-    where it cannot be had.
+
+def resolve_precision(
+    precision: str = "auto",
+    engine: EngineName = EngineName.OPENVINO,
+    *,
+    backbone: Backbone | None = None,
+    images: int = 0,
+) -> Precision:
+    """The precision that ``--precision auto|float32|bfloat16|int8`` means on this machine, the driver's.
+
+    ``auto`` is bfloat16 where the processor computes in it; else int8 where that is known to pay for so many ``images``
+    with this ``backbone``; else float32. Raises UsageError for what cannot be had.
     """
     if precision not in ("auto", *Precision):
         raise UsageError(f"--precision {precision}: choose auto, {' or '.join(Precision)}.")
     if precision == Precision.FLOAT32 or (precision == "auto" and engine is EngineName.TENSORFLOW):
         return Precision.FLOAT32
     if engine is EngineName.TENSORFLOW:
-        raise UsageError("--precision bfloat16 is for --engine openvino: use --precision float32 with tensorflow.")
+        raise UsageError(f"--precision {precision} is for --engine openvino: use --precision float32 with tensorflow.")
+    if precision == Precision.INT8:
+        return Precision.INT8
     if _has_bfloat16(import_openvino().Core()):
         return Precision.BFLOAT16
     if precision == "auto":
-        return Precision.FLOAT32
+        return Precision.INT8 if _int8_pays(backbone, images) else Precision.FLOAT32
     raise UsageError("--precision bfloat16: this machine's processor does not compute in it; use float32 or auto.")
 
 
 def _has_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _int8_pays(backbone: Backbone | None, images: int) -> bool:
+    """Whether quantising the network is worth it for so many images: by what is known, not by the clock."""
+    if backbone is None or "avx2" not in processor_flags():
+        return False
+    saved = _INT8_SAVES_MS.get((backbone.name, backbone.alpha), 0.0) / 1000
+    saved *= (backbone.input_size / find(backbone.name).input_size) ** 2
+    return images * saved >= _INT8_PAYS * _INT8_COSTS_SECONDS
+
+
+def processor_flags() -> frozenset[str]:
+    """What the processor can do, in the words of Linux: avx2, avx512_vnni, amx_int8; empty where it does not say."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
 
 
 _engines: dict[str, Engine] = {}

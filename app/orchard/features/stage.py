@@ -9,15 +9,16 @@ from typing import Any
 
 from orchard.errors import OutputDamaged, SettingsChanged, StorageError
 from orchard.features.artifact import Artifact, EngineName, Precision
-from orchard.features.backbones import Backbone
+from orchard.features.backbones import Backbone, find
 from orchard.features.conversion import start_build
 from orchard.features.engines import resolve_precision
 from orchard.features.extraction import extract, warm_up
 from orchard.features.pending import Pending, renamed, without
+from orchard.features.quantization import LEAST_AGREEMENT, Sample
 from orchard.features.weights import brought
 from orchard.files import DataFile
 from orchard.images.sources import Listing
-from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, SCHEMAS, Dataset
+from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, INVENTORY, SCHEMAS, Dataset
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.redaction import redacted
@@ -58,6 +59,7 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
     """
     before = output.recall("identity")
     engine = EngineName(settings.engine)
+    images = listing.table.num_rows
     identity: dict[str, Any] = {
         "backbone": backbone.name,
         "weights": settings.weights,
@@ -66,7 +68,8 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
         # What the first run's machine could do holds for later ones too.
         "precision": before["precision"]
         if before and settings.precision == "auto"
-        else str(resolve_precision(settings.precision, engine)),
+        else str(resolve_precision(settings.precision, engine, backbone=backbone, images=images)),
+        "input_size": backbone.input_size,
     }
     if listing.table["split"].null_count:  # the source left them to Orchard
         identity |= {"test_fraction": settings.test_fraction, "seed": settings.seed, "group_by": settings.group_by}
@@ -98,17 +101,20 @@ def featurize(
     engine = EngineName(identity["engine"])
     # Spark starts in the background, while another process builds the network.
     session.start(then=partial(warm_up, engine=engine))
-    build = start_build(
+    build = _kept_network(output, identity) or start_build(
         backbone,
         weights=brought(backbone, identity["weights"], settings.s3_options()),
         alpha=identity["alpha"],
         engine=engine,
         precision=Precision(identity["precision"]),
         seed=settings.seed,
+        sample=_sample(output, pending, settings) if identity["precision"] == Precision.INT8 else None,
+        may_fall_back=settings.precision == "auto" and not output.recall("identity"),
     )
     try:
         with stage("start"):
-            artifact = build.result()
+            artifact = build if isinstance(build, Artifact) else build.result()
+            identity = _as_built(identity, artifact)
             spark = session.spark
         if len(pending.replaced):
             log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
@@ -127,7 +133,8 @@ def featurize(
                 progress=advance,
             )
     finally:
-        build.cancel()
+        if not isinstance(build, Artifact):
+            build.cancel()
     return {
         "images": result.images,
         "images_per_second": round(result.images_per_second, 1),
@@ -178,6 +185,37 @@ def complete(output: Output, listing: Listing, source: str, extraction: Extracti
     log.info("listed %d = featurized %d + rejected %d", listed, featurized, rejected)
 
 
+def _kept_network(output: Output, identity: dict[str, Any]) -> Artifact | None:
+    """Return the network that the output holds if it is of int8: from other images another one would come out."""
+    if identity["precision"] != Precision.INT8 or not output.recall("identity"):
+        return None
+    kept = output.part(BACKBONE)
+    return Artifact.from_bytes(kept) if kept is not None else None
+
+
+def _sample(output: Output, pending: Pending, settings: Settings) -> Sample:
+    """Return what to quantise with: images of the first run, also where its network was lost."""
+    inventory = output.read(Dataset.INVENTORY, ["path", "label", "split"], INVENTORY)
+    images = inventory if inventory.num_rows else pending.images
+    return Sample.of(images, seed=settings.seed, limits=settings.limits(), s3=settings.s3_options())
+
+
+def _as_built(identity: dict[str, Any], artifact: Artifact) -> dict[str, Any]:
+    """Return the identity with what the build decided, and say so where that is not what was hoped for."""
+    found = identity | {"precision": str(artifact.precision)}
+    if artifact.agreement is not None:
+        found["agreement"] = artifact.agreement
+    if artifact.precision is Precision.INT8:
+        found |= {"network": artifact.network, "calibration": artifact.calibration}
+    agree = f"its features agree with float32's by {artifact.agreement}, where {LEAST_AGREEMENT} is the least"
+    if found["precision"] != identity["precision"]:
+        why = agree if artifact.agreement is not None else "too few training images can be read"
+        log.warning("--precision auto takes float32 rather than int8: %s", why)
+    elif artifact.agreement is not None and artifact.agreement < LEAST_AGREEMENT:
+        log.warning("int8 may cost accuracy (%s): compare with --precision float32", agree)
+    return found
+
+
 def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifact: Artifact) -> None:
     """Commit what has to go before there are new features: rows that are replaced, and what was made of them."""
     identity = {**identity, "weights_digest": artifact.weights_digest, "n_features": artifact.n_features}
@@ -200,6 +238,8 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
 
 def _refuse_changes(output: Output, now: dict[str, Any]) -> None:
     before = output.recall("identity")
+    if before:  # what was made before there was a choice
+        before = {"input_size": find(before["backbone"]).input_size} | before
     for name, value in now.items():
         if name in before and before[name] != value:
             raise SettingsChanged(

@@ -49,7 +49,8 @@ class Predictor:
     def __init__(self, model: Model, *, batch_size: int = BATCH_SIZE, limits: Limits = DEFAULT_LIMITS) -> None:
         artifact = model.artifact
         openvino = artifact.engine is EngineName.OPENVINO
-        if openvino and resolve_precision("auto") is Precision.FLOAT32:
+        rounded = artifact.precision is Precision.BFLOAT16
+        if rounded and openvino and resolve_precision("auto") is not Precision.BFLOAT16:
             artifact = replace(artifact, precision=Precision.FLOAT32)
         self.model = model
         self._limits = limits
