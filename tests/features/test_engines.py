@@ -41,6 +41,8 @@ np.savez(sys.argv[3], **features)
 
 LIGHT = [
     ("EfficientNetLite0", "imagenet"),
+    ("EfficientNetLite1", "imagenet"),
+    ("EfficientNetLite2", "imagenet"),
     ("MobileNetV2", "random"),
     ("MobileNetV3Small", "random"),
     ("EfficientNetB0", "random"),
