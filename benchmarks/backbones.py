@@ -6,9 +6,9 @@ full batches; the least of the repeats counts, for another process can only make
 
 import time
 
-import measuring
 import numpy as np
 
+import measuring
 from orchard.features.artifact import BATCH_SIZE
 from orchard.features.backbones import REGISTRY
 from orchard.features.conversion import build_artifact

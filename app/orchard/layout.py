@@ -77,6 +77,17 @@ class Split(StrEnum):
     TEST = "test"
 
 
+class Fit(StrEnum):
+    """How a picture that is not square becomes the square that the network sees."""
+
+    STRETCH = "stretch"
+    """All of it, its proportions lost."""
+    CROP = "crop"
+    """The square in its middle."""
+    PAD = "pad"
+    """All of it, in the middle of a grey square."""
+
+
 class Answer(StrEnum):
     """What a model says of an image."""
 

@@ -19,7 +19,7 @@ from orchard.images.decoding import Decoded, Rejection, decode
 from orchard.images.reading import contents
 from orchard.images.rejections import commonest_kinds, sentence
 from orchard.images.sources import check_apart, list_selected
-from orchard.layout import REJECTED
+from orchard.layout import REJECTED, Fit
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.session import available_cores
@@ -108,16 +108,16 @@ def measure(images: pa.Table, settings: Settings) -> Measured:
         seed=settings.seed,
     )
     engine = load_engine(artifact)
-    limits = settings.limits()
+    limits, fit = settings.limits(), Fit(settings.fit or Fit.STRETCH)
     step = max(1, images.num_rows // MEASURED_IMAGES)
     tried = images.take(pa.array(range(0, images.num_rows, step)[:MEASURED_IMAGES]))
     found = list(contents(tried, limits, settings.s3_options()))
     for data in found:  # once, so that what is timed is the steady state
-        if isinstance(data, bytes) and isinstance(image := decode(data, engine.input_size, limits), Decoded):
+        if isinstance(data, bytes) and isinstance(image := decode(data, engine.input_size, limits, fit), Decoded):
             engine([image.pixels])
             break
     started = time.perf_counter()
-    decoded = [data if isinstance(data, Rejection) else decode(data, engine.input_size, limits) for data in found]
+    decoded = [data if isinstance(data, Rejection) else decode(data, engine.input_size, limits, fit) for data in found]
     pixels = [image.pixels for image in decoded if isinstance(image, Decoded)]
     rejected = pa.Table.from_pylist(
         [

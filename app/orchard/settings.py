@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     backbone: str = Field("EfficientNetLite0", description="the network (`orchard backbones` lists them)")
     weights: str = Field("imagenet", description="imagenet, random, or a weights file")
     alpha: float = Field(1.0, gt=0, description="width of MobileNet and MobileNetV2")
+    fit: Literal["stretch", "crop", "pad"] | None = Field(
+        None, description="how a picture becomes square, recorded with the output; by default stretch for a new one"
+    )
     engine: Literal["openvino", "tensorflow"] = Field("openvino", description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the driver's CPU has it"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from orchard.images.decoding import Decoded
 from orchard.inference import commands
 from orchard.inference.model import Model
 from orchard.inference.predict import Answered, Candidate
-from orchard.layout import Answer
+from orchard.inference.predictor import Predictor
+from orchard.layout import Answer, Fit
 
 
 def predict(output: Path | str, *arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -49,6 +52,20 @@ def test_a_handful_needs_no_java_and_gets_the_answers_of_the_pipeline(
         assert list(answer) == ["path", "answer", "label", "kind", "confidence", "familiarity", "top"]
         assert answer["kind"] is None and 0.3 < answer["familiarity"] <= 1
     assert [answer["answer"] for answer in answers].count("sure") > len(answers) / 2
+
+
+def test_a_picture_is_made_square_as_in_training(trained: Path) -> None:
+    model = Model.load(str(trained))
+    file = io.BytesIO()
+    wide = Image.new("RGB", (600, 300), "red")
+    wide.paste("blue", (150, 0, 450, 300))
+    wide.save(file, "png")
+    cropping = replace(model, artifact=replace(model.artifact, fit=Fit.CROP))
+    assert cropping.digest != model.digest
+    seen = [Predictor(one, batch_size=1).decode(file.getvalue()) for one in (model, cropping)]
+    assert all(isinstance(one, Decoded) for one in seen)
+    red = [(one.pixels[..., 0] > 128).mean() for one in seen if isinstance(one, Decoded)]
+    assert red[0] == pytest.approx(0.5, abs=0.01) and red[1] == 0
 
 
 def test_a_collection_on_spark_gets_the_same_answers_in_order(

@@ -17,7 +17,7 @@ from orchard.exports.onnx_graph import import_onnx
 from orchard.features.resizing import Resizer
 from orchard.images.decoding import Limits, Rejection, decode
 from orchard.inference.predictor import DEFAULT_LIMITS
-from orchard.layout import INVENTORY, Dataset, Split
+from orchard.layout import INVENTORY, Dataset, Fit, Split
 from orchard.output import Output
 from orchard.storage import S3Options, read_path
 
@@ -35,7 +35,9 @@ EfficientNetLite0 in ONNX, 2,878 photographs of 58 fruits: with them in float32 
 """
 
 
-def calibration_images(output: str, s3: S3Options, size: int, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+def calibration_images(
+    output: str, s3: S3Options, size: int, limits: Limits = DEFAULT_LIMITS, fit: Fit = Fit.STRETCH
+) -> NDArray[np.uint8]:
     """Return up to `IMAGES` training images of an output, evenly spread over their paths, as the network sees them.
 
     Returns:
@@ -47,7 +49,7 @@ def calibration_images(output: str, s3: S3Options, size: int, limits: Limits = D
     table = Output(output, s3).read(Dataset.INVENTORY, ["path", "split", "featurized"], INVENTORY)
     paths = sorted(row["path"] for row in table.to_pylist() if row["split"] == Split.TRAIN and row["featurized"])
     chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, min(IMAGES, len(paths)), dtype=int)]
-    images = [image for path in chosen if (image := _image(path, s3, size, limits)) is not None]
+    images = [image for path in chosen if (image := _image(path, s3, size, limits, fit)) is not None]
     if len(images) < _LEAST_IMAGES:
         raise InputError(
             f"int8 is calibrated with the images that {output} was trained on, and only {len(images)} of {len(chosen)} "
@@ -56,9 +58,9 @@ def calibration_images(output: str, s3: S3Options, size: int, limits: Limits = D
     return np.stack(images)
 
 
-def _image(path: str, s3: S3Options, size: int, limits: Limits) -> NDArray[np.uint8] | None:
+def _image(path: str, s3: S3Options, size: int, limits: Limits, fit: Fit) -> NDArray[np.uint8] | None:
     try:
-        decoded = decode(read_path(path, s3, limits.max_bytes), size, limits)
+        decoded = decode(read_path(path, s3, limits.max_bytes), size, limits, fit)
     except (OSError, StorageError):
         return None
     if isinstance(decoded, Rejection):

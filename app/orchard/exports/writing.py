@@ -61,7 +61,9 @@ def export(
     stem = name.removesuffix(kind.suffix)
     storage = open_storage(folder or ("/" if file.startswith("/") else "."), s3)
     card = model_card(model, kind, precision)
-    images = calibration_images(output, s3, model.artifact.input_size) if precision is Precision.INT8 else None
+    images = None
+    if precision is Precision.INT8:
+        images = calibration_images(output, s3, model.artifact.input_size, fit=model.artifact.fit)
     text = json.dumps(card, ensure_ascii=False)
     match kind:
         case Format.ONNX:

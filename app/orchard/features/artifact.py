@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
+from orchard.layout import Fit
+
 # Raise it when the same settings begin to give other features: results of before are then never mixed in.
 FEATURES_VERSION = 1
 
@@ -43,6 +45,7 @@ class Artifact:
     precision: Precision
     weights: str  # where they came from, for people
     weights_digest: str
+    fit: Fit = field(default=Fit.STRETCH, kw_only=True)  # how pictures were made square
     topology: bytes = field(repr=False)  # OpenVINO: the graph (XML); TensorFlow: a .keras file
     parameters: bytes = field(repr=False, default=b"")  # OpenVINO: the constants, float32
 
@@ -52,6 +55,8 @@ class Artifact:
             f"version={FEATURES_VERSION} backbone={self.backbone} alpha={self.alpha} size={self.input_size} "
             f"engine={self.engine} precision={self.precision} weights={self.weights_digest}"
         )
+        if self.fit is not Fit.STRETCH:  # what was made before there was a choice keeps its fingerprint
+            settings += f" fit={self.fit}"
         return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
     def to_bytes(self) -> bytes:
@@ -74,6 +79,7 @@ class Artifact:
             if header.pop("payload_digest") != hashlib.blake2b(payload, digest_size=16).hexdigest():
                 raise ValueError("the content is damaged")
             header |= {"engine": EngineName(header["engine"]), "precision": Precision(header["precision"])}
+            header["fit"] = Fit(header.get("fit", Fit.STRETCH))
             return cls(**header, topology=payload[:length], parameters=payload[length:])
         except (TypeError, KeyError) as error:
             raise ValueError("the header is of another version") from error

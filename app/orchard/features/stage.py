@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from orchard.features.extraction import extract, warm_up
 from orchard.features.pending import Pending, renamed, without
 from orchard.files import DataFile, digest_of
 from orchard.images.sources import Listing
-from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, SCHEMAS, Dataset
+from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, SCHEMAS, Dataset, Fit
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.redaction import redacted
@@ -66,6 +67,7 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
         "precision": before["precision"]
         if before and settings.precision == "auto"
         else str(resolve_precision(settings.precision, engine)),
+        "fit": settings.fit or before.get("fit", str(Fit.STRETCH)),
     }
     if listing.table["split"].null_count:  # the source left them to Orchard
         identity |= {"test_fraction": settings.test_fraction, "seed": settings.seed, "group_by": settings.group_by}
@@ -107,7 +109,7 @@ def featurize(
     )
     try:
         with stage("start"):
-            artifact = build.result()
+            artifact = replace(build.result(), fit=Fit(identity["fit"]))
             spark = session.spark
         if len(pending.replaced):
             log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
@@ -198,6 +200,8 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
 
 def _refuse_changes(output: Output, now: dict[str, Any]) -> None:
     before = output.recall("identity")
+    if before:  # what was made before there was a choice
+        before = {"fit": str(Fit.STRETCH)} | before
     for name, value in now.items():
         if name in before and before[name] != value:
             raise SettingsChanged(

@@ -98,7 +98,8 @@ def featurize(job: Job, given: Task) -> TaskReport:
     started = time.monotonic()
     task = pa.ipc.open_stream(given.packed).read_all()
     check_folders(job)
-    engine = load_engine(job.artifact.value)
+    artifact = job.artifact.value
+    engine = load_engine(artifact)
     _freeze_imports()
     compiled = time.monotonic()
     rows = _Rows(task, engine)
@@ -107,7 +108,7 @@ def featurize(job: Job, given: Task) -> TaskReport:
             rows.reject(row, data)
             continue
         rows.read(row, data)
-        image = decode(data, engine.input_size, job.limits)
+        image = decode(data, engine.input_size, job.limits, artifact.fit)
         if isinstance(image, Rejection):
             rows.reject(row, image)
         else:
