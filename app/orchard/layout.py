@@ -1,7 +1,7 @@
 """Every dataset and file of an output, once: where it lies, its columns, types, shapes, units.
 
 Features are stored as ``list<float>`` of one length per output, so that any Parquet reader takes them.
-``path`` is unique within each dataset.
+``path`` is unique within each dataset but that of views.
 """
 
 from enum import StrEnum
@@ -53,6 +53,7 @@ class Dataset(StrEnum):
     """The folders of an output that hold a dataset."""
 
     FEATURES = "features"
+    VIEWS = "views"
     REJECTED = "rejected"
     INVENTORY = "inventory"
     REDUCED = "reduced"
@@ -63,6 +64,8 @@ class Dataset(StrEnum):
 
 EXTRACTED = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
 """What is made of images: every listed image is in the inventory, and in one of the other two."""
+FEATURIZED = (*EXTRACTED, Dataset.VIEWS)
+"""What is committed, replaced and dropped together; there are views only of training images, and only where asked."""
 DERIVED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.NEIGHBOURS, Dataset.PREDICTIONS)
 """What is made of features; it goes when they change."""
 FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification", "review"))
@@ -166,6 +169,18 @@ FEATURES = pa.schema(
     ]
 )
 
+# Random views of training images, which classifiers are fitted on beside the images: see `orchard.features.views`.
+VIEWS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),  # of the image; path and view are unique
+        pa.field("view", pa.int32()),  # from 0
+        pa.field("label", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("split", pa.string()),  # of the image
+        pa.field("features", pa.list_(pa.float32())),  # shape (n_features,)
+    ]
+)
+
 REJECTED = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -246,6 +261,7 @@ SUSPECTS = pa.schema(
 
 SCHEMAS = {
     Dataset.FEATURES: FEATURES,
+    Dataset.VIEWS: VIEWS,
     Dataset.REJECTED: REJECTED,
     Dataset.INVENTORY: INVENTORY,
     Dataset.REDUCED: REDUCED,

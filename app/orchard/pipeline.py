@@ -130,6 +130,7 @@ class Pipeline:
                 output,
                 listing.table,
                 dropped=listing.dropped,
+                views=identity["views"],
                 prune=settings.prune,
                 retry_rejected=settings.retry_rejected,
                 test_fraction=settings.test_fraction,

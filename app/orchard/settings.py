@@ -117,6 +117,13 @@ class Settings(BaseSettings):
     fit: Literal["stretch", "crop", "pad"] | None = Field(
         None, description="how a picture becomes square, recorded with the output; by default stretch for a new one"
     )
+    views: int | None = Field(
+        None,
+        ge=0,
+        le=32,
+        description="random views of each training image to fit the linear discriminant on, too, recorded with the "
+        "output; by default 0 for a new one",
+    )
     engine: Literal["openvino", "tensorflow"] = Field("openvino", description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the driver's CPU has it"

@@ -83,7 +83,7 @@ class Candidates:
         self.reduction = load(output)
         self._spark, self._output, self._seed, self._sure_at = spark, output, seed, sure_at
         statistics = Statistics.from_bytes(data)
-        everything, fit = statistics.everything, statistics.fit
+        everything, fit = statistics.everything_seen, statistics.fit_seen
         self._roles = by_file(output, statistics.roles)
         self.split = Split.VALIDATION if statistics.is_validation else Split.TRAIN
         self.labels = everything.columns["label"].names

@@ -26,7 +26,7 @@ from orchard.inference.linear import Linear
 from orchard.layout import FEATURES, INVENTORY, REDUCED, ClassifierMetrics, Dataset, GroupSplit, Split
 from orchard.output import Output
 from orchard.reduction.pca import Projection, Reduction
-from orchard.reduction.stage import project_batches, training_sums
+from orchard.reduction.stage import project_batches, training_sums, view_sums
 from orchard.reduction.statistics import Role
 from orchard.storage import Storage
 
@@ -84,6 +84,8 @@ def evaluate_groups(
     roles = {name: np.where(mask, Role.FIT, Role.NONE).astype(np.int8) for name, mask in masks.items()}
     sums, _ = training_sums(spark, output.storage, files, roles)
     reduction = Reduction.fit(sums.moments, components=components)
+    views, _ = view_sums(spark, output, roles)
+    seen = sums if views is None else sums.merge(views)
     projection = spark.sparkContext.broadcast(Projection(*reduction.affine()))
     rows_of = partial(_regrouped, output.storage, projection, masks)
     rows = vectors(frame(spark, files, REDUCED, rows_of)).cache()
@@ -93,7 +95,7 @@ def evaluate_groups(
         for classifier in classifiers:
             start = time.perf_counter()
             if classifier is Classifier.LINEAR_DISCRIMINANT:
-                fitted = fit(sums.labelled, sums.columns["label"], reduction)
+                fitted = fit(seen.labelled, seen.columns["label"], reduction)
                 true, predicted, counts = _pairs(spark, output, masks, fitted.linear, sums.columns["label"].names)
             else:
                 model, _ = train(classifier, rows, known, variances=reduction.explained_variance_, seed=seed)

@@ -68,7 +68,10 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
         if before and settings.precision == "auto"
         else str(resolve_precision(settings.precision, engine)),
         "fit": settings.fit or before.get("fit", str(Fit.STRETCH)),
+        "views": before.get("views", 0) if settings.views is None else settings.views,
     }
+    if identity["views"]:
+        identity["seed"] = settings.seed
     if listing.table["split"].null_count:  # the source left them to Orchard
         identity |= {"test_fraction": settings.test_fraction, "seed": settings.seed, "group_by": settings.group_by}
     _refuse_changes(output, identity)
@@ -125,6 +128,8 @@ def featurize(
                 limits=settings.limits(),
                 s3=settings.s3_options(),
                 progress=advance,
+                views=identity["views"],
+                seed=settings.seed,
             )
     finally:
         build.cancel()
@@ -201,7 +206,7 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
 def _refuse_changes(output: Output, now: dict[str, Any]) -> None:
     before = output.recall("identity")
     if before:  # what was made before there was a choice
-        before = {"fit": str(Fit.STRETCH)} | before
+        before = {"fit": str(Fit.STRETCH), "views": 0} | before
     for name, value in now.items():
         if name in before and before[name] != value:
             raise SettingsChanged(

@@ -77,6 +77,8 @@ class Decoded:
     """Of the original, upright, in pixels."""
     height: int
     format: ImageFormat
+    larger: npt.NDArray[np.uint8] | None = None
+    """The same, not larger than what was asked for beside the target."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,15 @@ class Rejection:
     detail: str
 
 
-def decode(data: bytes, target: int, limits: Limits, fit: Fit = Fit.STRETCH) -> Decoded | Rejection:
+def decode(
+    data: bytes, target: int, limits: Limits, fit: Fit = Fit.STRETCH, larger: int | None = None
+) -> Decoded | Rejection:
     """Decode the first frame of an image, upright, in sRGB. Never raises, whatever the bytes.
 
     An image whose sides are both at most ``target`` keeps its size; any other is stretched to
     ``(target, target)`` with an antialiased bilinear filter, as the network's own resize would. To be cropped, the
     square in its middle is taken for the image; to be padded, it keeps its proportions and gets a grey border. Both
-    give squares.
+    give squares. With ``larger`` the image comes in that size, too, as if it were the target; it is decoded once.
 
     - Alpha is composited on white: the usual background of product photos, and of Fruits-360.
     - Colours are converted to sRGB from any other RGB profile that the image carries; a broken one is ignored.
@@ -109,7 +113,7 @@ def decode(data: bytes, target: int, limits: Limits, fit: Fit = Fit.STRETCH) -> 
         found = _format(data, limits)
         memory = bounded_memory(2 * limits.max_memory) if found in _BOUNDED else nullcontext()
         with Deadline(limits.max_seconds), memory:
-            return _decode_image(data, found, target, limits, fit)
+            return _decode_image(data, found, target, limits, fit=fit, larger=larger)
     except Unfit as unfit:
         return Rejection(unfit.reason, unfit.detail)
     except OutOfTime:
@@ -133,27 +137,32 @@ def _format(data: bytes, limits: Limits) -> ImageFormat:
     return found
 
 
-def _decode_image(data: bytes, found: ImageFormat, target: int, limits: Limits, fit: Fit) -> Decoded:
+def _decode_image(
+    data: bytes, found: ImageFormat, target: int, limits: Limits, *, fit: Fit, larger: int | None
+) -> Decoded:
     try:
-        return _decode_whole(data, found, target, limits, fit)
+        return _decode_whole(data, found, target, limits, fit=fit, larger=larger)
     except OSError as error:
         if found is not ImageFormat.JPEG or "truncated" not in str(error):
             raise
         # Only the end marker may be missing: then it shows nowhere what comes before it.
         ends = (fill + jpeg.END for fill in (b"", bytes(4096)))
-        whole, other = (_decode_whole(data + end, found, target, limits, fit) for end in ends)
+        whole, other = (_decode_whole(data + end, found, target, limits, fit=fit, larger=larger) for end in ends)
         if not np.array_equal(whole.pixels, other.pixels):
             raise
         return whole
 
 
-def _decode_whole(data: bytes, found: ImageFormat, target: int, limits: Limits, fit: Fit) -> Decoded:
+def _decode_whole(
+    data: bytes, found: ImageFormat, target: int, limits: Limits, *, fit: Fit, larger: int | None
+) -> Decoded:
     with _open(data, found, limits) as image:
         width, height = image.size
-        fits = (min if fit is Fit.CROP else max)(width, height) <= target
+        seen = (min if fit is Fit.CROP else max)(width, height)  # of its sides, the one that has to fit
         coefficients = jpeg.check_scans(data, image, limits) if isinstance(image, JpegImageFile) else 0
-        if not fits:
-            image.draft(None, (_REDUCING_GAP * target, _REDUCING_GAP * target))  # acts on JPEG alone
+        if seen > target:
+            least = max(_REDUCING_GAP * target, larger or 0)
+            image.draft(None, (least, least))  # acts on JPEG alone
         pixels = image.width * image.height
         each = _WHOLE.get(found) or _BYTES.get(image.mode, 4)
         side = min(image.size)
@@ -161,23 +170,29 @@ def _decode_whole(data: bytes, found: ImageFormat, target: int, limits: Limits, 
         check_cost(found, (width, height), pixels, pixels * each + cut + coefficients, limits)
         image.load()
         orientation = _orientation(image)
-        seen = _middle(image) if cut else image
-        # The target is turned, too: turning afterwards comes to the same and costs less. Pillow resizes
-        # RGBA with premultiplied alpha, so compositing afterwards does too.
-        upright = _eight_bits(seen) if fits else _resized(seen, _size(width, height, target, fit))
-        if upright.mode == "RGBA":
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        if upright.mode != "RGB":
-            upright = upright.convert("RGB")
-        if "icc_profile" in image.info and image.mode in _COLOURED:
-            to_srgb(upright, image.info["icc_profile"])
-        if orientation in _TRANSPOSE:
-            upright = upright.transpose(_TRANSPOSE[orientation])
-            if orientation >= 5:
-                width, height = height, width
-        if fit is Fit.PAD:
-            upright = _padded(upright)
-        return Decoded(np.asarray(upright), width, height, found)
+        whole = _middle(image) if cut else image
+
+        def upright(target: int) -> Image.Image:
+            # The target is turned, too: turning afterwards comes to the same and costs less. Pillow resizes
+            # RGBA with premultiplied alpha, so compositing afterwards does too.
+            picture = _eight_bits(whole) if seen <= target else _resized(whole, _size(width, height, target, fit))
+            if picture.mode == "RGBA":
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+            if picture.mode != "RGB":
+                picture = picture.convert("RGB")
+            if "icc_profile" in image.info and image.mode in _COLOURED:
+                to_srgb(picture, image.info["icc_profile"])
+            if orientation in _TRANSPOSE:
+                picture = picture.transpose(_TRANSPOSE[orientation])
+            return _padded(picture) if fit is Fit.PAD else picture
+
+        own = np.asarray(upright(target))
+        also = None
+        if larger is not None:  # what fits is not converted twice: its colours are changed where they are
+            also = own if seen <= target else np.asarray(upright(larger))
+        if orientation >= 5 and orientation in _TRANSPOSE:
+            width, height = height, width
+        return Decoded(own, width, height, found, also)
 
 
 def _open(data: bytes, found: ImageFormat, limits: Limits) -> Image.Image:
