@@ -124,6 +124,11 @@ class Settings(BaseSettings):
         description="random views of each training image to fit the linear discriminant on, too, recorded with the "
         "output; by default 0 for a new one",
     )
+    test_views: Literal["1", "3"] | None = Field(
+        None,
+        description="views whose features are averaged, for training and answers alike: 1 (the whole) or 3 (and its "
+        "middle, twice), recorded with the output; by default 1 for a new one",
+    )
     engine: Literal["openvino", "tensorflow"] = Field("openvino", description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the driver's CPU has it"

@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from orchard.errors import UsageError
+from orchard.exports.graph import folded_graph
+from orchard.features.views import middle
 from orchard.images.decoding import Decoded
 from orchard.inference import commands
 from orchard.inference.model import Model
@@ -66,6 +69,22 @@ def test_a_picture_is_made_square_as_in_training(trained: Path) -> None:
     assert all(isinstance(one, Decoded) for one in seen)
     red = [(one.pixels[..., 0] > 128).mean() for one in seen if isinstance(one, Decoded)]
     assert red[0] == pytest.approx(0.5, abs=0.01) and red[1] == 0
+
+
+def test_a_model_of_several_views_looks_three_times_and_is_not_exported(trained: Path, fruits: Path) -> None:
+    model = Model.load(str(trained))
+    looking = replace(model, artifact=replace(model.artifact, test_views=3))
+    predictor, single = Predictor(looking, batch_size=1), Predictor(model, batch_size=1)
+    file = io.BytesIO()
+    Image.open(next((fruits / "Test" / "Mango").glob("*.jpg"))).resize((400, 400)).save(file, "png")
+    seen = predictor.decode(file.getvalue())
+    assert isinstance(seen, Decoded) and seen.pixels.shape == (320, 320, 3)
+    views = [middle(seen.pixels, part, 224) for part in (1.0, 7 / 8, 7 / 10)]
+    np.testing.assert_allclose(
+        predictor.features([seen.pixels])[0], single.features(views).mean(axis=0), rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(UsageError, match="--test-views 3, which no exported file can do"):
+        folded_graph(looking)
 
 
 def test_a_collection_on_spark_gets_the_same_answers_in_order(

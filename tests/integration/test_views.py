@@ -1,5 +1,6 @@
 """Views lie beside the features, come and go with their images, and are learned from."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 
 from orchard.errors import SettingsChanged
+from orchard.images.decoding import Decoded
+from orchard.inference.model import Model
+from orchard.inference.predictor import Predictor
 from orchard.layout import Dataset, Split
 from orchard.output import Output
 from orchard.reduction.statistics import Role, Statistics
@@ -67,6 +71,17 @@ def test_views_come_and_go_with_their_images_and_are_learned_from(run: Run, phot
     before = {(r["path"], r["view"]): r["features"] for r in views.to_pylist()}
     changed = {r["path"] for r in after.table("views").to_pylist() if r["features"] != before[r["path"], r["view"]]}
     assert changed == {str(replaced)}
+
+
+def test_three_views_of_each_image_go_into_its_features_and_into_answers(run: Run, photos: Path) -> None:
+    found = run(photos, "three", **SETTINGS | {"views": 1, "test_views": "3", "limit": 45})
+    assert found.metrics["classifiers"]["linear_discriminant"]["test_rows"] == 9
+    assert json.loads((found.folder / "run.json").read_text())["backbone"]["test_views"] == 3
+    predictor = Predictor(Model.load(str(found.folder)))
+    paths = list(found.features())
+    decoded = [predictor.decode(Path(path).read_bytes()) for path in paths]
+    features = predictor.features([image.pixels for image in decoded if isinstance(image, Decoded)])
+    np.testing.assert_allclose(features, [found.features()[path] for path in paths], rtol=1e-3, atol=1e-4)
 
 
 def test_of_a_manifest_an_image_that_comes_into_training_gets_views(run: Run, photos: Path) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
-from orchard.exports.graph import head
+from orchard.exports.graph import check_views, head
 from orchard.exports.quantization import FLOAT32_CONVOLUTIONS
 from orchard.features.backbones import Backbone, find
 from orchard.features.weights import Weights, keras_model, locate
@@ -81,6 +81,7 @@ def keras_file(
         WeightsUnavailable: the weights are not to be had, or are not those that the model was made with.
         OrchardError: the child broke off.
     """
+    check_views(model)
     artifact = model.artifact
     request = _Request(kind, precision, artifact.backbone, artifact.alpha, weights, seed, artifact.weights_digest, card)
     _check_digest(request, request.located()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
@@ -14,6 +15,12 @@ FEATURES_VERSION = 1
 
 # Images a network takes at once. One thread, 224 px: 8 fills the vector units and stays in the cache.
 BATCH_SIZE = 8
+
+
+PARTS = {1: (1.0,), 3: (1.0, 7 / 8, 7 / 10)}
+"""Of each side, in the middle: what the views see, by their number."""
+LARGER = 1 / min(PARTS[3])
+"""Times the network's input size: what an image is decoded to for views, so that few have to be enlarged."""
 
 
 class EngineName(StrEnum):
@@ -45,9 +52,15 @@ class Artifact:
     precision: Precision
     weights: str  # where they came from, for people
     weights_digest: str
+    test_views: int = field(default=1, kw_only=True)  # whose mean an image's features are
     fit: Fit = field(default=Fit.STRETCH, kw_only=True)  # how pictures were made square
     topology: bytes = field(repr=False)  # OpenVINO: the graph (XML); TensorFlow: a .keras file
     parameters: bytes = field(repr=False, default=b"")  # OpenVINO: the constants, float32
+
+    @property
+    def decoded_size(self) -> int:
+        """Pixels that no side of an image exceeds when the network gets it."""
+        return self.input_size if self.test_views == 1 else math.ceil(LARGER * self.input_size)
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that two artifacts share if, and only if, their features may be mixed."""
@@ -57,6 +70,8 @@ class Artifact:
         )
         if self.fit is not Fit.STRETCH:  # what was made before there was a choice keeps its fingerprint
             settings += f" fit={self.fit}"
+        if self.test_views != 1:
+            settings += f" test_views={self.test_views}"
         return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
     def to_bytes(self) -> bytes:

@@ -68,6 +68,7 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
         if before and settings.precision == "auto"
         else str(resolve_precision(settings.precision, engine)),
         "fit": settings.fit or before.get("fit", str(Fit.STRETCH)),
+        "test_views": int(settings.test_views or before.get("test_views", 1)),
         "views": before.get("views", 0) if settings.views is None else settings.views,
     }
     if identity["views"]:
@@ -112,7 +113,7 @@ def featurize(
     )
     try:
         with stage("start"):
-            artifact = replace(build.result(), fit=Fit(identity["fit"]))
+            artifact = replace(build.result(), fit=Fit(identity["fit"]), test_views=identity["test_views"])
             spark = session.spark
         if len(pending.replaced):
             log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
@@ -206,7 +207,7 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
 def _refuse_changes(output: Output, now: dict[str, Any]) -> None:
     before = output.recall("identity")
     if before:  # what was made before there was a choice
-        before = {"fit": str(Fit.STRETCH), "views": 0} | before
+        before = {"fit": str(Fit.STRETCH), "views": 0, "test_views": 1} | before
     for name, value in now.items():
         if name in before and before[name] != value:
             raise SettingsChanged(

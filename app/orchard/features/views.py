@@ -1,4 +1,4 @@
-"""Random views of an image, to learn from.
+"""Views of an image: fixed ones that its features are the mean of, and random ones to learn from.
 
 Random views are a part of the image, as Inception was trained with (Szegedy et al. 2015,
 https://arxiv.org/abs/1409.4842, section 6: between 3:4 and 4:3; here of more of the area), flipped or not; light and
@@ -14,14 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-LARGER = 10 / 7
-"""Times the network's input size: what an image is decoded to for its views. Most need not be enlarged then."""
-
 _AREA = (0.3, 1.0)
 _ASPECT = 4 / 3
 _LIGHT = 0.25  # at most so much darker or lighter; contrast and saturation likewise
 _TINT = 0.08  # of each channel
 _BLURRED, _BLUR = 0.25, 1.5  # how many, and the greatest standard deviation in pixels
+
+
+def middle(pixels: NDArray[np.uint8], part: float, size: int) -> NDArray[np.uint8]:
+    """Return the middle of an image, uint8 (height, width, 3): `part` of each side, in at most `size` pixels a side."""
+    height, width = pixels.shape[:2]
+    left, top = (1 - part) / 2 * width, (1 - part) / 2 * height
+    return _part(pixels, (left, top, width - left, height - top), size)
 
 
 def random_view(pixels: NDArray[np.uint8], digest: str, number: int, seed: int, size: int) -> NDArray[np.uint8]:

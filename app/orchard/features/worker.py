@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from orchard.datasets import lists
 from orchard.errors import StorageError
-from orchard.features.artifact import EngineName
+from orchard.features.artifact import LARGER, EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
-from orchard.features.views import LARGER, random_view
+from orchard.features.views import random_view
 from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.quality import Quality, quality_of
@@ -115,7 +115,7 @@ def featurize(job: Job, given: Task) -> TaskReport:
             rows.reject(row, data)
             continue
         rows.read(row, data)
-        image = decode(data, engine.input_size, job.limits, artifact.fit, rows.larger(row))
+        image = decode(data, engine.decoded_size, job.limits, artifact.fit, rows.larger(row))
         if isinstance(image, Rejection):
             rows.reject(row, image)
         else:
@@ -221,7 +221,7 @@ class _Rows:
         if image.larger is not None and digest is not None:
             size = self._engine.input_size
             views = [random_view(image.larger, digest, number, self._seed, size) for number in range(self._views)]
-            self._view_features.append(self._engine(views))
+            self._view_features.append(self._engine.single(views))
             self._viewed.append(row)
 
     def _infer(self) -> None:

@@ -113,6 +113,7 @@ class ModelCard(BaseModel):
     backbone: str
     input_size: int = Field(description="pixels of a side of the square that the network sees")
     fit: Fit = Field(description="how a picture becomes that square")
+    test_views: int = Field(description="views of a picture whose features are averaged")
     precision: str
     classifier: str = Field(description="which of the linear classifiers answers")
     threshold: float = Field(description="least confidence of a sure answer")
@@ -133,6 +134,7 @@ def model_card(model: Model) -> ModelCard:
         backbone=model.artifact.backbone,
         input_size=model.artifact.input_size,
         fit=model.artifact.fit,
+        test_views=model.artifact.test_views,
         precision=model.artifact.precision,
         classifier=model.classifier,
         threshold=model.calibration.threshold,
