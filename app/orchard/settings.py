@@ -69,6 +69,10 @@ def _count_or_share(value: object) -> object:
     return value
 
 
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) else value
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 
 
@@ -124,7 +128,7 @@ class Settings(BaseSettings):
         description="random views of each training image to fit the linear discriminant on, too, recorded with the "
         "output; by default 0 for a new one",
     )
-    test_views: Literal["1", "3"] | None = Field(
+    test_views: Annotated[Literal["1", "3"] | None, BeforeValidator(_number_as_text)] = Field(
         None,
         description="views whose features are averaged, for training and answers alike: 1 (the whole) or 3 (and its "
         "middle, twice), recorded with the output; by default 1 for a new one",

@@ -4,6 +4,12 @@ Random views are a part of the image, as Inception was trained with (Szegedy et 
 https://arxiv.org/abs/1409.4842, section 6: between 3:4 and 4:3; here of more of the area), flipped or not; light and
 colour vary as between lamps and phones, and some are out of focus. They are drawn from the image's content: the same
 image gives the same views, on whatever executor and under whatever name.
+
+Features of fixed views are averaged, rather than the probabilities that a classifier gives each of them. Measured on
+2,640 photos from shops to learn from and 296 others (Klasson, Zhang & Kjellström 2019), of 81 labels, by
+EfficientNet-Lite0 and the linear discriminant. The whole picture alone: 0.696 right; fitted on whole pictures, with
+the probabilities of three views averaged: 0.713; features of three views averaged, in training too: 0.794; with two
+random views of each training photo: 0.804 (two random views and whole pictures: 0.737).
 """
 
 from __future__ import annotations
