@@ -668,3 +668,19 @@ def test_what_is_cropped_counts_as_memory() -> None:
     assert isinstance(decode(wide, 224, limits), Decoded)
     found = decode(wide, 224, limits, Fit.CROP)
     assert isinstance(found, Rejection) and found.reason is Reason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize("size", [(100, 80), (300, 200), (900, 600)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("fit", Fit)
+def test_an_image_comes_in_a_second_size_as_if_that_were_the_target(size: tuple[int, int], mode: str, fit: Fit) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = _encode(_scene(mode, size), "TIFF" if mode == "CMYK" else "PNG", icc_profile=profile)
+    found, alone, large = (
+        decode(data, 224, LIMITS, fit, 320),
+        decode(data, 224, LIMITS, fit),
+        decode(data, 320, LIMITS, fit),
+    )
+    assert isinstance(found, Decoded) and isinstance(alone, Decoded) and isinstance(large, Decoded)
+    assert np.array_equal(found.pixels, alone.pixels) and alone.larger is None
+    assert found.larger is not None and np.array_equal(found.larger, large.pixels)

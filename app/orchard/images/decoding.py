@@ -188,8 +188,8 @@ def _decode_whole(
 
         own = np.asarray(upright(target))
         also = None
-        if larger is not None:  # what fits is not converted twice: its colours are changed where they are
-            also = own if seen <= target else np.asarray(upright(larger))
+        if larger is not None:  # what fits is not converted twice, as its colours are changed where they are
+            also = own if seen <= target or larger == target else np.asarray(upright(larger))
         if orientation >= 5 and orientation in _TRANSPOSE:
             width, height = height, width
         return Decoded(own, width, height, found, also)
