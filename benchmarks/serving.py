@@ -209,14 +209,14 @@ def _keras_model(output: str, target: Path) -> list[str]:
     import keras
     from keras import layers
 
-    from orchard.features.efficientnet_lite import EfficientNetLite0, set_imagenet_weights, weights_path
+    from orchard.features.efficientnet_lite import network, set_imagenet_weights, weights_path
     from orchard.inference.model import Model
 
     model = Model.load(output)
     if model.artifact.backbone != "EfficientNetLite0":
         raise SystemExit("The comparison with Keras takes an output of EfficientNetLite0.")
-    backbone = EfficientNetLite0()
-    set_imagenet_weights(backbone, weights_path())
+    backbone = network(model.artifact.backbone)
+    set_imagenet_weights(backbone, weights_path(model.artifact.backbone))
     dense = layers.Dense(len(model.labels), activation="softmax")
     whole = keras.Model(backbone.input, dense(backbone.output))
     dense.set_weights([model.weights.T / model.calibration.temperature, model.bias / model.calibration.temperature])

@@ -104,9 +104,11 @@ def test_commands_on_an_output_that_does_not_exist_say_so(tmp_path: Path) -> Non
 
 def test_backbones_are_listed_for_people_and_for_programs() -> None:
     text = CliRunner().invoke(cli, ["backbones"]).output
-    assert "EfficientNetLite0 (default)" in text
+    assert "EfficientNetLite0 (default)" in text and "top-5" in text
     rows = json.loads(CliRunner().invoke(cli, ["backbones", "--json"]).output)
     assert {"MobileNetV2", "VGG16", "InceptionV3", "Xception", "EfficientNetB0"} <= {row["name"] for row in rows}
+    vgg = next(row for row in rows if row["name"] == "VGG16")
+    assert (vgg["top5"], vgg["depth"], vgg["megabytes"]) == (90.1, 16, 58.9)  # 14.7 million parameters of 4 bytes
 
 
 def test_plan_and_summary_name_the_commonest_kinds_of_rejected_images(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from orchard.layout import BACKBONE, LABELS, LOGISTIC_REGRESSION, REDUCTION, SCH
 from orchard.output import NO_MODEL, Output
 from orchard.storage import LocalStorage
 
-EXTRACTED = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
+EXTRACTED = (Dataset.FEATURES, Dataset.VIEWS, Dataset.REJECTED, Dataset.INVENTORY)
 REDUCED = (Dataset.REDUCED, Dataset.PREDICTIONS)
 
 

@@ -16,7 +16,7 @@ IMAGES = ("max_bytes", "max_pixels", "max_decode_memory", "max_decode_seconds")
 EXTRACTION = (
     *SELECTION,
     *(*IMAGES, "max_rejected"),
-    *("backbone", "weights", "alpha", "engine", "precision", "input_size"),
+    *("backbone", "weights", "alpha", "input_size", "fit", "views", "test_views", "engine", "precision"),
     *("fresh", "prune", "retry_rejected"),
 )
 REDUCTION = ("variance", "components")

@@ -1,7 +1,7 @@
 """Every dataset and file of an output, once: where it lies, its columns, types, shapes, units.
 
 Features are stored as ``list<float>`` of one length per output, so that any Parquet reader takes them.
-``path`` is unique within each dataset.
+``path`` is unique within each dataset but that of views.
 """
 
 from enum import StrEnum
@@ -55,6 +55,7 @@ class Dataset(StrEnum):
     """The folders of an output that hold a dataset."""
 
     FEATURES = "features"
+    VIEWS = "views"
     REJECTED = "rejected"
     INVENTORY = "inventory"
     REDUCED = "reduced"
@@ -65,6 +66,8 @@ class Dataset(StrEnum):
 
 EXTRACTED = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
 """What is made of images: every listed image is in the inventory, and in one of the other two."""
+FEATURIZED = (*EXTRACTED, Dataset.VIEWS)
+"""What is committed, replaced and dropped together; there are views only of training images, and only where asked."""
 DERIVED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.NEIGHBOURS, Dataset.PREDICTIONS)
 """What is made of features; it goes when they change."""
 FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification", "review"))
@@ -77,6 +80,17 @@ class Split(StrEnum):
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
+
+
+class Fit(StrEnum):
+    """How a picture that is not square becomes the square that the network sees."""
+
+    STRETCH = "stretch"
+    """All of it, its proportions lost."""
+    CROP = "crop"
+    """The square in its middle."""
+    PAD = "pad"
+    """All of it, in the middle of a grey square."""
 
 
 class Answer(StrEnum):
@@ -153,6 +167,18 @@ FEATURES = pa.schema(
         pa.field("split", pa.string()),
         pa.field("width", pa.int32()),  # pixels, after EXIF orientation
         pa.field("height", pa.int32()),
+        pa.field("features", pa.list_(pa.float32())),  # shape (n_features,)
+    ]
+)
+
+# Random views of training images, which classifiers are fitted on beside the images: see `orchard.features.views`.
+VIEWS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),  # of the image; path and view are unique
+        pa.field("view", pa.int32()),  # from 0
+        pa.field("label", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("split", pa.string()),  # of the image
         pa.field("features", pa.list_(pa.float32())),  # shape (n_features,)
     ]
 )
@@ -237,6 +263,7 @@ SUSPECTS = pa.schema(
 
 SCHEMAS = {
     Dataset.FEATURES: FEATURES,
+    Dataset.VIEWS: VIEWS,
     Dataset.REJECTED: REJECTED,
     Dataset.INVENTORY: INVENTORY,
     Dataset.REDUCED: REDUCED,

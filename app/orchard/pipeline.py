@@ -132,6 +132,7 @@ class Pipeline:
                 output,
                 listing.table,
                 dropped=listing.dropped,
+                views=identity["views"],
                 prune=settings.prune,
                 retry_rejected=settings.retry_rejected,
                 test_fraction=settings.test_fraction,

@@ -2,26 +2,30 @@
 
 import resource
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from orchard.errors import InputError
 from orchard.features.artifact import EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.engines import load_engine, resolve_precision
+from orchard.features.engines import Engine, load_engine, resolve_precision
 from orchard.features.extraction import task_images, tasks_per_batch
 from orchard.features.pending import find_pending
 from orchard.features.quantization import Sample
+from orchard.features.views import random_view
 from orchard.features.weights import brought
 from orchard.images.decoding import Decoded, Rejection, decode
 from orchard.images.reading import contents
 from orchard.images.rejections import commonest_kinds, sentence
 from orchard.images.sources import check_apart, list_selected
-from orchard.layout import REJECTED
+from orchard.layout import REJECTED, Fit, Split
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.session import available_cores
@@ -106,9 +110,9 @@ def measure(images: pa.Table, settings: Settings) -> Measured:
     """
     engine_name = EngineName(settings.engine)
     backbone = find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
-    limits = settings.limits()
+    limits, fit = settings.limits(), Fit(settings.fit or Fit.STRETCH)
     precision = resolve_precision(settings.precision, engine_name, backbone=backbone, images=images.num_rows)
-    sample = Sample.of(images, seed=settings.seed, limits=limits, s3=settings.s3_options())
+    sample = Sample.of(images, seed=settings.seed, limits=limits, fit=fit, s3=settings.s3_options())
     artifact = build_artifact(
         backbone,
         weights=brought(backbone, settings.weights, settings.s3_options()),
@@ -119,16 +123,18 @@ def measure(images: pa.Table, settings: Settings) -> Measured:
         sample=sample if precision is Precision.INT8 else None,
         may_fall_back=settings.precision == "auto",
     )
-    engine = load_engine(artifact)
+    engine = load_engine(replace(artifact, fit=fit, test_views=int(settings.test_views or 1)))
     step = max(1, images.num_rows // MEASURED_IMAGES)
     tried = images.take(pa.array(range(0, images.num_rows, step)[:MEASURED_IMAGES]))
     found = list(contents(tried, limits, settings.s3_options()))
     for data in found:  # once, so that what is timed is the steady state
-        if isinstance(data, bytes) and isinstance(image := decode(data, engine.input_size, limits), Decoded):
+        if isinstance(data, bytes) and isinstance(image := decode(data, engine.decoded_size, limits, fit), Decoded):
             engine([image.pixels])
             break
     started = time.perf_counter()
-    decoded = [data if isinstance(data, Rejection) else decode(data, engine.input_size, limits) for data in found]
+    decoded = [
+        data if isinstance(data, Rejection) else decode(data, engine.decoded_size, limits, fit) for data in found
+    ]
     pixels = [image.pixels for image in decoded if isinstance(image, Decoded)]
     rejected = pa.Table.from_pylist(
         [
@@ -143,5 +149,23 @@ def measure(images: pa.Table, settings: Settings) -> Measured:
         raise InputError(f"None of the {tried.num_rows} images that were tried can be decoded; {mostly}.")
     engine(pixels)
     seconds = (time.perf_counter() - started) / len(pixels)
+    if settings.views:
+        seconds += settings.views * _share_of_training(images, settings) * _seconds_of_view(engine, pixels)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Measured(seconds, memory, engine.n_features, artifact.precision, tried.num_rows, rejected)
+
+
+def _share_of_training(images: pa.Table, settings: Settings) -> float:
+    """Return which part of the images has views, where the source does not say as the split will have it."""
+    if "split" not in images.column_names or images["split"].null_count:
+        return 1 - settings.test_fraction
+    is_training = pc.equal(images["split"], Split.TRAIN).to_numpy()
+    return float(is_training.mean()) if len(is_training) else 0.0
+
+
+def _seconds_of_view(engine: Engine, pixels: Sequence[NDArray[np.uint8]]) -> float:
+    """Return what a random view of an image takes, on one core."""
+    some = pixels[:8]
+    started = time.perf_counter()
+    engine.single([random_view(image, "", number, 0, engine.input_size) for number, image in enumerate(some)])
+    return (time.perf_counter() - started) / len(some)

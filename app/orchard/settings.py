@@ -70,6 +70,10 @@ def _count_or_share(value: object) -> object:
     return value
 
 
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) else value
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 
 
@@ -115,6 +119,21 @@ class Settings(BaseSettings):
     backbone: str = Field("EfficientNetLite0", description="the network (`orchard backbones` lists them)")
     weights: str = Field("imagenet", description="imagenet, random, or a weights file, in a bucket too")
     alpha: float = Field(1.0, gt=0, description="width of MobileNet and MobileNetV2")
+    fit: Literal["stretch", "crop", "pad"] | None = Field(
+        None, description="how a picture becomes square, recorded with the output; by default stretch for a new one"
+    )
+    views: int | None = Field(
+        None,
+        ge=0,
+        le=32,
+        description="random views of each training image to fit the linear discriminant on, too, recorded with the "
+        "output; by default 0 for a new one",
+    )
+    test_views: Annotated[Literal["1", "3"] | None, BeforeValidator(_number_as_text)] = Field(
+        None,
+        description="views whose features are averaged, for training and answers alike: 1 (the whole) or 3 (and its "
+        "middle, twice), recorded with the output; by default 1 for a new one",
+    )
     engine: Literal["openvino", "tensorflow"] = Field("openvino", description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",

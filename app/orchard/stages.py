@@ -47,5 +47,6 @@ def key_of(*values: object) -> str:
 
 
 def feature_names(output: Output) -> list[str]:
-    """Return the names of the files of the features, which tell them from others."""
-    return sorted(file.name for file in output.files(Dataset.FEATURES) if file.rows)
+    """Return the names of the files of the features, those of views too, which tell them from others."""
+    files = (file for dataset in (Dataset.FEATURES, Dataset.VIEWS) for file in output.files(dataset))
+    return sorted(file.name for file in files if file.rows)

@@ -24,7 +24,7 @@ from orchard.layout import (
     COMMITS,
     CURRENT_MODEL,
     DERIVED,
-    EXTRACTED,
+    FEATURIZED,
     FORGOTTEN,
     INCOMPLETE,
     MODEL,
@@ -33,6 +33,7 @@ from orchard.layout import (
     SCHEMAS,
     STATISTICS,
     Dataset,
+    Split,
 )
 from orchard.output import NO_MODEL, Output
 
@@ -69,10 +70,13 @@ def verify(output: Output, *, mend: bool = True) -> Verdict:
             return Verdict(files=0, damage=[str(damage)], mended=mend, images_to_do_again=again)
         sentences, bad = _check(output)
         listed = sum(file.rows for file in output.files(Dataset.INVENTORY))
-        images = _agreeing({dataset: _paths(output, dataset, bad) for dataset in EXTRACTED})
+        views = output.recall("identity").get("views", 0)
+        images = _agreeing({dataset: _paths(output, dataset, bad) for dataset in FEATURIZED}, views)
         agree = len(images) == listed == sum(output.rows(d) for d in (Dataset.FEATURES, Dataset.REJECTED))
-        if not agree and not any(bad[dataset] for dataset in EXTRACTED):
-            sentences.append(f"features, rejected and inventory of {output.url} agree about {len(images)} images only.")
+        if not agree and not any(bad[dataset] for dataset in FEATURIZED):
+            sentences.append(
+                f"features, views, rejected and inventory of {output.url} agree about {len(images)} images only."
+            )
         if mend and sentences:
             _mend(output, bad, None if agree else images)
         mended = mend or not sentences
@@ -117,7 +121,7 @@ def _mend(output: Output, bad: _Bad, images: pa.Array | None) -> None:
     output.storage.delete(sorted(bad[""]))
     add: dict[Dataset, list[DataFile]] = defaultdict(list)
     remove = set(bad[PARTS])
-    for dataset in EXTRACTED if images is not None else ():
+    for dataset in FEATURIZED if images is not None else ():
         for file in output.files(dataset):
             table = None if file.name in bad[dataset] else read_columns(output.storage, file)
             kept = table and table.filter(pc.is_in(table["path"], value_set=images))
@@ -132,11 +136,12 @@ def _mend(output: Output, bad: _Bad, images: pa.Array | None) -> None:
         output.commit({}, replace=replaced, remove=remove, properties=forgotten, model=NO_MODEL)
 
 
-def _agreeing(tables: Mapping[Dataset, pa.Table]) -> pa.Array:
+def _agreeing(tables: Mapping[Dataset, pa.Table], views: int) -> pa.Array:
     """Return the paths of the images whose rows agree.
 
     Args:
-        tables: ``path`` of `EXTRACTED`, and ``featurized`` of the inventory.
+        tables: ``path`` of `FEATURIZED`, and ``featurized`` and ``split`` of the inventory.
+        views: how many there are to be of each training image.
     """
     inventory = tables[Dataset.INVENTORY]
     found = []
@@ -144,7 +149,15 @@ def _agreeing(tables: Mapping[Dataset, pa.Table]) -> pa.Array:
         mine = _once(inventory.filter(pc.equal(inventory["featurized"], is_featurized))["path"])
         paths = _once(tables[dataset]["path"])
         found += paths.filter(pc.is_in(paths, value_set=mine)).chunks
-    return _once(pa.chunked_array(found, pa.string())).combine_chunks()
+    agreeing = _once(pa.chunked_array(found, pa.string())).combine_chunks()
+    if not views:
+        return agreeing
+    is_seen = pc.and_(inventory["featurized"], pc.equal(inventory["split"], Split.TRAIN))
+    counts = pc.value_counts(tables[Dataset.VIEWS]["path"])
+    whole = pc.struct_field(counts, "values").filter(pc.equal(pc.struct_field(counts, "counts"), views))
+    seen = inventory["path"].filter(is_seen)
+    lacking = seen.filter(pc.invert(pc.is_in(seen, value_set=whole))).combine_chunks()
+    return agreeing.filter(pc.invert(pc.is_in(agreeing, value_set=lacking)))
 
 
 def _write_log_anew(output: Output, damage: OutputDamaged) -> int:
@@ -161,9 +174,10 @@ def _write_log_anew(output: Output, damage: OutputDamaged) -> int:
             continue
     if not properties.get("identity"):
         raise damage
-    tables = {dataset: list(_readable(output, dataset)) for dataset in EXTRACTED}
+    tables = {dataset: list(_readable(output, dataset)) for dataset in FEATURIZED}
     images = _agreeing(
-        {d: pa.concat_tables([SCHEMAS[d].empty_table(), *(t for _, t in found)]) for d, found in tables.items()}
+        {d: pa.concat_tables([SCHEMAS[d].empty_table(), *(t for _, t in found)]) for d, found in tables.items()},
+        properties["identity"].get("views", 0),
     )
     add: dict[str, list[DataFile]] = {PARTS: list(_networks(output))[:1]}
     for dataset, found in tables.items():
@@ -207,8 +221,8 @@ def _as_it_is(output: Output, name: str) -> DataFile:
 
 
 def _paths(output: Output, dataset: Dataset, bad: _Bad) -> pa.Table:
-    """Return ``path``, of the inventory also ``featurized``, of the files that can be read."""
-    columns = ["path", "featurized"] if dataset is Dataset.INVENTORY else ["path"]
+    """Return ``path``, of the inventory also ``featurized`` and ``split``, of the files that can be read."""
+    columns = ["path", "split", "featurized"] if dataset is Dataset.INVENTORY else ["path"]
     schema = pa.schema([SCHEMAS[dataset].field(name) for name in columns])
     files = [file for file in output.files(dataset) if file.name not in bad[dataset]]
     tables = (read_columns(output.storage, file, columns).cast(schema) for file in files)

@@ -9,30 +9,34 @@ import pytest
 from orchard.errors import UsageError
 from orchard.features.backbones import DEFAULT_BACKBONE, REGISTRY, find
 from orchard.features.conversion import build_artifact
+from orchard.features.efficientnet_lite import VARIANTS
 from orchard.features.engines import load_engine
 
 # Asks Keras itself; OpenVINO's backend imports fastest.
 MEASURE = """
 import inspect, json, sys
 import keras
-from orchard.features.efficientnet_lite import EfficientNetLite0
+from orchard.features.efficientnet_lite import VARIANTS, network
 found = {}
 builders = {n: f for n, f in vars(keras.applications).items() if inspect.isfunction(f)}
 for name, alpha in json.loads(sys.argv[1]):
     width = {} if alpha is None else {"alpha": alpha}
-    if name == "EfficientNetLite0":
-        model = EfficientNetLite0()
+    if name in VARIANTS:
+        whole, model = network(name, include_top=True), network(name)
         size = model.input_shape[1]
     else:
         whole = builders[name](weights=None, **width)
         size = whole.input_shape[1] or 224  # MobileNetV3 takes any size; its weights are of 224
         model = builders[name](weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3), **width)
-    found[f"{name} {alpha}"] = [size, model.output_shape[-1], model.count_params()]
+    depth = sum(bool(layer.weights) for layer in whole.layers)
+    found[f"{name} {alpha}"] = [size, model.output_shape[-1], model.count_params(), depth]
 print(json.dumps({"builders": sorted(builders), "found": found}))
 """
 
 LIGHT = [
     ("EfficientNetLite0", None),
+    ("EfficientNetLite1", None),
+    ("EfficientNetLite2", None),
     ("EfficientNetB0", None),
     ("EfficientNetV2B0", None),
     ("DenseNet121", None),
@@ -55,14 +59,14 @@ def check(models: list[tuple[str, float | None]]) -> dict:
     measured = measure(models)
     for name, alpha in models:
         backbone = find(name).with_alpha(alpha)
-        listed = [backbone.input_size, backbone.n_features, backbone.parameters]
+        listed = [backbone.input_size, backbone.n_features, backbone.parameters, backbone.depth]
         assert measured["found"][f"{name} {alpha}"] == listed, (name, alpha)
     return measured
 
 
 def test_the_registry_is_keras_applications_and_efficientnet_lite_with_their_real_figures():
     measured = check(LIGHT)
-    assert {"EfficientNetLite0", *measured["builders"]} == set(REGISTRY)
+    assert {*VARIANTS, *measured["builders"]} == set(REGISTRY)
 
 
 @pytest.mark.slow
@@ -73,7 +77,9 @@ def test_every_backbone_has_the_size_features_and_parameters_that_the_registry_s
 def test_every_backbone_says_how_good_it_is():
     for backbone in REGISTRY.values():
         assert backbone.top1 is not None and 50 < backbone.top1 < 90
+        assert backbone.top5 is None or 85 < backbone.top5 < 98
     assert find("mobilenetv2").with_alpha(0.35).top1 == 60.3
+    assert find("mobilenetv2").with_alpha(0.35).top5 is None  # published of the full width alone
 
 
 def test_the_default_needs_no_download():

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import pickle
 import subprocess
@@ -8,9 +10,10 @@ from dataclasses import replace
 import pytest
 
 from orchard.errors import OrchardError
-from orchard.features.artifact import EngineName, Precision
+from orchard.features.artifact import Artifact, EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact, cache_folder, start_build
+from orchard.layout import Fit
 
 LITE = find("EfficientNetLite0")
 
@@ -51,6 +54,25 @@ def test_other_settings_have_another_entry_and_another_fingerprint(own_cache):
     artifacts.append(replace(artifacts[0], engine=EngineName.TENSORFLOW))
     assert len({artifact.fingerprint() for artifact in artifacts}) == 5
     assert len(list(own_cache.iterdir())) == 3  # one file serves both precisions
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_network_of_before_there_was_a_choice_stretches_and_keeps_its_fingerprint():
+    artifact = build_artifact(find("MobileNetV3Small"), weights="random")
+    line, _, payload = artifact.to_bytes().partition(b"\n")
+    header = json.loads(line)
+    del header["fit"]
+    before = Artifact.from_bytes(json.dumps(header).encode() + b"\n" + payload)
+    assert before == artifact and before.fit is Fit.STRETCH
+    # What 0.1.0 made of these settings.
+    settings = (
+        f"version=1 backbone=MobileNetV3Small alpha=1.0 size=224 engine=openvino precision=float32 "
+        f"weights={artifact.weights_digest}"
+    )
+    assert before.fingerprint() == hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+    padding = replace(artifact, fit=Fit.PAD)
+    assert Artifact.from_bytes(padding.to_bytes()) == padding
+    assert padding.fingerprint() != artifact.fingerprint()
 
 
 def test_a_cache_that_cannot_be_written_to_costs_time_only(tmp_path, monkeypatch):

@@ -41,6 +41,8 @@ np.savez(sys.argv[3], **features)
 
 LIGHT = [
     ("EfficientNetLite0", "imagenet"),
+    ("EfficientNetLite1", "imagenet"),
+    ("EfficientNetLite2", "imagenet"),
     ("MobileNetV2", "random"),
     ("MobileNetV3Small", "random"),
     ("EfficientNetB0", "random"),
@@ -119,6 +121,23 @@ def test_features_do_not_depend_on_the_neighbours(lite, images):
     assert np.array_equal(engine(images[::-1])[::-1], together)
     alone = np.concatenate([engine([image]) for image in images])
     assert np.array_equal(alone, together)
+
+
+def test_features_of_several_views_are_the_mean_of_theirs(lite, photos):
+    looking = replace(lite, test_views=3)
+    assert (lite.decoded_size, looking.decoded_size) == (224, 320)
+    assert looking.fingerprint() != lite.fingerprint()
+    assert Artifact.from_bytes(looking.to_bytes()) == looking
+    images = [np.asarray(Image.fromarray(photo).resize((320, 320))) for photo in photos.values()]
+    engine, single = load_engine(looking), load_engine(lite)
+    cut = [image[offset : 320 - offset, offset : 320 - offset] for image in images for offset in (0, 20, 48)]
+    smooth = [np.asarray(Image.fromarray(part).resize((224, 224), Image.Resampling.BILINEAR)) for part in cut]
+    expected = single(smooth).reshape(len(images), 3, -1).mean(axis=1)
+    found = engine(images)
+    # Pillow's filter sees beyond the border of a part.
+    assert cosines(found, expected).min() > 0.999 > cosines(found, single(smooth[::3])).max()
+    assert np.array_equal(engine.single(smooth), single(smooth))
+    assert engine([]).shape == (0, 1280)
 
 
 def test_any_number_of_images_is_taken(lite, images):

@@ -23,7 +23,7 @@ from orchard.features.engines import OpenVinoEngine, load_engine, resolve_precis
 from orchard.features.quantization import LEAST_AGREEMENT, LEAST_IMAGES, Sample, agreement, digest
 from orchard.images.decoding import Decoded, decode
 from orchard.images.limits import Limits
-from orchard.layout import BACKBONE, Dataset
+from orchard.layout import BACKBONE, Dataset, Fit
 from orchard.output import Output
 from orchard.storage import DEFAULT_S3
 
@@ -98,6 +98,7 @@ def test_the_same_images_give_the_same_network(
     assert build_artifact(FRAIL, **asked) == frail8
     contents = sample_of(pictures).read()
     assert frail8.calibration == digest(contents) != digest([contents[1], contents[0], *contents[2:]])
+    assert len({digest(contents, fit) for fit in Fit}) == 3
     assert replace(frail8, network="another").fingerprint() != frail8.fingerprint()
 
 

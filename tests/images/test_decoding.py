@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
-from orchard.layout import Reason
+from orchard.layout import Fit, Reason
 
 pillow_heif.register_heif_opener()
 LIMITS = Limits()
@@ -618,3 +618,69 @@ def test_no_damage_raises_an_exception(fruits: Path) -> None:
 def test_every_photograph_of_the_collection_is_decoded(fruits: Path) -> None:
     for path in sorted(fruits.glob("T*/*/*.jpg"))[::40]:
         assert _decoded(path.read_bytes()).pixels.shape == (100, 100, 3)
+
+
+@pytest.mark.parametrize("size", [(60, 30), (900, 300), (300, 901)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_an_image_becomes_square_as_it_is_told(size: tuple[int, int], kind: str) -> None:
+    """Red where the crop is, green beyond it."""
+    side, (width, height) = min(size), size
+    image = Image.new("RGB", size, GREEN)
+    image.paste(RED, ((width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2))
+    data = _encode(image, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+    stretched, cropped, padded = (_fitted(data, fit) for fit in Fit)
+    small = max(size) <= 224
+    assert stretched.shape[:2] == ((height, width) if small else (224, 224))
+    assert cropped.shape[:2] == ((side, side) if small else (224, 224))
+    assert padded.shape[:2] == ((max(size), max(size)) if small else (224, 224))
+    inside = slice(4, -4)
+    assert (np.abs(cropped[inside, inside].astype(int) - RED) < 8).all()
+    across = padded if width > height else padded.transpose(1, 0, 2)  # green, red, green between two grey bars
+    bar = (len(across) - round(len(across) * side / max(size))) // 2
+    assert (np.abs(across[: bar - 2].astype(int) - 127) < 2).all() and (
+        np.abs(across[2 - bar :].astype(int) - 127) < 2
+    ).all()
+    assert (np.abs(across[len(across) // 2, len(across) // 2].astype(int) - RED) < 8).all()
+    assert (np.abs(across[len(across) // 2, 2].astype(int) - GREEN) < 8).all()
+
+
+def _fitted(data: bytes, fit: Fit) -> npt.NDArray[np.uint8]:
+    found = decode(data, 224, LIMITS, fit)
+    assert isinstance(found, Decoded), found
+    assert found.pixels.flags.c_contiguous
+    return found.pixels
+
+
+@pytest.mark.parametrize("fit", Fit)
+def test_a_picture_that_is_square_and_one_that_is_turned_come_to_the_same_by_any_fit(fit: Fit) -> None:
+    square = _encode(_scene(size=(300, 300)), "PNG")
+    assert np.array_equal(_fitted(square, fit), _fitted(square, Fit.STRETCH))
+    wide = _scene(size=(640, 320))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    turned = _encode(wide.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
+    assert np.array_equal(_fitted(turned, fit), _fitted(_encode(wide, "PNG"), fit))
+
+
+def test_what_is_cropped_counts_as_memory() -> None:
+    wide = _encode(Image.new("RGB", (3000, 1000)), "PNG")
+    limits = Limits(max_memory=14_000_000)  # 12 MB for the pixels of Pillow, 4 for the square of them
+    assert isinstance(decode(wide, 224, limits), Decoded)
+    found = decode(wide, 224, limits, Fit.CROP)
+    assert isinstance(found, Rejection) and found.reason is Reason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize("size", [(100, 80), (300, 200), (900, 600)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("fit", Fit)
+def test_an_image_comes_in_a_second_size_as_if_that_were_the_target(size: tuple[int, int], mode: str, fit: Fit) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = _encode(_scene(mode, size), "TIFF" if mode == "CMYK" else "PNG", icc_profile=profile)
+    found, alone, large = (
+        decode(data, 224, LIMITS, fit, 320),
+        decode(data, 224, LIMITS, fit),
+        decode(data, 320, LIMITS, fit),
+    )
+    assert isinstance(found, Decoded) and isinstance(alone, Decoded) and isinstance(large, Decoded)
+    assert np.array_equal(found.pixels, alone.pixels) and alone.larger is None
+    assert found.larger is not None and np.array_equal(found.larger, large.pixels)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from orchard.errors import UsageError
+from orchard.exports.graph import folded_graph
+from orchard.features.views import middle
+from orchard.images.decoding import Decoded
 from orchard.inference import commands
 from orchard.inference.model import Model
 from orchard.inference.predict import Answered, Candidate
-from orchard.layout import Answer
+from orchard.inference.predictor import Predictor
+from orchard.layout import Answer, Fit
 
 
 def predict(output: Path | str, *arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -49,6 +55,36 @@ def test_a_handful_needs_no_java_and_gets_the_answers_of_the_pipeline(
         assert list(answer) == ["path", "answer", "label", "kind", "confidence", "familiarity", "top"]
         assert answer["kind"] is None and 0.3 < answer["familiarity"] <= 1
     assert [answer["answer"] for answer in answers].count("sure") > len(answers) / 2
+
+
+def test_a_picture_is_made_square_as_in_training(trained: Path) -> None:
+    model = Model.load(str(trained))
+    file = io.BytesIO()
+    wide = Image.new("RGB", (600, 300), "red")
+    wide.paste("blue", (150, 0, 450, 300))
+    wide.save(file, "png")
+    cropping = replace(model, artifact=replace(model.artifact, fit=Fit.CROP))
+    assert cropping.digest != model.digest
+    seen = [Predictor(one, batch_size=1).decode(file.getvalue()) for one in (model, cropping)]
+    assert all(isinstance(one, Decoded) for one in seen)
+    red = [(one.pixels[..., 0] > 128).mean() for one in seen if isinstance(one, Decoded)]
+    assert red[0] == pytest.approx(0.5, abs=0.01) and red[1] == 0
+
+
+def test_a_model_of_several_views_looks_three_times_and_is_not_exported(trained: Path, fruits: Path) -> None:
+    model = Model.load(str(trained))
+    looking = replace(model, artifact=replace(model.artifact, test_views=3))
+    predictor, single = Predictor(looking, batch_size=1), Predictor(model, batch_size=1)
+    file = io.BytesIO()
+    Image.open(next((fruits / "Test" / "Mango").glob("*.jpg"))).resize((400, 400)).save(file, "png")
+    seen = predictor.decode(file.getvalue())
+    assert isinstance(seen, Decoded) and seen.pixels.shape == (320, 320, 3)
+    views = [middle(seen.pixels, part, 224) for part in (1.0, 7 / 8, 7 / 10)]
+    np.testing.assert_allclose(
+        predictor.features([seen.pixels])[0], single.features(views).mean(axis=0), rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(UsageError, match="--test-views 3, which no exported file can do"):
+        folded_graph(looking)
 
 
 def test_a_collection_on_spark_gets_the_same_answers_in_order(

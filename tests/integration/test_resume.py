@@ -176,7 +176,14 @@ def test_images_that_are_gone_are_refused_and_pruned_on_request(run: Run, photos
 
 
 @pytest.mark.parametrize(
-    "changed", [{"backbone": "MobileNetV2", "weights": "random"}, {"weights": "random"}, {"engine": "tensorflow"}]
+    "changed",
+    [
+        {"backbone": "MobileNetV2", "weights": "random"},
+        {"weights": "random"},
+        {"engine": "tensorflow"},
+        {"fit": "pad"},
+        {"test_views": "3"},
+    ],
 )
 def test_settings_that_would_mix_features_are_refused(run: Run, photos: Path, changed: dict[str, str]) -> None:
     first = run(photos, limit=6)

@@ -131,6 +131,7 @@ def test_the_page_is_told_what_it_needs_to_know_of_the_model(client: TestClient,
     about = answer.json()
     assert about["labels"] == list(LABELS)
     assert (about["digest"], about["threshold"], about["input"]["size"]) == (model.digest, 0.5, 224)
+    assert about["input"]["fit"] == "stretch"
     assert about["runtime"] == all((static.PAGE / name).is_file() for name in static.RUNTIME)
     assert client.get("/model.json", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
 

@@ -321,7 +321,7 @@ def test_the_model_says_what_it_is(server: Server, model: Model) -> None:
     card = server.client.get("/v1/model").json()
     assert card["digest"] == model.digest
     assert card["labels"] == list(model.labels)
-    assert card["input_size"] == 224
+    assert (card["input_size"], card["fit"], card["test_views"]) == (224, "stretch", 1)
     assert (card["threshold"], card["temperature"]) == (model.calibration.threshold, model.calibration.temperature)
     assert card["familiarity_threshold"] == model.calibration.familiarity > 0
     assert card["classifier"] == "linear_discriminant"

@@ -87,9 +87,10 @@ class Candidates:
         self.reduction = load(output)
         self._spark, self._output, self._seed, self._sure_at, self._memory = spark, output, seed, sure_at, memory
         statistics = Statistics.from_bytes(data)
-        everything, fit = statistics.everything, statistics.fit
+        everything, fit = statistics.everything_seen, statistics.fit_seen
         self._roles, self._is_validation = statistics.roles, statistics.is_validation
-        self._fitted, self._everything = fit.columns["label"], everything.columns["label"]
+        # Of the images alone: the discriminant learns from their views, too.
+        self._fitted, self._everything = statistics.fit.columns["label"], statistics.everything.columns["label"]
         self.split = Split.VALIDATION if statistics.is_validation else Split.TRAIN
         self.labels = everything.columns["label"].names
         self.kinds = Kinds.of(self.labels, counts)

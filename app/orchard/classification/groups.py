@@ -29,7 +29,7 @@ from orchard.inference.linear import Linear
 from orchard.layout import FEATURES, INVENTORY, ClassifierMetrics, Dataset, FittedBy, GroupSplit
 from orchard.output import Output
 from orchard.reduction.pca import Projection, Reduction
-from orchard.reduction.stage import Roles, project_batches, training_sums
+from orchard.reduction.stage import Roles, project_batches, training_sums, view_sums
 from orchard.reduction.statistics import Role, Sums
 from orchard.storage import Storage
 
@@ -89,13 +89,15 @@ def evaluate_groups(
     roles = {name: np.where(mask, Role.FIT, Role.NONE).astype(np.int8) for name, mask in masks.items()}
     sums, _ = training_sums(spark, output.storage, files, roles)
     reduction = Reduction.fit(sums.moments, components=components)
+    views, _ = view_sums(spark, output, roles)
+    seen = sums if views is None else sums.merge(views)
     projection = spark.sparkContext.broadcast(Projection(*reduction.affine()))
     rows = Rows(files, partial(_regrouped, output.storage, projection, roles))
     measured: dict[str, ClassifierMetrics] = {}
     try:
         for classifier in classifiers:
             start = time.perf_counter()
-            made = _fit(spark, classifier, rows, sums, reduction, seed=seed, memory=memory)
+            made = _fit(spark, classifier, rows, sums, seen=seen, reduction=reduction, seed=seed, memory=memory)
             if made is None:
                 continue
             answer, by = made
@@ -138,15 +140,19 @@ def _fit(
     classifier: Classifier,
     rows: Rows,
     sums: Sums,
-    reduction: Reduction,
     *,
+    seen: Sums,
+    reduction: Reduction,
     seed: int,
     memory: int,
 ) -> tuple[Answer, FittedBy] | None:
-    """Return what tells the class of features, and what fitted it; None if memory does not hold it."""
+    """Return what tells the class of features, and what fitted it; None if memory does not hold it.
+
+    `sums` are those of `rows`, `seen` those with their views, which the discriminant learns from.
+    """
     classes, n = sums.columns["label"], int(sums.columns["label"].counts.sum())
     if classifier is Classifier.LINEAR_DISCRIMINANT:
-        return discriminant.fit(sums.labelled, classes, reduction).linear, FittedBy.SUMS
+        return discriminant.fit(seen.labelled, seen.columns["label"], reduction).linear, FittedBy.SUMS
     if classifier is Classifier.RANDOM_FOREST:
         forest, _ = grow(rows, n, classes.names, seed=seed, memory=memory)
         if forest is None:

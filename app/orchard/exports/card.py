@@ -7,8 +7,9 @@ from typing import Any
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
 from orchard.exports.graph import output_shapes
 from orchard.features.backbones import find
+from orchard.images.decoding import GREY
 from orchard.inference.model import Model
-from orchard.layout import Answer
+from orchard.layout import Answer, Fit
 from orchard.redaction import redacted
 from orchard.version import VERSION
 
@@ -37,7 +38,7 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
         "precision": str(precision),
         "labels": list(model.labels),
         "kinds": list(model.kinds.names) if model.kinds else None,
-        "input": _input(kind, artifact.input_size),
+        "input": _input(kind, artifact.input_size, artifact.fit),
         "outputs": _outputs(model, 1 if kind is Format.LITERT else "n"),
         "classifier": model.classifier,
         "temperature": calibration.temperature,
@@ -85,7 +86,14 @@ def _outputs(model: Model, rows: int | str) -> list[dict[str, Any]]:
     ]
 
 
-def _input(kind: Format, size: int) -> dict[str, Any]:
+_SQUARE = {
+    Fit.STRETCH: "proportions need not be kept: the file stretches to a square, as training did",
+    Fit.CROP: "cut the photo to the square in its middle first, as training did",
+    Fit.PAD: f"put the photo in the middle of a square of its longer side first, of grey {GREY}, as training did",
+}
+
+
+def _input(kind: Format, size: int, fit: Fit) -> dict[str, Any]:
     if kind is Format.LITERT:
         resize = (
             f"bilinear to {size} x {size} without smoothing: shrink a larger photo to about {2 * size} pixels first"
@@ -100,6 +108,8 @@ def _input(kind: Format, size: int) -> dict[str, Any]:
         "channels": "RGB",
         "range": [0, 255],
         "height_and_width": "any",
+        "fit": str(fit),
+        "square": _SQUARE[fit],
         "resize": resize,
         "orientation": "upright: turn the photo as its EXIF orientation says",
         "transparency": "composited on white",

@@ -23,8 +23,9 @@ def folded_graph(model: Model) -> Any:
     bilinear when it enlarges, as `orchard.features.resizing.Resizer` is.
 
     Raises:
-        UsageError: the model is one of TensorFlow's.
+        UsageError: the model is one of TensorFlow's, or averages views.
     """
+    check_views(model)
     check_engine(model)
     openvino = import_openvino()
     from openvino import opset13 as opset
@@ -61,6 +62,15 @@ def check_engine(model: Model) -> None:
         raise UsageError(
             f"The network in this output is one for --engine {model.artifact.engine}: take --format keras or litert, "
             "or run orchard run again with --engine openvino."
+        )
+
+
+def check_views(model: Model) -> None:
+    """Raise UsageError for a model whose features are the mean of several views: no file has more than one."""
+    if model.artifact.test_views != 1:
+        raise UsageError(
+            f"The model was made with --test-views {model.artifact.test_views}, which no exported file can do: answer "
+            "with orchard predict or orchard serve, or run again with --test-views 1 into another output."
         )
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
-from orchard.exports.graph import head
+from orchard.exports.graph import check_views, head
 from orchard.exports.quantization import Images, familiarity_of, matching
 from orchard.features.artifact import Precision as Computing
 from orchard.features.backbones import Backbone, find
@@ -96,6 +96,7 @@ def keras_file(
         WeightsUnavailable: the weights are not to be had, or are not those that the model was made with.
         OrchardError: the child broke off.
     """
+    check_views(model)
     artifact = model.artifact
     request = _Request(
         kind,

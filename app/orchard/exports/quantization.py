@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import InputError, WeightsUnavailable
-from orchard.exports.graph import check_engine
+from orchard.exports.graph import check_engine, check_views
 from orchard.features import quantization
 from orchard.features.artifact import Artifact, Precision
 from orchard.features.backbones import find
@@ -27,7 +27,7 @@ from orchard.features.engines import OpenVinoEngine
 from orchard.images.decoding import Limits
 from orchard.inference.model import Model
 from orchard.inference.predictor import DEFAULT_LIMITS, Predictor
-from orchard.layout import INVENTORY, Dataset
+from orchard.layout import INVENTORY, Dataset, Fit
 from orchard.output import Output
 from orchard.storage import S3Options
 
@@ -42,17 +42,19 @@ class Images(NamedTuple):
     digest: str
 
 
-def training_images(output: str, s3: S3Options, *, size: int, seed: int, limits: Limits = DEFAULT_LIMITS) -> Images:
+def training_images(
+    output: str, s3: S3Options, *, size: int, fit: Fit, seed: int, limits: Limits = DEFAULT_LIMITS
+) -> Images:
     """Return the images that a run of int8 over the images of `output` is quantised with.
 
     Raises:
         InputError: too few of them can still be read.
     """
     table = Output(output, s3).read(Dataset.INVENTORY, ["path", "label", "split", "featurized"], INVENTORY)
-    images = quantization.Sample.of(table.filter(table["featurized"]), seed=seed, limits=limits, s3=s3)
+    images = quantization.Sample.of(table.filter(table["featurized"]), seed=seed, limits=limits, fit=fit, s3=s3)
     contents = images.read()
     try:
-        return Images(quantization.decoded(contents, size, limits), quantization.digest(contents))
+        return Images(quantization.decoded(contents, size, limits, fit), quantization.digest(contents, fit))
     except InputError:
         raise InputError(
             f"int8 is calibrated with the images that {output} was trained on, and only {len(contents)} of "
@@ -73,6 +75,7 @@ def in_other_numbers(model: Model, images: Images, *, weights: str, seed: int) -
         UsageError: the model is one of TensorFlow's.
         WeightsUnavailable: the weights are not to be had, or are not those that the model was made with.
     """
+    check_views(model)
     check_engine(model)
     before = familiarity_of(model, images)
     if model.artifact.precision is Precision.INT8:

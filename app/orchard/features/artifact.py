@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+
+from orchard.layout import Fit
 
 # Raise it when the same settings begin to give other features: results of before are then never mixed in.
 FEATURES_VERSION = 1
 
 # Images a network takes at once. One thread, 224 px: 8 fills the vector units and stays in the cache.
 BATCH_SIZE = 8
+
+
+PARTS = {1: (1.0,), 3: (1.0, 7 / 8, 7 / 10)}
+"""Of each side, in the middle: what the views see, by their number."""
+LARGER = 1 / min(PARTS[3])
+"""Times the network's input size: what an image is decoded to for views, so that few have to be enlarged."""
 
 
 class EngineName(StrEnum):
@@ -45,12 +54,19 @@ class Artifact:
     precision: Precision
     weights: str  # where they came from, for people
     weights_digest: str
+    test_views: int = field(default=1, kw_only=True)  # whose mean an image's features are
+    fit: Fit = field(default=Fit.STRETCH, kw_only=True)  # how pictures were made square
     topology: bytes = field(repr=False)  # OpenVINO: the graph (XML); TensorFlow: a .keras file
     parameters: bytes = field(repr=False, default=b"")  # OpenVINO: the constants, float32; of int8 also whole numbers
     # Of int8 alone:
     calibration: str = ""  # the digest of the images that it was quantised with
     network: str = ""  # the digest of what came of them
     agreement: float | None = None  # of its features with float32's, see `orchard.features.quantization.agreement`
+
+    @property
+    def decoded_size(self) -> int:
+        """Pixels that no side of an image exceeds when the network gets it."""
+        return self.input_size if self.test_views == 1 else math.ceil(LARGER * self.input_size)
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that two artifacts share if, and only if, their features may be mixed."""
@@ -60,6 +76,10 @@ class Artifact:
         )
         if self.network:
             settings += f" network={self.network}"
+        if self.fit is not Fit.STRETCH:  # what was made before there was a choice keeps its fingerprint
+            settings += f" fit={self.fit}"
+        if self.test_views != 1:
+            settings += f" test_views={self.test_views}"
         return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
     def to_bytes(self) -> bytes:
@@ -82,6 +102,7 @@ class Artifact:
             if header.pop("payload_digest") != hashlib.blake2b(payload, digest_size=16).hexdigest():
                 raise ValueError("the content is damaged")
             header |= {"engine": EngineName(header["engine"]), "precision": Precision(header["precision"])}
+            header["fit"] = Fit(header.get("fit", Fit.STRETCH))
             return cls(**header, topology=payload[:length], parameters=payload[length:])
         except (TypeError, KeyError) as error:
             raise ValueError("the header is of another version") from error

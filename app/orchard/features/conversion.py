@@ -397,12 +397,12 @@ def _in_int8(request: Request, sample: Sample, artifact: Artifact) -> Artifact:
         InputError: there are too few images, and float32 may not be fallen back to.
     """
     images = sample.read()
-    calibration = quantization.digest(images)
+    calibration = quantization.digest(images, sample.fit)
     name = _int8_cache_name(_cache_name(request, artifact.weights_digest), calibration)
     found = _read(cache_folder() / name)
     if found is None:
         try:
-            pixels = quantization.decoded(images, artifact.input_size, sample.limits)
+            pixels = quantization.decoded(images, artifact.input_size, sample.limits, sample.fit)
         except InputError:
             if request.may_fall_back:
                 return artifact

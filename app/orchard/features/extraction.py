@@ -25,7 +25,7 @@ from orchard.errors import AccessDenied, OrchardError
 from orchard.features.artifact import Artifact, EngineName
 from orchard.features.worker import MARKER, Appending, Job, Task, TaskReport, featurize, import_libraries, pack
 from orchard.images.decoding import Limits
-from orchard.layout import EXTRACTED, Dataset, Reason
+from orchard.layout import FEATURIZED, Dataset, Reason
 from orchard.output import Output
 from orchard.progress import Advance
 from orchard.storage import S3Options, read_path
@@ -76,8 +76,11 @@ def extract(
     limits: Limits,
     s3: S3Options,
     progress: Advance,
+    views: int = 0,
+    seed: int = 0,
 ) -> ExtractionResult:
-    """Featurize `images` (schema `LISTING`, every row with its split) and commit batch by batch.
+    """Featurize `images` (schema `LISTING`, every row with its split), and `views` random views (of `seed`) of each
+    training image in the same pass, and commit batch by batch.
 
     At an error or an interruption, what has finished by then is committed. Whatever happens, what was committed stays
     and is right: each image is in ``features`` or in ``rejected``, and in ``inventory``, exactly once. Call it inside
@@ -98,6 +101,8 @@ def extract(
         storage=output.storage,
         staging=output.staging,
         folder=_common_folder(images["path"]),
+        views=views,
+        seed=seed,
     )
     output.write(f"{output.staging}{MARKER}", b"")
     result = ExtractionResult()
@@ -239,7 +244,7 @@ class _Reports:
 
 
 def _commit(output: Output, reports: list[TaskReport], result: ExtractionResult) -> None:
-    output.commit({d: [report.files[d] for report in reports if d in report.files] for d in EXTRACTED})
+    output.commit({d: [report.files[d] for report in reports if d in report.files] for d in FEATURIZED})
     for report in reports:
         result.images += report.images
         result.bytes += report.bytes

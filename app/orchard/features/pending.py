@@ -10,7 +10,7 @@ from orchard.errors import UsageError
 from orchard.files import DataFile, read_columns
 from orchard.images.splits import assign_splits
 from orchard.images.versions import readable, with_versions
-from orchard.layout import EXTRACTED, INVENTORY, NAMES, REJECTED, Dataset, Reason
+from orchard.layout import FEATURIZED, INVENTORY, NAMES, REJECTED, Dataset, Reason, Split
 from orchard.output import Output
 from orchard.storage import DEFAULT_S3, S3Options
 
@@ -38,13 +38,15 @@ def find_pending(
     test_fraction: float,
     seed: int,
     dropped: Collection[str] = (),
+    views: int = 0,
     s3: S3Options = DEFAULT_S3,
 ) -> Pending:
     """Compare `listing` (schema `LISTING`) with the output's inventory.
 
     An image is done if its path is in the inventory with the same version, size, label, kind and split (one that
     Orchard assigned stays). Where the listing has no version, the storage is asked. Rejected images stay rejected
-    while they are unchanged, unless `retry_rejected` or what could not be read can be now.
+    while they are unchanged, unless `retry_rejected` or what could not be read can be now. Where there are `views`, an
+    image that comes into training is done again, for it has none.
 
     Raises:
         UsageError: the output has rows of images that the source does not list and that are not `dropped`, and `prune`
@@ -74,6 +76,9 @@ def find_pending(
         again = pc.or_(again, pc.invert(pc.fill_null(before["featurized"], True)))
     else:
         again = pc.or_(again, pc.is_in(listing["path"], _readable_again(output, missing, s3)))
+    if views:
+        becomes_training = pc.and_(pc.equal(listing["split"], Split.TRAIN), pc.not_equal(before["split"], Split.TRAIN))
+        again = pc.or_(again, pc.and_(pc.fill_null(becomes_training, False), pc.fill_null(before["featurized"], False)))
     is_there = pc.and_not(is_known, again)
     is_done = pc.and_not(is_there, is_renamed)
     replaced = listing["path"].filter(pc.and_(is_known, again))
@@ -116,7 +121,7 @@ def without(output: Output, paths: pa.ChunkedArray) -> tuple[dict[Dataset, list[
     """
     add: dict[Dataset, list[DataFile]] = {}
     remove: list[str] = []
-    for dataset in EXTRACTED if len(paths) else ():
+    for dataset in FEATURIZED if len(paths) else ():
         for file in output.files(dataset):
             is_dropped = pc.is_in(read_columns(output.storage, file, ["path"])["path"], value_set=paths)
             if not pc.any(is_dropped).as_py():
@@ -141,7 +146,7 @@ def renamed(output: Output, images: pa.Table) -> tuple[dict[Dataset, list[DataFi
     add: dict[Dataset, list[DataFile]] = {}
     remove: list[str] = []
     paths = _values(images["path"])
-    for dataset in (Dataset.FEATURES, Dataset.INVENTORY) if len(paths) else ():
+    for dataset in (Dataset.FEATURES, Dataset.VIEWS, Dataset.INVENTORY) if len(paths) else ():
         for file in output.files(dataset):
             if not pc.any(pc.is_in(read_columns(output.storage, file, ["path"])["path"], paths)).as_py():
                 continue

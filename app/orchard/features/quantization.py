@@ -36,7 +36,7 @@ from orchard.files import digest_of
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.reading import contents
 from orchard.images.selection import sample
-from orchard.layout import Split
+from orchard.layout import Fit, Split
 from orchard.storage import S3Options
 
 SAMPLE_IMAGES = 192
@@ -60,20 +60,21 @@ class Sample:
     paths: tuple[str, ...]
     limits: Limits
     s3: S3Options
+    fit: Fit = Fit.STRETCH
 
     @classmethod
-    def of(cls, images: pa.Table, *, seed: int, limits: Limits, s3: S3Options) -> Self:
+    def of(cls, images: pa.Table, *, seed: int, limits: Limits, s3: S3Options, fit: Fit = Fit.STRETCH) -> Self:
         """Draw up to `SAMPLE_IMAGES` of `images` (``path, label, split``), shared out by label.
 
         Rows for training are taken, and those whose split is not known yet.
         """
         training = images.filter(pc.fill_null(pc.equal(images["split"], Split.TRAIN), True))
-        return cls(tuple(sample(training, SAMPLE_IMAGES, seed)["path"].to_pylist()), limits, s3)
+        return cls(tuple(sample(training, SAMPLE_IMAGES, seed)["path"].to_pylist()), limits, s3, fit)
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Self:
         """Return what `dataclasses.asdict` made of one."""
-        return cls(tuple(found["paths"]), Limits(**found["limits"]), S3Options(**found["s3"]))
+        return cls(tuple(found["paths"]), Limits(**found["limits"]), S3Options(**found["s3"]), Fit(found["fit"]))
 
     def read(self) -> list[bytes]:
         """Return the bytes of the images that can be read. Raises StorageError if the storage does not answer."""
@@ -81,18 +82,18 @@ class Sample:
         return [data for data in contents(listed, self.limits, self.s3) if isinstance(data, bytes)]
 
 
-def digest(images: Sequence[bytes]) -> str:
-    """Return 32 hexadecimal digits of the content of images, in their order."""
-    return digest_of("".join(map(digest_of, images)).encode())
+def digest(images: Sequence[bytes], fit: Fit = Fit.STRETCH) -> str:
+    """Return 32 hexadecimal digits of the content of images, in their order, and of how they are made square."""
+    return digest_of("".join([*map(digest_of, images), fit if fit is not Fit.STRETCH else ""]).encode())
 
 
-def decoded(images: Sequence[bytes], size: int, limits: Limits) -> list[NDArray[np.uint8]]:
+def decoded(images: Sequence[bytes], size: int, limits: Limits, fit: Fit = Fit.STRETCH) -> list[NDArray[np.uint8]]:
     """Return images as the run decodes them for a network of `size` pixels, without those that cannot be.
 
     Raises:
         InputError: fewer than `LEAST_IMAGES` are left.
     """
-    found = [image.pixels for data in images if isinstance(image := decode(data, size, limits), Decoded)]
+    found = [image.pixels for data in images if isinstance(image := decode(data, size, limits, fit), Decoded)]
     if len(found) < LEAST_IMAGES:
         raise InputError(
             f"int8 is calibrated with at least {LEAST_IMAGES} training images, and {len(found)} of {len(images)} can "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from orchard.features.quantization import LEAST_AGREEMENT, Sample
 from orchard.features.weights import brought
 from orchard.files import DataFile
 from orchard.images.sources import Listing
-from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, INVENTORY, SCHEMAS, Dataset
+from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, INVENTORY, SCHEMAS, Dataset, Fit
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.redaction import redacted
@@ -70,7 +71,12 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
         if before and settings.precision == "auto"
         else str(resolve_precision(settings.precision, engine, backbone=backbone, images=images)),
         "input_size": backbone.input_size,
+        "fit": settings.fit or before.get("fit", str(Fit.STRETCH)),
+        "test_views": int(settings.test_views or before.get("test_views", 1)),
+        "views": before.get("views", 0) if settings.views is None else settings.views,
     }
+    if identity["views"]:
+        identity["seed"] = settings.seed
     if listing.table["split"].null_count:  # the source left them to Orchard
         identity |= {"test_fraction": settings.test_fraction, "seed": settings.seed, "group_by": settings.group_by}
     _refuse_changes(output, identity)
@@ -108,12 +114,15 @@ def featurize(
         engine=engine,
         precision=Precision(identity["precision"]),
         seed=settings.seed,
-        sample=_sample(output, pending, settings) if identity["precision"] == Precision.INT8 else None,
+        sample=_sample(output, pending, settings, Fit(identity["fit"]))
+        if identity["precision"] == Precision.INT8
+        else None,
         may_fall_back=settings.precision == "auto" and not output.recall("identity"),
     )
     try:
         with stage("start"):
             artifact = build if isinstance(build, Artifact) else build.result()
+            artifact = replace(artifact, fit=Fit(identity["fit"]), test_views=identity["test_views"])
             identity = _as_built(identity, artifact)
             spark = session.spark
         if len(pending.replaced):
@@ -131,6 +140,8 @@ def featurize(
                 limits=settings.limits(),
                 s3=settings.s3_options(),
                 progress=advance,
+                views=identity["views"],
+                seed=settings.seed,
             )
     finally:
         if not isinstance(build, Artifact):
@@ -193,11 +204,11 @@ def _kept_network(output: Output, identity: dict[str, Any]) -> Artifact | None:
     return Artifact.from_bytes(kept) if kept is not None else None
 
 
-def _sample(output: Output, pending: Pending, settings: Settings) -> Sample:
+def _sample(output: Output, pending: Pending, settings: Settings, fit: Fit) -> Sample:
     """Return what to quantise with: images of the first run, also where its network was lost."""
     inventory = output.read(Dataset.INVENTORY, ["path", "label", "split"], INVENTORY)
     images = inventory if inventory.num_rows else pending.images
-    return Sample.of(images, seed=settings.seed, limits=settings.limits(), s3=settings.s3_options())
+    return Sample.of(images, seed=settings.seed, limits=settings.limits(), s3=settings.s3_options(), fit=fit)
 
 
 def _as_built(identity: dict[str, Any], artifact: Artifact) -> dict[str, Any]:
@@ -239,7 +250,8 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
 def _refuse_changes(output: Output, now: dict[str, Any]) -> None:
     before = output.recall("identity")
     if before:  # what was made before there was a choice
-        before = {"input_size": find(before["backbone"]).input_size} | before
+        unchosen = {"fit": str(Fit.STRETCH), "views": 0, "test_views": 1}
+        before = unchosen | {"input_size": find(before["backbone"]).input_size} | before
     for name, value in now.items():
         if name in before and before[name] != value:
             raise SettingsChanged(

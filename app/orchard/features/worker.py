@@ -7,6 +7,7 @@ globals of a pickled function would be made again in every task.
 import functools
 import gc
 import importlib
+import math
 import socket
 import time
 from collections import Counter
@@ -16,17 +17,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard.datasets import lists
 from orchard.errors import StorageError
-from orchard.features.artifact import EngineName
+from orchard.features.artifact import LARGER, EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
+from orchard.features.views import random_view
 from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.quality import Quality, quality_of
 from orchard.images.reading import contents
-from orchard.layout import FEATURES, INVENTORY, NAMES, REJECTED, Dataset, Reason
+from orchard.layout import FEATURES, INVENTORY, NAMES, REJECTED, VIEWS, Dataset, Reason, Split
 from orchard.storage import LocalStorage, S3Options, Storage
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
@@ -47,6 +50,10 @@ class Job:
     staging: str
     folder: str | None
     """What holds all local images; None where they are objects."""
+    views: int = 0
+    """Random views of each training image."""
+    seed: int = 0
+    """Of the views."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +105,17 @@ def featurize(job: Job, given: Task) -> TaskReport:
     started = time.monotonic()
     task = pa.ipc.open_stream(given.packed).read_all()
     check_folders(job)
-    engine = load_engine(job.artifact.value)
+    artifact = job.artifact.value
+    engine = load_engine(artifact)
     _freeze_imports()
     compiled = time.monotonic()
-    rows = _Rows(task, engine)
+    rows = _Rows(task, engine, job.views, job.seed)
     for row, data in enumerate(contents(task, job.limits, job.s3)):
         if isinstance(data, Rejection):
             rows.reject(row, data)
             continue
         rows.read(row, data)
-        image = decode(data, engine.input_size, job.limits)
+        image = decode(data, engine.decoded_size, job.limits, artifact.fit, rows.larger(row))
         if isinstance(image, Rejection):
             rows.reject(row, image)
         else:
@@ -116,7 +124,7 @@ def featurize(job: Job, given: Task) -> TaskReport:
     files = {}
     for dataset, table in tables.items():
         # A dictionary of floats that hardly repeat only costs time.
-        data = parquet_bytes(table, dictionary=[*NAMES, "split"] if dataset is Dataset.FEATURES else True)
+        data = parquet_bytes(table, dictionary=[*NAMES, "split"] if "features" in table.column_names else True)
         files[dataset] = stage_file(job.storage, job.staging, part(dataset), data, table.num_rows)
     report = TaskReport(
         task=given.number,
@@ -165,12 +173,16 @@ def _freeze_imports() -> None:
 class _Rows:
     """The rows of one task, collected column by column; at most `BUFFERED_IMAGES` images are held as pixels."""
 
-    def __init__(self, task: pa.Table, engine: Engine) -> None:
+    def __init__(self, task: pa.Table, engine: Engine, views: int, seed: int) -> None:
         self._task = task
         self._engine = engine
+        self._views, self._seed = views, seed
         self._pixels: list[NDArray[np.uint8]] = []
         self._features = [np.empty((0, engine.n_features), np.float32)]
         self._featurized: list[int] = []
+        self._viewed: list[int] = []
+        self._view_features = [np.empty((0, engine.n_features), np.float32)]
+        self._learned_from = pc.equal(task["split"], Split.TRAIN).fill_null(False).to_pylist()
         self._sizes: list[tuple[int, int]] = []
         self._formats: list[str | None] = [None] * task.num_rows
         self._qualities: list[Quality | None] = [None] * task.num_rows
@@ -190,6 +202,10 @@ class _Rows:
         self._bytes[row] = len(data)
         self._digests[row] = digest_of(data)
 
+    def larger(self, row: int) -> int | None:
+        """Return the size in which the image is to be decoded, too, to make views of it; None: there are none."""
+        return math.ceil(LARGER * self._engine.input_size) if self._views and self._learned_from[row] else None
+
     def reject(self, row: int, rejection: Rejection) -> None:
         self._rejected.append((row, rejection))
 
@@ -201,6 +217,12 @@ class _Rows:
         self._pixels.append(image.pixels)
         if len(self._pixels) == BUFFERED_IMAGES:
             self._infer()
+        digest = self._digests[row]
+        if image.larger is not None and digest is not None:
+            size = self._engine.input_size
+            views = [random_view(image.larger, digest, number, self._seed, size) for number in range(self._views)]
+            self._view_features.append(self._engine.single(views))
+            self._viewed.append(row)
 
     def _infer(self) -> None:
         self._features.append(self._engine(self._pixels))
@@ -230,6 +252,18 @@ class _Rows:
             },
             schema=REJECTED,
         )
+        viewed = self._task.take(pa.array(np.repeat(self._viewed, self._views).astype(np.int64)))
+        views = (
+            pa.table(
+                {
+                    **{name: viewed[name] for name in ("path", *NAMES, "split")},
+                    "view": pa.array(np.tile(np.arange(self._views), len(self._viewed)), pa.int32()),
+                    "features": lists(np.concatenate(self._view_features)),
+                }
+            )
+            .select(VIEWS.names)
+            .cast(VIEWS)
+        )
         is_featurized = np.zeros(self._task.num_rows, bool)
         is_featurized[self._featurized] = True
         inventory = pa.table(
@@ -245,5 +279,6 @@ class _Rows:
             },
             schema=INVENTORY,
         )
-        tables = {Dataset.FEATURES: features, Dataset.REJECTED: rejected, Dataset.INVENTORY: inventory}
+        tables = {Dataset.FEATURES: features, Dataset.VIEWS: views}
+        tables |= {Dataset.REJECTED: rejected, Dataset.INVENTORY: inventory}
         return {dataset: table for dataset, table in tables.items() if table.num_rows}

@@ -21,7 +21,7 @@ from orchard.images.colour import to_srgb
 from orchard.images.content import ImageFormat, boxes_end, describe, image_format
 from orchard.images.limits import Deadline, Limits, OutOfTime, Unfit, bounded_memory, check_cost
 from orchard.images.tiff import open_tiff
-from orchard.layout import Reason
+from orchard.layout import Fit, Reason
 
 try:
     import pillow_heif
@@ -57,6 +57,8 @@ _WHOLE = {ImageFormat.WEBP: 16, ImageFormat.AVIF: 16, ImageFormat.HEIC: 16}
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # of the others 4
 # Those whose native code may take memory that no header tells.
 _BOUNDED = {ImageFormat.AVIF, ImageFormat.HEIC, ImageFormat.TIFF}
+GREY = 127
+"""What an image is padded with: the middle of the range, which is nothing to a network that sees (x - 127) / 128."""
 # Pixels that are converted at once.
 _TILE_PIXELS = 2**21
 # The processors are shared by tasks, one image a time each.
@@ -75,6 +77,8 @@ class Decoded:
     """Of the original, upright, in pixels."""
     height: int
     format: ImageFormat
+    larger: npt.NDArray[np.uint8] | None = None
+    """The same, not larger than what was asked for beside the target."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,15 @@ class Rejection:
     detail: str
 
 
-def decode(data: bytes, target: int, limits: Limits) -> Decoded | Rejection:
+def decode(
+    data: bytes, target: int, limits: Limits, fit: Fit = Fit.STRETCH, larger: int | None = None
+) -> Decoded | Rejection:
     """Decode the first frame of an image, upright, in sRGB. Never raises, whatever the bytes.
 
     An image whose sides are both at most ``target`` keeps its size; any other is stretched to
-    ``(target, target)`` with an antialiased bilinear filter, as the network's own resize would.
+    ``(target, target)`` with an antialiased bilinear filter, as the network's own resize would. To be cropped, the
+    square in its middle is taken for the image; to be padded, it keeps its proportions and gets a grey border. Both
+    give squares. With ``larger`` the image comes in that size, too, as if it were the target; it is decoded once.
 
     - Alpha is composited on white: the usual background of product photos, and of Fruits-360.
     - Colours are converted to sRGB from any other RGB profile that the image carries; a broken one is ignored.
@@ -105,7 +113,7 @@ def decode(data: bytes, target: int, limits: Limits) -> Decoded | Rejection:
         found = _format(data, limits)
         memory = bounded_memory(2 * limits.max_memory) if found in _BOUNDED else nullcontext()
         with Deadline(limits.max_seconds), memory:
-            return _decode_image(data, found, target, limits)
+            return _decode_image(data, found, target, limits, fit=fit, larger=larger)
     except Unfit as unfit:
         return Rejection(unfit.reason, unfit.detail)
     except OutOfTime:
@@ -129,45 +137,62 @@ def _format(data: bytes, limits: Limits) -> ImageFormat:
     return found
 
 
-def _decode_image(data: bytes, found: ImageFormat, target: int, limits: Limits) -> Decoded:
+def _decode_image(
+    data: bytes, found: ImageFormat, target: int, limits: Limits, *, fit: Fit, larger: int | None
+) -> Decoded:
     try:
-        return _decode_whole(data, found, target, limits)
+        return _decode_whole(data, found, target, limits, fit=fit, larger=larger)
     except OSError as error:
         if found is not ImageFormat.JPEG or "truncated" not in str(error):
             raise
         # Only the end marker may be missing: then it shows nowhere what comes before it.
-        whole, other = (_decode_whole(data + fill + jpeg.END, found, target, limits) for fill in (b"", bytes(4096)))
+        ends = (fill + jpeg.END for fill in (b"", bytes(4096)))
+        whole, other = (_decode_whole(data + end, found, target, limits, fit=fit, larger=larger) for end in ends)
         if not np.array_equal(whole.pixels, other.pixels):
             raise
         return whole
 
 
-def _decode_whole(data: bytes, found: ImageFormat, target: int, limits: Limits) -> Decoded:
+def _decode_whole(
+    data: bytes, found: ImageFormat, target: int, limits: Limits, *, fit: Fit, larger: int | None
+) -> Decoded:
     with _open(data, found, limits) as image:
         width, height = image.size
-        fits = width <= target and height <= target
+        seen = (min if fit is Fit.CROP else max)(width, height)  # of its sides, the one that has to fit
         coefficients = jpeg.check_scans(data, image, limits) if isinstance(image, JpegImageFile) else 0
-        if not fits:
-            image.draft(None, (_REDUCING_GAP * target, _REDUCING_GAP * target))  # acts on JPEG alone
+        if seen > target:
+            least = max(_REDUCING_GAP * target, larger or 0)
+            image.draft(None, (least, least))  # acts on JPEG alone
         pixels = image.width * image.height
         each = _WHOLE.get(found) or _BYTES.get(image.mode, 4)
-        check_cost(found, (width, height), pixels, pixels * each + coefficients, limits)
+        side = min(image.size)
+        cut = side**2 * _BYTES.get(image.mode, 4) if fit is Fit.CROP and side < max(image.size) else 0
+        check_cost(found, (width, height), pixels, pixels * each + cut + coefficients, limits)
         image.load()
         orientation = _orientation(image)
-        # A square target: turning afterwards comes to the same and costs less. Pillow resizes
-        # RGBA with premultiplied alpha, so compositing afterwards does too.
-        upright = _eight_bits(image) if fits else _stretched(image, target)
-        if upright.mode == "RGBA":
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        if upright.mode != "RGB":
-            upright = upright.convert("RGB")
-        if "icc_profile" in image.info and image.mode in _COLOURED:
-            to_srgb(upright, image.info["icc_profile"])
-        if orientation in _TRANSPOSE:
-            upright = upright.transpose(_TRANSPOSE[orientation])
-            if orientation >= 5:
-                width, height = height, width
-        return Decoded(np.asarray(upright), width, height, found)
+        whole = _middle(image) if cut else image
+
+        def upright(target: int) -> Image.Image:
+            # The target is turned, too: turning afterwards comes to the same and costs less. Pillow resizes
+            # RGBA with premultiplied alpha, so compositing afterwards does too.
+            picture = _eight_bits(whole) if seen <= target else _resized(whole, _size(width, height, target, fit))
+            if picture.mode == "RGBA":
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+            if picture.mode != "RGB":
+                picture = picture.convert("RGB")
+            if "icc_profile" in image.info and image.mode in _COLOURED:
+                to_srgb(picture, image.info["icc_profile"])
+            if orientation in _TRANSPOSE:
+                picture = picture.transpose(_TRANSPOSE[orientation])
+            return _padded(picture) if fit is Fit.PAD else picture
+
+        own = np.asarray(upright(target))
+        also = None
+        if larger is not None:  # what fits is not converted twice, as its colours are changed where they are
+            also = own if seen <= target or larger == target else np.asarray(upright(larger))
+        if orientation >= 5 and orientation in _TRANSPOSE:
+            width, height = height, width
+        return Decoded(own, width, height, found, also)
 
 
 def _open(data: bytes, found: ImageFormat, limits: Limits) -> Image.Image:
@@ -204,16 +229,41 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _stretched(image: Image.Image, target: int) -> Image.Image:
-    """The image as a square of ``target`` pixels, in a mode of 8 bits.
+def _size(width: int, height: int, target: int, fit: Fit) -> tuple[int, int]:
+    """What an image of that size is resized to."""
+    if fit is not Fit.PAD:
+        return target, target
+    longer = max(width, height)
+    return max(1, int(width * target / longer + 0.5)), max(1, int(height * target / longer + 0.5))
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The square in the middle of an image; of two that are as near, the left or upper one."""
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
+def _padded(image: Image.Image) -> Image.Image:
+    """An RGB image in the middle of a grey square."""
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), (GREY, GREY, GREY))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image in another size, in a mode of 8 bits.
 
     What has to be converted first is, with the first and cheap step of shrinking, tile by tile: the whole would
     take several times the memory of what was decoded.
     """
     if image.mode in ("L", "RGB", "CMYK") and not image.has_transparency_data:
-        return image.resize((target, target), Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP)
+        return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP)
     width, height = image.size
-    across, down = (max(1, side // (_REDUCING_GAP * target)) for side in image.size)
+    across, down = (max(1, old // (_REDUCING_GAP * new)) for old, new in zip(image.size, size, strict=True))
     columns = max(1, min(width, _TILE_PIXELS) // across) * across
     rows = max(1, _TILE_PIXELS // columns // down) * down
     reduced: Image.Image | None = None
@@ -226,7 +276,7 @@ def _stretched(image: Image.Image, target: int) -> Image.Image:
             reduced.paste(tile, (left // across, top // down))
     assert reduced is not None
     whole = (0, 0, width / across, height / down)
-    return reduced.resize((target, target), Image.Resampling.BILINEAR, whole)
+    return reduced.resize(size, Image.Resampling.BILINEAR, whole)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

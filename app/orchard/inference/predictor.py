@@ -65,7 +65,7 @@ class Predictor:
 
     def decode(self, data: bytes) -> Decoded | Rejection:
         """Decode the bytes of an image as the pipeline does; never raises."""
-        return decode(data, self._engine.input_size, self._limits)
+        return decode(data, self._engine.decoded_size, self._limits, self.model.artifact.fit)
 
     def features(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return (n, n_features) of n decoded images, uint8 (height, width, 3), RGB."""

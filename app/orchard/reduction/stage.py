@@ -31,6 +31,7 @@ from orchard.layout import (
     REDUCED,
     REDUCTION,
     STATISTICS,
+    VIEWS,
     Dataset,
     PcaMetrics,
     Split,
@@ -152,7 +153,10 @@ def reduce(
     given, roles = roles_of(output, seed)
     fit, held_out = training_sums(spark, output.storage, files, roles)
     every = np.concatenate(list(roles.values()))
-    statistics = Statistics(fit, None if given else held_out, every, is_validation=given)
+    fit_views, held_out_views = view_sums(spark, output, roles)
+    statistics = Statistics(
+        fit, None if given else held_out, every, given, fit_views, None if given else held_out_views
+    )
     if progress:
         progress(rows // 2)
     reduction = Reduction.fit(statistics.everything.moments, variance=variance, components=components)
@@ -237,6 +241,32 @@ def training_sums(
         )
     nothing = Sums.of(np.empty((0, 0), np.float32), {name: [] for name in CLASSIFIED})
     return found.fit or nothing, found.held_out
+
+
+def view_sums(spark: SparkSession, output: Output, roles: Roles) -> tuple[Sums | None, Sums | None]:
+    """Return the sums of the views of the images to fit on, and of those held out; None where there are none.
+
+    Args:
+        spark: where the work runs.
+        output: with features, and views or none.
+        roles: what the rows of the features are for; views are for the same.
+
+    Raises:
+        TrainingError: a feature is NaN or infinite.
+    """
+    files = [file for file in output.files(Dataset.VIEWS) if file.rows]
+    if not files:
+        return None, None
+    images = output.read(Dataset.FEATURES, ["path"], FEATURES)["path"].combine_chunks()
+    role = np.concatenate([roles[file.name] for file in output.files(Dataset.FEATURES)])
+    views = output.read(Dataset.VIEWS, ["path", "split"], VIEWS)
+    of_view = role[pc.index_in(views["path"], images).to_numpy()]
+    # An image that has left training has kept its views.
+    of_view = np.where(pc.equal(views["split"], Split.TRAIN).to_numpy(), of_view, Role.NONE).astype(np.int8)
+    ends = np.cumsum([file.rows for file in output.files(Dataset.VIEWS)])
+    parts = zip(output.files(Dataset.VIEWS), np.split(of_view, ends[:-1]), strict=True)
+    fit, held_out = training_sums(spark, output.storage, files, {file.name: part for file, part in parts})
+    return (fit if fit.moments.count else None), held_out
 
 
 def project_batches(storage: Storage, projection: Projection, file: DataFile) -> Iterator[pa.RecordBatch]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import reduce
 from typing import Any, Self
 
 import numpy as np
@@ -118,22 +119,41 @@ class Statistics:
         roles: (n,) int8, `Role` of every row of the features in the order of their files: who judges what was fitted
             has to leave out the same rows.
         is_validation: whether the validation split is what is held out.
+        fit_views, held_out_views: of random views of the rows of both; None: there are none.
     """
 
     fit: Sums
     held_out: Sums | None = None
     roles: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
     is_validation: bool = False
+    fit_views: Sums | None = None
+    held_out_views: Sums | None = None
 
     @property
     def everything(self) -> Sums:
         """Of all training rows."""
         return self.fit if self.held_out is None else self.fit.merge(self.held_out)
 
+    @property
+    def fit_seen(self) -> Sums:
+        """Of the rows of `Role.FIT` and their views."""
+        return self.fit if self.fit_views is None else self.fit.merge(self.fit_views)
+
+    @property
+    def everything_seen(self) -> Sums:
+        """Of all training rows and their views."""
+        parts = (self.held_out, self.held_out_views)
+        return reduce(Sums.merge, [part for part in parts if part is not None], self.fit_seen)
+
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` file, without pickles: of the labelled rows, which is what classifiers need."""
         arrays: dict[str, Any] = {"roles": self.roles, "is_validation": self.is_validation}
-        for role, sums in (("fit", self.fit), ("held_out", self.held_out)):
+        for role, sums in (
+            ("fit", self.fit),
+            ("held_out", self.held_out),
+            ("fit_views", self.fit_views),
+            ("held_out_views", self.held_out_views),
+        ):
             if sums is None:
                 continue
             count, shift, total, triangle = sums.labelled.__getstate__()
@@ -151,13 +171,13 @@ class Statistics:
         """Return what `to_bytes` wrote; unlabelled rows are gone."""
         found: dict[str, Sums] = {}
         arrays = npz.load(data)
-        for role in ("fit", "held_out"):
+        for role in ("fit", "held_out", "fit_views", "held_out_views"):
             if f"{role}/count" not in arrays:
                 continue
             moments = Moments.__new__(Moments)
             state = (arrays[f"{role}/shift"], arrays[f"{role}/sum"], arrays[f"{role}/gram"])
             moments.__setstate__((int(arrays[f"{role}/count"]), *state))
-            names = [key.split("/")[1] for key in arrays if key.startswith(role) and key.endswith("/names")]
+            names = [key.split("/")[1] for key in arrays if key.startswith(f"{role}/") and key.endswith("/names")]
             columns = {
                 name: ClassSums(
                     tuple(arrays[f"{role}/{name}/names"].tolist()),
@@ -167,4 +187,11 @@ class Statistics:
                 for name in names
             }
             found[role] = Sums(moments, moments, columns)
-        return cls(found["fit"], found.get("held_out"), arrays["roles"], bool(arrays["is_validation"]))
+        return cls(
+            found["fit"],
+            found.get("held_out"),
+            arrays["roles"],
+            bool(arrays["is_validation"]),
+            found.get("fit_views"),
+            found.get("held_out_views"),
+        )

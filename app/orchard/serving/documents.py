@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from orchard.inference.model import Model
-from orchard.layout import Answer, Reason
+from orchard.layout import Answer, Fit, Reason
 from orchard.serving.prediction import TOP
 from orchard.serving.problems import MEDIA_TYPE, Refusal
 
@@ -112,6 +112,8 @@ class ModelCard(BaseModel):
     labels: list[str]
     backbone: str
     input_size: int = Field(description="pixels of a side of the square that the network sees")
+    fit: Fit = Field(description="how a picture becomes that square")
+    test_views: int = Field(description="views of a picture whose features are averaged")
     precision: str
     classifier: str = Field(description="which of the linear classifiers answers")
     threshold: float = Field(description="least confidence of a sure answer")
@@ -131,6 +133,8 @@ def model_card(model: Model) -> ModelCard:
         labels=list(model.labels),
         backbone=model.artifact.backbone,
         input_size=model.artifact.input_size,
+        fit=model.artifact.fit,
+        test_views=model.artifact.test_views,
         precision=model.artifact.precision,
         classifier=model.classifier,
         threshold=model.calibration.threshold,

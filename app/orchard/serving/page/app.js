@@ -92,6 +92,7 @@ function showState() {
 
 function showKnown() {
   if (!about) return;
+  document.documentElement.dataset.fit = about.input.fit;
   find("#known").hidden = false;
   find("#known-title").textContent = text("known", { n: about.labels.length });
   const items = about.labels.map((label) => Object.assign(document.createElement("li"), { textContent: label }));

@@ -3,6 +3,7 @@
 import { endsEarly } from "./whole.js";
 
 const STRIP = 1 << 20; // pixels that are looked at at once
+const GREY = 127; // of the border of a padded image
 
 /** Why a file cannot be answered on this device; `reason` is one of the server's. */
 export class Rejected extends Error {
@@ -15,10 +16,11 @@ export class Rejected extends Error {
 /**
  * Decode an image: upright, transparency on white.
  *
- * An image whose sides are both at most `size` keeps its size; any other is stretched to a square of `size`.
+ * An image whose sides are both at most `size` keeps its size; any other is stretched to a square of `size`. `fit` is
+ * how it becomes square: stretch; crop, where the square in its middle counts alone; pad, with a grey border.
  * Returns {width, height, data}: data is RGB, one byte each, row by row. Throws Rejected.
  */
-export async function decode(blob, size) {
+export async function decode(blob, size, fit = "stretch") {
   if (blob.size === 0) throw new Rejected("empty", "0 bytes");
   if (await endsEarly(blob)) throw new Rejected("truncated", "the end is missing");
   let bitmap;
@@ -29,14 +31,42 @@ export async function decode(blob, size) {
     throw new Rejected("unreadable", String(error));
   }
   try {
-    const fits = bitmap.width <= size && bitmap.height <= size;
+    if (fit === "crop") bitmap = await middle(bitmap);
+    const longer = Math.max(bitmap.width, bitmap.height);
+    const fits = longer <= size;
+    const [wide, high] = [bitmap.width, bitmap.height].map((length) =>
+      fit === "pad" ? Math.max(1, Math.floor((length * size) / longer + 0.5)) : size,
+    );
     // Twice the target leaves the last step, which is exact, enough to work with.
-    const image = average(bitmap, factor(bitmap.width, size), factor(bitmap.height, size));
-    const { width, height, data } = fits ? image : stretch(image, size);
-    return { width, height, data: Uint8Array.from(data, Math.round) };
+    const image = average(bitmap, factor(bitmap.width, wide), factor(bitmap.height, high));
+    const resized = fits ? image : stretch(image, wide, high);
+    const rounded = { ...resized, data: Uint8Array.from(resized.data, Math.round) };
+    return fit === "pad" ? padded(rounded) : rounded;
   } finally {
     bitmap.close();
   }
+}
+
+async function middle(bitmap) {
+  const { width, height } = bitmap;
+  const side = Math.min(width, height);
+  if (width === height) return bitmap;
+  const [left, top] = [Math.floor((width - side) / 2), Math.floor((height - side) / 2)];
+  try {
+    return await createImageBitmap(bitmap, left, top, side, side);
+  } finally {
+    bitmap.close();
+  }
+}
+
+function padded({ width, height, data }) {
+  const side = Math.max(width, height);
+  const square = new Uint8Array(side * side * 3).fill(GREY);
+  const [left, top] = [Math.floor((side - width) / 2), Math.floor((side - height) / 2)];
+  for (let row = 0; row < height; row++) {
+    square.set(data.subarray(row * width * 3, (row + 1) * width * 3), ((top + row) * side + left) * 3);
+  }
+  return { width: side, height: side, data: square };
 }
 
 function factor(length, size) {
@@ -82,23 +112,23 @@ function average(bitmap, across, down) {
   return { width, height, data };
 }
 
-/** Stretch to a square of `size` with an antialiased bilinear (triangle) filter, as Pillow does. */
-export function stretch({ width, height, data }, size) {
-  const wide = new Float32Array(height * size * 3);
-  filter(width, size, (to, from, weight) => {
+/** Stretch to another size with an antialiased bilinear (triangle) filter, as Pillow does. */
+export function stretch({ width, height, data }, across, down) {
+  const wide = new Float32Array(height * across * 3);
+  filter(width, across, (to, from, weight) => {
     for (let row = 0; row < height; row++) {
-      const target = (row * size + to) * 3;
+      const target = (row * across + to) * 3;
       const source = (row * width + from) * 3;
       for (let channel = 0; channel < 3; channel++) wide[target + channel] += weight * data[source + channel];
     }
   });
-  const square = new Float32Array(size * size * 3);
-  filter(height, size, (to, from, weight) => {
-    const target = to * size * 3;
-    const source = from * size * 3;
-    for (let index = 0; index < size * 3; index++) square[target + index] += weight * wide[source + index];
+  const found = new Float32Array(across * down * 3);
+  filter(height, down, (to, from, weight) => {
+    const target = to * across * 3;
+    const source = from * across * 3;
+    for (let index = 0; index < across * 3; index++) found[target + index] += weight * wide[source + index];
   });
-  return { width: size, height: size, data: square };
+  return { width: across, height: down, data: found };
 }
 
 /** Call `add(to, from, weight)` for every input pixel that has a part in an output pixel, along one axis. */

@@ -104,7 +104,7 @@ async function answer({ id, blob, top }) {
   }
   try {
     const { about, session } = model;
-    const { width, height, data } = await decode(blob, about.input.size);
+    const { width, height, data } = await decode(blob, about.input.size, about.input.fit);
     const image = new ort.Tensor("uint8", data, [1, height, width, 3]);
     const found = await session.run({ image });
     const outputs = Object.fromEntries(Object.entries(found).map(([name, tensor]) => [name, tensor.data]));
