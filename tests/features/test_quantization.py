@@ -20,7 +20,7 @@ from orchard.features.artifact import Artifact, EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
 from orchard.features.engines import OpenVinoEngine, load_engine, resolve_precision
-from orchard.features.quantization import LEAST_AGREEMENT, LEAST_IMAGES, Sample, agreement, digest
+from orchard.features.quantization import LEAST_AGREEMENT, LEAST_IMAGES, Sample, agreement, digest, quantized
 from orchard.images.decoding import Decoded, decode
 from orchard.images.limits import Limits
 from orchard.layout import BACKBONE, Dataset, Fit
@@ -100,6 +100,13 @@ def test_the_same_images_give_the_same_network(
     assert frail8.calibration == digest(contents) != digest([contents[1], contents[0], *contents[2:]])
     assert len({digest(contents, fit) for fit in Fit}) == 3
     assert replace(frail8, network="another").fingerprint() != frail8.fingerprint()
+
+
+def test_a_network_does_not_depend_on_what_the_process_made_before(pictures: list[Path]) -> None:
+    exact, images = build_artifact(FRAIL, weights="random"), pixels(pictures)
+    first = quantized(exact, images, "")
+    load_engine(exact)(images[:1])
+    assert quantized(exact, images, "") == first
 
 
 def test_the_choice_of_auto_falls_back_to_float32(frail8: Artifact, pictures: list[Path]) -> None:

@@ -174,6 +174,11 @@ def _quantize(artifact: Artifact, images: Sequence[NDArray[np.uint8]]) -> tuple[
         ),
     )
     found.reshape([BATCH_SIZE, size, size, 3])
+    # Names count what the process has made before, in threads too: the same network would have another digest.
+    for number, op in enumerate(found.get_ordered_ops()):
+        if op.get_type_name() not in ("Parameter", "Result"):
+            op.set_friendly_name(f"{op.get_type_name()}_{number}")
+    found.set_rt_info("", ["nncf", "quantization", "ignored_scope", "names"])
     with tempfile.TemporaryDirectory(prefix="orchard-int8-") as folder:
         path = Path(folder) / "model.xml"
         openvino.save_model(found, path, compress_to_fp16=False)
