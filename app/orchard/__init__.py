@@ -12,6 +12,7 @@ from orchard.api import (
     results,
     run,
     start_spark,
+    suspects,
 )
 from orchard.errors import OrchardError
 
@@ -28,4 +29,5 @@ __all__ = [
     "results",
     "run",
     "start_spark",
+    "suspects",
 ]

@@ -104,6 +104,29 @@ def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame"
     return read(spark, output, Dataset.PREDICTIONS, **settings)
 
 
+def suspects(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
+    """Look for what may be at fault among the images of `output`, as ``orchard review``.
+
+    Returns:
+        the rows of ``review/suspects.csv``, the worst first, with the columns of `orchard.layout.SUSPECTS`.
+
+    Raises:
+        OrchardError: see `orchard.errors`.
+    """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    from orchard.layout import SUSPECT_LIST, SUSPECTS
+    from orchard.pipeline import Pipeline
+    from orchard.review.faults import from_csv
+    from orchard.settings import load
+
+    with Pipeline(output, load(settings), spark, must_exist=True) as pipeline:
+        pipeline.review()
+        pipeline.finish()
+        found = from_csv(pipeline.output.storage.read(SUSPECT_LIST))
+    return spark.createDataFrame([tuple(row.values()) for row in found.to_pylist()], from_arrow_schema(SUSPECTS))
+
+
 def read(spark: "SparkSession", output: str, dataset: str | Dataset, **settings: Any) -> "DataFrame":
     """Return the committed rows of a Parquet dataset of `output`: features, rejected, inventory, reduced, predictions.
 

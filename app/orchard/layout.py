@@ -4,6 +4,7 @@ Features are stored as ``list<float>`` of one length per output, so that any Par
 ``path`` is unique within each dataset but that of views.
 """
 
+import re
 from enum import StrEnum
 from typing import NotRequired, TypedDict
 
@@ -23,6 +24,8 @@ LOGS = "logs/"
 """What the last runs said, in a folder for each: see `orchard.runlog`."""
 FORMULA = r"^[=+\-@\t\r]"
 """How a text begins that a spreadsheet would run: in CSV an apostrophe precedes it, as OWASP has it."""
+ESCAPED = re.compile("^'(?=" + FORMULA.removeprefix("^") + ")")
+"""That apostrophe."""
 METRICS, RUN, REPORT = "metrics.json", "run.json", "report.html"
 COMPARISON, COMPARISON_PAGE = "compare.json", "compare.html"
 """What `orchard compare` found, in the folder that holds an output for each backbone."""

@@ -10,6 +10,7 @@ import pytest
 import orchard
 from orchard.comparison import compare
 from orchard.errors import InputError, UsageError
+from orchard.layout import SUSPECTS
 from orchard.settings import load
 
 
@@ -29,6 +30,11 @@ def test_the_stages_one_by_one(spark: Any, painted: Path, tmp_path: Path) -> Non
     assert features.count() == reduced.count() == predictions.count() == 90
     assert reduced.first().pca_features[:4] == pytest.approx(reduced.first().pca_features)
     assert orchard.read(spark, output, "rejected").count() == 0
+    suspects = orchard.suspects(spark, output)
+    assert suspects.columns == SUSPECTS.names
+    counted = json.loads((tmp_path / "out" / "metrics.json").read_text())["review"]
+    assert suspects.count() == counted["images"] > 0
+    assert {row.fault for row in suspects.collect()} <= set(counted["faults"])
 
 
 def test_stages_of_an_empty_output_say_what_to_do_first(spark: Any, tmp_path: Path) -> None:

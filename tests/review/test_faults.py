@@ -16,6 +16,7 @@ from orchard.review.clusters import PAIRS, clusters, near_pairs
 from orchard.review.data import describe
 from orchard.review.faults import (
     as_csv,
+    from_csv,
     outliers,
     poor_pictures,
     rank,
@@ -163,6 +164,7 @@ def test_names_that_would_be_formulas_are_text_in_a_spreadsheet() -> None:
     assert list(row) == SUSPECTS.names
     assert (row["path"], row["label"], row["suggested"]) == ("'=1+1.jpg", '\'@Lemon, "big"', "'-Lime")
     assert (row["score"], row["corrected"], row["drop"]) == ("0.5000", "", "")
+    assert from_csv(as_csv(pa.Table.from_pylist(rows, SUSPECTS))) == pa.Table.from_pylist(rows, SUSPECTS)
 
 
 def test_what_the_data_is_is_counted() -> None:

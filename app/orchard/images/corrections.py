@@ -7,7 +7,6 @@ with ``yes``; where both are empty nothing changes. Without a column ``corrected
 from __future__ import annotations
 
 import csv
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +19,13 @@ import pyarrow.compute as pc
 from orchard.delimited import decoded, read_table, rows
 from orchard.errors import InputError
 from orchard.images.kinds import KindFrom, leading_words
-from orchard.layout import FORMULA, LISTING, SUSPECT_LIST, CorrectionMetrics
+from orchard.layout import ESCAPED, LISTING, SUSPECT_LIST, CorrectionMetrics
 from orchard.storage import DEFAULT_S3, S3Options
 
 MAX_BYTES = 256 * 2**20
 _MAX_LABEL = 500  # characters
 _SHOWN = 200
 _YES, _NO = {"yes", "y", "x", "true", "1", "drop"}, {"no", "n", "false", "0"}
-_ESCAPED = re.compile("^'(?=" + FORMULA.removeprefix("^") + ")")
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Corrections:
             given = rows(decoded(data), f"corrections {url}", lambda n: "path" in n, partial(_check_columns, url=url))
             for line, row in given:
                 at = f"corrections {url}, line {line}"
-                path, label, is_dropped = _read({name: _ESCAPED.sub("", cell) for name, cell in row.items()}, at)
+                path, label, is_dropped = _read({name: ESCAPED.sub("", cell) for name, cell in row.items()}, at)
                 if path in lines:
                     raise InputError(f"{at}: {_shown(path)} is in line {lines[path]} already: delete one of them.")
                 lines[path] = line

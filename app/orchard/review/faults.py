@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard.images.selection import codes
-from orchard.layout import FORMULA, SUSPECTS, Fault, ReviewMetrics, Suspect
+from orchard.layout import ESCAPED, FORMULA, SUSPECTS, Fault, ReviewMetrics, Suspect
 from orchard.review.judging import MOST, Judged
 
 SHOWN = 200
@@ -215,3 +215,10 @@ def as_csv(suspects: pa.Table) -> bytes:
         )
         writer.writerow([re.sub(FORMULA, r"'\g<0>", cell) for cell in cells])
     return text.getvalue().encode()
+
+
+def from_csv(data: bytes) -> pa.Table:
+    """Return the rows of `SUSPECTS` that `as_csv` wrote."""
+    rows = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
+    cells = [[ESCAPED.sub("", row[name]) or None for row in rows] for name in SUSPECTS.names]
+    return pa.table([pa.array(column, pa.string()) for column in cells], SUSPECTS.names).cast(SUSPECTS)
