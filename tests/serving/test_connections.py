@@ -226,3 +226,6 @@ def test_it_listens_at_every_address_and_answers_under_a_path_with_and_without_i
             assert 'href="assets/app.css"' in httpx.get(f"{url}/").text
             assert httpx.get(f"{url}s/v1/model").status_code == 404
         assert server.client.get("/openapi.json").json()["servers"] == [{"url": "/fruits"}]
+        (told,) = [line["event"] for line in server.lines() if "the page is at" in line["event"]]
+        at = f"http://localhost:{server.port}/fruits"
+        assert told == f"the page is at {at}/, the API at {at}/v1/predict"

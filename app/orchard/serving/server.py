@@ -251,11 +251,13 @@ class Server(uvicorn.Server):
     Args:
         config: uvicorn's.
         state: what the application knows of it.
+        root_path: that a proxy puts before every path, for people who read where it is.
         drain_seconds: from the signal on, requests are taken for so long, while balancers learn that it is not ready.
     """
 
-    def __init__(self, config: uvicorn.Config, state: State, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, state: State, *, root_path: str, drain_seconds: float) -> None:
         super().__init__(config)
+        self._root_path = root_path
         self._state = state
         self._drain_seconds = drain_seconds
 
@@ -268,6 +270,15 @@ class Server(uvicorn.Server):
         finally:
             for name, handler in previous.items():
                 signal.signal(name, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            host = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+            address = f"http://{host}:{port}{self._root_path}/"
+            log.info("the page is at %s, the API at %sv1/predict", address, address)
 
     async def on_tick(self, counter: int) -> bool:
         """Look, ten times a second, whether it is time to stop."""
@@ -306,7 +317,8 @@ def run(
     state = State()
     app = create_app(model, serving, state)
     every = _every_address(port) if host == "::" else None
-    server = Server(_config(app, "0.0.0.0" if host == "::" else host, port, shutdown_seconds), state, drain_seconds)  # noqa: S104
+    config = _config(app, "0.0.0.0" if host == "::" else host, port, shutdown_seconds)  # noqa: S104
+    server = Server(config, state, root_path=serving.root_path, drain_seconds=drain_seconds)
     gc.freeze()  # what is there now stays: no collection looks at it again
     try:
         server.run([every] if every else None)
