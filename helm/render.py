@@ -23,6 +23,8 @@ CHART = ROOT / "helm" / "orchard"
 ELSEWHERE = {
     "master": "mode",
     "driver_memory": "driver.memory",
+    "metrics_port": "metrics.enabled",
+    "webhook": "webhook.existingSecret",
     "spark_conf": "sparkConf",
     "s3_endpoint": "s3.endpoint",
     "s3_region": "s3.region",

@@ -327,6 +327,18 @@ class Session:
         assert self._started is not None
         return self._started.result()
 
+    def cores(self) -> int:
+        """Return how many cores Spark has now: of this machine, or of the executors that are registered."""
+        if self._given is None and (self._started is None or not self._started.done()):
+            return 0
+        try:
+            context = self.spark.sparkContext
+            if context.master.startswith("local"):
+                return int(context.defaultParallelism)
+            return executors.count(context) * int(context.getConf().get("spark.executor.cores", "1"))
+        except Exception:  # it did not start, or its JVM is gone: others say so
+            return 0
+
     def stop(self) -> None:
         """Stop the session if it was started here."""
         with self._ending:

@@ -175,6 +175,20 @@ class Settings(BaseSettings):
     executor_timeout: float = Field(600, gt=0, description="seconds to wait for the first executor on Kubernetes")
     spark_conf: dict[str, str] = Field({}, description="further Spark property, key=value; can be repeated")
 
+    # What it tells others, and what its cores cost
+    metrics_port: int | None = Field(
+        None, ge=0, le=65_535, description="serve the run's metrics for Prometheus at this port while it runs"
+    )
+    webhook: str | None = Field(
+        None, pattern=r"^https?://[^\s]+$", description="address (URL) that is told by a POST of JSON how the run ended"
+    )
+    core_hour_price: float | None = Field(
+        None, ge=0, description="price of a core-hour, in any currency, for the cost in plan and run.json"
+    )
+    core_watts: float | None = Field(
+        None, ge=0, description="watts that a core takes, for the energy in plan and run.json"
+    )
+
     # Object storage (keys come from the standard AWS chain: environment, profile, role)
     s3_endpoint: str | None = Field(None, description="S3 endpoint, if it is not AWS")
     s3_region: str | None = Field(None, description="S3 region")

@@ -95,7 +95,11 @@ class Submission:
 
 def given(settings: Settings) -> dict[str, Any]:
     """Return the settings that flags, variables or the file have set and that mean something in a cluster."""
-    names = settings.model_fields_set - {"master", "spark_conf"}
+    names = settings.model_fields_set - {
+        "master",
+        "spark_conf",
+        "webhook",
+    }  # the last is secret: submit's Secret may have it
     return {name: getattr(settings, name) for name in Settings.model_fields if name in names}
 
 

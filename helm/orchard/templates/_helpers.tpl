@@ -160,7 +160,7 @@ empty, the deletion of services and claims (they belong to the driver's pod and 
   "spark.ui.port" "4040"
   "spark.ui.killEnabled" "false"
   "spark.ui.prometheus.enabled" "true"
-  "spark.metrics.namespace" $name
+  "spark.metrics.namespace" "orchard"
   "spark.metrics.conf.*.sink.prometheusServlet.class" "org.apache.spark.metrics.sink.PrometheusServlet"
   "spark.metrics.conf.*.sink.prometheusServlet.path" "/metrics/prometheus"
 ) -}}
@@ -198,6 +198,7 @@ operator that hands Spark its properties.
 {{- end -}}
 {{- with .Values.s3.endpoint }}{{ $_ := set $variables "ORCHARD_S3_ENDPOINT" . }}{{ end -}}
 {{- with .Values.s3.region }}{{ $_ := set $variables "ORCHARD_S3_REGION" . }}{{ end -}}
+{{- if .Values.metrics.enabled }}{{ $_ := set $variables "ORCHARD_METRICS_PORT" "4041" }}{{ end -}}
 {{- if eq .Values.mode "job" -}}
 {{- $conf := include "orchard.sparkConf" . | fromYaml -}}
 {{- $sizes := dict
