@@ -26,6 +26,9 @@ ELSEWHERE = {
     "metrics_port": "metrics.enabled",
     "webhook": "webhook.existingSecret",
     "spark_conf": "sparkConf",
+    "min_executors": "autoscale.min",
+    "max_executors": "autoscale.max",
+    "finish_within": "autoscale.finishWithin",
     "s3_endpoint": "s3.endpoint",
     "s3_region": "s3.region",
 }

@@ -19,6 +19,7 @@ from orchard.flags import (
     EXTRACTION,
     PRICES,
     REDUCTION,
+    SCALING,
     SPARK,
     STORAGE,
     TELLING,
@@ -57,7 +58,7 @@ def cli() -> None:
 @cli.command(short_help="everything, from the images to the report")
 @click.argument("source")
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
-@options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *SPARK, *TELLING, *PRICES, *STORAGE)
+@options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *SPARK, *SCALING, *TELLING, *PRICES, *STORAGE)
 def run(source: str, output: str, as_json: bool, **flags: Any) -> int:
     """Featurize the images at SOURCE, reduce, classify, and write a report.
 

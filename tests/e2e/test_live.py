@@ -109,6 +109,16 @@ def test_kubectl_scales_a_running_job_up_and_down_and_no_work_is_lost(
     namespace.uninstall("live")
 
 
+def test_a_driver_scales_by_the_images_that_are_left(namespace: Namespace, photos: str) -> None:
+    bounds = ("autoscale.enabled=true", "autoscale.max=3", "autoscale.finishWithin=10s")
+    namespace.install("pressed", photos, namespace.bucket.url("pressed"), *SLOW, *bounds)
+    until("features", lambda: started(namespace, "pressed"))
+    until("three executors", lambda: executors(namespace, "pressed") == 3)
+    (told,) = [line for line in namespace.events("pressed") if line["event"] == "autoscaling"]
+    assert (told["stage"], told["before"], told["wanted"]) == ("extract", 1, 3)
+    namespace.uninstall("pressed")
+
+
 def _first_task(namespace: Namespace, pod: str) -> float | None:
     log = kubectl("-n", namespace.name, "logs", pod, "--timestamps", check=False).out
     line = next((line for line in log.splitlines() if "Running task" in line), None)
