@@ -23,7 +23,12 @@ CHART = ROOT / "helm" / "orchard"
 ELSEWHERE = {
     "master": "mode",
     "driver_memory": "driver.memory",
+    "metrics_port": "metrics.enabled",
+    "webhook": "webhook.existingSecret",
     "spark_conf": "sparkConf",
+    "min_executors": "autoscale.min",
+    "max_executors": "autoscale.max",
+    "finish_within": "autoscale.finishWithin",
     "s3_endpoint": "s3.endpoint",
     "s3_region": "s3.region",
 }

@@ -15,7 +15,7 @@ KUBERNETES = "k8s.io/kubernetes@v1.34.4"
 CRDS = {
     "sigs.k8s.io/gateway-api@v1.3.0": "config/crd/standard/*httproutes.yaml",
     "github.com/kubeflow/spark-operator/v2@v2.5.2": "charts/spark-operator-chart/crds/*applications.yaml",
-    "github.com/prometheus-operator/prometheus-operator@v0.85.0": "example/prometheus-operator-crd/*podmonitors.yaml",
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": "example/prometheus-operator-crd/*_p*.yaml",
 }
 
 

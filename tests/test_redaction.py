@@ -127,9 +127,12 @@ HIDE = {
 def test_no_file_that_leaves_has_a_secret(tmp_path: Path) -> None:
     """run.json, and the page's command and settings, made of it or of an older one that was less careful."""
     settings = Settings(
-        spark_conf=HIDE, s3_endpoint="http://ann:hunter2@127.0.0.1:9000", weights="https://example.com/w?sig=hunter2"
+        spark_conf=HIDE,
+        s3_endpoint="http://ann:hunter2@127.0.0.1:9000",
+        weights="https://example.com/w?sig=hunter2",
+        webhook="https://chat.example.com/hooks/hunter2",
     )
-    run = summary.run(Output(str(tmp_path / "out")), settings, started=datetime.now(UTC))
+    run = summary.run(Output(str(tmp_path / "out")), settings, started=datetime.now(UTC), usage={})
     assert "hunter2" not in summary.as_json(run).decode()
     assert run["settings"]["spark_conf"]["a.b"] == "clear"
     older: Run = {**run, "source": "s3a://ann:hunter2@b", "settings": settings.model_dump(mode="json")}

@@ -14,7 +14,18 @@ from orchard.child import print_anything, start_again_in_utf8
 from orchard.cluster import commands as cluster
 from orchard.errors import OrchardError, file_failure, first_line, is_of_file
 from orchard.exports import commands as export
-from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, options, settings_from
+from orchard.flags import (
+    CLASSIFICATION,
+    EXTRACTION,
+    PRICES,
+    REDUCTION,
+    SCALING,
+    SPARK,
+    STORAGE,
+    TELLING,
+    options,
+    settings_from,
+)
 from orchard.inference import commands as inference
 from orchard.redaction import redacted
 from orchard.serving import commands as serving
@@ -47,7 +58,7 @@ def cli() -> None:
 @cli.command(short_help="everything, from the images to the report")
 @click.argument("source")
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
-@options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *SPARK, *STORAGE)
+@options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *SPARK, *SCALING, *TELLING, *PRICES, *STORAGE)
 def run(source: str, output: str, as_json: bool, **flags: Any) -> int:
     """Featurize the images at SOURCE, reduce, classify, and write a report.
 
@@ -67,7 +78,7 @@ def run(source: str, output: str, as_json: bool, **flags: Any) -> int:
 @cli.command(short_help="what a run would do: counts, sizes, tasks, time and memory")
 @click.argument("source")
 @click.option("--output", "-o", help="count as done what this output holds already")
-@options(*EXTRACTION, *SPARK, *STORAGE)
+@options(*EXTRACTION, *SPARK, *PRICES, *STORAGE)
 def plan(source: str, output: str | None, as_json: bool, **flags: Any) -> int:
     """Say what `orchard run` would do with SOURCE, without doing it.
 

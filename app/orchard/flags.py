@@ -22,6 +22,9 @@ EXTRACTION = (
 REDUCTION = ("variance", "components")
 CLASSIFICATION = ("classifiers", "answer_with", "sure_at", "unknown", "classifier_memory", "cards")
 SPARK = ("master", "driver_memory", "executor_timeout", "spark_conf")
+SCALING = ("min_executors", "max_executors", "finish_within")
+PRICES = ("core_hour_price", "core_watts")
+TELLING = ("metrics_port", "webhook")
 STORAGE = ("s3_endpoint", "s3_region", "storage_timeout")
 
 Command = Callable[..., Any]

@@ -6,7 +6,7 @@ Features are stored as ``list<float>`` of one length per output, so that any Par
 
 import re
 from enum import StrEnum
-from typing import NotRequired, TypedDict
+from typing import NotRequired, Required, TypedDict
 
 import pyarrow as pa
 
@@ -651,6 +651,14 @@ class Fitting(TypedDict):
     why: str
 
 
+class Usage(TypedDict, total=False):
+    """What a run, or a part of it, holds of machines."""
+
+    core_hours: Required[float]  # Spark's cores times the hours for which they were held
+    cost: float  # by the setting core_hour_price, in its currency
+    energy_kwh: float  # by the setting core_watts
+
+
 class Run(TypedDict):
     """``run.json``: how the metrics came about."""
 
@@ -664,3 +672,4 @@ class Run(TypedDict):
     fitting: Fitting | None  # null where no classifier answers
     versions: dict[str, str]  # package -> version
     machine: dict[str, object]  # cores, memory_bytes, cpu, spark_master
+    usage: dict[str, Usage]  # of this run: stage -> what it used; and in total

@@ -53,6 +53,8 @@ class State:
     """Of the last record."""
     format: int = FORMAT
     """Of the last record."""
+    time: str | None = None
+    """Of the last record, ISO 8601, UTC."""
     pending: Record | None = None
     """The last record, unless all its changes are known to be made."""
 
@@ -73,6 +75,7 @@ class State:
             else:
                 self.properties[name] = value
         self.sequence, self.digest, self.format = record["sequence"], digest, record["format"]
+        self.time = record["time"]
 
 
 def key(sequence: int) -> str:

@@ -117,6 +117,22 @@ class Output:
             return damage
 
     @property
+    def known(self) -> bool:
+        """Whether the log can be read, so that what the output holds is known."""
+        return self._snapshot.damage is None
+
+    @property
+    def committed(self) -> float | None:
+        """When the last commit was made, in seconds since 1970; None: there is none."""
+        return datetime.fromisoformat(self._state.time).timestamp() if self._state.time else None
+
+    @property
+    def holds_lock(self) -> bool:
+        """Whether this process holds the output's lock, and may write."""
+        lease = self._lease
+        return lease is not None and not lease.lost
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing was ever committed here."""
         return self._snapshot.damage is None and self._state.sequence == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,14 +16,14 @@ from orchard import cards, summary
 from orchard.classification import stage as classification
 from orchard.classification.regression import prepare
 from orchard.classification.training import chosen
-from orchard.errors import InputError
+from orchard.errors import InputError, UsageError
 from orchard.features import stage as extraction
 from orchard.features.backbones import find
 from orchard.features.pending import find_pending
 from orchard.features.regrouping import regroup, update_groups
 from orchard.images.sources import check_apart, list_selected
 from orchard.inference import unknown
-from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics
+from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics, Usage
 from orchard.neighbours import stage as neighbours
 from orchard.neighbours.twins import remember_apart
 from orchard.output import Output
@@ -36,6 +36,8 @@ from orchard.session import Session
 from orchard.settings import Settings
 from orchard.stages import Stage, feature_names, key_of
 from orchard.storage import read_path
+from orchard.usage import Meter, usage
+from orchard.webhook import told
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -57,15 +59,21 @@ class Outcome:
 
 def run(source: str, output: str, settings: Settings, spark: SparkSession | None = None) -> Outcome:
     """Do everything: from the images at `source` to the report in `output`."""
-    check_apart(source, output)
-    with Pipeline(output, settings, spark) as pipeline:
-        pipeline.extract(source)
-        pipeline.reduce()
-        pipeline.neighbours()
-        pipeline.classify()
-        pipeline.measure_unknown()
-        pipeline.review()
-        return pipeline.report()
+    with told(settings.webhook, output) as message:
+        check_apart(source, output)
+        with Pipeline(output, settings, spark) as pipeline:
+            message["run"] = pipeline.output.run_id
+            pipeline.extract(source)
+            pipeline.reduce()
+            pipeline.neighbours()
+            pipeline.classify()
+            pipeline.measure_unknown()
+            pipeline.review()
+            outcome = pipeline.report()
+        message |= {"images": outcome.metrics["images"], "usage": pipeline.used()["total"]}
+        if not outcome.within_limits:
+            message |= {"state": "rejected", "exit_code": 1, "reason": "more images were rejected than is allowed"}
+        return outcome
 
 
 class Pipeline:
@@ -98,6 +106,8 @@ class Pipeline:
         if must_exist and self.output.is_empty:
             raise InputError(f"{output} holds no results: make some with orchard extract SOURCE --output {output}.")
         self._session = Session(settings, spark)
+        self._meter = Meter(self._session.cores)
+        self._core_seconds: dict[str, float] = {}
         self._decoded = 0
         self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
@@ -105,9 +115,12 @@ class Pipeline:
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
+            if self.settings.metrics_port is not None:
+                opened.enter_context(self._monitor(self.settings.metrics_port))
             opened.enter_context(self.output.writing(unchecked=self.settings.fresh))
             opened.enter_context(RunLog(self.output.storage, self.output.run_id))
             opened.callback(self._session.stop)
+            opened.enter_context(self._meter)
             self._opened = opened.pop_all()
         return self
 
@@ -225,7 +238,7 @@ class Pipeline:
         images = {**metrics["images"], "decoded": 0}
         key = key_of(reporting.version(), {**metrics, "seconds": 0, "images": images})
         if again or not (output.recall("report").get("key") == key and output.storage.exists(REPORT)):
-            run = summary.run(output, self.settings, started=self._began)
+            run = summary.run(output, self.settings, started=self._began, usage=self.used())
             with self._timed("report"), stage("report"):
                 reporting.write_report(output, metrics, run, partial(read_path, s3=self.s3), figures=figures)
             return self.finish(report={"key": key})
@@ -241,7 +254,7 @@ class Pipeline:
         if properties:
             output.commit({}, properties=properties)
         metrics = self._metrics()
-        run = summary.run(output, self.settings, started=self._began)
+        run = summary.run(output, self.settings, started=self._began, usage=self.used())
         output.write(METRICS, summary.as_json(metrics))
         output.write(RUN, summary.as_json(run))
         counts = metrics["images"]
@@ -252,6 +265,20 @@ class Pipeline:
             within_limits=counts["rejected"] <= self.settings.rejections_allowed(counts["listed"]),
         )
 
+    def used(self) -> dict[str, Usage]:
+        """Return what this run has used, stage by stage and in total."""
+        found = self._core_seconds | {"total": self._meter.core_seconds()}
+        return {name: usage(seconds, self.settings) for name, seconds in found.items()}
+
+    def _monitor(self, port: int) -> AbstractContextManager[int]:
+        try:
+            from orchard import monitoring
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"--metrics-port needs {error.name}: `pip install '.[serve]'` in Orchard's checkout."
+            ) from None
+        return monitoring.served(port, self.output, self.settings, self._meter.core_seconds)
+
     def _do(self, found: Stage) -> None:
         if not found.is_done(self.output):
             with self._timed(found.name), stage(found.name, found.total) as advance:
@@ -259,9 +286,10 @@ class Pipeline:
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
+        started, held = time.monotonic(), self._meter.core_seconds()
         yield
         self._seconds[name] = round(time.monotonic() - started, 3)
+        self._core_seconds[name] = self._meter.core_seconds() - held
 
     def _metrics(self) -> Metrics:
         total = round(time.monotonic() - self._started, 3)

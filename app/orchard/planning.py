@@ -30,6 +30,7 @@ from orchard.output import Output
 from orchard.progress import stage
 from orchard.session import available_cores
 from orchard.settings import Settings
+from orchard.usage import EFFICIENCY, usage
 
 MEASURED_IMAGES = 64
 
@@ -61,6 +62,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         measured = measure(images or listing.table, settings)
     seconds = measured.seconds
     slots = available_cores()
+    held = images.num_rows * seconds / EFFICIENCY
     size = task_images(images.num_rows, tasks_per_batch(slots), seconds)
     return {
         "images": listing.table.num_rows,
@@ -77,6 +79,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         "precision": str(measured.precision),
         "ms_per_image": round(seconds * 1000, 2),
         "extraction_seconds": round(images.num_rows * seconds / slots, 1),
+        **{f"extraction_{name}": value for name, value in usage(held, settings).items()},
         "features_bytes": images.num_rows * measured.n_features * 4,
         "worker_memory_bytes": measured.memory,
         "tried": measured.tried,

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Protocol
@@ -38,6 +39,40 @@ log = logging.getLogger("orchard")
 
 _bars: list[Progress] = []
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+@dataclass
+class Work:
+    """How far a stage is."""
+
+    name: str
+    total: int | None
+    """Units of the whole work, if they are known."""
+    before: int
+    """How many of them an earlier run has done."""
+    done: int
+    started: float = field(default_factory=time.time)
+    moved: float = field(default_factory=time.time)
+    """When it last got on, in seconds since 1970."""
+    ended: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been at work, or was."""
+        return (self.ended or time.time()) - self.started
+
+    @property
+    def per_second(self) -> float:
+        """Units that this run does in a second, from the start of the stage on."""
+        return (self.done - self.before) / self.seconds if self.seconds > 0 else 0.0
+
+
+_works: dict[str, Work] = {}
+
+
+def works() -> list[Work]:
+    """Return every stage of this process in the order of their beginning, those that have ended too."""
+    return list(_works.values())
 
 
 class Advance(Protocol):
@@ -119,8 +154,20 @@ def stage(name: str, total: int | None = None, done: int = 0) -> Iterator[Advanc
     """
     interruption.check()
     show = _bar if console.is_terminal else _lines
+    _works.pop(name, None)
+    work = _works[name] = Work(name, total, done, done)
     with show(name, total, done) as advance:
-        yield advance
+
+        def count(n: int) -> None:
+            work.done += n
+            if n:
+                work.moved = time.time()
+            advance(n)
+
+        try:
+            yield count
+        finally:
+            work.ended = work.moved = time.time()
 
 
 @contextmanager

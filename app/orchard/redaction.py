@@ -13,7 +13,7 @@ HIDDEN = "••••••"
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SECRET_NAME = re.compile(
     # Parts of a word tell it, words without spaces between them too; `keyboard`, `tokenizer`, `secretary` are none.
-    r"secret(?!ar)|passw(?:or)?d|passwort|passphrase|credential|signature|bearer|token(?!i[sz])|connection_?string"
+    r"secret(?!ar)|webhook|passw(?:or)?d|passwort|passphrase|credential|signature|bearer|token(?!i[sz])|connection_?string"
     r"|(?:access|account|api|auth|encryption|master|private|secret|shared|signing|ssh|storage)_?key(?!b|_?(?:size|length|type))"
     # What is short must be a word by itself: `passenger`, `author`, `sasha` are none.
     r"|(?<![a-z])(?:pass|pwd|o?auth|authorization|cookie|jwt|sas|sig)(?![a-z])"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from orchard import interruption, runlog
 from orchard.child import UTF8, is_ascii
 from orchard.cluster import executors
+from orchard.cluster.autoscaling import Bounds
 from orchard.errors import ClusterError, UsageError, first_line
 from orchard.settings import Settings
 from orchard.tasks import ATTEMPTS
@@ -101,6 +102,7 @@ def start(
     executor_timeout: float = 600,
     conf: Mapping[str, str] | None = None,
     leaving: Event | None = None,
+    bounds: Bounds | None = None,
 ) -> "SparkSession":
     """Start Spark, or return the session that runs.
 
@@ -110,6 +112,7 @@ def start(
         executor_timeout: seconds to wait for the first executor on Kubernetes.
         conf: further Spark properties; they win over Orchard's.
         leaving: once it is set, executors are no longer waited for.
+        bounds: within which the number of executors on Kubernetes follows the work; None: it does not.
 
     Raises:
         ClusterError: Java is missing, Spark does not start, or no executor comes.
@@ -156,13 +159,19 @@ def start(
             "check the master, the memory and Java (--debug shows all)."
         ) from error
     spark.sparkContext.setLogLevel("ERROR")
+    _check_bounds(bounds, chosen, spark_conf.get(executors.ALLOCATOR, ""))
     if on_kubernetes:
         try:
-            executors.attend(spark.sparkContext, executor_timeout, leaving or Event())
+            executors.attend(spark.sparkContext, executor_timeout, leaving or Event(), bounds)
         except BaseException:
             spark.stop()
             raise
     return spark
+
+
+def _check_bounds(bounds: Bounds | None, master: str, allocator: str) -> None:
+    if bounds is not None and not (master.startswith("k8s://") and allocator in executors.SETS):
+        log.warning("--finish-within is not used: there is no set of executors on %s that could be scaled", master)
 
 
 def with_attempts(master: str) -> str:
@@ -303,6 +312,7 @@ class Session:
             "driver_memory": settings.driver_memory,
             "executor_timeout": settings.executor_timeout,
             "conf": _s3a(settings) | settings.spark_conf,
+            "bounds": settings.bounds(),
         }
         self._leaving = Event()
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-spark")
@@ -326,6 +336,18 @@ class Session:
         self.start()
         assert self._started is not None
         return self._started.result()
+
+    def cores(self) -> int:
+        """Return how many cores Spark has now: of this machine, or of the executors that are registered."""
+        if self._given is None and (self._started is None or not self._started.done()):
+            return 0
+        try:
+            context = self.spark.sparkContext
+            if context.master.startswith("local"):
+                return int(context.defaultParallelism)
+            return executors.count(context) * int(context.getConf().get("spark.executor.cores", "1"))
+        except Exception:  # it did not start, or its JVM is gone: others say so
+            return 0
 
     def stop(self) -> None:
         """Stop the session if it was started here."""

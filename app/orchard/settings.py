@@ -29,6 +29,7 @@ from orchard.redaction import without_secrets
 from orchard.storage.interface import S3Options
 
 if TYPE_CHECKING:
+    from orchard.cluster.autoscaling import Bounds
     from orchard.images.limits import Limits
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,30 @@ class Settings(BaseSettings):
     master: str | None = Field(None, description="Spark master; by default all cores of this machine")
     driver_memory: str = Field("900m", pattern=r"^\d+[kmgKMG]$", description="memory of the driver's JVM")
     executor_timeout: float = Field(600, gt=0, description="seconds to wait for the first executor on Kubernetes")
+    min_executors: int = Field(1, ge=1, description="fewest executors that --finish-within leaves, on Kubernetes")
+    max_executors: int | None = Field(
+        None, ge=1, description="most executors that --finish-within takes, on Kubernetes"
+    )
+    finish_within: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d*[smh]$",
+        description="scale the executors so that extraction ends in this time (90m, 2h), between min and max executors",
+    )
     spark_conf: dict[str, str] = Field({}, description="further Spark property, key=value; can be repeated")
+
+    # What it tells others, and what its cores cost
+    metrics_port: int | None = Field(
+        None, ge=0, le=65_535, description="serve the run's metrics for Prometheus at this port while it runs"
+    )
+    webhook: str | None = Field(
+        None, pattern=r"^https?://[^\s]+$", description="address (URL) that is told by a POST of JSON how the run ended"
+    )
+    core_hour_price: float | None = Field(
+        None, ge=0, description="price of a core-hour, in any currency, for the cost in plan and run.json"
+    )
+    core_watts: float | None = Field(
+        None, ge=0, description="watts that a core takes, for the energy in plan and run.json"
+    )
 
     # Object storage (keys come from the standard AWS chain: environment, profile, role)
     s3_endpoint: str | None = Field(None, description="S3 endpoint, if it is not AWS")
@@ -188,7 +212,20 @@ class Settings(BaseSettings):
             raise ValueError("--variance and --components exclude each other: give one of them")
         if isinstance(self.max_rejected, float) and self.max_rejected > 1:
             raise ValueError("--max-rejected is a count or a share such as 5%")
+        if (self.finish_within is None) != (self.max_executors is None):
+            raise ValueError("--finish-within and --max-executors need each other: give both, or neither")
+        if self.max_executors is not None and self.min_executors > self.max_executors:
+            raise ValueError("--min-executors is greater than --max-executors")
         return self
+
+    def bounds(self) -> "Bounds | None":
+        """Return within which bounds the number of executors follows the work; None: it does not."""
+        from orchard.cluster.autoscaling import Bounds
+
+        if self.finish_within is None or self.max_executors is None:
+            return None
+        seconds = int(self.finish_within[:-1]) * {"s": 1, "m": 60, "h": 3600}[self.finish_within[-1]]
+        return Bounds(self.min_executors, self.max_executors, seconds)
 
     def s3_options(self) -> S3Options:
         """Return where the object store is; credentials are no settings, they come from the environment."""

@@ -17,7 +17,7 @@ from orchard.classification.leak import conflict_warnings, label_conflicts
 from orchard.features.backbones import find
 from orchard.headline import headline
 from orchard.images.rejections import commonest_kinds
-from orchard.layout import INVENTORY, REJECTED, Dataset, Fitting, ImageCounts, Metrics, Run, Selection
+from orchard.layout import INVENTORY, REJECTED, Dataset, Fitting, ImageCounts, Metrics, Run, Selection, Usage
 from orchard.output import Output
 from orchard.redaction import without_secrets
 from orchard.session import available_cores
@@ -104,7 +104,7 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
     return cast(Metrics, found)
 
 
-def run(output: Output, settings: Settings, *, started: datetime) -> Run:
+def run(output: Output, settings: Settings, *, started: datetime, usage: dict[str, Usage]) -> Run:
     """Return how the output came about: settings, versions, machine; without secrets."""
     identity = output.recall("identity")
     backbone = find(identity.get("backbone", settings.backbone)).with_input_size(identity.get("input_size"))
@@ -125,6 +125,7 @@ def run(output: Output, settings: Settings, *, started: datetime) -> Run:
             "cpu": _cpu(),
             "spark_master": output.recall("extraction").get("master", ""),
         },
+        usage=usage,
     )
     return cast(Run, without_secrets(found))
 

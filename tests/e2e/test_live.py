@@ -44,6 +44,25 @@ def assert_nothing_lost(namespace: Namespace, output: str, folder: Path) -> None
         assert len(paths) == len(set(paths)) == rows * IMAGES, dataset
 
 
+def assert_metrics(namespace: Namespace, release: str, cores: int) -> None:
+    """Check what Prometheus would read of a driver while it featurizes images on executors of one core."""
+    pod = namespace.pods(release, "driver")[0]["metadata"]["name"]
+
+    def read() -> dict[str, float]:
+        text = kubectl("get", "--raw", f"/api/v1/namespaces/{namespace.name}/pods/{pod}:4041/proxy/metrics").out
+        lines = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in lines}
+
+    before, since = read(), time.time()
+    time.sleep(5)
+    after, now = read(), time.time()
+    assert after['orchard_stage{stage="extract"}'] == after["orchard_lock_held"] == 1
+    assert after["orchard_listed_images"] == 542 * IMAGES
+    assert 0 < after['orchard_images_total{state="featurized"}'] <= 540 * IMAGES
+    held = (after["orchard_core_seconds_total"] - before["orchard_core_seconds_total"]) / (now - since)
+    assert held == pytest.approx(cores, rel=0.3)
+
+
 def tasks_run_in_vain(namespace: Namespace, folder: Path) -> int:
     """Return how many tasks Spark's event log says were lost or failed."""
     log = namespace.bucket.download("events", folder)
@@ -61,6 +80,7 @@ def test_kubectl_scales_a_running_job_up_and_down_and_no_work_is_lost(
     installed = namespace.install(
         *("live", photos, namespace.bucket.url("out"), *SLOW, *events),
         "sparkConf.spark\\.eventLog\\.compress=false",
+        "metrics.enabled=true",
     )
     name = "spark-s-live-0"
     assert f"kubectl scale statefulset/{name}" in installed.out.replace("\n", " ") or name in installed.out
@@ -70,6 +90,7 @@ def test_kubectl_scales_a_running_job_up_and_down_and_no_work_is_lost(
     until("three executors", lambda: executors(namespace, "live") == 3)
     registered = time.time() - asked
     first_task = until("a task on a new executor", lambda: _first_task(namespace, f"{name}-2"))
+    assert_metrics(namespace, "live", cores=3)
     down = namespace.orchard("scale", "live", "1")
     assert down.code == 0, down.err
     until("one executor", lambda: len(namespace.pods("live", "executor")) == 1)
@@ -86,6 +107,16 @@ def test_kubectl_scales_a_running_job_up_and_down_and_no_work_is_lost(
     assert lost == 0
     assert namespace.orchard("scale", "live", "2").code == 4  # there is nothing to scale any more
     namespace.uninstall("live")
+
+
+def test_a_driver_scales_by_the_images_that_are_left(namespace: Namespace, photos: str) -> None:
+    bounds = ("autoscale.enabled=true", "autoscale.max=3", "autoscale.finishWithin=10s")
+    namespace.install("pressed", photos, namespace.bucket.url("pressed"), *SLOW, *bounds)
+    until("features", lambda: started(namespace, "pressed"))
+    until("three executors", lambda: executors(namespace, "pressed") == 3)
+    (told,) = [line for line in namespace.events("pressed") if line["event"] == "autoscaling"]
+    assert (told["stage"], told["before"], told["wanted"]) == ("extract", 1, 3)
+    namespace.uninstall("pressed")
 
 
 def _first_task(namespace: Namespace, pod: str) -> float | None:

@@ -8,11 +8,13 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from orchard.cluster import reasons
+from orchard.cluster.autoscaling import Autoscaler, Bounds
 from orchard.cluster.client import Cluster, Unreachable
 from orchard.errors import ClusterError, ExecutorsRefused
 
@@ -32,8 +34,8 @@ REMINDER_SECONDS = 30.0
 LOOK_SECONDS = 10.0
 WANTED = Path("/etc/orchard/executors")
 """The number of executors that the chart's values name now: a mounted ConfigMap, which Kubernetes keeps up to date."""
-_SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
-_ALLOCATOR = "spark.kubernetes.allocation.pods.allocator"
+SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
+ALLOCATOR = "spark.kubernetes.allocation.pods.allocator"
 _trouble: str | None = None
 
 
@@ -69,7 +71,7 @@ def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
     Raises:
         ClusterError: it cannot be deleted, or is still there after `timeout`.
     """
-    kind = _SETS.get(properties.get(_ALLOCATOR, ""))
+    kind = SETS.get(properties.get(ALLOCATOR, ""))
     application, namespace = properties.get("spark.app.id"), properties.get("spark.kubernetes.namespace")
     if not (kind and application and namespace):
         return
@@ -100,13 +102,14 @@ def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def attend(context: "SparkContext", timeout: float, leaving: Event) -> None:
+def attend(context: "SparkContext", timeout: float, leaving: Event, bounds: Bounds | None = None) -> None:
     """Wait for the first executor, and from then on log every change of their number.
 
     Args:
         context: of a driver on Kubernetes.
         timeout: seconds to wait for the first; an autoscaler may need minutes to make room.
         leaving: set when the driver ends, which ends the waiting.
+        bounds: within which their number follows the work; None: it does not.
 
     Raises:
         ExecutorsRefused: what hinders them will not go away by itself; the sentence says what.
@@ -126,7 +129,7 @@ def attend(context: "SparkContext", timeout: float, leaving: Event) -> None:
         if now - reminded > REMINDER_SECONDS:
             reminded = now
             log.warning("waiting for executors: %s", text)
-    Thread(target=_watch, args=(context,), name="orchard-executors", daemon=True).start()
+    Thread(target=_watch, args=(context, bounds), name="orchard-executors", daemon=True).start()
 
 
 def count(context: "SparkContext") -> int:
@@ -143,7 +146,7 @@ def _why_not(context: "SparkContext") -> reasons.Reason | None:
     """Return why this application has no executors, as far as the driver's role lets it see."""
     with contextlib.suppress(ClusterError):
         cluster, pods = _cluster_and_pods(context)
-        kind = _SETS.get(context.getConf().get(_ALLOCATOR, ""), ("", ""))[0]
+        kind = SETS.get(context.getConf().get(ALLOCATOR, ""), ("", ""))[0]
         refused = reasons.of_events(cluster.events(f"spark-{kind}-{context.applicationId}-0"))
         return next(filter(None, map(reasons.of_pod, pods)), None if pods else refused)
     return None
@@ -156,8 +159,11 @@ def _cluster_and_pods(context: "SparkContext") -> tuple[Cluster, list[Any]]:
     return cluster, cluster.find(cluster.core.list_namespaced_pod, label_selector=ours)
 
 
-def _watch(context: "SparkContext") -> None:
+def _watch(context: "SparkContext", bounds: Bounds | None = None) -> None:
     known, wanted, look_until = 0, _wanted(), 0.0
+    autoscaler = (
+        None if bounds is None else Autoscaler(bounds, partial(_asked_for, context), partial(_scale_to, context))
+    )
     while context._jsc is not None:
         try:
             now = count(context)
@@ -172,7 +178,9 @@ def _watch(context: "SparkContext") -> None:
             look_until = 0.0
         if (number := _wanted()) is not None and number != wanted:
             wanted = number
-            _scale(context, number)
+            _follow(context, number)
+        if autoscaler is not None:
+            autoscaler.look(now)
         time.sleep(POLL_SECONDS)
 
 
@@ -196,17 +204,32 @@ def _wanted() -> int | None:
         return None
 
 
-def _scale(context: "SparkContext", number: int) -> None:
+def _follow(context: "SparkContext", number: int) -> None:
+    if _scale_to(context, number):
+        log.info("executor.instances is %d now: the executors are scaled", number)
+
+
+def _asked_for(context: "SparkContext") -> int | None:
+    """Return how many executors their set is asked for; None if it cannot be told."""
+    scale = _of_set(context, "read_namespaced_{}_scale")
+    return None if scale is None else int(scale.spec.replicas or 0)
+
+
+def _scale_to(context: "SparkContext", number: int) -> bool:
+    """Ask the executors' set for another number; return whether that was possible."""
+    return _of_set(context, "patch_namespaced_{}_scale", {"spec": {"replicas": number}}) is not None
+
+
+def _of_set(context: "SparkContext", function: str, *more: Any) -> Any:
+    """Call the API for the executors' set; None, and a warning, where it refuses."""
     conf = context.getConf()
-    kind = _SETS.get(conf.get(_ALLOCATOR, ""))
+    kind = SETS.get(conf.get(ALLOCATOR, ""))
     if kind is None:
-        return
+        return None
     namespace, name = conf.get("spark.kubernetes.namespace", "default"), f"spark-{kind[0]}-{context.applicationId}-0"
     try:
         cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
-        patch = getattr(cluster.apps, f"patch_namespaced_{kind[1]}_scale")
-        cluster.call(patch, name, namespace, {"spec": {"replicas": number}})
+        return cluster.call(getattr(cluster.apps, function.format(kind[1])), name, namespace, *more)
     except ClusterError as error:
-        log.warning("executor.instances is %d now, and %s cannot be scaled: %s", number, name, error)
-    else:
-        log.info("executor.instances is %d now: %s is scaled", number, name)
+        log.warning("the number of executors of %s cannot be read or changed: %s", name, error)
+        return None

@@ -8,8 +8,8 @@ from orchard.redaction import HIDDEN, is_secret, redacted
 from orchard.report.formatting import NOTHING
 from orchard.settings import Settings
 
-# Settings of how a run treats what is there already: no part of what the results are.
-_ONE_OFF = frozenset({"fresh", "prune", "retry_rejected"})
+# Settings of how a run treats what is there already, and whom it tells: no part of what the results are.
+_ONE_OFF = frozenset({"fresh", "prune", "retry_rejected", "metrics_port", "core_hour_price", "core_watts"})
 
 
 def command(run: Run, **changed: object) -> str:
@@ -20,6 +20,7 @@ def command(run: Run, **changed: object) -> str:
         if (
             field is None
             or value is None
+            or is_secret(name)
             or (name in _ONE_OFF and name not in changed)
             or _plain(value) == _plain(field.default)
         ):

@@ -92,7 +92,7 @@ annotations:
 
 {{/* Whether the driver follows executor.instances while it runs; empty if not. */}}
 {{- define "orchard.followsUpgrades" -}}
-{{- if and (eq .Values.mode "job") (include "orchard.allocator" .) (not .Values.schedule.cron) .Values.scaleOnUpgrade.enabled }}true{{ end -}}
+{{- if and (eq .Values.mode "job") (include "orchard.allocator" .) (not .Values.schedule.cron) (not .Values.autoscale.enabled) .Values.scaleOnUpgrade.enabled }}true{{ end -}}
 {{- end -}}
 
 {{/* A setting as a variable's value: a list joined by commas; JSON writes 100000000, not 1e+08. */}}
@@ -160,7 +160,7 @@ empty, the deletion of services and claims (they belong to the driver's pod and 
   "spark.ui.port" "4040"
   "spark.ui.killEnabled" "false"
   "spark.ui.prometheus.enabled" "true"
-  "spark.metrics.namespace" $name
+  "spark.metrics.namespace" "orchard"
   "spark.metrics.conf.*.sink.prometheusServlet.class" "org.apache.spark.metrics.sink.PrometheusServlet"
   "spark.metrics.conf.*.sink.prometheusServlet.path" "/metrics/prometheus"
 ) -}}
@@ -198,6 +198,12 @@ operator that hands Spark its properties.
 {{- end -}}
 {{- with .Values.s3.endpoint }}{{ $_ := set $variables "ORCHARD_S3_ENDPOINT" . }}{{ end -}}
 {{- with .Values.s3.region }}{{ $_ := set $variables "ORCHARD_S3_REGION" . }}{{ end -}}
+{{- with .Values.autoscale -}}
+{{- if .enabled -}}
+{{- $variables = merge $variables (dict "ORCHARD_MIN_EXECUTORS" (.min | int | toString) "ORCHARD_MAX_EXECUTORS" (.max | int | toString) "ORCHARD_FINISH_WITHIN" .finishWithin) -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.metrics.enabled }}{{ $_ := set $variables "ORCHARD_METRICS_PORT" "4041" }}{{ end -}}
 {{- if eq .Values.mode "job" -}}
 {{- $conf := include "orchard.sparkConf" . | fromYaml -}}
 {{- $sizes := dict

@@ -180,7 +180,13 @@ spec:
         {{- if .Values.metrics.enabled }}
         - name: spark-ui
           containerPort: 4040
+        - name: metrics
+          containerPort: 4041
         {{- end }}
+      {{- else if .Values.metrics.enabled }}
+      ports:
+        - name: metrics
+          containerPort: 4041
       {{- end }}
       resources:
         requests:
@@ -223,6 +229,10 @@ spec:
         {{- with $claims }}
         - name: ORCHARD_CLAIMS
           value: {{ join "," . | quote }}
+        {{- end }}
+        {{- with .Values.webhook.existingSecret }}
+        - name: ORCHARD_WEBHOOK
+          valueFrom: {secretKeyRef: {name: {{ . }}, key: url}}
         {{- end }}
         {{- with .Values.extraEnv }}
         {{- toYaml . | nindent 8 }}

@@ -60,9 +60,14 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- if and $v.executor.gpu.count (not $v.executor.gpu.imageHasEngine) }}{{ fail "executor.gpu.count needs an image with an engine for GPUs, which Orchard's own is not: build one with such a TensorFlow, and set executor.gpu.imageHasEngine=true and settings.engine=tensorflow." }}{{ end -}}
 {{- if and (hasKey $v.settings "variance") (hasKey $v.settings "components") (not (kindIs "invalid" $v.settings.variance)) (not (kindIs "invalid" $v.settings.components)) }}{{ fail "settings.variance and settings.components exclude each other: give one of them." }}{{ end -}}
 {{- with $v.dynamicAllocation }}{{ if and .enabled (gt (int .min) (int .max)) }}{{ fail (printf "dynamicAllocation.min (%d) is greater than dynamicAllocation.max (%d)." (int .min) (int .max)) }}{{ end }}{{ end -}}
+{{- with $v.autoscale }}{{ if .enabled -}}
+{{- if or (ne $v.mode "job") $v.dynamicAllocation.enabled }}{{ fail "autoscale is for mode job without dynamicAllocation: where the operator runs the job, or Spark makes the executors, set dynamicAllocation instead." }}{{ end -}}
+{{- if gt (int .min) (int .max) }}{{ fail (printf "autoscale.min (%d) is greater than autoscale.max (%d)." (int .min) (int .max)) }}{{ end -}}
+{{- end }}{{ end -}}
 {{- if and $v.eventLog.enabled (not $v.eventLog.directory) }}{{ fail "eventLog.directory is missing: name the folder, such as s3a://bucket/spark-events." }}{{ end -}}
 {{- if and $v.eventLog.historyServer.enabled (not $v.eventLog.enabled) }}{{ fail "eventLog.historyServer needs eventLog.enabled=true and eventLog.directory." }}{{ end -}}
 {{- if and $v.metrics.podMonitor.enabled (not $v.metrics.enabled) }}{{ fail "metrics.podMonitor needs metrics.enabled=true." }}{{ end -}}
+{{- if and $v.metrics.rules.enabled (not (and $runs $v.metrics.enabled)) }}{{ fail "metrics.rules needs metrics.enabled=true, and a job (mode job or operator)." }}{{ end -}}
 {{- if and (eq (include "orchard.allocator" .) "deployment") (contains "persistentVolumeClaim:" (include "orchard.volumes" .)) }}{{ fail "Spark takes no volume claims with executor.allocator=deployment: use statefulset." }}{{ end -}}
 {{- with $v.batchScheduler }}{{ if and (eq .name "kueue") (not .queue) }}{{ fail "batchScheduler.queue is missing: name the LocalQueue of Kueue." }}{{ end }}{{ end -}}
 {{- if not (or $runs $v.serve.enabled) }}{{ fail "mode none runs nothing: add --set serve.enabled=true, or choose mode job or operator." }}{{ end -}}

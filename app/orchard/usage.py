@@ -1,0 +1,64 @@
+"""What a run uses of other people's machines: core-hours, and by the settings' prices money and energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event, Lock, Thread
+from time import monotonic
+
+from orchard.layout import Usage
+from orchard.settings import Settings
+
+EFFICIENCY = 0.9
+"""Of a core's time that extraction takes, the part that its images do: see docs/sizing.md."""
+SECONDS = 2.0
+"""How often the cores are counted: executors come and go."""
+
+
+class Meter:
+    """Adds up the core-seconds that Spark holds, at work or not, during a ``with`` block.
+
+    Args:
+        cores: returns how many Spark has now.
+    """
+
+    def __init__(self, cores: Callable[[], int]) -> None:
+        self._cores = cores
+        self._lock = Lock()
+        self._sum, self._since, self._held = 0.0, monotonic(), 0
+        self._ended = Event()
+        self._thread = Thread(target=self._count, name="orchard-meter", daemon=True)
+
+    def __enter__(self) -> Meter:
+        self._since = monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def core_seconds(self) -> float:
+        """Return the sum so far."""
+        held = self._cores()
+        with self._lock:
+            now = monotonic()
+            self._sum += self._held * (now - self._since)
+            self._since, self._held = now, held
+            return self._sum
+
+    def _count(self) -> None:
+        self.core_seconds()
+        while not self._ended.wait(SECONDS):
+            self.core_seconds()
+
+
+def usage(core_seconds: float, settings: Settings) -> Usage:
+    """Return core-seconds as hours, with cost and energy where the settings name a price and the watts of a core."""
+    hours = core_seconds / 3600
+    found = Usage(core_hours=round(hours, 6))
+    if settings.core_hour_price is not None:
+        found["cost"] = round(hours * settings.core_hour_price, 6)
+    if settings.core_watts is not None:
+        found["energy_kwh"] = round(hours * settings.core_watts / 1000, 6)
+    return found
