@@ -22,6 +22,18 @@ def test_cores_count_for_as_long_as_they_are_held(monkeypatch: pytest.MonkeyPatc
     assert meter.core_seconds() == 0 * 10 + 2 * 30 + 8 * 5 + 1 * 100
 
 
+def test_a_stage_has_its_own_seconds_and_core_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(usage, "monotonic", lambda: now[0])
+    meter = Meter(lambda: 4)
+    meter.core_seconds()
+    now[0] += 900
+    with meter.stage("extract"):
+        now[0] += 1800
+    assert meter.seconds == {"extract": 1800}
+    assert meter.used(Settings()) == {"extract": {"core_hours": 2.0}, "total": {"core_hours": 3.0}}
+
+
 def test_a_meter_counts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "SECONDS", 0.01)
     with Meter(lambda: 4) as meter:

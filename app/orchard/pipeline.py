@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +22,7 @@ from orchard.features.pending import find_pending
 from orchard.features.regrouping import regroup, update_groups
 from orchard.images.sources import check_apart, list_selected
 from orchard.inference import unknown
-from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics, Usage
+from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics
 from orchard.neighbours import stage as neighbours
 from orchard.neighbours.twins import remember_apart
 from orchard.output import Output
@@ -36,7 +35,7 @@ from orchard.session import Session
 from orchard.settings import Settings
 from orchard.stages import Stage, feature_names, key_of
 from orchard.storage import read_path
-from orchard.usage import Meter, usage
+from orchard.usage import Meter
 from orchard.webhook import told
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def run(source: str, output: str, settings: Settings, spark: SparkSession | None
             pipeline.measure_unknown()
             pipeline.review()
             outcome = pipeline.report()
-        message |= {"images": outcome.metrics["images"], "usage": pipeline.used()["total"]}
+        message |= {"images": outcome.metrics["images"], "usage": pipeline.meter.used(settings)["total"]}
         if not outcome.within_limits:
             message |= {"state": "rejected", "exit_code": 1, "reason": "more images were rejected than is allowed"}
         return outcome
@@ -106,10 +105,8 @@ class Pipeline:
         if must_exist and self.output.is_empty:
             raise InputError(f"{output} holds no results: make some with orchard extract SOURCE --output {output}.")
         self._session = Session(settings, spark)
-        self._meter = Meter(self._session.cores)
-        self._core_seconds: dict[str, float] = {}
+        self.meter = Meter(self._session.cores)
         self._decoded = 0
-        self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
         self._began = datetime.now(UTC)
 
@@ -120,7 +117,7 @@ class Pipeline:
             opened.enter_context(self.output.writing(unchecked=self.settings.fresh))
             opened.enter_context(RunLog(self.output.storage, self.output.run_id))
             opened.callback(self._session.stop)
-            opened.enter_context(self._meter)
+            opened.enter_context(self.meter)
             self._opened = opened.pop_all()
         return self
 
@@ -136,7 +133,7 @@ class Pipeline:
             UsageError: the output holds images that the source does not list.
         """
         settings, output = self.settings, self.output
-        with self._timed("list"), stage("list"):
+        with self.meter.stage("list"), stage("list"):
             listing = list_selected(source, self.output.url, settings)
             if settings.fresh:
                 extraction.start_over(output, source, settings)
@@ -161,7 +158,7 @@ class Pipeline:
         extraction.rename(output, pending)
         done: extraction.Extraction = {}
         if extraction.is_needed(output, pending):
-            with self._timed("extract"):
+            with self.meter.stage("extract"):
                 done = extraction.featurize(
                     self._session, output, pending, identity, settings=settings, backbone=self.backbone
                 )
@@ -238,8 +235,8 @@ class Pipeline:
         images = {**metrics["images"], "decoded": 0}
         key = key_of(reporting.version(), {**metrics, "seconds": 0, "images": images})
         if again or not (output.recall("report").get("key") == key and output.storage.exists(REPORT)):
-            run = summary.run(output, self.settings, started=self._began, usage=self.used())
-            with self._timed("report"), stage("report"):
+            run = summary.run(output, self.settings, started=self._began, usage=self.meter.used(self.settings))
+            with self.meter.stage("report"), stage("report"):
                 reporting.write_report(output, metrics, run, partial(read_path, s3=self.s3), figures=figures)
             return self.finish(report={"key": key})
         return self.finish()
@@ -247,14 +244,14 @@ class Pipeline:
     def finish(self, **properties: object) -> Outcome:
         """Remember `properties`, write ``metrics.json`` and ``run.json``, and return what they say."""
         output = self.output
-        if self._seconds.keys() - {"list"}:  # a run that found nothing to do leaves no commit
-            properties["seconds"] = output.recall("seconds") | self._seconds
+        if self.meter.seconds.keys() - {"list"}:  # a run that found nothing to do leaves no commit
+            properties["seconds"] = output.recall("seconds") | self.meter.seconds
         if (fresh := output.recall("fresh")) and not fresh["done"]:
             properties["fresh"] = fresh | {"done": True}
         if properties:
             output.commit({}, properties=properties)
         metrics = self._metrics()
-        run = summary.run(output, self.settings, started=self._began, usage=self.used())
+        run = summary.run(output, self.settings, started=self._began, usage=self.meter.used(self.settings))
         output.write(METRICS, summary.as_json(metrics))
         output.write(RUN, summary.as_json(run))
         counts = metrics["images"]
@@ -265,11 +262,6 @@ class Pipeline:
             within_limits=counts["rejected"] <= self.settings.rejections_allowed(counts["listed"]),
         )
 
-    def used(self) -> dict[str, Usage]:
-        """Return what this run has used, stage by stage and in total."""
-        found = self._core_seconds | {"total": self._meter.core_seconds()}
-        return {name: usage(seconds, self.settings) for name, seconds in found.items()}
-
     def _monitor(self, port: int) -> AbstractContextManager[int]:
         try:
             from orchard import monitoring
@@ -277,21 +269,14 @@ class Pipeline:
             raise UsageError(
                 f"--metrics-port needs {error.name}: `pip install '.[serve]'` in Orchard's checkout."
             ) from None
-        return monitoring.served(port, self.output, self.settings, self._meter.core_seconds)
+        return monitoring.served(port, self.output, self.settings, self.meter.core_seconds)
 
     def _do(self, found: Stage) -> None:
         if not found.is_done(self.output):
-            with self._timed(found.name), stage(found.name, found.total) as advance:
+            with self.meter.stage(found.name), stage(found.name, found.total) as advance:
                 found.work(self._session, advance)
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        started, held = time.monotonic(), self._meter.core_seconds()
-        yield
-        self._seconds[name] = round(time.monotonic() - started, 3)
-        self._core_seconds[name] = self._meter.core_seconds() - held
 
     def _metrics(self) -> Metrics:
         total = round(time.monotonic() - self._started, 3)
-        seconds = self.output.recall("seconds") | self._seconds | {"total": total}
+        seconds = self.output.recall("seconds") | self.meter.seconds | {"total": total}
         return summary.metrics(self.output, decoded=self._decoded, seconds=seconds)

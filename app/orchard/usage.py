@@ -1,8 +1,9 @@
-"""What a run uses of other people's machines: core-hours, and by the settings' prices money and energy."""
+"""What a run takes: seconds and, of other people's machines, core-hours; by the settings' prices money and energy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from time import monotonic
 
@@ -16,14 +17,19 @@ SECONDS = 2.0
 
 
 class Meter:
-    """Adds up the core-seconds that Spark holds, at work or not, during a ``with`` block.
+    """Adds up the core-seconds that Spark holds, at work or not, during a ``with`` block, in all and by stage.
 
     Args:
         cores: returns how many Spark has now.
+
+    Attributes:
+        seconds: that each stage took.
     """
 
     def __init__(self, cores: Callable[[], int]) -> None:
+        self.seconds: dict[str, float] = {}
         self._cores = cores
+        self._by_stage: dict[str, float] = {}
         self._lock = Lock()
         self._sum, self._since, self._held = 0.0, monotonic(), 0
         self._ended = Event()
@@ -46,6 +52,19 @@ class Meter:
             self._sum += self._held * (now - self._since)
             self._since, self._held = now, held
             return self._sum
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what is inside a ``with`` block as a stage's, once it is done."""
+        started, held = monotonic(), self.core_seconds()
+        yield
+        self.seconds[name] = round(monotonic() - started, 3)
+        self._by_stage[name] = self.core_seconds() - held
+
+    def used(self, settings: Settings) -> dict[str, Usage]:
+        """Return what the run has used so far, stage by stage and in ``total``."""
+        found = self._by_stage | {"total": self.core_seconds()}
+        return {name: usage(seconds, settings) for name, seconds in found.items()}
 
     def _count(self) -> None:
         self.core_seconds()
