@@ -51,6 +51,23 @@ def test_who_answers_and_how_surely_can_be_said(monkeypatch: pytest.MonkeyPatch)
     assert (load().answer_with, load().sure_at) == ("logistic_regression", 0.95)
 
 
+def test_a_quality_sets_what_nobody_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(**flags: object) -> tuple[object, ...]:
+        settings = load(flags)
+        return settings.quality, settings.backbone, settings.views, settings.test_views, settings.tune
+
+    assert load().fit_validation is False and load({"quality": "balanced"}).fit_validation is True
+    assert found() == found(quality="fast") == ("fast", "EfficientNetLite0", None, None, False)
+    assert found(quality="balanced") == ("balanced", "EfficientNetLite2", 8, "3", False)
+    assert found(quality="best", views="2") == ("best", "EfficientNetLite2", 2, "3", True)
+    monkeypatch.setenv("ORCHARD_QUALITY", "best")
+    monkeypatch.setenv("ORCHARD_TUNE", "false")
+    (tmp_path / "orchard.toml").write_text('backbone = "EfficientNetLite1"')
+    assert found() == ("best", "EfficientNetLite1", 8, "3", False)
+    with pytest.raises(UsageError, match=r"--quality .* cannot be 'good'"):
+        load({"quality": "good"})
+
+
 @pytest.mark.parametrize(
     ("value", "listed", "allowed"), [("0", 1000, 0), ("7", 10, 7), ("5%", 1000, 50), ("100%", 10, 10), ("5%", 19, 0)]
 )

@@ -13,6 +13,7 @@ from orchard.api import (
     run,
     start_spark,
     suspects,
+    tune,
 )
 from orchard.errors import OrchardError
 
@@ -30,4 +31,5 @@ __all__ = [
     "run",
     "start_spark",
     "suspects",
+    "tune",
 ]

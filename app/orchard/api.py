@@ -39,6 +39,23 @@ def run(spark: "SparkSession", source: str, output: str, **settings: Any) -> "Ou
     return pipeline.run(source, output, load(settings), spark)
 
 
+def tune(spark: "SparkSession", output: str, **settings: Any) -> "Outcome":
+    """Train the last blocks of the network of `output` on its training images, as ``orchard tune``.
+
+    Everything else in `output` is made again with it.
+
+    Returns:
+        As `run`.
+
+    Raises:
+        OrchardError: see `orchard.errors`.
+    """
+    from orchard import pipeline
+    from orchard.settings import load
+
+    return pipeline.tune(output, load(settings), spark)
+
+
 def extract(spark: "SparkSession", source: str, output: str | None = None, **settings: Any) -> "DataFrame":
     """Featurize the images at `source` that `output` does not have yet, and return all of its features.
 

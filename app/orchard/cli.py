@@ -17,12 +17,14 @@ from orchard.exports import commands as export
 from orchard.flags import (
     CLASSIFICATION,
     EXTRACTION,
+    IMAGES,
     PRICES,
     REDUCTION,
     SCALING,
     SPARK,
     STORAGE,
     TELLING,
+    TUNING,
     options,
     settings_from,
 )
@@ -114,6 +116,21 @@ def extract(source: str, output: str, as_json: bool, **flags: Any) -> int:
     with Pipeline(output, settings) as pipeline:
         pipeline.extract(source)
         return _print_outcome(pipeline.finish(), as_json)
+
+
+@cli.command(short_help="train the network's last blocks on the images of an output")
+@click.argument("output")
+@options(*TUNING, *IMAGES, *REDUCTION, *CLASSIFICATION, *("seed", "test_fraction", "group_by"), *SPARK, *STORAGE)
+def tune(output: str, as_json: bool, **flags: Any) -> int:
+    """Tune the network of OUTPUT on its training images, and make everything else in OUTPUT again with it.
+
+    \b
+    Example:
+      orchard tune out --tune-minutes 30
+    """
+    from orchard import pipeline
+
+    return _print_outcome(pipeline.tune(output, settings_from(flags)), as_json)
 
 
 @cli.command(short_help="features to a reduced table")

@@ -21,6 +21,7 @@ from orchard.session import Session
 from orchard.settings import Settings
 from orchard.storage import open_storage
 from orchard.summary import as_json
+from orchard.tuning.blocks import last_kept
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -81,7 +82,7 @@ def compare(
         fastest of those within `tolerance` of the best accuracy. Accuracy is measured as the headline of a run is.
 
     Raises:
-        UsageError: a backbone does not exist or is named twice, or the tolerance is no share.
+        UsageError: a backbone does not exist, is named twice or cannot be tuned, or the tolerance is no share.
         WeightsUnavailable: a backbone's weights are not there and cannot be had; nothing was run.
         TrainingError: no classifier could be measured.
     """
@@ -139,6 +140,8 @@ def _check_weights(names: list[str], settings: Settings) -> None:
     """Fetch the weights that are not on this machine yet, before the first run costs anything."""
     for name in {name.partition("@")[0]: None for name in names}:
         backbone = find(name).with_alpha(settings.alpha)
+        if settings.tune:
+            last_kept(backbone)
         here = brought(backbone, settings.weights, settings.s3_options())
         weights = locate(backbone, here, seed=settings.seed)
         if weights.path is None and weights.seed is None:

@@ -13,13 +13,16 @@ from orchard.settings import Settings, as_text, load
 
 SELECTION = ("limit", "labels", "label_level", "kind_from", "corrections", "test_fraction", "group_by", "seed")
 IMAGES = ("max_bytes", "max_pixels", "max_decode_memory", "max_decode_seconds")
+TUNING = ("tune_minutes", "tune_epochs", "tune_images")
 EXTRACTION = (
     *SELECTION,
     *(*IMAGES, "max_rejected"),
+    "quality",
     *("backbone", "weights", "alpha", "input_size", "fit", "views", "test_views", "engine", "precision"),
+    *("tune", *TUNING),
     *("fresh", "prune", "retry_rejected"),
 )
-REDUCTION = ("variance", "components")
+REDUCTION = ("variance", "components", "fit_validation")
 CLASSIFICATION = ("classifiers", "answer_with", "sure_at", "unknown", "classifier_memory", "cards")
 SPARK = ("master", "driver_memory", "executor_timeout", "spark_conf")
 SCALING = ("min_executors", "max_executors", "finish_within")

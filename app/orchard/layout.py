@@ -18,6 +18,8 @@ PARTS = "_orchard/parts/"
 """What a model will be made of, before there is a classifier."""
 STAGING = "_orchard/staging/"
 """Files that are not committed, in a folder for each run."""
+TUNING = "_orchard/tuning/"
+"""The checkpoint of a tuning that is not at its end: see `orchard.tuning.stage`."""
 LOCKS = "_orchard/locks/"
 """Who writes: see `orchard.lock`."""
 LOGS = "logs/"
@@ -44,6 +46,11 @@ BACKBONE = "backbone"
 REDUCTION = "reduction.npz"
 STATISTICS = "statistics.npz"
 """What one pass over the features left for the classifiers; no part of a model."""
+TUNED = "tuned.weights.h5"
+"""The weights of a tuned network, as Keras saves them; no part of a model, which has the network."""
+TO_DO_AGAIN = "listing.parquet"
+"""What is to be featurized again by a tuned network, rows of `LISTING`; gone when it is done."""
+NOT_IN_MODELS = (STATISTICS, TUNED, TO_DO_AGAIN)
 LABELS = "labels.json"
 CALIBRATION = "calibration.json"
 FAMILIARITY = "familiarity.npz"
@@ -70,7 +77,7 @@ class Dataset(StrEnum):
 EXTRACTED = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
 """What is made of images: every listed image is in the inventory, and in one of the other two."""
 FEATURIZED = (*EXTRACTED, Dataset.VIEWS)
-"""What is committed, replaced and dropped together; there are views only of training images, and only where asked."""
+"""What is committed, replaced and dropped together; there are views only of `VIEWED`, and only where asked."""
 DERIVED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.NEIGHBOURS, Dataset.PREDICTIONS)
 """What is made of features; it goes when they change."""
 FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification", "review"))
@@ -83,6 +90,10 @@ class Split(StrEnum):
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
+
+
+VIEWED = (Split.TRAIN, Split.VALIDATION)
+"""The splits whose images have random views: those that classifiers may be fitted on."""
 
 
 class Fit(StrEnum):
@@ -174,7 +185,7 @@ FEATURES = pa.schema(
     ]
 )
 
-# Random views of training images, which classifiers are fitted on beside the images: see `orchard.features.views`.
+# Random views of images of `VIEWED`, which classifiers are fitted on beside the images: see `orchard.features.views`.
 VIEWS = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),  # of the image; path and view are unique
@@ -437,6 +448,7 @@ class Selection(TypedDict):
     trials: dict[str, Trial]
     chosen: str
     why: str  # a sentence
+    fitted_again: NotRequired[bool]  # whether all were fitted again on what was held out, too
 
 
 class Leak(TypedDict):
@@ -509,6 +521,20 @@ class CorrectionMetrics(TypedDict):
 
     relabelled: int
     dropped: int
+
+
+class TuningMetrics(TypedDict):
+    """``metrics.tuning``: how the network's last blocks were trained."""
+
+    images: int  # trained on
+    held_out: int  # images that epochs were measured on
+    views: int  # of each image; an epoch takes one of them
+    epochs: int  # that were trained
+    epochs_asked: int
+    best_epoch: int  # whose weights the network has; 0: those that it had before
+    history: list[dict[str, float]]  # accuracy and loss on the images held out; the first is that of before
+    seconds: float
+    before: NotRequired[dict[str, float]]  # classifier -> accuracy on test images by the network of before
 
 
 class CardMetrics(TypedDict):
@@ -632,6 +658,7 @@ class Metrics(TypedDict):
     data: NotRequired[DataMetrics]
     review: NotRequired[ReviewMetrics]
     corrections: NotRequired[CorrectionMetrics]
+    tuning: NotRequired[TuningMetrics]
     group_split: NotRequired[GroupSplit]
     neighbours: NotRequired[NeighbourMetrics]
     without_near_twins: NotRequired[dict[str, ApartMetrics]]  # by classifier

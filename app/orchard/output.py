@@ -37,12 +37,13 @@ from orchard.layout import (
     INCOMPLETE,
     METRICS,
     MODEL,
+    NOT_IN_MODELS,
     PARTS,
     REPORT,
     RUN,
     STAGING,
-    STATISTICS,
     SUSPECT_LIST,
+    TUNING,
     Dataset,
 )
 from orchard.lock import Lease, hold
@@ -250,7 +251,7 @@ class Output:
         """Stage a model: the parts there are, and the files of its classifiers by their name in the model's folder."""
         digests = {name: digest_of(data) for name, data in classifiers.items()}
         parts = {_part_name(file.name): file for file in self.files(PARTS)}
-        parts.pop(STATISTICS, None)
+        parts = {name: file for name, file in parts.items() if name not in NOT_IN_MODELS}
         digests |= {name: str(file.digest) for name, file in parts.items()}
         folder, content = models.manifest(digests)
         files = [
@@ -401,7 +402,7 @@ class Output:
     def _leftovers(self) -> list[str]:
         """Return all files of an output that has just been started over."""
         kept = {file.name for files in self._state.files.values() for file in files.values()}
-        folders = [*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS]
+        folders = [*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS, TUNING]
         found = [entry.key for folder in folders for entry in self.storage.list(folder)]
         return [name for name in [*found, METRICS, RUN, REPORT, SUSPECT_LIST] if name not in kept]
 

@@ -17,12 +17,13 @@ from orchard.classification.regression import prepare
 from orchard.classification.training import chosen
 from orchard.errors import InputError, UsageError
 from orchard.features import stage as extraction
-from orchard.features.backbones import find
-from orchard.features.pending import find_pending
+from orchard.features.backbones import Backbone, find
+from orchard.features.pending import Pending, find_pending
 from orchard.features.regrouping import regroup, update_groups
+from orchard.features.weights import tuned
 from orchard.images.sources import check_apart, list_selected
 from orchard.inference import unknown
-from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics
+from orchard.layout import METRICS, REPORT, RUN, TO_DO_AGAIN, Dataset, Metrics
 from orchard.neighbours import stage as neighbours
 from orchard.neighbours.twins import remember_apart
 from orchard.output import Output
@@ -35,6 +36,8 @@ from orchard.session import Session
 from orchard.settings import Settings
 from orchard.stages import Stage, feature_names, key_of
 from orchard.storage import read_path
+from orchard.tuning import stage as tuning
+from orchard.tuning.blocks import last_kept
 from orchard.usage import Meter
 from orchard.webhook import told
 
@@ -75,6 +78,18 @@ def run(source: str, output: str, settings: Settings, spark: SparkSession | None
         return outcome
 
 
+def tune(output: str, settings: Settings, spark: SparkSession | None = None) -> Outcome:
+    """Tune the network of `output` on its training images, and make everything else there again with it."""
+    with Pipeline(output, settings, spark, must_exist=True) as pipeline:
+        pipeline.tune()
+        pipeline.reduce()
+        pipeline.neighbours()
+        pipeline.classify()
+        pipeline.measure_unknown()
+        pipeline.review()
+        return pipeline.report()
+
+
 class Pipeline:
     """The stages over one output; use it inside ``with``, which holds the output's lock.
 
@@ -99,6 +114,8 @@ class Pipeline:
         self.settings = settings
         chosen(settings.classifiers, settings.answer_with)  # what cannot be trained is said before any work
         self.backbone = find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
+        if settings.tune:
+            last_kept(self.backbone)
         self.s3 = settings.s3_options()
         self.cards = cards.read(settings.cards, self.s3) if settings.cards else None
         self.output = Output(output, self.s3)
@@ -156,15 +173,60 @@ class Pipeline:
         if listing.duplicates:
             log.info("the manifest repeats %d rows: each image is taken once", listing.duplicates)
         extraction.rename(output, pending)
-        done: extraction.Extraction = {}
-        if extraction.is_needed(output, pending):
-            with self.meter.stage("extract"):
-                done = extraction.featurize(
-                    self._session, output, pending, identity, settings=settings, backbone=self.backbone
-                )
+        if identity["tune"] and not tuning.is_there(output):
+            with self.meter.stage("tune"):
+                tuning.tune(output, pending.images, identity, settings)
+        done = self._featurize(pending, identity, self.backbone)
         extraction.complete(output, listing, source, done)
+        if output.has_part(TO_DO_AGAIN):
+            tuning.done_again(output)
         update_groups(output, listing.table, listing.grouping)
+
+    def tune(self) -> None:
+        """Tune the network that the output's features were made with, and make them again with it.
+
+        Raises:
+            InputError: there are no features.
+            UsageError: the network is one that cannot be tuned.
+            TrainingError: there is too little to train on.
+        """
+        settings, output = self.settings, self.output
+        with self.meter.stage("tune"):
+            images = tuning.tune_again(output, settings)
+        if images is None:
+            log.info("the network was tuned on these images already")
+            return
+        identity = output.recall("identity")
+        pending = find_pending(
+            output,
+            images,
+            views=identity.get("views", 0),
+            prune=False,
+            retry_rejected=False,
+            test_fraction=settings.test_fraction,
+            seed=settings.seed,
+            s3=self.s3,
+        )
+        backbone = find(identity["backbone"]).with_alpha(identity["alpha"]).with_input_size(identity.get("input_size"))
+        done = self._featurize(pending, identity, backbone)
+        extraction.complete_again(output, output.recall("listing"), done)
+        tuning.done_again(output)
+
+    def _featurize(self, pending: Pending, identity: dict[str, Any], backbone: Backbone) -> extraction.Extraction:
+        if not extraction.is_needed(self.output, pending):
+            return {}
+        with self.meter.stage("extract"):
+            done = extraction.featurize(
+                self._session,
+                self.output,
+                pending,
+                identity,
+                settings=self.settings,
+                backbone=backbone,
+                weights=tuned(self.output),
+            )
         self._decoded = done.get("images", 0)
+        return done
 
     def reduce(self) -> None:
         """Fit scaler and PCA on the training split and write the reduced datasets.

@@ -25,11 +25,12 @@ from orchard.images.decoding import Decoded, Rejection, decode
 from orchard.images.reading import contents
 from orchard.images.rejections import commonest_kinds, sentence
 from orchard.images.sources import check_apart, list_selected
-from orchard.layout import REJECTED, Fit, Split
+from orchard.layout import REJECTED, VIEWED, Fit
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.session import available_cores
 from orchard.settings import Settings
+from orchard.tuning.blocks import last_kept
 from orchard.usage import EFFICIENCY, usage
 
 MEASURED_IMAGES = 64
@@ -39,11 +40,14 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
     """Return counts, sizes, tasks, and estimates of time (seconds) and memory (bytes) for a run over `source`.
 
     Raises:
+        UsageError: the backbone cannot be tuned, and is to be.
         InputError: the source is missing or empty, or none of the images that were tried can be decoded.
     """
     if output is not None:
         check_apart(source, output)
     backbone, s3 = find(settings.backbone).with_input_size(settings.input_size), settings.s3_options()
+    if settings.tune:
+        last_kept(backbone)
     with stage("list"):
         listing = list_selected(source, output, settings)
     images = listing.table
@@ -74,9 +78,11 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         "tasks": -(-images.num_rows // size),
         "images_per_task": size,
         "parallel_tasks": slots,
+        "quality": settings.quality,
         "backbone": backbone.name,
         "input_size": backbone.input_size,
         "precision": str(measured.precision),
+        **({"tuning_minutes_at_most": settings.tune_minutes} if settings.tune else {}),
         "ms_per_image": round(seconds * 1000, 2),
         "extraction_seconds": round(images.num_rows * seconds / slots, 1),
         **{f"extraction_{name}": value for name, value in usage(held, settings).items()},
@@ -162,7 +168,7 @@ def _share_of_training(images: pa.Table, settings: Settings) -> float:
     """Return which part of the images has views, where the source does not say as the split will have it."""
     if "split" not in images.column_names or images["split"].null_count:
         return 1 - settings.test_fraction
-    is_training = pc.equal(images["split"], Split.TRAIN).to_numpy()
+    is_training = pc.is_in(images["split"], pa.array(VIEWED, pa.string())).to_numpy()
     return float(is_training.mean()) if len(is_training) else 0.0
 
 

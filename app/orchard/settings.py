@@ -50,6 +50,12 @@ OTHER_VARIABLES = {
 }
 """What is read from the environment besides settings, without the prefix."""
 
+QUALITIES: Mapping[str | None, Mapping[str, object]] = {
+    "balanced": {"backbone": "EfficientNetLite2", "views": 8, "test_views": "3", "fit_validation": True},
+    "best": {"backbone": "EfficientNetLite2", "views": 8, "test_views": "3", "fit_validation": True, "tune": True},
+}
+"""What a quality other than fast, which is the defaults, comes to."""
+
 LIKENESS = 0.75
 """From here on (of 1) a name that is unknown is taken for a slip of the pen."""
 
@@ -83,6 +89,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, validate_default=False
+    )
+
+    quality: Literal["fast", "balanced", "best"] = Field(
+        "fast",
+        description="sets backbone, precision, views, test views and tuning together, where they are not given",
     )
 
     # What to read
@@ -135,6 +146,16 @@ class Settings(BaseSettings):
         description="views whose features are averaged, for training and answers alike: 1 (the whole) or 3 (and its "
         "middle, twice), recorded with the output; by default 1 for a new one",
     )
+    tune: bool = Field(
+        False,
+        description="train the network's last blocks on the training images before features are made, recorded with "
+        "the output",
+    )
+    tune_minutes: float = Field(
+        20, gt=0, le=10_080, description="minutes that tuning may take: it plans as many epochs as fit"
+    )
+    tune_epochs: int = Field(12, ge=1, le=1000, description="epochs of tuning, if there is the time")
+    tune_images: int = Field(5000, ge=2, le=40_000, description="training images to tune on, of each label alike")
     engine: Literal["openvino", "tensorflow"] = Field("openvino", description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
@@ -147,6 +168,11 @@ class Settings(BaseSettings):
     # How features are reduced and classified
     variance: float = Field(0.95, gt=0, le=1, description="keep the components that explain this share")
     components: int | None = Field(None, ge=1, description="keep K components instead")
+    fit_validation: bool = Field(
+        False,
+        description="fit scaler, PCA and classifiers on the validation split, too, once it has chosen and calibrated "
+        "these",
+    )
     classifiers: Names = Field(
         ("linear_discriminant", "logistic_regression", "random_forest"),
         description="classifiers to train, separated by commas",
@@ -205,6 +231,12 @@ class Settings(BaseSettings):
     storage_timeout: float = Field(
         300, ge=0, le=86_400, description="seconds to go on trying while the object storage does not answer"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_good(cls, given: Any) -> Any:
+        """Fill in what the quality says and nobody else does."""
+        return {**QUALITIES.get(given.get("quality"), {}), **given} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -90,6 +90,9 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
     review = output.recall("review")
     if review:
         found |= {"review": review["metrics"], "data": review["data"]}
+    tuning = output.recall("tuning")
+    if tuning:
+        found["tuning"] = tuning["metrics"] | ({"before": tuning["before"]} if tuning.get("before") else {})
     if corrections := output.recall("listing").get("corrections"):
         found["corrections"] = corrections
     found["warnings"] = [

@@ -32,8 +32,8 @@ from orchard.layout import (
     REDUCTION,
     SCHEMAS,
     STATISTICS,
+    VIEWED,
     Dataset,
-    Split,
 )
 from orchard.output import NO_MODEL, Output
 
@@ -152,7 +152,7 @@ def _agreeing(tables: Mapping[Dataset, pa.Table], views: int) -> pa.Array:
     agreeing = _once(pa.chunked_array(found, pa.string())).combine_chunks()
     if not views:
         return agreeing
-    is_seen = pc.and_(inventory["featurized"], pc.equal(inventory["split"], Split.TRAIN))
+    is_seen = pc.and_(inventory["featurized"], pc.is_in(inventory["split"], pa.array(VIEWED, pa.string())))
     counts = pc.value_counts(tables[Dataset.VIEWS]["path"])
     whole = pc.struct_field(counts, "values").filter(pc.equal(pc.struct_field(counts, "counts"), views))
     seen = inventory["path"].filter(is_seen)

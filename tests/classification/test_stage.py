@@ -257,6 +257,23 @@ def test_a_validation_split_is_what_classifiers_are_judged_on(run: Callable[...,
     assert (result["calibration"]["split"], result["calibration"]["rows"]) == ("validation", 70)
 
 
+def test_a_validation_split_judges_and_then_joins_the_final_fit(
+    run: Callable[..., Classification], output: Output, spark: SparkSession
+) -> None:
+    apart = run([*images("a", 60, 30, 30), *images("b", 60, 30, 30), *images("new", 0, 10, 10)], ALL)
+    reduce(spark, output, variance=0.99, fit_validation=True)
+    joined = classify(spark, output, ALL, key="joined", seed=1, split_by_group=False, **MEMORY)
+    for result, train_rows, again in ((apart, 120, False), (joined, 190, True)):
+        assert {found["train_rows"] for found in result["classifiers"].values()} == {train_rows}
+        assert (result["selection"]["split"], result["selection"]["rows"]) == ("validation", 70)
+        assert result["selection"]["fitted_again"] is again
+        # Judged without it in any case: of a label that only it has, nothing is right.
+        assert max(trial["accuracy"] for trial in result["trials"].values() if trial) <= 60 / 70
+    assert any("1 label(s) (new) cannot be predicted" in warning for warning in apart["warnings"])
+    assert not any("cannot be predicted" in warning for warning in joined["warnings"])
+    assert all(found["per_class"]["new"]["recall"] > 0.8 for found in joined["classifiers"].values())
+
+
 def test_a_validation_split_that_is_too_small_or_strange_is_left_alone(run: Callable[..., Classification]) -> None:
     result = run([*images("a", 200, 30, 20), *images("b", 200, 30, 20)])
     assert (result["selection"]["split"], result["selection"]["rows"]) == ("train", 60)

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from conftest import REPOSITORY
 from orchard.cli import cli
-from orchard.cluster.manifests import RENDERED, Submission, render
+from orchard.cluster.manifests import RENDERED, TUNING, Submission, render
 from orchard.errors import UsageError
 from orchard.settings import Settings, as_text, load
 
@@ -130,6 +131,20 @@ def test_sizes_reach_spark_and_the_drivers_container() -> None:
         "ephemeral-storage": "512Mi",
     }
     assert container["resources"]["limits"]["memory"] == "3072Mi"
+
+
+def test_a_driver_that_tunes_gets_what_the_chart_gives_it() -> None:
+    tuned = yaml.safe_load((REPOSITORY / "helm" / "orchard" / "values.yaml").read_text())["tune"]["resources"]
+    assert {"memory": tuned["memoryOverhead"], "cpu": tuned["coreRequest"]} | {
+        "disk": tuned["ephemeralStorage"]["request"]
+    } == TUNING
+    for flags in ({"tune": True}, {"quality": "best"}):
+        amounts = container_of(rendered(flags=flags))["resources"]
+        assert amounts["requests"] == {"cpu": "2", "memory": "3972Mi", "ephemeral-storage": "4Gi"}
+        assert amounts["limits"]["memory"] == "3972Mi"
+    given = rendered(flags={"tune": True}, driver_memory_overhead="5g", driver_core_request="4")
+    assert container_of(given)["resources"]["requests"]["cpu"] == "4"
+    assert container_of(given)["resources"]["limits"]["memory"] == "6020Mi"
 
 
 def test_keys_roles_and_claims_reach_driver_and_executors() -> None:

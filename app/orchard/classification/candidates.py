@@ -54,8 +54,8 @@ class Fitted:
 class Candidates:
     """What linear classifiers of an output are fitted and judged with.
 
-    Without a validation split, each is fitted twice: without the training rows that are held out, to be judged on them;
-    and on all training rows, to answer.
+    Each is fitted twice, unless the validation split is held out and stays apart: without the rows that are held out,
+    to be judged on them; and with them, to answer.
 
     Args:
         spark: where the work runs.
@@ -88,7 +88,7 @@ class Candidates:
         self._spark, self._output, self._seed, self._sure_at, self._memory = spark, output, seed, sure_at, memory
         statistics = Statistics.from_bytes(data)
         everything, fit = statistics.everything_seen, statistics.fit_seen
-        self._roles, self._is_validation = statistics.roles, statistics.is_validation
+        self._roles, self.fits_held_out = statistics.roles, statistics.held_out is not None
         # Of the images alone: the discriminant learns from their views, too.
         self._fitted, self._everything = statistics.fit.columns["label"], statistics.everything.columns["label"]
         self.split = Split.VALIDATION if statistics.is_validation else Split.TRAIN
@@ -187,7 +187,7 @@ class Candidates:
 
     @cached_property
     def _rows(self) -> Rows:
-        roles = np.where(self._roles == Role.HELD_OUT, Role.NONE, self._roles) if self._is_validation else self._roles
+        roles = self._roles if self.fits_held_out else np.where(self._roles == Role.HELD_OUT, Role.NONE, self._roles)
         return reduced_rows(self._output, roles)
 
 

@@ -183,9 +183,11 @@ def classify(
     rows = inventory.filter(inventory["featurized"])
     _check(*(_count(rows, split) for split in (Split.TRAIN, Split.TEST)))
     prepare()
-    candidates = Candidates(spark, output, seed=seed, memory=memory, sure_at=sure_at, counts=_kinds_of_labels(rows))
+    fitted_on = output.recall("reduction").get("fitted_on", [Split.TRAIN])
+    counts = _kinds_of_labels(rows, fitted_on)
+    candidates = Candidates(spark, output, seed=seed, memory=memory, sure_at=sure_at, counts=counts)
 
-    found, files = _begin(output, key, rows, candidates)
+    found, files = _begin(output, key, rows, candidates, fitted_on)
     candidates.begin([classifier for classifier in classifiers if classifier not in found["classifiers"]])
     for classifier in classifiers:
         if classifier in found["classifiers"]:
@@ -200,7 +202,7 @@ def classify(
         files |= made
         if classifier.is_linear:
             files[CALIBRATION] = _choose(found, candidates, answer_with).to_bytes()
-        measured = _evaluate(written, rows)
+        measured = _evaluate(written, sum(counts.values()))
         measured |= {"seconds": time.perf_counter() - start, "fitted_by": by}
         is_first = not found["classifiers"]
         found["classifiers"] = found["classifiers"] | {str(classifier): measured}
@@ -236,12 +238,14 @@ def classify(
     return found
 
 
-def _begin(output: Output, key: str, rows: pa.Table, candidates: Candidates) -> tuple[Classification, dict[str, bytes]]:
+def _begin(
+    output: Output, key: str, rows: pa.Table, candidates: Candidates, fitted_on: Sequence[str]
+) -> tuple[Classification, dict[str, bytes]]:
     """Return what is found and the model's files so far: nothing yet, or what a run that was cut off committed."""
     found = cast(Classification, output.recall("classification"))
     if found.get("begun") == key and "key" not in found:
         return found, output.classifier_files()
-    train_counts, test_counts = (_count(rows, split) for split in (Split.TRAIN, Split.TEST))
+    train_counts, test_counts = _count(rows, *fitted_on), _count(rows, Split.TEST)
     warnings = _warnings(rows, train_counts, test_counts)
     if not candidates.held_out:
         warnings.append(f"Fewer than {LEAST_ROWS} labelled images can be held out: confidences are not calibrated.")
@@ -313,13 +317,13 @@ def _choose(found: Classification, candidates: Candidates, answer_with: str | No
         trials={name: trial for name, trial in found["trials"].items() if trial is not None},
         chosen=chosen,
         why=why,
+        fitted_again=candidates.fits_held_out,
     )
     found["calibration"] = found["answers"][chosen] if candidates.held_out else None
     return Decision(chosen, Calibration.from_json(found["calibrations"][chosen]), found["kind_thresholds"][chosen])
 
 
-def _evaluate(written: Written, rows: pa.Table) -> ClassifierMetrics:
-    train_rows = sum(_count(rows, Split.TRAIN).values())
+def _evaluate(written: Written, train_rows: int) -> ClassifierMetrics:
     measured = _evaluate_pairs(written.labels, train_rows)
     if written.kinds:
         measured["by_kind"] = _evaluate_pairs(written.kinds, train_rows)
@@ -331,16 +335,17 @@ def _evaluate_pairs(pairs: Pairs, train_rows: int) -> ClassifierMetrics:
     return evaluate(true, predicted, counts=counts, train_rows=train_rows)
 
 
-def _kinds_of_labels(rows: pa.Table) -> dict[tuple[str, str | None], int]:
-    """Return how many training images have a label and a kind."""
-    training = rows.filter(pc.equal(rows["split"], Split.TRAIN))
+def _kinds_of_labels(rows: pa.Table, fitted_on: Sequence[str]) -> dict[tuple[str, str | None], int]:
+    """Return how many images of some splits have a label and a kind."""
+    training = rows.filter(pc.is_in(rows["split"], pa.array(fitted_on, pa.string())))
     counts = training.filter(training["label"].is_valid()).group_by([*NAMES]).aggregate([([], "count_all")])
     return {(row["label"], row["kind"]): row["count_all"] for row in counts.to_pylist()}
 
 
-def _count(rows: pa.Table, split: Split) -> dict[str, int]:
-    """Return label -> labelled rows of `split`."""
-    labels = rows.filter(pc.equal(rows.column("split"), split)).column("label").drop_null()
+def _count(rows: pa.Table, *splits: str) -> dict[str, int]:
+    """Return label -> labelled rows of some splits."""
+    is_of = pc.is_in(rows.column("split"), pa.array(splits, pa.string()))
+    labels = rows.filter(is_of).column("label").drop_null()
     return {item["values"]: item["counts"] for item in pc.value_counts(labels).to_pylist()}
 
 

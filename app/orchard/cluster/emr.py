@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchard import progress
-from orchard.cluster.manifests import Submission, command_line, driver_memory_overhead, spark_properties
+from orchard.cluster.manifests import Submission, command_line, spark_properties
 from orchard.errors import ClusterError, UsageError
 
 log = logging.getLogger(__name__)
@@ -82,8 +82,8 @@ class JobRun:
         shared = {key: value for key, value in spark_properties().items() if key.startswith(_SHARED)}
         driver = {
             "spark.driver.memory": job.settings.driver_memory,
-            "spark.driver.memoryOverhead": job.driver_memory_overhead or driver_memory_overhead(),
-            "spark.kubernetes.driver.request.cores": job.driver_core_request,
+            "spark.driver.memoryOverhead": job.driver_overhead,
+            "spark.kubernetes.driver.request.cores": job.driver_cpu,
         }
         return (
             {"spark.dynamicAllocation.enabled": "false"}

@@ -24,6 +24,10 @@ _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 Manifest = dict[str, Any]
 
 
+TUNING = {"memory": "3g", "cpu": "2", "disk": "4Gi"}
+"""What a driver asks for that tunes a network, beside its heap: the chart's ``tune.resources``."""
+
+
 @dataclass(frozen=True)
 class Submission:
     """A job and where it runs; what is None stays as the chart has it."""
@@ -58,6 +62,16 @@ class Submission:
             self._check_reachable(self.settings.weights)
         for place in (self.source, self.output):
             self._check_reachable(place)
+
+    @property
+    def driver_overhead(self) -> str:
+        """The driver's memory beside its heap."""
+        return self.driver_memory_overhead or (TUNING["memory"] if self.settings.tune else driver_memory_overhead())
+
+    @property
+    def driver_cpu(self) -> str | None:
+        """CPUs that the driver asks for; None: as the chart has it."""
+        return self.driver_core_request or (TUNING["cpu"] if self.settings.tune else None)
 
     def _check_reachable(self, place: str) -> None:
         if not place.startswith(("s3://", "s3a://")) and not any(
@@ -226,11 +240,14 @@ def _fill_driver(pod: Manifest, submission: Submission) -> None:
     if submission.image:
         container["image"] = submission.image
     amounts = container["resources"]
-    if submission.driver_core_request:
-        amounts["requests"]["cpu"] = submission.driver_core_request
-    overhead = submission.driver_memory_overhead or driver_memory_overhead()
+    if submission.driver_cpu:
+        amounts["requests"]["cpu"] = submission.driver_cpu
+    if submission.settings.tune:
+        amounts["requests"]["ephemeral-storage"] = TUNING["disk"]
     for part in ("requests", "limits"):
-        amounts[part]["memory"] = f"{(_bytes(submission.settings.driver_memory) + _bytes(overhead)) // 2**20}Mi"
+        amounts[part]["memory"] = (
+            f"{(_bytes(submission.settings.driver_memory) + _bytes(submission.driver_overhead)) // 2**20}Mi"
+        )
 
 
 def _fill_pod(pod: Manifest, submission: Submission) -> None:

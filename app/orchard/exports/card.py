@@ -6,6 +6,7 @@ from typing import Any
 
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
 from orchard.exports.graph import output_shapes
+from orchard.features.artifact import AFTER_TUNING
 from orchard.features.backbones import find
 from orchard.images.decoding import GREY
 from orchard.inference.model import Model
@@ -64,7 +65,7 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
         "training": _training(model),
         "licences": {
             "orchard": "Apache-2.0",
-            "backbone_weights": _weights_licence(backbone.family, artifact.weights),
+            "backbone_weights": _weights_licence(backbone.family, artifact.weights.removesuffix(AFTER_TUNING)),
             "training_images": "to be stated by whoever trained the model",
         },
         "versions": {"orchard": VERSION} | _trained_with(model),

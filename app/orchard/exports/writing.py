@@ -20,7 +20,9 @@ from orchard.exports.onnx_graph import to_onnx
 from orchard.exports.quantization import Images, in_other_numbers, training_images
 from orchard.features.artifact import Precision as Computing
 from orchard.features.engines import import_openvino
+from orchard.features.weights import tuned
 from orchard.inference.model import Model
+from orchard.output import Output
 from orchard.storage import DEFAULT_S3, S3Options, open_storage
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ def export(
     stem = name.removesuffix(kind.suffix)
     storage = open_storage(folder or ("/" if file.startswith("/") else "."), s3)
     settings = model.run.get("settings", {})
-    weights = weights or settings.get("weights") or model.artifact.weights
+    weights = weights or tuned(Output(output, s3)) or settings.get("weights") or model.artifact.weights
     seed = int(settings.get("seed", 0))
     images = _images(output, model, kind, precision, seed=seed, s3=s3)
     card = model_card(model, kind, precision)

@@ -23,6 +23,10 @@ LARGER = 1 / min(PARTS[3])
 """Times the network's input size: what an image is decoded to for views, so that few have to be enlarged."""
 
 
+AFTER_TUNING = ", tuned"
+"""What follows the name of the weights that a network was tuned from."""
+
+
 class EngineName(StrEnum):
     """What runs a backbone."""
 

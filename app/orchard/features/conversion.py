@@ -290,9 +290,7 @@ def _convert(request: Request) -> Artifact:
     backbone, weights = request.located()
     model, weights = keras_model(backbone, weights)
     if request.engine is EngineName.OPENVINO:
-        topology, parameters = _openvino_files(
-            _openvino_graph(model) if native else _openvino_graph_of_tensorflow(model)
-        )
+        topology, parameters = _openvino_files(_openvino_graph(model) if native else graph_of_tensorflow(model))
         topology = _keep_float32(topology, backbone.float32_convolutions)
     else:
         with tempfile.TemporaryDirectory() as folder:
@@ -336,7 +334,8 @@ def _openvino_graph(model: keras.Model) -> Any:
     return openvino.Model([opset13.result(features.output, name="features")], [image])
 
 
-def _openvino_graph_of_tensorflow(model: keras.Model) -> Any:
+def graph_of_tensorflow(model: keras.Model) -> Any:
+    """Return a Keras model on TensorFlow as OpenVINO's, for batches of `BATCH_SIZE`."""
     import openvino
     import tensorflow
 

@@ -98,9 +98,8 @@ def network(name: str, *, include_top: bool = False, input_shape: tuple[int, int
     x = convolved(image, "stem", _STEM_FILTERS, kernel=3, stride=2, activation=True)
     filters, index = _STEM_FILTERS, 0
     for stage in STAGES:
-        fixed = stage in (STAGES[0], STAGES[-1])  # the stem's and the head's neighbours are never repeated
         widened = _widened(stage.filters, variant.width)
-        for repeat in range(stage.repeats if fixed else math.ceil(stage.repeats * variant.depth)):
+        for repeat in range(_repeats(stage, variant)):
             stride = stage.stride if repeat == 0 else 1
             block, block_input = f"block{index}", x
             if stage.expansion != 1:
@@ -118,6 +117,16 @@ def network(name: str, *, include_top: bool = False, input_shape: tuple[int, int
     if include_top:
         x = layers.Dense(CLASSES, activation="softmax", name="classes")(x)
     return keras.Model(image, x, name=name)
+
+
+def blocks_before(name: str, stages: int) -> int:
+    """How many blocks the first `stages` of `STAGES` have in the variant of that name; ``block0`` is the first one."""
+    return sum(_repeats(stage, VARIANTS[name]) for stage in STAGES[:stages])
+
+
+def _repeats(stage: Stage, variant: Variant) -> int:
+    fixed = stage in (STAGES[0], STAGES[-1])  # the stem's and the head's neighbours are never repeated
+    return stage.repeats if fixed else math.ceil(stage.repeats * variant.depth)
 
 
 def _widened(filters: int, width: float) -> int:

@@ -10,7 +10,7 @@ from orchard.errors import UsageError
 from orchard.files import DataFile, read_columns
 from orchard.images.splits import assign_splits
 from orchard.images.versions import readable, with_versions
-from orchard.layout import FEATURIZED, INVENTORY, NAMES, REJECTED, Dataset, Reason, Split
+from orchard.layout import FEATURIZED, INVENTORY, NAMES, REJECTED, VIEWED, Dataset, Reason
 from orchard.output import Output
 from orchard.storage import DEFAULT_S3, S3Options
 
@@ -46,7 +46,7 @@ def find_pending(
     An image is done if its path is in the inventory with the same version, size, label, kind and split (one that
     Orchard assigned stays). Where the listing has no version, the storage is asked. Rejected images stay rejected
     while they are unchanged, unless `retry_rejected` or what could not be read can be now. Where there are `views`, an
-    image that comes into training is done again, for it has none.
+    image that comes into a split of `VIEWED` is done again, for it has none.
 
     Raises:
         UsageError: the output has rows of images that the source does not list and that are not `dropped`, and `prune`
@@ -77,8 +77,9 @@ def find_pending(
     else:
         again = pc.or_(again, pc.is_in(listing["path"], _readable_again(output, missing, s3)))
     if views:
-        becomes_training = pc.and_(pc.equal(listing["split"], Split.TRAIN), pc.not_equal(before["split"], Split.TRAIN))
-        again = pc.or_(again, pc.and_(pc.fill_null(becomes_training, False), pc.fill_null(before["featurized"], False)))
+        viewed = pa.array(VIEWED, pa.string())
+        becomes_viewed = pc.and_not(pc.is_in(listing["split"], viewed), pc.is_in(before["split"], viewed))
+        again = pc.or_(again, pc.and_(pc.fill_null(becomes_viewed, False), pc.fill_null(before["featurized"], False)))
     is_there = pc.and_not(is_known, again)
     is_done = pc.and_not(is_there, is_renamed)
     replaced = listing["path"].filter(pc.and_(is_known, again))

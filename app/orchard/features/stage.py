@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from orchard.errors import OutputDamaged, SettingsChanged, StorageError
-from orchard.features.artifact import Artifact, EngineName, Precision
+from orchard.features.artifact import AFTER_TUNING, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
 from orchard.features.conversion import start_build
 from orchard.features.engines import resolve_precision
@@ -74,12 +74,13 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
         "fit": settings.fit or before.get("fit", str(Fit.STRETCH)),
         "test_views": int(settings.test_views or before.get("test_views", 1)),
         "views": before.get("views", 0) if settings.views is None else settings.views,
+        "tune": settings.tune or before.get("tune", False),
     }
     if identity["views"]:
         identity["seed"] = settings.seed
     if listing.table["split"].null_count:  # the source left them to Orchard
         identity |= {"test_fraction": settings.test_fraction, "seed": settings.seed, "group_by": settings.group_by}
-    _refuse_changes(output, identity)
+    refuse_changes(output, identity)
     return identity
 
 
@@ -97,8 +98,11 @@ def featurize(
     *,
     settings: Settings,
     backbone: Backbone,
+    weights: str | None = None,
 ) -> Extraction:
     """Featurize what is pending, and drop the rows that it replaces; return what it came to.
+
+    ``weights`` is the file of a tuned network's.
 
     Raises:
         SettingsChanged: the weights of that name are not those that the output was made with.
@@ -109,7 +113,7 @@ def featurize(
     session.start(then=partial(warm_up, engine=engine))
     build = _kept_network(output, identity) or start_build(
         backbone,
-        weights=brought(backbone, identity["weights"], settings.s3_options()),
+        weights=weights or brought(backbone, identity["weights"], settings.s3_options()),
         alpha=identity["alpha"],
         engine=engine,
         precision=Precision(identity["precision"]),
@@ -123,6 +127,8 @@ def featurize(
         with stage("start"):
             artifact = build if isinstance(build, Artifact) else build.result()
             artifact = replace(artifact, fit=Fit(identity["fit"]), test_views=identity["test_views"])
+            if weights is not None:
+                artifact = replace(artifact, weights=f"{identity['weights']}{AFTER_TUNING}")
             identity = _as_built(identity, artifact)
             spark = session.spark
         if len(pending.replaced):
@@ -172,21 +178,26 @@ def complete(output: Output, listing: Listing, source: str, extraction: Extracti
     Raises:
         StorageError: it is not so.
     """
-    listed = listing.table.num_rows
+    found: dict[str, Any] = {
+        "source": redacted(source),
+        "listed": listing.table.num_rows,
+        "ignored": listing.ignored_count,
+        "warnings": listing.warnings,
+    }
+    if listing.corrections is not None:
+        found["corrections"] = listing.corrections
+    complete_again(output, found, extraction)
+
+
+def complete_again(output: Output, found: dict[str, Any], extraction: Extraction) -> None:
+    """Do as `complete`, of a listing that is remembered: the property ``listing``."""
+    listed = found["listed"]
     featurized, rejected = output.rows(Dataset.FEATURES), output.rows(Dataset.REJECTED)
     if not listed == featurized + rejected == output.rows(Dataset.INVENTORY):
         raise StorageError(
             f"{output.url} does not add up: {listed} images listed, {featurized} featurized, {rejected} rejected; "
             f"run orchard verify {output.url}, then start again, and please report this."
         )
-    found: dict[str, Any] = {
-        "source": redacted(source),
-        "listed": listed,
-        "ignored": listing.ignored_count,
-        "warnings": listing.warnings,
-    }
-    if listing.corrections is not None:
-        found["corrections"] = listing.corrections
     empty = {d: [output.stage(d, SCHEMAS[d].empty_table())] for d in EXTRACTED if not output.files(d)}
     changes: dict[str, object] = {"extraction": extraction} if extraction else {}
     if output.property("listing") != found:
@@ -197,8 +208,8 @@ def complete(output: Output, listing: Listing, source: str, extraction: Extracti
 
 
 def _kept_network(output: Output, identity: dict[str, Any]) -> Artifact | None:
-    """Return the network that the output holds if it is of int8: from other images another one would come out."""
-    if identity["precision"] != Precision.INT8 or not output.recall("identity"):
+    """Return the network that the output holds if it is of int8 or tuned: of other images another one would come."""
+    if not (identity["precision"] == Precision.INT8 or identity["tune"]) or not output.recall("identity"):
         return None
     kept = output.part(BACKBONE)
     return Artifact.from_bytes(kept) if kept is not None else None
@@ -230,7 +241,7 @@ def _as_built(identity: dict[str, Any], artifact: Artifact) -> dict[str, Any]:
 def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifact: Artifact) -> None:
     """Commit what has to go before there are new features: rows that are replaced, and what was made of them."""
     identity = {**identity, "weights_digest": artifact.weights_digest, "n_features": artifact.n_features}
-    _refuse_changes(output, identity)
+    refuse_changes(output, identity)
     add: dict[Dataset, list[DataFile]]
     add, remove = without(output, pending.replaced)
     changes: dict[str, object] = {**FORGOTTEN}
@@ -247,10 +258,11 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
     )
 
 
-def _refuse_changes(output: Output, now: dict[str, Any]) -> None:
+def refuse_changes(output: Output, now: dict[str, Any]) -> None:
+    """Raise SettingsChanged if the output's features were made with another value of one of these settings."""
     before = output.recall("identity")
     if before:  # what was made before there was a choice
-        unchosen = {"fit": str(Fit.STRETCH), "views": 0, "test_views": 1}
+        unchosen = {"fit": str(Fit.STRETCH), "views": 0, "test_views": 1, "tune": False}
         before = unchosen | {"input_size": find(before["backbone"]).input_size} | before
     for name, value in now.items():
         if name in before and before[name] != value:

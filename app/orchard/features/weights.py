@@ -24,10 +24,14 @@ import numpy as np
 from orchard.errors import AccessDenied, UsageError, WeightsUnavailable
 from orchard.features import efficientnet_lite
 from orchard.features.backbones import DEFAULT_BACKBONE, Backbone, Preprocessing
+from orchard.files import digest_of
+from orchard.layout import TUNED
 from orchard.storage import S3Options, open_storage, split_s3_url
 
 if TYPE_CHECKING:
     import keras
+
+    from orchard.output import Output
 
 SUFFIXES = (".h5", ".keras", ".pth")
 
@@ -108,6 +112,20 @@ def _copy(folder: str, name: str, target: Path, s3: S3Options) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content)
     return True
+
+
+def tuned(output: Output) -> str | None:
+    """Write the weights of an output's tuned network to a file that goes with this process.
+
+    Returns what `locate` finds them by; None if the output has none. Raises as `Output.part` does.
+    """
+    content = output.part(TUNED)
+    if content is None:
+        return None
+    path = _scratch() / digest_of(content) / TUNED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
 
 
 @functools.cache

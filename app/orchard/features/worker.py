@@ -29,7 +29,7 @@ from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.quality import Quality, quality_of
 from orchard.images.reading import contents
-from orchard.layout import FEATURES, INVENTORY, NAMES, REJECTED, VIEWS, Dataset, Reason, Split
+from orchard.layout import FEATURES, INVENTORY, NAMES, REJECTED, VIEWED, VIEWS, Dataset, Reason
 from orchard.storage import LocalStorage, S3Options, Storage
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
@@ -51,7 +51,7 @@ class Job:
     folder: str | None
     """What holds all local images; None where they are objects."""
     views: int = 0
-    """Random views of each training image."""
+    """Random views of each image of `VIEWED`."""
     seed: int = 0
     """Of the views."""
 
@@ -182,7 +182,7 @@ class _Rows:
         self._featurized: list[int] = []
         self._viewed: list[int] = []
         self._view_features = [np.empty((0, engine.n_features), np.float32)]
-        self._learned_from = pc.equal(task["split"], Split.TRAIN).fill_null(False).to_pylist()
+        self._learned_from = pc.is_in(task["split"], pa.array(VIEWED, pa.string())).to_pylist()
         self._sizes: list[tuple[int, int]] = []
         self._formats: list[str | None] = [None] * task.num_rows
         self._qualities: list[Quality | None] = [None] * task.num_rows

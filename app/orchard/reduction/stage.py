@@ -31,6 +31,7 @@ from orchard.layout import (
     REDUCED,
     REDUCTION,
     STATISTICS,
+    VIEWED,
     VIEWS,
     Dataset,
     PcaMetrics,
@@ -87,6 +88,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
         settings.components,
         settings.seed,
         group_key(output),
+        *(["validation"] if settings.fit_validation else []),
     )
 
     def work(session: Session, progress: Advance) -> None:
@@ -99,6 +101,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
             seed=settings.seed,
             variance=variance,
             components=settings.components,
+            fit_validation=settings.fit_validation,
             progress=progress,
         )
 
@@ -129,6 +132,7 @@ def reduce(
     seed: int = 0,
     variance: float | None = 0.95,
     components: int | None = None,
+    fit_validation: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> ReductionResult:
     """Fit scaler and PCA on the training rows, write all rows reduced, as Parquet and gzip CSV, and commit.
@@ -140,6 +144,7 @@ def reduce(
         seed: of the training rows that are held out for the classifiers.
         variance: keep the fewest components that hold at least this share of the variance.
         components: keep this many instead.
+        fit_validation: whether the validation split, if it is held out, is fitted on as other rows held out are.
         progress: called with the number of rows that are newly done; every row counts once.
 
     Raises:
@@ -154,15 +159,16 @@ def reduce(
     fit, held_out = training_sums(spark, output.storage, files, roles)
     every = np.concatenate(list(roles.values()))
     fit_views, held_out_views = view_sums(spark, output, roles)
-    statistics = Statistics(
-        fit, None if given else held_out, every, given, fit_views, None if given else held_out_views
-    )
+    if given and not fit_validation:
+        held_out = held_out_views = None
+    statistics = Statistics(fit, held_out, every, given, fit_views, held_out_views)
     if progress:
         progress(rows // 2)
     reduction = Reduction.fit(statistics.everything.moments, variance=variance, components=components)
     parquet, csv = _write(spark, output, files, reduction)
     result = ReductionResult(reduction, _metrics(reduction), _warnings(reduction, components))
-    found = {"key": key, "metrics": result.metrics, "warnings": result.warnings}
+    fitted_on = [Split.TRAIN, *([Split.VALIDATION] if given and fit_validation else [])]
+    found = {"key": key, "metrics": result.metrics, "warnings": result.warnings, "fitted_on": fitted_on}
     output.commit(
         {Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv},
         replace=DERIVED,
@@ -262,7 +268,8 @@ def view_sums(spark: SparkSession, output: Output, roles: Roles) -> tuple[Sums |
     views = output.read(Dataset.VIEWS, ["path", "split"], VIEWS)
     of_view = role[pc.index_in(views["path"], images).to_numpy()]
     # An image that has left training has kept its views.
-    of_view = np.where(pc.equal(views["split"], Split.TRAIN).to_numpy(), of_view, Role.NONE).astype(np.int8)
+    is_viewed = pc.is_in(views["split"], pa.array(VIEWED, pa.string())).to_numpy()
+    of_view = np.where(is_viewed, of_view, Role.NONE).astype(np.int8)
     ends = np.cumsum([file.rows for file in output.files(Dataset.VIEWS)])
     parts = zip(output.files(Dataset.VIEWS), np.split(of_view, ends[:-1]), strict=True)
     fit, held_out = training_sums(spark, output.storage, files, {file.name: part for file, part in parts})

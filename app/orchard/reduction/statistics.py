@@ -115,7 +115,7 @@ class Statistics:
 
     Attributes:
         fit: of the rows of `Role.FIT`.
-        held_out: of training rows that are held out; None if the validation split is, on which nothing is fitted.
+        held_out: of the rows that are held out; None if they are those of a validation split that is not fitted on.
         roles: (n,) int8, `Role` of every row of the features in the order of their files: who judges what was fitted
             has to leave out the same rows.
         is_validation: whether the validation split is what is held out.

@@ -48,7 +48,7 @@ MAX_CLASS_ROWS = 1_000  # of all per-class tables together
 MAX_LABEL_ROWS = 600
 MAX_SHEETS = 50, 12  # cells of the matrix that open their images: of the classifier that answers, of each other one
 MAX_WITHOUT_CARD = 300
-STAGES = ("list", "extract", "reduce", "neighbours", "classify", "review", "report")
+STAGES = ("list", "tune", "extract", "reduce", "neighbours", "classify", "review", "report")
 
 _PATH = 64  # characters of a path in the data block
 

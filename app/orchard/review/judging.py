@@ -75,20 +75,22 @@ class Judge:
     """What a worker needs.
 
     Attributes:
-        model: fitted on the training rows.
+        model: fitted on the rows of some splits.
         labels: its classes.
         temperature: of its scores: they are divided by it before they become probabilities.
+        fitted_on: the splits whose rows it was fitted on.
     """
 
     model: LeaveOneOut
     labels: Sequence[str]
     temperature: float
+    fitted_on: Sequence[str] = (Split.TRAIN,)
 
     def __call__(self, read: pa.RecordBatch) -> Judged:
         """Judge the labelled ones of rows of features (``path, label, split, features``)."""
         names = pa.array(self.labels, pa.string())
         places = np.asarray(pc.fill_null(pc.index_in(read["label"], names), -1), np.intp)
-        is_fitted = np.asarray(pc.fill_null(pc.equal(read["split"], Split.TRAIN), False))
+        is_fitted = np.asarray(pc.is_in(read["split"], pa.array(self.fitted_on, pa.string())))
         # Of a label's only training image nothing can be said without it.
         at = np.flatnonzero((places >= 0) & (self.model.counts[places] > is_fitted))
         place = places[at]

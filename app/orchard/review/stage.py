@@ -10,7 +10,7 @@ import pyarrow as pa
 from orchard import tasks
 from orchard.classification.training import Classifier
 from orchard.files import DataFile
-from orchard.layout import FEATURES, INVENTORY, STATISTICS, SUSPECT_LIST, Dataset, ReviewMetrics
+from orchard.layout import FEATURES, INVENTORY, STATISTICS, SUSPECT_LIST, Dataset, ReviewMetrics, Split
 from orchard.output import Output
 from orchard.reduction.stage import load
 from orchard.reduction.statistics import Statistics
@@ -119,7 +119,8 @@ def _judge_labels(
     sums = statistics.everything
     classes = sums.columns["label"]
     files: list[DataFile] = [file for file in output.files(Dataset.FEATURES) if file.rows]
+    fitted_on = output.recall("reduction").get("fitted_on", [Split.TRAIN])
     with tasks.at_work(session.spark.sparkContext):
-        model = LeaveOneOut.fit(sums.labelled, classes, load(output))
-        judged = judge_labels(session.spark, output.storage, files, Judge(model, classes.names, temperature))
+        judge = Judge(LeaveOneOut.fit(sums.labelled, classes, load(output)), classes.names, temperature, fitted_on)
+        judged = judge_labels(session.spark, output.storage, files, judge)
     return [wrong_labels(judged), outliers(judged)], judged.images

@@ -191,10 +191,10 @@ spec:
       resources:
         requests:
           {{- if eq .Values.mode "job" }}
-          cpu: {{ .Values.driver.coreRequest | quote }}
+          cpu: {{ (include "orchard.driver" . | fromYaml).coreRequest | quote }}
           memory: {{ include "orchard.driverMemory" . }}
           {{- end }}
-          ephemeral-storage: {{ .Values.driver.ephemeralStorage.request }}
+          ephemeral-storage: {{ (include "orchard.driver" . | fromYaml).ephemeralStorage.request }}
         {{- with include "orchard.driverLimits" . | fromYaml }}
         limits:
           {{- toYaml . | nindent 10 }}
@@ -285,5 +285,14 @@ orchard/rerun: {{ . | toString | quote }}
 {{- end -}}
 
 {{- define "orchard.driverMemory" -}}
-{{- add (include "orchard.mebibytes" .Values.driver.memory) (include "orchard.mebibytes" .Values.driver.memoryOverhead) -}}Mi
+{{- $driver := include "orchard.driver" . | fromYaml -}}
+{{- add (include "orchard.mebibytes" $driver.memory) (include "orchard.mebibytes" $driver.memoryOverhead) -}}Mi
+{{- end -}}
+
+{{/* The values of the driver: those of tune.resources in their place where its run tunes the network. */}}
+{{- define "orchard.driver" -}}
+{{- $settings := .Values.settings -}}
+{{- $tunes := eq (toString $settings.quality) "best" -}}
+{{- if hasKey $settings "tune" }}{{ $tunes = eq (toString $settings.tune) "true" }}{{ end -}}
+{{- toYaml (mergeOverwrite (deepCopy .Values.driver) (ternary (deepCopy .Values.tune.resources) dict $tunes)) -}}
 {{- end -}}

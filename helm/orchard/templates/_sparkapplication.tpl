@@ -35,12 +35,12 @@ sparkConf:
   {{- include "orchard.sparkConf" . | nindent 2 }}
 driver:
   cores: 1
-  coreRequest: {{ .Values.driver.coreRequest | quote }}
+  coreRequest: {{ (include "orchard.driver" . | fromYaml).coreRequest | quote }}
   {{- with .Values.driver.coreLimit }}
   coreLimit: {{ . | quote }}
   {{- end }}
   memory: {{ .Values.driver.memory }}
-  memoryOverhead: {{ .Values.driver.memoryOverhead }}
+  memoryOverhead: {{ (include "orchard.driver" . | fromYaml).memoryOverhead }}
   serviceAccount: {{ include "orchard.driverAccount" . }}
   template:
     {{- include "orchard.driverTemplate" . | nindent 4 }}

@@ -1,0 +1,9 @@
+"""Fine-tuning: the last blocks of a backbone are trained on an output's own images, before features are made of them.
+
+::
+
+    images ─ decode, views ─► front blocks ─► activations (float16, a file) ─► last blocks + head, trained ─► weights
+
+The front of the network stays as it is and is computed once a view; what comes after it is trained from there, an epoch
+being one pass over one view of each image. The weights are a part of the output, and make another backbone.
+"""

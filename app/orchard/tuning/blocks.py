@@ -1,0 +1,57 @@
+"""Which blocks of a backbone are trained, and the two networks that it falls into there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchard.errors import UsageError
+from orchard.features.backbones import REGISTRY, Backbone
+from orchard.features.efficientnet_lite import VARIANTS, blocks_before
+
+if TYPE_CHECKING:
+    import keras
+
+_LITE_STAGES = 5
+"""Stages that stay as they are: those after it see 7 x 7 or so, hold three quarters of the weights, and take a tenth
+of the operations."""
+
+
+def last_kept(backbone: Backbone) -> str:
+    """Return the layer whose activations the trained blocks begin with.
+
+    It is the last one before the network's last reduction: six blocks follow in EfficientNet-Lite1 and 2, five in
+    Lite0, four in MobileNetV2.
+
+    Raises:
+        UsageError: the backbone's blocks have no names that are known here.
+    """
+    if backbone.name in VARIANTS:
+        return f"block{blocks_before(backbone.name, _LITE_STAGES) - 1}_add"
+    if backbone.family == "mobilenet_v2":
+        return "block_12_add"
+    known = ", ".join(b.name for b in REGISTRY.values() if b.name in VARIANTS or b.family == "mobilenet_v2")
+    raise UsageError(f"--tune cannot train {backbone.name}, whose blocks it does not know: take one of {known}.")
+
+
+def divided(model: keras.Model, backbone: Backbone) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """Return what of a model of `orchard.features.weights.keras_model` is kept and what is trained.
+
+    The three share their weights with it.
+
+    Returns:
+        From pixels as of the model to activations; from these to features, its batch normalisation frozen; and the
+        network within the model, whose weights are to be saved.
+    """
+    import keras
+
+    network = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    within = keras.Model(network.input, network.get_layer(last_kept(backbone)).output)
+    x = model.input
+    for layer in model.layers[1:]:  # what prepares pixels
+        x = within(x) if layer is network else layer(x)
+    front = keras.Model(model.input, x)
+    tail = keras.Model(within.output, network.output)
+    for layer in tail.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    return front, tail, network

@@ -1,0 +1,233 @@
+"""Tuning in a process of its own, which is thrown away with TensorFlow's memory; the driver follows it by its lines.
+
+::
+
+    folder/request.json, training.parquet, held_out.parquet  ->  activations, checkpoint  ->  weights, result.json
+
+The folder outlives a process that is killed: the next one goes on with what is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from orchard import child, interruption
+from orchard.errors import OrchardError, TrainingError
+from orchard.features.backbones import Backbone, find
+from orchard.features.conversion import graph_of_tensorflow
+from orchard.features.engines import import_openvino
+from orchard.features.weights import keras_model, locate
+from orchard.images.decoding import Limits
+from orchard.layout import TUNED, Fit
+from orchard.storage import S3Options
+from orchard.tuning.activations import Activations, Pictures, write
+from orchard.tuning.blocks import divided
+from orchard.tuning.training import Trainer, train
+
+CHECKPOINT = "checkpoint.npz"
+_RESULT, _REQUEST, _LOG = "result.json", "request.json", "log"
+_IMAGES = ("training.parquet", "held_out.parquet")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be tuned, and how; the process gets it as JSON."""
+
+    backbone: str
+    alpha: float
+    input_size: int
+    weights: str
+    """As of `orchard.features.weights.locate`."""
+    seed: int
+    fit: Fit
+    views: int
+    epochs: int
+    seconds: float
+    """That it may take, from the first image on."""
+    threads: int
+    limits: Limits
+    s3: S3Options
+
+    def named(self) -> Backbone:
+        """The backbone of the width and the input size."""
+        return find(self.backbone).with_alpha(self.alpha).with_input_size(self.input_size)
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """Return what `dataclasses.asdict` made of one."""
+        found = json.loads(text)
+        return cls(
+            **found | {"fit": Fit(found["fit"]), "limits": Limits(**found["limits"]), "s3": S3Options(**found["s3"])}
+        )
+
+
+def tune(
+    request: Request,
+    training: pa.Table,
+    held_out: pa.Table,
+    folder: Path,
+    *,
+    planned: Callable[[int], None],
+    done: Callable[[int], None],
+    saved: Callable[[bytes], None],
+) -> tuple[bytes, dict[str, Any]]:
+    """Tune a network in a process of its own.
+
+    Args:
+        request: what and how.
+        training: ``path, size, label`` of the images to train on.
+        held_out: likewise, of those to measure on.
+        folder: of this very request and these images; holds what earlier tries have done, such as `CHECKPOINT`.
+        planned: told how many images more the work comes to.
+        done: told of images that are done with.
+        saved: gets each new checkpoint.
+
+    Returns:
+        The network's weights as Keras saves them, and what it came to, see `orchard.layout.TuningMetrics`.
+
+    Raises:
+        OrchardError: the process broke off; or what it raised.
+        KeyboardInterrupt: the command is to end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _REQUEST).write_text(json.dumps(asdict(request)))
+    for name, images in zip(_IMAGES, (training, held_out), strict=True):
+        pq.write_table(images.select(["path", "size", "label"]), folder / name)
+    (folder / "error.json").unlink(missing_ok=True)
+    options = child.options(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
+    command = [sys.executable, "-m", "orchard.tuning.process", str(folder)]
+    with (folder / _LOG).open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, **options
+        )
+    assert process.stdout is not None
+    told = {"planned": planned, "done": done}
+    try:
+        with interruption.in_order(process.kill), process.stdout:
+            for line in process.stdout:  # the process ends with the pipe, if this one is killed
+                interruption.check()
+                name, number = json.loads(line)
+                if name == "saved":
+                    saved((folder / CHECKPOINT).read_bytes())
+                else:
+                    told[name](number)
+            interruption.check()
+    finally:
+        process.kill()
+        process.wait()
+    child.raise_error(folder)
+    try:
+        return (folder / TUNED).read_bytes(), json.loads((folder / _RESULT).read_text())
+    except OSError:
+        lines = (folder / _LOG).read_text(errors="replace").strip().splitlines() or ["no output"]
+        raise OrchardError(
+            f"Tuning {request.backbone} broke off with code {process.returncode} ({lines[-1]}): start again to go on, "
+            "with more memory or with fewer images by --tune-images."
+        ) from None
+
+
+# --- What runs in the process of its own --------------------------------------------------------------------
+
+
+def main(folder: Path) -> int:
+    """Do what ``folder/request.json`` asks for."""
+    say = _channel()
+    try:
+        _tune(Request.from_json((folder / _REQUEST).read_text()), folder, say)
+    except OrchardError as error:
+        return child.leave_error(folder, error)
+    return 0
+
+
+def _channel() -> Callable[[str, int], None]:
+    """Return what tells the driver; standard output is left to it, whatever libraries print."""
+    lines = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def say(name: str, number: int) -> None:
+        lines.write(f"{json.dumps([name, number])}\n")
+
+    return say
+
+
+def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> None:
+    import_openvino()  # before Keras does
+    import keras
+    import tensorflow
+
+    started = time.monotonic()
+    tensorflow.config.threading.set_intra_op_parallelism_threads(request.threads)
+    tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")
+    backbone = request.named()
+    model, _ = keras_model(backbone, locate(backbone, request.weights, seed=request.seed))
+    front, tail, network = divided(model, backbone)
+    graph = graph_of_tensorflow(front)
+    tables = [pq.read_table(folder / name) for name in _IMAGES]
+    labels = sorted(set(tables[0]["label"].to_pylist()))
+    pictures = Pictures(request.limits, request.s3, request.fit, request.input_size, request.seed)
+
+    def done(images: int) -> None:
+        say("done", images)
+
+    say("planned", sum(table.num_rows for table in tables))
+    training, held_out = (
+        write(folder / name, graph, table, views, pictures, threads=request.threads, done=done)
+        for name, table, views in zip(("training", "held_out"), tables, (request.views, 0), strict=True)
+    )
+    classes = [_classes(table, labels) for table in tables]
+    check_readable(classes[0], training, held_out)
+    progress = train(
+        Trainer(tail, training, classes[0], held_out, classes[1], seed=request.seed),
+        request.epochs,
+        folder / CHECKPOINT,
+        most_seconds=request.seconds,
+        seconds=lambda: time.monotonic() - started,
+        planned=lambda images: say("planned", images),
+        done=done,
+        saved=lambda: say("saved", 0),
+    )
+    network.save_weights(folder / TUNED)
+    result = {
+        "images": len(training.known),
+        "held_out": len(held_out.known),
+        "views": training.views,
+        "epochs": progress.epoch,
+        "epochs_asked": request.epochs,
+        "best_epoch": progress.best_epoch,
+        "history": progress.history,
+        "seconds": round(progress.seconds, 1),
+    }
+    (folder / _RESULT).write_text(json.dumps(result))
+
+
+def check_readable(classes: NDArray[np.intp], training: Activations, held_out: Activations) -> None:
+    """Raise TrainingError if too few images can be read: of fewer than two `classes`, or none that is held out."""
+    if len(np.unique(classes[training.known])) < 2 or not len(held_out.known):
+        raise TrainingError(
+            f"Of {len(training.rows)} images to tune a network on, and {len(held_out.rows)} to measure it, "
+            f"{len(training.known)} and {len(held_out.known)} can be read: bring them back to where they were."
+        )
+
+
+def _classes(images: pa.Table, labels: list[str]) -> NDArray[np.intp]:
+    place = {label: number for number, label in enumerate(labels)}
+    return np.array([place.get(label, -1) for label in images["label"].to_pylist()], np.intp)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,252 @@
+"""The stage from an output's images to a tuned network, which features are then made with.
+
+What has been trained is kept as a checkpoint beside the commits, where the next start finds it, on whatever machine;
+activations lie in the cache of this one. The commit that brings the weights drops what the network of before has made,
+if there is any, and keeps what was listed until it is featurized again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchard.errors import InputError, OutputDamaged, StorageError
+from orchard.features.backbones import find
+from orchard.features.conversion import cache_folder
+from orchard.features.stage import refuse_changes
+from orchard.features.weights import brought
+from orchard.files import digest_of, parquet_bytes
+from orchard.layout import (
+    BACKBONE,
+    DERIVED,
+    FEATURIZED,
+    FORGOTTEN,
+    INVENTORY,
+    LISTING,
+    PARTS,
+    TO_DO_AGAIN,
+    TUNED,
+    TUNING,
+    Dataset,
+    Fit,
+)
+from orchard.output import Output
+from orchard.progress import stage
+from orchard.session import available_cores
+from orchard.settings import Settings
+from orchard.stages import key_of
+from orchard.tuning import process
+from orchard.tuning.blocks import last_kept
+from orchard.tuning.images import chosen
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raise it when the same images begin to give another network: a checkpoint of before is then not gone on with."""
+MOST_VIEWS, MOST_ACTIVATIONS = 8, 40_000
+"""Views of each image, and how many there are in all: 2.8 GB on disk of EfficientNetLite2."""
+_CHECKPOINT = f"{TUNING}{process.CHECKPOINT}"
+_KEY = f"{TUNING}key"
+_ABANDONED_SECONDS = 24 * 3600.0
+
+
+def is_there(output: Output) -> bool:
+    """Whether the output has a tuned network, or its weights."""
+    return output.has_part(TUNED) or bool(output.recall("identity").get("tune") and output.has_part(BACKBONE))
+
+
+def tune(output: Output, images: pa.Table, identity: dict[str, Any], settings: Settings) -> None:
+    """Tune the network of a new output, before there are features.
+
+    Args:
+        output: held for writing.
+        images: schema `LISTING`, every row with its split.
+        identity: of the features that will be made.
+        settings: of the run.
+
+    Raises:
+        OutputDamaged: it has features of a tuned network that is lost.
+        UsageError: the backbone's blocks are not known.
+        TrainingError: there is too little to train on.
+        OrchardError: see `orchard.tuning.process.tune`.
+    """
+    if output.rows(Dataset.INVENTORY):
+        raise OutputDamaged(f"{output.url} has lost its tuned network and the weights of it: start over with --fresh.")
+    weights, metrics = _train(output, images, identity, settings)
+    output.commit(
+        {},
+        properties={"tuning": {"key": _key(images, identity, settings), "metrics": metrics}},
+        parts={TUNED: weights},
+    )
+    _forget(output)
+
+
+def tune_again(output: Output, settings: Settings) -> pa.Table | None:
+    """Tune the network of an output that has features, from its first weights, and drop these features.
+
+    What was tuned so already is left as it is.
+
+    Returns:
+        What is to be featurized by the tuned network, schema `LISTING`; None if that is done.
+
+    Raises:
+        InputError: there are no features.
+        SettingsChanged: its views are of another seed.
+        UsageError, TrainingError, OrchardError: as `tune`.
+    """
+    before = output.recall("identity")
+    if output.has_part(TO_DO_AGAIN):
+        return to_do_again(output)
+    if not before:
+        raise InputError(f"{output.url} holds no features: start with orchard run SOURCE --output {output.url} --tune.")
+    if output.recall("listing").get("listed") != output.rows(Dataset.INVENTORY):
+        raise InputError(f"{output.url} has not all of its features yet: let orchard run go on first, then tune.")
+    if "seed" in before:
+        refuse_changes(output, {"seed": settings.seed})
+    identity = {"input_size": find(before["backbone"]).input_size, "fit": str(Fit.STRETCH), **before}
+    inventory = output.read(Dataset.INVENTORY, [*LISTING.names, "featurized"], INVENTORY)
+    images = inventory.select(LISTING.names).cast(LISTING)
+    usable = images.filter(inventory["featurized"])
+    key = _key(usable, identity, settings)
+    if output.recall("tuning").get("key") == key:
+        return None
+    weights, metrics = _train(output, usable, identity, settings)
+    made_by_build = ("weights_digest", "n_features", "network", "calibration", "agreement")
+    others = {name: value for name, value in identity.items() if name not in made_by_build}
+    output.commit(
+        {},
+        replace=[*FEATURIZED, *DERIVED],
+        remove=[file.name for file in output.files(PARTS) if file.name.endswith(f"/{BACKBONE}")],
+        properties={
+            **FORGOTTEN,
+            "identity": others | {"tune": True},
+            "tuning": {"key": key, "metrics": metrics, "before": _before(output)},
+        },
+        parts={TUNED: weights, TO_DO_AGAIN: parquet_bytes(images).to_pybytes()},
+    )
+    _forget(output)
+    return images
+
+
+def done_again(output: Output) -> None:
+    """Forget what was to be featurized again, once it is."""
+    output.commit({}, remove=[file.name for file in output.files(PARTS) if file.name.endswith(f"/{TO_DO_AGAIN}")])
+
+
+def to_do_again(output: Output) -> pa.Table | None:
+    """Return what is to be featurized by the tuned network, schema `LISTING`; None if that is done."""
+    content = output.part(TO_DO_AGAIN)
+    return None if content is None else pq.read_table(pa.BufferReader(content)).cast(LISTING)
+
+
+def _before(output: Output) -> dict[str, float]:
+    """Return the accuracy on test images of what was made by the network of before, of each classifier."""
+    found = output.recall("classification").get("classifiers", {})
+    return {name: measured["accuracy"] for name, measured in found.items()}
+
+
+def _key(images: pa.Table, identity: dict[str, Any], settings: Settings) -> str:
+    rows = images.select(["path", "label", "split", "version", "size"]).sort_by("path")
+    made_of = {name: identity[name] for name in ("backbone", "weights", "alpha", "input_size", "fit")}
+    asked = (settings.tune_images, settings.tune_epochs, settings.tune_minutes, settings.seed)
+    return key_of(VERSION, digest_of(parquet_bytes(rows)), made_of, asked)
+
+
+def _train(
+    output: Output, images: pa.Table, identity: dict[str, Any], settings: Settings
+) -> tuple[bytes, dict[str, Any]]:
+    backbone = find(identity["backbone"]).with_alpha(identity["alpha"]).with_input_size(identity["input_size"])
+    last_kept(backbone)
+    training, held_out = chosen(images, most=settings.tune_images, seed=settings.seed)
+    key = _key(images, identity, settings)
+    folder = _scratch(output, key)
+    _bring_checkpoint(output, key, folder)
+    request = process.Request(
+        backbone=backbone.name,
+        alpha=backbone.alpha,
+        input_size=backbone.input_size,
+        weights=brought(backbone, identity["weights"], settings.s3_options()),
+        seed=settings.seed,
+        fit=Fit(identity["fit"]),
+        views=int(np.clip(MOST_ACTIVATIONS // training.num_rows, 1, MOST_VIEWS)),
+        epochs=settings.tune_epochs,
+        seconds=60 * settings.tune_minutes,
+        threads=available_cores(),
+        limits=settings.limits(),
+        s3=settings.s3_options(),
+    )
+
+    def save(checkpoint: bytes) -> None:
+        output.write(_CHECKPOINT, checkpoint)
+        output.write(_KEY, f"{key} {digest_of(checkpoint)}".encode())
+
+    # Every image is worked on once a view, and once an epoch.
+    total = held_out.num_rows + training.num_rows * (1 + settings.tune_epochs)
+    with stage("tune", total) as advance:
+        weights, metrics = process.tune(
+            request, training, held_out, folder, planned=lambda _: None, done=advance, saved=save
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    first, best = metrics["history"][0], metrics["history"][metrics["best_epoch"]]
+    log.info(
+        "tuned on %d images in %d epochs: of %d held out %.1f %% are right, before %.1f %%",
+        *(metrics["images"], metrics["epochs"], metrics["held_out"]),
+        *(100 * best["accuracy"], 100 * first["accuracy"]),
+    )
+    if metrics["epochs"] < min(settings.tune_epochs, metrics["best_epoch"] + 1):
+        log.warning("--tune-minutes %g was enough for %d epochs only", settings.tune_minutes, metrics["epochs"])
+    return weights, metrics
+
+
+def _scratch(output: Output, key: str) -> Path:
+    """Return the folder of the activations of this output's tuning; what was abandoned by others goes."""
+    folder = large_folder()
+    for other in folder.glob("*"):
+        if time.time() - max((file.stat().st_mtime for file in other.glob("*")), default=0) > _ABANDONED_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder / key_of(output.url, key)
+
+
+def large_folder() -> Path:
+    """Return where activations may lie: in the cache, or, where that is a part of the image, among temporary files.
+
+    Raises StorageError if another user has taken its name there.
+    """
+    folder = cache_folder() / "tuning"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        return folder
+    folder = Path(tempfile.gettempdir()) / f"orchard-tuning-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise StorageError(f"{folder} is another user's: name a folder of your own by the variable ORCHARD_CACHE.")
+    return folder
+
+
+def _bring_checkpoint(output: Output, key: str, folder: Path) -> None:
+    """Put the output's checkpoint where the process looks for it, if it is one of this key and whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / process.CHECKPOINT).unlink(missing_ok=True)
+    try:
+        named, digest = output.storage.read(_KEY).decode().split()
+        checkpoint = output.storage.read(_CHECKPOINT)
+    except (FileNotFoundError, ValueError):
+        return
+    if named == key and digest_of(checkpoint) == digest:
+        (folder / process.CHECKPOINT).write_bytes(checkpoint)
+        log.info("going on with the tuning that was cut off")
+
+
+def _forget(output: Output) -> None:
+    output.storage.delete([_CHECKPOINT, _KEY])

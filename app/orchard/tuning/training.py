@@ -1,0 +1,331 @@
+"""The training itself, in the process that has TensorFlow: from activations to the last blocks' weights.
+
+First a linear probe, then everything after the kept blocks: a head that starts at random would spoil what the blocks
+have learned before it is any good (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
+Out-of-Distribution", https://arxiv.org/abs/2202.10054). The probe is the linear discriminant, which takes no iteration.
+Then AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) with a warm-up and a cosine, label smoothing
+(Szegedy et al. 2016, https://arxiv.org/abs/1512.00567) and dropout before the head; batch normalisation is frozen, as
+the statistics of a few photographs are worse than ImageNet's. The network keeps the weights of
+the epoch with the least log loss on images held out, which is steadier than how many of them are right.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchard.classification.discriminant import fit
+from orchard.inference.calibration import fit as calibrated
+from orchard.reduction.moments import Moments
+from orchard.reduction.pca import Reduction
+from orchard.reduction.statistics import ClassSums
+from orchard.tuning.activations import Activations
+
+if TYPE_CHECKING:
+    import keras
+
+BATCH = 32
+RATE, WARM_UP = 1e-3, 0.1
+"""The highest learning rate, and the share of the steps until it is reached."""
+DECAY, SMOOTHING, DROPOUT = 0.02, 0.1, 0.2
+PATIENCE = 4
+"""Epochs without a better one after which it stops, in the second half of the schedule."""
+_TIMED = 4  # batches
+PROBE_VIEWS = 2
+"""Views of each image that the probe is fitted on."""
+
+
+DAMAGES = (OSError, ValueError, KeyError, EOFError, BadZipFile)
+"""What reading a checkpoint raises where there is none, or no whole one."""
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        epochs: of the whole schedule.
+        epoch: how many are done.
+        seconds: that everything until then took.
+        history: of each epoch, the first that of the probe: ``accuracy`` and ``loss`` on images held out.
+        weights: of the model's trained variables, in their order, and the optimizer's.
+        best: of the trained variables, after the best epoch.
+        best_epoch: 0 is the probe, on the network as it was.
+    """
+
+    epochs: int
+    epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    weights: list[NDArray[Any]] = field(default_factory=list)
+    best: list[NDArray[Any]] = field(default_factory=list)
+    best_epoch: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the schedule is at its end, or has brought nothing for `PATIENCE` epochs of its second half.
+
+        In the first half the rate is high, and what was learned before is lost before it is learned better.
+        """
+        losses = [measured["loss"] for measured in self.history[1:]]
+        best = 1 + losses.index(min(losses)) if losses else 0
+        return self.epoch >= self.epochs or self.epoch - max(best, self.epochs // 2) >= PATIENCE
+
+    def save(self, path: Path) -> None:
+        """Write it whole or not at all."""
+        arrays = {f"weights_{n}": a for n, a in enumerate(self.weights)} | {
+            f"best_{n}": a for n, a in enumerate(self.best)
+        }
+        numbers = np.array([self.epochs, self.epoch, self.seconds, self.best_epoch])
+        measured = np.array([[m["accuracy"], m["loss"]] for m in self.history])
+        partial = path.with_name(f"{path.name}.partial")
+        with partial.open("wb") as file:
+            np.savez(file, numbers=numbers, history=measured, **arrays)  # type: ignore[arg-type]
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Progress:
+        """Read what `save` wrote. Raises `DAMAGES` for anything else."""
+        with np.load(path) as arrays:
+            epochs, epoch, seconds, best_epoch = arrays["numbers"].tolist()
+            weights, best = (
+                [arrays[f"{name}_{n}"] for n in range(sum(key.startswith(f"{name}_") for key in arrays.files))]
+                for name in ("weights", "best")
+            )
+            history = [{"accuracy": accuracy, "loss": loss} for accuracy, loss in arrays["history"].tolist()]
+        return cls(int(epochs), int(epoch), seconds, history, weights, best, int(best_epoch))
+
+
+class Trainer:
+    """Trains the last blocks and a head on top of them.
+
+    Args:
+        tail: from activations to features; it is changed.
+        training: activations of the images to train on.
+        classes: (images,) the class of each of them, known or not.
+        held_out: activations of the images to measure on, a view each.
+        held_out_classes: likewise; -1 where it is none of the classes.
+        seed: of batches, views and dropout.
+    """
+
+    def __init__(
+        self,
+        tail: keras.Model,
+        training: Activations,
+        classes: NDArray[np.intp],
+        held_out: Activations,
+        held_out_classes: NDArray[np.intp],
+        *,
+        seed: int,
+    ) -> None:
+        import keras
+        import tensorflow
+
+        keras.utils.set_random_seed(seed)
+        self._tail, self._training, self._classes = tail, training, classes
+        self._held_out, self._held_out_classes, self._seed = held_out, held_out_classes, seed
+        self._batch = min(BATCH, len(training.known))
+        self._n_classes = int(classes.max()) + 1
+        inputs = keras.Input(tail.input.shape[1:])
+        self._head = keras.layers.Dense(self._n_classes)
+        dropped = keras.layers.Dropout(DROPOUT, seed=seed)(tail(inputs))
+        self._model = keras.Model(inputs, self._head(dropped))
+        self._optimizer = keras.optimizers.AdamW(RATE, weight_decay=DECAY)
+        self._optimizer.exclude_from_weight_decay(var_names=["bias"])
+        self._optimizer.build(self._model.trainable_variables)
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING)
+        plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+
+        def step(rows: Any, truth: Any) -> Any:
+            with tensorflow.GradientTape() as tape:
+                found = loss(truth, self._model(tensorflow.cast(rows, tensorflow.float32), training=True))
+            variables = self._model.trainable_variables
+            self._optimizer.apply_gradients(zip(tape.gradient(found, variables), variables, strict=True))
+            return found
+
+        def judge(rows: Any, truth: Any) -> Any:
+            scores = self._model(tensorflow.cast(rows, tensorflow.float32), training=False)
+            return tensorflow.argmax(scores, axis=1), plain(truth, scores)
+
+        self._step = tensorflow.function(step, reduce_retracing=True)
+        self._judge = tensorflow.function(judge, reduce_retracing=True)
+        self._features = tensorflow.function(
+            lambda rows: tail(tensorflow.cast(rows, tensorflow.float32), training=False), reduce_retracing=True
+        )
+
+    @property
+    def images_an_epoch(self) -> int:
+        """Images of whole batches."""
+        return self._steps * self._batch
+
+    @property
+    def _steps(self) -> int:
+        return len(self._training.known) // self._batch
+
+    def epoch_seconds(self) -> float:
+        """Return what an epoch takes, as a few batches tell; nothing is learned from them."""
+        variables = [*self._model.trainable_variables, *self._optimizer.variables]
+        before = [variable.numpy() for variable in variables]
+        rows = self._training.known[np.arange(self._batch) % len(self._training.known)]
+        given = self._training.batch(rows, np.zeros(len(rows), np.intp)), np.eye(self._n_classes, dtype=np.float32)
+        truth = given[1][self._classes[rows]]
+        self._step(given[0], truth)  # traces it
+        started = time.monotonic()
+        for _ in range(_TIMED):
+            self._step(given[0], truth)
+        seconds = (time.monotonic() - started) / _TIMED
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        return seconds * self._steps
+
+    def begin(self, epochs: int, done: Callable[[int], None]) -> Progress:
+        """Fit the probe, make it the head, and measure it.
+
+        Args:
+            epochs: of the schedule.
+            done: told of each batch of images.
+        """
+        known, views = self._training.known, min(PROBE_VIEWS, self._training.views)
+        features = np.concatenate(
+            [self._features_of(self._training, known, np.full(len(known), view), done) for view in range(views)]
+        )
+        names = [f"{c:08d}" for c in np.tile(self._classes[known], views).tolist()]
+        moments, sums = Moments.of(features), ClassSums.of(features, names)
+        linear = fit(moments, sums, Reduction.fit(moments)).linear
+        held = self._held_out.known
+        scores = linear(self._features_of(self._held_out, held, np.zeros(len(held), np.intp), done))
+        # A class of which no image could be decoded has no scores.
+        place = np.full(self._n_classes + 1, -1)
+        place[[int(name) for name in sums.names]] = np.arange(len(sums.names))
+        temperature = calibrated(scores, place[self._held_out_classes[held]], sure_at=0.5).temperature
+        kernel = np.zeros((features.shape[1], self._n_classes), np.float32)
+        bias = np.full(self._n_classes, -10.0, np.float32)
+        at = [int(name) for name in sums.names]
+        kernel[:, at], bias[at] = linear.weights.T / temperature, linear.bias / temperature
+        self._head.set_weights([kernel, bias - bias[at].mean()])
+        progress = Progress(epochs, history=[self._measured()])
+        progress.best = self._trained()
+        return progress
+
+    def epoch(self, progress: Progress, done: Callable[[int], None]) -> None:
+        """Do the next epoch, and remember it in `progress`."""
+        if progress.weights:
+            self._restore(progress)
+        random = np.random.default_rng((self._seed, progress.epoch))
+        order = random.permutation(self._training.known)[: self._steps * self._batch]
+        # Each image has another view in every epoch, as long as there are others.
+        views = (order + progress.epoch) % self._training.views
+        identity = np.eye(self._n_classes, dtype=np.float32)
+        for step in range(self._steps):
+            part = slice(step * self._batch, (step + 1) * self._batch)
+            self._optimizer.learning_rate.assign(
+                rate(progress.epoch * self._steps + step, progress.epochs * self._steps)
+            )
+            self._step(self._training.batch(order[part], views[part]), identity[self._classes[order[part]]])
+            done(self._batch)
+        progress.epoch += 1
+        progress.history.append(self._measured())
+        progress.weights = self._trained() + [np.asarray(v.numpy()) for v in self._optimizer.variables]
+        if progress.history[-1]["loss"] < progress.history[progress.best_epoch]["loss"]:
+            progress.best, progress.best_epoch = self._trained(), progress.epoch
+
+    def keep_best(self, progress: Progress) -> None:
+        """Give the network the weights of the best epoch."""
+        for variable, value in zip(self._model.trainable_variables, progress.best, strict=True):
+            variable.assign(value)
+
+    def _restore(self, progress: Progress) -> None:
+        variables = [*self._model.trainable_variables, *self._optimizer.variables]
+        for variable, value in zip(variables, progress.weights, strict=True):
+            variable.assign(value)
+
+    def _trained(self) -> list[NDArray[Any]]:
+        return [np.asarray(variable.numpy()) for variable in self._model.trainable_variables]
+
+    def _measured(self) -> dict[str, float]:
+        """Return the share of the images held out that is right, and their mean log loss."""
+        right, loss, known = 0, 0.0, self._held_out.known
+        known = known[self._held_out_classes[known] >= 0]
+        for at in _parts(known, BATCH):
+            rows = self._held_out.batch(at, np.zeros(len(at), np.intp))
+            found, losses = self._judge(rows, self._held_out_classes[at])
+            right += int((found.numpy() == self._held_out_classes[at]).sum())
+            loss += float(losses.numpy().sum())
+        return {"accuracy": right / max(len(known), 1), "loss": loss / max(len(known), 1)}
+
+    def _features_of(
+        self, of: Activations, images: NDArray[np.intp], views: NDArray[np.intp], done: Callable[[int], None]
+    ) -> NDArray[np.float32]:
+        found = [np.empty((0, self._tail.output.shape[-1]), np.float32)]
+        for at, view in zip(_parts(images, BATCH), _parts(views, BATCH), strict=True):
+            found.append(self._features(of.batch(at, view)).numpy())
+            done(len(at))
+        return np.concatenate(found)
+
+
+def rate(step: int, steps: int) -> float:
+    """Return the learning rate of a step of so many: a line up to `RATE`, then half a cosine down to nothing."""
+    warm_up = max(1, round(WARM_UP * steps))
+    if step < warm_up:
+        return RATE * (step + 1) / warm_up
+    return RATE * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2
+
+
+def epochs_in(seconds: float, epoch_seconds: float, most: int) -> int:
+    """Return how many epochs of so many seconds fit, one at least and `most` at most."""
+    return max(1, min(most, int(seconds / max(epoch_seconds, 1e-9))))
+
+
+def train(
+    trainer: Trainer,
+    epochs: int,
+    path: Path,
+    *,
+    most_seconds: float,
+    seconds: Callable[[], float],
+    planned: Callable[[int], None],
+    done: Callable[[int], None],
+    saved: Callable[[], None],
+) -> Progress:
+    """Train from the checkpoint at `path`, or from the beginning, and return what it came to.
+
+    The schedule is as long as the time allows, as a first batch tells; at the end of an epoch that leaves no time it
+    stops in any case.
+
+    Args:
+        trainer: what is trained.
+        epochs: of the schedule, at most.
+        path: of the checkpoint, which is written after each epoch.
+        most_seconds: that everything may take, earlier tries included.
+        seconds: that this try has taken.
+        planned: told how many images the rest of the schedule will train on.
+        done: told of each batch of images.
+        saved: called when there is a new checkpoint.
+    """
+    try:
+        progress = Progress.load(path)
+    except DAMAGES:
+        progress = trainer.begin(epochs_in(most_seconds - seconds(), trainer.epoch_seconds(), epochs), done)
+    before = progress.seconds
+    planned((progress.epochs - progress.epoch) * trainer.images_an_epoch)
+    while not progress.is_done:
+        trainer.epoch(progress, done)
+        progress.seconds = before + seconds()
+        progress.save(path)
+        saved()
+        if progress.seconds >= most_seconds:
+            break
+    trainer.keep_best(progress)
+    return progress
+
+
+def _parts(rows: NDArray[np.intp], size: int) -> Sequence[NDArray[np.intp]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

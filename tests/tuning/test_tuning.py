@@ -1,0 +1,180 @@
+"""Which blocks and images are tuned, how training goes on where it was cut off, and what is refused."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from orchard.errors import StorageError, TrainingError, UsageError
+from orchard.features.backbones import REGISTRY, find
+from orchard.images.limits import Limits
+from orchard.layout import Fit
+from orchard.storage import S3Options
+from orchard.tuning import process
+from orchard.tuning.activations import Activations
+from orchard.tuning.blocks import last_kept
+from orchard.tuning.images import chosen
+from orchard.tuning.stage import large_folder
+from orchard.tuning.training import DAMAGES, RATE, Progress, epochs_in, rate
+
+
+def listing(counts: dict[str, int], split: str = "train") -> pa.Table:
+    rows = [(f"/{split}/{label}/{n}.jpg", label, split) for label, count in counts.items() for n in range(count)]
+    paths, labels, splits = zip(*rows, strict=True)
+    nothing = [None] * len(rows)
+    return pa.table(
+        {
+            "path": list(paths),
+            "size": pa.array(nothing, pa.int64()),
+            "label": pa.array(labels, pa.string()),
+            "split": list(splits),
+            "group": pa.array(nothing, pa.string()),
+        }
+    )
+
+
+def test_the_blocks_after_the_last_reduction_are_trained() -> None:
+    names = ("EfficientNetLite0", "EfficientNetLite1", "EfficientNetLite2", "MobileNetV2")
+    assert [last_kept(find(name)) for name in names] == ["block10_add", "block14_add", "block14_add", "block_12_add"]
+    others = [backbone for name, backbone in REGISTRY.items() if name not in names]
+    for backbone in others:
+        with pytest.raises(UsageError, match=f"cannot train {backbone.name}.*take one of EfficientNetLite0, .*V2"):
+            last_kept(backbone)
+
+
+def test_images_are_balanced_and_those_held_out_apart() -> None:
+    images = pa.concat_tables([listing({"a": 500, "b": 60, "c": 300}), listing({"a": 40, "b": 40}, "test")])
+    training, held = chosen(images, most=300, seed=1)
+    assert training.num_rows == 300
+    counts = Counter(training["label"].to_pylist())
+    assert counts["b"] == 54 and abs(counts["a"] - counts["c"]) <= 1
+    assert held.num_rows == 86
+    assert not set(training["path"].to_pylist()) & set(held["path"].to_pylist())
+    assert set(training["split"].to_pylist()) == set(held["split"].to_pylist()) == {"train"}
+    assert chosen(images.take(np.random.default_rng(0).permutation(images.num_rows)), most=300, seed=1)[0] == training
+
+    given = pa.concat_tables([images, listing({"a": 30, "b": 30}, "validation")])
+    training, held = chosen(given, most=10_000, seed=1)
+    assert training.num_rows == 860 and set(held["split"].to_pylist()) == {"validation"}
+    with pytest.raises(TrainingError, match="too little to tune a network with"):
+        chosen(listing({"a": 100}), most=10, seed=1)
+
+
+def test_the_rate_rises_falls_and_ends_at_nothing() -> None:
+    rates = [rate(step, 100) for step in range(100)]
+    assert max(rates) == rates[9] == RATE
+    assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[99] < RATE / 1000
+    assert [epochs_in(seconds, 10, 12) for seconds in (1, 35, 1000)] == [1, 3, 12]
+
+
+def test_progress_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    progress = Progress(5, 2, 3.5, [{"accuracy": 0.5, "loss": 1.0}], [np.ones(3), np.zeros((2, 2))], [np.eye(2)], 1)
+    progress.save(tmp_path / "checkpoint.npz")
+    found = Progress.load(tmp_path / "checkpoint.npz")
+    assert (found.epochs, found.epoch, found.seconds, found.history, found.best_epoch) == (
+        5,
+        2,
+        3.5,
+        progress.history,
+        1,
+    )
+    np.testing.assert_array_equal(found.weights[1], progress.weights[1])
+    np.testing.assert_array_equal(found.best[0], np.eye(2))
+    assert not found.is_done and Progress(5, 5).is_done
+    (tmp_path / "checkpoint.npz").write_bytes((tmp_path / "checkpoint.npz").read_bytes()[:100])
+    with pytest.raises(DAMAGES):
+        Progress.load(tmp_path / "checkpoint.npz")
+
+
+def test_images_that_are_gone_are_said() -> None:
+    rows = np.zeros((4, 1, 1, 1, 1), np.float16)
+    every, one, none = (Activations(rows, np.arange(known)) for known in (4, 1, 0))
+    classes = np.array([0, 1, 0, 1])
+    process.check_readable(classes, every, one)
+    for training, held_out, said in ((one, every, "1 and 4"), (every, none, "4 and 0")):
+        with pytest.raises(TrainingError, match=rf"Of 4 images to tune .* {said} can be read: bring them back"):
+            process.check_readable(classes, training, held_out)
+
+
+def test_activations_lie_among_temporary_files_where_the_cache_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHARD_CACHE", str(tmp_path / "cache"))
+    assert large_folder() == tmp_path / "cache" / "tuning"
+    (tmp_path / "image").write_bytes(b"")
+    monkeypatch.setenv("ORCHARD_CACHE", str(tmp_path / "image" / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = large_folder()
+    assert folder.parent == tmp_path and folder.is_dir() and folder.stat().st_mode & 0o077 == 0
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="is another user's"):
+        large_folder()
+
+
+def test_it_stops_early_only_where_the_rate_has_fallen() -> None:
+    def progress(*losses: float) -> Progress:
+        return Progress(20, len(losses) - 1, history=[{"accuracy": 0.5, "loss": loss} for loss in losses])
+
+    worse = [3.0, *(4.0 + epoch for epoch in range(20))]  # than what it was before, and always more so
+    assert [progress(*worse[: epoch + 1]).is_done for epoch in (6, 13, 14)] == [False, False, True]
+    better = [*worse[:13], 3.5, 3.6, 3.6, 3.6]
+    assert not progress(*better).is_done and progress(*better, 3.6).is_done
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
+    """From weights of no use the last blocks learn two colours; what was done before the kill is not done again."""
+    random, paths, labels = np.random.default_rng(0), [], []
+    for number in range(96):
+        pixels = random.integers(0, 120, (40, 40, 3), dtype=np.uint8)
+        pixels[..., number % 2] //= 4
+        paths.append(str(tmp_path / f"{number}.png"))
+        labels.append("green" if number % 2 == 0 else "red")
+        Image.fromarray(pixels).save(paths[-1])
+    (tmp_path / "3.png").write_bytes(b"no image")
+    images = pa.table({"path": paths, "size": pa.nulls(96, pa.int64()), "label": labels})
+    limits = Limits(2**20, 10**6, 2**27, 5)
+    request = process.Request(
+        *("EfficientNetLite0", 1.0, 64, "random", 1, Fit.STRETCH), 2, 3, 600.0, 1, limits, S3Options()
+    )
+    folder, told = tmp_path / "work", Counter[str]()
+
+    def tune(stop: bool) -> tuple[bytes, dict[str, Any]]:
+        def saved(_: bytes) -> None:
+            told["saved"] += 1
+            if stop:
+                raise Killed
+
+        return process.tune(
+            request,
+            images.slice(0, 64),
+            images.slice(64),
+            folder,
+            planned=lambda number: told.update(planned=number),
+            done=lambda number: told.update(done=number),
+            saved=saved,
+        )
+
+    with pytest.raises(Killed):
+        tune(stop=True)
+    assert told["saved"] == 1
+    before = Progress.load(folder / process.CHECKPOINT)
+    written = (folder / "training" / "activations").stat().st_mtime_ns
+    told.clear()
+    weights, found = tune(stop=False)
+    assert (folder / "training" / "activations").stat().st_mtime_ns == written
+    assert told["saved"] == 3 - before.epoch
+    assert found["images"] == 63 and found["held_out"] == 32 and found["epochs"] == found["epochs_asked"] == 3
+    assert len(found["history"]) == 4 and found["history"][: before.epoch + 1] == before.history
+    assert len(weights) > 10_000_000
+    assert json.loads((folder / "result.json").read_text()) == found
