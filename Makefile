@@ -79,14 +79,19 @@ chaos: setup ## kill, stop, fill, damage and fuzz at length (CHAOS=times the gat
 e2e: setup ## end-to-end tests: the image and the chart on the cluster of KUBECONFIG, which has the image
 	$(BIN)/python -m pytest -m e2e tests/e2e tests/cluster tests/docker --durations=0 $(ARGS)
 
+# helm/orchard/README.md is made from the chart.
+PROSE = $(filter-out build/% helm/orchard/README.md,$(wildcard *.md */*.md */*/*.md))
+
 check: setup ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mdformat --check $(PROSE)
 
-format: setup ## format the code and mend what the linter can
+format: setup ## format code and prose, and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/mdformat $(PROSE)
 
 image: ## build the image (IMAGE=name:tag)
 	$(DOCKER_BUILD) --file docker/Dockerfile --tag $(IMAGE) .
