@@ -196,18 +196,18 @@ class Pipeline:
         if images is None:
             log.info("the network was tuned on these images already")
             return
-        identity = output.recall("identity")
+        identity = extraction.identity_before(output)
         pending = find_pending(
             output,
             images,
-            views=identity.get("views", 0),
+            views=identity["views"],
             prune=False,
             retry_rejected=False,
             test_fraction=settings.test_fraction,
             seed=settings.seed,
             s3=self.s3,
         )
-        backbone = find(identity["backbone"]).with_alpha(identity["alpha"]).with_input_size(identity.get("input_size"))
+        backbone = find(identity["backbone"]).with_alpha(identity["alpha"]).with_input_size(identity["input_size"])
         done = self._featurize(pending, identity, backbone)
         extraction.complete_again(output, output.recall("listing"), done)
         tuning.done_again(output)

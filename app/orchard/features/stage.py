@@ -258,12 +258,18 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
     )
 
 
+def identity_before(output: Output) -> dict[str, Any]:
+    """Return the identity of the output's features, whole also where it was made before there was a choice."""
+    before = output.recall("identity")
+    if not before:
+        return {}
+    unchosen = {"fit": str(Fit.STRETCH), "views": 0, "test_views": 1, "tune": False}
+    return unchosen | {"input_size": find(before["backbone"]).input_size} | before
+
+
 def refuse_changes(output: Output, now: dict[str, Any]) -> None:
     """Raise SettingsChanged if the output's features were made with another value of one of these settings."""
-    before = output.recall("identity")
-    if before:  # what was made before there was a choice
-        unchosen = {"fit": str(Fit.STRETCH), "views": 0, "test_views": 1, "tune": False}
-        before = unchosen | {"input_size": find(before["backbone"]).input_size} | before
+    before = identity_before(output)
     for name, value in now.items():
         if name in before and before[name] != value:
             raise SettingsChanged(

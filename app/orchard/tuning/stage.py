@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from orchard.errors import InputError, OutputDamaged, StorageError
 from orchard.features.backbones import find
 from orchard.features.conversion import cache_folder
-from orchard.features.stage import refuse_changes
+from orchard.features.stage import identity_before, refuse_changes
 from orchard.features.weights import brought
 from orchard.files import digest_of, parquet_bytes
 from orchard.layout import (
@@ -104,16 +104,15 @@ def tune_again(output: Output, settings: Settings) -> pa.Table | None:
         SettingsChanged: its views are of another seed.
         UsageError, TrainingError, OrchardError: as `tune`.
     """
-    before = output.recall("identity")
+    identity = identity_before(output)
     if output.has_part(TO_DO_AGAIN):
         return to_do_again(output)
-    if not before:
+    if not identity:
         raise InputError(f"{output.url} holds no features: start with orchard run SOURCE --output {output.url} --tune.")
     if output.recall("listing").get("listed") != output.rows(Dataset.INVENTORY):
         raise InputError(f"{output.url} has not all of its features yet: let orchard run go on first, then tune.")
-    if "seed" in before:
+    if "seed" in identity:
         refuse_changes(output, {"seed": settings.seed})
-    identity = {"input_size": find(before["backbone"]).input_size, "fit": str(Fit.STRETCH), **before}
     inventory = output.read(Dataset.INVENTORY, [*LISTING.names, "featurized"], INVENTORY)
     images = inventory.select(LISTING.names).cast(LISTING)
     usable = images.filter(inventory["featurized"])
