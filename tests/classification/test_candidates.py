@@ -28,7 +28,7 @@ def trials(discriminant: tuple[float, float], regression: tuple[float, float]) -
     ids=["more accurate", "the other", "as accurate: more certain of what is right", "the other"],
 )
 def test_the_best_on_held_out_images_answers_and_says_by_how_much(found: dict[str, Trial | None], chosen: str) -> None:
-    name, why = choose(found, None)
+    name, why = choose(found, None, 10_000)
     assert name == chosen
     assert why.startswith(chosen.capitalize().replace("_", " "))
     for name, trial in found.items():
@@ -37,14 +37,14 @@ def test_the_best_on_held_out_images_answers_and_says_by_how_much(found: dict[st
 
 def test_who_is_asked_for_answers_if_it_is_there() -> None:
     found = trials((0.9, 0.5), (0.99, 0.1))
-    assert choose(found, DISCRIMINANT) == (DISCRIMINANT, "Linear discriminant answers, as --answer-with says.")
+    assert choose(found, DISCRIMINANT, 10_000) == (DISCRIMINANT, "Linear discriminant answers, as --answer-with says.")
     del found[DISCRIMINANT]
-    name, why = choose(found, DISCRIMINANT)
+    name, why = choose(found, DISCRIMINANT, 10_000)
     assert (name, why) == (REGRESSION, "Logistic regression answers: it is the only linear classifier.")
 
 
 def test_without_trials_the_first_answers_and_says_why() -> None:
-    name, why = choose({DISCRIMINANT: None, REGRESSION: None}, None)
+    name, why = choose({DISCRIMINANT: None, REGRESSION: None}, None, 0)
     assert (name, why) == (DISCRIMINANT, "Linear discriminant answers: too few images are held out to compare.")
 
 
@@ -79,3 +79,11 @@ def test_where_many_labels_leave_room_for_few_images_they_are_of_all_labels(monk
     monkeypatch.setattr("orchard.classification.held_out._MAX_SCORES", 2 * 100)
     trial, _ = judge(wrong, "ab", images, sure_at=0.99)
     assert trial and trial["accuracy"] == 0.5
+
+
+def test_between_those_that_chance_sets_apart_the_truer_confidences_decide() -> None:
+    found = trials((0.987, 0.11), (0.982, 0.06))
+    name, why = choose(found, None, 928)  # five images
+    assert name == REGRESSION and "none is better than by chance (linear discriminant 98.7%" in why
+    assert choose(found, None, 10_000)[0] == DISCRIMINANT
+    assert choose(trials((0.80, 0.9), (0.69, 0.8)), None, 296)[0] == DISCRIMINANT

@@ -20,10 +20,10 @@ def test_all_fruits_end_to_end(fruits: Path, tmp_path: Path) -> None:
     selection, calibration = metrics["selection"], metrics["calibration"]
     assert (selection["split"], calibration["test_rows"]) == ("train", 2878)
     assert 900 < selection["rows"] < 960, "a tenth of the training images"
-    best = max(selection["trials"], key=lambda name: selection["trials"][name]["accuracy"])
-    assert selection["trials"][selection["chosen"]]["accuracy"] == selection["trials"][best]["accuracy"]
-    # 0.971 and 0.993.
-    assert calibration["share_sure"] >= 0.95 and calibration["accuracy_sure"] >= 0.988
+    accuracies = {name: trial["accuracy"] for name, trial in selection["trials"].items()}
+    assert accuracies[selection["chosen"]] >= max(accuracies.values()) - 0.01, "as good but for chance"
+    # 0.963 and 0.994 in float32, 0.966 and 0.992 in int8.
+    assert calibration["share_sure"] >= 0.95 and calibration["accuracy_sure"] >= 0.99
     assert metrics["classifiers"]["random_forest"]["accuracy"] > metrics["baseline"]["accuracy"] * 10
     assert len(metrics["labels"]) == 58
     second = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -98,7 +98,7 @@ def test_the_dashboards_queries_find_what_a_run_did(spark: SparkSession, fruits:
         images = outcome.metrics["images"]
         done = [float(value) for _, value in series('orchard_images_total{state="featurized"}')[0]["values"]]
         assert done == sorted(done)
-        assert (done[0], done[-1]) == (images["featurized"] - images["decoded"], images["featurized"])
+        assert images["featurized"] - images["decoded"] <= done[0] <= done[-1] == images["featurized"]
         assert float(series("orchard_listed_images")[0]["values"][-1][1]) == images["listed"]
         stages = {one["metric"]["stage"] for one in series("orchard_stage")}
         assert {"list", "extract", "reduce", "report"} <= stages

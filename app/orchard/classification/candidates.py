@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -191,12 +192,16 @@ class Candidates:
         return reduced_rows(self._output, roles)
 
 
-def choose(trials: Mapping[str, Trial | None], answer_with: str | None) -> tuple[str, str]:
+def choose(trials: Mapping[str, Trial | None], answer_with: str | None, held_out: int) -> tuple[str, str]:
     """Return the linear classifier that answers, and a sentence that says why.
+
+    It is the one that is right most often. Between those that are within two standard errors of it, whose order is
+    chance, the log loss decides: it weighs every confidence, and is steadier.
 
     Args:
         trials: of those that are done, by name, not empty.
         answer_with: the one that is to answer if it is among them.
+        held_out: images that the trials were on.
     """
     if answer_with in trials:
         return str(answer_with), f"{classifier_title(str(answer_with))} answers, as --answer-with says."
@@ -205,6 +210,14 @@ def choose(trials: Mapping[str, Trial | None], answer_with: str | None) -> tuple
         name = next(iter(trials))
         others = "it is the only linear classifier" if len(trials) == 1 else "too few images are held out to compare"
         return name, f"{classifier_title(name)} answers: {others}."
-    name = min(judged, key=lambda name: (-judged[name]["accuracy"], judged[name]["log_loss"]))
+    best = max(trial["accuracy"] for trial in judged.values())
+    margin = 2 * math.sqrt(best * (1 - best) / max(held_out, 1))
+    equal = {name: trial["log_loss"] for name, trial in judged.items() if trial["accuracy"] >= best - margin}
+    name = min(equal, key=lambda name: (equal[name], -judged[name]["accuracy"]))
     figures = ", ".join(f"{classifier_title(other).lower()} {trial['accuracy']:.1%}" for other, trial in judged.items())
-    return name, f"{classifier_title(name)} answers: it is the best on the images held out ({figures})."
+    if judged[name]["accuracy"] == best:
+        return name, f"{classifier_title(name)} answers: it is the best on the images held out ({figures})."
+    return name, (
+        f"{classifier_title(name)} answers: on the images held out none is better than by chance ({figures}), and its "
+        "confidences are the truest."
+    )

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from orchard.session import Session
     from orchard.settings import Settings
 
-VERSION = 3
+VERSION = 4
 """Raise it when the same features begin to give other classifiers: what was made before is then made again."""
 
 _NAMED = 10  # labels that a warning names before it only counts
@@ -310,7 +310,7 @@ def _do(
 
 def _choose(found: Classification, candidates: Candidates, answer_with: str | None) -> Decision:
     """Return which of the linear classifiers that are done answers, and how; `found` says why."""
-    chosen, why = choose(found["trials"], answer_with)
+    chosen, why = choose(found["trials"], answer_with, candidates.held_out)
     found["selection"] = Selection(
         split=candidates.split,
         rows=candidates.held_out,

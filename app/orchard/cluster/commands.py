@@ -240,7 +240,8 @@ def status(  # noqa: PLR0917 -- click passes each flag by name
     from orchard.cluster.client import Cluster
 
     cluster, code = Cluster(context=context, namespace=namespace), 0
-    interruption.say("no longer watched; the job runs on.")
+    if watch:
+        interruption.say("no longer watched; the job runs on.")
     for nth, found in enumerate(jobs.watch(cluster, name) if watch else [jobs.report(cluster, name)]):
         if as_json:
             told = without_secrets(found.to_dict())

@@ -192,9 +192,13 @@ def _answers(
 
 
 def _threshold(confidence: NDArray[np.float32], right: NDArray[np.bool_], sure_at: float) -> float:
-    """Return the least confidence from which on the answers are right as often as `sure_at`; 1.0 if there is none."""
+    """Return the least confidence from which on answers are right as often as `sure_at`; 1.0 if there is none.
+
+    One standard error of the number of wrong ones (its root, as of any rare count) is added to them: a threshold that
+    is chosen for being just good enough is too low as often as not.
+    """
     order = np.argsort(-confidence, kind="stable")
-    accuracy = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    good = np.flatnonzero(accuracy >= sure_at)
+    wrong = np.cumsum(~right[order])
+    good = np.flatnonzero(wrong + np.sqrt(wrong) <= (1 - sure_at) * np.arange(1, len(order) + 1))
     least = float(confidence[order][good[-1]]) if len(good) else 1.0
     return max(math.floor(least * 10_000) / 10_000, LEAST_THRESHOLD)  # rounded up, it would exclude that very answer
