@@ -278,7 +278,7 @@ def test_in_a_drivers_pod_a_name_that_does_not_resolve_yet_is_waited_for(monkeyp
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "ORCHARD_POD_NAME"):
         monkeypatch.setenv(name, "any")
     monkeypatch.setattr(s3_module, "_NAME_SECONDS", 0.5)
-    storage = open_storage("s3a://bucket", S3Options("http://no-such-host.invalid:9", timeout=6))
+    storage = open_storage("s3a://bucket", S3Options("http://none-is-called-so.invalid:9", timeout=6))
     started = time.monotonic()
     with pytest.raises(StorageError, match="its name does not resolve"):
         storage.read("a")

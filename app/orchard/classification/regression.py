@@ -69,13 +69,13 @@ Fits = tuple[Regression | None, Regression | None, str | None]
 
 
 def prepare() -> None:
-    """Import scikit-learn in the background: it takes a second."""
+    """Import scikit-learn in the background: it takes a second. A process that ends meanwhile ends after it."""
 
     def load() -> None:
         import sklearn.linear_model
         import sklearn.tree  # noqa: F401
 
-    Thread(target=load, name="orchard-scikit-learn", daemon=True).start()
+    Thread(target=load, name="orchard-scikit-learn").start()
 
 
 def fitted_by(rows: int, components: int, n_classes: int, memory: int) -> FittedBy:

@@ -159,8 +159,8 @@ class ExportedModel:
         self._failed = False
 
     def start(self) -> None:
-        """Make it in the background."""
-        threading.Thread(target=self.make, name="model-for-browsers", daemon=True).start()
+        """Make it in the background; a process that ends meanwhile ends after it, as C++ at work would abort it."""
+        threading.Thread(target=self.make, name="model-for-browsers").start()
 
     def make(self) -> None:
         """Make it; if that fails, the log says why, and the page leaves the answers to the server."""
