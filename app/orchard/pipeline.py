@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -16,14 +15,11 @@ from orchard.classification import stage as classification
 from orchard.classification.regression import prepare
 from orchard.classification.training import chosen
 from orchard.errors import InputError, UsageError
-from orchard.features import stage as extraction
-from orchard.features.backbones import Backbone, find
-from orchard.features.pending import Pending, find_pending
-from orchard.features.regrouping import regroup, update_groups
-from orchard.features.weights import tuned
-from orchard.images.sources import check_apart, list_selected
+from orchard.features.regrouping import regroup
+from orchard.featurizing import Featurizing
+from orchard.images.sources import check_apart
 from orchard.inference import unknown
-from orchard.layout import METRICS, REPORT, RUN, TO_DO_AGAIN, Dataset, Metrics
+from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics
 from orchard.neighbours import stage as neighbours
 from orchard.neighbours.twins import remember_apart
 from orchard.output import Output
@@ -36,15 +32,11 @@ from orchard.session import Session
 from orchard.settings import Settings
 from orchard.stages import Stage, feature_names, key_of
 from orchard.storage import read_path
-from orchard.tuning import stage as tuning
-from orchard.tuning.blocks import last_kept
 from orchard.usage import Meter
 from orchard.webhook import told
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,9 +105,6 @@ class Pipeline:
     ) -> None:
         self.settings = settings
         chosen(settings.classifiers, settings.answer_with)  # what cannot be trained is said before any work
-        self.backbone = find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
-        if settings.tune:
-            last_kept(self.backbone)
         self.s3 = settings.s3_options()
         self.cards = cards.read(settings.cards, self.s3) if settings.cards else None
         self.output = Output(output, self.s3)
@@ -123,6 +112,7 @@ class Pipeline:
             raise InputError(f"{output} holds no results: make some with orchard extract SOURCE --output {output}.")
         self._session = Session(settings, spark)
         self.meter = Meter(self._session.cores)
+        self._featurizing = Featurizing(self.output, settings, self._session, self.meter)
         self._decoded = 0
         self._started = time.monotonic()
         self._began = datetime.now(UTC)
@@ -149,38 +139,7 @@ class Pipeline:
             SettingsChanged: the output's features were made with other settings.
             UsageError: the output holds images that the source does not list.
         """
-        settings, output = self.settings, self.output
-        with self.meter.stage("list"), stage("list"):
-            listing = list_selected(source, self.output.url, settings)
-            if settings.fresh:
-                extraction.start_over(output, source, settings)
-            identity = extraction.identity_of(output, settings, self.backbone, listing)
-            pending = find_pending(
-                output,
-                listing.table,
-                dropped=listing.dropped,
-                views=identity["views"],
-                prune=settings.prune,
-                retry_rejected=settings.retry_rejected,
-                test_fraction=settings.test_fraction,
-                seed=settings.seed,
-                s3=self.s3,
-            )
-        if listing.ignored_count:
-            log.info(
-                "ignored %d files and folders without images: %s", listing.ignored_count, ", ".join(listing.ignored)
-            )
-        if listing.duplicates:
-            log.info("the manifest repeats %d rows: each image is taken once", listing.duplicates)
-        extraction.rename(output, pending)
-        if identity["tune"] and not tuning.is_there(output):
-            with self.meter.stage("tune"):
-                tuning.tune(output, pending.images, identity, settings)
-        done = self._featurize(pending, identity, self.backbone)
-        extraction.complete(output, listing, source, done)
-        if output.has_part(TO_DO_AGAIN):
-            tuning.done_again(output)
-        update_groups(output, listing.table, listing.grouping)
+        self._decoded = self._featurizing.extract(source)
 
     def tune(self) -> None:
         """Tune the network that the output's features were made with, and make them again with it.
@@ -190,43 +149,7 @@ class Pipeline:
             UsageError: the network is one that cannot be tuned.
             TrainingError: there is too little to train on.
         """
-        settings, output = self.settings, self.output
-        with self.meter.stage("tune"):
-            images = tuning.tune_again(output, settings)
-        if images is None:
-            log.info("the network was tuned on these images already")
-            return
-        identity = extraction.identity_before(output)
-        pending = find_pending(
-            output,
-            images,
-            views=identity["views"],
-            prune=False,
-            retry_rejected=False,
-            test_fraction=settings.test_fraction,
-            seed=settings.seed,
-            s3=self.s3,
-        )
-        backbone = find(identity["backbone"]).with_alpha(identity["alpha"]).with_input_size(identity["input_size"])
-        done = self._featurize(pending, identity, backbone)
-        extraction.complete_again(output, output.recall("listing"), done)
-        tuning.done_again(output)
-
-    def _featurize(self, pending: Pending, identity: dict[str, Any], backbone: Backbone) -> extraction.Extraction:
-        if not extraction.is_needed(self.output, pending):
-            return {}
-        with self.meter.stage("extract"):
-            done = extraction.featurize(
-                self._session,
-                self.output,
-                pending,
-                identity,
-                settings=self.settings,
-                backbone=backbone,
-                weights=tuned(self.output),
-            )
-        self._decoded = done.get("images", 0)
-        return done
+        self._decoded = self._featurizing.tune()
 
     def reduce(self) -> None:
         """Fit scaler and PCA on the training split and write the reduced datasets.

@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 import orchard
 from orchard.errors import SettingsChanged, UsageError
 from orchard.features.artifact import Artifact
+from orchard.featurizing import Featurizing
 from orchard.inference.model import Model
 from orchard.layout import BACKBONE, TO_DO_AGAIN, TUNED, Dataset
 from orchard.output import Output
@@ -81,7 +82,7 @@ def test_a_network_is_tuned_before_features_or_afterwards(
         raise KeyboardInterrupt
 
     with Pipeline(str(plain.folder), settings, spark) as pipeline, monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "_featurize", cut_off)
+        patch.setattr(Featurizing, "_featurize", cut_off)
         with pytest.raises(KeyboardInterrupt):
             pipeline.tune()
     # The model of before holds meanwhile, and what is to be done is known.

@@ -1,0 +1,135 @@
+"""From a source, or what an output lists, to its features: pending images are listed, tuned for and featurized."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from orchard.features import stage as extraction
+from orchard.features.backbones import Backbone, find
+from orchard.features.pending import Pending, find_pending
+from orchard.features.regrouping import update_groups
+from orchard.features.weights import tuned
+from orchard.images.sources import list_selected
+from orchard.layout import TO_DO_AGAIN
+from orchard.output import Output
+from orchard.progress import stage
+from orchard.session import Session
+from orchard.settings import Settings
+from orchard.tuning import stage as tuning
+from orchard.tuning.blocks import last_kept
+from orchard.usage import Meter
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Featurizing:
+    """Makes the features of an output.
+
+    Raises:
+        UsageError: the settings name a backbone that does not exist, or one that cannot be tuned.
+    """
+
+    output: Output
+    settings: Settings
+    session: Session
+    meter: Meter
+
+    def __post_init__(self) -> None:
+        backbone = self._backbone
+        if self.settings.tune:
+            last_kept(backbone)
+
+    @property
+    def _backbone(self) -> Backbone:
+        settings = self.settings
+        return find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
+
+    def extract(self, source: str) -> int:
+        """List `source`, featurize what the output does not have yet, and return how many images were decoded.
+
+        Raises:
+            InputError: the source is missing or empty.
+            SettingsChanged: the output's features were made with other settings.
+            UsageError: the output holds images that the source does not list.
+        """
+        settings, output, backbone = self.settings, self.output, self._backbone
+        with self.meter.stage("list"), stage("list"):
+            listing = list_selected(source, output.url, settings)
+            if settings.fresh:
+                extraction.start_over(output, source, settings)
+            identity = extraction.identity_of(output, settings, backbone, listing)
+            pending = find_pending(
+                output,
+                listing.table,
+                dropped=listing.dropped,
+                views=identity["views"],
+                prune=settings.prune,
+                retry_rejected=settings.retry_rejected,
+                test_fraction=settings.test_fraction,
+                seed=settings.seed,
+                s3=settings.s3_options(),
+            )
+        if listing.ignored_count:
+            log.info(
+                "ignored %d files and folders without images: %s", listing.ignored_count, ", ".join(listing.ignored)
+            )
+        if listing.duplicates:
+            log.info("the manifest repeats %d rows: each image is taken once", listing.duplicates)
+        extraction.rename(output, pending)
+        if identity["tune"] and not tuning.is_there(output):
+            with self.meter.stage("tune"):
+                tuning.tune(output, pending.images, identity, settings)
+        done = self._featurize(pending, identity, backbone)
+        extraction.complete(output, listing, source, done)
+        if output.has_part(TO_DO_AGAIN):
+            tuning.done_again(output)
+        update_groups(output, listing.table, listing.grouping)
+        return int(done.get("images", 0))
+
+    def tune(self) -> int:
+        """Tune the network of the output, make its features again, and return how many images were decoded.
+
+        Raises:
+            InputError: there are no features.
+            UsageError: the network is one that cannot be tuned.
+            TrainingError: there is too little to train on.
+        """
+        settings, output = self.settings, self.output
+        with self.meter.stage("tune"):
+            images = tuning.tune_again(output, settings)
+        if images is None:
+            log.info("the network was tuned on these images already")
+            return 0
+        identity = extraction.identity_before(output)
+        pending = find_pending(
+            output,
+            images,
+            views=identity["views"],
+            prune=False,
+            retry_rejected=False,
+            test_fraction=settings.test_fraction,
+            seed=settings.seed,
+            s3=settings.s3_options(),
+        )
+        backbone = find(identity["backbone"]).with_alpha(identity["alpha"]).with_input_size(identity["input_size"])
+        done = self._featurize(pending, identity, backbone)
+        extraction.complete_again(output, output.recall("listing"), done)
+        tuning.done_again(output)
+        return int(done.get("images", 0))
+
+    def _featurize(self, pending: Pending, identity: dict[str, Any], backbone: Backbone) -> extraction.Extraction:
+        if not extraction.is_needed(self.output, pending):
+            return {}
+        with self.meter.stage("extract"):
+            return extraction.featurize(
+                self.session,
+                self.output,
+                pending,
+                identity,
+                settings=self.settings,
+                backbone=backbone,
+                weights=tuned(self.output),
+            )
