@@ -164,7 +164,7 @@ def _run(source: str, output: str, name: str, settings: Settings, session: Sessi
 
 def _measured(source: str, output: str, settings: Settings, metrics: Metrics, measure: Measure) -> Row:
     extraction = Output(output, settings.s3_options()).recall("extraction")
-    backbone = find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
+    backbone = find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size)
     seconds = time_of(list_selected(source, output, settings).table, settings).seconds
     best = measured_by(metrics, measure)
     assert best is not None  # `common` saw to it

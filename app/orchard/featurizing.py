@@ -45,7 +45,7 @@ class Featurizing:
     @property
     def _backbone(self) -> Backbone:
         settings = self.settings
-        return find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
+        return find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size)
 
     def extract(self, source: str) -> int:
         """List `source`, featurize what the output does not have yet, and return how many images were decoded.
@@ -114,7 +114,7 @@ class Featurizing:
             seed=settings.seed,
             s3=settings.s3_options(),
         )
-        backbone = find(identity["backbone"]).with_alpha(identity["alpha"]).with_input_size(identity["input_size"])
+        backbone = find(identity["backbone"], alpha=identity["alpha"], input_size=identity["input_size"])
         done = self._featurize(pending, identity, backbone)
         extraction.complete_again(output, output.recall("listing"), done)
         tuning.done_again(output)

@@ -58,12 +58,7 @@ def run(source: str, output: str, settings: Settings, spark: SparkSession | None
         with Pipeline(output, settings, spark) as pipeline:
             message["run"] = pipeline.output.run_id
             pipeline.extract(source)
-            pipeline.reduce()
-            pipeline.neighbours()
-            pipeline.classify()
-            pipeline.measure_unknown()
-            pipeline.review()
-            outcome = pipeline.report()
+            outcome = _after_features(pipeline)
         message |= {"images": outcome.metrics["images"], "usage": pipeline.meter.used(settings)["total"]}
         if not outcome.within_limits:
             message |= {"state": "rejected", "exit_code": 1, "reason": "more images were rejected than is allowed"}
@@ -74,12 +69,16 @@ def tune(output: str, settings: Settings, spark: SparkSession | None = None) -> 
     """Tune the network of `output` on its training images, and make everything else there again with it."""
     with Pipeline(output, settings, spark, must_exist=True) as pipeline:
         pipeline.tune()
-        pipeline.reduce()
-        pipeline.neighbours()
-        pipeline.classify()
-        pipeline.measure_unknown()
-        pipeline.review()
-        return pipeline.report()
+        return _after_features(pipeline)
+
+
+def _after_features(pipeline: Pipeline) -> Outcome:
+    pipeline.reduce()
+    pipeline.neighbours()
+    pipeline.classify()
+    pipeline.measure_unknown()
+    pipeline.review()
+    return pipeline.report()
 
 
 class Pipeline:

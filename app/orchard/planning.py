@@ -118,10 +118,9 @@ def measure(images: pa.Table, settings: Settings) -> Measured:
         InputError: none of them can be decoded.
     """
     engine_name = EngineName(settings.engine)
-    backbone = find(settings.backbone).with_alpha(settings.alpha).with_input_size(settings.input_size)
+    backbone = find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size)
     limits, fit = settings.limits(), Fit(settings.fit or Fit.STRETCH)
     precision = resolve_precision(settings.precision, engine_name, backbone=backbone, images=images.num_rows)
-    sample = Sample.of(images, seed=settings.seed, limits=limits, fit=fit, s3=settings.s3_options())
     artifact = build_artifact(
         backbone,
         weights=brought(backbone, settings.weights, settings.s3_options()),
@@ -129,7 +128,9 @@ def measure(images: pa.Table, settings: Settings) -> Measured:
         engine=engine_name,
         precision=precision,
         seed=settings.seed,
-        sample=sample if precision is Precision.INT8 else None,
+        sample=Sample.of(images, seed=settings.seed, limits=limits, fit=fit, s3=settings.s3_options())
+        if precision is Precision.INT8
+        else None,
         may_fall_back=settings.precision == "auto",
     )
     engine = load_engine(replace(artifact, fit=fit, test_views=int(settings.test_views or 1)))

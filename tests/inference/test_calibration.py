@@ -13,6 +13,7 @@ from orchard.inference.calibration import (
     log_loss,
     reliability,
     softmax,
+    threshold,
 )
 from orchard.layout import Answer
 
@@ -74,6 +75,14 @@ def test_labels_that_the_model_does_not_know_raise_the_threshold() -> None:
     scores, classes = overconfident(5_000, 1.0)
     unknown = np.where(np.arange(5_000) % 3 == 0, -1, classes)
     assert fit(scores, unknown, sure_at=SURE).threshold > fit(scores, classes, sure_at=SURE).threshold
+
+
+def test_a_sure_answer_has_a_standard_error_to_spare() -> None:
+    confidence = np.linspace(0.999, 0.6, 1_000, dtype=np.float32)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    classes = np.r_[np.zeros(990, int), np.ones(10, int)]  # the ten least confident are wrong
+    sure = (confidence >= threshold(probabilities, classes, 0.99)).sum()
+    assert sure == pytest.approx(997, abs=1)  # 7 + 2.6 of 997, not 10 of 1,000
 
 
 def test_few_rows_calibrate_nothing() -> None:

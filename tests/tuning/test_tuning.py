@@ -160,7 +160,6 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
             images.slice(0, 64),
             images.slice(64),
             folder,
-            planned=lambda number: told.update(planned=number),
             done=lambda number: told.update(done=number),
             saved=saved,
         )

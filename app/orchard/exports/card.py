@@ -30,7 +30,7 @@ _WEIGHTS_LICENCES = {
 def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, Any]:
     """Return the card of `model` in a format and precision, ready for JSON, without the file's name and size."""
     artifact, calibration = model.artifact, model.calibration
-    backbone = find(artifact.backbone).with_alpha(artifact.alpha).with_input_size(artifact.input_size)
+    backbone = find(artifact.backbone, alpha=artifact.alpha, input_size=artifact.input_size)
     card: dict[str, Any] = {
         "card_version": CARD_VERSION,
         "description": f"Classifies photos into {len(model.labels)} classes.",

@@ -60,7 +60,7 @@ class _Request:
 
     def located(self) -> tuple[Backbone, Weights]:
         """The backbone of the width and input size, and where its weights are."""
-        backbone = find(self.backbone).with_alpha(self.alpha).with_input_size(self.input_size)
+        backbone = find(self.backbone, alpha=self.alpha, input_size=self.input_size)
         return backbone, locate(backbone, self.weights, seed=self.seed)
 
 

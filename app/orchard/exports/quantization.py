@@ -119,7 +119,7 @@ def matching(threshold: float, before: NDArray[np.floating], after: NDArray[np.f
 
 
 def _in_float32(artifact: Artifact, weights: str, seed: int) -> Artifact:
-    backbone = find(artifact.backbone).with_alpha(artifact.alpha).with_input_size(artifact.input_size)
+    backbone = find(artifact.backbone, alpha=artifact.alpha, input_size=artifact.input_size)
     built = build_artifact(backbone, weights=weights, engine=artifact.engine, seed=seed)
     if built.weights_digest != artifact.weights_digest:
         raise WeightsUnavailable(

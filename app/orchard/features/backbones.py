@@ -140,11 +140,14 @@ class Backbone:
         return self.weights_file.format(alpha=alpha)
 
 
-def find(name: str) -> Backbone:
-    """The backbone of that name, in whatever case; raises UsageError that names the nearest ones."""
+def find(name: str, *, alpha: float | None = None, input_size: int | None = None) -> Backbone:
+    """The backbone of that name, in whatever case, of that width and input size; None: its own.
+
+    Raises UsageError, which names the nearest ones, or says what width and size there are.
+    """
     by_folded = {known.casefold(): backbone for known, backbone in REGISTRY.items()}
     if found := by_folded.get(name.strip().casefold()):
-        return found
+        return found.with_alpha(alpha).with_input_size(input_size)
     near = [by_folded[match].name for match in difflib.get_close_matches(name.casefold(), by_folded, n=3)]
     advice = f"did you mean {' or '.join(near)}?" if near else "`orchard backbones` lists them."
     raise UsageError(f"There is no backbone {name!r}: {advice}")

@@ -63,7 +63,7 @@ class Request:
 
     def named(self) -> Backbone:
         """The backbone of the width and the input size."""
-        return find(self.backbone).with_alpha(self.alpha).with_input_size(self.input_size)
+        return find(self.backbone, alpha=self.alpha, input_size=self.input_size)
 
     @classmethod
     def from_json(cls, text: str) -> Request:
@@ -80,7 +80,6 @@ def tune(
     held_out: pa.Table,
     folder: Path,
     *,
-    planned: Callable[[int], None],
     done: Callable[[int], None],
     saved: Callable[[bytes], None],
 ) -> tuple[bytes, dict[str, Any]]:
@@ -91,7 +90,6 @@ def tune(
         training: ``path, size, label`` of the images to train on.
         held_out: likewise, of those to measure on.
         folder: of this very request and these images; holds what earlier tries have done, such as `CHECKPOINT`.
-        planned: told how many images more the work comes to.
         done: told of images that are done with.
         saved: gets each new checkpoint.
 
@@ -114,7 +112,6 @@ def tune(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, **options
         )
     assert process.stdout is not None
-    told = {"planned": planned, "done": done}
     try:
         with interruption.in_order(process.kill), process.stdout:
             for line in process.stdout:  # the process ends with the pipe, if this one is killed
@@ -123,7 +120,7 @@ def tune(
                 if name == "saved":
                     saved((folder / CHECKPOINT).read_bytes())
                 else:
-                    told[name](number)
+                    done(number)
             interruption.check()
     finally:
         process.kill()
@@ -184,7 +181,6 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     def done(images: int) -> None:
         say("done", images)
 
-    say("planned", sum(table.num_rows for table in tables))
     training, held_out = (
         write(folder / name, graph, table, views, pictures, threads=request.threads, done=done)
         for name, table, views in zip(("training", "held_out"), tables, (request.views, 0), strict=True)
@@ -197,7 +193,6 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
         folder / CHECKPOINT,
         most_seconds=request.seconds,
         seconds=lambda: time.monotonic() - started,
-        planned=lambda images: say("planned", images),
         done=done,
         saved=lambda: say("saved", 0),
     )

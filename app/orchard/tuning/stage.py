@@ -82,10 +82,11 @@ def tune(output: Output, images: pa.Table, identity: dict[str, Any], settings: S
     """
     if output.rows(Dataset.INVENTORY):
         raise OutputDamaged(f"{output.url} has lost its tuned network and the weights of it: start over with --fresh.")
-    weights, metrics = _train(output, images, identity, settings)
+    key = _key(images, identity, settings)
+    weights, metrics = _train(output, images, identity, settings, key)
     output.commit(
         {},
-        properties={"tuning": {"key": _key(images, identity, settings), "metrics": metrics}},
+        properties={"tuning": {"key": key, "metrics": metrics}},
         parts={TUNED: weights},
     )
     _forget(output)
@@ -119,7 +120,7 @@ def tune_again(output: Output, settings: Settings) -> pa.Table | None:
     key = _key(usable, identity, settings)
     if output.recall("tuning").get("key") == key:
         return None
-    weights, metrics = _train(output, usable, identity, settings)
+    weights, metrics = _train(output, usable, identity, settings, key)
     made_by_build = ("weights_digest", "n_features", "network", "calibration", "agreement")
     others = {name: value for name, value in identity.items() if name not in made_by_build}
     output.commit(
@@ -162,12 +163,11 @@ def _key(images: pa.Table, identity: dict[str, Any], settings: Settings) -> str:
 
 
 def _train(
-    output: Output, images: pa.Table, identity: dict[str, Any], settings: Settings
+    output: Output, images: pa.Table, identity: dict[str, Any], settings: Settings, key: str
 ) -> tuple[bytes, dict[str, Any]]:
-    backbone = find(identity["backbone"]).with_alpha(identity["alpha"]).with_input_size(identity["input_size"])
+    backbone = find(identity["backbone"], alpha=identity["alpha"], input_size=identity["input_size"])
     last_kept(backbone)
     training, held_out = chosen(images, most=settings.tune_images, seed=settings.seed)
-    key = _key(images, identity, settings)
     folder = _scratch(output, key)
     _bring_checkpoint(output, key, folder)
     request = process.Request(
@@ -192,9 +192,7 @@ def _train(
     # Every image is worked on once a view, and once an epoch.
     total = held_out.num_rows + training.num_rows * (1 + settings.tune_epochs)
     with stage("tune", total) as advance:
-        weights, metrics = process.tune(
-            request, training, held_out, folder, planned=lambda _: None, done=advance, saved=save
-        )
+        weights, metrics = process.tune(request, training, held_out, folder, done=advance, saved=save)
     shutil.rmtree(folder, ignore_errors=True)
     first, best = metrics["history"][0], metrics["history"][metrics["best_epoch"]]
     log.info(

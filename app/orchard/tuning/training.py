@@ -162,11 +162,6 @@ class Trainer:
         )
 
     @property
-    def images_an_epoch(self) -> int:
-        """Images of whole batches."""
-        return self._steps * self._batch
-
-    @property
     def _steps(self) -> int:
         return len(self._training.known) // self._batch
 
@@ -291,7 +286,6 @@ def train(
     *,
     most_seconds: float,
     seconds: Callable[[], float],
-    planned: Callable[[int], None],
     done: Callable[[int], None],
     saved: Callable[[], None],
 ) -> Progress:
@@ -306,7 +300,6 @@ def train(
         path: of the checkpoint, which is written after each epoch.
         most_seconds: that everything may take, earlier tries included.
         seconds: that this try has taken.
-        planned: told how many images the rest of the schedule will train on.
         done: told of each batch of images.
         saved: called when there is a new checkpoint.
     """
@@ -315,7 +308,6 @@ def train(
     except DAMAGES:
         progress = trainer.begin(epochs_in(most_seconds - seconds(), trainer.epoch_seconds(), epochs), done)
     before = progress.seconds
-    planned((progress.epochs - progress.epoch) * trainer.images_an_epoch)
     while not progress.is_done:
         trainer.epoch(progress, done)
         progress.seconds = before + seconds()
