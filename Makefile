@@ -62,22 +62,26 @@ run: setup ## the whole pipeline on a generated sample (or DATA=folder OUT=folde
 	@if [ "$(DATA)" = build/sample ] && [ ! -d build/sample ]; then $(BIN)/orchard sample build/sample; fi
 	$(BIN)/orchard run "$(DATA)" --output "$(OUT)" $(ARGS)
 
-test: setup ## all tests (ARGS="-k name" for some)
-	$(BIN)/python -m pytest $(ARGS)
+# Files of tests run side by side: many of them wait for a process, a pod or a deadline.
+LANES = 2
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(LANES) --dist=loadfile --durations=30
+
+test: setup ## all tests (ARGS="-k name" for some, LANES=0: one after another)
+	$(PYTEST) $(ARGS)
 
 test-pyspark: setup ## the tests of what meets Spark, with every other PySpark that Orchard supports
 	@set -e; for lock in tests/spark-versions/*.lock; do \
 		found=build/pyspark-$$(basename $$lock .lock); echo "== $$found"; \
 		test -d $$found || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $$lock --target $$found; \
-		PYTHONPATH=$$found $(BIN)/python -m pytest tests/reduction/test_stage.py tests/classification/test_stage.py \
+		PYTHONPATH=$$found $(PYTEST) tests/reduction/test_stage.py tests/classification/test_stage.py \
 			tests/integration/test_api.py tests/integration/test_spark_submit.py $(ARGS); done
 
 chaos: setup ## kill, stop, fill, damage and fuzz at length (CHAOS=times the gate's part); figures to build/chaos.md
-	CHAOS=$(CHAOS) MOMENTS=$$((5 * $(CHAOS))) CHAOS_SUMMARY=build/chaos.md $(BIN)/python -m pytest -m 'not slow and not e2e' \
+	CHAOS=$(CHAOS) MOMENTS=$$((5 * $(CHAOS))) CHAOS_SUMMARY=build/chaos.md $(PYTEST) -m 'not slow and not e2e' \
 		tests/chaos tests/test_crash_points.py tests/test_lock.py tests/integration/test_interruption.py tests/serving/test_abuse.py $(ARGS)
 
 e2e: setup ## end-to-end tests: the image and the chart on the cluster of KUBECONFIG, which has the image
-	$(BIN)/python -m pytest -m e2e tests/e2e tests/cluster tests/docker --durations=0 $(ARGS)
+	$(PYTEST) -m e2e tests/e2e tests/cluster tests/docker $(ARGS)
 
 # helm/orchard/README.md is made from the chart.
 PROSE = $(filter-out build/% helm/orchard/README.md,$(wildcard *.md */*.md */*/*.md))

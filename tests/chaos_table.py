@@ -16,7 +16,6 @@ SEED = int(os.environ.get("CHAOS_SEED", "10"))
 SUMMARY = os.environ.get("CHAOS_SUMMARY")
 
 Note = Callable[[str, int, str], None]
-_notes: list[tuple[str, int, str, str]] = []
 
 
 def seeds(few: int, many: int) -> list[int]:
@@ -29,7 +28,8 @@ def note(request: pytest.FixtureRequest) -> Note:
     """Put a line into the table: what was done, how often, what came out of it."""
 
     def add(what: str, times: int, outcome: str) -> None:
-        _notes.append((what, times, outcome, request.function.__name__))
+        # A report brings its test's properties here, whichever process the test ran in.
+        request.node.user_properties.append(("chaos", (what, times, outcome, request.function.__name__)))
 
     return add
 
@@ -37,8 +37,12 @@ def note(request: pytest.FixtureRequest) -> Note:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Show what was done and what came out; write it to the file `CHAOS_SUMMARY` too."""
     rows: dict[tuple[str, str, str], int] = {}
-    for what, times, outcome, test in _notes:
-        rows[what, outcome, test] = rows.get((what, outcome, test), 0) + times
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    for report in reports:
+        if getattr(report, "when", None) != "call":
+            continue
+        for what, times, outcome, test in (value for name, value in report.user_properties if name == "chaos"):
+            rows[what, outcome, test] = rows.get((what, outcome, test), 0) + times
     lines = ["| what was done | times | what came out | test |", "| --- | ---: | --- | --- |"]
     lines += [f"| {what} | {times:,} | {outcome} | `{test}` |" for (what, outcome, test), times in rows.items()]
     if rows:

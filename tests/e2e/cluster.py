@@ -20,7 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CHART = REPOSITORY / "helm" / "orchard"
 IMAGE = os.environ.get("ORCHARD_E2E_IMAGE", "orchard:0.1.0")
 S3_IMAGE = os.environ.get("ORCHARD_E2E_S3_IMAGE", "versity/versitygw:v1.8.0")
-S3_NAMESPACE = "orchard-e2e-s3"
+S3_NAMESPACE = f"orchard-e2e-s3-{os.environ.get('PYTEST_XDIST_WORKER', '0')}"
+"""Of these tests alone: each process of a session has a server of its own."""
 ORCHARD = (sys.executable, "-m", "orchard")
 T = TypeVar("T")
 ENDPOINT = f"http://s3.{S3_NAMESPACE}.svc.cluster.local:7070"
