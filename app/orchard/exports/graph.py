@@ -1,7 +1,8 @@
-"""One OpenVINO graph from pixels to probabilities and familiarity: resize, network, linear layers."""
+"""One OpenVINO graph from pixels to probabilities and familiarity: resize or views, network, linear layers."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 
 from orchard.errors import UsageError
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT
-from orchard.features.artifact import EngineName
+from orchard.exports.views import Operations, Side, view
+from orchard.features.artifact import PARTS, Artifact, EngineName
 from orchard.features.engines import import_openvino
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.model import Model
@@ -18,30 +20,33 @@ from orchard.inference.model import Model
 def folded_graph(model: Model) -> Any:
     """Return `model` as an openvino.Model from `INPUT` to `OUTPUT` and `FAMILIARITY`, float32 but for the input.
 
-    The input, uint8 (n, height, width, 3), may have any n, height and width: it is resized to the network's size by
+    The input, uint8 (n, height, width, 3), may have any n, height and width. It is resized to the network's size by
     Pillow's bilinear filter, which smooths when it shrinks, as `orchard.images.decoding.decode` does, and is plain
-    bilinear when it enlarges, as `orchard.features.resizing.Resizer` is.
+    bilinear when it enlarges, as `orchard.features.resizing.Resizer` is; or cut into the views whose features are
+    averaged, see `_views`.
 
     Raises:
-        UsageError: the model is one of TensorFlow's, or averages views.
+        UsageError: the model is one of TensorFlow's.
     """
-    check_views(model)
     check_engine(model)
     openvino = import_openvino()
     from openvino import opset13 as opset
 
-    size = model.artifact.input_size
-    graph = openvino.Core().read_model(model.artifact.topology, model.artifact.parameters)
+    artifact = model.artifact
+    size, parts = artifact.input_size, PARTS[artifact.test_views]
+    graph = openvino.Core().read_model(artifact.topology, artifact.parameters)
     graph.reshape([-1, size, size, 3])
     pixels = opset.parameter(openvino.PartialShape([-1, -1, -1, 3]), openvino.Type.u8, name=INPUT)
     # In float32, so that nothing is rounded between; channels last, which takes OpenVINO half as long for 3 megapixels.
-    resized = opset.interpolate(
-        opset.convert(pixels, "f32"), [size, size], "bilinear_pillow", "sizes", axes=[1, 2], name="resize"
-    )
-    graph.get_parameters()[0].output(0).replace(resized.output(0))
-    weights, bias = head(model)
+    numbers = opset.convert(pixels, "f32")
+    seen = _resized(opset, numbers, [size, size]) if len(parts) == 1 else _views(opset, numbers, artifact)
+    graph.get_parameters()[0].output(0).replace(seen.output(0))
+    matrix, bias = head(model)
     features = graph.get_results()[0].input_value(0)
-    scores = opset.add(opset.matmul(features, weights, False, False), bias, name="scores")
+    if len(parts) > 1:
+        of_views = opset.reshape(features, np.array([len(parts), -1, artifact.n_features]), False)
+        features = opset.reduce_mean(of_views, [0], False).output(0)
+    scores = opset.add(opset.matmul(features, matrix, False, False), bias, name="scores")
     probabilities = opset.softmax(scores, 1, name=OUTPUT)
     outputs = {OUTPUT: probabilities}
     if model.familiarity is not None:
@@ -65,13 +70,50 @@ def check_engine(model: Model) -> None:
         )
 
 
-def check_views(model: Model) -> None:
-    """Raise UsageError for a model whose features are the mean of several views: no file has more than one."""
-    if model.artifact.test_views != 1:
-        raise UsageError(
-            f"The model was made with --test-views {model.artifact.test_views}, which no exported file can do: answer "
-            "with orchard predict or orchard serve, or run again with --test-views 1 into another output."
-        )
+def _resized(opset: Any, numbers: Any, sizes: Any) -> Any:
+    """Return images (n, height, width, 3) in another height and width, by Pillow's bilinear filter."""
+    return opset.interpolate(numbers, sizes, "bilinear_pillow", "sizes", axes=[1, 2], name="resize")
+
+
+def _views(opset: Any, numbers: Any, artifact: Artifact) -> Any:
+    """Return the views of images (n, height, width, 3), as many times n, of the network's size: all of a part together.
+
+    A picture with a side of more than `Artifact.decoded_size` is brought to a square of it first, as it is decoded.
+    """
+    size, square = artifact.input_size, np.full(2, artifact.decoded_size, np.int64)
+    sides = opset.gather(opset.shape_of(numbers), np.array([1, 2]), np.array(0))
+    is_larger = opset.greater(opset.reduce_max(sides, [0], True), square[:1])
+    sides = opset.select(is_larger, square, sides)
+    planes = opset.transpose(_resized(opset, numbers, sides), np.array([0, 3, 2, 1]))
+    # Rounded, as what is decoded is.
+    planes = opset.floor(opset.add(planes, np.array(0.5, np.float32)))
+
+    def side(axis: int) -> Side:
+        length = opset.convert(opset.gather(sides, np.array(axis), np.array(0)), "f32")
+        pixels = opset.range(np.float32(0), length, np.float32(1), "f32")
+        return Side(opset.add(opset.reshape(pixels, np.array([1, -1]), False), np.array(0.5, np.float32)), length)
+
+    down, across = side(0), side(1)
+    seen = [view(_operations(opset), planes, down, across, part, size) for part in PARTS[artifact.test_views]]
+    return opset.transpose(opset.concat(seen, 0), np.array([0, 3, 2, 1]))
+
+
+def _operations(opset: Any) -> Operations:
+    """Return OpenVINO's operations under the names that views are computed with."""
+    swapped = {(2, 3): np.array([0, 1, 3, 2])}
+    return SimpleNamespace(
+        abs=opset.abs,
+        cast=lambda values, kind: opset.convert(values, {"int32": "i32"}[kind]),
+        floor=opset.floor,
+        matmul=lambda one, other: opset.matmul(one, other, False, False),
+        maximum=opset.maximum,
+        minimum=opset.minimum,
+        reshape=lambda values, shape: opset.reshape(values, np.array(shape), False),
+        round=lambda values: opset.round(values, "half_to_even"),
+        sum=lambda values, axis, keepdims: opset.reduce_sum(values, [axis], keepdims),
+        swapaxes=lambda values, *axes: opset.transpose(values, swapped[axes]),
+        take=lambda values, places, axis: opset.gather(values, places, np.array(axis)),
+    )
 
 
 def _familiarity(opset: Any, features: Any, familiarity: Familiarity) -> Any:

@@ -27,8 +27,10 @@ from numpy.typing import NDArray
 from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
-from orchard.exports.graph import check_views, head
+from orchard.exports.graph import head
 from orchard.exports.quantization import Images, familiarity_of, matching
+from orchard.exports.views import Side, view
+from orchard.features.artifact import PARTS
 from orchard.features.artifact import Precision as Computing
 from orchard.features.backbones import Backbone, find
 from orchard.features.quantization import FLOAT32_CONVOLUTIONS
@@ -52,6 +54,7 @@ class _Request:
     backbone: str
     alpha: float
     input_size: int
+    test_views: int
     weights: str
     seed: int
     weights_digest: str
@@ -96,7 +99,6 @@ def keras_file(
         WeightsUnavailable: the weights are not to be had, or are not those that the model was made with.
         OrchardError: the child broke off.
     """
-    check_views(model)
     artifact = model.artifact
     request = _Request(
         kind,
@@ -104,6 +106,7 @@ def keras_file(
         artifact.backbone,
         artifact.alpha,
         artifact.input_size,
+        artifact.test_views,
         weights,
         seed,
         artifact.weights_digest,
@@ -121,7 +124,7 @@ def keras_file(
         if model.kinds is not None:
             np.save(folder / "kinds.npy", model.kinds.shares)
         if images is not None and images.pixels:
-            np.save(folder / "images.npy", _resized(images.pixels, artifact.input_size))
+            np.save(folder / "images.npy", _resized(images.pixels, artifact.decoded_size))
             if artifact.precision is Computing.INT8:  # which the child cannot compute
                 np.save(folder / "before.npy", familiarity_of(model, images))
         _run_child(folder, artifact.backbone)
@@ -130,7 +133,7 @@ def keras_file(
 
 
 def _resized(images: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
-    """Return images as the network sees them, uint8 (n, size, size, 3)."""
+    """Return images as squares of one size, uint8 (n, size, size, 3)."""
     resize, batch = Resizer(size), np.empty((len(images), size, size, 3), np.float32)
     for image, row in zip(images, batch, strict=True):
         resize(image, row)
@@ -227,11 +230,18 @@ def _folded(request: _Request, folder: Path) -> keras.Model:
     litert = request.format is Format.LITERT
     image = keras.Input((None, None, 3), batch_size=1 if litert else None, name=INPUT, dtype="uint8")
     numbers = keras.layers.Rescaling(1.0, name="float32")(image)
-    resized = keras.layers.Resizing(size, size, interpolation="bilinear", antialias=smooth, name="resize")(numbers)
+    parts = PARTS[request.test_views]
+    if len(parts) == 1:
+        seen = keras.layers.Resizing(size, size, interpolation="bilinear", antialias=smooth, name="resize")(numbers)
+    else:
+        seen = _views(numbers, parts, size)
     with np.load(folder / "head.npz") as arrays:
         matrix, bias = arrays["weights"], arrays["bias"]
     dense = keras.layers.Dense(len(bias), activation="softmax", name=OUTPUT)
-    features = network(resized)
+    features = network(seen)
+    if len(parts) > 1:
+        of_views = keras.ops.reshape(features, (len(parts), -1, features.shape[-1]))
+        features = keras.ops.mean(of_views, axis=0)
     outputs = {OUTPUT: dense(features)}
     path = folder / "familiarity.npz"
     if path.is_file():
@@ -244,6 +254,24 @@ def _folded(request: _Request, folder: Path) -> keras.Model:
     model = keras.Model(image, outputs, name=request.backbone)
     dense.set_weights([matrix, bias])
     return model
+
+
+def _views(numbers: Any, parts: Sequence[float], size: int) -> Any:
+    """Return the views of images (n, height, width, 3), as many times n, of the network's size: all of a part together.
+
+    A picture is not brought to `Artifact.decoded_size` first, as no standard layer does so to large ones alone.
+    """
+    from keras import ops
+
+    def side(pixels: Any) -> Side:
+        """Return the side that is as long as `pixels` (length,): Keras tells no length that is not known beforehand."""
+        at = ops.cumsum(ops.ones_like(pixels)) - 0.5
+        return Side(ops.reshape(at, (1, -1)), ops.max(at) + 0.5)
+
+    down, across = side(numbers[0, :, 0, 0]), side(numbers[0, 0, :, 0])
+    planes = ops.transpose(numbers, (0, 3, 2, 1))
+    seen = [view(ops, planes, down, across, part, size) for part in parts]
+    return ops.transpose(ops.concatenate(seen, axis=0), (0, 3, 2, 1))
 
 
 def _familiarity(features: Any, familiarity: Familiarity) -> Any:
@@ -321,8 +349,10 @@ def _float32_nodes(data: bytes) -> list[str]:
     nodes = list(graph.operators[: found[FLOAT32_CONVOLUTIONS - 1] + 1])
     dense = [node for node in graph.operators if codes[node.opcodeIndex].builtinCode == schema.BuiltinOperator.SOFTMAX]
     makers = {output: node for node in graph.operators for output in node.outputs}
-    scores = makers[dense[-1].inputs[0]]
-    reached = {scores.inputs[0]}
+    features = makers[dense[-1].inputs[0]].inputs[0]
+    while len(graph.tensors[makers[features].inputs[0]].shape) < 4:  # the mean of views is one of numbers already
+        features = makers[features].inputs[0]
+    reached = {features}
     for node in graph.operators:  # in an order in which they can run
         if reached.intersection(node.inputs):
             reached.update(node.outputs)

@@ -363,10 +363,9 @@ def _interpolate(to: _Translation, node: Any) -> str:
     attributes = node.get_attributes()
     if attributes["mode"] != "bilinear_pillow" or attributes["shape_calculation_mode"] != "sizes":
         raise OrchardError("The network resizes in a way that Orchard cannot write to ONNX: take --format openvino.")
-    sizes = to.constant(constant(node, 1).astype(np.int64))
     return to.add(
         "Resize",
-        [to.input(node, 0), "", "", sizes],
+        [to.input(node, 0), "", "", to.input(node, 1)],
         mode="linear",
         antialias=1,
         coordinate_transformation_mode="half_pixel",
@@ -387,6 +386,10 @@ def _strided_slice(to: _Translation, node: Any) -> str:
     wanted = [a for a in range(len(step)) if (begin[a], end[a], step[a]) != (0, far, 1)]
     parts = [np.array(values, np.int64) for values in (begin[wanted], end[wanted], wanted, step[wanted])]
     return to.add("Slice", [to.input(node, 0), *(to.constant(part) for part in parts)])
+
+
+def _gather(to: _Translation, node: Any) -> str:
+    return to.add("Gather", [to.input(node, 0), to.input(node, 1)], axis=int(constant(node, 2)))
 
 
 def _softmax(to: _Translation, node: Any) -> str:
@@ -413,6 +416,7 @@ def _squared_difference(to: _Translation, node: Any) -> str:
 
 
 _SIMPLE = {
+    "Abs": "Abs",
     "Add": "Add",
     "Subtract": "Sub",
     "Multiply": "Mul",
@@ -422,7 +426,15 @@ _SIMPLE = {
     "Erf": "Erf",
     "Power": "Pow",
     "HSwish": "HardSwish",
+    "Floor": "Floor",
+    "Greater": "Greater",
     "Maximum": "Max",
+    "Minimum": "Min",
+    "Negative": "Neg",
+    "Range": "Range",
+    "Round": "Round",  # halves to the even number, as OpenVINO is told to
+    "Select": "Where",
+    "ShapeOf": "Shape",
     "Sqrt": "Sqrt",
 }
 _TRANSLATIONS: dict[str, Callable[[_Translation, Any], str]] = {
@@ -432,6 +444,7 @@ _TRANSLATIONS: dict[str, Callable[[_Translation, Any], str]] = {
     "Convert": _convert,
     "Convolution": _convolution,
     "FakeQuantize": _fake_quantize,
+    "Gather": _gather,
     "GroupConvolution": _convolution,
     "HSigmoid": _hard_sigmoid,
     "Interpolate": _interpolate,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import InputError, WeightsUnavailable
-from orchard.exports.graph import check_engine, check_views
+from orchard.exports.graph import check_engine
 from orchard.features import quantization
 from orchard.features.artifact import Artifact, Precision
 from orchard.features.backbones import find
@@ -75,7 +75,6 @@ def in_other_numbers(model: Model, images: Images, *, weights: str, seed: int) -
         UsageError: the model is one of TensorFlow's.
         WeightsUnavailable: the weights are not to be had, or are not those that the model was made with.
     """
-    check_views(model)
     check_engine(model)
     before = familiarity_of(model, images)
     if model.artifact.precision is Precision.INT8:
