@@ -1,6 +1,8 @@
 """The files that an output is exported to, each written once, and the photographs that they are asked about."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,12 @@ import pytest
 from export.runtimes import Answers, Exporter, Photographs, run_tensorflow
 from orchard.exports.formats import Format, Precision
 from orchard.exports.writing import export
+from orchard.features.artifact import Artifact
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
+from orchard.layout import BACKBONE
+from orchard.output import Output
 
 
 @pytest.fixture(scope="session")
@@ -37,17 +42,53 @@ def photographs(trained: Path, model: Model) -> Photographs:
 
 
 @pytest.fixture(scope="session")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
-    """The model as a file of that format and precision."""
-    folder = tmp_path_factory.mktemp("exported")
+def looking(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same output, but the model looks at three views of each picture; read only."""
+    output = Output(str(shutil.copytree(trained, tmp_path_factory.mktemp("looking") / "out")))
+    with output.writing():
+        artifact = Artifact.from_bytes(output.part(BACKBONE) or b"")
+        output.commit({}, parts={BACKBONE: replace(artifact, test_views=3).to_bytes()})
+        output.commit({}, model=output.stage_model(output.classifier_files()))
+    return Path(output.url)
+
+
+@pytest.fixture(scope="session")
+def looked_at(looking: Path, photographs: Photographs) -> Photographs:
+    """Some of the photographs, with what the model of three views answers."""
+    model, few = Model.load(str(looking)), slice(None, None, 10)
+    features = Predictor(model).features(list(photographs.pixels[few]))
+    probabilities = model.probabilities(features)
+    return Photographs(
+        photographs.pixels[few],
+        photographs.label[few],
+        [model.labels[index] for index in probabilities.argmax(axis=1)],
+        probabilities.max(axis=1),
+        model.familiarities(features),
+    )
+
+
+def exporter(output: Path, folder: Path) -> Exporter:
+    """Return what writes the model of an output as a file of a format and precision, once."""
 
     def export_once(kind: Format, precision: Precision) -> Path:
         file = folder / f"{precision}{kind.suffix}"
         if not file.exists():
-            export(str(trained), str(file), kind, precision)
+            export(str(output), str(file), kind, precision)
         return file
 
     return export_once
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
+    """The model as a file of that format and precision."""
+    return exporter(trained, tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="session")
+def exported_views(looking: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
+    """The model of three views as a file of that format and precision."""
+    return exporter(looking, tmp_path_factory.mktemp("exported-views"))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +164,69 @@ def test_a_photo_may_have_any_size_and_come_in_a_batch(exported: Exporter, fruit
         for one, *others in run(np.stack([resized] * 3)):
             assert np.isfinite(one).all()
             assert np.abs(np.array(others) - one).max() < 1e-5
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])
+def test_three_views_are_cut_inside_the_file(
+    looking: Path, exported_views: Exporter, looked_at: Photographs, kind: Format, precision: Precision
+) -> None:
+    file = exported_views(kind, precision)
+    run = run_onnx(file) if kind is Format.ONNX else run_openvino(file)
+    check_answers(Model.load(str(looking)), precision, in_batches(run, looked_at.pixels), looked_at)
+
+
+def test_three_views_are_cut_inside_the_file_for_tensorflow_too(
+    looking: Path, exported_views: Exporter, looked_at: Photographs, tmp_path: Path
+) -> None:
+    """What LiteRT computes in int8 begins after the views, which are those of its float32."""
+    wanted = [(Format.KERAS, Precision.FLOAT32), (Format.LITERT, Precision.INT8)]
+    with ThreadPoolExecutor(2) as pool:
+        files = list(pool.map(lambda one: exported_views(*one), wanted))
+    answers = run_tensorflow(files, looked_at, tmp_path)
+    for (_, precision), file in zip(wanted, files, strict=True):
+        check_answers(Model.load(str(looking)), precision, answers[file.name], looked_at)
+
+
+@pytest.mark.slow
+def test_three_views_are_cut_inside_litert_in_float32(
+    looking: Path, exported_views: Exporter, looked_at: Photographs, tmp_path: Path
+) -> None:
+    file = exported_views(Format.LITERT, Precision.FLOAT32)
+    found = run_tensorflow([file], looked_at, tmp_path)[file.name]
+    check_answers(Model.load(str(looking)), Precision.FLOAT32, found, looked_at)
+
+
+@pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])
+def test_views_of_a_photo_of_any_size_are_those_of_the_pipeline(
+    looking: Path, exported_views: Exporter, fruits: Path, kind: Format
+) -> None:
+    """To the rounding, but where a large one is shrunk in two steps, whose first is coarser in the pipeline."""
+    model = Model.load(str(looking))
+    file, predictor = exported_views(kind, Precision.FLOAT32), Predictor(model, batch_size=3)
+    run = run_onnx(file) if kind is Format.ONNX else run_openvino(file)
+    photo = Image.open(next((fruits / "Test" / "Mango").glob("*.jpg")))
+    for size, differs in (
+        *(((1, 1), 1e-3), ((9, 17), 1e-3), ((233, 301), 1e-3), ((320, 320), 1e-3), ((400, 90), 1e-3)),
+        ((1500, 1100), 0.05),
+    ):
+        resized, content = photo.resize(size, Image.Resampling.BICUBIC), io.BytesIO()
+        resized.save(content, "png", compress_level=1)
+        decoded = predictor.decode(content.getvalue())
+        assert isinstance(decoded, Decoded)
+        features = predictor.features([decoded.pixels])
+        found = run(np.asarray(resized)[np.newaxis])
+        assert np.abs(found.probabilities - model.probabilities(features)).max() < differs, size
+        assert np.abs(found.familiarity - model.familiarities(features)).max() < differs, size
+
+
+def test_the_card_says_what_views_the_file_takes(exported: Exporter, exported_views: Exporter) -> None:
+    one, three = (
+        json.loads(export(Format.ONNX, Precision.FLOAT32).with_suffix(".json").read_text())["input"]
+        for export in (exported, exported_views)
+    )
+    assert (one["views"], one["size"], three["views"], three["size"]) == (1, 224, 3, 320)
+    assert three["resize"] == (
+        "bilinear to 224 x 224, smoothing when it shrinks, of the whole and of its middle, 0.875 and 0.7 of each side; "
+        "done by the file; the file brings a larger photo to 320 x 320 first"
+    )

@@ -6,6 +6,7 @@ import re
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,8 @@ def test_the_page_is_told_what_it_needs_to_know_of_the_model(client: TestClient,
     assert about["labels"] == list(LABELS)
     assert (about["digest"], about["threshold"], about["input"]["size"]) == (model.digest, 0.5, 224)
     assert about["input"]["fit"] == "stretch"
+    looking = replace(model, artifact=replace(model.artifact, test_views=3))  # the smallest view needs so many pixels
+    assert json.loads(static.about_model(looking, runtime=True).content)["input"]["size"] == 320
     assert about["runtime"] == all((static.PAGE / name).is_file() for name in static.RUNTIME)
     assert client.get("/model.json", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
 

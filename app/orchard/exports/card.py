@@ -6,7 +6,7 @@ from typing import Any
 
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
 from orchard.exports.graph import output_shapes
-from orchard.features.artifact import AFTER_TUNING
+from orchard.features.artifact import AFTER_TUNING, PARTS, Artifact
 from orchard.features.backbones import find
 from orchard.images.decoding import GREY
 from orchard.inference.model import Model
@@ -39,7 +39,7 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
         "precision": str(precision),
         "labels": list(model.labels),
         "kinds": list(model.kinds.names) if model.kinds else None,
-        "input": _input(kind, artifact.input_size, artifact.fit),
+        "input": _input(kind, artifact),
         "outputs": _outputs(model, 1 if kind is Format.LITERT else "n"),
         "classifier": model.classifier,
         "temperature": calibration.temperature,
@@ -94,13 +94,7 @@ _SQUARE = {
 }
 
 
-def _input(kind: Format, size: int, fit: Fit) -> dict[str, Any]:
-    if kind is Format.LITERT:
-        resize = (
-            f"bilinear to {size} x {size} without smoothing: shrink a larger photo to about {2 * size} pixels first"
-        )
-    else:
-        resize = f"bilinear to {size} x {size}, smoothing when it shrinks; done by the file"
+def _input(kind: Format, artifact: Artifact) -> dict[str, Any]:
     return {
         "name": INPUT,
         "dtype": "uint8",
@@ -109,12 +103,27 @@ def _input(kind: Format, size: int, fit: Fit) -> dict[str, Any]:
         "channels": "RGB",
         "range": [0, 255],
         "height_and_width": "any",
-        "fit": str(fit),
-        "square": _SQUARE[fit],
-        "resize": resize,
+        "size": artifact.decoded_size,
+        "fit": str(artifact.fit),
+        "square": _SQUARE[artifact.fit],
+        "views": artifact.test_views,
+        "resize": _resize(kind, artifact),
         "orientation": "upright: turn the photo as its EXIF orientation says",
         "transparency": "composited on white",
     }
+
+
+def _resize(kind: Format, artifact: Artifact) -> str:
+    size, largest = (f"{side} x {side}" for side in (artifact.input_size, artifact.decoded_size))
+    if artifact.test_views > 1:
+        middles = " and ".join(f"{part:g}" for part in PARTS[artifact.test_views][1:])
+        views = f"bilinear to {size}, smoothing when it shrinks, of the whole and of its middle, {middles} of each side"
+        first = "the file brings" if kind in (Format.ONNX, Format.OPENVINO) else "bring"
+        return f"{views}; done by the file; {first} a larger photo to {largest} first"
+    if kind is Format.LITERT:
+        twice = 2 * artifact.input_size
+        return f"bilinear to {size} without smoothing: shrink a larger photo to about {twice} pixels first"
+    return f"bilinear to {size}, smoothing when it shrinks; done by the file"
 
 
 def _training(model: Model) -> dict[str, Any]:

@@ -93,8 +93,8 @@ def _views(opset: Any, numbers: Any, artifact: Artifact) -> Any:
         pixels = opset.range(np.float32(0), length, np.float32(1), "f32")
         return Side(opset.add(opset.reshape(pixels, np.array([1, -1]), False), np.array(0.5, np.float32)), length)
 
-    down, across = side(0), side(1)
-    seen = [view(_operations(opset), planes, down, across, part, size) for part in PARTS[artifact.test_views]]
+    operations, both = _operations(opset), (side(0), side(1))
+    seen = [view(operations, planes, both, part, size) for part in PARTS[artifact.test_views]]
     return opset.transpose(opset.concat(seen, 0), np.array([0, 3, 2, 1]))
 
 

@@ -268,9 +268,9 @@ def _views(numbers: Any, parts: Sequence[float], size: int) -> Any:
         at = ops.cumsum(ops.ones_like(pixels)) - 0.5
         return Side(ops.reshape(at, (1, -1)), ops.max(at) + 0.5)
 
-    down, across = side(numbers[0, :, 0, 0]), side(numbers[0, 0, :, 0])
+    sides = side(numbers[0, :, 0, 0]), side(numbers[0, 0, :, 0])
     planes = ops.transpose(numbers, (0, 3, 2, 1))
-    seen = [view(ops, planes, down, across, part, size) for part in parts]
+    seen = [view(ops, planes, sides, part, size) for part in parts]
     return ops.transpose(ops.concatenate(seen, axis=0), (0, 3, 2, 1))
 
 

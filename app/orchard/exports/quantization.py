@@ -38,7 +38,7 @@ class Images(NamedTuple):
     """Training images of a run, as it decodes them."""
 
     pixels: list[NDArray[np.uint8]]
-    """uint8 (height, width, 3), RGB, within the network's input size or about it."""
+    """uint8 (height, width, 3), RGB, as the network's engine takes them: see `Artifact.decoded_size`."""
     digest: str
 
 

@@ -38,7 +38,7 @@ class Side(NamedTuple):
     """float32, pixels."""
 
 
-def view(operations: Operations, picture: Any, down: Side, across: Side, part: float, size: int) -> Any:
+def view(operations: Operations, picture: Any, sides: tuple[Side, Side], part: float, size: int) -> Any:
     """Return the middle of pictures as the network sees it.
 
     Pillow's triangle, which smooths where it shrinks, first brings the middle to at most `size` pixels, and rounds
@@ -47,15 +47,14 @@ def view(operations: Operations, picture: Any, down: Side, across: Side, part: f
     Args:
         operations: of the library that the others are of.
         picture: (n, 3, width, height) float32, whole numbers of 0..255.
-        down: its height.
-        across: its width.
+        sides: height and width.
         part: of each side, in the middle.
         size: pixels of a side of the view.
 
     Returns:
         (n, 3, size, size) float32, by columns as `picture` is.
     """
-    wide, high = (_Along(operations, side, part, size) for side in (across, down))
+    high, wide = (_Along(operations, side, part, size) for side in sides)
 
     def turned(picture: Any) -> Any:
         return operations.swapaxes(picture, 2, 3)

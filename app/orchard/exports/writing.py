@@ -115,7 +115,7 @@ def _images(
     if not (int8 or in_int8) or (int8 and in_int8 and kind is not Format.LITERT):
         return None
     try:
-        return training_images(output, s3, size=model.artifact.input_size, fit=model.artifact.fit, seed=seed)
+        return training_images(output, s3, size=model.artifact.decoded_size, fit=model.artifact.fit, seed=seed)
     except InputError as error:
         if int8:
             raise

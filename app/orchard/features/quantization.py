@@ -32,6 +32,7 @@ from orchard.errors import InputError
 from orchard.features.artifact import BATCH_SIZE, Artifact, Precision
 from orchard.features.engines import OpenVinoEngine, import_openvino
 from orchard.features.resizing import Resizer
+from orchard.features.views import middle
 from orchard.files import digest_of
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.reading import contents
@@ -152,7 +153,7 @@ def _quantize(artifact: Artifact, images: Sequence[NDArray[np.uint8]]) -> tuple[
 
     def pixels(image: NDArray[np.uint8]) -> NDArray[np.float32]:
         batch = np.empty((1, size, size, 3), np.float32)
-        resize(image, batch[0])
+        resize(middle(image, 1.0, size), batch[0])
         return batch
 
     graph = openvino.Core().read_model(artifact.topology, artifact.parameters)

@@ -133,7 +133,7 @@ def about_model(model: Model, *, runtime: bool) -> File:
             "name": "image",
             "dtype": "uint8",
             "layout": "NHWC",
-            "size": model.artifact.input_size,
+            "size": model.artifact.decoded_size,
             "fit": model.artifact.fit,
         },
         "outputs": list(output_shapes(model)),
