@@ -124,9 +124,10 @@ def keras_file(
         if model.kinds is not None:
             np.save(folder / "kinds.npy", model.kinds.shares)
         if images is not None and images.pixels:
-            np.save(folder / "images.npy", _resized(images.pixels, artifact.decoded_size))
+            squares = _resized(images.pixels, artifact.decoded_size)
+            np.save(folder / "images.npy", squares)
             if artifact.precision is Computing.INT8:  # which the child cannot compute
-                np.save(folder / "before.npy", familiarity_of(model, images))
+                np.save(folder / "before.npy", familiarity_of(model, images._replace(pixels=list(squares))))
         _run_child(folder, artifact.backbone)
         threshold = json.loads((folder / "threshold.json").read_text())
         return KerasFile((folder / f"model{kind.suffix}").read_bytes(), float(threshold))
