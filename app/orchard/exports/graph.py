@@ -89,9 +89,9 @@ def _views(opset: Any, numbers: Any, artifact: Artifact) -> Any:
     planes = opset.floor(opset.add(planes, np.array(0.5, np.float32)))
 
     def side(axis: int) -> Side:
-        length = opset.convert(opset.gather(sides, np.array(axis), np.array(0)), "f32")
-        pixels = opset.range(np.float32(0), length, np.float32(1), "f32")
-        return Side(opset.add(opset.reshape(pixels, np.array([1, -1]), False), np.array(0.5, np.float32)), length)
+        length = opset.convert(opset.gather(sides, np.array(axis), np.array(0)), "i32")
+        pixels = opset.range(np.int32(0), length, np.int32(1), "i32")
+        return Side(opset.reshape(pixels, np.array([1, -1]), False), length)
 
     operations, both = _operations(opset), (side(0), side(1))
     seen = [view(operations, planes, both, part, size) for part in PARTS[artifact.test_views]]
@@ -100,16 +100,15 @@ def _views(opset: Any, numbers: Any, artifact: Artifact) -> Any:
 
 def _operations(opset: Any) -> Operations:
     """Return OpenVINO's operations under the names that views are computed with."""
-    swapped = {(2, 3): np.array([0, 1, 3, 2])}
+    swapped, kinds = {(2, 3): np.array([0, 1, 3, 2])}, {"float32": "f32"}
     return SimpleNamespace(
-        abs=opset.abs,
-        cast=lambda values, kind: opset.convert(values, {"int32": "i32"}[kind]),
+        cast=lambda values, kind: opset.convert(values, kinds[kind]),
         floor=opset.floor,
+        floor_divide=opset.divide,
         matmul=lambda one, other: opset.matmul(one, other, False, False),
         maximum=opset.maximum,
         minimum=opset.minimum,
         reshape=lambda values, shape: opset.reshape(values, np.array(shape), False),
-        round=lambda values: opset.round(values, "half_to_even"),
         sum=lambda values, axis, keepdims: opset.reduce_sum(values, [axis], keepdims),
         swapaxes=lambda values, *axes: opset.transpose(values, swapped[axes]),
         take=lambda values, places, axis: opset.gather(values, places, np.array(axis)),

@@ -266,8 +266,8 @@ def _views(numbers: Any, parts: Sequence[float], size: int) -> Any:
 
     def side(pixels: Any) -> Side:
         """Return the side that is as long as `pixels` (length,): Keras tells no length that is not known beforehand."""
-        at = ops.cumsum(ops.ones_like(pixels)) - 0.5
-        return Side(ops.reshape(at, (1, -1)), ops.max(at) + 0.5)
+        counted = ops.cumsum(ops.cast(ops.ones_like(pixels), "int32"))
+        return Side(ops.reshape(counted - 1, (1, -1)), ops.max(counted))
 
     sides = side(numbers[0, :, 0, 0]), side(numbers[0, 0, :, 0])
     planes = ops.transpose(numbers, (0, 3, 2, 1))

@@ -416,7 +416,6 @@ def _squared_difference(to: _Translation, node: Any) -> str:
 
 
 _SIMPLE = {
-    "Abs": "Abs",
     "Add": "Add",
     "Subtract": "Sub",
     "Multiply": "Mul",
@@ -430,9 +429,7 @@ _SIMPLE = {
     "Greater": "Greater",
     "Maximum": "Max",
     "Minimum": "Min",
-    "Negative": "Neg",
     "Range": "Range",
-    "Round": "Round",  # halves to the even number, as OpenVINO is told to
     "Select": "Where",
     "ShapeOf": "Shape",
     "Sqrt": "Sqrt",

@@ -7,6 +7,7 @@ the weights follow from the length of the side alone, and any runtime computes t
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,14 +17,13 @@ from numpy.typing import NDArray
 class Operations(Protocol):
     """What views are computed with, by the names of `keras.ops`."""
 
-    abs: Any
     cast: Any
     floor: Any
+    floor_divide: Any
     matmul: Any
     maximum: Any
     minimum: Any
     reshape: Any
-    round: Any  # halves to the even number
     sum: Any
     swapaxes: Any
     take: Any
@@ -32,10 +32,10 @@ class Operations(Protocol):
 class Side(NamedTuple):
     """A side of a picture."""
 
-    at: Any
-    """(1, length) float32, where the centres of its pixels are: 0.5, 1.5, …"""
+    pixels: Any
+    """(1, length) int32: 0, 1, …"""
     length: Any
-    """float32, pixels."""
+    """int32."""
 
 
 def view(operations: Operations, picture: Any, sides: tuple[Side, Side], part: float, size: int) -> Any:
@@ -64,29 +64,34 @@ def view(operations: Operations, picture: Any, sides: tuple[Side, Side], part: f
 
 
 class _Along:
-    """One direction of a view."""
+    """One direction of a view.
+
+    Where pixels lie is computed in whole numbers: in 16 bits, which runtimes like to take for floats, it would be wrong
+    by pixels. Lengths are in units of 1 / (2 * denominator * seen) of a pixel.
+    """
 
     def __init__(self, operations: Operations, side: Side, part: float, size: int) -> None:
         self._of = of = operations
-        none, self._half, one = _number(0), _number(0.5), _number(1)
-        left = side.length * _number((1 - part) / 2)
-        inside = side.length - left - left
-        seen = of.minimum(of.maximum(of.round(inside), one), _number(size))
-        step = inside / seen
-        support = of.maximum(step, one)
-        middles = np.arange(size, dtype=np.float32) + self._half
+        numerator, denominator = Fraction(part).limit_denominator(100).as_integer_ratio()
+        none, one, two, of_part, of_whole, most = map(_whole, (0, 1, 2, numerator, denominator, size))
+        odd = np.arange(1, 2 * size, 2, dtype=np.int32)
+        inside = side.length * of_part
+        seen = of.minimum(of.maximum(_rounded(of, inside, denominator), one), most)
         # What is seen may be fewer pixels than there are rows: the last one is repeated.
-        centres = of.minimum(seen - self._half, middles[:, np.newaxis]) * step + left
-        triangle = of.maximum(support - of.abs(side.at - centres), none)
+        places = of.reshape(of.minimum(seen * two - one, odd), (-1, 1))
+        centres = places * inside + side.length * (of_whole - of_part) * seen
+        support = of.maximum(inside, seen * of_whole) * two
+        away = (side.pixels * two + one) * seen * of_whole - centres
+        triangle = of.cast(of.maximum(support - of.maximum(away, away * _whole(-1)), none), "float32")
         self._weights = triangle / of.sum(triangle, axis=1, keepdims=True)
-        places = of.maximum(seen / _number(size) * middles - self._half, none)
-        first = of.floor(places)
-        self._share = places - first
-        self._first, self._second = (of.cast(place, "int32") for place in (first, of.minimum(first + one, seen - one)))
+        between = of.maximum(seen * odd - most, none)  # in halves of 1 / size
+        self._first = of.floor_divide(between, most * two)
+        self._second = of.minimum(self._first + one, seen - one)
+        self._share = of.cast(between - self._first * (most * two), "float32") / np.array(2 * size, np.float32)
 
     def shrunk(self, picture: Any) -> Any:
         """Return pictures (n, 3, length, m) in `size` rows, each the rounded mean of some."""
-        return self._of.floor(self._of.matmul(self._weights, picture) + self._half)
+        return self._of.floor(self._of.matmul(self._weights, picture) + np.array(0.5, np.float32))
 
     def enlarged(self, picture: Any) -> Any:
         """Return pictures with what is seen, the first of `size` rows, in all of them."""
@@ -94,6 +99,15 @@ class _Along:
         return first + (second - first) * self._of.reshape(self._share, (-1, 1))
 
 
-def _number(value: float) -> NDArray[np.float32]:
-    """Return a number in the one form that all libraries take for float32."""
-    return np.array(value, np.float32)
+def _rounded(of: Operations, dividend: Any, divisor: int) -> Any:
+    """Return the whole number nearest to a quotient, of two the even one, as Python does."""
+    two, twice = _whole(2), _whole(2 * divisor)
+    shifted = dividend * two + _whole(divisor)
+    found = of.floor_divide(shifted, twice)
+    less_if_between = of.minimum(shifted - found * twice, _whole(1)) - _whole(1)
+    return found + less_if_between * (found - of.floor_divide(found, two) * two)
+
+
+def _whole(value: int) -> NDArray[np.int32]:
+    """Return a whole number in the one form that all libraries take."""
+    return np.array([value], np.int32)
