@@ -42,7 +42,8 @@ def view(operations: Operations, picture: Any, sides: tuple[Side, Side], part: f
     """Return the middle of pictures as the network sees it.
 
     Pillow's triangle, which smooths where it shrinks, first brings the middle to at most `size` pixels, and rounds
-    after each of the two directions; what is smaller then is enlarged, as `orchard.features.resizing.Resizer` does.
+    after each direction: across first, as Pillow has it with squares. What is smaller then is enlarged, as
+    `orchard.features.resizing.Resizer` does.
 
     Args:
         operations: of the library that the others are of.
