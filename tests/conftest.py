@@ -22,6 +22,8 @@ from orchard.storage import S3Options
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
+LABELS = ["Apple Golden 2", "Cherry Rainier 2", "Grape pink 2", "Lemon Meyer", "Mango", "Onion Red 2", "Orange 2"]
+LABELS += ["Papaya 2", "Plum 5", "Raspberry", "Tomato 2"]
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 
 
@@ -52,11 +54,9 @@ def spark(s3_server: "S3Server") -> Iterator[SparkSession]:  # noqa: ARG001 -- w
 @pytest.fixture(scope="session")
 def trained(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output with a model of 11 fruits, in float32, trained on 1,760 photographs and measured on 550; read only."""
-    labels = ["Apple Golden 2", "Cherry Rainier 2", "Grape pink 2", "Lemon Meyer", "Mango", "Onion Red 2"]
-    labels += ["Orange 2", "Papaya 2", "Plum 5", "Raspberry", "Tomato 2"]
     output = tmp_path_factory.mktemp("trained") / "out"
     orchard.api.run(
-        spark, str(fruits), str(output), labels=labels, precision="float32", classifiers=["linear_discriminant"]
+        spark, str(fruits), str(output), labels=LABELS, precision="float32", classifiers=["linear_discriminant"]
     )
     return output
 

@@ -18,7 +18,7 @@ EXTRACTION = (
     *SELECTION,
     *(*IMAGES, "max_rejected"),
     "quality",
-    *("backbone", "weights", "alpha", "input_size", "fit", "views", "test_views", "engine", "precision"),
+    *("backbone", "weights", "alpha", "input_size", "fit", "views", "test_views", "transform", "engine", "precision"),
     *("tune", *TUNING),
     *("fresh", "prune", "retry_rejected"),
 )

@@ -133,7 +133,8 @@ def measure(images: pa.Table, settings: Settings) -> Measured:
         else None,
         may_fall_back=settings.precision == "auto",
     )
-    engine = load_engine(replace(artifact, fit=fit, test_views=int(settings.test_views or 1)))
+    square_root = settings.transform == "square_root"
+    engine = load_engine(replace(artifact, fit=fit, test_views=int(settings.test_views or 1), square_root=square_root))
     step = max(1, images.num_rows // MEASURED_IMAGES)
     tried = images.take(pa.array(range(0, images.num_rows, step)[:MEASURED_IMAGES]))
     found = list(contents(tried, limits, settings.s3_options()))

@@ -51,7 +51,13 @@ OTHER_VARIABLES = {
 """What is read from the environment besides settings, without the prefix."""
 
 QUALITIES: Mapping[str | None, Mapping[str, object]] = {
-    "balanced": {"backbone": "EfficientNetLite2", "views": 8, "test_views": "3", "fit_validation": True},
+    "balanced": {
+        "backbone": "EfficientNetLite2",
+        "views": 8,
+        "test_views": "3",
+        "transform": "square_root",
+        "fit_validation": True,
+    },
     "best": {"backbone": "EfficientNetLite2", "views": 8, "test_views": "3", "fit_validation": True, "tune": True},
 }
 """What a quality other than fast, which is the defaults, comes to."""
@@ -145,6 +151,11 @@ class Settings(BaseSettings):
         None,
         description="views whose features are averaged, for training and answers alike: 1 (the whole) or 3 (and its "
         "middle, twice), recorded with the output; by default 1 for a new one",
+    )
+    transform: Literal["none", "square_root"] | None = Field(
+        None,
+        description="of each feature, recorded with the output: square_root makes labels of real photos easier to tell "
+        "apart; by default none for a new one",
     )
     tune: bool = Field(
         False,

@@ -66,6 +66,17 @@ def test_fewer_rows_are_shrunk_more() -> None:
     assert shrinkages[0] > 2 * shrinkages[1] > 4 * shrinkages[2]
 
 
+def test_views_of_an_image_are_no_images() -> None:
+    """Rows that are there three times tell no more than once."""
+    rows, labels = classes([20] * 3, 40)
+    once, _ = fitted((rows, labels))
+    sums = Sums.of(np.repeat(rows, 3, axis=0), {"label": np.repeat(labels, 3).tolist()})
+    reduction = Reduction.fit(sums.moments, variance=0.95)
+    given = sums.labelled, sums.columns["label"], reduction
+    assert fit(*given, images=60).shrinkage == pytest.approx(once.shrinkage, rel=1e-6)
+    assert fit(*given).shrinkage < once.shrinkage / 2
+
+
 def test_one_image_a_class_is_told_by_the_nearest() -> None:
     rows, labels = data = classes([1] * 12, 30)
     found, _ = fitted(data)

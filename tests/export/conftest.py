@@ -1,23 +1,21 @@
 """The files that an output is exported to, each written once, and the photographs that they are asked about."""
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
+import orchard.api
+from conftest import LABELS
 from export.runtimes import Answers, Exporter, Photographs, run_tensorflow
 from orchard.exports.formats import Format, Precision
 from orchard.exports.writing import export
-from orchard.features.artifact import Artifact
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
-from orchard.layout import BACKBONE
-from orchard.output import Output
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +40,12 @@ def photographs(trained: Path, model: Model) -> Photographs:
 
 
 @pytest.fixture(scope="session")
-def looking(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same output, but the model looks at three views of each picture; read only."""
-    output = Output(str(shutil.copytree(trained, tmp_path_factory.mktemp("looking") / "out")))
-    with output.writing():
-        artifact = Artifact.from_bytes(output.part(BACKBONE) or b"")
-        output.commit({}, parts={BACKBONE: replace(artifact, test_views=3).to_bytes()})
-        output.commit({}, model=output.stage_model(output.classifier_files()))
-    return Path(output.url)
+def looking(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the same labels that looks at three views, and takes the square root of features; read only."""
+    output = tmp_path_factory.mktemp("looking") / "out"
+    options = {"precision": "float32", "classifiers": ["linear_discriminant"], "limit": 660}
+    orchard.api.run(spark, str(fruits), str(output), labels=LABELS, test_views="3", transform="square_root", **options)
+    return output
 
 
 @pytest.fixture(scope="session")

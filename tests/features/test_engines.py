@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from orchard.errors import ClusterError, OrchardError, UsageError
-from orchard.features.artifact import Artifact, EngineName, Precision
+from orchard.features.artifact import PARTS, Artifact, EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.engines import OpenVinoEngine, load_engine, resolve_precision
+from orchard.features.engines import OpenVinoEngine, load_engine, resolve_precision, square_root
 from orchard.features.resizing import Resizer
+from orchard.features.views import middle
 
 # What Keras says by itself: its own preprocess_input and predict, on images that TensorFlow resized.
 REFERENCE = """
@@ -138,6 +139,18 @@ def test_features_of_several_views_are_the_mean_of_theirs(lite, photos):
     assert cosines(found, expected).min() > 0.999 > cosines(found, single(smooth[::3])).max()
     assert np.array_equal(engine.single(smooth), single(smooth))
     assert engine([]).shape == (0, 1280)
+
+
+def test_roots_are_taken_of_each_view_and_keep_their_sign(lite, photos):
+    assert np.allclose(square_root(np.array([4, -9, 0, 1e-20], np.float32)), [2, -3, 0, 0], atol=1e-6)
+    rooted = replace(lite, square_root=True, test_views=3)
+    assert len({artifact.fingerprint() for artifact in (rooted, lite, replace(rooted, square_root=False))}) == 3
+    assert Artifact.from_bytes(rooted.to_bytes()) == rooted
+    images = [np.asarray(Image.fromarray(photo).resize((300, 300))) for photo in photos.values()]
+    views = load_engine(replace(lite, test_views=3))
+    views_of = [middle(image, part, 224) for image in images for part in PARTS[3]]
+    expected = np.sqrt(views.single(views_of)).reshape(len(images), 3, -1).mean(axis=1)
+    np.testing.assert_allclose(load_engine(rooted)(images), expected, atol=1e-5)
 
 
 def test_any_number_of_images_is_taken(lite, images):

@@ -59,6 +59,8 @@ def test_views_come_and_go_with_their_images_and_are_learned_from(run: Run, phot
         run(photos, **SETTINGS | {"views": 3})
     with pytest.raises(SettingsChanged, match="was made with seed 42"):
         run(photos, **SETTINGS | {"seed": 1})
+    with pytest.raises(SettingsChanged, match="was made with transform none"):
+        run(photos, **SETTINGS | {"transform": "square_root"})
 
     # One is replaced, one is gone, one comes into training, one leaves it.
     replaced, gone = (photos / "Training" / "Lemon #2" / f"+frame {n}.jpg" for n in (1, 2))
@@ -74,7 +76,7 @@ def test_views_come_and_go_with_their_images_and_are_learned_from(run: Run, phot
 
 
 def test_three_views_of_each_image_go_into_its_features_and_into_answers(run: Run, photos: Path) -> None:
-    found = run(photos, "three", **SETTINGS | {"views": 1, "test_views": "3", "limit": 45})
+    found = run(photos, "three", **SETTINGS | {"views": 1, "test_views": "3", "transform": "square_root", "limit": 45})
     assert found.metrics["classifiers"]["linear_discriminant"]["test_rows"] == 9
     assert json.loads((found.folder / "run.json").read_text())["backbone"]["test_views"] == 3
     predictor = Predictor(Model.load(str(found.folder)))

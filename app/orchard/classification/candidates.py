@@ -96,16 +96,21 @@ class Candidates:
         self.labels = everything.columns["label"].names
         self.kinds = Kinds.of(self.labels, counts)
         self._counts = counts
-        fits = [everything]
+        fits = [(everything, statistics.everything)]
         if statistics.held_out is not None and len(self._fitted.names) > 1:
-            fits.append(fit)
+            fits.append((fit, statistics.fit))
         # One thread each, side by side: they wait for each other less than threads within a decomposition do.
         with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as threads:
             found = list(
-                threads.map(lambda sums: discriminant.fit(sums.labelled, sums.columns["label"], self.reduction), fits)
+                threads.map(
+                    lambda sums: discriminant.fit(
+                        sums[0].labelled, sums[0].columns["label"], self.reduction, sums[1].labelled.count
+                    ),
+                    fits,
+                )
             )
         self._final, self._trial = found[0], found[-1]
-        self._trial_labels = fits[-1].columns["label"].names
+        self._trial_labels = fits[-1][0].columns["label"].names
         self.familiarity = self._final.familiarity
         images = collect(spark, output.storage, output.files(Dataset.FEATURES), by_file(output, statistics.roles))
         if (images.classes("label", self._fitted.names) >= 0).sum() < LEAST_ROWS or len(self._fitted.names) < 2:

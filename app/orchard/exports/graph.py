@@ -12,7 +12,7 @@ from orchard.errors import UsageError
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT
 from orchard.exports.views import Operations, Side, view
 from orchard.features.artifact import PARTS, Artifact, EngineName
-from orchard.features.engines import import_openvino
+from orchard.features.engines import SMALLEST, import_openvino
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.model import Model
 
@@ -43,6 +43,9 @@ def folded_graph(model: Model) -> Any:
     graph.get_parameters()[0].output(0).replace(seen.output(0))
     matrix, bias = head(model)
     features = graph.get_results()[0].input_value(0)
+    if artifact.square_root:
+        least = np.array(SMALLEST, np.float32)
+        features = opset.divide(features, opset.sqrt(opset.maximum(opset.abs(features), least))).output(0)
     if len(parts) > 1:
         of_views = opset.reshape(features, np.array([len(parts), -1, artifact.n_features]), False)
         features = opset.reduce_mean(of_views, [0], False).output(0)

@@ -33,6 +33,7 @@ from orchard.exports.views import Side, view
 from orchard.features.artifact import PARTS
 from orchard.features.artifact import Precision as Computing
 from orchard.features.backbones import Backbone, find
+from orchard.features.engines import SMALLEST
 from orchard.features.quantization import FLOAT32_CONVOLUTIONS
 from orchard.features.resizing import Resizer
 from orchard.features.weights import Weights, keras_model, locate
@@ -55,6 +56,7 @@ class _Request:
     alpha: float
     input_size: int
     test_views: int
+    square_root: bool
     weights: str
     seed: int
     weights_digest: str
@@ -107,6 +109,7 @@ def keras_file(
         artifact.alpha,
         artifact.input_size,
         artifact.test_views,
+        artifact.square_root,
         weights,
         seed,
         artifact.weights_digest,
@@ -240,6 +243,8 @@ def _folded(request: _Request, folder: Path) -> keras.Model:
         matrix, bias = arrays["weights"], arrays["bias"]
     dense = keras.layers.Dense(len(bias), activation="softmax", name=OUTPUT)
     features = network(seen)
+    if request.square_root:
+        features = features / keras.ops.sqrt(keras.ops.maximum(keras.ops.abs(features), SMALLEST))
     if len(parts) > 1:
         of_views = keras.ops.reshape(features, (len(parts), -1, features.shape[-1]))
         features = keras.ops.mean(of_views, axis=0)

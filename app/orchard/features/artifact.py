@@ -58,6 +58,7 @@ class Artifact:
     precision: Precision
     weights: str  # where they came from, for people
     weights_digest: str
+    square_root: bool = field(default=False, kw_only=True)  # of what the network gives, see `engines.square_root`
     test_views: int = field(default=1, kw_only=True)  # whose mean an image's features are
     fit: Fit = field(default=Fit.STRETCH, kw_only=True)  # how pictures were made square
     topology: bytes = field(repr=False)  # OpenVINO: the graph (XML); TensorFlow: a .keras file
@@ -84,6 +85,8 @@ class Artifact:
             settings += f" fit={self.fit}"
         if self.test_views != 1:
             settings += f" test_views={self.test_views}"
+        if self.square_root:
+            settings += " square_root"
         return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
     def to_bytes(self) -> bytes:

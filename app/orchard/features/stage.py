@@ -73,6 +73,7 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
         "input_size": backbone.input_size,
         "fit": settings.fit or before.get("fit", str(Fit.STRETCH)),
         "test_views": int(settings.test_views or before.get("test_views", 1)),
+        "transform": settings.transform or before.get("transform", "none"),
         "views": before.get("views", 0) if settings.views is None else settings.views,
         "tune": settings.tune or before.get("tune", False),
     }
@@ -126,7 +127,12 @@ def featurize(
     try:
         with stage("start"):
             artifact = build if isinstance(build, Artifact) else build.result()
-            artifact = replace(artifact, fit=Fit(identity["fit"]), test_views=identity["test_views"])
+            artifact = replace(
+                artifact,
+                fit=Fit(identity["fit"]),
+                test_views=identity["test_views"],
+                square_root=identity["transform"] == "square_root",
+            )
             if weights is not None:
                 artifact = replace(artifact, weights=f"{identity['weights']}{AFTER_TUNING}")
             identity = _as_built(identity, artifact)
@@ -263,7 +269,7 @@ def identity_before(output: Output) -> dict[str, Any]:
     before = output.recall("identity")
     if not before:
         return {}
-    unchosen = {"fit": str(Fit.STRETCH), "views": 0, "test_views": 1, "tune": False}
+    unchosen = {"fit": str(Fit.STRETCH), "views": 0, "test_views": 1, "transform": "none", "tune": False}
     return unchosen | {"input_size": find(before["backbone"]).input_size} | before
 
 

@@ -58,14 +58,16 @@ def random_view(pixels: NDArray[np.uint8], digest: str, number: int, seed: int, 
     if draw.random() < 0.5:
         view = view[:, ::-1]
     light, contrast, saturation = 1 + draw.uniform(-_LIGHT, _LIGHT, 3)
-    numbers = view.astype(np.float32)
-    grey = numbers.mean(axis=2, keepdims=True)
-    numbers = grey + saturation * (numbers - grey)
-    mean = numbers.mean()
-    numbers = (mean + contrast * (numbers - mean)) * (light * (1 + draw.uniform(-_TINT, _TINT, 3)).astype(np.float32))
+    channels = light * (1 + draw.uniform(-_TINT, _TINT, 3))
     blur = draw.uniform(0, _BLUR) if draw.random() < _BLURRED else 0.0
-    seen = np.clip(np.rint(numbers), 0, 255).astype(np.uint8)
-    return np.asarray(Image.fromarray(seen).filter(ImageFilter.GaussianBlur(blur))) if blur else seen
+    seen = Image.fromarray(view).convert("RGB", _colours(view.mean(), channels, contrast, saturation))
+    return np.asarray(seen.filter(ImageFilter.GaussianBlur(blur)) if blur else seen)
+
+
+def _colours(mean: float, channels: NDArray[np.float64], contrast: float, saturation: float) -> tuple[float, ...]:
+    """Return the matrix (3, 4), row by row, that changes an image's colours about their grey, then about their mean."""
+    mixed = contrast * (saturation * np.eye(3) + (1 - saturation) / 3)
+    return tuple((channels[:, np.newaxis] * np.column_stack([mixed, np.full(3, (1 - contrast) * mean)])).ravel())
 
 
 def _part(pixels: NDArray[np.uint8], box: tuple[float, float, float, float], size: int) -> NDArray[np.uint8]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from orchard.classification.discriminant import fit
 from orchard.inference.calibration import fit as calibrated
+from orchard.inference.calibration import log_loss
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Reduction
 from orchard.reduction.statistics import ClassSums
@@ -142,7 +143,6 @@ class Trainer:
         self._optimizer.exclude_from_weight_decay(var_names=["bias"])
         self._optimizer.build(self._model.trainable_variables)
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING)
-        plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
 
         def step(rows: Any, truth: Any) -> Any:
             with tensorflow.GradientTape() as tape:
@@ -151,9 +151,8 @@ class Trainer:
             self._optimizer.apply_gradients(zip(tape.gradient(found, variables), variables, strict=True))
             return found
 
-        def judge(rows: Any, truth: Any) -> Any:
-            scores = self._model(tensorflow.cast(rows, tensorflow.float32), training=False)
-            return tensorflow.argmax(scores, axis=1), plain(truth, scores)
+        def judge(rows: Any) -> Any:
+            return self._model(tensorflow.cast(rows, tensorflow.float32), training=False)
 
         self._step = tensorflow.function(step, reduce_retracing=True)
         self._judge = tensorflow.function(judge, reduce_retracing=True)
@@ -246,15 +245,20 @@ class Trainer:
         return [np.asarray(variable.numpy()) for variable in self._model.trainable_variables]
 
     def _measured(self) -> dict[str, float]:
-        """Return the share of the images held out that is right, and their mean log loss."""
-        right, loss, known = 0, 0.0, self._held_out.known
-        known = known[self._held_out_classes[known] >= 0]
-        for at in _parts(known, BATCH):
-            rows = self._held_out.batch(at, np.zeros(len(at), np.intp))
-            found, losses = self._judge(rows, self._held_out_classes[at])
-            right += int((found.numpy() == self._held_out_classes[at]).sum())
-            loss += float(losses.numpy().sum())
-        return {"accuracy": right / max(len(known), 1), "loss": loss / max(len(known), 1)}
+        """Return the share of the images held out that is right, and their mean log loss, calibrated.
+
+        Label smoothing makes a network less sure than it may be, and the probe has none: as they are, the loss of a
+        network that is right far more often was the greater one.
+        """
+        known = self._held_out.known[self._held_out_classes[self._held_out.known] >= 0]
+        if not len(known):
+            return {"accuracy": 0.0, "loss": 0.0}
+        scores = np.concatenate(
+            [self._judge(self._held_out.batch(at, np.zeros(len(at), np.intp))).numpy() for at in _parts(known, BATCH)]
+        )
+        truth = self._held_out_classes[known]
+        loss = log_loss(scores, truth, calibrated(scores, truth, sure_at=0.5).temperature)
+        return {"accuracy": float((scores.argmax(axis=1) == truth).mean()), "loss": loss}
 
     def _features_of(
         self, of: Activations, images: NDArray[np.intp], views: NDArray[np.intp], done: Callable[[int], None]
