@@ -9,10 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from orchard import interruption, progress
-from orchard.child import print_anything, start_again_in_utf8
 from orchard.cluster import commands as cluster
-from orchard.errors import OrchardError, file_failure, first_line, is_of_file
+from orchard.commandline import run_command
 from orchard.exports import commands as export
 from orchard.flags import (
     CLASSIFICATION,
@@ -29,9 +27,9 @@ from orchard.flags import (
     settings_from,
 )
 from orchard.inference import commands as inference
-from orchard.redaction import redacted
 from orchard.serving import commands as serving
 from orchard.version import VERSION
+from orchard.watching import commands as watching
 
 
 def _print_json(value: object) -> None:
@@ -336,7 +334,7 @@ def sample(folder: Path, seed: int, as_json: bool, **flags: Any) -> int:
     return 0
 
 
-for _command in (*inference.COMMANDS, *export.COMMANDS, *serving.COMMANDS, *cluster.COMMANDS):
+for _command in (*inference.COMMANDS, *export.COMMANDS, *serving.COMMANDS, *watching.COMMANDS, *cluster.COMMANDS):
     cli.add_command(_command)
 
 
@@ -457,33 +455,5 @@ def _table(first: str, *others: str) -> Table:
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    start_again_in_utf8()
-    print_anything()
     # The server takes its signals itself: for it SIGTERM is a normal end.
-    interruption.run(_run, in_main_thread=sys.argv[1:2] == ["serve"])
-
-
-def _run() -> tuple[int, str | None]:
-    """Run the command line; return the exit code and the sentence that says what went wrong."""
-    try:
-        return cli(standalone_mode=False) or 0, None
-    except click.ClickException as error:
-        error.message = redacted(error.message)  # type: ignore[misc]  # Final; it may quote a value
-        error.show()
-        return 2, None
-    except (KeyboardInterrupt, click.Abort):
-        return 130, "interrupted."
-    except SystemExit as error:  # click's, where nobody reads the output any more; in a thread it would end that alone
-        return error.code if isinstance(error.code, int) else 1, None
-    except OrchardError as error:
-        code, sentence = error.exit_code, str(error)
-    except Exception as error:
-        if is_of_file(error):
-            failure = file_failure(error)
-            code, sentence = failure.exit_code, str(failure)
-        else:
-            what = f"{type(error).__name__}: {first_line(error)}"
-            code, sentence = 4, f"unexpected {what}; please report it with what --debug shows."
-    if "--debug" in sys.argv:
-        progress.say_traceback()
-    return code, redacted(sentence)
+    run_command(cli, in_main_thread=sys.argv[1:2] == ["serve"])

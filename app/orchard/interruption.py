@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from orchard.errors import in_driver_pod
 
@@ -127,12 +127,12 @@ def _wait(events: "SimpleQueue[signal.Signals | tuple[int, str | None]]", until:
 
 def _mute_others() -> None:
     """Keep what others print when they are stopped from standard error; Orchard's log and bars go on."""
-    from orchard import progress
-
     global _standard_error  # noqa: PLW0603 - as above
+    progress: Any = sys.modules.get("orchard.progress")  # `orchard watch` has none
     with contextlib.suppress(OSError):  # it may be closed
         _standard_error = os.dup(2)
-        progress.move_to(_standard_error)
+        if progress is not None:
+            progress.move_to(_standard_error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 

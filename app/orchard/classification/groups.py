@@ -152,8 +152,8 @@ def _fit(
     """
     classes, n = sums.columns["label"], int(sums.columns["label"].counts.sum())
     if classifier is Classifier.LINEAR_DISCRIMINANT:
-        found = discriminant.fit(seen.labelled, seen.columns["label"], reduction, sums.labelled.count)
-        return found.linear, FittedBy.SUMS
+        fitted = discriminant.fit(seen.labelled, seen.columns["label"], reduction, sums.labelled.count)
+        return fitted.linear, FittedBy.SUMS
     if classifier is Classifier.RANDOM_FOREST:
         forest, _ = grow(rows, n, classes.names, seed=seed, memory=memory)
         if forest is None:

@@ -21,7 +21,7 @@ from orchard.images.colour import to_srgb
 from orchard.images.content import ImageFormat, boxes_end, describe, image_format
 from orchard.images.limits import Deadline, Limits, OutOfTime, Unfit, bounded_memory, check_cost
 from orchard.images.tiff import open_tiff
-from orchard.layout import Fit, Reason
+from orchard.vocabulary import Fit, Reason
 
 try:
     import pillow_heif

@@ -1,7 +1,7 @@
 """A GIF without what lies before its first frame: Pillow keeps every piece of a comment."""
 
 from orchard.images.limits import Unfit
-from orchard.layout import Reason
+from orchard.vocabulary import Reason
 
 _HEADER_BYTES = 13
 _MAX_BLOCKS = 100_000

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from PIL.JpegImagePlugin import JpegImageFile
 
 from orchard.images.limits import Limits, Unfit
-from orchard.layout import Reason
+from orchard.vocabulary import Reason
 
 END = b"\xff\xd9"
 # Encoders make some ten. A scan of a few bytes costs as much time as there are pixels, about 1 ns for each.

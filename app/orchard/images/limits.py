@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from orchard.layout import Reason
+from orchard.vocabulary import Reason
 
 # Some decoders shrink while they decode, so that more pixels than `max_pixels` may be right; not any number.
 SHRUNK_PIXELS = 5

@@ -6,7 +6,7 @@ import zlib
 
 from orchard.images.colour import MAX_PROFILE_BYTES
 from orchard.images.limits import Unfit
-from orchard.layout import Reason
+from orchard.vocabulary import Reason
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _NAME = re.compile(rb"[A-Za-z]{4}")

@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from orchard.images.colour import MAX_PROFILE_BYTES
 from orchard.images.jpeg import MAX_SCANS
 from orchard.images.limits import Limits, Unfit, check_cost
-from orchard.layout import Reason
+from orchard.vocabulary import Reason
 
 _MAX_PARTS = 500_000  # 100 million pixels in tiles of 16 x 16 are fewer
 # A filter's overshoot of what is meant to end at 1.

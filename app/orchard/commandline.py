@@ -1,0 +1,57 @@
+"""From a command to the exit code of the process, whatever goes wrong in it; what `orchard watch` starts with, too."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import NoReturn
+
+import click
+
+from orchard import interruption
+from orchard.child import print_anything, start_again_in_utf8
+from orchard.errors import OrchardError, file_failure, first_line, is_of_file
+from orchard.redaction import redacted
+
+
+def run_command(
+    command: click.Command, arguments: Sequence[str] | None = None, *, in_main_thread: bool = False
+) -> NoReturn:
+    """Run a command and exit with its code.
+
+    Args:
+        command: what to run.
+        arguments: what it is given; None: what the process was.
+        in_main_thread: as of `orchard.interruption.run`.
+    """
+    start_again_in_utf8()
+    print_anything()
+    interruption.run(partial(_outcome, command, arguments), in_main_thread=in_main_thread)
+
+
+def _outcome(command: click.Command, arguments: Sequence[str] | None) -> tuple[int, str | None]:
+    """Run a command; return the exit code and the sentence that says what went wrong."""
+    name = "orchard" if arguments is None else f"orchard {command.name}"
+    try:
+        return command(arguments, prog_name=name, standalone_mode=False) or 0, None
+    except click.ClickException as error:
+        error.message = redacted(error.message)  # type: ignore[misc]  # Final; it may quote a value
+        error.show()
+        return 2, None
+    except (KeyboardInterrupt, click.Abort):
+        return 130, "interrupted."
+    except SystemExit as error:  # click's, where nobody reads the output any more; in a thread it would end that alone
+        return error.code if isinstance(error.code, int) else 1, None
+    except OrchardError as error:
+        code, sentence = error.exit_code, str(error)
+    except Exception as error:
+        if is_of_file(error):
+            failure = file_failure(error)
+            code, sentence = failure.exit_code, str(failure)
+        else:
+            what = f"{type(error).__name__}: {first_line(error)}"
+            code, sentence = 4, f"unexpected {what}; please report it with what --debug shows."
+    if "--debug" in sys.argv:
+        from orchard.progress import say_traceback
+
+        say_traceback()
+    return code, redacted(sentence)

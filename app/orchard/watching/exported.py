@@ -1,0 +1,136 @@
+"""A file that `orchard export` wrote, and its answers, by what runs such files alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchard.errors import InputError, UsageError
+from orchard.vocabulary import Answer, Fit
+
+IMAGE, PROBABILITIES, KIND_PROBABILITIES, FAMILIARITY = "image", "probabilities", "kind_probabilities", "familiarity"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What of the model card decides answers."""
+
+    labels: tuple[str, ...]
+    kinds: tuple[str, ...]
+    threshold: float
+    familiarity_threshold: float
+    kind_threshold: float
+    side: int
+    """Pixels of a side above which a picture is shrunk before the file gets it."""
+    fit: Fit
+
+    @classmethod
+    def beside(cls, file: Path) -> Self:
+        """Read the card of a model file. Raises InputError if there is none, or it is something else."""
+        path = file.with_suffix(".json")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                tuple(found["labels"]),
+                tuple(found["kinds"] or ()),
+                float(found["threshold"]),
+                float(found["familiarity_threshold"]),
+                float(found["kind_threshold"] or 1),
+                int(found["input"]["size"]),
+                Fit(found["input"]["fit"]),
+            )
+        except OSError as error:
+            raise InputError(
+                f"The model card {path} cannot be read ({error.strerror}): copy it along with {file.name}."
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is no model card of this version ({error}): export the model again.") from error
+
+
+class Exported:
+    """A model file that is ready to answer; one thread at a time.
+
+    Args:
+        file: ``.onnx`` or ``.xml``, its card beside it.
+        threads: that compute.
+
+    Raises:
+        InputError: it or its card is not there, or cannot be used.
+        UsageError: it is of another format, or what runs it is not installed.
+    """
+
+    def __init__(self, file: Path, threads: int) -> None:
+        runners = {".onnx": _onnx, ".xml": _openvino}
+        if file.suffix not in runners:
+            raise UsageError(f"{file} is neither an ONNX nor an OpenVINO file: orchard export OUT --format onnx.")
+        if not file.is_file():
+            raise InputError(f"There is no file {file}: write it with orchard export.")
+        self.card = Card.beside(file)
+        self._run = runners[file.suffix](file, threads)
+
+    def answer(self, picture: NDArray[np.uint8], top: int) -> dict[str, Any]:
+        """Return what a picture, uint8 (height, width, 3), RGB, comes to, as `orchard predict` says it."""
+        card, outputs = self.card, self._run(picture[np.newaxis])
+        shares = outputs[PROBABILITIES][0]
+        familiarity = float(outputs[FAMILIARITY][0]) if FAMILIARITY in outputs else 1.0
+        order = np.argsort(-shares, kind="stable")[:top].tolist()
+        confidence = float(shares[order[0]])
+        said = Answer.SURE if confidence >= card.threshold else Answer.NOT_SURE
+        if familiarity < card.familiarity_threshold:
+            said = Answer.UNKNOWN
+        kind = None
+        if card.kinds and said is not Answer.UNKNOWN:
+            of_kinds = outputs[KIND_PROBABILITIES][0]
+            best = int(of_kinds.argmax())
+            kind = card.kinds[best] if said is Answer.SURE or of_kinds[best] >= card.kind_threshold else None
+        return {
+            "answer": str(said),
+            "label": card.labels[order[0]] if said is Answer.SURE else None,
+            "kind": kind,
+            "confidence": round(confidence, 6),
+            "familiarity": round(familiarity, 6),
+            "top": [{"label": card.labels[place], "confidence": round(float(shares[place]), 6)} for place in order],
+        }
+
+
+def _onnx(file: Path, threads: int) -> Any:
+    runtime = _imported("onnxruntime", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of a class of its own for each fault
+        raise _unusable(file, error) from error
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {IMAGE: images}), strict=True))
+
+
+def _openvino(file: Path, threads: int) -> Any:
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would write to the home folder
+    openvino = _imported("openvino", "openvino")
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    try:
+        request = openvino.Core().compile_model(str(file), "CPU", settings).create_infer_request()
+    except Exception as error:  # OpenVINO's are of RuntimeError and others
+        raise _unusable(file, error) from error
+    return lambda images: {output.get_any_name(): values for output, values in request.infer([images]).items()}
+
+
+def _unusable(file: Path, error: Exception) -> InputError:
+    first = str(error).strip().split("\n", maxsplit=1)[0][:200]
+    return InputError(f"{file} cannot be used ({first}): export the model again.")
+
+
+def _imported(module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UsageError(f"{module} runs such files and is not installed: pip install {package}.") from error

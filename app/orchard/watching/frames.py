@@ -1,0 +1,253 @@
+"""Where frames come from: a camera, a video, or a folder that fills.
+
+A camera and a folder go on whether anybody looks or not: the newest frame is taken, and those that came before it
+meanwhile are counted and left. A video waits: its frames are taken at the rate that is asked for, in its own time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Condition, Thread
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchard import interruption
+from orchard.errors import InputError, UsageError
+from orchard.images.decoding import Decoded, Rejection, decode
+from orchard.images.limits import Limits
+from orchard.vocabulary import Fit
+
+_POLL_SECONDS = 0.05
+_CAMERA_SECONDS = 10.0
+"""So long a camera may give nothing before it counts as gone."""
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture to be answered.
+
+    Attributes:
+        name: of its file, or the seconds since the video or the camera began.
+        picture: uint8 (height, width, 3), RGB, or why there is none.
+        skipped: frames that came since the one before, and were left.
+    """
+
+    name: str
+    picture: NDArray[np.uint8] | Rejection
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """How frames are looked at.
+
+    Attributes:
+        side: pixels that no side exceeds; a larger picture becomes a square of it.
+        fit: how a picture becomes square.
+        rate: frames a second at most; None: as many as can be answered.
+    """
+
+    side: int
+    fit: Fit
+    rate: float | None
+
+
+def frames(source: str, look: Look) -> Iterator[Frame]:
+    """Yield frames of a folder, a camera by its number, or a video file, until it ends or the command is to end.
+
+    Raises:
+        InputError: there is nothing of that name, or it gives no frames.
+        UsageError: OpenCV is not installed.
+    """
+    path = Path(source)
+    if path.is_dir():
+        yield from _of_folder(path, look)
+    elif path.is_file():
+        yield from _of_video(path, look)
+    elif source.isascii() and source.isdigit():
+        yield from _of_camera(int(source), look)
+    else:
+        raise InputError(f"There is no folder, video or camera {source}: name one, a camera by its number, such as 0.")
+
+
+def _of_folder(folder: Path, look: Look) -> Iterator[Frame]:
+    """Yield the newest picture that has come to the folder whole, again and again; what is there already counts."""
+    seen: dict[str, tuple[int, int]] = {}  # names of what was answered or left, with size and time
+    growing: dict[str, tuple[int, int]] = {}
+    pace = _Pace(look.rate)
+    while not interruption.asked():
+        found = {
+            entry.name: (status.st_size, status.st_mtime_ns)
+            for entry, status in _statuses(folder)
+            if entry.suffix.lower() in _SUFFIXES
+        }
+        # Whole is what has not changed since the look before.
+        whole = {name: state for name, state in found.items() if seen.get(name) != state == growing.get(name)}
+        growing = found
+        if not whole or not pace.is_due():
+            interruption.wait(_POLL_SECONDS)
+            continue
+        newest = max(whole, key=lambda name: (whole[name][1], name))
+        seen = {name: state for name, state in seen.items() if name in found} | whole
+        try:
+            data = (folder / newest).read_bytes()
+        except OSError:  # it is gone again
+            continue
+        pace.begin()
+        yield Frame(newest, _decoded(data, look), len(whole) - 1)
+
+
+def _statuses(folder: Path) -> Iterator[tuple[Path, Any]]:
+    """Yield the files of a folder that can be looked at."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be read ({error.strerror}): is it still there?") from error
+    for entry in entries:
+        try:
+            if entry.is_file():
+                yield entry, entry.stat()
+        except OSError:  # it is gone again
+            continue
+
+
+def _decoded(data: bytes, look: Look) -> NDArray[np.uint8] | Rejection:
+    found = decode(data, look.side, Limits(), look.fit)
+    return found.pixels if isinstance(found, Decoded) else found
+
+
+def _of_video(path: Path, look: Look) -> Iterator[Frame]:
+    """Yield the frames of a video at the rate, counted in the video's own time."""
+    cv2 = _import_opencv()
+    with _captured(cv2, str(path)) as capture:
+        per_second = capture.get(cv2.CAP_PROP_FPS) or 25.0
+        number, skipped, due = 0, 0, 0.0
+        while not interruption.asked() and capture.grab():
+            seconds = number / per_second
+            number += 1
+            if seconds < due:
+                skipped += 1
+                continue
+            found, picture = capture.retrieve()
+            if not found:
+                break
+            if look.rate:
+                due = max(due + 1 / look.rate, seconds - 1 / look.rate)
+            yield Frame(f"{seconds:.3f}", _seen(picture, look), skipped)
+            skipped = 0
+        if not number:
+            raise InputError(f"{path} gives no frames: is it a video that this OpenCV can read?")
+
+
+def _of_camera(number: int, look: Look) -> Iterator[Frame]:
+    """Yield the newest frame of a camera, which is emptied all the time, so that none is old when it is answered."""
+    cv2 = _import_opencv()
+    with _captured(cv2, number) as capture:
+        newest = _Newest(capture)
+        pace = _Pace(look.rate)
+        while not interruption.asked():
+            if not pace.is_due():
+                interruption.wait(_POLL_SECONDS)
+                continue
+            found = newest.take()
+            if found is None:
+                raise InputError(f"Camera {number} has given no frame for {_CAMERA_SECONDS:g} s: is it connected?")
+            pace.begin()
+            picture, seconds, skipped = found
+            yield Frame(f"{seconds:.3f}", _seen(picture, look), skipped)
+
+
+class _Newest:
+    """The newest frame of a camera, read in a thread of its own."""
+
+    def __init__(self, capture: Any) -> None:
+        self._capture, self._condition = capture, Condition()
+        self._frame: Any = None
+        self._came = 0
+        self._started = time.monotonic()
+        Thread(target=self._read, name="orchard-camera", daemon=True).start()
+
+    def take(self) -> tuple[Any, float, int] | None:
+        """Return the newest frame, its seconds, and how many came before it since the last; None: there is none."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._came or interruption.asked(), _CAMERA_SECONDS)
+            if not self._came:
+                return None
+            found = self._frame, time.monotonic() - self._started, self._came - 1
+            self._came = 0
+            return found
+
+    def _read(self) -> None:
+        while not interruption.asked():
+            read, frame = self._capture.read()
+            if not read:
+                return
+            with self._condition:
+                self._frame, self._came = frame, self._came + 1
+                self._condition.notify()
+
+
+class _Pace:
+    """Frames at a rate at most."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._seconds = 1 / rate if rate else 0.0
+        self._due = 0.0
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due
+
+    def begin(self) -> None:
+        """A frame is begun: what was late is not made up for."""
+        self._due = max(self._due + self._seconds, time.monotonic() + self._seconds / 2)
+
+
+def _seen(picture: NDArray[np.uint8], look: Look) -> NDArray[np.uint8]:
+    """Return a frame of OpenCV's as a file's picture is: RGB, square if that is asked for, and not too large."""
+    cv2 = _import_opencv()
+    height, width = picture.shape[:2]
+    if look.fit is Fit.CROP:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        picture = picture[top : top + side, left : left + side]
+    elif look.fit is Fit.PAD and height != width:
+        from orchard.images.decoding import GREY
+
+        side = max(height, width)
+        square = np.full((side, side, 3), GREY, np.uint8)
+        top, left = (side - height) // 2, (side - width) // 2
+        square[top : top + height, left : left + width] = picture
+        picture = square
+    if max(picture.shape[:2]) > look.side:
+        picture = cv2.resize(picture, (look.side, look.side), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(picture[:, :, ::-1])
+
+
+@contextmanager
+def _captured(cv2: Any, source: str | int) -> Iterator[Any]:
+    capture = cv2.VideoCapture(source)
+    try:
+        if not capture.isOpened():
+            raise InputError(f"{source} cannot be opened as {'a video' if isinstance(source, str) else 'a camera'}.")
+        yield capture
+    finally:
+        capture.release()
+
+
+def _import_opencv() -> Any:
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what hinders it is said in a sentence of ours
+    try:
+        import cv2
+    except ImportError as error:
+        raise UsageError(
+            "Cameras and videos need OpenCV: pip install opencv-python-headless; a folder of pictures does not."
+        ) from error
+    return cv2

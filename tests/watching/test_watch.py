@@ -1,0 +1,148 @@
+"""``orchard watch`` as a robot runs it: an exported file, frames as they come, and hardly a package installed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from orchard.exports.formats import Format, Precision
+from orchard.exports.writing import export
+from orchard.images.decoding import Decoded
+from orchard.inference.model import Model
+from orchard.inference.predictor import Predictor
+from orchard.vocabulary import Fit
+from orchard.watching.frames import Look, frames
+
+NOT_THERE = "pyspark", "tensorflow", "keras", "pyarrow", "pandas", "pydantic", "rich", "kubernetes", "sklearn", "nncf"
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("robot") / "fruits.onnx"
+    export(str(trained), str(file), Format.ONNX, Precision.FLOAT32)
+    return file
+
+
+@pytest.fixture(scope="session")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a machine that has few packages."""
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules |= dict.fromkeys({NOT_THERE!r})\n")
+    path = os.pathsep.join([str(folder), str(Path(__file__).parents[2] / "app")])
+    return os.environ | {"PYTHONPATH": path}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "orchard", "watch", *map(str, arguments)]
+
+
+@contextmanager
+def watching(robot: dict[str, str], *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command(*arguments), env=robot, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_folder_that_fills_is_answered_newest_first(
+    trained: Path, exported: Path, robot: dict[str, str], fruits: Path, tmp_path: Path
+) -> None:
+    photos = [sorted((fruits / "Test" / label).glob("*.jpg"))[5] for label in ("Mango", "Raspberry", "Plum 5")]
+    for age, photo in enumerate(photos[:2]):
+        shutil.copy(photo, tmp_path / photo.parent.name.lower()).rename(tmp_path / f"{age}.jpg")
+        os.utime(tmp_path / f"{age}.jpg", (1000 + age, 1000 + age))
+    (tmp_path / "notes.txt").write_text("no picture")
+    with watching(robot, exported, tmp_path) as process:
+        assert process.stdout is not None and process.stderr is not None
+        first = json.loads(process.stdout.readline())
+        assert (first["frame"], first["skipped"], first["number"]) == ("1.jpg", 1, 1)
+        (tmp_path / "2.jpg").write_bytes(photos[2].read_bytes()[:1500])  # half of it
+        second = json.loads(process.stdout.readline())
+        assert (second["frame"], second["reason"], second["skipped"]) == ("2.jpg", "truncated", 0)
+        shutil.copy(photos[2], tmp_path / "2.jpg")  # and then all
+        third = json.loads(process.stdout.readline())
+        assert (third["frame"], third["label"], third["answer"]) == ("2.jpg", "Plum 5", "sure")
+        assert 0 < third["milliseconds"] < 10_000
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr.read() == "orchard: interrupted.\n"
+    predictor = Predictor(Model.load(str(trained)))
+    for line, photo in ((first, photos[1]), (third, photos[2])):
+        decoded = predictor.decode(photo.read_bytes())
+        assert isinstance(decoded, Decoded)
+        expected = predictor.predict([decoded.pixels], top=3)[0]
+        assert [found["label"] for found in line["top"]] == [label for label, _ in expected.top]
+        assert line["confidence"] == pytest.approx(expected.top[0][1], abs=1e-3)
+        assert line["familiarity"] == pytest.approx(expected.familiarity, abs=1e-3)
+        assert (line["answer"], line["label"]) == (expected.answer, expected.label)
+
+
+def test_a_video_is_answered_in_its_own_time(
+    exported: Path, robot: dict[str, str], fruits: Path, tmp_path: Path
+) -> None:
+    video = tmp_path / "belt.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (100, 100))
+    for label in ("Mango", "Raspberry"):
+        for photo in sorted((fruits / "Test" / label).glob("*.jpg"))[:10]:
+            writer.write(np.asarray(Image.open(photo).convert("RGB"))[:, :, ::-1])
+    writer.release()
+    done = subprocess.run(
+        command(exported, video, "--rate", "2"), env=robot, capture_output=True, text=True, check=True
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["frame"] for line in lines] == ["0.000", "0.500", "1.000", "1.500"]
+    assert [line["skipped"] for line in lines] == [0, 4, 4, 4]
+    assert [line["top"][0]["label"] for line in lines] == ["Mango", "Mango", "Raspberry", "Raspberry"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("gone.onnx", "."), 3, "There is no file gone.onnx: write it with orchard export."),
+        (("model.pt", "."), 2, "neither an ONNX nor an OpenVINO file"),
+        (("alone.onnx", "."), 3, "The model card alone.json cannot be read (No such file or directory): copy it along"),
+        (("broken.onnx", "."), 3, "broken.onnx cannot be used"),
+        (("fruits.onnx", "nowhere"), 3, "There is no folder, video or camera nowhere"),
+        (("fruits.onnx", "alone.onnx"), 3, "cannot be opened as a video"),
+        (("fruits.onnx", "93"), 3, "93 cannot be opened as a camera"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    exported: Path, robot: dict[str, str], tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    for file in (exported, exported.with_suffix(".json")):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "alone.onnx").write_bytes(b"none")
+    (tmp_path / "broken.onnx").write_bytes(b"none")
+    shutil.copy(exported.with_suffix(".json"), tmp_path / "broken.json")
+    done = subprocess.run(command(*arguments), env=robot, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fit", "shape"), [(Fit.STRETCH, (64, 64, 3)), (Fit.CROP, (48, 48, 3)), (Fit.PAD, (64, 64, 3))]
+)
+def test_frames_of_a_video_are_squares_as_pictures_are(fit: Fit, shape: tuple[int, ...], tmp_path: Path) -> None:
+    video = tmp_path / "wide.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 48))
+    writer.write(np.full((48, 96, 3), (0, 0, 250), np.uint8))  # red, as OpenCV has it
+    writer.release()
+    (frame,) = frames(str(video), Look(64, fit, None))
+    assert isinstance(frame.picture, np.ndarray) and frame.picture.shape == shape
+    middle = frame.picture[shape[0] // 2, shape[1] // 2].astype(int)
+    assert middle[0] > 200 and middle[1:].max() < 50
