@@ -66,7 +66,7 @@ def comparison(*, required: bool) -> Callable[[Command], Command]:
     tolerance = click.option(
         "--tolerance",
         type=float,
-        default=0.01,
+        default=0.01 if required else None,
         metavar="NUMBER",
         help="accuracy that a faster backbone may cost and still be the best trade-off  [default: 0.01]",
     )

@@ -170,6 +170,7 @@ def test_a_driver_compares_and_tunes_as_well() -> None:
             [SOURCE, "--command", "compare", "--backbones", "MobileNetV2", "--backbone", "VGG16"],
             "--backbone is no flag",
         ),
+        ([SOURCE, "--tolerance", "0.1"], "--tolerance is a flag of --command compare"),
         (["--command", "tune", "--limit", "9"], "--limit is no flag of `orchard tune`"),
     ],
 )

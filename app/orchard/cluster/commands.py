@@ -97,7 +97,7 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
     output: str,
     command: str,
     backbones: str | None,
-    tolerance: float,
+    tolerance: float | None,
     name: str,
     namespace: str | None,
     context: str | None,

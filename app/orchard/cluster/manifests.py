@@ -87,6 +87,8 @@ class Submission:
             raise UsageError("SOURCE is missing: name the images, such as s3a://bucket/photos.")
         if (self.command == "compare") != (self.backbones is not None):
             raise UsageError("--command compare and --backbones A,B need each other: give both, or neither.")
+        if self.command != "compare" and self.tolerance is not None:
+            raise UsageError("--tolerance is a flag of --command compare: leave it away.")
 
     @property
     def tunes(self) -> bool:
