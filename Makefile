@@ -157,6 +157,7 @@ chart: setup tools build/schemas ## check the chart: lint, unit tests, its examp
 	set -e; for values in helm/orchard/ci/*-values.yaml; do \
 		helm template example helm/orchard --values $$values >build/example.yaml; \
 		kubeconform -strict -schema-location 'build/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' build/example.yaml; done
+	kubeconform -strict -schema-location 'build/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' k8s/tenant/*.yaml
 	cp helm/orchard/README.md build/README.chart && $(HELM_DOCS) && diff build/README.chart helm/orchard/README.md
 
 build/schemas: helm/schemas.py | setup

@@ -71,14 +71,14 @@ class Submission:
         if self.settings.webhook and not self.webhook_secret:
             raise UsageError(
                 "A webhook's address is secret and would lie in clear in the job's settings: put it into a Secret of "
-                "the cluster under the key url, and name that by --webhook-secret."
+                "the cluster under the key url and name that by --webhook-secret, or leave it away."
             )
         if self.source is not None:
             check_apart(self.source, self.output)
-        if self.settings.weights not in ("imagenet", "random"):
-            self._check_reachable(self.settings.weights)
-        for place in filter(None, (self.source, self.output)):
-            self._check_reachable(place)
+        read = [getattr(self.settings, name) for name in ("weights", "cards", "corrections", "unknown")]
+        for place in (self.source, self.output, *read):
+            if place not in (None, "imagenet", "random"):
+                self._check_reachable(place)
 
     def _check_command(self) -> None:
         if self.command == "tune" and self.source is not None:
