@@ -63,12 +63,13 @@ def comparison(*, required: bool) -> Callable[[Command], Command]:
         metavar="A,B@128,…",
         help="backbones to compare, separated by commas, each with an input size behind @ if it is not to be its own",
     )
+    default = "0.01" if required else "the command's"
     tolerance = click.option(
         "--tolerance",
         type=float,
         default=0.01 if required else None,
         metavar="NUMBER",
-        help="accuracy that a faster backbone may cost and still be the best trade-off  [default: 0.01]",
+        help=f"accuracy that a faster backbone may cost and still be the best trade-off  [default: {default}]",
     )
     return lambda command: backbones(tolerance(command))
 
