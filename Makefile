@@ -35,7 +35,7 @@ HELM_DOCS = helm-docs --log-level=warning --chart-search-root=helm/orchard --sor
 	--template-files=settings.gotmpl --template-files=README.md.gotmpl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-pyspark chaos e2e check format lock clean image image-emr check-emr image-sizes sbom local-run tools chart manifests kind-run
+.PHONY: help setup run test test-pyspark chaos e2e check format lock clean image image-emr check-emr image-sizes sbom release local-run tools chart manifests kind-run
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -115,6 +115,12 @@ sbom: ## write the image's bill of materials to build/sbom.cdx.json
 	@mkdir -p build
 	$(DOCKER) run --rm --network=none --entrypoint cat $(IMAGE) /opt/orchard/sbom.cdx.json >build/sbom.cdx.json
 
+release: ## push image and chart with provenance and bill of materials (REGISTRY=host/path; PLAIN_HTTP=1, UNCOMMITTED=1)
+	@test -n "$(REGISTRY)" || { echo "Say where to push: make release REGISTRY=registry.example.com/vision" >&2; exit 1; }
+	$(MAKE) --no-print-directory image .tools/bin/helm .tools/bin/oras
+	$(PYTHON) docker/release.py "$(REGISTRY)" --image $(IMAGE) --version $(VERSION) --docker $(DOCKER) \
+		$(if $(PLAIN_HTTP),--plain-http) $(if $(UNCOMMITTED),--uncommitted)
+
 local-run: ## like run, but in the image, without network (DATA=folder OUT=folder)
 	@$(DOCKER) image inspect $(IMAGE) >/dev/null 2>&1 || $(MAKE) image
 	@mkdir -p build "$(OUT)"
@@ -125,7 +131,7 @@ local-run: ## like run, but in the image, without network (DATA=folder OUT=folde
 
 tools: $(TOOLS:%=.tools/bin/%) ## the chart's tools in .tools/bin: links to those on the PATH, or built with Go
 
-$(TOOLS:%=.tools/bin/%):
+$(TOOLS:%=.tools/bin/%) .tools/bin/oras:
 	@mkdir -p .tools/bin
 	@if found=$$(command -v $(@F)); then ln -s "$$found" $@; else \
 		command -v go >/dev/null || { echo "$(@F) is missing, and Go to build it: install one of them" >&2; exit 1; }; \
@@ -133,6 +139,8 @@ $(TOOLS:%=.tools/bin/%):
 
 build-helm:
 	$(GO_INSTALL) helm.sh/helm/v4/cmd/helm@v4.3.1
+build-oras:
+	$(GO_INSTALL) oras.land/oras/cmd/oras@v1.3.6
 build-helm-docs:
 	$(GO_INSTALL) github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2
 build-kubeconform:
@@ -149,6 +157,7 @@ chart: setup tools build/schemas ## check the chart: lint, unit tests, its examp
 	set -e; for values in helm/orchard/ci/*-values.yaml; do \
 		helm template example helm/orchard --values $$values >build/example.yaml; \
 		kubeconform -strict -schema-location 'build/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' build/example.yaml; done
+	kubeconform -strict -schema-location 'build/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' k8s/tenant/*.yaml
 	cp helm/orchard/README.md build/README.chart && $(HELM_DOCS) && diff build/README.chart helm/orchard/README.md
 
 build/schemas: helm/schemas.py | setup

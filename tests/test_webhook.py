@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from orchard import pipeline
+from orchard.comparison import compare
 from orchard.errors import InputError, UsageError
 from orchard.settings import Settings, load
 from orchard.webhook import told
@@ -61,7 +62,12 @@ def hook() -> Iterator[_Hook]:
 def test_a_run_that_fails_tells_why_before_any_output_was_opened(hook: _Hook, tmp_path: Path) -> None:
     with pytest.raises(InputError) as failure:
         pipeline.run(str(tmp_path / "nowhere"), str(tmp_path / "out"), Settings(webhook=hook.url))
-    (message,) = hook.messages
+    with pytest.raises(InputError, match="holds no results"):
+        pipeline.tune(str(tmp_path / "out"), Settings(webhook=hook.url))
+    with pytest.raises(UsageError, match="is where the images are"):
+        compare(str(tmp_path), str(tmp_path), ["MobileNetV2"], Settings(webhook=hook.url))
+    message, tuning, comparison = hook.messages
+    assert (tuning["state"], comparison["state"], comparison["exit_code"]) == ("failed", "failed", 2)
     assert (message["state"], message["exit_code"], message["reason"]) == ("failed", 3, str(failure.value))
     assert message["output"] == str(tmp_path / "out")
     assert str(failure.value) in message["text"]

@@ -14,15 +14,13 @@ from orchard.commandline import run_command
 from orchard.exports import commands as export
 from orchard.flags import (
     CLASSIFICATION,
+    DRIVERS,
     EXTRACTION,
-    IMAGES,
     PRICES,
     REDUCTION,
-    SCALING,
     SPARK,
     STORAGE,
-    TELLING,
-    TUNING,
+    comparison,
     options,
     settings_from,
 )
@@ -58,7 +56,7 @@ def cli() -> None:
 @cli.command(short_help="everything, from the images to the report")
 @click.argument("source")
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
-@options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *SPARK, *SCALING, *TELLING, *PRICES, *STORAGE)
+@options(*DRIVERS["run"])
 def run(source: str, output: str, as_json: bool, **flags: Any) -> int:
     """Featurize the images at SOURCE, reduce, classify, and write a report.
 
@@ -118,7 +116,7 @@ def extract(source: str, output: str, as_json: bool, **flags: Any) -> int:
 
 @cli.command(short_help="train the network's last blocks on the images of an output")
 @click.argument("output")
-@options(*TUNING, *IMAGES, *REDUCTION, *CLASSIFICATION, *("seed", "test_fraction", "group_by"), *SPARK, *STORAGE)
+@options(*DRIVERS["tune"])
 def tune(output: str, as_json: bool, **flags: Any) -> int:
     """Tune the network of OUTPUT on its training images, and make everything else in OUTPUT again with it.
 
@@ -237,21 +235,9 @@ def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
 
 @cli.command(short_help="several backbones side by side")
 @click.argument("source")
-@click.option(
-    "--backbones",
-    required=True,
-    metavar="A,B@128,…",
-    help="backbones to compare, separated by commas, each with an input size behind @ if it is not to be its own",
-)
+@comparison(required=True)
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix; each backbone gets a folder in it")
-@click.option(
-    "--tolerance",
-    type=float,
-    default=0.01,
-    metavar="NUMBER",
-    help="accuracy that a faster backbone may cost and still be the best trade-off  [default: 0.01]",
-)
-@options(*(name for name in EXTRACTION if name not in ("backbone",)), *REDUCTION, "classifiers", *SPARK, *STORAGE)
+@options(*DRIVERS["compare"])
 def compare(source: str, backbones: str, output: str, tolerance: float, as_json: bool, **flags: Any) -> int:
     """Run the pipeline with several backbones and print one table; the best trade-off is marked.
 

@@ -13,15 +13,17 @@ from orchard.features.weights import brought, locate
 from orchard.headline import common, measured_by
 from orchard.images.sources import check_apart, list_selected
 from orchard.layout import COMPARISON, COMPARISON_PAGE, Interval, Measure, Metrics
-from orchard.output import Output
+from orchard.output import Output, new_run_id
 from orchard.planning import measure as time_of
 from orchard.redaction import redacted
 from orchard.report.comparison import render
+from orchard.runlog import RunLog
 from orchard.session import Session
 from orchard.settings import Settings
 from orchard.storage import open_storage
 from orchard.summary import as_json
 from orchard.tuning.blocks import last_kept
+from orchard.webhook import told
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -93,8 +95,19 @@ def compare(
         raise UsageError(
             f"--tolerance {tolerance:g} is no share of accuracy: give one such as 0.01, which is one point."
         )
-    check_apart(source, output)
-    _check_weights(names, settings)
+    with told(settings.webhook, output) as message:
+        message["run"] = new_run_id()
+        check_apart(source, output)
+        _check_weights(names, settings)
+        with RunLog(open_storage(output, settings.s3_options()), message["run"]):
+            # The runs of the networks are parts of this one, which tells how it ended.
+            alone = settings.model_copy(update={"webhook": None})
+            return _compare(source, output, names, alone, spark, tolerance=tolerance)
+
+
+def _compare(
+    source: str, output: str, names: list[str], settings: Settings, spark: "SparkSession | None", *, tolerance: float
+) -> list[dict[str, Any]]:
     session = Session(settings, spark)
     session.start()
     try:

@@ -29,6 +29,13 @@ SCALING = ("min_executors", "max_executors", "finish_within")
 PRICES = ("core_hour_price", "core_watts")
 TELLING = ("metrics_port", "webhook")
 STORAGE = ("s3_endpoint", "s3_region", "storage_timeout")
+AROUND = (*SPARK, *SCALING, *TELLING, *PRICES, *STORAGE)
+DRIVERS = {
+    "run": (*EXTRACTION, *REDUCTION, *CLASSIFICATION, *AROUND),
+    "compare": (*(name for name in EXTRACTION if name != "backbone"), *REDUCTION, "classifiers", *AROUND),
+    "tune": (*TUNING, *IMAGES, *REDUCTION, *CLASSIFICATION, "seed", "test_fraction", "group_by", *AROUND),
+}
+"""The settings that are flags of each command which the driver of a cluster can run."""
 
 Command = Callable[..., Any]
 
@@ -46,6 +53,25 @@ def options(*names: str) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def comparison(*, required: bool) -> Callable[[Command], Command]:
+    """Give a command the flags that say what to compare."""
+    backbones = click.option(
+        "--backbones",
+        required=required,
+        metavar="A,B@128,…",
+        help="backbones to compare, separated by commas, each with an input size behind @ if it is not to be its own",
+    )
+    default = "0.01" if required else "the command's"
+    tolerance = click.option(
+        "--tolerance",
+        type=float,
+        default=0.01 if required else None,
+        metavar="NUMBER",
+        help=f"accuracy that a faster backbone may cost and still be the best trade-off  [default: {default}]",
+    )
+    return lambda command: backbones(tolerance(command))
 
 
 def _option(name: str) -> Callable[[Command], Command]:

@@ -67,6 +67,11 @@ NO_MODEL = StagedModel("", ())
 """For a commit after which there is no model."""
 
 
+def new_run_id() -> str:
+    """Return a name for a run; names are in the order of time."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
+
+
 @dataclass
 class _Snapshot:
     """What is known of the log, or what is wrong with it."""
@@ -86,7 +91,7 @@ class Output:
 
     def __init__(self, url: str, s3: S3Options | None = None) -> None:
         self.storage: Storage = open_storage(url, s3 or S3Options())
-        self.run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
+        self.run_id = new_run_id()
         self._commit_lock = Lock()
         self._lease: Lease | None = None
         self._load()

@@ -33,7 +33,7 @@ from orchard.settings import Settings
 from orchard.stages import Stage, feature_names, key_of
 from orchard.storage import read_path
 from orchard.usage import Meter
-from orchard.webhook import told
+from orchard.webhook import Told, told
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -58,27 +58,31 @@ def run(source: str, output: str, settings: Settings, spark: SparkSession | None
         with Pipeline(output, settings, spark) as pipeline:
             message["run"] = pipeline.output.run_id
             pipeline.extract(source)
-            outcome = _after_features(pipeline)
-        message |= {"images": outcome.metrics["images"], "usage": pipeline.meter.used(settings)["total"]}
-        if not outcome.within_limits:
-            message |= {"state": "rejected", "exit_code": 1, "reason": "more images were rejected than is allowed"}
-        return outcome
+            return _after_features(pipeline, message)
 
 
 def tune(output: str, settings: Settings, spark: SparkSession | None = None) -> Outcome:
     """Tune the network of `output` on its training images, and make everything else there again with it."""
-    with Pipeline(output, settings, spark, must_exist=True) as pipeline:
+    with (
+        told(settings.webhook, output) as message,
+        Pipeline(output, settings, spark, must_exist=True) as pipeline,
+    ):
+        message["run"] = pipeline.output.run_id
         pipeline.tune()
-        return _after_features(pipeline)
+        return _after_features(pipeline, message)
 
 
-def _after_features(pipeline: Pipeline) -> Outcome:
+def _after_features(pipeline: Pipeline, message: Told) -> Outcome:
     pipeline.reduce()
     pipeline.neighbours()
     pipeline.classify()
     pipeline.measure_unknown()
     pipeline.review()
-    return pipeline.report()
+    outcome = pipeline.report()
+    message |= {"images": outcome.metrics["images"], "usage": pipeline.meter.used(pipeline.settings)["total"]}
+    if not outcome.within_limits:
+        message |= {"state": "rejected", "exit_code": 1, "reason": "more images were rejected than is allowed"}
+    return outcome
 
 
 class Pipeline:

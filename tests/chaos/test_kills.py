@@ -14,6 +14,7 @@ import pytest
 from chaos_table import Note, seeds
 from orchard.layout import Dataset
 from orchard.output import Output
+from results import assert_same_results
 
 from .conftest import SECONDS, Process, Result, Whole, descendants, started
 
@@ -76,4 +77,5 @@ def test_kills_at_any_moment(drawn: Path, whole: Whole, tmp_path: Path, note: No
         _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, errors
     Result(str(out)).assert_same(whole.result)
+    assert_same_results(out, whole.folder)
     assert not list(Output(str(out)).storage.list("_orchard/staging"))

@@ -21,12 +21,18 @@ VALUES = (rng.normal(size=(3, 6))[CLASSES] * 2 + rng.normal(size=(400, 6))).asty
 ROLES = np.repeat(np.array([Role.FIT, Role.HELD_OUT, Role.NONE], np.int8), [250, 50, 100])
 
 
-def rows(classes: NDArray[np.integer]) -> Rows:
+def rows(classes: NDArray[np.integer], *, last: int = 0) -> Rows:
+    """Return rows in batches, from batch `last` on."""
+
     def read(_: DataFile) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]:
-        for start in range(0, 400, 64):
+        for start in np.roll(range(0, 400, 64), -last).tolist():
             part = slice(start, start + 64)
-            labels = pa.array([LABELS[i] for i in classes[part]])
-            yield pa.record_batch({"label": labels, "pca_features": lists(VALUES[part])}), ROLES[part]
+            columns = {
+                "path": pa.array([f"{i}.jpg" for i in range(400)][part]),
+                "label": pa.array([LABELS[i] for i in classes[part]]),
+                "pca_features": lists(VALUES[part]),
+            }
+            yield pa.record_batch(columns), ROLES[part]
 
     return Rows([DataFile("reduced/one", 400)], read)
 
@@ -42,6 +48,8 @@ def test_the_regression_is_at_the_minimum_that_spark_ml_looks_for(labels: int) -
     by = FittedBy.SCIKIT_LEARN
     trial, found, _ = regression.fit(None, rows(classes), fitted, sums, variances, twice=True, by=by)  # type: ignore[arg-type]
     assert trial and found
+    _, moved, _ = regression.fit(None, rows(classes, last=3), fitted, sums, variances, twice=True, by=by)  # type: ignore[arg-type]
+    assert moved and np.array_equal(moved.coefficients, found.coefficients), "the order of tasks' files changes it"
     whitening = regression.half_whitening(variances)
     for model, chosen in ((found, training), (trial, ROLES == Role.FIT)):
         x, n = VALUES[chosen].astype(float), chosen.sum()

@@ -275,13 +275,31 @@ def test_a_pod_that_is_gone_leaves_its_log_in_the_output(api: Api, tmp_path: Pat
     with RunLog(open_storage(str(tmp_path)), "1"):
         logging.getLogger("orchard").error("what it said last")
     job = ended()
-    job["spec"]["template"]["spec"]["containers"] = [
-        {"name": "driver", "args": ["run", "a", "--output", str(tmp_path)]}
-    ]
-    api.objects["/apis/batch/v1/namespaces/fruit/jobs"] = {"kind": "JobList", "items": [job]}
-    done = CliRunner().invoke(cli, ["logs", "peach"])
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["event"] == "what it said last"
+    for arguments in (["run", "a", "--output", str(tmp_path)], ["tune", str(tmp_path)]):
+        job["spec"]["template"]["spec"]["containers"] = [{"name": "driver", "args": arguments}]
+        api.objects["/apis/batch/v1/namespaces/fruit/jobs"] = {"kind": "JobList", "items": [job]}
+        done = CliRunner().invoke(cli, ["logs", "peach"])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["event"] == "what it said last"
+
+
+def test_another_number_reaches_a_job_that_runs_and_the_same_one_changes_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there(api, pod("Running"))
+    wanted = {"kind": "ConfigMap", "metadata": {"name": "peach-pods"}, "data": {"executors": "5", "executor.yaml": ""}}
+    held = wanted | {"apiVersion": "v1", "data": {"executors": "2"}}
+    api.objects["/api/v1/namespaces/fruit/configmaps/peach-pods"] = held
+    applied: list[Any] = []
+    monkeypatch.setattr(Cluster, "apply", lambda _, manifest: applied.append(manifest))
+    manifests = [{"metadata": {"name": "peach-1"}}, {"kind": "Role", "metadata": {"name": "peach-driver"}}, wanted]
+    jobs.submit(Cluster(), "peach", manifests)
+    (pods,) = applied
+    assert pods["data"]["executors"] == "5"
+    assert pods["metadata"]["ownerReferences"][0]["name"] == "peach-1", "what the Job does not own stays behind it"
+    held["data"] = {"executors": "5"}
+    jobs.submit(Cluster(), "peach", manifests)
+    assert len(applied) == 1
 
 
 def test_the_driver_scales_when_the_charts_number_changes(

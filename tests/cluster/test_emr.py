@@ -87,6 +87,19 @@ def test_the_policies_grant_no_wildcard(name: str) -> None:
         assert all(resource.startswith("arn:aws:") and resource.count(":") >= 5 for resource in resources), statement
 
 
+def test_what_emr_cannot_do_is_refused_and_other_commands_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHARD_LIMIT", "9")  # of `orchard run`, and no flag of `orchard tune`
+    target = ["--target", "emr-eks", "--virtual-cluster-id", "a", "--execution-role-arn", ROLE, "--image", "i"]
+    command = ["submit", "--output", "s3a://bucket/out", *target, "--dry-run"]
+    done = CliRunner().invoke(cli, [*command, "--command", "tune", "--tune-minutes", "5"])
+    request = json.loads(done.stdout)["jobDriver"]["sparkSubmitJobDriver"]
+    assert request["entryPointArguments"] == ["tune", "s3a://bucket/out", "--tune-minutes", "5.0"]
+    for more in (["--webhook-secret", "chat"], ["--finish-within", "2h", "--max-executors", "8"]):
+        refused = CliRunner().invoke(cli, [*command, "s3a://bucket/photos", *more])
+        assert isinstance(refused.exception, UsageError)
+        assert "leave --webhook-secret and --finish-within away" in str(refused.exception)
+
+
 def test_the_driver_has_the_charts_room_beside_its_heap() -> None:
     (defaults,) = job_run("abc123").request()["configurationOverrides"]["applicationConfiguration"]
     assert defaults["properties"]["spark.driver.memoryOverhead"] == "1500m"

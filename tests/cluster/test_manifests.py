@@ -147,6 +147,65 @@ def test_a_driver_that_tunes_gets_what_the_chart_gives_it() -> None:
     assert container_of(given)["resources"]["limits"]["memory"] == "6020Mi"
 
 
+def test_a_driver_compares_and_tunes_as_well() -> None:
+    compared = rendered(command="compare", backbones="EfficientNetLite0,MobileNetV2@128", tolerance=0.02)
+    assert container_of(compared)["args"] == [
+        *("compare", SOURCE, "--output", OUTPUT),
+        *("--backbones", "EfficientNetLite0,MobileNetV2@128", "--tolerance", "0.02"),
+    ]
+    (tuning, *_) = render(Submission("peach", None, OUTPUT, load(), command="tune"), "fruit")
+    container = tuning["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"] == ["tune", OUTPUT]
+    assert container["resources"]["requests"]["cpu"] == TUNING["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([SOURCE, "--command", "tune"], "leave SOURCE away"),
+        ([], "SOURCE is missing"),
+        ([SOURCE, "--command", "compare"], "need each other"),
+        ([SOURCE, "--backbones", "MobileNetV2"], "need each other"),
+        (
+            [SOURCE, "--command", "compare", "--backbones", "MobileNetV2", "--backbone", "VGG16"],
+            "--backbone is no flag",
+        ),
+        ([SOURCE, "--tolerance", "0.1"], "--tolerance is a flag of --command compare"),
+        (["--command", "tune", "--limit", "9"], "--limit is no flag of `orchard tune`"),
+    ],
+)
+def test_what_a_command_does_not_take_is_refused(arguments: list[str], sentence: str) -> None:
+    done = CliRunner().invoke(cli, ["submit", *arguments, "--output", OUTPUT, "--dry-run"])
+    assert isinstance(done.exception, UsageError)
+    assert sentence in str(done.exception)
+
+
+def test_a_driver_that_scales_by_the_work_gets_the_charts_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rendered()["Role/peach-driver"]["rules"][-1]["verbs"] == ["patch"]
+    bounds = {"finish_within": "2h", "max_executors": 8}
+    manifests = rendered(flags=bounds)
+    assert manifests["Role/peach-driver"]["rules"][-1] == {
+        "apiGroups": ["apps"],
+        "resources": ["statefulsets/scale"],
+        "resourceNames": ["spark-s-peach-0"],
+        "verbs": ["get", "patch"],
+    }
+    assert "executors" not in manifests["ConfigMap/peach-pods"]["data"], "the driver would follow this number, too"
+    for name, value in manifests["ConfigMap/peach-settings"]["data"].items():
+        monkeypatch.setenv(name, value)
+    assert load().bounds() == load(bounds).bounds()
+
+
+def test_a_webhooks_address_comes_from_a_secret_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHARD_WEBHOOK", "https://chat.example.com/hooks/hunter2")
+    with pytest.raises(UsageError, match="--webhook-secret"):
+        rendered()
+    manifests = rendered(webhook_secret="chat")  # noqa: S106
+    reference = {"secretKeyRef": {"name": "chat", "key": "url"}}
+    assert {"name": "ORCHARD_WEBHOOK", "valueFrom": reference} in container_of(manifests)["env"]
+    assert "hunter2" not in json.dumps(list(manifests.values()))
+
+
 def test_keys_roles_and_claims_reach_driver_and_executors() -> None:
     manifests = rendered(s3_secret="keys", s3_role="arn:aws:iam::1:role/r", claims={"data": "/data"})  # noqa: S106
     executor = yaml.safe_load(manifests["ConfigMap/peach-pods"]["data"]["executor.yaml"])["spec"]
@@ -176,6 +235,9 @@ def test_a_name_that_kubernetes_would_refuse_is_a_usage_error(name: str) -> None
 def test_a_folder_of_this_machine_is_refused_unless_a_claim_holds_it() -> None:
     with pytest.raises(UsageError, match="cannot see"):
         Submission("peach", "photos", OUTPUT, load())
+    for name in ("weights", "cards", "corrections", "unknown"):
+        with pytest.raises(UsageError, match="mine is a path of this machine"):
+            rendered(flags={name: "mine"})
     Submission("peach", "/data/photos", "/data/out", load(), claims={"fruit": "/data"})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.cluster import S3_IMAGE, S3_NAMESPACE, Namespace, Server, kubectl, until
+from e2e.cluster import ORCHARD, S3_IMAGE, S3_NAMESPACE, Namespace, Server, command, kubectl, until
 from orchard.images.sample import write_sample
 
 
@@ -63,6 +63,14 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos") / "sample"
     write_sample(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def local_run(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run over the sample on this machine; read only."""
+    output = tmp_path_factory.mktemp("local") / "out"
+    command(*ORCHARD, "run", sample, "--output", output)
+    return output
 
 
 @pytest.fixture(scope="module")

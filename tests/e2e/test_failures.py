@@ -126,7 +126,7 @@ def test_an_image_that_cannot_be_pulled(namespace: Namespace, photos: str) -> No
     namespace.uninstall("noimage")
 
 
-def test_a_job_that_is_submitted_is_followed_to_its_end(namespace: Namespace, photos: str) -> None:
+def test_a_comparison_that_is_submitted_is_followed_to_its_end(namespace: Namespace, photos: str) -> None:
     flags = (
         "--s3-secret",
         "s3",
@@ -141,12 +141,23 @@ def test_a_job_that_is_submitted_is_followed_to_its_end(namespace: Namespace, ph
     )
     small = ("--driver-core-request", "100m", "--executor-core-request", "100m")
     where = ("--s3-endpoint", ENDPOINT, "--s3-region", "us-east-1")
-    done = namespace.orchard("submit", photos, "--output", namespace.bucket.url("peach"), *flags, *small, *where)
+    what = (
+        photos,
+        "--output",
+        namespace.bucket.url("peach"),
+        "--command",
+        "compare",
+        "--backbones",
+        "EfficientNetLite0",
+    )
+    done = namespace.orchard("submit", *what, *flags, *small, *where)
     assert done.code == 0, done.err[-2000:]
     assert any(json.loads(line).get("stage") == "extract" for line in done.err.splitlines() if line.startswith("{"))
-    assert "report.html" in namespace.orchard("logs", "peach").out
+    assert "compare.html" in namespace.orchard("logs", "peach").out
     assert "state      completed" in namespace.orchard("status", "peach").out
-    assert namespace.bucket.json("peach/metrics.json")["images"]["featurized"] == 540
+    assert namespace.bucket.json("peach/EfficientNetLite0/metrics.json")["images"]["featurized"] == 540
+    (compared,) = namespace.bucket.json("peach/compare.json")["backbones"]
+    assert compared["backbone"] == "EfficientNetLite0"
     cancelled = namespace.orchard("cancel", "peach")
     assert cancelled.code == 0
     assert not namespace.left("peach")

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from e2e.cluster import ORCHARD, Namespace, command, kubectl, until
+from e2e.cluster import Namespace, command, kubectl, until
 
 AUDIT = Path("/run/cluster-lab/log/audit")
 """Where the API server of a test cluster notes what service accounts ask for; another cluster has none here."""
@@ -34,14 +34,15 @@ def finished(namespace: Namespace, sample: Path) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("finished")
-def test_the_results_are_those_of_a_local_run(namespace: Namespace, sample: Path, tmp_path: Path) -> None:
+def test_the_results_are_those_of_a_local_run(
+    namespace: Namespace, sample: Path, local_run: Path, tmp_path: Path
+) -> None:
     there = namespace.bucket.download("out", tmp_path / "there")
-    command(*ORCHARD, "run", sample, "--output", tmp_path / "here")
-    both = [json.loads((folder / "metrics.json").read_text()) for folder in (there, tmp_path / "here")]
+    both = [json.loads((folder / "metrics.json").read_text()) for folder in (there, local_run)]
     counts = [{key: metrics["images"][key] for key in ("listed", "featurized", "rejected")} for metrics in both]
     assert counts[0] == counts[1] == {"listed": 542, "featurized": 540, "rejected": 2}
     features = []
-    for folder, root in ((there, namespace.bucket.url("photos")), (tmp_path / "here", str(sample))):
+    for folder, root in ((there, namespace.bucket.url("photos")), (local_run, str(sample))):
         table = ds.dataset(folder / "features").to_table()
         paths = [path.removeprefix(root) for path in table["path"].to_pylist()]
         assert len(set(paths)) == len(paths) == 540

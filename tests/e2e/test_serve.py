@@ -31,15 +31,18 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def models(namespace: Namespace, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(
+    namespace: Namespace, sample: Path, local_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Two outputs, of all labels and of some, made here and copied to the bucket."""
-    folder = tmp_path_factory.mktemp("models")
+    some = tmp_path_factory.mktemp("models") / "some"
     labels = sorted(path.name for path in (sample / "Training").iterdir())
-    for name, some in (("all", labels), ("some", labels[: len(labels) // 2])):
-        flags = ("--labels", ",".join(some), "--classifiers", "linear_discriminant")
-        command(*ORCHARD, "run", sample, "--output", folder / name, *flags)
-        namespace.bucket.upload(folder / name, name)
-    return {name: folder / name for name in ("all", "some")}
+    flags = ("--labels", ",".join(labels[: len(labels) // 2]), "--classifiers", "linear_discriminant")
+    command(*ORCHARD, "run", sample, "--output", some, *flags)
+    found = {"all": local_run, "some": some}
+    for name, folder in found.items():
+        namespace.bucket.upload(folder, name)
+    return found
 
 
 def _serve(namespace: Namespace, model: str) -> None:

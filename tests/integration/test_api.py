@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 import orchard
+from orchard import runlog
 from orchard.comparison import compare
 from orchard.errors import InputError, UsageError
 from orchard.layout import SUSPECTS
 from orchard.settings import load
+from orchard.storage import S3Options
 
 
 def test_extract_returns_a_dataframe_of_features(spark: Any, painted: Path) -> None:
@@ -71,6 +73,8 @@ def test_backbones_are_compared_in_one_table(spark: Any, painted: Path, tmp_path
     assert [row["backbone"] for row in written["backbones"]] == [row["backbone"] for row in rows]
     page = (tmp_path / "compare" / "compare.html").read_text()
     assert f"{best[0]['backbone']} is the best trade-off" in page
+    said = "\n".join(runlog.lines(str(tmp_path / "compare"), S3Options()))
+    assert "backbone 2 of 2: EfficientNetLite0" in said
 
 
 def test_a_backbone_named_twice_is_refused(spark: Any, painted: Path, tmp_path: Path) -> None:

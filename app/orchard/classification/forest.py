@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard import npz
-from orchard.classification.rows import Rows
+from orchard.classification.rows import Rows, sort_by_path
 from orchard.datasets import matrix
 from orchard.images.selection import seeded_hashes
 from orchard.reduction.statistics import Role
@@ -142,9 +142,9 @@ def grow(read: Rows, n: int, labels: Sequence[str], *, seed: int, memory: int) -
 def _sample(
     read: Rows, labels: Sequence[str], share: float, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the first components of a share of the labelled training rows, and their classes."""
+    """Return the first components of a share of the labelled training rows, and their classes, by path."""
     names = pa.array(labels, pa.string())
-    rows, classes = [], []
+    rows, classes, paths = [], [], []
     for batch, roles in read:
         found = np.asarray(pc.fill_null(pc.index_in(batch.column("label"), names), -1))
         is_chosen = (roles != Role.NONE) & (found >= 0)
@@ -153,7 +153,10 @@ def _sample(
         at = np.flatnonzero(is_chosen)
         rows.append(matrix(batch.column("pca_features"))[at, :COMPONENTS])
         classes.append(found[at].astype(np.int64))
-    return np.concatenate(rows), np.concatenate(classes)
+        paths.append(batch.column("path").take(pa.array(at)))
+    components, codes = np.concatenate(rows), np.concatenate(classes)
+    sort_by_path(paths, components, codes)
+    return components, codes
 
 
 def _plain(grown: Any) -> tuple[NDArray[Any], ...]:

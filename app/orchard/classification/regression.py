@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard import npz
-from orchard.classification.rows import Rows
+from orchard.classification.rows import Rows, sort_by_path
 from orchard.datasets import matrix
 from orchard.layout import FittedBy
 from orchard.reduction.statistics import ClassSums, Role
@@ -156,10 +156,11 @@ def _fit_in_driver(
 def _collect(
     read: Rows, labels: Sequence[str], weights: NDArray[np.float64], n_fitted: int, n: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return half-whitened components (n, k) and classes (n,) of the training rows, those held out last."""
+    """Return half-whitened components (n, k) and classes (n,) of the training rows by path, those held out last."""
     rows, classes = np.empty((n, len(weights)), np.float32), np.empty(n, np.int32)
     names, scale = pa.array(labels, pa.string()), weights.astype(np.float32)
     place = {Role.FIT: 0, Role.HELD_OUT: n_fitted}
+    paths: dict[Role, list[pa.Array]] = {role: [] for role in place}
     for batch, roles in read:
         found = np.asarray(pc.fill_null(pc.index_in(batch.column("label"), names), -1))
         components = matrix(batch.column("pca_features"))
@@ -168,6 +169,9 @@ def _collect(
             place[role] = end = start + len(at)
             np.multiply(components[at], scale, out=rows[start:end])
             classes[start:end] = found[at]
+            paths[role].append(batch.column("path").take(pa.array(at)))
+    for role, part in ((Role.FIT, slice(n_fitted)), (Role.HELD_OUT, slice(n_fitted, n))):
+        sort_by_path(paths[role], rows[part], classes[part])
     return rows, classes
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _TRAINING = pa.schema([REDUCED.field("label"), REDUCED.field("pca_features")])
 
+_COLUMNS_AT_A_TIME = 32
+
 Marked = Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]
 
 
@@ -62,6 +64,24 @@ def reduced_rows(output: Output, roles: NDArray[np.int8]) -> Rows:
     parts = np.split(mine, np.cumsum([file.rows for file in files])[:-1])
     by_name = {file.name: part for file, part in zip(files, parts, strict=True)}
     return Rows(files, partial(_reduced, output.storage, by_name))
+
+
+def sort_by_path(paths: Sequence[pa.Array], rows: NDArray[np.float32], classes: NDArray[np.integer]) -> None:
+    """Bring rows (n, k) and their classes (n,) into the order of their paths, in place.
+
+    Files lie in the order in which tasks have ended, which is another one in every run, and after a kill. What draws
+    rows by their number, or stops within a tolerance, must not depend on it.
+
+    Args:
+        paths: of the rows, batch by batch.
+        rows: changed.
+        classes: changed.
+    """
+    order = np.asarray(pc.sort_indices(pa.chunked_array(paths, pa.string())))
+    classes[:] = classes[order]
+    for start in range(0, rows.shape[1], _COLUMNS_AT_A_TIME):  # the rows once more would be memory that nobody counts
+        columns = rows[:, start : start + _COLUMNS_AT_A_TIME]
+        columns[:] = columns[order]
 
 
 def _reduced(storage: Storage, roles: dict[str, NDArray[np.int8]], file: DataFile) -> Marked:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from orchard.session import Session
     from orchard.settings import Settings
 
-VERSION = 4
+VERSION = 5
 """Raise it when the same features begin to give other classifiers: what was made before is then made again."""
 
 _NAMED = 10  # labels that a warning names before it only counts

@@ -12,12 +12,15 @@ from orchard.cluster import emr
 from orchard.cluster.manifests import Submission, default_image, render, to_yaml
 from orchard.cluster.state import Status, json_line
 from orchard.errors import ClusterError, UsageError
-from orchard.flags import CLASSIFICATION, EXTRACTION, REDUCTION, SPARK, STORAGE, key_values, options, settings_from
+from orchard.flags import DRIVERS, STORAGE, comparison, key_values, options, settings_from
 from orchard.redaction import is_secret, redacted, without_secrets
 
 log = logging.getLogger(__name__)
 
 Command = Callable[..., Any]
+
+_IN_SUBMIT = tuple(name for name in DRIVERS["run"] if name not in ("master", "webhook"))
+"""The flags of settings: the cluster is the master, and a webhook's address, which is secret, comes from a Secret."""
 
 
 def _in_cluster(command: Command) -> Command:
@@ -52,13 +55,16 @@ def _resources(command: Command) -> Command:
 
 
 @click.command(short_help="run in a Kubernetes cluster, or by EMR on EKS")
-@click.argument("source")
+@click.argument("source", required=False)
 @click.option("--output", "-o", required=True, help="s3a:// prefix for the results, or a path in a claim")
+@click.option("--command", type=click.Choice(list(DRIVERS)), default="run", help="what the driver does  [default: run]")
+@comparison(required=False)
 @click.option("--name", default="orchard", help="name of the job  [default: orchard]")
 @_in_cluster
 @click.option("--image", help="image with Orchard  [default: orchard of this version]")
 @_resources
 @click.option("--s3-secret", metavar="NAME", help="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+@click.option("--webhook-secret", metavar="NAME", help="Secret with the address of a webhook under the key url")
 @click.option("--s3-role", metavar="ARN", help="IAM role of the service accounts (IRSA)")
 @click.option(
     *("--claim", "claims"),
@@ -85,10 +91,13 @@ def _resources(command: Command) -> Command:
 @click.option("--log-uri", metavar="s3://…", help="EMR on EKS: where logs go in S3")
 @click.option("--tags", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="EMR on EKS: tag; can be repeated")
 @click.option("--retries", type=click.IntRange(min=0), default=2, metavar="N", help="EMR on EKS: retries  [default: 2]")
-@options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *(name for name in SPARK if name != "master"), *STORAGE)
+@options(*_IN_SUBMIT)
 def submit(  # noqa: PLR0917 -- click passes each flag by name
-    source: str,
+    source: str | None,
     output: str,
+    command: str,
+    backbones: str | None,
+    tolerance: float | None,
     name: str,
     namespace: str | None,
     context: str | None,
@@ -101,6 +110,7 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
     driver_core_request: str | None,
     driver_memory_overhead: str | None,
     s3_secret: str | None,
+    webhook_secret: str | None,
     s3_role: str | None,
     claims: dict[str, str],
     start_timeout: float,
@@ -119,17 +129,25 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
 ) -> int:
     """Run the pipeline on the images at SOURCE in a cluster, show its progress, and exit as it does.
 
+    With --command it runs `orchard compare`, or `orchard tune` on what --output holds.
+
     Interrupted, it leaves the job running: `orchard logs` and `orchard status` show it, `orchard cancel` ends it.
 
     \b
     Example:
       orchard submit s3a://bucket/photos --output s3a://bucket/results --executors 4 --s3-secret s3-keys
       orchard submit s3a://bucket/photos --output s3a://bucket/results --dry-run | kubectl apply -f -
+      orchard submit s3a://bucket/photos --output s3a://bucket/nets --command compare --backbones A,B
+      orchard submit --output s3a://bucket/results --command tune
     """
+    _check_flags(command, flags)
     job = Submission(
         name=name,
         source=source,
         output=output,
+        command=command,
+        backbones=backbones,
+        tolerance=tolerance,
         settings=settings_from(flags),
         image=image,
         executors=executors,
@@ -140,6 +158,7 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
         driver_core_request=driver_core_request,
         driver_memory_overhead=driver_memory_overhead,
         s3_secret=s3_secret,
+        webhook_secret=webhook_secret,
         s3_role=s3_role,
         claims=claims,
         as_json=as_json,
@@ -151,6 +170,11 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
             raise UsageError("--target emr-eks needs --virtual-cluster-id, --execution-role-arn and --image.")
         if s3_secret or s3_role or claims:
             raise UsageError("On EMR the execution role gives access: leave --s3-secret, --s3-role and --claim away.")
+        if webhook_secret or job.settings.bounds():
+            raise UsageError(
+                "On EMR pods get no Secret of yours and the driver may not scale: leave --webhook-secret and "
+                "--finish-within away, and take --spark-conf spark.dynamicAllocation.enabled=true to scale."
+            )
         run = emr.JobRun(job, virtual_cluster_id, execution_role_arn, release_label, log_group, log_uri, tags, retries)
         return _submit_to_emr(run, start_timeout, detach=detach, dry_run=dry_run)
     if dry_run:
@@ -176,6 +200,13 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
     if ended.reason:
         click.echo(redacted(f"orchard: {ended.reason}"), err=True)
     return ended.exit_code or 0
+
+
+def _check_flags(command: str, flags: dict[str, Any]) -> None:
+    """Refuse a flag that the driver's command does not have. Raises UsageError."""
+    for name in _IN_SUBMIT:
+        if name not in DRIVERS[command] and flags[name] not in (None, ()):
+            raise UsageError(f"--{name.replace('_', '-')} is no flag of `orchard {command}`: leave it away.")
 
 
 def _context_namespace(context: str | None) -> str:

@@ -65,7 +65,7 @@ class JobRun:
             "jobDriver": {
                 "sparkSubmitJobDriver": {
                     "entryPoint": ENTRY_POINT,
-                    "entryPointArguments": [*job.arguments, *command_line(job.settings)],
+                    "entryPointArguments": [*job.arguments, *command_line(job.settings, job.command)],
                     "sparkSubmitParameters": f"--conf spark.kubernetes.container.image={job.image}",
                 }
             },

@@ -37,7 +37,8 @@ class PodGone(ClusterError):
 def submit(cluster: Cluster, name: str, manifests: list[Manifest]) -> None:
     """Apply the manifests of a job, the Job first: it owns the rest, so that whatever deletes it deletes all.
 
-    A finished job of the same name gives way; one that runs with the same settings is left as it is.
+    A finished job of the same name gives way; one that runs with the same settings is left as it is, but for the number
+    of its executors, which its driver follows.
 
     Raises:
         UsageError: one of the same name runs with other settings, or belongs to a Helm release.
@@ -53,6 +54,7 @@ def submit(cluster: Cluster, name: str, manifests: list[Manifest]) -> None:
             )
         if before.state in ("pending", "running"):
             if before.job.metadata.name == job["metadata"]["name"]:
+                _renumber(cluster, before, others)
                 return
             raise UsageError(
                 f"{name} in the namespace {cluster.namespace} runs with other settings: "
@@ -60,15 +62,28 @@ def submit(cluster: Cluster, name: str, manifests: list[Manifest]) -> None:
             )
         _delete(cluster, before)
     # Its pod must not start before what it needs is there.
-    uid = cluster.apply({**job, "spec": {**job["spec"], "suspend": True}}).metadata.uid
-    owner = {"apiVersion": job["apiVersion"], "kind": "Job", "name": job["metadata"]["name"], "uid": uid}
+    made = cluster.apply({**job, "spec": {**job["spec"], "suspend": True}})
     try:
         for manifest in others:
-            cluster.apply({**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [owner]}})
+            cluster.apply(_owned_by(made, manifest))
         cluster.apply({**job, "spec": {**job["spec"], "suspend": False}})
     except BaseException:
         _delete(cluster, Observation(cluster, name))
         raise
+
+
+def _owned_by(job: Any, manifest: Manifest) -> Manifest:
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.metadata.name, "uid": job.metadata.uid}
+    return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [owner]}}
+
+
+def _renumber(cluster: Cluster, seen: Observation, manifests: list[Manifest]) -> None:
+    """Tell the driver of a running job how many executors are wanted now."""
+    name = f"{seen.name}-pods"
+    (pods,) = (each for each in manifests if each["kind"] == "ConfigMap" and each["metadata"]["name"] == name)
+    there = cluster.call(cluster.core.read_namespaced_config_map, name, cluster.namespace)
+    if there is None or there.data.get("executors") != pods["data"].get("executors"):
+        cluster.apply(_owned_by(seen.job, pods))
 
 
 def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
@@ -333,6 +348,8 @@ def output_of(cluster: Cluster, name: str) -> str | None:
         arguments = schedule.spec.job_template.spec.template.spec.containers[0].args or []
     elif seen.application is not None:
         arguments = seen.application.get("spec", {}).get("arguments") or []
+    if arguments[:1] == ["tune"]:
+        return str(arguments[1])
     return next((after for flag, after in pairwise(arguments) if flag == "--output"), None)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from orchard.cluster.client import MANAGER
 from orchard.errors import UsageError
+from orchard.flags import DRIVERS
 from orchard.settings import Settings, as_text
 
 RENDERED = Path(__file__).with_name("job.yaml")
@@ -33,9 +34,16 @@ class Submission:
     """A job and where it runs; what is None stays as the chart has it."""
 
     name: str
-    source: str
+    source: str | None
+    """None of the command ``tune``, which works on the images of the output."""
     output: str
     settings: Settings
+    command: str = "run"
+    """What the driver does: a key of `orchard.flags.DRIVERS`."""
+    backbones: str | None = None
+    """Of the command ``compare``, as its flag."""
+    tolerance: float | None = None
+    """The same."""
     image: str | None = None
     executors: int | None = None
     executor_cores: int | None = None
@@ -46,6 +54,8 @@ class Submission:
     driver_memory_overhead: str | None = None
     s3_secret: str | None = None
     s3_role: str | None = None
+    webhook_secret: str | None = None
+    """Secret with the webhook's address under the key ``url``."""
     claims: Mapping[str, str] = field(default_factory=dict)
     """Mount path of each PersistentVolumeClaim, in driver and executors."""
     as_json: bool = False
@@ -57,21 +67,43 @@ class Submission:
             raise UsageError(
                 f"--name {self.name} cannot be a job's name: take up to {LONGEST_NAME} small letters, digits, dashes."
             )
-        check_apart(self.source, self.output)
-        if self.settings.weights not in ("imagenet", "random"):
-            self._check_reachable(self.settings.weights)
-        for place in (self.source, self.output):
-            self._check_reachable(place)
+        self._check_command()
+        if self.settings.webhook and not self.webhook_secret:
+            raise UsageError(
+                "A webhook's address is secret and would lie in clear in the job's settings: put it into a Secret of "
+                "the cluster under the key url and name that by --webhook-secret, or leave it away."
+            )
+        if self.source is not None:
+            check_apart(self.source, self.output)
+        read = [getattr(self.settings, name) for name in ("weights", "cards", "corrections", "unknown")]
+        for place in (self.source, self.output, *read):
+            if place not in (None, "imagenet", "random"):
+                self._check_reachable(place)
+
+    def _check_command(self) -> None:
+        if self.command == "tune" and self.source is not None:
+            raise UsageError("tune works on the images of --output: leave SOURCE away.")
+        if self.command != "tune" and self.source is None:
+            raise UsageError("SOURCE is missing: name the images, such as s3a://bucket/photos.")
+        if (self.command == "compare") != (self.backbones is not None):
+            raise UsageError("--command compare and --backbones A,B need each other: give both, or neither.")
+        if self.command != "compare" and self.tolerance is not None:
+            raise UsageError("--tolerance is a flag of --command compare: leave it away.")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the driver trains a network."""
+        return self.settings.tune or self.command == "tune"
 
     @property
     def driver_overhead(self) -> str:
         """The driver's memory beside its heap."""
-        return self.driver_memory_overhead or (TUNING["memory"] if self.settings.tune else driver_memory_overhead())
+        return self.driver_memory_overhead or (TUNING["memory"] if self.tunes else driver_memory_overhead())
 
     @property
     def driver_cpu(self) -> str | None:
         """CPUs that the driver asks for; None: as the chart has it."""
-        return self.driver_core_request or (TUNING["cpu"] if self.settings.tune else None)
+        return self.driver_core_request or (TUNING["cpu"] if self.tunes else None)
 
     def _check_reachable(self, place: str) -> None:
         if not place.startswith(("s3://", "s3a://")) and not any(
@@ -89,7 +121,11 @@ class Submission:
     @property
     def arguments(self) -> list[str]:
         """What the image is called with."""
-        return ["run", self.source, "--output", self.output, *(["--json"] if self.as_json else [])]
+        words = [self.command, *([self.source, "--output"] if self.source is not None else []), self.output]
+        if self.backbones is not None:
+            words += ["--backbones", self.backbones]
+            words += ["--tolerance", f"{self.tolerance:g}"] if self.tolerance is not None else []
+        return [*words, *(["--json"] if self.as_json else [])]
 
     def executor_properties(self) -> dict[str, str]:
         """Return the Spark properties that say how many executors of what size there are."""
@@ -109,8 +145,7 @@ class Submission:
 
 def given(settings: Settings) -> dict[str, Any]:
     """Return the settings that flags, variables or the file have set and that mean something in a cluster."""
-    # A webhook is secret: it stands in the Secret that pods get. To scale by the work takes a role of the chart's.
-    elsewhere = {"master", "spark_conf", "webhook", "min_executors", "max_executors", "finish_within"}
+    elsewhere = {"master", "spark_conf", "webhook"}
     names = settings.model_fields_set - elsewhere
     return {name: getattr(settings, name) for name in Settings.model_fields if name in names}
 
@@ -126,7 +161,10 @@ def render(submission: Submission, namespace: str) -> list[Manifest]:
     executor = _from_yaml(pods["executor.yaml"])
     _fill_pod(executor["spec"], submission)
     pods["executor.yaml"] = to_yaml(executor)
-    pods["executors"] = properties["spark.executor.instances"]
+    if submission.settings.bounds() is None:
+        pods["executors"] = properties["spark.executor.instances"]
+    else:
+        _scale_by_work(pods, _one(objects, "Role", "-driver"))
     for account in (manifest for manifest in objects if manifest["kind"] == "ServiceAccount" and submission.s3_role):
         account["metadata"].setdefault("annotations", {})["eks.amazonaws.com/role-arn"] = submission.s3_role
     for manifest in objects:
@@ -137,6 +175,14 @@ def render(submission: Submission, namespace: str) -> list[Manifest]:
     job["spec"]["template"]["metadata"]["annotations"].pop("checksum/settings", None)
     job["metadata"]["name"] = f"{submission.name}-{_digest(job['spec']['template'], settings, pods)}"
     return [job, *(manifest for manifest in objects if manifest is not job)]
+
+
+def _scale_by_work(pods: Manifest, role: Manifest) -> None:
+    """Let the driver read the number of its executors, too, which it chooses itself: as the chart's ``autoscale``."""
+    pods.pop("executors")
+    for rule in role["rules"]:
+        if rule["resources"][0].endswith("/scale"):
+            rule["verbs"] = ["get", *rule["verbs"]]
 
 
 def to_yaml(*manifests: Manifest) -> str:
@@ -237,12 +283,15 @@ def _fill_driver(pod: Manifest, submission: Submission) -> None:
     if submission.claims:
         claims = ",".join(f"{claim}={path}" for claim, path in submission.claims.items())
         container["env"].append({"name": "ORCHARD_CLAIMS", "value": claims})
+    if submission.webhook_secret:
+        address = {"secretKeyRef": {"name": submission.webhook_secret, "key": "url"}}
+        container["env"].append({"name": "ORCHARD_WEBHOOK", "valueFrom": address})
     if submission.image:
         container["image"] = submission.image
     amounts = container["resources"]
     if submission.driver_cpu:
         amounts["requests"]["cpu"] = submission.driver_cpu
-    if submission.settings.tune:
+    if submission.tunes:
         amounts["requests"]["ephemeral-storage"] = TUNING["disk"]
     for part in ("requests", "limits"):
         amounts[part]["memory"] = (
@@ -281,9 +330,11 @@ def _digest(template: Manifest, settings: dict[str, str], pods: dict[str, str]) 
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def command_line(settings: Settings) -> Iterator[str]:
-    """Yield the flags that give a command these settings."""
+def command_line(settings: Settings, command: str) -> Iterator[str]:
+    """Yield the flags that give a command these settings, as far as it has them."""
     for name, value in given(settings).items():
+        if name not in DRIVERS[command]:
+            continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             yield from [flag] if value else []

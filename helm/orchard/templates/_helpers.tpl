@@ -228,10 +228,18 @@ operator that hands Spark its properties.
 {{- end -}}
 
 {{- define "orchard.args" -}}
-- run
+- {{ .Values.command }}
+{{- if ne .Values.command "tune" }}
 - {{ .Values.source | quote }}
 - --output
+{{- end }}
 - {{ .Values.output | quote }}
+{{- if eq .Values.command "compare" }}
+- --backbones
+- {{ include "orchard.variable" .Values.compare.backbones | quote }}
+- --tolerance
+- {{ include "orchard.variable" .Values.compare.tolerance | quote }}
+{{- end }}
 {{- end -}}
 
 {{/* The label by which Kueue finds what it queues. */}}

@@ -289,10 +289,11 @@ orchard/rerun: {{ . | toString | quote }}
 {{- add (include "orchard.mebibytes" $driver.memory) (include "orchard.mebibytes" $driver.memoryOverhead) -}}Mi
 {{- end -}}
 
-{{/* The values of the driver: those of tune.resources in their place where its run tunes the network. */}}
+{{/* The values of the driver: those of tune.resources in their place where it tunes the network. */}}
 {{- define "orchard.driver" -}}
 {{- $settings := .Values.settings -}}
 {{- $tunes := eq (toString $settings.quality) "best" -}}
 {{- if hasKey $settings "tune" }}{{ $tunes = eq (toString $settings.tune) "true" }}{{ end -}}
+{{- if eq .Values.command "tune" }}{{ $tunes = true }}{{ end -}}
 {{- toYaml (mergeOverwrite (deepCopy .Values.driver) (ternary (deepCopy .Values.tune.resources) dict $tunes)) -}}
 {{- end -}}

@@ -34,12 +34,15 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- define "orchard.validate" -}}
 {{- $v := .Values -}}
 {{- $runs := ne $v.mode "none" -}}
-{{- if and $runs (not $v.source) }}{{ fail "source is missing: --set source=s3a://bucket/images (or a folder that a volume mounts)." }}{{ end -}}
+{{- if and $runs (not $v.source) (ne $v.command "tune") }}{{ fail "source is missing: --set source=s3a://bucket/images (or a folder that a volume mounts)." }}{{ end -}}
 {{- if and $runs (not $v.output) }}{{ fail "output is missing: --set output=s3a://bucket/results (or a folder that a volume mounts on driver and executors)." }}{{ end -}}
 {{- if not $v.image.repository }}{{ fail "image.repository is missing, for there is no public image: build and push one first (make image IMAGE=registry.example.com/orchard:0.1.0; docker push registry.example.com/orchard:0.1.0), then --set image.repository=registry.example.com/orchard." }}{{ end -}}
 {{- include "orchard.validateLabels" . -}}
+{{- if ne (eq $v.command "compare") (not (empty $v.compare.backbones)) }}{{ fail "command=compare and compare.backbones need each other: give both, or neither." }}{{ end -}}
+{{- if and (eq $v.command "compare") $v.settings.backbone }}{{ fail "settings.backbone is not for command=compare: name the networks in compare.backbones." }}{{ end -}}
+{{- if and (eq $v.command "compare") $v.serve.enabled (not $v.serve.model) }}{{ fail (printf "serve.model is missing: a comparison leaves a model for each network, such as %s/%s." $v.output (index (splitList "," (include "orchard.variable" $v.compare.backbones)) 0)) }}{{ end -}}
 {{- if $runs -}}
-{{- include "orchard.reachable" (dict "root" . "name" "source" "place" $v.source) -}}
+{{- with $v.source }}{{ include "orchard.reachable" (dict "root" $ "name" "source" "place" .) }}{{ end -}}
 {{- include "orchard.reachable" (dict "root" . "name" "output" "place" $v.output) -}}
 {{- range $name := list "cards" "corrections" "unknown" -}}
 {{- with get $v.settings $name }}{{ include "orchard.reachable" (dict "root" $ "name" (printf "settings.%s" $name) "place" .) }}{{ end -}}
