@@ -1,0 +1,66 @@
+"""How much there is to do: from the settings and what is listed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchard.classification.training import chosen
+from orchard.features.backbones import Backbone
+from orchard.layout import Split
+from orchard.output import Output
+from orchard.planning.costs import Work
+from orchard.session import available_cores
+from orchard.settings import Settings
+from orchard.tuning.blocks import activation_bytes
+from orchard.tuning.stage import views_of
+
+_TRAINED_ON = 0.9  # of the training images: the others tell when to stop
+
+
+def work_of(
+    settings: Settings, backbone: Backbone, listed: pa.Table, to_do: pa.Table, output: Output | None, *, slots: int
+) -> Work:
+    """Return how much a run is to do.
+
+    Args:
+        settings: of the run.
+        backbone: of the width and the input size.
+        listed: ``label, split``, of the whole source; a null split is one that is not decided.
+        to_do: what is to be featurized.
+        output: that it goes to; None: a new one.
+        slots: tasks that run at once.
+    """
+    before: dict[str, Any] = output.recall("reduction").get("metrics", {}) if output is not None else {}
+    train = _train(listed["split"], settings.test_fraction)
+    is_to_tune = settings.tune and to_do.num_rows > 0 and not (output is not None and output.recall("tuning"))
+    tune = max(1, min(settings.tune_images, round(_TRAINED_ON * train))) if is_to_tune else 0
+    return Work(
+        images=to_do.num_rows,
+        listed=listed.num_rows,
+        train=train,
+        labels=pc.count_distinct(listed["label"]).as_py(),
+        views=settings.views or 0,
+        n_features=backbone.n_features,
+        components=settings.components or before.get("k"),
+        classifiers=chosen(settings.classifiers, settings.answer_with),
+        by_group=settings.group_by is not None,
+        slots=slots,
+        cores=available_cores(),
+        tune=tune,
+        tune_views=views_of(tune) if tune else 0,
+        tune_epochs=settings.tune_epochs,
+        tune_seconds=60 * settings.tune_minutes,
+        classifier_bytes=settings.classifier_bytes,
+        heap=settings.driver_bytes,
+        activation_bytes=activation_bytes(backbone) if tune else 0,
+    )
+
+
+def _train(splits: pa.ChunkedArray, test_fraction: float) -> int:
+    """Return how many images are for training; of those whose split is not known, as many as will be."""
+    is_train = np.asarray(pc.fill_null(pc.equal(splits, Split.TRAIN), False))
+    return int(is_train.sum() + (1 - test_fraction) * splits.null_count)
