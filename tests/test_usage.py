@@ -34,6 +34,18 @@ def test_a_stage_has_its_own_seconds_and_core_hours(monkeypatch: pytest.MonkeyPa
     assert meter.used(Settings()) == {"extract": {"core_hours": 2.0}, "total": {"core_hours": 3.0}}
 
 
+def test_cores_of_the_driver_count_while_a_stage_works_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(usage, "monotonic", lambda: now[0])
+    meter = Meter(lambda own: own)  # Spark has not started yet
+    meter.core_seconds()
+    now[0] += 900
+    with meter.stage("tune", cores=2):
+        now[0] += 3600
+    now[0] += 900
+    assert meter.used(Settings()) == {"tune": {"core_hours": 2.0}, "total": {"core_hours": 2.0}}
+
+
 def test_a_meter_counts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "SECONDS", 0.01)
     with Meter(lambda own: 4 + own) as meter:

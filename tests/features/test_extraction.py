@@ -54,5 +54,13 @@ def test_the_first_tasks_are_small_and_later_ones_take_some_seconds() -> None:
     assert task_images(10, 16, 0.01) == 50  # half a second's, though so many are not left
 
 
+def test_tasks_are_of_the_size_that_was_asked_for() -> None:
+    plan, sizes = _Plan(pa.table({"path": [str(n) for n in range(1000)]}), 300), []
+    while not plan.is_exhausted:
+        sizes += [task.num_rows for task in plan.next_batch(2)]
+        plan.learn(ExtractionResult(images=1000, worker_seconds=0.001))
+    assert sizes == [300, 300, 300, 100]
+
+
 def test_a_batch_grows_with_the_cluster() -> None:
     assert tasks_per_batch(100) == 4 * tasks_per_batch(25) == 400
