@@ -28,6 +28,7 @@ WORK = Work(
     views=0,
     n_features=1280,
     components=None,
+    files=60,
     classifiers=chosen(Settings().classifiers, None),
     by_group=False,
     slots=2,

@@ -194,6 +194,18 @@ def tasks_per_batch(slots: int) -> int:
     return max(MINIMUM_TASKS_PER_BATCH, TASKS_PER_SLOT * slots)
 
 
+def tasks_of(images: int, slots: int, seconds_per_image: float, images_a_task: int | None = None) -> int:
+    """Return how many tasks so many images are cut into where each takes so long."""
+    if images_a_task:
+        return math.ceil(images / images_a_task)
+    count = min(2 * slots, math.ceil(images / FIRST_TASK_IMAGES))
+    left, full = images - count * FIRST_TASK_IMAGES, tasks_per_batch(slots)
+    while left > 0:
+        left -= task_images(left, full, seconds_per_image)
+        count += 1
+    return count
+
+
 def task_images(remaining: int, tasks: int, seconds_per_image: float | None) -> int:
     """Return how many images a task of the next batch takes.
 

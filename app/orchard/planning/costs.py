@@ -43,17 +43,22 @@ MOST_CORRECTED, LEAST_CORRECTED_SECONDS = 5.0, 0.5
 
 # Fixed work, in starts of a program (`Speeds.launch`): of Spark and its workers, and of the jobs, imports and commits
 # of each stage.
-_STARTS = {"start": 50, "reduce": 9, "neighbours": 8, "classify": 8, "review": 4, "report": 6, "tune": 80}
+_STARTS = {"start": 50, "reduce": 10, "neighbours": 7, "classify": 14, "review": 8, "report": 8, "tune": 80}
 # Passes of the regression over its rows: some 50 for the first fit and 20 for the second, which begins where the first
-# ended; each has two products, and its exponentials take as long again.
-_PASSES, _PASS_PRODUCTS = 70, 4
+# ended; each has two products, and its exponentials take twice as long again.
+_PASSES, _PASS_PRODUCTS = 70, 6
 # Growing a tree compares each row with a split in eleven components at each level, and an answer goes down each level:
 # so many times what sorting takes for an entry and level.
-_TREE_SORTS, _ANSWER_SORTS = 200, 30
+_TREE_SORTS, _ANSWER_SORTS = 150, 22
+# A file of features, which a task of the extraction writes, is opened by each pass: as long as so many numbers take to
+# be written. Its sums, two matrices of the features' size, are then added to the others': as so many rows.
+_OPENED_VALUES, _FILE_ROWS = 4_000, 480
 # What an epoch takes for an image, and what the kept blocks take for a view, in passes of the whole network.
 _EPOCH_PASSES, _FRONT_PASSES = 1.3, 0.9
+# Pictures of mistakes and of what is near to them, about.
+_GALLERY = 150
 # Components that hold 95 % of the variance: a share of the training images, or of the features if these are fewer.
-_COMPONENTS = 0.45
+_COMPONENTS = 0.33
 # Bytes. Of the driver: Spark's Python part and scikit-learn; an image's row of listing and inventory; matrices of the
 # features' size that the fits hold; a Java machine beside its heap.
 _IMPORTS, _ROW, _MATRICES, _JVM = 160 * 2**20, 1_000, 12, 260 * 2**20
@@ -71,6 +76,7 @@ class Work:
         train, labels: of these.
         views: of each training image.
         n_features, components: of an image; None: not known, and reckoned.
+        files: of features that there will be, beside one of views each where there are views.
         classifiers: to train.
         by_group: whether all is fitted a second time.
         slots: tasks that run at once.
@@ -91,6 +97,7 @@ class Work:
     views: int
     n_features: int
     components: int | None
+    files: int
     classifiers: Sequence[Classifier]
     by_group: bool
     slots: int
@@ -202,16 +209,17 @@ def _extract(work: Work, rates: Rates) -> Cost | None:
 
 def _reduce(work: Work, rates: Rates) -> Cost:
     speeds, d = rates.speeds, work.n_features
-    sums = speeds.gram * d**2 * work.train * (1 + work.views)
+    files = work.files * (2 if work.views else 1)
+    sums = speeds.gram * d**2 * (work.train * (1 + work.views) + _FILE_ROWS * files)
     written = work.listed * work.k * (speeds.product * d + speeds.value)
-    return Cost(speeds.eigen_of(d), sums + written, _STARTS["reduce"])
+    return Cost(speeds.eigen_of(d), sums + written + 2 * _opened(work, speeds), _STARTS["reduce"])
 
 
 def _neighbours(work: Work, rates: Rates) -> Cost:
     speeds, d = rates.speeds, work.n_features
     compared = work.train if work.train <= EXACT_ROWS else CELL_ROWS * PROBES
     space = speeds.product * min(work.train, SAMPLE_ROWS) * d**2 + speeds.eigen_of(d)
-    return Cost(space, speeds.pair * work.listed * compared, _STARTS["neighbours"])
+    return Cost(space, speeds.pair * work.listed * compared + 3 * _opened(work, speeds), _STARTS["neighbours"])
 
 
 def _classify(work: Work, rates: Rates) -> Cost | None:
@@ -232,6 +240,7 @@ def _classify(work: Work, rates: Rates) -> Cost | None:
         sorts = speeds.sorting * TREES * math.log2(rows)
         driver += _TREE_SORTS * sorts * rows / work.cores
         shared += _ANSWER_SORTS * sorts * work.listed
+    shared += (1 + len(work.classifiers)) * _opened(work, speeds)
     times = 2 if work.by_group else 1
     return Cost(times * driver, times * shared, times * starts)
 
@@ -239,11 +248,16 @@ def _classify(work: Work, rates: Rates) -> Cost | None:
 def _review(work: Work, rates: Rates) -> Cost:
     d = work.n_features
     judged = rates.speeds.product * d * (d + 2 * work.labels) * work.listed
-    return Cost(rates.speeds.eigen_of(d), judged, _STARTS["review"])
+    return Cost(rates.speeds.eigen_of(d), judged + _opened(work, rates.speeds), _STARTS["review"])
+
+
+def _opened(work: Work, speeds: Speeds) -> float:
+    """Return what opening all files of features once takes."""
+    return _OPENED_VALUES * speeds.value * work.files
 
 
 def _report(work: Work, rates: Rates) -> Cost:
-    pictures = min(work.listed, MAX_PICTURES) + min(work.labels, MAX_ICONS)
+    pictures = min(work.listed, MAX_PICTURES) + min(work.labels, MAX_ICONS) + _GALLERY
     return Cost(rates.picture_seconds * pictures / work.cores, 0, _STARTS["report"])
 
 

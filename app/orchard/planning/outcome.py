@@ -62,7 +62,7 @@ class Expectation:
         thread = ThreadPoolExecutor(1, thread_name_prefix="orchard-plan")
         asked = {"views": identity["views"], "test_views": str(identity["test_views"])}
         settings = self._settings.model_copy(update=asked)
-        work = work_of(settings, backbone, listed, to_do, self._output, slots=slots)
+        work = work_of(settings, backbone, listed, to_do, self._output, slots=slots, image_seconds=first.seconds)
         self._found = thread.submit(self._make, settings, work, to_do, first)
         thread.shutdown(wait=False)
 

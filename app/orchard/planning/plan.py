@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from orchard import memory
 from orchard.errors import InputError, OrchardError
 from orchard.features.backbones import find
-from orchard.features.extraction import task_images, tasks_per_batch
+from orchard.features.extraction import tasks_of
 from orchard.features.pending import find_pending
 from orchard.images.rejections import commonest_kinds
 from orchard.images.sources import Listing, check_apart, list_selected
@@ -57,7 +57,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         plan.speeds, plan.picture_seconds = speeds(), picture_seconds(listing.table, s3)
         measured, work, stages, needed = plan.of(settings)
         qualities = plan.qualities(settings)
-    size = settings.task_images or task_images(images.num_rows, tasks_per_batch(work.slots), measured.seconds)
+    tasks = tasks_of(images.num_rows, work.slots, measured.seconds, settings.task_images)
     seconds = sum(found["seconds"] or 0 for found in stages)
     return {
         "images": listing.table.num_rows,
@@ -66,8 +66,8 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         "kinds": pc.count_distinct(listing.table["kind"]).as_py(),
         "image_bytes": pc.sum(listing.table["size"]).as_py() or 0,
         "to_do": images.num_rows,
-        "tasks": -(-images.num_rows // size),
-        "images_per_task": size,
+        "tasks": tasks,
+        "images_per_task": -(-images.num_rows // max(tasks, 1)),
         "parallel_tasks": work.slots,
         "quality": settings.quality,
         "backbone": backbone.name,
@@ -134,7 +134,15 @@ class _Planner:
             self._known[key] = measure(self._measured_on, settings, processes=slots, **options)
         measured = self._known[key]
         backbone = find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size)
-        work = work_of(settings, backbone, self._listing.table, self._images, self._output, slots=slots)
+        work = work_of(
+            settings,
+            backbone,
+            self._listing.table,
+            self._images,
+            self._output,
+            slots=slots,
+            image_seconds=measured.seconds,
+        )
         rates = Rates(
             speeds=self.speeds,
             slowdown=measured.slowdown,

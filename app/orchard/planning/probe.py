@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,7 @@ IMAGES, LEAST_IMAGES = 64, 16
 """Images that are worked on by all processes together, and by each at the least."""
 SECONDS = 5.0
 """After which a process begins no further images."""
+_CGROUP = "/sys/fs/cgroup"
 _PROCESS_BYTES = 512 * 2**20
 """What a process is given room for: as many are started as fit into half of the memory that is free."""
 
@@ -199,9 +201,16 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
 
 
 def _memory_free() -> int:
-    """Return the bytes of memory that processes can have."""
-    try:
-        found = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the bytes of memory that processes can have: of the machine, and of a container with a limit."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, TypeError):
+        free = int(_found(r"^MemAvailable:\s*(\d+) kB$", "/proc/meminfo")) * 1024
+    with suppress(OSError, TypeError, ValueError):  # no cgroup v2, or no limit
+        limit, held = (int(_found(r"^(\d+)$", f"{_CGROUP}/{name}")) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - held + int(_found(r"^inactive_file (\d+)$", f"{_CGROUP}/memory.stat")))
+    return free
+
+
+def _found(pattern: str, file: str) -> Any:
+    found = re.search(pattern, Path(file).read_text(), re.MULTILINE)
+    return found and found[1]

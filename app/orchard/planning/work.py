@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from orchard.classification.training import chosen
 from orchard.features.backbones import Backbone
+from orchard.features.extraction import tasks_of
 from orchard.layout import Split
 from orchard.output import Output
 from orchard.planning.costs import Work
@@ -22,7 +23,14 @@ _TRAINED_ON = 0.9  # of the training images: the others tell when to stop
 
 
 def work_of(
-    settings: Settings, backbone: Backbone, listed: pa.Table, to_do: pa.Table, output: Output | None, *, slots: int
+    settings: Settings,
+    backbone: Backbone,
+    listed: pa.Table,
+    to_do: pa.Table,
+    output: Output | None,
+    *,
+    slots: int,
+    image_seconds: float,
 ) -> Work:
     """Return how much a run is to do.
 
@@ -33,6 +41,7 @@ def work_of(
         to_do: what is to be featurized.
         output: that it goes to; None: a new one.
         slots: tasks that run at once.
+        image_seconds: that an image takes in one of them.
     """
     before: dict[str, Any] = output.recall("reduction").get("metrics", {}) if output is not None else {}
     train = _train(listed["split"], settings.test_fraction)
@@ -46,6 +55,7 @@ def work_of(
         views=settings.views or 0,
         n_features=backbone.n_features,
         components=settings.components or before.get("k"),
+        files=tasks_of(listed.num_rows, slots, image_seconds, settings.task_images),
         classifiers=chosen(settings.classifiers, settings.answer_with),
         by_group=settings.group_by is not None,
         slots=slots,
