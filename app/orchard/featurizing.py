@@ -133,7 +133,8 @@ class Featurizing:
 
         def learn(result: ExtractionResult) -> None:
             slots = self.session.spark.sparkContext.defaultParallelism
-            self.expectation.learn(listed, pending.images, backbone, identity, result, slots=slots)
+            tuned_now = "tune" in self.meter.seconds
+            self.expectation.learn(listed, pending.images, backbone, identity, result, slots=slots, tuned=tuned_now)
 
         return extraction.featurize(
             self.session,

@@ -26,6 +26,7 @@ WORK = Work(
     train=9_280,
     labels=58,
     views=0,
+    test_views=1,
     n_features=1280,
     components=None,
     files=60,

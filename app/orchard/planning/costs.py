@@ -75,6 +75,7 @@ class Work:
         listed: that the output will have.
         train, labels: of these.
         views: of each training image.
+        test_views: whose features are averaged.
         n_features, components: of an image; None: not known, and reckoned.
         files: of features that there will be, beside one of views each where there are views.
         classifiers: to train.
@@ -95,6 +96,7 @@ class Work:
     train: int
     labels: int
     views: int
+    test_views: int
     n_features: int
     components: int | None
     files: int

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -34,7 +36,7 @@ class Expectation:
     """
 
     def __init__(self, output: Output, settings: Settings) -> None:
-        self._output, self._settings = output, settings
+        self._output, self._settings, self._s3 = output, settings, settings.s3_options()
         self._applied: dict[str, float] = output.recall("plan").get("corrections", {}) if output.known else {}
         self._found: Future[Planned] | None = None
 
@@ -47,6 +49,7 @@ class Expectation:
         result: ExtractionResult,
         *,
         slots: int,
+        tuned: bool,
     ) -> None:
         """Begin to make the plan, beside the work that goes on.
 
@@ -57,13 +60,17 @@ class Expectation:
             identity: of the features.
             result: of the first tasks, at least one.
             slots: tasks that run at once.
+            tuned: whether the run has tuned the network before.
         """
         first = _First(result, is_local=not to_do["path"][0].as_py().startswith("s3a://"))
         thread = ThreadPoolExecutor(1, thread_name_prefix="orchard-plan")
         asked = {"views": identity["views"], "test_views": str(identity["test_views"])}
         settings = self._settings.model_copy(update=asked)
-        work = work_of(settings, backbone, listed, to_do, self._output, slots=slots, image_seconds=first.seconds)
-        self._found = thread.submit(self._make, settings, work, to_do, first)
+        work = work_of(
+            settings, backbone, listed, to_do, self._output, slots=slots, image_seconds=first.seconds, tune=tuned
+        )
+        written = _Written.of(self._output)
+        self._found = thread.submit(self._make, work, first, written, partial(picture_seconds, to_do, self._s3))
         thread.shutdown(wait=False)
 
     def beside(self, took: Mapping[str, float], sizes_now: Sizes, core_hours: float) -> dict[str, object]:
@@ -92,18 +99,15 @@ class Expectation:
         beside = Planned(**planned | {"stages": stages, "took": sizes_now, "took_core_hours": round(core_hours, 6)})
         return {"planned": beside, "corrections": corrections(stages, self._applied)}
 
-    def _make(self, settings: Settings, work: Work, to_do: pa.Table, first: _First) -> Planned:
-        output = self._output
-        machine, s3 = speeds(), settings.s3_options()
-        shown = 1 + (settings.views or 0) * work.train / max(work.listed, 1)
+    def _make(self, work: Work, first: _First, written: _Written, picture: Callable[[], float]) -> Planned:
         rates = Rates(
-            speeds=machine,
+            speeds=speeds(),
             slowdown=first.slowdown,
             image_seconds=first.seconds,
             spread=first.spread,
             compile_seconds=first.compile_seconds,
-            single_seconds=first.seconds / (int(settings.test_views or 1) - 1 + shown),
-            picture_seconds=picture_seconds(to_do, s3),
+            single_seconds=first.seconds / (work.test_views + work.views * work.train / max(work.listed, 1)),
+            picture_seconds=picture(),
             list_seconds=None,
             corrections=self._applied,
         )
@@ -112,7 +116,6 @@ class Expectation:
             "expected: %s",
             ", ".join(f"{stage['stage']} {stage['seconds']:.0f} s" for stage in found),
         )
-        network = sum(file.size or 0 for file in output.files(PARTS) if file.name.endswith(f"/{BACKBONE}"))
         return Planned(
             images=work.images,
             measured_on=first.images,
@@ -122,9 +125,9 @@ class Expectation:
                 rates,
                 worker_memory=first.memory,
                 driver_memory=memory.peak(),
-                feature_bytes=_row_bytes(output, Dataset.FEATURES),
-                view_bytes=_row_bytes(output, Dataset.VIEWS),
-                network_bytes=network,
+                feature_bytes=written.feature,
+                view_bytes=written.view,
+                network_bytes=written.network,
             ),
             took=Sizes(),
             core_hours=round(sum(stage["core_seconds"] or 0 for stage in found) / 3600, 6),
@@ -163,6 +166,21 @@ def _by_worker(done: list[Done]) -> list[float]:
 def disk_bytes(output: Output) -> int:
     """Return the bytes of all files that are committed."""
     return sum(file.size or 0 for folder in (*Dataset, MODEL, PARTS) for file in output.files(folder))
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Bytes of what the first tasks have written: of an image's features, of a view's, of the network."""
+
+    feature: float
+    view: float
+    network: int
+
+    @classmethod
+    def of(cls, output: Output) -> _Written:
+        """Return what an output holds of them."""
+        network = sum(file.size or 0 for file in output.files(PARTS) if file.name.endswith(f"/{BACKBONE}"))
+        return cls(_row_bytes(output, Dataset.FEATURES), _row_bytes(output, Dataset.VIEWS), network)
 
 
 def _row_bytes(output: Output, dataset: Dataset) -> float:

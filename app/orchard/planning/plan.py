@@ -121,6 +121,7 @@ class _Planner:
         self._listing, self._images, self._output, self._list_seconds = listing, images, output, list_seconds
         # Where all is done, the images that are done tell how long one would take.
         self._measured_on = images if images.num_rows else _to_do(listing, None, settings)
+        self._is_tuned = output is not None and bool(output.recall("tuning"))
         self._known: dict[tuple[object, ...], Measured] = {}
 
     def of(self, settings: Settings, **options: Any) -> tuple[Measured, Work, list[StagePlan], Sizes]:
@@ -142,6 +143,7 @@ class _Planner:
             self._output,
             slots=slots,
             image_seconds=measured.seconds,
+            tune=settings.tune and self._images.num_rows > 0 and not self._is_tuned,
         )
         rates = Rates(
             speeds=self.speeds,

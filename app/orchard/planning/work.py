@@ -31,6 +31,7 @@ def work_of(
     *,
     slots: int,
     image_seconds: float,
+    tune: bool,
 ) -> Work:
     """Return how much a run is to do.
 
@@ -42,17 +43,18 @@ def work_of(
         output: that it goes to; None: a new one.
         slots: tasks that run at once.
         image_seconds: that an image takes in one of them.
+        tune: whether the network is tuned before.
     """
     before: dict[str, Any] = output.recall("reduction").get("metrics", {}) if output is not None else {}
     train = _train(listed["split"], settings.test_fraction)
-    is_to_tune = settings.tune and to_do.num_rows > 0 and not (output is not None and output.recall("tuning"))
-    tune = max(1, min(settings.tune_images, round(_TRAINED_ON * train))) if is_to_tune else 0
+    tuned_on = max(1, min(settings.tune_images, round(_TRAINED_ON * train))) if tune else 0
     return Work(
         images=to_do.num_rows,
         listed=listed.num_rows,
         train=train,
         labels=pc.count_distinct(listed["label"]).as_py(),
         views=settings.views or 0,
+        test_views=int(settings.test_views or 1),
         n_features=backbone.n_features,
         components=settings.components or before.get("k"),
         files=tasks_of(listed.num_rows, slots, image_seconds, settings.task_images),
@@ -60,8 +62,8 @@ def work_of(
         by_group=settings.group_by is not None,
         slots=slots,
         cores=available_cores(),
-        tune=tune,
-        tune_views=views_of(tune) if tune else 0,
+        tune=tuned_on,
+        tune_views=views_of(tuned_on) if tune else 0,
         tune_epochs=settings.tune_epochs,
         tune_seconds=60 * settings.tune_minutes,
         classifier_bytes=settings.classifier_bytes,
