@@ -421,11 +421,12 @@ def _print_plan(planned: Any) -> None:
         click.echo(f"{'warning':<20} {warning}")
 
     click.echo()
-    table = _table("stage", "expected", "between", "core-hours", "by what is known of")
+    is_priced = "cost" in planned
+    table = _table("stage", "expected", "between", "core-hours", *(["cost"] * is_priced), "by what is known of")
     for stage in stages:
         between = f"{duration(stage['low'])} and {duration(stage['high'])}"
-        hours = f"{stage['core_seconds'] / 3600:.4f}"
-        table.add_row(stage["stage"], duration(stage["seconds"]), between, hours, stage["after"])
+        figures = [f"{stage[name]:.4f}" for name in ("core_hours", "cost") if name in stage]
+        table.add_row(stage["stage"], duration(stage["seconds"]), between, *figures, stage["after"])
     _print_table(table)
     if qualities:
         click.echo()

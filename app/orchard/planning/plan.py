@@ -83,7 +83,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         "tried": measured.tried,
         "rejected_of_tried": measured.rejected.num_rows,
         "rejected_kinds": commonest_kinds(measured.rejected),
-        "stages": stages,
+        "stages": [{**found, **usage(found["core_seconds"] or 0, settings)} for found in stages],
         "qualities": qualities,
         "warnings": listing.warnings,
     }
