@@ -15,7 +15,9 @@ from orchard.layout import LISTING, StagePlan
 from orchard.planning.costs import STAGES, WITHIN, Rates, Source, Work, corrections, estimates, sizes
 from orchard.planning.kernels import Speeds
 from orchard.planning.probe import measure
+from orchard.planning.work import slots_of
 from orchard.report import page
+from orchard.session import available_cores
 from orchard.settings import Settings
 
 SPEEDS = Speeds(0.01, 4e-11, 3e-11, 2e-8, 5e-7, 2e-9, 11.0, 1.0, 0.1)
@@ -64,6 +66,13 @@ def test_time_follows_from_images_slots_and_what_an_image_takes() -> None:
     assert 1.3 * one["classify"] < busy["classify"] <= 2 * one["classify"]
     assert seconds(replace(WORK, views=8))["reduce"] > one["reduce"]
     assert seconds(replace(WORK, by_group=True))["classify"] == pytest.approx(2 * one["classify"], abs=0.02)
+
+
+def test_a_plan_for_executors_counts_their_cores() -> None:
+    conf = {"spark.executor.instances": "4", "spark.executor.cores": "3"}
+    assert slots_of(Settings(master="k8s://https://kubernetes.default.svc", spark_conf=conf)) == 12
+    assert slots_of(Settings(master="local[5]", spark_conf=conf)) == 5
+    assert slots_of(Settings(spark_conf=conf)) == available_cores()
 
 
 def test_tuning_is_no_longer_than_it_may_be_and_holds_the_drivers_cores() -> None:

@@ -21,7 +21,7 @@ from orchard.output import Output
 from orchard.planning.costs import Rates, Work, estimates, sizes
 from orchard.planning.kernels import Speeds, picture_seconds, speeds
 from orchard.planning.probe import Measured, measure
-from orchard.planning.work import work_of
+from orchard.planning.work import slots_of, work_of
 from orchard.progress import stage
 from orchard.session import available_cores
 from orchard.settings import QUALITIES, Settings
@@ -126,13 +126,13 @@ class _Planner:
 
     def of(self, settings: Settings, **options: Any) -> tuple[Measured, Work, list[StagePlan], Sizes]:
         """Return what a few images took, how much there is to do, what each stage takes, and memory and disk."""
-        slots = available_cores()
+        slots = slots_of(settings)
         key = tuple(
             getattr(settings, name)
             for name in ("backbone", "alpha", "weights", "input_size", "fit", "views", "test_views", "precision")
         )
         if key not in self._known:
-            self._known[key] = measure(self._measured_on, settings, processes=slots, **options)
+            self._known[key] = measure(self._measured_on, settings, processes=min(slots, available_cores()), **options)
         measured = self._known[key]
         backbone = find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size)
         work = work_of(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import numpy as np
@@ -70,6 +72,17 @@ def work_of(
         heap=settings.driver_bytes,
         activation_bytes=activation_bytes(backbone) if tune else 0,
     )
+
+
+def slots_of(settings: Settings) -> int:
+    """Return how many tasks will run at once: of the executors that are asked for, or on the cores of this machine."""
+    master, conf = settings.master or "", settings.spark_conf
+    if found := re.fullmatch(r"local\[(\d+)(,.*)?\]", master):
+        return int(found[1])
+    if master.startswith("k8s://"):
+        asked = (conf.get(f"spark.executor.{name}", "1") for name in ("instances", "cores"))
+        return math.prod(int(number) if number.isdecimal() else 1 for number in asked) or 1
+    return available_cores()
 
 
 def _train(splits: pa.ChunkedArray, test_fraction: float) -> int:
