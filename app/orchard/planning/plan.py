@@ -13,6 +13,7 @@ from orchard.errors import InputError, OrchardError
 from orchard.features.backbones import find
 from orchard.features.extraction import tasks_of
 from orchard.features.pending import find_pending
+from orchard.features.stage import identity_before
 from orchard.images.rejections import commonest_kinds
 from orchard.images.sources import Listing, check_apart, list_selected
 from orchard.images.splits import assign_splits
@@ -51,6 +52,7 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         listing = list_selected(source, output, settings)
     list_seconds = time.perf_counter() - started
     kept = Output(output, s3) if output is not None else None
+    settings = _as_before(settings, kept)
     images = _to_do(listing, kept, settings)
     plan = _Planner(listing, images, kept, list_seconds, settings)
     with stage("measure"):
@@ -87,6 +89,20 @@ def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, 
         "qualities": qualities,
         "warnings": listing.warnings,
     }
+
+
+def _as_before(settings: Settings, output: Output | None) -> Settings:
+    """Return the settings with what an output's features were made with, where nothing else is asked for."""
+    before = identity_before(output) if output is not None else {}
+    if not before:
+        return settings
+    kept: dict[str, object] = {"tune": settings.tune or before["tune"]}
+    if settings.precision == "auto":
+        kept["precision"] = before["precision"]
+    for name in ("fit", "views", "test_views"):
+        if getattr(settings, name) is None:
+            kept[name] = before[name]
+    return settings.model_copy(update=kept)
 
 
 def _to_do(listing: Listing, output: Output | None, settings: Settings) -> pa.Table:
@@ -170,9 +186,10 @@ class _Planner:
     def qualities(self, settings: Settings) -> list[dict[str, Any]]:
         """Return a row for each quality; one that cannot be had says why (``lack``).
 
-        Where weights are given, qualities with their own backbones have no meaning: there are no rows.
+        There are no rows where another quality would not do: weights are given, which are of one backbone, or the
+        output has features already.
         """
-        if settings.weights != "imagenet":
+        if settings.weights != "imagenet" or (self._output is not None and self._output.recall("identity")):
             return []
         rows: list[dict[str, Any]] = []
         for name in ALL_QUALITIES:
