@@ -80,7 +80,7 @@ def measure(
     Args:
         images: to choose from; views are made of those that the split says are for training.
         settings: of the run.
-        processes: that work at once; fewer where memory is short.
+        processes: that work at once; fewer where memory or images are short.
         most: images in all, but `LEAST_IMAGES` for each process.
         seconds: after which a process begins no further images.
 
@@ -89,9 +89,13 @@ def measure(
         OrchardError: a process broke off.
     """
     artifact = _artifact(images, settings)
-    processes = max(1, min(processes, images.num_rows, _memory_free() // (2 * _PROCESS_BYTES)))
+    processes = max(1, min(processes, images.num_rows // process.CHUNK, _memory_free() // (2 * _PROCESS_BYTES)))
     count = min(images.num_rows, max(most, LEAST_IMAGES * processes))
-    tried = images.take(pa.array(np.linspace(0, images.num_rows - 1, count).astype(np.int64)))
+    # Spread over all, and shuffled: the time may be up before all are done.
+    places = np.random.default_rng(settings.seed).permutation(
+        np.linspace(0, images.num_rows - 1, count).astype(np.int64)
+    )
+    tried = images.take(pa.array(places))
     request = Request(settings.limits(), settings.s3_options(), settings.views or 0, settings.seed, seconds)
     with tempfile.TemporaryDirectory(prefix="orchard-plan-") as folder:
         shares = [tried.take(pa.array(np.arange(n, count, processes))) for n in range(processes)]
