@@ -357,13 +357,19 @@ def sizes(
         + _MATRICES * 8 * work.n_features**2
         + min(fits, work.classifier_bytes)
     )
+    # The sums of the rows to fit on and of those held out, and of their views; scaler and components, twice.
+    matrices = 4 * work.n_features**2 * (4 if work.views else 2) + 16 * k * work.n_features
     rows = _INVENTORY + _NEIGHBOURS + _PREDICTION * len(work.classifiers) + rates.speeds.value_bytes * k
     found = Sizes(
         worker_memory=worker_memory,
         driver_python=round(python),
         driver_jvm=work.heap + _JVM,
         disk=round(
-            work.listed * (rows + feature_bytes) + work.train * work.views * view_bytes + 2 * network_bytes + _REST
+            work.listed * (rows + feature_bytes)
+            + work.train * work.views * view_bytes
+            + matrices
+            + 2 * network_bytes
+            + _REST
         ),
     )
     if work.tune:
