@@ -24,7 +24,7 @@ from typing import Any
 from measuring import MB, Kind, MemoryWatch, copy_images, images_folder, parser, report, save, use_shared_keras_home
 
 POLL_SECONDS = 0.02
-STAGES = ("list", "extract", "reduce", "classify", "report")
+STAGES = ("list", "start", "extract", "reduce", "classify", "report")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,12 +124,14 @@ def test_plan_and_summary_name_the_commonest_kinds_of_rejected_images(tmp_path: 
     assert "rejected of tried    7\n" in result.output
     assert "6 x a Git LFS pointer: run `git lfs pull`\n" in result.output
     assert "1 x empty: fetch them again\n" in result.output
+    for row in ("start", "extract", "report", "fast", "balanced", "best"):
+        assert re.search(rf"^{row}\b.* s ", result.output, re.MULTILINE), row
 
 
 def test_the_log_is_json_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
     result = orchard("sample", str(tmp_path / "sample"), "--json")
     assert json.loads(result.stdout)["images"] > 100
-    result = orchard("plan", str(tmp_path / "sample"), "--json")
+    result = orchard("plan", str(tmp_path / "sample"), "--json", "--weights", "random")
     assert result.returncode == 0, result.stderr
     plan = json.loads(result.stdout)
     assert plan["to_do"] == plan["images"] > 100

@@ -68,6 +68,13 @@ def test_a_quality_sets_what_nobody_else_does(tmp_path: Path, monkeypatch: pytes
         load({"quality": "good"})
 
 
+def test_another_quality_keeps_what_was_given_beside_the_first() -> None:
+    best = load({"views": "2", "seed": "7"}).of_quality("best")
+    assert (best.quality, best.backbone, best.views, best.tune, best.seed) == ("best", "EfficientNetLite2", 2, True, 7)
+    fast = load({"quality": "best", "views": "2"}).of_quality("fast")
+    assert (fast.quality, fast.backbone, fast.views, fast.tune) == ("fast", "EfficientNetLite0", 2, False)
+
+
 @pytest.mark.parametrize(
     ("value", "listed", "allowed"), [("0", 1000, 0), ("7", 10, 7), ("5%", 1000, 50), ("100%", 10, 10), ("5%", 19, 0)]
 )

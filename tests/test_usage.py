@@ -14,7 +14,7 @@ from orchard.usage import Meter
 def test_cores_count_for_as_long_as_they_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     now, held = [100.0], [0]
     monkeypatch.setattr(usage, "monotonic", lambda: now[0])
-    meter = Meter(lambda: held[0])
+    meter = Meter(lambda _: held[0])
     for cores, seconds in ((0, 10), (2, 30), (8, 5), (1, 100)):
         held[0] = cores
         meter.core_seconds()  # as its thread does, every other second
@@ -25,7 +25,7 @@ def test_cores_count_for_as_long_as_they_are_held(monkeypatch: pytest.MonkeyPatc
 def test_a_stage_has_its_own_seconds_and_core_hours(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(usage, "monotonic", lambda: now[0])
-    meter = Meter(lambda: 4)
+    meter = Meter(lambda own: 4 + own)
     meter.core_seconds()
     now[0] += 900
     with meter.stage("extract"):
@@ -34,9 +34,21 @@ def test_a_stage_has_its_own_seconds_and_core_hours(monkeypatch: pytest.MonkeyPa
     assert meter.used(Settings()) == {"extract": {"core_hours": 2.0}, "total": {"core_hours": 3.0}}
 
 
+def test_cores_of_the_driver_count_while_a_stage_works_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(usage, "monotonic", lambda: now[0])
+    meter = Meter(lambda own: own)  # Spark has not started yet
+    meter.core_seconds()
+    now[0] += 900
+    with meter.stage("tune", cores=2):
+        now[0] += 3600
+    now[0] += 900
+    assert meter.used(Settings()) == {"tune": {"core_hours": 2.0}, "total": {"core_hours": 2.0}}
+
+
 def test_a_meter_counts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "SECONDS", 0.01)
-    with Meter(lambda: 4) as meter:
+    with Meter(lambda own: 4 + own) as meter:
         time.sleep(0.2)
     assert 4 * 0.15 < meter.core_seconds() < 4 * 5
 

@@ -223,7 +223,7 @@ def plan(source: str, output: str | None = None, **settings: Any) -> dict[str, A
     Raises:
         OrchardError: see `orchard.errors`.
     """
-    from orchard.planning import make_plan
+    from orchard.planning.plan import make_plan
     from orchard.settings import load
 
     return make_plan(source, output, load(settings))

@@ -73,20 +73,20 @@ def run(source: str, output: str, as_json: bool, **flags: Any) -> int:
     return _print_outcome(pipeline.run(source, output, settings_from(flags)), as_json)
 
 
-@cli.command(short_help="what a run would do: counts, sizes, tasks, time and memory")
+@cli.command(short_help="what a run would do: counts, sizes, tasks; time, memory, disk and cost of every stage")
 @click.argument("source")
 @click.option("--output", "-o", help="count as done what this output holds already")
-@options(*EXTRACTION, *SPARK, *PRICES, *STORAGE)
+@options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *SPARK, *PRICES, *STORAGE)
 def plan(source: str, output: str | None, as_json: bool, **flags: Any) -> int:
-    """Say what `orchard run` would do with SOURCE, without doing it.
+    """Say what `orchard run` would do with SOURCE, and what each stage and each quality would take, without doing it.
 
-    A few images are decoded and featurized in memory, to know how long one takes.
+    A few images are decoded and featurized in memory, by as many processes as would do it, to know how long one takes.
 
     \b
     Example:
       orchard plan photos --backbone MobileNetV2
     """
-    from orchard.planning import make_plan
+    from orchard.planning.plan import make_plan
 
     planned = make_plan(source, output, settings_from(flags))
     _print_json(planned) if as_json else _print_plan(planned)
@@ -390,8 +390,11 @@ def _with_interval(measured: Any) -> str:
 
 def _print_plan(planned: Any) -> None:
     from orchard.images.rejections import sentence
+    from orchard.report.formatting import duration
 
-    warnings, kinds = planned.pop("warnings"), planned.pop("rejected_kinds")
+    warnings, kinds, stages, qualities = (
+        planned.pop(name) for name in ("warnings", "rejected_kinds", "stages", "qualities")
+    )
     for name, value in planned.items():
         is_bytes = name.endswith("bytes")
         text = f"{value / 1e6:,.1f} MB" if is_bytes else value if isinstance(value, str) else f"{value:,}"
@@ -400,6 +403,45 @@ def _print_plan(planned: Any) -> None:
         click.echo(f"{'':<20} {sentence(kind)}")
     for warning in warnings:
         click.echo(f"{'warning':<20} {warning}")
+
+    click.echo()
+    is_priced = "cost" in planned
+    table = _table("stage", "expected", "between", "core-hours", *(["cost"] * is_priced), "by what is known of")
+    for stage in stages:
+        between = f"{duration(stage['low'])} and {duration(stage['high'])}"
+        figures = [f"{stage[name]:.4f}" for name in ("core_hours", "cost") if name in stage]
+        table.add_row(stage["stage"], duration(stage["seconds"]), between, *figures, stage["after"])
+    _print_table(table)
+    if qualities:
+        click.echo()
+        _print_qualities(qualities)
+
+
+def _print_qualities(qualities: Any) -> None:
+    from orchard.report.formatting import duration
+
+    is_priced = any("cost" in row for row in qualities)
+    columns = ("ms/image", "expected", "between", "worker", "driver", "disk", "core-hours", *(["cost"] * is_priced))
+    table = _table("quality", "network", "views", "tuned", *columns)
+    for row in qualities:
+        if "lack" in row:
+            table.add_row(row["quality"], row["lack"])
+            continue
+        memory = (row["worker_memory_bytes"], row["driver_python_bytes"] + row["driver_jvm_bytes"], row["disk_bytes"])
+        table.add_row(
+            row["quality"],
+            f"{row['backbone']}, {row['precision']}",
+            f"{row['views']} + {row['test_views']}",
+            "yes" if row["tune"] else "no",
+            f"{row['ms_per_image']:.1f}",
+            duration(row["seconds"]),
+            f"{duration(row['low'])} and {duration(row['high'])}",
+            *(f"{size / 1e6:,.0f} MB" for size in memory),
+            f"{row['core_hours']:.4f}",
+            *([f"{row['cost']:.4f}"] if "cost" in row else []),
+        )
+    _print_table(table)
+    click.echo("Views: random ones of each training image + those that answers average. Memory is the most it may be.")
 
 
 def _print_comparison(rows: Any) -> None:

@@ -14,7 +14,7 @@ from orchard.headline import common, measured_by
 from orchard.images.sources import check_apart, list_selected
 from orchard.layout import COMPARISON, COMPARISON_PAGE, Interval, Measure, Metrics
 from orchard.output import Output, new_run_id
-from orchard.planning import measure as time_of
+from orchard.planning.probe import measure as time_of
 from orchard.redaction import redacted
 from orchard.report.comparison import render
 from orchard.runlog import RunLog
@@ -51,7 +51,7 @@ class Row:
     size_mb: float
     """Of the network's float32 weights, in 10^6 bytes."""
     ms_per_image: float
-    """On one core, decoding and network, everything warm: see `orchard.planning.measure`."""
+    """On one core, decoding and network, everything warm: see `orchard.planning.probe.measure`."""
     images_per_second: float
     """Of all workers together in the run, their starts included; of an unchanged output, of the run that made it."""
     best_trade_off: bool = False

@@ -6,16 +6,20 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from orchard.features import stage as extraction
 from orchard.features.backbones import Backbone, find
+from orchard.features.extraction import ExtractionResult
 from orchard.features.pending import Pending, find_pending
 from orchard.features.regrouping import update_groups
 from orchard.features.weights import tuned
 from orchard.images.sources import list_selected
 from orchard.layout import TO_DO_AGAIN
 from orchard.output import Output
+from orchard.planning.outcome import Expectation
 from orchard.progress import stage
-from orchard.session import Session
+from orchard.session import Session, available_cores
 from orchard.settings import Settings
 from orchard.tuning import stage as tuning
 from orchard.tuning.blocks import last_kept
@@ -36,6 +40,7 @@ class Featurizing:
     settings: Settings
     session: Session
     meter: Meter
+    expectation: Expectation
 
     def __post_init__(self) -> None:
         backbone = self._backbone
@@ -80,9 +85,9 @@ class Featurizing:
             log.info("the manifest repeats %d rows: each image is taken once", listing.duplicates)
         extraction.rename(output, pending)
         if identity["tune"] and not tuning.is_there(output):
-            with self.meter.stage("tune"):
+            with self.meter.stage("tune", cores=available_cores()):
                 tuning.tune(output, pending.images, identity, settings)
-        done = self._featurize(pending, identity, backbone)
+        done = self._featurize(pending, identity, backbone, listing.table)
         extraction.complete(output, listing, source, done)
         if output.has_part(TO_DO_AGAIN):
             tuning.done_again(output)
@@ -98,7 +103,7 @@ class Featurizing:
             TrainingError: there is too little to train on.
         """
         settings, output = self.settings, self.output
-        with self.meter.stage("tune"):
+        with self.meter.stage("tune", cores=available_cores()):
             images = tuning.tune_again(output, settings)
         if images is None:
             log.info("the network was tuned on these images already")
@@ -115,21 +120,30 @@ class Featurizing:
             s3=settings.s3_options(),
         )
         backbone = find(identity["backbone"], alpha=identity["alpha"], input_size=identity["input_size"])
-        done = self._featurize(pending, identity, backbone)
+        done = self._featurize(pending, identity, backbone, images)
         extraction.complete_again(output, output.recall("listing"), done)
         tuning.done_again(output)
         return int(done.get("images", 0))
 
-    def _featurize(self, pending: Pending, identity: dict[str, Any], backbone: Backbone) -> extraction.Extraction:
+    def _featurize(
+        self, pending: Pending, identity: dict[str, Any], backbone: Backbone, listed: pa.Table
+    ) -> extraction.Extraction:
         if not extraction.is_needed(self.output, pending):
             return {}
-        with self.meter.stage("extract"):
-            return extraction.featurize(
-                self.session,
-                self.output,
-                pending,
-                identity,
-                settings=self.settings,
-                backbone=backbone,
-                weights=tuned(self.output),
-            )
+
+        def learn(result: ExtractionResult) -> None:
+            slots = self.session.spark.sparkContext.defaultParallelism
+            tuned_now = "tune" in self.meter.seconds
+            self.expectation.learn(listed, pending.images, backbone, identity, result, slots=slots, tuned=tuned_now)
+
+        return extraction.featurize(
+            self.session,
+            self.output,
+            pending,
+            identity,
+            settings=self.settings,
+            backbone=backbone,
+            meter=self.meter,
+            weights=tuned(self.output),
+            learned=learn,
+        )

@@ -20,6 +20,7 @@ EXTRACTION = (
     "quality",
     *("backbone", "weights", "alpha", "input_size", "fit", "views", "test_views", "transform", "engine", "precision"),
     *("tune", *TUNING),
+    "task_images",
     *("fresh", "prune", "retry_rejected"),
 )
 REDUCTION = ("variance", "components", "fit_validation")

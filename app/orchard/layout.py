@@ -613,7 +613,7 @@ class Metrics(TypedDict):
     without_near_twins: NotRequired[dict[str, ApartMetrics]]  # by classifier
     headline: NotRequired[Headline]
     warnings: list[str]  # one sentence each
-    seconds: dict[str, float]  # list, extract, reduce, classify, review, report, total
+    seconds: dict[str, float]  # list, start, extract, reduce, classify, review, report, total
     images_per_second: float  # decoded / seconds of extraction; of the run that decoded last
 
 
@@ -630,9 +630,91 @@ class Fitting(TypedDict):
 class Usage(TypedDict, total=False):
     """What a run, or a part of it, holds of machines."""
 
-    core_hours: Required[float]  # Spark's cores times the hours for which they were held
+    core_hours: Required[float]  # cores of Spark, and of the driver while it tunes, times the hours they were held
     cost: float  # by the setting core_hour_price, in its currency
     energy_kwh: float  # by the setting core_watts
+
+
+class Share(TypedDict):
+    """What somebody did of an extraction."""
+
+    tasks: int
+    images: int
+    seconds: float  # at work
+    slowest_seconds: float  # of a task
+
+
+class ExecutorShare(Share):
+    """What an executor did; under a local master there is one, this machine."""
+
+    executor: str
+    workers: int  # Python processes
+
+
+class WorkerShare(Share):
+    """What a Python process did."""
+
+    executor: str
+    worker: int  # its number in the run
+
+
+class SlowTask(TypedDict):
+    """One of the tasks that took longest."""
+
+    executor: str
+    worker: int
+    images: int
+    seconds: float
+    after: float  # seconds from the first task's start to its own
+
+
+class Sharing(TypedDict):
+    """``run.sharing``: how the last extraction was shared out."""
+
+    tasks: int
+    images: int
+    workers: int
+    worker_memory_bytes: int  # the most that one held
+    median_task_seconds: float
+    by_executor: list[ExecutorShare]  # those that worked longest first
+    by_worker: list[WorkerShare]  # likewise
+    slowest: list[SlowTask]  # the slowest first
+    bin_seconds: float  # of `at_work`
+    at_work: list[float]  # tasks that were at work in each stretch of time, in the mean
+
+
+class StagePlan(TypedDict):
+    """What a stage is expected to take, or took."""
+
+    stage: str
+    seconds: float | None  # null: nothing tells
+    low: float | None  # within which it is expected to lie
+    high: float | None
+    core_seconds: float | None  # that are held meanwhile
+    after: str  # what the estimate comes from, see `orchard.planning.costs.Source`
+    took: NotRequired[float]  # seconds; of a run
+
+
+class Sizes(TypedDict, total=False):
+    """Of memory and disk, in bytes."""
+
+    worker_memory: int  # of each
+    driver_python: int
+    driver_jvm: int
+    disk: int  # of the output
+    tuning_disk: int  # of the driver's cache, while a network is tuned
+
+
+class Planned(TypedDict):
+    """``run.plan``: what was expected when the first tasks were done, and what came of it."""
+
+    images: int  # to do
+    measured_on: int  # images that told how long one takes
+    stages: list[StagePlan]
+    sizes: Sizes  # expected
+    took: Sizes
+    core_hours: float  # expected of the stages that have an estimate
+    took_core_hours: float
 
 
 class Run(TypedDict):
@@ -649,3 +731,5 @@ class Run(TypedDict):
     versions: dict[str, str]  # package -> version
     machine: dict[str, object]  # cores, memory_bytes, cpu, spark_master
     usage: dict[str, Usage]  # of this run: stage -> what it used; and in total
+    plan: NotRequired[Planned]  # of the run that extracted last
+    sharing: NotRequired[Sharing]  # of the run that extracted last

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from orchard import cards, summary
+from orchard import cards, memory, summary
 from orchard.classification import stage as classification
 from orchard.classification.regression import prepare
 from orchard.classification.training import chosen
@@ -19,10 +19,11 @@ from orchard.features.regrouping import regroup
 from orchard.featurizing import Featurizing
 from orchard.images.sources import check_apart
 from orchard.inference import unknown
-from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics
+from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics, Sizes
 from orchard.neighbours import stage as neighbours
 from orchard.neighbours.twins import remember_apart
 from orchard.output import Output
+from orchard.planning.outcome import Expectation, disk_bytes
 from orchard.progress import stage
 from orchard.reduction import stage as reduction
 from orchard.report import stage as reporting
@@ -115,7 +116,8 @@ class Pipeline:
             raise InputError(f"{output} holds no results: make some with orchard extract SOURCE --output {output}.")
         self._session = Session(settings, spark)
         self.meter = Meter(self._session.cores)
-        self._featurizing = Featurizing(self.output, settings, self._session, self.meter)
+        self._expectation = Expectation(self.output, settings)
+        self._featurizing = Featurizing(self.output, settings, self._session, self.meter, self._expectation)
         self._decoded = 0
         self._started = time.monotonic()
         self._began = datetime.now(UTC)
@@ -223,7 +225,13 @@ class Pipeline:
         images = {**metrics["images"], "decoded": 0}
         key = key_of(reporting.version(), {**metrics, "seconds": 0, "images": images})
         if again or not (output.recall("report").get("key") == key and output.storage.exists(REPORT)):
-            run = summary.run(output, self.settings, started=self._began, usage=self.meter.used(self.settings))
+            run = summary.run(
+                output,
+                self.settings,
+                started=self._began,
+                usage=self.meter.used(self.settings),
+                planned=self._planned().get("planned"),
+            )
             with self.meter.stage("report"), stage("report"):
                 reporting.write_report(output, metrics, run, partial(read_path, s3=self.s3), figures=figures)
             return self.finish(report={"key": key})
@@ -234,6 +242,8 @@ class Pipeline:
         output = self.output
         if self.meter.seconds.keys() - {"list"}:  # a run that found nothing to do leaves no commit
             properties["seconds"] = output.recall("seconds") | self.meter.seconds
+        if planned := self._planned():
+            properties["plan"] = planned
         if (fresh := output.recall("fresh")) and not fresh["done"]:
             properties["fresh"] = fresh | {"done": True}
         if properties:
@@ -249,6 +259,16 @@ class Pipeline:
             report=f"{output.url}/{REPORT}" if output.storage.exists(REPORT) else None,
             within_limits=counts["rejected"] <= self.settings.rejections_allowed(counts["listed"]),
         )
+
+    def _planned(self) -> dict[str, Any]:
+        """Return what the run expected beside what it has taken so far; empty if it could not tell."""
+        now = Sizes(driver_python=memory.peak(), disk=disk_bytes(self.output))
+        if jvm := self._session.jvm_memory():
+            now["driver_jvm"] = jvm
+        if found := self.output.recall("extraction").get("sharing"):
+            now["worker_memory"] = found["worker_memory_bytes"]
+        held = self.meter.used(self.settings)["total"]["core_hours"]
+        return self._expectation.beside(self.meter.seconds, now, held)
 
     def _monitor(self, port: int) -> AbstractContextManager[int]:
         try:

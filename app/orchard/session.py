@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from orchard import interruption, runlog
+from orchard import interruption, memory, runlog
 from orchard.child import UTF8, is_ascii
 from orchard.cluster import executors
 from orchard.cluster.autoscaling import Bounds
@@ -337,17 +337,26 @@ class Session:
         assert self._started is not None
         return self._started.result()
 
-    def cores(self) -> int:
-        """Return how many cores Spark has now: of this machine, or of the executors that are registered."""
+    def cores(self, own: int = 0) -> int:
+        """Return how many cores are held now: Spark's, of this machine or of the executors that are registered, and
+        `own` of the driver, which under a local master are the same.
+        """
         if self._given is None and (self._started is None or not self._started.done()):
-            return 0
+            return own
         try:
             context = self.spark.sparkContext
             if context.master.startswith("local"):
-                return int(context.defaultParallelism)
-            return executors.count(context) * int(context.getConf().get("spark.executor.cores", "1"))
+                return max(own, int(context.defaultParallelism))
+            return own + executors.count(context) * int(context.getConf().get("spark.executor.cores", "1"))
         except Exception:  # it did not start, or its JVM is gone: others say so
-            return 0
+            return own
+
+    def jvm_memory(self) -> int:
+        """Return the bytes that the driver's JVM has held at its most; 0 where it is not one that was started here."""
+        from pyspark import SparkContext
+
+        process = getattr(SparkContext._gateway, "proc", None)
+        return memory.peak(process.pid) if process is not None else 0
 
     def stop(self) -> None:
         """Stop the session if it was started here."""

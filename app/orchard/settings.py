@@ -175,6 +175,12 @@ class Settings(BaseSettings):
     input_size: int | None = Field(
         None, ge=1, description="pixels of a side of the square that the network sees, if not its own"
     )
+    task_images: int | None = Field(
+        None,
+        ge=1,
+        le=16_384,
+        description="images of a task of the extraction; by default as many as take some five seconds",
+    )
 
     # How features are reduced and classified
     variance: float = Field(0.95, gt=0, le=1, description="keep the components that explain this share")
@@ -283,13 +289,36 @@ class Settings(BaseSettings):
     @property
     def classifier_bytes(self) -> int:
         """`classifier_memory` in bytes."""
-        return int(self.classifier_memory[:-1]) << {"k": 10, "m": 20, "g": 30}[self.classifier_memory[-1].lower()]
+        return _bytes(self.classifier_memory)
+
+    @property
+    def driver_bytes(self) -> int:
+        """`driver_memory` in bytes."""
+        return _bytes(self.driver_memory)
+
+    def of_quality(self, quality: str) -> "Settings":
+        """Return these settings with another quality: what was given beside the quality stays.
+
+        Raises:
+            UsageError: they do not go together.
+        """
+        by_quality = QUALITIES.get(self.quality, {})
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"quality"}}
+        given = {name: value for name, value in given.items() if name not in by_quality or by_quality[name] != value}
+        try:
+            return Settings(**given | {"quality": quality})
+        except ValidationError as error:
+            raise UsageError(_sentence(error)) from None
 
     def rejections_allowed(self, listed: int) -> int:
         """Return how many of `listed` images may be rejected before the run ends with exit code 1."""
         if isinstance(self.max_rejected, int):
             return self.max_rejected
         return math.floor(self.max_rejected * listed)
+
+
+def _bytes(amount: str) -> int:
+    return int(amount[:-1]) << {"k": 10, "m": 20, "g": 30}[amount[-1].lower()]
 
 
 def as_text(name: str, value: object) -> str:

@@ -17,7 +17,7 @@ from orchard.classification.leak import conflict_warnings, label_conflicts
 from orchard.features.backbones import find
 from orchard.headline import headline
 from orchard.images.rejections import commonest_kinds
-from orchard.layout import INVENTORY, REJECTED, Dataset, Fitting, ImageCounts, Metrics, Run, Selection, Usage
+from orchard.layout import INVENTORY, REJECTED, Dataset, Fitting, ImageCounts, Metrics, Planned, Run, Selection, Usage
 from orchard.output import Output
 from orchard.redaction import without_secrets
 from orchard.session import available_cores
@@ -107,8 +107,23 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
     return cast(Metrics, found)
 
 
-def run(output: Output, settings: Settings, *, started: datetime, usage: dict[str, Usage]) -> Run:
-    """Return how the output came about: settings, versions, machine; without secrets."""
+def run(
+    output: Output,
+    settings: Settings,
+    *,
+    started: datetime,
+    usage: dict[str, Usage],
+    planned: Planned | None = None,
+) -> Run:
+    """Return how the output came about: settings, versions, machine; without secrets.
+
+    Args:
+        output: the output.
+        settings: of the run.
+        started: when it was.
+        usage: of its stages.
+        planned: what it expected; None: what the run did that extracted last, if it did.
+    """
     identity = output.recall("identity")
     backbone = find(identity.get("backbone", settings.backbone)).with_input_size(identity.get("input_size"))
     selection = output.recall("classification").get("selection")
@@ -130,6 +145,10 @@ def run(output: Output, settings: Settings, *, started: datetime, usage: dict[st
         },
         usage=usage,
     )
+    if planned := planned or output.recall("plan").get("planned"):
+        found["plan"] = planned
+    if sharing := output.recall("extraction").get("sharing"):
+        found["sharing"] = sharing
     return cast(Run, without_secrets(found))
 
 

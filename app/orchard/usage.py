@@ -17,18 +17,18 @@ SECONDS = 2.0
 
 
 class Meter:
-    """Adds up the core-seconds that Spark holds, at work or not, during a ``with`` block, in all and by stage.
+    """Adds up the core-seconds that a run holds, at work or not, during a ``with`` block, in all and by stage.
 
     Args:
-        cores: returns how many Spark has now.
+        cores: returns how many are held now, while a stage works on so many of the driver's itself.
 
     Attributes:
         seconds: that each stage took.
     """
 
-    def __init__(self, cores: Callable[[], int]) -> None:
+    def __init__(self, cores: Callable[[int], int]) -> None:
         self.seconds: dict[str, float] = {}
-        self._cores = cores
+        self._cores, self._own = cores, 0
         self._by_stage: dict[str, float] = {}
         self._lock = Lock()
         self._sum, self._since, self._held = 0.0, monotonic(), 0
@@ -46,7 +46,7 @@ class Meter:
 
     def core_seconds(self) -> float:
         """Return the sum so far."""
-        held = self._cores()
+        held = self._cores(self._own)
         with self._lock:
             now = monotonic()
             self._sum += self._held * (now - self._since)
@@ -54,12 +54,22 @@ class Meter:
             return self._sum
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count what is inside a ``with`` block as a stage's, once it is done."""
-        started, held = monotonic(), self.core_seconds()
-        yield
+    def stage(self, name: str, *, cores: int = 0) -> Iterator[None]:
+        """Count what is inside a ``with`` block as a stage's, once it is done.
+
+        Args:
+            name: of the stage.
+            cores: of the driver, that it works on itself.
+        """
+        started, self._own = monotonic(), cores
+        held = self.core_seconds()
+        try:
+            yield
+        finally:
+            used, self._own = self.core_seconds(), 0
+            self.core_seconds()  # from here on they are not held
         self.seconds[name] = round(monotonic() - started, 3)
-        self._by_stage[name] = self.core_seconds() - held
+        self._by_stage[name] = used - held
 
     def used(self, settings: Settings) -> dict[str, Usage]:
         """Return what the run has used so far, stage by stage and in ``total``."""

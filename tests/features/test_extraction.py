@@ -8,6 +8,7 @@ from orchard.features.extraction import (
     ExtractionResult,
     _Plan,
     task_images,
+    tasks_of,
     tasks_per_batch,
 )
 
@@ -38,6 +39,7 @@ def test_tasks_are_neither_two_nor_two_thousand(
 ) -> None:
     tasks = sum(map(len, plan_all(images, slots, seconds_per_image)))
     assert least <= tasks <= most
+    assert tasks_of(images, slots, seconds_per_image) == tasks  # as a plan says
 
 
 def test_an_executor_that_joins_late_finds_work_until_near_the_end() -> None:
@@ -52,6 +54,15 @@ def test_the_first_tasks_are_small_and_later_ones_take_some_seconds() -> None:
     assert task_images(10**6, 16, 0.01) == 500
     assert task_images(10**6, 16, 1e-6) == MAXIMUM_TASK_IMAGES
     assert task_images(10, 16, 0.01) == 50  # half a second's, though so many are not left
+
+
+def test_tasks_are_of_the_size_that_was_asked_for() -> None:
+    plan, sizes = _Plan(pa.table({"path": [str(n) for n in range(1000)]}), 300), []
+    while not plan.is_exhausted:
+        sizes += [task.num_rows for task in plan.next_batch(2)]
+        plan.learn(ExtractionResult(images=1000, worker_seconds=0.001))
+    assert sizes == [300, 300, 300, 100]
+    assert tasks_of(1000, 2, 0.001, 300) == 4
 
 
 def test_a_batch_grows_with_the_cluster() -> None:

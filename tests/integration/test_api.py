@@ -111,7 +111,11 @@ def test_a_module_takes_the_place_of_no_function() -> None:
 
 
 def test_plan_and_export(trained: Path, painted: Path, tmp_path: Path) -> None:
-    assert orchard.plan(str(painted), weights="random")["images"] == 90
+    planned = orchard.plan(str(painted), weights="random", core_hour_price=3600, task_images=25)
+    assert (planned["images"], planned["tasks"]) == (90, 4)
+    assert [stage["stage"] for stage in planned["stages"]][:3] == ["list", "start", "extract"]
+    assert planned["cost"] == pytest.approx(sum(stage["core_seconds"] for stage in planned["stages"]), rel=0.01)
+    assert not planned["qualities"]  # they have weights of their own
     exported = orchard.export(str(trained), str(tmp_path / "model.onnx"), format="onnx")
     assert exported.card["labels"]
     assert (tmp_path / "model.onnx").stat().st_size == next(iter(exported.files.values()))

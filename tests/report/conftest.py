@@ -196,6 +196,81 @@ def a_run() -> Run:
         "backbone": {"name": "EfficientNetLite0", "n_features": 1280, "precision": "float32"},
         "versions": {"orchard": "0.1.0", "pyspark": "4.3.0"},
         "machine": {"cores": 2, "memory_bytes": 2 * 2**30},
+        "plan": {
+            "images": 200,
+            "measured_on": 128,
+            "stages": [
+                {
+                    "stage": "list",
+                    "seconds": None,
+                    "low": None,
+                    "high": None,
+                    "core_seconds": None,
+                    "after": "",
+                    "took": 0.5,
+                },
+                {
+                    "stage": "extract",
+                    "seconds": 17.25,
+                    "low": 13.8,
+                    "high": 22.4,
+                    "core_seconds": 34.5,
+                    "after": "some of the images",
+                    "took": 20.0,
+                },
+                {
+                    "stage": "classify",
+                    "seconds": 77.0,
+                    "low": 40.0,
+                    "high": 150.0,
+                    "core_seconds": 154.0,
+                    "after": "sums of this kind",
+                    "took": 99.0,
+                },
+            ],
+            "sizes": {"worker_memory": 300 * 2**20, "driver_python": 2**30, "driver_jvm": 2**30, "disk": 2**24},
+            "took": {"worker_memory": 312 * 2**20, "driver_python": 2**29, "disk": 2**23},
+            "core_hours": 0.0123,
+            "took_core_hours": 0.0234,
+        },
+        "sharing": {
+            "tasks": 9,
+            "images": 200,
+            "workers": 2,
+            "worker_memory_bytes": 312 * 2**20,
+            "median_task_seconds": 1.5,
+            "by_executor": [
+                {
+                    "executor": "spark-<b>1</b>",
+                    "workers": 2,
+                    "tasks": 9,
+                    "images": 200,
+                    "seconds": 18.0,
+                    "slowest_seconds": 4.5,
+                }
+            ],
+            "by_worker": [
+                {
+                    "executor": "spark-<b>1</b>",
+                    "worker": 1,
+                    "tasks": 5,
+                    "images": 120,
+                    "seconds": 10.0,
+                    "slowest_seconds": 4.5,
+                },
+                {
+                    "executor": "spark-<b>1</b>",
+                    "worker": 2,
+                    "tasks": 4,
+                    "images": 80,
+                    "seconds": 8.0,
+                    "slowest_seconds": 2.5,
+                },
+            ],
+            "slowest": [{"executor": "spark-<b>1</b>", "worker": 1, "images": 32, "seconds": 4.5, "after": 1.25}],
+            "bin_seconds": 0.25,
+            "at_work": [2.0] * 50 + [0.5] * 10,
+        },
     }
 
 

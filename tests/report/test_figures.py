@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from orchard.layout import ClassifierMetrics, Metrics
+from orchard.layout import ClassifierMetrics, Metrics, Sharing
 from orchard.report import figures
 from orchard.report.samples import Point
 
@@ -115,3 +115,27 @@ def test_the_reliability_diagram_puts_calibrated_answers_on_the_diagonal(metrics
     assert (frame.bottom - y) / (frame.bottom - frame.top) == pytest.approx(0.8, abs=0.001)
     assert figure.before[0][0] > x and figure.before[0][1] == y and radius > 10
     assert figure.marker.text == "sure from 83.0%"
+
+
+def test_stretches_with_few_tasks_at_work_stand_out() -> None:
+    sharing = a_sharing([4.0, 4.0, 3.0, 1.0])
+    figure = figures.at_work(sharing)
+    assert [stands_out for *_, stands_out in figure.columns] == [False, False, False, True]
+    heights = [height for _, _, _, height, _ in figure.columns]
+    assert heights[3] == pytest.approx(heights[0] / 4, abs=0.1)
+    assert [tick.text for tick in figure.x_ticks][-1] == "8"  # seconds
+
+
+def a_sharing(at_work: list[float]) -> Sharing:
+    return Sharing(
+        tasks=9,
+        images=90,
+        workers=4,
+        worker_memory_bytes=1,
+        median_task_seconds=1.0,
+        by_executor=[],
+        by_worker=[],
+        slowest=[],
+        bin_seconds=2.0,
+        at_work=at_work,
+    )

@@ -98,8 +98,16 @@ def test_a_whole_run_is_shown(
         "1 class leads to none.",
         "Nearest in training: Mango cosine 0.910 train/Mango/1.jpg",
         "87.5% confident; answer: not sure; familiarity 0.42",
+        "Extract 20.0 s 17.2 s 13.8 s to 22.4 s",
+        "Memory of a worker 300 MiB 312 MiB",
+        "Memory of the driver's JVM 1 GiB \N{EN DASH}",
+        "Core-hours 0.0123 0.0234",
+        "9 tasks of 200 images by 2 workers",
+        "1, spark-<b>1</b> 32 4.50 s 1.25 s",
+        "spark-<b>1</b> 9 200 18.0 s 4.50 s",
     ):
         assert expected in text
+    assert "77.0 s" not in text  # the plan of another run's classifiers
     assert len(re.findall(r"^\.p\d+\{background-image", page, re.MULTILINE)) == len(data.shots) == 8
     opened = set(re.findall(r'popovertarget="([^"]+)"', page))
     assert opened == set(re.findall(r'<div popover class="sheet" id="([^"]+)"', page))

@@ -30,7 +30,7 @@ def test_every_figure_is_written_as_svg_and_png(drawn: dict[str, str], tmp_path:
     written = write_figures(drawn, tmp_path / "slides")
     names = {file.stem for file in written}
     assert names == {
-        *("coverage", "familiarity", "reliability", "near-twins", "map", "scree", "cumulative"),
+        *("coverage", "familiarity", "reliability", "near-twins", "map", "scree", "cumulative", "work"),
         *(
             f"confusion-{name}{kind}-{by}"
             for name in ("logistic-regression", "random-forest")

@@ -17,7 +17,7 @@ from orchard.layout import Fit
 from orchard.storage import S3Options
 from orchard.tuning import process
 from orchard.tuning.activations import Activations
-from orchard.tuning.blocks import last_kept
+from orchard.tuning.blocks import activation_bytes, last_kept
 from orchard.tuning.images import chosen
 from orchard.tuning.stage import large_folder
 from orchard.tuning.training import DAMAGES, RATE, Progress, epochs_in, rate
@@ -45,6 +45,11 @@ def test_the_blocks_after_the_last_reduction_are_trained() -> None:
     for backbone in others:
         with pytest.raises(UsageError, match=f"cannot train {backbone.name}.*take one of EfficientNetLite0, .*V2"):
             last_kept(backbone)
+
+
+def test_what_a_view_takes_on_disk_is_known_before() -> None:
+    names = ("EfficientNetLite0", "EfficientNetLite2", "MobileNetV2")
+    assert [activation_bytes(find(name)) for name in names] == [14 * 14 * 112 * 2, 17 * 17 * 120 * 2, 14 * 14 * 96 * 2]
 
 
 def test_images_are_balanced_and_those_held_out_apart() -> None:

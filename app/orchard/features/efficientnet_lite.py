@@ -124,6 +124,11 @@ def blocks_before(name: str, stages: int) -> int:
     return sum(_repeats(stage, VARIANTS[name]) for stage in STAGES[:stages])
 
 
+def filters_after(name: str, stages: int) -> int:
+    """How many channels the variant of that name has after the first `stages` of `STAGES`."""
+    return _widened(STAGES[stages - 1].filters, VARIANTS[name].width)
+
+
 def _repeats(stage: Stage, variant: Variant) -> int:
     fixed = stage in (STAGES[0], STAGES[-1])  # the stem's and the head's neighbours are never repeated
     return stage.repeats if fixed else math.ceil(stage.repeats * variant.depth)

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from orchard import interruption, tasks
 from orchard.errors import AccessDenied, OrchardError
 from orchard.features.artifact import Artifact, EngineName
+from orchard.features.sharing import Done
 from orchard.features.worker import MARKER, Appending, Job, Task, TaskReport, featurize, import_libraries, pack
 from orchard.images.decoding import Limits
 from orchard.layout import FEATURIZED, Dataset, Reason
@@ -60,6 +61,8 @@ class ExtractionResult:
     tasks: int = 0
     worker_seconds: float = 0.0
     """Sum over the tasks, without compiling the network."""
+    done: list[Done] = field(default_factory=list)
+    """When and where each task was done."""
 
     @property
     def images_per_second(self) -> float:
@@ -78,9 +81,14 @@ def extract(
     progress: Advance,
     views: int = 0,
     seed: int = 0,
+    images_a_task: int | None = None,
+    learned: Callable[[ExtractionResult], object] | None = None,
 ) -> ExtractionResult:
     """Featurize `images` (schema `LISTING`, every row with its split), and `views` random views (of `seed`) of each
     training image in the same pass, and commit batch by batch.
+
+    ``images_a_task`` is of the setting ``task_images``; ``learned`` is called once, with what the first batch came to,
+    while the next ones are at work.
 
     At an error or an interruption, what has finished by then is committed. Whatever happens, what was committed stays
     and is right: each image is in ``features`` or in ``rejected``, and in ``inventory``, exactly once. Call it inside
@@ -106,7 +114,7 @@ def extract(
     )
     output.write(f"{output.staging}{MARKER}", b"")
     result = ExtractionResult()
-    plan, numbers = _Plan(images), itertools.count()
+    plan, numbers = _Plan(images, images_a_task), itertools.count()
     started = time.monotonic()
     shown = 0
     in_flight: set[Future[list[TaskReport]]] = set()
@@ -131,6 +139,8 @@ def extract(
                     plan.learn(result)
                     if result.first_commit_seconds is None:
                         result.first_commit_seconds = time.monotonic() - started
+                        if learned:
+                            learned(result)
         except BaseException:
             tasks.cancel(context, in_flight)
             with contextlib.suppress(OrchardError):  # what went wrong first is what is told
@@ -154,8 +164,8 @@ def warm_up(spark: "SparkSession", engine: EngineName) -> None:
 class _Plan:
     """Cuts the listing into tasks, small ones first and longer ones once the time per image is known."""
 
-    def __init__(self, images: pa.Table) -> None:
-        self._images = images.combine_chunks()
+    def __init__(self, images: pa.Table, images_a_task: int | None = None) -> None:
+        self._images, self._images_a_task = images.combine_chunks(), images_a_task
         self._next = 0
         self._seconds_per_image: float | None = None
 
@@ -172,7 +182,8 @@ class _Plan:
         length = full if self._seconds_per_image is not None else 2 * slots
         batch: list[pa.Table] = []
         while len(batch) < length and not self.is_exhausted:
-            size = task_images(self._images.num_rows - self._next, full, self._seconds_per_image)
+            left = self._images.num_rows - self._next
+            size = self._images_a_task or task_images(left, full, self._seconds_per_image)
             batch.append(self._images.slice(self._next, size))
             self._next += size
         return batch
@@ -181,6 +192,18 @@ class _Plan:
 def tasks_per_batch(slots: int) -> int:
     """Return how many tasks are committed together while `slots` can run at once."""
     return max(MINIMUM_TASKS_PER_BATCH, TASKS_PER_SLOT * slots)
+
+
+def tasks_of(images: int, slots: int, seconds_per_image: float, images_a_task: int | None = None) -> int:
+    """Return how many tasks so many images are cut into where each takes so long."""
+    if images_a_task:
+        return math.ceil(images / images_a_task)
+    count = min(2 * slots, math.ceil(images / FIRST_TASK_IMAGES))
+    left, full = images - count * FIRST_TASK_IMAGES, tasks_per_batch(slots)
+    while left > 0:
+        left -= task_images(left, full, seconds_per_image)
+        count += 1
+    return count
 
 
 def task_images(remaining: int, tasks: int, seconds_per_image: float | None) -> int:
@@ -251,3 +274,4 @@ def _commit(output: Output, reports: list[TaskReport], result: ExtractionResult)
         result.rejected.update(report.rejected)
         result.tasks += 1
         result.worker_seconds += report.seconds - report.compile_seconds
+        result.done.append(report.done)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,9 +15,10 @@ from orchard.features.artifact import AFTER_TUNING, Artifact, EngineName, Precis
 from orchard.features.backbones import Backbone, find
 from orchard.features.conversion import start_build
 from orchard.features.engines import resolve_precision
-from orchard.features.extraction import extract, warm_up
+from orchard.features.extraction import ExtractionResult, extract, warm_up
 from orchard.features.pending import Pending, renamed, without
 from orchard.features.quantization import LEAST_AGREEMENT, Sample
+from orchard.features.sharing import sharing
 from orchard.features.weights import brought
 from orchard.files import DataFile
 from orchard.images.sources import Listing
@@ -26,6 +29,7 @@ from orchard.redaction import redacted
 from orchard.session import Session
 from orchard.settings import Settings
 from orchard.stages import key_of
+from orchard.usage import Meter
 
 log = logging.getLogger(__name__)
 
@@ -99,65 +103,70 @@ def featurize(
     *,
     settings: Settings,
     backbone: Backbone,
+    meter: Meter,
     weights: str | None = None,
+    learned: Callable[[ExtractionResult], object] | None = None,
 ) -> Extraction:
     """Featurize what is pending, and drop the rows that it replaces; return what it came to.
 
-    ``weights`` is the file of a tuned network's.
+    ``weights`` is the file of a tuned network's; ``learned`` is as of `orchard.features.extraction.extract`.
 
     Raises:
         SettingsChanged: the weights of that name are not those that the output was made with.
         WeightsUnavailable, ClusterError, StorageError: see `orchard.features.extraction.extract`.
     """
     engine = EngineName(identity["engine"])
-    # Spark starts in the background, while another process builds the network.
-    session.start(then=partial(warm_up, engine=engine))
-    build = _kept_network(output, identity) or start_build(
-        backbone,
-        weights=weights or brought(backbone, identity["weights"], settings.s3_options()),
-        alpha=identity["alpha"],
-        engine=engine,
-        precision=Precision(identity["precision"]),
-        seed=settings.seed,
-        sample=_sample(output, pending, settings, Fit(identity["fit"]))
-        if identity["precision"] == Precision.INT8
-        else None,
-        may_fall_back=settings.precision == "auto" and not output.recall("identity"),
-    )
-    try:
-        with stage("start"):
-            artifact = build if isinstance(build, Artifact) else build.result()
-            artifact = replace(
-                artifact,
-                fit=Fit(identity["fit"]),
-                test_views=identity["test_views"],
-                square_root=identity["transform"] == "square_root",
-            )
-            if weights is not None:
-                artifact = replace(artifact, weights=f"{identity['weights']}{AFTER_TUNING}")
-            identity = _as_built(identity, artifact)
-            spark = session.spark
-        if len(pending.replaced):
-            log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
-        _make_way(output, pending, identity, artifact)
-        if not pending.images.num_rows:
-            return {}
-        done = output.rows(Dataset.INVENTORY)  # by earlier runs: what is counted is the whole, and what is committed
-        with stage("extract", done + pending.images.num_rows, done) as advance:
-            result = extract(
-                spark,
-                output,
-                pending.images,
-                artifact,
-                limits=settings.limits(),
-                s3=settings.s3_options(),
-                progress=advance,
-                views=identity["views"],
+    with ExitStack() as opened:
+        with meter.stage("start"):
+            # Spark starts in the background, while another process builds the network.
+            session.start(then=partial(warm_up, engine=engine))
+            build = _kept_network(output, identity) or start_build(
+                backbone,
+                weights=weights or brought(backbone, identity["weights"], settings.s3_options()),
+                alpha=identity["alpha"],
+                engine=engine,
+                precision=Precision(identity["precision"]),
                 seed=settings.seed,
+                sample=_sample(output, pending, settings, Fit(identity["fit"]))
+                if identity["precision"] == Precision.INT8
+                else None,
+                may_fall_back=settings.precision == "auto" and not output.recall("identity"),
             )
-    finally:
-        if not isinstance(build, Artifact):
-            build.cancel()
+            if not isinstance(build, Artifact):
+                opened.callback(build.cancel)
+            with stage("start"):
+                artifact = build if isinstance(build, Artifact) else build.result()
+                artifact = replace(
+                    artifact,
+                    fit=Fit(identity["fit"]),
+                    test_views=identity["test_views"],
+                    square_root=identity["transform"] == "square_root",
+                )
+                if weights is not None:
+                    artifact = replace(artifact, weights=f"{identity['weights']}{AFTER_TUNING}")
+                identity = _as_built(identity, artifact)
+                spark = session.spark
+        with meter.stage("extract"):
+            if len(pending.replaced):
+                log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
+            _make_way(output, pending, identity, artifact)
+            if not pending.images.num_rows:
+                return {}
+            done = output.rows(Dataset.INVENTORY)  # by earlier runs: what is counted is the whole that is committed
+            with stage("extract", done + pending.images.num_rows, done) as advance:
+                result = extract(
+                    spark,
+                    output,
+                    pending.images,
+                    artifact,
+                    limits=settings.limits(),
+                    s3=settings.s3_options(),
+                    progress=advance,
+                    views=identity["views"],
+                    seed=settings.seed,
+                    images_a_task=settings.task_images,
+                    learned=learned,
+                )
     return {
         "images": result.images,
         "images_per_second": round(result.images_per_second, 1),
@@ -165,6 +174,7 @@ def featurize(
         "tasks": result.tasks,
         "first_commit_seconds": result.first_commit_seconds,
         "master": spark.sparkContext.master,
+        "sharing": sharing(result.done),
     }
 
 

@@ -4,13 +4,17 @@ The network is compiled once per Python worker and kept by `load_engine`: this m
 globals of a pickled function would be made again in every task.
 """
 
+from __future__ import annotations
+
 import functools
 import gc
 import importlib
 import math
+import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +24,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from orchard import memory
 from orchard.datasets import lists
 from orchard.errors import StorageError
 from orchard.features.artifact import LARGER, EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
+from orchard.features.sharing import Done
 from orchard.features.views import random_view
 from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.quality import Quality, quality_of
 from orchard.images.reading import contents
-from orchard.layout import FEATURES, INVENTORY, NAMES, REJECTED, VIEWED, VIEWS, Dataset, Reason
+from orchard.layout import FEATURES, INVENTORY, NAMES, REJECTED, VIEWED, VIEWS, Dataset, Fit, Reason
 from orchard.storage import LocalStorage, S3Options, Storage
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
@@ -77,6 +83,8 @@ class TaskReport:
     rejected: dict[Reason, int]
     seconds: float
     compile_seconds: float
+    done: Done
+    """When and where."""
 
 
 class Appending:
@@ -102,41 +110,74 @@ def pack(task: pa.Table) -> bytes:
 
 def featurize(job: Job, given: Task) -> TaskReport:
     """Do one task on an executor: read, decode, infer, and stage the files."""
-    started = time.monotonic()
+    started, began, worked = time.monotonic(), time.time(), time.process_time()
     task = pa.ipc.open_stream(given.packed).read_all()
     check_folders(job)
     artifact = job.artifact.value
     engine = load_engine(artifact)
     _freeze_imports()
     compiled = time.monotonic()
-    rows = _Rows(task, engine, job.views, job.seed)
-    for row, data in enumerate(contents(task, job.limits, job.s3)):
-        if isinstance(data, Rejection):
-            rows.reject(row, data)
-            continue
-        rows.read(row, data)
-        image = decode(data, engine.decoded_size, job.limits, artifact.fit, rows.larger(row))
-        if isinstance(image, Rejection):
-            rows.reject(row, image)
-        else:
-            rows.add(row, image)
+    found = contents(task, job.limits, job.s3)
+    rows = worked_on(task, found, engine, limits=job.limits, fit=artifact.fit, views=job.views, seed=job.seed)
     tables = rows.tables()
     files = {}
     for dataset, table in tables.items():
-        # A dictionary of floats that hardly repeat only costs time.
-        data = parquet_bytes(table, dictionary=[*NAMES, "split"] if "features" in table.column_names else True)
+        data = encoded(table)
         files[dataset] = stage_file(job.storage, job.staging, part(dataset), data, table.num_rows)
+    seconds = time.monotonic() - started
     report = TaskReport(
         task=given.number,
         files=files,
         images=task.num_rows,
         bytes=rows.bytes_read,
         rejected=dict(rows.reasons),
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         compile_seconds=compiled - started,
+        done=Done(
+            # Spark starts a daemon for each executor, and the daemon the workers.
+            host=socket.gethostname(),
+            executor=os.getppid(),
+            worker=os.getpid(),
+            started=began,
+            seconds=seconds,
+            cpu_seconds=time.process_time() - worked,
+            memory=memory.peak(),
+            images=task.num_rows,
+        ),
     )
     job.reports.add([report])
     return report
+
+
+def worked_on(
+    task: pa.Table,
+    found: Iterable[bytes | Rejection],
+    engine: Engine,
+    *,
+    limits: Limits,
+    fit: Fit,
+    views: int,
+    seed: int,
+) -> Rows:
+    """Decode and featurize the images of a task (schema `LISTING`), whose contents are `found` in their order."""
+    rows = Rows(task, engine, views, seed)
+    for row, data in enumerate(found):
+        if isinstance(data, Rejection):
+            rows.reject(row, data)
+            continue
+        rows.read(row, data)
+        image = decode(data, engine.decoded_size, limits, fit, rows.larger(row))
+        if isinstance(image, Rejection):
+            rows.reject(row, image)
+        else:
+            rows.add(row, image)
+    return rows
+
+
+def encoded(table: pa.Table) -> pa.Buffer:
+    """Return rows of a dataset as Parquet."""
+    # A dictionary of floats that hardly repeat only costs time.
+    return parquet_bytes(table, dictionary=[*NAMES, "split"] if "features" in table.column_names else True)
 
 
 def import_libraries(engine: EngineName, _: int) -> None:
@@ -170,7 +211,7 @@ def _freeze_imports() -> None:
     gc.freeze()
 
 
-class _Rows:
+class Rows:
     """The rows of one task, collected column by column; at most `BUFFERED_IMAGES` images are held as pixels."""
 
     def __init__(self, task: pa.Table, engine: Engine, views: int, seed: int) -> None:
@@ -192,13 +233,16 @@ class _Rows:
 
     @property
     def bytes_read(self) -> int:
+        """Of all files."""
         return sum(size or 0 for size in self._bytes)
 
     @property
     def reasons(self) -> Counter[Reason]:
+        """Of the rejections."""
         return Counter(rejection.reason for _, rejection in self._rejected)
 
     def read(self, row: int, data: bytes) -> None:
+        """Remember what a file's content was."""
         self._bytes[row] = len(data)
         self._digests[row] = digest_of(data)
 
@@ -207,9 +251,11 @@ class _Rows:
         return math.ceil(LARGER * self._engine.input_size) if self._views and self._learned_from[row] else None
 
     def reject(self, row: int, rejection: Rejection) -> None:
+        """Take an image that cannot be featurized."""
         self._rejected.append((row, rejection))
 
     def add(self, row: int, image: Decoded) -> None:
+        """Take an image to featurize."""
         self._featurized.append(row)
         self._sizes.append((image.width, image.height))
         self._formats[row] = str(image.format)

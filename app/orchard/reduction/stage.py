@@ -346,7 +346,7 @@ def _write_part(
     text: list[bytes] = []
     for file in files:
         for batch in project_batches(storage, projection.value, file):
-            text.append(deflate.compress(memoryview(_csv(batch, header=not reduced))))
+            text.append(deflate.compress(memoryview(as_csv(batch, header=not reduced))))
             reduced.append(batch)
     text.append(deflate.flush())
     table = pa.Table.from_batches(reduced, REDUCED)
@@ -357,7 +357,7 @@ def _write_part(
     )
 
 
-def _csv(batch: pa.RecordBatch, *, header: bool) -> pa.Buffer:
+def as_csv(batch: pa.RecordBatch, *, header: bool) -> pa.Buffer:
     """Return rows of `REDUCED` as CSV: path, label, kind, split, pc_1 … pc_k; floats in as many digits as they need.
 
     Text that a spreadsheet would take for a formula begins with an apostrophe.

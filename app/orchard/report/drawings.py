@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from orchard.layout import Metrics
+from orchard.layout import Metrics, Sharing
 from orchard.report import alerts, figures
 from orchard.report.formatting import number, percent
 from orchard.report.rendering import environment
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def draw(
-    metrics: Metrics, scatter: figures.Scatter | None, pictures: Sequence[str | None], views: Sequence[ClassifierView]
+    metrics: Metrics,
+    scatter: figures.Scatter | None,
+    pictures: Sequence[str | None],
+    views: Sequence[ClassifierView],
+    sharing: Sharing | None = None,
 ) -> dict[str, Markup]:
     """Draw the figures that there is something for, by name; those of classifiers are named after them.
 
@@ -26,6 +30,7 @@ def draw(
         scatter: the map of the images, None: there is none.
         pictures: of its first points.
         views: with the confusion matrices.
+        sharing: how the extraction was shared out, where that is known.
     """
     macros: Any = environment().get_template("figures.svg.j2").module
     drawn: dict[str, Markup] = {}
@@ -75,4 +80,11 @@ def draw(
         text = f"{k} components hold {percent(pca['explained_variance'])}."
         title = "Share of the variance that the first components hold together"
         drawn["cumulative"] = macros.curve(figures.cumulative(ratios, k), "cumulative", title, text, "components")
+    if sharing is not None:
+        most, mean = max(sharing["at_work"]), sum(sharing["at_work"]) / len(sharing["at_work"])
+        text = f"{number(round(mean, 2))} in the mean, {number(round(most, 2))} at the most, "
+        text += f"of {sharing['workers']} workers."
+        drawn["work"] = macros.distribution(
+            figures.at_work(sharing), "work", "Tasks at work over the time of the extraction", text, "seconds"
+        )
     return drawn

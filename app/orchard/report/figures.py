@@ -22,6 +22,7 @@ from orchard.layout import (
     Interval,
     NeighbourMetrics,
     ReliabilityBin,
+    Sharing,
     UnknownMetrics,
 )
 from orchard.report.formatting import label_name, number, percent, shorten
@@ -408,6 +409,29 @@ def _histogram(
         [Tick(across(value), number(value)) for value in ticks(start, high)],
         [Tick(frame.y(share / top), percent(share)) for share in ticks(0, top, 4)],
         marker,
+    )
+
+
+def at_work(sharing: Sharing) -> Distribution:
+    """How many tasks were at work over the time of the extraction; stretches with fewer than half of the most stand
+    out.
+    """
+    frame = Frame(560, 310, 58, 22, 544, 256)
+    values, width = sharing["at_work"], sharing["bin_seconds"]
+    top, length = max(values, default=0.0) or 1.0, width * len(values) or 1.0
+    columns = []
+    for i, value in enumerate(values):
+        left, right = frame.x(i * width / length), frame.x((i + 1) * width / length)
+        y = frame.y(value / top)
+        size = round(max(right - left - 1, 1), 2), round(frame.bottom - y, 2)
+        columns.append((left, y, *size, value < top / 2))
+    return Distribution(
+        frame,
+        columns,
+        "",
+        [Tick(frame.x(value / length), number(value)) for value in ticks(0, length)],
+        [Tick(frame.y(value / top), number(value)) for value in ticks(0, top, 4)],
+        None,
     )
 
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from orchard.classification.intervals import FEW
 from orchard.classification.training import classifier_title
 from orchard.headline import MEASURES
-from orchard.layout import CalibrationMetrics, ClassifierMetrics, ClassMetrics, Metrics, Run, Split
+from orchard.layout import CalibrationMetrics, ClassifierMetrics, ClassMetrics, Metrics, Planned, Run, Split, StagePlan
 from orchard.redaction import redacted
 from orchard.report import alerts, figures, formatting, reproduce
 from orchard.report.advice import advise, answered_at, broken_promise
@@ -48,7 +48,15 @@ MAX_CLASS_ROWS = 1_000  # of all per-class tables together
 MAX_LABEL_ROWS = 600
 MAX_SHEETS = 50, 12  # cells of the matrix that open their images: of the classifier that answers, of each other one
 MAX_WITHOUT_CARD = 300
-STAGES = ("list", "tune", "extract", "reduce", "neighbours", "classify", "review", "report")
+STAGES = ("list", "tune", "start", "extract", "reduce", "neighbours", "classify", "review", "report")
+SIZES = {
+    "worker_memory": "Memory of a worker",
+    "driver_python": "Memory of the driver's Python",
+    "driver_jvm": "Memory of the driver's JVM",
+    "disk": "Output on disk",
+    "tuning_disk": "Cache while tuning",
+}
+"""What is expected beside the time, see `orchard.layout.Sizes`."""
 
 _PATH = 64  # characters of a path in the data block
 
@@ -118,6 +126,7 @@ class StageBar:
     seconds: float
     share: float  # of the total, 0..1
     images_per_second: float | None
+    expected: StagePlan | None  # of the run that did it, if it could tell
 
 
 def collect(output: "Output", metrics: Metrics, run: Run, read_image: Callable[[str], bytes]) -> ReportData:
@@ -182,7 +191,7 @@ def layout_of(data: ReportData) -> tuple[list[ClassifierView], figures.Scatter |
     ratios = pca["explained_variance_ratio"] if pca is not None else []
     views = _classifier_views(data)
     scatter = figures.scatter(data.points, ratios) if data.points else None
-    return views, scatter, draw(data.metrics, scatter, data.pictures, views)
+    return views, scatter, draw(data.metrics, scatter, data.pictures, views, data.run.get("sharing"))
 
 
 def render(data: ReportData) -> str:
@@ -235,7 +244,10 @@ def render(data: ReportData) -> str:
             pixel_bars=pixel_bars(metrics["data"]) if "data" in metrics else [],
             calibration=calibration,
             icons=_icons(data),
-            stages=_stages(metrics),
+            stages=_stages(metrics, data.run.get("plan")),
+            planned=data.run.get("plan"),
+            sharing=data.run.get("sharing"),
+            sizes=SIZES,
             command=reproduce.command(data.run),
             block=_data_block(data, scatter, views),
             # Ours, and escaped against nothing: both come from this package.
@@ -337,7 +349,8 @@ def _reasons(metrics: Metrics) -> list[tuple[str, str, int]]:
     return [(reason, meaning.get(reason, ""), found[reason]) for reason in sorted(found, key=lambda r: (-found[r], r))]
 
 
-def _stages(metrics: Metrics) -> list[StageBar]:
+def _stages(metrics: Metrics, planned: Planned | None) -> list[StageBar]:
+    expected = {stage["stage"]: stage for stage in planned["stages"]} if planned is not None else {}
     seconds = {name: value for name, value in metrics["seconds"].items() if name != "total" and math.isfinite(value)}
     order = [name for name in STAGES if name in seconds] + [name for name in seconds if name not in STAGES]
     total = max(metrics["seconds"].get("total", 0.0), sum(seconds.values())) or 1.0
@@ -348,7 +361,14 @@ def _stages(metrics: Metrics) -> list[StageBar]:
         count = worked_on.get(name, images["featurized"])
         return count / seconds[name] if count and seconds[name] > 0 and name != "report" else None
 
-    return [StageBar(name, seconds[name], seconds[name] / total, rate(name)) for name in order]
+    def plan_of(name: str) -> StagePlan | None:
+        found = expected.get(name)
+        is_of_this = (
+            found is not None and found["seconds"] is not None and found.get("took", seconds[name]) == seconds[name]
+        )
+        return found if is_of_this else None
+
+    return [StageBar(name, seconds[name], seconds[name] / total, rate(name), plan_of(name)) for name in order]
 
 
 def _icons(data: ReportData) -> dict[str, tuple[int, str]]:

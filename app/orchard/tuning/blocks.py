@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from orchard.errors import UsageError
 from orchard.features.backbones import REGISTRY, Backbone
-from orchard.features.efficientnet_lite import VARIANTS, blocks_before
+from orchard.features.efficientnet_lite import VARIANTS, blocks_before, filters_after
 
 if TYPE_CHECKING:
     import keras
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 _LITE_STAGES = 5
 """Stages that stay as they are: those after it see 7 x 7 or so, hold three quarters of the weights, and take a tenth
 of the operations."""
+
+_MOBILENET_CHANNELS = 96
 
 
 def last_kept(backbone: Backbone) -> str:
@@ -31,6 +34,17 @@ def last_kept(backbone: Backbone) -> str:
         return "block_12_add"
     known = ", ".join(b.name for b in REGISTRY.values() if b.name in VARIANTS or b.family == "mobilenet_v2")
     raise UsageError(f"--tune cannot train {backbone.name}, whose blocks it does not know: take one of {known}.")
+
+
+def activation_bytes(backbone: Backbone) -> int:
+    """Return the bytes of what the kept blocks make of a view, float16; see `last_kept` for errors.
+
+    They shrink each side sixteen times.
+    """
+    last_kept(backbone)
+    is_lite = backbone.name in VARIANTS
+    channels = filters_after(backbone.name, _LITE_STAGES) if is_lite else round(_MOBILENET_CHANNELS * backbone.alpha)
+    return 2 * channels * math.ceil(backbone.input_size / 16) ** 2
 
 
 def divided(model: keras.Model, backbone: Backbone) -> tuple[keras.Model, keras.Model, keras.Model]:

@@ -177,7 +177,7 @@ def _train(
         weights=brought(backbone, identity["weights"], settings.s3_options()),
         seed=settings.seed,
         fit=Fit(identity["fit"]),
-        views=int(np.clip(MOST_ACTIVATIONS // training.num_rows, 1, MOST_VIEWS)),
+        views=views_of(training.num_rows),
         epochs=settings.tune_epochs,
         seconds=60 * settings.tune_minutes,
         threads=available_cores(),
@@ -203,6 +203,11 @@ def _train(
     if metrics["epochs"] < min(settings.tune_epochs, metrics["best_epoch"] + 1):
         log.warning("--tune-minutes %g was enough for %d epochs only", settings.tune_minutes, metrics["epochs"])
     return weights, metrics
+
+
+def views_of(images: int) -> int:
+    """Return how many views are made of each of so many training images."""
+    return int(np.clip(MOST_ACTIVATIONS // images, 1, MOST_VIEWS))
 
 
 def _scratch(output: Output, key: str) -> Path:

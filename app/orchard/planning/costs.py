@@ -1,0 +1,377 @@
+"""What each stage takes: one row a stage, from how much there is to do and how fast this machine does it.
+
+A new stage joins by a row of `STAGES`. What is counted here is work, which no machine changes: so many sums for so many
+rows, and fixed work (starting, Spark's jobs) in starts of a program. What a sum and a start take, this machine tells
+(`orchard.planning.kernels`), and what an image takes, the images (`orchard.planning.probe`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchard.classification.forest import TREE_ROWS, TREES
+from orchard.classification.training import Classifier
+from orchard.layout import Sizes, StagePlan
+from orchard.neighbours.search import CELL_ROWS, PROBES
+from orchard.neighbours.stage import EXACT_ROWS, SAMPLE_ROWS
+from orchard.planning.kernels import Speeds
+from orchard.report.page import MAX_ICONS, MAX_PICTURES
+from orchard.tuning.training import PROBE_VIEWS
+from orchard.usage import EFFICIENCY
+
+
+class Source(StrEnum):
+    """What an estimate comes from."""
+
+    MEASURED = "some of the images"
+    RECKONED = "sums of this kind"
+    CORRECTED = "the last run of this output"
+
+
+WITHIN: Mapping[Source, tuple[float, float]] = {
+    Source.MEASURED: (0.8, 1.3),
+    Source.CORRECTED: (0.7, 1.5),
+    Source.RECKONED: (0.5, 2.0),
+}
+"""Within which multiple of the estimate the time is expected to lie. It is what was seen, with room: docs/sizing.md."""
+
+MOST_CORRECTED, LEAST_CORRECTED_SECONDS = 5.0, 0.5
+"""By how much the last run may correct an estimate, and how long a stage has to have taken there to do so."""
+
+# Fixed work, in starts of a program (`Speeds.launch`): of Spark and its workers, and of the jobs, imports and commits
+# of each stage.
+_STARTS = {"start": 50, "reduce": 10, "neighbours": 7, "classify": 14, "review": 8, "report": 8, "tune": 80}
+# Passes of the regression over its rows: some 50 for the first fit and 20 for the second, which begins where the first
+# ended; each has two products, and its exponentials take twice as long again.
+_PASSES, _PASS_PRODUCTS = 70, 6
+# Growing a tree compares each row with a split in eleven components at each level, and an answer goes down each level:
+# so many times what sorting takes for an entry and level.
+_TREE_SORTS, _ANSWER_SORTS = 150, 22
+# A file of features, which a task of the extraction writes, is opened by each pass: as long as so many numbers take to
+# be written. Its sums, two matrices of the features' size, are then added to the others': as so many rows.
+_OPENED_VALUES, _FILE_ROWS = 4_000, 480
+# What an epoch takes for an image, and what the kept blocks take for a view, in passes of the whole network.
+_EPOCH_PASSES, _FRONT_PASSES = 1.3, 0.9
+# Pictures of mistakes and of what is near to them, about.
+_GALLERY = 150
+# Components that hold 95 % of the variance: a share of the training images, or of the features if these are fewer.
+_COMPONENTS = 0.33
+# Bytes. Of the driver: Spark's Python part and scikit-learn; an image's row of listing and inventory; matrices of the
+# features' size that the fits hold; a Java machine beside its heap.
+_IMPORTS, _ROW, _MATRICES, _JVM = 160 * 2**20, 1_000, 12, 260 * 2**20
+# On disk, an image's rows of inventory, neighbours and of one classifier's predictions; the page and the rest.
+_INVENTORY, _NEIGHBOURS, _PREDICTION, _REST = 110, 90, 40, 6 * 2**20
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much there is to do.
+
+    Attributes:
+        images: to featurize.
+        listed: that the output will have.
+        train, labels: of these.
+        views: of each training image.
+        test_views: whose features are averaged.
+        n_features, components: of an image; None: not known, and reckoned.
+        files: of features that there will be, beside one of views each where there are views.
+        classifiers: to train.
+        by_group: whether all is fitted a second time.
+        slots: tasks that run at once.
+        cores: of the driver.
+        tune: images to tune the network on; 0: it is not tuned.
+        tune_views: of each of these.
+        tune_epochs: at the most.
+        tune_seconds: at the most.
+        classifier_bytes: that classifiers may take.
+        heap: bytes of the driver's JVM.
+        activation_bytes: of one view.
+    """
+
+    images: int
+    listed: int
+    train: int
+    labels: int
+    views: int
+    test_views: int
+    n_features: int
+    components: int | None
+    files: int
+    classifiers: Sequence[Classifier]
+    by_group: bool
+    slots: int
+    cores: int
+    tune: int
+    tune_views: int
+    tune_epochs: int
+    tune_seconds: float
+    classifier_bytes: int
+    heap: int
+    activation_bytes: int = 0
+
+    @property
+    def k(self) -> int:
+        """Components that are kept."""
+        most = max(1, min(self.train - 1, self.n_features))
+        return min(most, self.components) if self.components else max(1, round(_COMPONENTS * most))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast it is done.
+
+    Attributes:
+        speeds: of this machine.
+        slowdown: times as long as the processor works.
+        image_seconds: for each image, in one slot while all are at work; None: not known.
+        spread: share of it by which slots differ.
+        compile_seconds: of making the network ready, in each slot.
+        single_seconds: of one pass of the network.
+        picture_seconds: of the processor, for a small picture of an image.
+        list_seconds: that listing took; None: not known.
+        corrections: stage -> what its estimate is multiplied by, as the output's last run says.
+    """
+
+    speeds: Speeds
+    slowdown: float
+    image_seconds: float | None
+    spread: float
+    compile_seconds: float
+    single_seconds: float
+    picture_seconds: float
+    list_seconds: float | None
+    corrections: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a stage.
+
+    Attributes:
+        driver: seconds of the processor that nothing shortens.
+        shared: seconds of the processor that slots share.
+        starts: fixed work, see `_STARTS`.
+        clock: seconds by the clock.
+        source: of the estimate.
+    """
+
+    driver: float = 0.0
+    shared: float = 0.0
+    starts: float = 0.0
+    clock: float = 0.0
+    source: Source = Source.RECKONED
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table.
+
+    Attributes:
+        name: as `run.json` calls it.
+        cost: None where the stage has nothing to do, or nothing tells.
+        is_before_spark: whether Spark's cores are not held yet.
+    """
+
+    name: str
+    cost: Callable[[Work, Rates], Cost | None]
+    is_before_spark: bool = False
+
+
+def _list(_: Work, rates: Rates) -> Cost | None:
+    found = rates.list_seconds
+    return None if found is None else Cost(clock=found, source=Source.MEASURED)
+
+
+def _tune(work: Work, rates: Rates) -> Cost | None:
+    if not work.tune:
+        return None
+    one = rates.single_seconds / work.cores
+    views = _FRONT_PASSES * one * work.tune * work.tune_views
+    epoch = _EPOCH_PASSES * one * work.tune
+    probe = epoch * PROBE_VIEWS / 3  # forwards alone
+    fits = max(1.0, (work.tune_seconds - views - probe) // epoch)
+    clock = views + probe + epoch * min(work.tune_epochs, fits)
+    return Cost(clock=clock, starts=_STARTS["tune"], source=Source.RECKONED)
+
+
+def _start(work: Work, rates: Rates) -> Cost | None:  # noqa: ARG001 - a row's signature
+    return Cost(starts=_STARTS["start"]) if work.images else None
+
+
+def _extract(work: Work, rates: Rates) -> Cost | None:
+    if not work.images or rates.image_seconds is None:
+        return None
+    at_work = min(work.slots, work.images)
+    clock = work.images * rates.image_seconds / at_work / EFFICIENCY + rates.compile_seconds
+    return Cost(clock=clock, source=Source.MEASURED)
+
+
+def _reduce(work: Work, rates: Rates) -> Cost:
+    speeds, d = rates.speeds, work.n_features
+    files = work.files * (2 if work.views else 1)
+    sums = speeds.gram * d**2 * (work.train * (1 + work.views) + _FILE_ROWS * files)
+    written = work.listed * work.k * (speeds.product * d + speeds.value)
+    return Cost(speeds.eigen_of(d), sums + written + 2 * _opened(work, speeds), _STARTS["reduce"])
+
+
+def _neighbours(work: Work, rates: Rates) -> Cost:
+    speeds, d = rates.speeds, work.n_features
+    compared = work.train if work.train <= EXACT_ROWS else CELL_ROWS * PROBES
+    space = speeds.product * min(work.train, SAMPLE_ROWS) * d**2 + speeds.eigen_of(d)
+    return Cost(space, speeds.pair * work.listed * compared + 3 * _opened(work, speeds), _STARTS["neighbours"])
+
+
+def _classify(work: Work, rates: Rates) -> Cost | None:
+    if not work.classifiers or work.labels < 2:
+        return None
+    speeds, d = rates.speeds, work.n_features
+    driver, shared, starts = 0.0, 0.0, float(_STARTS["classify"])
+    # Two discriminants, side by side; familiarity comes of them whatever is trained.
+    driver += speeds.eigen_of(d) * (2 if work.cores == 1 else 1)
+    linear = speeds.product * d * work.listed * (2 * work.labels + 256)
+    if Classifier.LINEAR_DISCRIMINANT in work.classifiers:
+        shared += linear
+    if Classifier.LOGISTIC_REGRESSION in work.classifiers:
+        driver += speeds.product * _PASSES * _PASS_PRODUCTS * work.train * work.k * work.labels
+        shared += linear
+    if Classifier.RANDOM_FOREST in work.classifiers:
+        rows = max(2, min(work.train, TREE_ROWS))
+        sorts = speeds.sorting * TREES * math.log2(rows)
+        driver += _TREE_SORTS * sorts * rows / work.cores
+        shared += _ANSWER_SORTS * sorts * work.listed
+    shared += (1 + len(work.classifiers)) * _opened(work, speeds)
+    times = 2 if work.by_group else 1
+    return Cost(times * driver, times * shared, times * starts)
+
+
+def _review(work: Work, rates: Rates) -> Cost:
+    d = work.n_features
+    judged = rates.speeds.product * d * (d + 2 * work.labels) * work.listed
+    return Cost(rates.speeds.eigen_of(d), judged + _opened(work, rates.speeds), _STARTS["review"])
+
+
+def _opened(work: Work, speeds: Speeds) -> float:
+    """Return what opening all files of features once takes."""
+    return _OPENED_VALUES * speeds.value * work.files
+
+
+def _report(work: Work, rates: Rates) -> Cost:
+    pictures = min(work.listed, MAX_PICTURES) + min(work.labels, MAX_ICONS) + _GALLERY
+    return Cost(rates.picture_seconds * pictures / work.cores, 0, _STARTS["report"])
+
+
+STAGES = (
+    Stage("list", _list, is_before_spark=True),
+    Stage("tune", _tune, is_before_spark=True),
+    Stage("start", _start, is_before_spark=True),
+    Stage("extract", _extract),
+    Stage("reduce", _reduce),
+    Stage("neighbours", _neighbours),
+    Stage("classify", _classify),
+    Stage("review", _review),
+    Stage("report", _report),
+)
+"""In the order of a run."""
+
+
+def estimates(work: Work, rates: Rates) -> list[StagePlan]:
+    """Return what every stage is expected to take; a stage with nothing to do is left out.
+
+    Where no image is to be featurized, that is all but listing: what follows is made again where features have changed.
+    """
+    found = []
+    for stage in STAGES if work.images else STAGES[:1]:
+        cost = stage.cost(work, rates)
+        if cost is not None:
+            found.append(_estimate(stage, cost, work, rates))
+    return found
+
+
+def _estimate(stage: Stage, cost: Cost, work: Work, rates: Rates) -> StagePlan:
+    seconds = cost.clock + rates.slowdown * (cost.driver + cost.shared / work.slots) + cost.starts * rates.speeds.launch
+    source = cost.source
+    if source is Source.RECKONED and stage.name in rates.corrections:
+        seconds, source = seconds * rates.corrections[stage.name], Source.CORRECTED
+    low, high = WITHIN[source]
+    if source is Source.MEASURED:
+        low, high = low - rates.spread / 2, high + rates.spread / 2
+    cores = work.slots if not stage.is_before_spark else work.cores if stage.name == "tune" else 0
+    return StagePlan(
+        stage=stage.name,
+        seconds=round(seconds, 2),
+        low=round(max(0.0, low) * seconds, 2),
+        high=round(high * seconds, 2),
+        core_seconds=round(cores * seconds, 1),
+        after=str(source),
+    )
+
+
+def corrections(before: Sequence[StagePlan], applied: Mapping[str, float]) -> dict[str, float]:
+    """Return what estimates are to be multiplied by, as the plan of a run says whose stages say what they took.
+
+    Args:
+        before: of that run.
+        applied: what its estimates were multiplied by.
+    """
+    found = dict(applied)
+    for stage in before:
+        took, expected = stage.get("took"), stage["seconds"]
+        if took is None or expected is None or stage["after"] == Source.MEASURED or took < LEAST_CORRECTED_SECONDS:
+            continue
+        bare = expected / applied.get(stage["stage"], 1.0)
+        found[stage["stage"]] = round(min(max(took / bare, 1 / MOST_CORRECTED), MOST_CORRECTED), 3)
+    return found
+
+
+def sizes(
+    work: Work,
+    rates: Rates,
+    *,
+    worker_memory: int,
+    driver_memory: int,
+    feature_bytes: float,
+    view_bytes: float,
+    network_bytes: int,
+) -> Sizes:
+    """Return what a run needs of memory and disk, in bytes, at its most.
+
+    Args:
+        work: what there is to do.
+        rates: of this machine.
+        worker_memory: of a worker, as measured.
+        driver_memory: that this process has held so far, its listing included.
+        feature_bytes, view_bytes: of an image on disk.
+        network_bytes: of the network.
+    """
+    k, c = work.k, work.labels
+    fits = 0
+    if Classifier.LOGISTIC_REGRESSION in work.classifiers:
+        fits = 4 * work.train * (k + 3 * c) + 240 * c * (k + 1)
+    python = (
+        driver_memory
+        + _IMPORTS
+        + _ROW * work.listed
+        + _MATRICES * 8 * work.n_features**2
+        + min(fits, work.classifier_bytes)
+    )
+    # The sums of the rows to fit on and of those held out, and of their views; scaler and components, twice.
+    matrices = 4 * work.n_features**2 * (4 if work.views else 2) + 16 * k * work.n_features
+    rows = _INVENTORY + _NEIGHBOURS + _PREDICTION * len(work.classifiers) + rates.speeds.value_bytes * k
+    found = Sizes(
+        worker_memory=worker_memory,
+        driver_python=round(python),
+        driver_jvm=work.heap + _JVM,
+        disk=round(
+            work.listed * (rows + feature_bytes)
+            + work.train * work.views * view_bytes
+            + matrices
+            + 2 * network_bytes
+            + _REST
+        ),
+    )
+    if work.tune:
+        found["tuning_disk"] = work.tune * work.tune_views * work.activation_bytes
+    return found

@@ -1,0 +1,138 @@
+"""How fast this machine does the sums that the stages after extraction are made of, by a few of each.
+
+What is timed is the code of these stages, on rows that are small enough to take milliseconds; on one thread, and by the
+processor's time, so that other work on the machine counts once, as the slowdown that the probe has seen.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+
+import numpy as np
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from orchard import session
+from orchard.datasets import lists
+from orchard.errors import ClusterError
+from orchard.files import parquet_bytes
+from orchard.layout import REDUCED
+from orchard.neighbours.search import Nearest
+from orchard.reduction.moments import Moments
+from orchard.reduction.stage import as_csv
+from orchard.report.thumbnails import POINT_PIXELS, thumbnail
+from orchard.storage import S3Options, read_path
+
+_FEATURES, _ROWS, _VALUES, _DIRECTIONS, _SORTED = 320, 256, 128, 128, 2**15
+_REPEATS, _PICTURES = 2, 3
+EIGEN_POWER = 2.6
+"""Of the number of features, by which the time of an eigen-decomposition grows between 320 and 1,280 of them."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds of the processor, on one core, for one of each.
+
+    Attributes:
+        eigen: an eigen-decomposition of `_FEATURES` rows and columns.
+        gram: a product in a Gram matrix, float64.
+        product: one of two float32 numbers, within a matrix product.
+        pair: a comparison of two images in 128 directions, with what is kept of it.
+        value: a number that is written, to Parquet and as CSV.
+        sorting: an entry times the binary logarithm of their number, while they are sorted.
+        value_bytes: of such a number on disk, both together.
+        slowdown: times as long as the processor's work that these took, 1 or more: something else wants it, too.
+        launch: the seconds, by the clock, of ``java -version``; where there is no Java, of starting Python.
+    """
+
+    eigen: float
+    gram: float
+    product: float
+    pair: float
+    value: float
+    sorting: float
+    value_bytes: float
+    slowdown: float
+    launch: float
+
+    def eigen_of(self, features: int) -> float:
+        """Return what an eigen-decomposition of so many rows and columns takes."""
+        return float(self.eigen * (features / _FEATURES) ** EIGEN_POWER)
+
+
+def speeds() -> Speeds:
+    """Do a few of each; it takes some tenths of a second."""
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((_ROWS, _FEATURES)).astype(np.float32)
+    gram = Moments.of(np.concatenate([rows, -rows])).gram
+    vectors = random.standard_normal((_ROWS, _DIRECTIONS)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = pa.array([f"/{number:08d}.jpg" for number in range(_ROWS)])
+    values = random.standard_normal((_ROWS, _VALUES)).astype(np.float32)
+    reduced = pa.record_batch([names, *[pa.array(["name"] * _ROWS)] * 3, lists(values)], schema=REDUCED)
+    numbers, labels = np.arange(_ROWS), np.arange(_ROWS) % 8
+    unsorted = random.standard_normal(_SORTED)
+    n_bytes = [0]
+
+    def write() -> None:
+        text = as_csv(reduced, header=True)
+        # Of its digits, Huffman coding leaves half.
+        n_bytes[0] = text.size // 2 + parquet_bytes(pa.Table.from_batches([reduced])).size
+
+    def compare() -> None:
+        nearest = Nearest.none(_ROWS)
+        nearest.meet(vectors, vectors, numbers, itself=numbers, labels=labels, base_labels=labels)
+
+    with threadpool_limits(1):
+        began, worked = time.perf_counter(), time.thread_time()
+        return Speeds(
+            eigen=_seconds(lambda: np.linalg.eigh(gram)),
+            gram=_seconds(lambda: Moments.of(rows)) / (_ROWS * _FEATURES**2),
+            product=_seconds(lambda: rows @ rows.T) / (_ROWS**2 * _FEATURES),
+            pair=_seconds(compare) / _ROWS**2,
+            value=_seconds(write) / (_ROWS * _VALUES),
+            sorting=_seconds(lambda: np.argsort(unsorted)) / (_SORTED * math.log2(_SORTED)),
+            value_bytes=n_bytes[0] / (_ROWS * _VALUES),
+            slowdown=max(1.0, (time.perf_counter() - began) / max(time.thread_time() - worked, 1e-6)),
+            launch=launch(),
+        )
+
+
+def picture_seconds(images: pa.Table, s3: S3Options) -> float:
+    """Return the seconds of the processor for a small picture, as the report has them, of one of `images`."""
+    took = []
+    for path in images["path"][:_PICTURES].to_pylist():
+        with suppress(OSError, ValueError):  # one that cannot be read or decoded has none
+            content = read_path(path, s3)
+            took.append(_seconds(partial(thumbnail, content, POINT_PIXELS)))
+    return min(took, default=0.0)
+
+
+@cache
+def launch() -> float:
+    """Return the seconds that starting a program takes: what Spark's start and its jobs are counted in."""
+    started = time.perf_counter()
+    try:
+        session.check_java()
+    except ClusterError:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import numpy"], check=False)
+    return time.perf_counter() - started
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Return the least that work took of a thread's processor time."""
+    work()
+    least = float("inf")
+    for _ in range(_REPEATS):
+        started = time.thread_time()
+        work()
+        least = min(least, time.thread_time() - started)
+    return least

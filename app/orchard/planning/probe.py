@@ -1,0 +1,221 @@
+"""A few images, worked on by as many processes at once as the run will have workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchard import child, interruption
+from orchard.errors import InputError, OrchardError
+from orchard.features.artifact import Artifact, EngineName, Precision
+from orchard.features.backbones import find
+from orchard.features.conversion import build_artifact
+from orchard.features.engines import resolve_precision
+from orchard.features.quantization import Sample
+from orchard.features.weights import brought
+from orchard.images.rejections import commonest_kinds, sentence
+from orchard.layout import REJECTED, Fit
+from orchard.planning import process
+from orchard.planning.process import Request, Result
+from orchard.settings import Settings
+
+IMAGES, LEAST_IMAGES = 64, 16
+"""Images that are worked on by all processes together, and by each at the least."""
+SECONDS = 5.0
+"""After which a process begins no further images."""
+_CGROUP = "/sys/fs/cgroup"
+_PROCESS_BYTES = 512 * 2**20
+"""What a process is given room for: as many are started as fit into half of the memory that is free."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a few images took, and which of them would be rejected."""
+
+    seconds: float
+    """For each image, in one of the processes, while all were at work."""
+    spread: float
+    """Share of it by which the processes differ, from the fastest to the slowest."""
+    slowdown: float
+    """Times as long as the processor worked: above 1 where something else wants it, too."""
+    compile_seconds: float
+    """Of making the network ready, in each worker."""
+    single_seconds: float
+    """Of one pass of the network for one image."""
+    memory: int
+    """Peak of a worker, in bytes."""
+    feature_bytes: float
+    """Of an image's features, as they are written."""
+    view_bytes: float
+    """Likewise, of one view."""
+    network_bytes: int
+    n_features: int
+    precision: Precision
+    """That a first run over so many images takes."""
+    processes: int
+    tried: int
+    rejected: pa.Table
+    """Schema REJECTED."""
+
+
+def measure(
+    images: pa.Table, settings: Settings, *, processes: int = 1, most: int = IMAGES, seconds: float = SECONDS
+) -> Measured:
+    """Decode and featurize a few of `images`, schema `orchard.layout.LISTING`, in processes of their own.
+
+    Args:
+        images: to choose from; views are made of those that the split says are for training.
+        settings: of the run.
+        processes: that work at once; fewer where memory or images are short.
+        most: images in all, but `LEAST_IMAGES` for each process.
+        seconds: after which a process begins no further images.
+
+    Raises:
+        InputError: none of the images can be decoded.
+        OrchardError: a process broke off.
+    """
+    artifact = _artifact(images, settings)
+    processes = max(1, min(processes, images.num_rows // process.CHUNK, _memory_free() // (2 * _PROCESS_BYTES)))
+    count = min(images.num_rows, max(most, LEAST_IMAGES * processes))
+    # Spread over all, and shuffled: the time may be up before all are done.
+    places = np.random.default_rng(settings.seed).permutation(
+        np.linspace(0, images.num_rows - 1, count).astype(np.int64)
+    )
+    tried = images.take(pa.array(places))
+    request = Request(settings.limits(), settings.s3_options(), settings.views or 0, settings.seed, seconds)
+    with tempfile.TemporaryDirectory(prefix="orchard-plan-") as folder:
+        shares = [tried.take(pa.array(np.arange(n, count, processes))) for n in range(processes)]
+        results = _together(Path(folder), artifact, request, shares)
+    rejected = pa.Table.from_pylist([row for result in results for row in result.rejected], schema=REJECTED)
+    if not any(result.featurized for result in results):
+        mostly = sentence(commonest_kinds(rejected)[0])
+        raise InputError(f"None of the {rejected.num_rows} images that were tried can be decoded; {mostly}.")
+    # Objects are read ahead, while the images before them are worked on.
+    ahead = any(path.startswith("s3a://") for path in tried["path"].to_pylist())
+    took = [max(r.seconds, r.read_seconds) if ahead else r.seconds + r.read_seconds for r in results]
+    each = [took_one / result.images for took_one, result in zip(took, results, strict=True)]
+    mean = sum(took) / sum(result.images for result in results)
+    return Measured(
+        seconds=mean,
+        spread=(max(each) - min(each)) / mean,
+        slowdown=max(1.0, sum(r.seconds for r in results) / max(sum(r.cpu_seconds for r in results), 1e-6)),
+        compile_seconds=statistics.mean(result.compile_seconds for result in results),
+        single_seconds=statistics.median(result.single_seconds for result in results),
+        memory=max(result.memory for result in results),
+        feature_bytes=max(result.feature_bytes for result in results),
+        view_bytes=max(result.view_bytes for result in results),
+        network_bytes=len(artifact.topology) + len(artifact.parameters),
+        n_features=artifact.n_features,
+        precision=artifact.precision,
+        processes=processes,
+        tried=sum(result.images for result in results),
+        rejected=rejected,
+    )
+
+
+def _artifact(images: pa.Table, settings: Settings) -> Artifact:
+    """Build the network as a run over so many images does, or take it from the cache."""
+    engine = EngineName(settings.engine)
+    backbone = find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size)
+    fit = Fit(settings.fit or Fit.STRETCH)
+    precision = resolve_precision(settings.precision, engine, backbone=backbone, images=images.num_rows)
+    artifact = build_artifact(
+        backbone,
+        weights=brought(backbone, settings.weights, settings.s3_options()),
+        alpha=settings.alpha,
+        engine=engine,
+        precision=precision,
+        seed=settings.seed,
+        sample=Sample.of(images, seed=settings.seed, limits=settings.limits(), fit=fit, s3=settings.s3_options())
+        if precision is Precision.INT8
+        else None,
+        may_fall_back=settings.precision == "auto",
+    )
+    square_root = settings.transform == "square_root"
+    return replace(artifact, fit=fit, test_views=int(settings.test_views or 1), square_root=square_root)
+
+
+def _together(folder: Path, artifact: Artifact, request: Request, shares: Sequence[pa.Table]) -> list[Result]:
+    """Let a process work on each share of the images, all at the same time."""
+    with ExitStack() as opened:
+        started = []
+        for number, share in enumerate(shares):
+            own = folder / str(number)
+            own.mkdir()
+            (own / process.REQUEST).write_text(request.to_json())
+            (own / process.ARTIFACT).write_bytes(artifact.to_bytes())
+            pq.write_table(share, own / process.IMAGES)
+            log = opened.enter_context((own / "log").open("wb"))
+            command = [sys.executable, "-m", "orchard.planning.process", str(own)]
+            worker = subprocess.Popen(  # noqa: S603 - our own module
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, **child.options()
+            )
+            opened.callback(_end, worker)
+            opened.enter_context(interruption.in_order(worker.kill))
+            started.append((own, worker))
+        for _, worker in started:
+            assert worker.stdout is not None
+            worker.stdout.readline()  # it is ready, or has ended
+        for _, worker in started:
+            assert worker.stdin is not None
+            try:
+                worker.stdin.write(b"go\n")
+                worker.stdin.flush()
+            except BrokenPipeError:  # it says why below
+                continue
+        return [_result(own, worker) for own, worker in started]
+
+
+def _result(own: Path, worker: subprocess.Popen[bytes]) -> Result:
+    worker.wait()
+    interruption.check()
+    child.raise_error(own)
+    try:
+        return Result(**json.loads((own / process.RESULT).read_text()))
+    except OSError:
+        lines = (own / "log").read_text(errors="replace").strip().splitlines() or ["no output"]
+        raise OrchardError(
+            f"Working on a few images broke off with code {worker.returncode} ({lines[-1]}): make room in memory, or "
+            "lower --max-pixels."
+        ) from None
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    worker.kill()
+    worker.wait()
+    for pipe in (worker.stdin, worker.stdout):
+        if pipe is not None:
+            try:
+                pipe.close()
+            except BrokenPipeError:  # what it was to be told nobody heard
+                continue
+
+
+def _memory_free() -> int:
+    """Return the bytes of memory that processes can have: of the machine, and of a container with a limit."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, TypeError):
+        free = int(_found(r"^MemAvailable:\s*(\d+) kB$", "/proc/meminfo")) * 1024
+    with suppress(OSError, TypeError, ValueError):  # no cgroup v2, or no limit
+        limit, held = (int(_found(r"^(\d+)$", f"{_CGROUP}/{name}")) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - held + int(_found(r"^inactive_file (\d+)$", f"{_CGROUP}/memory.stat")))
+    return free
+
+
+def _found(pattern: str, file: str) -> Any:
+    found = re.search(pattern, Path(file).read_text(), re.MULTILINE)
+    return found and found[1]

@@ -1,0 +1,170 @@
+"""A process that works on a few images as a worker does: several at once tell what a run's workers will take.
+
+It says when it is ready, waits for a line, and then works, so that all of them work at the same time::
+
+    folder/request.json, artifact, images.parquet  ->  folder/result.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchard import child, memory
+from orchard.errors import OrchardError
+from orchard.features.artifact import Artifact
+from orchard.features.engines import Engine, load_engine
+from orchard.features.worker import Rows, encoded, worked_on
+from orchard.images.decoding import Decoded, Limits, decode
+from orchard.images.reading import contents
+from orchard.layout import REJECTED, Dataset
+from orchard.storage import S3Options
+
+REQUEST, ARTIFACT, IMAGES, RESULT = "request.json", "artifact", "images.parquet", "result.json"
+CHUNK = 8
+"""Images that are worked on before the clock is looked at."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a process is to do; it gets it as JSON. The fit and the views averaged are the artifact's."""
+
+    limits: Limits
+    s3: S3Options
+    views: int
+    seed: int
+    seconds: float
+    """After which no further images are begun."""
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """Return what `to_json` wrote."""
+        found = json.loads(text)
+        return cls(**found | {"limits": Limits(**found["limits"]), "s3": S3Options(**found["s3"])})
+
+    def to_json(self) -> str:
+        """Return it as text."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a process came to.
+
+    Attributes:
+        images: that were worked on, those that were rejected included.
+        featurized: of these.
+        seconds: of all of them, reading left out.
+        cpu_seconds: of the processor, likewise.
+        read_seconds: of reading them.
+        compile_seconds: of making the network ready.
+        single_seconds: of one pass of the network for one image.
+        memory: bytes that the process held at its most.
+        feature_bytes, view_bytes: of an image's features, and of a view's, as they are written; 0: there were none.
+        rejected: rows of `orchard.layout.REJECTED`.
+    """
+
+    images: int
+    featurized: int
+    seconds: float
+    cpu_seconds: float
+    read_seconds: float
+    compile_seconds: float
+    single_seconds: float
+    memory: int
+    feature_bytes: float
+    view_bytes: float
+    rejected: list[dict[str, str | None]]
+
+
+def main(folder: Path) -> int:
+    """Do what ``folder/request.json`` asks for."""
+    lines = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever libraries print
+    try:
+        request = Request.from_json((folder / REQUEST).read_text())
+        artifact = Artifact.from_bytes((folder / ARTIFACT).read_bytes())
+        images = pq.read_table(folder / IMAGES)
+        started = time.perf_counter()
+        found = list(contents(images, request.limits, request.s3))
+        read = time.perf_counter()
+        engine = load_engine(artifact)
+        compiled = time.perf_counter()
+        single = _single_seconds(engine, artifact, found, request.limits)
+        lines.write("ready\n")
+        if not sys.stdin.readline():  # the parent is gone
+            return 0
+        result = _measured(request, artifact, engine, images, found)
+    except OrchardError as error:
+        return child.leave_error(folder, error)
+    times = {"read_seconds": read - started, "compile_seconds": compiled - read, "single_seconds": single}
+    (folder / RESULT).write_text(json.dumps(result | times))
+    return 0
+
+
+def _single_seconds(engine: Engine, artifact: Artifact, found: list[Any], limits: Limits) -> float:
+    """Return what a pass of the network takes for an image; after it everything is warm."""
+    for data in found:
+        image = decode(data, engine.decoded_size, limits, artifact.fit) if isinstance(data, bytes) else None
+        if isinstance(image, Decoded):
+            some = [image.pixels] * CHUNK
+            engine.single(some)
+            started = time.perf_counter()
+            engine.single(some)
+            return (time.perf_counter() - started) / CHUNK
+    return 0.0
+
+
+def _measured(
+    request: Request, artifact: Artifact, engine: Engine, images: pa.Table, found: list[Any]
+) -> dict[str, Any]:
+    parts: list[dict[Dataset, pa.Table]] = []
+    worked = 0
+    started, cpu = time.perf_counter(), time.process_time()
+    while worked < images.num_rows and (not worked or time.perf_counter() - started < request.seconds):
+        part = images.slice(worked, CHUNK)
+        rows: Rows = worked_on(
+            part,
+            found[worked : worked + CHUNK],
+            engine,
+            limits=request.limits,
+            fit=artifact.fit,
+            views=request.views,
+            seed=request.seed,
+        )
+        parts.append(rows.tables())
+        worked += part.num_rows
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+
+    def together(dataset: Dataset) -> pa.Table | None:
+        tables = [part[dataset] for part in parts if dataset in part]
+        return pa.concat_tables(tables) if tables else None
+
+    features, views = together(Dataset.FEATURES), together(Dataset.VIEWS)
+    rejected = together(Dataset.REJECTED)
+    return {
+        "images": worked,
+        "featurized": features.num_rows if features is not None else 0,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "memory": memory.peak(),
+        "feature_bytes": _row_bytes(features),
+        "view_bytes": _row_bytes(views),
+        "rejected": (rejected if rejected is not None else REJECTED.empty_table()).to_pylist(),
+    }
+
+
+def _row_bytes(table: pa.Table | None) -> float:
+    return encoded(table).size / table.num_rows if table is not None else 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,91 @@
+"""How much there is to do: from the settings and what is listed."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchard.classification.training import chosen
+from orchard.features.backbones import Backbone
+from orchard.features.extraction import tasks_of
+from orchard.layout import Split
+from orchard.output import Output
+from orchard.planning.costs import Work
+from orchard.session import available_cores
+from orchard.settings import Settings
+from orchard.tuning.blocks import activation_bytes
+from orchard.tuning.stage import views_of
+
+_TRAINED_ON = 0.9  # of the training images: the others tell when to stop
+
+
+def work_of(
+    settings: Settings,
+    backbone: Backbone,
+    listed: pa.Table,
+    to_do: pa.Table,
+    output: Output | None,
+    *,
+    slots: int,
+    image_seconds: float,
+    tune: bool,
+) -> Work:
+    """Return how much a run is to do.
+
+    Args:
+        settings: of the run.
+        backbone: of the width and the input size.
+        listed: ``label, split``, of the whole source; a null split is one that is not decided.
+        to_do: what is to be featurized.
+        output: that it goes to; None: a new one.
+        slots: tasks that run at once.
+        image_seconds: that an image takes in one of them.
+        tune: whether the network is tuned before.
+    """
+    before: dict[str, Any] = output.recall("reduction").get("metrics", {}) if output is not None else {}
+    train = _train(listed["split"], settings.test_fraction)
+    tuned_on = max(1, min(settings.tune_images, round(_TRAINED_ON * train))) if tune else 0
+    return Work(
+        images=to_do.num_rows,
+        listed=listed.num_rows,
+        train=train,
+        labels=pc.count_distinct(listed["label"]).as_py(),
+        views=settings.views or 0,
+        test_views=int(settings.test_views or 1),
+        n_features=backbone.n_features,
+        components=settings.components or before.get("k"),
+        files=tasks_of(listed.num_rows, slots, image_seconds, settings.task_images),
+        classifiers=chosen(settings.classifiers, settings.answer_with),
+        by_group=settings.group_by is not None,
+        slots=slots,
+        cores=available_cores(),
+        tune=tuned_on,
+        tune_views=views_of(tuned_on) if tune else 0,
+        tune_epochs=settings.tune_epochs,
+        tune_seconds=60 * settings.tune_minutes,
+        classifier_bytes=settings.classifier_bytes,
+        heap=settings.driver_bytes,
+        activation_bytes=activation_bytes(backbone) if tune else 0,
+    )
+
+
+def slots_of(settings: Settings) -> int:
+    """Return how many tasks will run at once: of the executors that are asked for, or on the cores of this machine."""
+    master, conf = settings.master or "", settings.spark_conf
+    if found := re.fullmatch(r"local\[(\d+)(,.*)?\]", master):
+        return int(found[1])
+    if master.startswith("k8s://"):
+        asked = (conf.get(f"spark.executor.{name}", "1") for name in ("instances", "cores"))
+        return math.prod(int(number) if number.isdecimal() else 1 for number in asked) or 1
+    return available_cores()
+
+
+def _train(splits: pa.ChunkedArray, test_fraction: float) -> int:
+    """Return how many images are for training; of those whose split is not known, as many as will be."""
+    is_train = np.asarray(pc.fill_null(pc.equal(splits, Split.TRAIN), False))
+    return int(is_train.sum() + (1 - test_fraction) * splits.null_count)
