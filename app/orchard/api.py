@@ -66,7 +66,7 @@ def extract(spark: "SparkSession", source: str, output: str | None = None, **set
         settings: see the module.
 
     Returns:
-        ``path, label, kind, split, width, height, features`` (array of float, one length).
+        ``path, label, kind, label_columns, split, width, height, features`` (array of float, one length).
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -161,9 +161,10 @@ def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Return everything that `output` holds of every featurized image as one lazy table.
 
     Returns:
-        ``path, label, kind, split, width, height``; ``features`` and ``components`` as vectors of Spark ML, the latter
-        null before `reduce`; and ``predictions``, a map from each classifier to what it says (``predicted, confidence,
-        familiarity, answer, predicted_kind, kind_confidence``), null for images without a label or before `classify`.
+        ``path, label, kind, label_columns, split, width, height``; ``features`` and ``components`` as vectors of Spark
+        ML, the latter null before `reduce`; and ``predictions``, a map from each classifier to what it says
+        (``predicted, confidence, familiarity, answer, predicted_kind, kind_confidence, predicted_columns,
+        column_confidences``), null for images without a label or before `classify`.
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -172,6 +173,7 @@ def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     from pyspark.sql import functions as F  # noqa: N812 - as everybody calls it
 
     said = ["predicted", "confidence", "familiarity", "answer", "predicted_kind", "kind_confidence"]
+    said += ["predicted_columns", "column_confidences"]
     features = read(spark, output, Dataset.FEATURES, **settings)
     reduced = read(spark, output, Dataset.REDUCED, **settings).select(
         "path", array_to_vector(F.col("pca_features").cast("array<double>")).alias("components")
@@ -196,8 +198,8 @@ def predict(
         settings: see the module.
 
     Returns:
-        For each image, in order: ``path, answer, label, kind, confidence, familiarity, top``; or ``path, reason,
-        detail`` if it cannot be read.
+        For each image, in order: ``path, answer, label, kind, confidence, familiarity, top``, and of a model with
+        further label columns ``columns``; or ``path, reason, detail`` if it cannot be read.
 
     Raises:
         OrchardError: see `orchard.errors`.

@@ -11,7 +11,17 @@ from orchard import progress
 from orchard.redaction import without_secrets
 from orchard.settings import Settings, as_text, load
 
-SELECTION = ("limit", "labels", "label_level", "kind_from", "corrections", "test_fraction", "group_by", "seed")
+SELECTION = (
+    "limit",
+    "labels",
+    "label_level",
+    "kind_from",
+    "label_columns",
+    "corrections",
+    "test_fraction",
+    "group_by",
+    "seed",
+)
 IMAGES = ("max_bytes", "max_pixels", "max_decode_memory", "max_decode_seconds")
 TUNING = ("tune_minutes", "tune_epochs", "tune_images")
 EXTRACTION = (

@@ -57,6 +57,7 @@ FAMILIARITY = "familiarity.npz"
 LINEAR_DISCRIMINANT = "linear_discriminant.npz"
 CARDS = "cards.json"
 KINDS = "kinds.npz"
+COLUMNS = "columns.npz"
 LOGISTIC_REGRESSION = "logistic_regression.npz"
 RANDOM_FOREST = "random_forest.npz"
 
@@ -158,6 +159,13 @@ class Reason(StrEnum):
 
 NAMES = ("label", "kind")
 """What an image is called, the finest name first: columns of `LISTING`, `INVENTORY`, `FEATURES` and `REDUCED`."""
+LABEL_COLUMNS = "label_columns"
+"""The column with the values of a manifest's further label columns, as JSON text with sorted names; null: it has none.
+
+One column for all of them, so that a dataset has one schema whatever they are called: see `orchard.images.columns`.
+"""
+CARRIED = (*NAMES, LABEL_COLUMNS)
+"""What is known of an image besides what it shows: columns of `LISTING`, `INVENTORY`, `FEATURES` and `VIEWS`."""
 
 # What the source lists, and what a worker gets. `version` is the ETag of an object or the modification time
 # (ns) of a file: it tells a replaced image from an unchanged one; null where the source cannot tell.
@@ -170,6 +178,7 @@ LISTING = pa.schema(
         pa.field("kind", pa.string()),  # the coarser name above the label, where there is one
         pa.field("split", pa.string()),  # Split; null in a listing: "assign one"
         pa.field("group", pa.string()),  # images that are not independent of each other; null: of none
+        pa.field(LABEL_COLUMNS, pa.string()),
     ]
 )
 
@@ -178,6 +187,7 @@ FEATURES = pa.schema(
         pa.field("path", pa.string(), nullable=False),
         pa.field("label", pa.string()),
         pa.field("kind", pa.string()),
+        pa.field(LABEL_COLUMNS, pa.string()),
         pa.field("split", pa.string()),
         pa.field("width", pa.int32()),  # pixels, after EXIF orientation
         pa.field("height", pa.int32()),
@@ -192,6 +202,7 @@ VIEWS = pa.schema(
         pa.field("view", pa.int32()),  # from 0
         pa.field("label", pa.string()),
         pa.field("kind", pa.string()),
+        pa.field(LABEL_COLUMNS, pa.string()),
         pa.field("split", pa.string()),  # of the image
         pa.field("features", pa.list_(pa.float32())),  # shape (n_features,)
     ]
@@ -214,6 +225,7 @@ INVENTORY = pa.schema(
         pa.field("version", pa.string()),
         pa.field("label", pa.string()),
         pa.field("kind", pa.string()),
+        pa.field(LABEL_COLUMNS, pa.string()),
         pa.field("split", pa.string()),
         pa.field("group", pa.string()),  # as in a listing
         pa.field("digest", pa.string()),  # BLAKE2b, 128 bits, hex, of the file's bytes; null if unread
@@ -255,6 +267,10 @@ PREDICTIONS = pa.schema(
         pa.field("kind", pa.string()),  # the true one
         pa.field("predicted_kind", pa.string()),  # null where the model knows no kinds
         pa.field("kind_confidence", pa.float32()),  # 0..1
+        # Of further columns, by linear classifiers alone: JSON text, null where the model knows none.
+        pa.field(LABEL_COLUMNS, pa.string()),  # the true values
+        pa.field("predicted_columns", pa.string()),  # the likeliest value of each column
+        pa.field("column_confidences", pa.string()),  # of each 0..1, calibrated
     ]
 )
 
@@ -286,7 +302,9 @@ SCHEMAS = {
 }
 """The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
 
-ADDED = frozenset({"kind", "group", "format", "brightness", "sharpness"})
+ADDED = frozenset(
+    {"kind", "group", "format", "brightness", "sharpness", LABEL_COLUMNS, "predicted_columns", "column_confidences"}
+)
 """Columns that earlier versions did not write: where a file lacks one, it is read as nulls."""
 
 
@@ -373,6 +391,17 @@ class Baseline(TypedDict):
     label: str
     accuracy: float
     accuracy_interval: NotRequired[Interval]
+
+
+class ColumnMetrics(TypedDict):
+    """``metrics.columns.<name>``: a further label column, of which images without a value in it are no part."""
+
+    values: dict[str, dict[str, int]]  # value -> split -> images featurized; "" for images without one
+    held_out: NotRequired[int]  # images that it was calibrated on; this and the next two where there is a classifier
+    temperature: NotRequired[float]
+    threshold: NotRequired[float]  # below it the value is not sure
+    baseline: NotRequired[Baseline]  # this and the next one where test images have values
+    test: NotRequired[ClassifierMetrics]  # of the images that have a label, too
 
 
 class ReliabilityBin(TypedDict):
@@ -645,6 +674,7 @@ class Metrics(TypedDict):
     images: ImageCounts
     labels: dict[str, dict[str, int]]  # label -> split -> images featurized
     kinds: NotRequired[dict[str, dict[str, int]]]  # likewise, where there are kinds; "" for images without one
+    columns: NotRequired[dict[str, ColumnMetrics]]  # by name, where there are further label columns
     cards: NotRequired[CardMetrics]
     pca: NotRequired[PcaMetrics]
     baseline: NotRequired[Baseline]

@@ -68,8 +68,8 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         found["pca"] = reduction["metrics"]
     found |= {
         name: classification[name]
-        for name in ("baseline", "classifiers", "selection", "calibration", "leak", "group_split")
-        if classification.get(name) is not None
+        for name in ("baseline", "classifiers", "selection", "calibration", "leak", "group_split", "columns")
+        if classification.get(name) not in (None, {})
     }
     cards = output.recall("cards")
     if cards:

@@ -19,12 +19,13 @@ from orchard.classification.rows import Rows, reduced_rows
 from orchard.classification.training import Classifier, classifier_title
 from orchard.errors import InputError
 from orchard.inference.calibration import LEAST_ROWS, Calibration, threshold
+from orchard.inference.columns import Column
 from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
 from orchard.layout import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, STATISTICS, Dataset, FittedBy, Split, Trial
 from orchard.output import Output
 from orchard.reduction.stage import by_file, load
-from orchard.reduction.statistics import Role, Statistics
+from orchard.reduction.statistics import Role, Statistics, Sums
 from orchard.session import available_cores
 
 if TYPE_CHECKING:
@@ -96,22 +97,28 @@ class Candidates:
         self.labels = everything.columns["label"].names
         self.kinds = Kinds.of(self.labels, counts)
         self._counts = counts
+        self.left_out: list[str] = []
+        further = self._learned(statistics)
         fits = [everything]
         if statistics.held_out is not None and len(self._fitted.names) > 1:
             fits.append(fit)
         # One thread each, side by side: they wait for each other less than threads within a decomposition do.
         with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as threads:
-            found = list(
-                threads.map(lambda sums: discriminant.fit(sums.labelled, sums.columns["label"], self.reduction), fits)
-            )
+            work = [(sums, name) for name in ("label", *further) for sums in fits]
+            every = list(threads.map(self._discriminant, *zip(*work, strict=True)))
+        found, *others = (every[start : start + len(fits)] for start in range(0, len(every), len(fits)))
         self._final, self._trial = found[0], found[-1]
         self._trial_labels = fits[-1].columns["label"].names
         self.familiarity = self._final.familiarity
-        images = collect(spark, output.storage, output.files(Dataset.FEATURES), by_file(output, statistics.roles))
+        roles = by_file(output, statistics.roles)
+        images = collect(spark, output.storage, output.files(Dataset.FEATURES), roles, further)
         if (images.classes("label", self._fitted.names) >= 0).sum() < LEAST_ROWS or len(self._fitted.names) < 2:
             images = HeldOut(images.features[:0], {name: [] for name in images.columns})
             self._trial, self._trial_labels = self._final, self.labels
         self._images = images
+        fitted = zip(further, others, strict=True)
+        self.columns = tuple(self._column(name, fits, discriminants) for name, discriminants in fitted)
+        """Further label columns, those that can be learned."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="orchard-regression")
         self._regression: Future[regression.Fits] | None = None
 
@@ -141,10 +148,32 @@ class Candidates:
         linear = self._linear(final)
         return self._judged(linear, self._linear(trial) if trial else linear, files, self._by), None
 
+    def held_out_of(self, column: str) -> int:
+        """Return how many images with a value in a further column it was judged on; 0: too few."""
+        n = sum(value is not None for value in self._images.columns[column])
+        return n if n >= LEAST_ROWS else 0
+
     def grow(self) -> tuple[Forest | None, str | None]:
         """Grow the forest on all training rows, or, for want of memory, not, and say why."""
         n = int(self._everything.counts.sum())
         return grow(self._rows, n, self.labels, seed=self._seed, memory=self._memory)
+
+    def _learned(self, statistics: Statistics) -> list[str]:
+        """Return the further columns with two values to learn, and say which have fewer."""
+        fits = [statistics.everything, *([statistics.fit] if statistics.held_out is not None else [])]
+        names = [name for name in statistics.fit.columns if name != "label"]
+        enough = [name for name in names if all(len(sums.columns[name].names) > 1 for sums in fits)]
+        self.left_out = [name for name in names if name not in enough]
+        return enough
+
+    def _discriminant(self, sums: Sums, column: str) -> discriminant.Discriminant:
+        return discriminant.fit(sums.of_column(column), sums.columns[column], self.reduction)
+
+    def _column(self, name: str, fits: list[Sums], found: list[discriminant.Discriminant]) -> Column:
+        """Return a further column: judged as fitted without the images held out, answering as fitted with them."""
+        names = fits[-1].columns[name].names
+        _, calibration = judge(found[-1].linear, names, self._images, column=name, sure_at=self._sure_at)
+        return Column(name, fits[0].columns[name].names, found[0].linear, calibration)
 
     def _judged(self, final: Linear, trial: Linear, files: dict[str, bytes], by: FittedBy) -> Fitted:
         figures, calibration = judge(

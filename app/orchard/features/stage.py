@@ -167,7 +167,7 @@ def rename(output: Output, pending: Pending) -> None:
     if pending.renamed.num_rows:
         add, remove = renamed(output, pending.renamed)
         output.commit(add, replace=DERIVED, remove=remove, properties=FORGOTTEN)
-        log.info("%d images have another label, kind or split; none was decoded again", pending.renamed.num_rows)
+        log.info("%d images have another label, kind, value or split; none was decoded again", pending.renamed.num_rows)
 
 
 def complete(output: Output, listing: Listing, source: str, extraction: Extraction) -> None:

@@ -29,7 +29,7 @@ from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.quality import Quality, quality_of
 from orchard.images.reading import contents
-from orchard.layout import FEATURES, INVENTORY, NAMES, REJECTED, VIEWED, VIEWS, Dataset, Reason
+from orchard.layout import CARRIED, FEATURES, INVENTORY, REJECTED, VIEWED, VIEWS, Dataset, Reason
 from orchard.storage import LocalStorage, S3Options, Storage
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
@@ -124,7 +124,7 @@ def featurize(job: Job, given: Task) -> TaskReport:
     files = {}
     for dataset, table in tables.items():
         # A dictionary of floats that hardly repeat only costs time.
-        data = parquet_bytes(table, dictionary=[*NAMES, "split"] if "features" in table.column_names else True)
+        data = parquet_bytes(table, dictionary=[*CARRIED, "split"] if "features" in table.column_names else True)
         files[dataset] = stage_file(job.storage, job.staging, part(dataset), data, table.num_rows)
     report = TaskReport(
         task=given.number,
@@ -237,7 +237,7 @@ class _Rows:
         width, height = zip(*self._sizes, strict=True) if self._sizes else ((), ())
         features = pa.table(
             {
-                **{name: featurized[name] for name in ("path", *NAMES, "split")},
+                **{name: featurized[name] for name in ("path", *CARRIED, "split")},
                 "width": pa.array(width, pa.int32()),
                 "height": pa.array(height, pa.int32()),
                 "features": lists(matrix),
@@ -256,7 +256,7 @@ class _Rows:
         views = (
             pa.table(
                 {
-                    **{name: viewed[name] for name in ("path", *NAMES, "split")},
+                    **{name: viewed[name] for name in ("path", *CARRIED, "split")},
                     "view": pa.array(np.tile(np.arange(self._views), len(self._viewed)), pa.int32()),
                     "features": lists(np.concatenate(self._view_features)),
                 }
@@ -270,7 +270,7 @@ class _Rows:
             {
                 "path": self._task["path"],
                 "size": pa.array(self._bytes, pa.int64()),
-                **{name: self._task[name] for name in ("version", *NAMES, "split", "group")},
+                **{name: self._task[name] for name in ("version", *CARRIED, "split", "group")},
                 "digest": pa.array(self._digests, pa.string()),
                 "featurized": is_featurized,
                 "format": pa.array(self._formats, pa.string()),

@@ -23,7 +23,18 @@ from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
 from orchard.images.manifests import is_manifest, read_manifest
 from orchard.images.places import doubtful, is_ignored, places
 from orchard.images.selection import sample, with_labels
-from orchard.layout import COMMITS, LISTING, LOGS, MODEL, REVIEW, SUSPECT_LIST, CorrectionMetrics, Dataset, Grouping
+from orchard.layout import (
+    COMMITS,
+    LABEL_COLUMNS,
+    LISTING,
+    LOGS,
+    MODEL,
+    REVIEW,
+    SUSPECT_LIST,
+    CorrectionMetrics,
+    Dataset,
+    Grouping,
+)
 from orchard.settings import Settings
 from orchard.storage import (
     Entry,
@@ -78,6 +89,7 @@ def list_images(
     label_level: int = 1,
     kind_from: KindFrom | None = None,
     group_by: str | None = None,
+    label_columns: Sequence[str] = (),
     corrections: Corrections | None = None,
     output: str | None = None,
 ) -> Listing:
@@ -94,6 +106,7 @@ def list_images(
         label_level: Folders that make a label, see `places`.
         kind_from: Where kinds come from if no manifest has a column for them, see `kinds`; None: there are none.
         group_by: What names groups: a column of a manifest, or see `groups_of`; None: there are none.
+        label_columns: Further columns of a manifest to learn.
         corrections: Other labels than the source says, and images to leave out, among those that are selected.
         output: A folder or prefix of which nothing is listed.
 
@@ -102,19 +115,26 @@ def list_images(
     and other outputs of Orchard are left out.
 
     Raises:
-        InputError: There is no such source, it holds no image, or none of a label or that is to be corrected.
+        InputError: There is no such source, it holds no image, or none of a label or that is to be corrected, or it
+            has no such columns.
         AccessDenied: It may not be read.
         StorageError: It cannot be listed.
     """
     lister = _Lister(source, s3, label_level, kind_from, output)
-    duplicates, has_groups = 0, False
+    duplicates, has_groups, has_columns = 0, False, False
     try:
         storage, pattern = _opened(source, s3)
         if isinstance(pattern, str) and is_manifest(pattern):
             manifest = read_manifest(
-                storage.read(pattern), f"{storage.url}/{pattern}", label_level, kind_from, group_by
+                storage.read(pattern),
+                f"{storage.url}/{pattern}",
+                label_level,
+                kind_from,
+                group_by=group_by,
+                label_columns=label_columns,
             )
             duplicates, has_groups = manifest.duplicates, manifest.has_groups
+            has_columns = not manifest.is_inventory
             table = lister.inventory(manifest.table) if manifest.is_inventory else manifest.table
             lister.warnings += manifest.warnings
         elif isinstance(pattern, str):
@@ -129,6 +149,7 @@ def list_images(
     if not table.num_rows:
         but = f", only {lister.n_ignored} other files such as {lister.ignored[0]}" if lister.n_ignored else ""
         raise InputError(f"{source} holds no image{but}: give a folder, bucket or manifest of images.")
+    _check_columns(label_columns if not has_columns else (), source)
     table = table.sort_by("path")
     if corrections is not None:
         corrections.check(table)
@@ -178,9 +199,19 @@ def list_selected(source: str, output: str | None, settings: Settings) -> Listin
         label_level=settings.label_level,
         kind_from=settings.kind_from,
         group_by=settings.group_by,
+        label_columns=settings.label_columns,
         corrections=read_corrections(settings.corrections, s3) if settings.corrections else None,
         output=output,
     )
+
+
+def _check_columns(missing: Sequence[str], source: str) -> None:
+    """Raise InputError for columns that a source has not, as it is no manifest."""
+    if missing:
+        raise InputError(
+            f"{source} is no manifest, and --label-columns names columns of one: give a table (CSV or Parquet) with "
+            f"path, label and {', '.join(missing)}."
+        )
 
 
 def _failure(error: OSError, source: str) -> OrchardError:
@@ -337,8 +368,9 @@ class _Lister:
         )
         kinds = kinds_of(labels, kinds, self._kind_from)
         table = table.drop_columns("folder").filter(pa.array(is_image))
-        groups = pa.nulls(table.num_rows, pa.string())
-        for name, column in {"label": labels, "kind": kinds, "split": splits, "group": groups}.items():
+        none = pa.nulls(table.num_rows, pa.string())
+        columns = {"label": labels, "kind": kinds, "split": splits, "group": none, LABEL_COLUMNS: none}
+        for name, column in columns.items():
             table = table.append_column(name, column)
         return table.cast(LISTING)
 

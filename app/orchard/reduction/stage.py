@@ -19,6 +19,7 @@ from orchard.datasets import balance, batches, lists, matrix, with_marks
 from orchard.errors import InputError, TrainingError
 from orchard.features.regrouping import group_key
 from orchard.files import DataFile, parquet_bytes, part, stage_file
+from orchard.images.columns import names_in, values_of
 from orchard.images.splits import hold_out
 from orchard.inference.calibration import LEAST_ROWS
 from orchard.layout import (
@@ -27,6 +28,7 @@ from orchard.layout import (
     FORGOTTEN,
     FORMULA,
     INVENTORY,
+    LABEL_COLUMNS,
     NAMES,
     REDUCED,
     REDUCTION,
@@ -58,9 +60,6 @@ PART_ROWS = 16_384
 """Rows of a reduced file at the most: of 300 components 20 MB of Parquet and 25 MB of CSV, held by a worker."""
 
 _COLUMNS = ["path", *NAMES, "split"]
-
-CLASSIFIED = ("label",)
-"""The columns whose classes are summed up."""
 
 Roles = Mapping[str, NDArray[np.int8]]
 """Of every features file by its name, what its rows are for: see `Role`."""
@@ -156,9 +155,10 @@ def reduce(
     if not rows:
         raise InputError(f"{output.url} holds no features: extract some first, or look into its rejected images.")
     given, roles = roles_of(output, seed)
-    fit, held_out = training_sums(spark, output.storage, files, roles)
+    columns = columns_of(output)
+    fit, held_out = training_sums(spark, output.storage, files, roles, columns)
     every = np.concatenate(list(roles.values()))
-    fit_views, held_out_views = view_sums(spark, output, roles)
+    fit_views, held_out_views = view_sums(spark, output, roles, columns)
     if given and not fit_validation:
         held_out = held_out_views = None
     statistics = Statistics(fit, held_out, every, given, fit_views, held_out_views)
@@ -178,6 +178,11 @@ def reduce(
     if progress:
         progress(rows - rows // 2)
     return result
+
+
+def columns_of(output: Output) -> tuple[str, ...]:
+    """Return the further label columns that featurized images have values of, sorted."""
+    return names_in(output.read(Dataset.INVENTORY, [LABEL_COLUMNS], INVENTORY)[LABEL_COLUMNS])
 
 
 def load(output: Output) -> Reduction:
@@ -223,7 +228,7 @@ def by_file(output: Output, roles: NDArray[np.int8]) -> Roles:
 
 
 def training_sums(
-    spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles
+    spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles, columns: Sequence[str] = ()
 ) -> tuple[Sums, Sums | None]:
     """Return the sums of the rows of feature files to fit on, and of those held out; all rows are checked to be finite.
 
@@ -232,6 +237,7 @@ def training_sums(
         storage: of the output.
         files: of ``features/``.
         roles: what their rows are for.
+        columns: further label columns whose classes are summed up beside those of ``label``.
 
     Raises:
         TrainingError: a feature is NaN or infinite.
@@ -239,23 +245,26 @@ def training_sums(
     context = spark.sparkContext
     groups = balance(files, 2 * context.defaultParallelism)
     work = [(group, {file.name: roles[file.name] for file in group}) for group in groups]
-    found = tasks.tree_reduce(context, partial(_sums_of_files, storage), work, _Found.merge)
+    found = tasks.tree_reduce(context, partial(_sums_of_files, storage, columns), work, _Found.merge)
     if found.broken is not None:
         raise TrainingError(
             f"The features of {found.broken} are not finite numbers: the backbone's weights or the precision are at "
             "fault; extract again with --fresh and precision float32."
         )
-    nothing = Sums.of(np.empty((0, 0), np.float32), {name: [] for name in CLASSIFIED})
+    nothing = Sums.of(np.empty((0, 0), np.float32), {name: [] for name in ("label", *columns)})
     return found.fit or nothing, found.held_out
 
 
-def view_sums(spark: SparkSession, output: Output, roles: Roles) -> tuple[Sums | None, Sums | None]:
+def view_sums(
+    spark: SparkSession, output: Output, roles: Roles, columns: Sequence[str]
+) -> tuple[Sums | None, Sums | None]:
     """Return the sums of the views of the images to fit on, and of those held out; None where there are none.
 
     Args:
         spark: where the work runs.
         output: with features, and views or none.
         roles: what the rows of the features are for; views are for the same.
+        columns: as of `training_sums`.
 
     Raises:
         TrainingError: a feature is NaN or infinite.
@@ -272,7 +281,8 @@ def view_sums(spark: SparkSession, output: Output, roles: Roles) -> tuple[Sums |
     of_view = np.where(is_viewed, of_view, Role.NONE).astype(np.int8)
     ends = np.cumsum([file.rows for file in output.files(Dataset.VIEWS)])
     parts = zip(output.files(Dataset.VIEWS), np.split(of_view, ends[:-1]), strict=True)
-    fit, held_out = training_sums(spark, output.storage, files, {file.name: part for file, part in parts})
+    of_file = {file.name: part for file, part in parts}
+    fit, held_out = training_sums(spark, output.storage, files, of_file, columns)
     return (fit if fit.moments.count else None), held_out
 
 
@@ -300,12 +310,12 @@ def _merge(one: Sums | None, other: Sums | None) -> Sums | None:
     return one.merge(other) if one and other else one or other
 
 
-def _sums_of_files(storage: Storage, work: tuple[Sequence[DataFile], Roles]) -> _Found:
+def _sums_of_files(storage: Storage, names: Sequence[str], work: tuple[Sequence[DataFile], Roles]) -> _Found:
     files, roles = work
     found: dict[Role, Sums] = {}
     shift: NDArray[np.float64] | None = None
     for file in files:
-        read = batches(storage, file, ["path", *CLASSIFIED, "features"])
+        read = batches(storage, file, ["path", "label", LABEL_COLUMNS, "features"])
         for batch, role in with_marks(read, roles[file.name]):
             rows = matrix(batch.column("features"))
             if not np.isfinite(rows.sum(dtype=np.float64)):
@@ -315,7 +325,9 @@ def _sums_of_files(storage: Storage, work: tuple[Sequence[DataFile], Roles]) -> 
                 at = np.flatnonzero(role == kind)
                 if not len(at):
                     continue
-                columns = {name: batch.column(name).take(pa.array(at)).to_pylist() for name in CLASSIFIED}
+                chosen = batch.select(["label", LABEL_COLUMNS]).take(pa.array(at))
+                columns = {name: values_of(chosen.column(LABEL_COLUMNS), name).to_pylist() for name in names}
+                columns = {"label": chosen.column("label").to_pylist(), **columns}
                 # One shift per task, so that merging is adding.
                 summed = Sums.of(rows if len(at) == len(rows) else rows[at], columns, shift)
                 shift = summed.moments.shift if shift is None else shift

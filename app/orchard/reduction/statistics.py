@@ -81,11 +81,13 @@ class Sums:
         moments: of all of them: what scaler and PCA see.
         labelled: of those with a label.
         columns: of the classes of each label column, ``label`` first; rows without a value in it are in none.
+        valued: of those with a value, of each label column but ``label``.
     """
 
     moments: Moments
     labelled: Moments
     columns: dict[str, ClassSums] = field(default_factory=dict)
+    valued: dict[str, Moments] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -96,17 +98,38 @@ class Sums:
     ) -> Self:
         """Return the sums of rows (n, d) with the values of each label column (n,)."""
         moments = Moments.of(rows, shift)
-        named = np.array([name is not None for name in columns["label"]], bool)
-        labelled = moments if named.all() else Moments.of(rows[named], moments.shift)
-        return cls(moments, labelled, {name: ClassSums.of(rows, values) for name, values in columns.items()})
+        # Columns that have values in the same rows, which is usual, share one Gram matrix.
+        found = {np.ones(len(rows), bool).tobytes(): moments}
+        valued: dict[str, Moments] = {}
+        for name, values in columns.items():
+            named = np.array([value is not None for value in values], bool)
+            rows_named = named.tobytes()
+            if rows_named not in found:
+                found[rows_named] = Moments.of(rows[named], moments.shift)
+            valued[name] = found[rows_named]
+        labelled = valued.pop("label")
+        return cls(moments, labelled, {name: ClassSums.of(rows, values) for name, values in columns.items()}, valued)
+
+    def of_column(self, name: str) -> Moments:
+        """Return the moments of the rows with a value in a label column."""
+        return self.labelled if name == "label" else self.valued[name]
 
     def merge(self, other: Self) -> Self:
         """Return the sums of the rows of both."""
-        alike = self.moments is self.labelled and other.moments is other.labelled
-        moments = self.moments.merge(other.moments)
-        labelled = moments if alike else self.labelled.merge(other.labelled)
-        columns = {name: sums.merge(other.columns[name]) for name, sums in self.columns.items()}
-        return type(self)(moments, labelled, columns)
+        found: dict[tuple[int, int], Moments] = {}  # what both share is added once
+
+        def merged(one: Moments, another: Moments) -> Moments:
+            pair = id(one), id(another)
+            if pair not in found:
+                found[pair] = one.merge(another)
+            return found[pair]
+
+        return type(self)(
+            merged(self.moments, other.moments),
+            merged(self.labelled, other.labelled),
+            {name: sums.merge(other.columns[name]) for name, sums in self.columns.items()},
+            {name: merged(moments, other.valued[name]) for name, moments in self.valued.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -156,8 +179,10 @@ class Statistics:
         ):
             if sums is None:
                 continue
-            count, shift, total, triangle = sums.labelled.__getstate__()
-            arrays |= {f"{role}/count": count, f"{role}/shift": shift, f"{role}/sum": total, f"{role}/gram": triangle}
+            arrays |= _arrays(role, sums.labelled)
+            for name, moments in sums.valued.items():
+                if moments is not sums.labelled:
+                    arrays |= _arrays(f"{role}/{name}", moments)
             for name, classes in sums.columns.items():
                 arrays |= {
                     f"{role}/{name}/names": np.array(classes.names, np.str_),
@@ -174,9 +199,7 @@ class Statistics:
         for role in ("fit", "held_out", "fit_views", "held_out_views"):
             if f"{role}/count" not in arrays:
                 continue
-            moments = Moments.__new__(Moments)
-            state = (arrays[f"{role}/shift"], arrays[f"{role}/sum"], arrays[f"{role}/gram"])
-            moments.__setstate__((int(arrays[f"{role}/count"]), *state))
+            moments = _moments(arrays, role)
             names = [key.split("/")[1] for key in arrays if key.startswith(f"{role}/") and key.endswith("/names")]
             columns = {
                 name: ClassSums(
@@ -186,7 +209,12 @@ class Statistics:
                 )
                 for name in names
             }
-            found[role] = Sums(moments, moments, columns)
+            valued = {
+                name: _moments(arrays, f"{role}/{name}") if f"{role}/{name}/count" in arrays else moments
+                for name in names
+                if name != "label"
+            }
+            found[role] = Sums(moments, moments, columns, valued)
         return cls(
             found["fit"],
             found.get("held_out"),
@@ -195,3 +223,17 @@ class Statistics:
             found.get("fit_views"),
             found.get("held_out_views"),
         )
+
+
+def _arrays(prefix: str, moments: Moments) -> dict[str, Any]:
+    """Return moments as arrays of a file."""
+    names = ("count", "shift", "sum", "gram")
+    return {f"{prefix}/{name}": value for name, value in zip(names, moments.__getstate__(), strict=True)}
+
+
+def _moments(arrays: dict[str, NDArray[Any]], prefix: str) -> Moments:
+    """Return what `_arrays` wrote."""
+    moments = Moments.__new__(Moments)
+    shift, total, gram = (arrays[f"{prefix}/{name}"] for name in ("shift", "sum", "gram"))
+    moments.__setstate__((int(arrays[f"{prefix}/count"]), shift, total, gram))
+    return moments

@@ -48,6 +48,7 @@ MAX_CLASS_ROWS = 1_000  # of all per-class tables together
 MAX_LABEL_ROWS = 600
 MAX_SHEETS = 50, 12  # cells of the matrix that open their images: of the classifier that answers, of each other one
 MAX_WITHOUT_CARD = 300
+MAX_VALUES = 50  # of a further label column
 STAGES = ("list", "tune", "extract", "reduce", "neighbours", "classify", "review", "report")
 
 _PATH = 64  # characters of a path in the data block
@@ -216,6 +217,13 @@ def render(data: ReportData) -> str:
             trades=_trades(calibration) if calibration is not None else [],
             gallery_of=list(data.mistakes.get(answering or "", ()))[:MAX_MISTAKES],
             sheet_of=_sheet_of(views, answering),
+            columns=metrics.get("columns", {}),
+            confused={
+                name: figures.top_confusions(column["test"])
+                for name, column in metrics.get("columns", {}).items()
+                if "test" in column
+            },
+            most_values=MAX_VALUES,
             has_kinds=any(view.folded is not None for view in views),
             shots={path: number for number, path in enumerate(data.shots)},
             drawn=drawn,
