@@ -1,5 +1,6 @@
 """The files that an output is exported to, each written once, and the photographs that they are asked about."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def photographs(trained: Path, model: Model) -> Photographs:
         [row["predicted"] for row in rows],
         np.array([row["confidence"] for row in rows], np.float32),
         np.array([row["familiarity"] for row in rows], np.float32),
+        [json.loads(row["predicted_columns"])["colour"] for row in rows],
     )
 
 

@@ -57,6 +57,28 @@ def test_parts_with_other_classes_in_any_order_come_to_the_sums_of_all() -> None
     assert whole.columns["kind"].names == ("A", "B", "C", "D")
 
 
+def test_a_column_has_the_moments_of_the_rows_with_a_value_in_it() -> None:
+    data, labels = rows(), [*["a", "b"] * 100, *[None] * 40]
+    ripeness = [None if row % 3 == 0 else "ripe" if row % 2 else "raw" for row in range(240)]
+    columns = {"label": labels, "ripeness": ripeness, "variety": labels[::-1][::-1]}
+    parts = [
+        Sums.of(data[at : at + 80], {name: values[at : at + 80] for name, values in columns.items()})
+        for at in range(0, 240, 80)
+    ]
+    whole = reduce(Sums.merge, parts)
+    assert whole.of_column("label") is whole.labelled
+    assert whole.of_column("variety") is whole.labelled, "columns of the same rows share what is large"
+    statistics = Statistics.from_bytes(Statistics(whole).to_bytes())
+    has_value = np.array([value is not None for value in ripeness])
+    expected = Sums.of(data[has_value], {"label": [value for value in ripeness if value]})
+    for found in (whole, statistics.fit):
+        moments = found.of_column("ripeness")
+        assert moments.count == 160 == found.columns["ripeness"].counts.sum()
+        np.testing.assert_allclose(moments.scatter, expected.moments.scatter, rtol=1e-9, atol=1e-9)
+        assert found.labelled.count == 200
+    assert statistics.fit.of_column("variety") is statistics.fit.labelled
+
+
 def test_no_rows_merge_with_some() -> None:
     data, labels = rows(20), names(20)
     some, none = Sums.of(data, {"label": labels}), Sums.of(data[:0], {"label": []})

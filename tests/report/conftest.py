@@ -121,6 +121,17 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
             "familiarity": [5] * 10 + [0] * 40,
             "auroc": 0.975,
         },
+        "columns": {
+            "ripeness_by_eye": {
+                "values": {"raw": {"train": 20, "test": 10}, "ripe": {"train": 30, "test": 10}, "": {"train": 7}},
+                "held_out": 60,
+                "temperature": 1.2,
+                "threshold": 0.91,
+                "baseline": Baseline(label="ripe", accuracy=0.5),
+                "test": classifier(["raw", "ripe"], [[7, 3], [0, 10]]),
+            },
+            "variety": {"values": {"Gala": {"train": 9, "test": 3}, "": {"train": 48, "test": 17}}},
+        },
         "cards": {"cards": 3, "languages": ["de", "en"], "labels_without": list(labels[:1])},
         "grouping": {
             "by": "frames",

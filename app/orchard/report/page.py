@@ -48,7 +48,7 @@ MAX_CLASS_ROWS = 1_000  # of all per-class tables together
 MAX_LABEL_ROWS = 600
 MAX_SHEETS = 50, 12  # cells of the matrix that open their images: of the classifier that answers, of each other one
 MAX_WITHOUT_CARD = 300
-MAX_VALUES = 50  # of a further label column
+MAX_VALUES = 100, 24  # of all further label columns together: rows of values, and the most confused
 STAGES = ("list", "tune", "extract", "reduce", "neighbours", "classify", "review", "report")
 
 _PATH = 64  # characters of a path in the data block
@@ -195,6 +195,8 @@ def render(data: ReportData) -> str:
     script, style = source("report.js"), source("figures.css") + source("report.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     answering = alerts.answering(metrics)
+    columns = metrics.get("columns", {})
+    most_values, most_confused = (-(-most // max(1, len(columns))) for most in MAX_VALUES)
     page = (
         environment()
         .get_template("report.html.j2")
@@ -217,13 +219,13 @@ def render(data: ReportData) -> str:
             trades=_trades(calibration) if calibration is not None else [],
             gallery_of=list(data.mistakes.get(answering or "", ()))[:MAX_MISTAKES],
             sheet_of=_sheet_of(views, answering),
-            columns=metrics.get("columns", {}),
+            columns=columns,
             confused={
-                name: figures.top_confusions(column["test"])
-                for name, column in metrics.get("columns", {}).items()
+                name: figures.top_confusions(column["test"], most_confused)
+                for name, column in columns.items()
                 if "test" in column
             },
-            most_values=MAX_VALUES,
+            most_values=most_values,
             has_kinds=any(view.folded is not None for view in views),
             shots={path: number for number, path in enumerate(data.shots)},
             drawn=drawn,
