@@ -24,8 +24,8 @@ def start_spark(**options: Any) -> "SparkSession":
     return start(**options)
 
 
-def run(spark: "SparkSession", source: str, output: str, **settings: Any) -> "Outcome":
-    """Do everything, as ``orchard run``: features, reduced table, classifiers, report.
+def run(spark: "SparkSession", source: str | Sequence[str], output: str, **settings: Any) -> "Outcome":
+    """Do everything, as ``orchard run``: features, reduced table, classifiers, report; of one source or several.
 
     Returns:
         `Outcome`: the metrics, and where output and report are.
@@ -56,12 +56,14 @@ def tune(spark: "SparkSession", output: str, **settings: Any) -> "Outcome":
     return pipeline.tune(output, load(settings), spark)
 
 
-def extract(spark: "SparkSession", source: str, output: str | None = None, **settings: Any) -> "DataFrame":
+def extract(
+    spark: "SparkSession", source: str | Sequence[str], output: str | None = None, **settings: Any
+) -> "DataFrame":
     """Featurize the images at `source` that `output` does not have yet, and return all of its features.
 
     Args:
         spark: the session that does the work.
-        source: folder, ``file://`` or ``s3a://`` URL, glob, or manifest.
+        source: folder, ``file://`` or ``s3a://`` URL, glob, or manifest; or several of these.
         output: folder or ``s3a://`` prefix; None: a new temporary folder.
         settings: see the module.
 
@@ -219,7 +221,7 @@ def predict(
     return [dict(answer) for answer in answers]
 
 
-def plan(source: str, output: str | None = None, **settings: Any) -> dict[str, Any]:
+def plan(source: str | Sequence[str], output: str | None = None, **settings: Any) -> dict[str, Any]:
     """Return what a run over `source` would do and take, as ``orchard plan``; nothing is written.
 
     Raises:

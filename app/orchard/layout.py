@@ -81,7 +81,7 @@ FEATURIZED = (*EXTRACTED, Dataset.VIEWS)
 """What is committed, replaced and dropped together; there are views only of `VIEWED`, and only where asked."""
 DERIVED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.NEIGHBOURS, Dataset.PREDICTIONS)
 """What is made of features; it goes when they change."""
-FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification", "review"))
+FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification", "review", "sources"))
 """The properties of the stages that made it, which go with it."""
 
 
@@ -179,6 +179,7 @@ LISTING = pa.schema(
         pa.field("split", pa.string()),  # Split; null in a listing: "assign one"
         pa.field("group", pa.string()),  # images that are not independent of each other; null: of none
         pa.field(LABEL_COLUMNS, pa.string()),
+        pa.field("source", pa.string()),  # which of several sources lists it, as it was given; null: there is one
     ]
 )
 
@@ -227,7 +228,8 @@ INVENTORY = pa.schema(
         pa.field("kind", pa.string()),
         pa.field(LABEL_COLUMNS, pa.string()),
         pa.field("split", pa.string()),
-        pa.field("group", pa.string()),  # as in a listing
+        pa.field("group", pa.string()),  # as in a listing, and so is the source
+        pa.field("source", pa.string()),
         pa.field("digest", pa.string()),  # BLAKE2b, 128 bits, hex, of the file's bytes; null if unread
         pa.field("featurized", pa.bool_()),  # false: the image is in rejected/
         pa.field("format", pa.string()),  # such as JPEG, by content; this and the next two are null if not featurized
@@ -303,7 +305,8 @@ SCHEMAS = {
 """The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
 
 ADDED = frozenset(
-    {"kind", "group", "format", "brightness", "sharpness", LABEL_COLUMNS, "predicted_columns", "column_confidences"}
+    {"kind", "group", "source", "format", "brightness", "sharpness"}
+    | {LABEL_COLUMNS, "predicted_columns", "column_confidences"}
 )
 """Columns that earlier versions did not write: where a file lacks one, it is read as nulls."""
 
@@ -647,6 +650,23 @@ class ApartMetrics(TypedDict):
     accuracy_near_interval: Interval | None
 
 
+class SourceAccuracy(TypedDict):
+    """A classifier on the test images of one source."""
+
+    test_rows: int
+    accuracy: float
+    accuracy_interval: Interval
+
+
+class SourceMetrics(TypedDict):
+    """``metrics.sources.<source>``: one of several sources."""
+
+    images: dict[str, int]  # split -> images featurized
+    rejected: int
+    weight: float  # of an image in fitting the linear discriminant
+    classifiers: dict[str, SourceAccuracy]  # of those that have test images of it
+
+
 class Measure(StrEnum):
     """On what a headline was measured, the strictest first."""
 
@@ -674,6 +694,7 @@ class Metrics(TypedDict):
     images: ImageCounts
     labels: dict[str, dict[str, int]]  # label -> split -> images featurized
     kinds: NotRequired[dict[str, dict[str, int]]]  # likewise, where there are kinds; "" for images without one
+    sources: NotRequired[dict[str, SourceMetrics]]  # where there are several
     columns: NotRequired[dict[str, ColumnMetrics]]  # by name, where there are further label columns
     cards: NotRequired[CardMetrics]
     pca: NotRequired[PcaMetrics]
@@ -722,7 +743,8 @@ class Run(TypedDict):
     run_id: str
     started: str  # ISO 8601, UTC
     finished: str
-    source: str
+    source: str  # several ones with " + " between them
+    sources: NotRequired[list[str]]  # where there are several
     output: str
     settings: dict[str, object]
     backbone: dict[str, object]  # name, input_size, n_features, parameters, weights, engine, precision

@@ -36,7 +36,7 @@ from orchard.usage import EFFICIENCY, usage
 MEASURED_IMAGES = 64
 
 
-def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, Any]:
+def make_plan(source: str | Sequence[str], output: str | None, settings: Settings) -> dict[str, Any]:
     """Return counts, sizes, tasks, and estimates of time (seconds) and memory (bytes) for a run over `source`.
 
     Raises:

@@ -179,6 +179,11 @@ class Settings(BaseSettings):
     # How features are reduced and classified
     variance: float = Field(0.95, gt=0, le=1, description="keep the components that explain this share")
     components: int | None = Field(None, ge=1, description="keep K components instead")
+    source_weight: dict[str, float] = Field(
+        {},
+        description="weight of each image of one of several sources in fitting the linear discriminant, as PATH=0.3 "
+        "(1 if not given); can be repeated",
+    )
     fit_validation: bool = Field(
         False,
         description="fit scaler, PCA and classifiers on the validation split, too, once it has chosen and calibrated "
@@ -260,6 +265,8 @@ class Settings(BaseSettings):
             )
         if len(set(self.label_columns)) < len(self.label_columns) or len(self.label_columns) > _MOST_COLUMNS:
             raise ValueError(f"--label-columns names a column twice, or more than {_MOST_COLUMNS}: name each once")
+        if bad_weight := next((name for name, weight in self.source_weight.items() if not 0 < weight <= 1000), None):
+            raise ValueError(f"--source-weight {bad_weight} needs a number above 0 and up to 1000, such as 0.3")
         if isinstance(self.max_rejected, float) and self.max_rejected > 1:
             raise ValueError("--max-rejected is a count or a share such as 5%")
         if (self.finish_within is None) != (self.max_executors is None):

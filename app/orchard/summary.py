@@ -66,6 +66,7 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         found["kinds"] = kinds
     if "metrics" in reduction:
         found["pca"] = reduction["metrics"]
+    found |= {name: one["metrics"] for name in ("sources",) if (one := output.recall(name))}
     found |= {
         name: classification[name]
         for name in ("baseline", "classifiers", "selection", "calibration", "leak", "group_split", "columns")
@@ -130,6 +131,8 @@ def run(output: Output, settings: Settings, *, started: datetime, usage: dict[st
         },
         usage=usage,
     )
+    if sources := output.recall("listing").get("sources"):
+        found["sources"] = sources
     return cast(Run, without_secrets(found))
 
 

@@ -79,6 +79,23 @@ def test_a_column_has_the_moments_of_the_rows_with_a_value_in_it() -> None:
     assert statistics.fit.of_column("variety") is statistics.fit.labelled
 
 
+def test_a_row_that_weighs_three_counts_as_three_rows_and_one_that_weighs_nothing_not_at_all() -> None:
+    data, labels = rows(), names(240)
+    heavy, light = np.arange(0, 60), np.arange(60, 100)
+
+    def of(at: np.ndarray) -> Sums:
+        return Sums.of(data[at], {"label": [labels[i] for i in at], "ripeness": ["raw" if i % 2 else None for i in at]})
+
+    changes = of(heavy).scaled(3 - 1).merge(of(light).scaled(-1))
+    statistics = Statistics.from_bytes(Statistics(of(np.arange(240)), fit_weights=changes).to_bytes())
+    expected = of(np.r_[np.repeat(heavy, 3), np.arange(100, 240)])
+    equal(statistics.fit_seen, Sums(expected.labelled, expected.labelled, expected.columns))
+    mine, theirs = (sums.of_column("ripeness") for sums in (statistics.fit_seen, expected))
+    assert mine.count == theirs.count == 160
+    np.testing.assert_allclose(mine.scatter, theirs.scatter, rtol=1e-9, atol=1e-9)
+    assert statistics.everything.labelled.count < statistics.everything_seen.labelled.count, "others see each row once"
+
+
 def test_no_rows_merge_with_some() -> None:
     data, labels = rows(20), names(20)
     some, none = Sums.of(data, {"label": labels}), Sums.of(data[:0], {"label": []})

@@ -121,6 +121,18 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
             "familiarity": [5] * 10 + [0] * 40,
             "auroc": 0.975,
         },
+        "sources": {
+            "/data/studio <b>": {
+                "images": {"train": 40, "test": 12},
+                "rejected": 1,
+                "weight": 0.3,
+                "classifiers": {
+                    name: {"test_rows": 12, "accuracy": 0.75, "accuracy_interval": (0.468, 0.911)}
+                    for name in classifiers
+                },
+            },
+            "s3a://market/photos": {"images": {"train": 5}, "rejected": 0, "weight": 1.0, "classifiers": {}},
+        },
         "columns": {
             "ripeness_by_eye": {
                 "values": {"raw": {"train": 20, "test": 10}, "ripe": {"train": 30, "test": 10}, "": {"train": 7}},

@@ -101,6 +101,8 @@ def test_a_whole_run_is_shown(
         "ripeness by eye 2 85.0%",
         "nothing was learned",
         "raw taken for ripe 3",
+        "/data/studio <b> 52 40 1 0.3 12 75.0%",
+        "s3a://market/photos 5 5 0 1 0",
     ):
         assert expected in text
     assert len(re.findall(r"^\.p\d+\{background-image", page, re.MULTILINE)) == len(data.shots) == 8
@@ -207,7 +209,16 @@ def test_the_page_of_a_huge_collection_stays_under_five_megabytes(
 
 
 def _no_classifier(metrics: Metrics) -> None:
-    for key in ("classifiers", "baseline", "leak", "group_split", "without_near_twins", "headline", "columns"):
+    for key in (
+        "classifiers",
+        "baseline",
+        "leak",
+        "group_split",
+        "without_near_twins",
+        "headline",
+        "columns",
+        "sources",
+    ):
         metrics.pop(key)  # type: ignore[misc]
 
 

@@ -51,8 +51,17 @@ def _resources(command: Command) -> Command:
     return command
 
 
+def _only_one(context: click.Context, argument: click.Parameter, given: tuple[str, ...]) -> str:  # noqa: ARG001
+    """Return the one source. Raises UsageError for several: the chart's value is one address."""
+    if len(given) > 1:
+        raise UsageError(
+            "orchard submit and the chart take one source: list the images of all in one manifest, or use orchard run."
+        )
+    return given[0]
+
+
 @click.command(short_help="run in a Kubernetes cluster, or by EMR on EKS")
-@click.argument("source")
+@click.argument("source", nargs=-1, required=True, callback=_only_one)
 @click.option("--output", "-o", required=True, help="s3a:// prefix for the results, or a path in a claim")
 @click.option("--name", default="orchard", help="name of the job  [default: orchard]")
 @_in_cluster
@@ -85,7 +94,13 @@ def _resources(command: Command) -> Command:
 @click.option("--log-uri", metavar="s3://…", help="EMR on EKS: where logs go in S3")
 @click.option("--tags", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="EMR on EKS: tag; can be repeated")
 @click.option("--retries", type=click.IntRange(min=0), default=2, metavar="N", help="EMR on EKS: retries  [default: 2]")
-@options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *(name for name in SPARK if name != "master"), *STORAGE)
+@options(
+    *EXTRACTION,
+    *(name for name in REDUCTION if name != "source_weight"),
+    *CLASSIFICATION,
+    *(name for name in SPARK if name != "master"),
+    *STORAGE,
+)
 def submit(  # noqa: PLR0917 -- click passes each flag by name
     source: str,
     output: str,

@@ -109,8 +109,9 @@ class Submission:
 
 def given(settings: Settings) -> dict[str, Any]:
     """Return the settings that flags, variables or the file have set and that mean something in a cluster."""
-    # A webhook is secret: it stands in the Secret that pods get. To scale by the work takes a role of the chart's.
-    elsewhere = {"master", "spark_conf", "webhook", "min_executors", "max_executors", "finish_within"}
+    # There is one source, so none has a weight. A webhook is secret: it stands in the Secret that pods get. To scale by
+    # the work takes a role of the chart's.
+    elsewhere = {"source_weight", "master", "spark_conf", "webhook", "min_executors", "max_executors", "finish_within"}
     names = settings.model_fields_set - elsewhere
     return {name: getattr(settings, name) for name in Settings.model_fields if name in names}
 

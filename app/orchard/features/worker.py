@@ -270,7 +270,7 @@ class _Rows:
             {
                 "path": self._task["path"],
                 "size": pa.array(self._bytes, pa.int64()),
-                **{name: self._task[name] for name in ("version", *CARRIED, "split", "group")},
+                **{name: self._task[name] for name in ("version", *CARRIED, "split", "group", "source")},
                 "digest": pa.array(self._digests, pa.string()),
                 "featurized": is_featurized,
                 "format": pa.array(self._formats, pa.string()),

@@ -215,7 +215,8 @@ def _from_paths(
     column = _group_column(table, group_by)
     groups = pa.nulls(len(paths), pa.string()) if column is None else _names(table, column)
     further = as_text({name: _names(table, name).to_pylist() for name in label_columns}, len(paths))
-    columns = [paths, _sizes(table, url), pa.nulls(len(paths), pa.string()), labels, kinds, splits, groups, further]
+    none = pa.nulls(len(paths), pa.string())
+    columns = [paths, _sizes(table, url), none, labels, kinds, splits, groups, further, none]
     return pa.table(columns, schema=LISTING), warnings
 
 
@@ -287,6 +288,7 @@ def _unique(listing: pa.Table, url: str, warnings: list[str], *, is_inventory: b
     """Each path once. Raises InputError if a path is listed with two labels, kinds, splits, groups or other values."""
     merged = listing.group_by(["path", *CARRIED, "split", "group"]).aggregate([("size", "max"), ("version", "max")])
     merged = merged.rename_columns({"size_max": "size", "version_max": "version"})
+    merged = merged.append_column("source", pa.nulls(merged.num_rows, pa.string()))
     merged = merged.select(LISTING.names).cast(LISTING)
     counts = pc.value_counts(merged["path"].combine_chunks())
     if len(counts) < merged.num_rows:

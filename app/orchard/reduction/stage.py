@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from orchard import tasks
 from orchard.datasets import balance, batches, lists, matrix, with_marks
 from orchard.errors import InputError, TrainingError
-from orchard.features.regrouping import group_key
+from orchard.features.regrouping import group_key, source_key
 from orchard.files import DataFile, parquet_bytes, part, stage_file
 from orchard.images.columns import names_in, values_of
+from orchard.images.places import source_name
 from orchard.images.splits import hold_out
 from orchard.inference.calibration import LEAST_ROWS
 from orchard.layout import (
@@ -80,6 +81,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
     Its work raises InputError if nothing was extracted to the output.
     """
     variance = settings.variance if settings.components is None else None
+    weights = {source_name(source): weight for source, weight in settings.source_weight.items() if weight != 1}
     key = key_of(
         VERSION,
         feature_names(output),
@@ -88,6 +90,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
         settings.seed,
         group_key(output),
         *(["validation"] if settings.fit_validation else []),
+        *([weights, source_key(output)] if weights else []),
     )
 
     def work(session: Session, progress: Advance) -> None:
@@ -101,6 +104,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
             variance=variance,
             components=settings.components,
             fit_validation=settings.fit_validation,
+            weights=weights,
             progress=progress,
         )
 
@@ -132,6 +136,7 @@ def reduce(
     variance: float | None = 0.95,
     components: int | None = None,
     fit_validation: bool = False,
+    weights: Mapping[str, float] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ReductionResult:
     """Fit scaler and PCA on the training rows, write all rows reduced, as Parquet and gzip CSV, and commit.
@@ -144,6 +149,7 @@ def reduce(
         variance: keep the fewest components that hold at least this share of the variance.
         components: keep this many instead.
         fit_validation: whether the validation split, if it is held out, is fitted on as other rows held out are.
+        weights: of the rows of some sources, where it is not 1: for linear discriminants, not for scaler and PCA.
         progress: called with the number of rows that are newly done; every row counts once.
 
     Raises:
@@ -159,9 +165,11 @@ def reduce(
     fit, held_out = training_sums(spark, output.storage, files, roles, columns)
     every = np.concatenate(list(roles.values()))
     fit_views, held_out_views = view_sums(spark, output, roles, columns)
+    fit_weights, held_out_weights = _weight_sums(spark, output, roles, columns, weights or {})
     if given and not fit_validation:
-        held_out = held_out_views = None
-    statistics = Statistics(fit, held_out, every, given, fit_views, held_out_views)
+        held_out = held_out_views = held_out_weights = None
+    views = (fit_views, held_out_views)
+    statistics = Statistics(fit, held_out, every, given, *views, fit_weights, held_out_weights)
     if progress:
         progress(rows // 2)
     reduction = Reduction.fit(statistics.everything.moments, variance=variance, components=components)
@@ -169,6 +177,8 @@ def reduce(
     result = ReductionResult(reduction, _metrics(reduction), _warnings(reduction, components))
     fitted_on = [Split.TRAIN, *([Split.VALIDATION] if given and fit_validation else [])]
     found = {"key": key, "metrics": result.metrics, "warnings": result.warnings, "fitted_on": fitted_on}
+    if weights:
+        found["weights"] = dict(weights)
     output.commit(
         {Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv},
         replace=DERIVED,
@@ -284,6 +294,37 @@ def view_sums(
     of_file = {file.name: part for file, part in parts}
     fit, held_out = training_sums(spark, output.storage, files, of_file, columns)
     return (fit if fit.moments.count else None), held_out
+
+
+def _weight_sums(
+    spark: SparkSession, output: Output, roles: Roles, columns: Sequence[str], weights: Mapping[str, float]
+) -> tuple[Sums | None, Sums | None]:
+    """Return what weights of sources change in the sums to fit on and in those held out, views included.
+
+    A row that weighs w adds w - 1 times what it has added already, so the pass over all rows needs no weights, and rows
+    of sources that weigh 1 are not read again.
+    """
+    changes: tuple[Sums | None, Sums | None] = (None, None)
+    if not weights:
+        return changes
+    inventory = output.read(Dataset.INVENTORY, ["path", "source"], INVENTORY)
+    paths = output.read(Dataset.FEATURES, ["path"], FEATURES)["path"]
+    source = inventory["source"].take(pc.index_in(paths, inventory["path"].combine_chunks()))
+    every = np.concatenate(list(roles.values()))
+    files = output.files(Dataset.FEATURES)
+    for name, weight in weights.items():
+        is_mine = pc.fill_null(pc.equal(source, name), False).to_numpy()
+        mine = by_file(output, np.where(is_mine, every, Role.NONE).astype(np.int8))
+        read = [file for file in files if mine[file.name].any()]
+        if not read:
+            continue
+        for sums in (
+            training_sums(spark, output.storage, read, mine, columns),
+            view_sums(spark, output, mine, columns),
+        ):
+            scaled = [part.scaled(weight - 1) if part is not None and part.moments.count else None for part in sums]
+            changes = (_merge(changes[0], scaled[0]), _merge(changes[1], scaled[1]))
+    return changes
 
 
 def project_batches(storage: Storage, projection: Projection, file: DataFile) -> Iterator[pa.RecordBatch]:

@@ -35,12 +35,12 @@ class ClassSums:
 
     Attributes:
         names: of the c classes, sorted.
-        counts: (c,) int64.
+        counts: (c,) int64, rows; float64 where they have weights.
         sums: (c, d) float64.
     """
 
     names: tuple[str, ...]
-    counts: NDArray[np.int64]
+    counts: NDArray[Any]
     sums: NDArray[np.float64]
 
     @classmethod
@@ -57,13 +57,17 @@ class ClassSums:
             sums = np.add.reduceat(chosen[order], starts, axis=0, dtype=np.float64)
         return cls(tuple(classes.tolist()), counts.astype(np.int64), sums)
 
+    def scaled(self, factor: float) -> Self:
+        """Return the sums of the same rows that each weigh `factor`."""
+        return type(self)(self.names, self.counts * factor, self.sums * factor)
+
     def merge(self, other: Self) -> Self:
         """Return the sums of the rows of both."""
         if self.names == other.names:
             return type(self)(self.names, self.counts + other.counts, self.sums + other.sums)
         names = tuple(sorted({*self.names, *other.names}))
         place = {name: index for index, name in enumerate(names)}
-        counts = np.zeros(len(names), np.int64)
+        counts = np.zeros(len(names), np.result_type(self.counts, other.counts))
         sums = np.zeros((len(names), max(self.sums.shape[1], other.sums.shape[1])))
         for part in (self, other):
             if part.names:
@@ -110,6 +114,20 @@ class Sums:
         labelled = valued.pop("label")
         return cls(moments, labelled, {name: ClassSums.of(rows, values) for name, values in columns.items()}, valued)
 
+    def scaled(self, factor: float) -> Self:
+        """Return the sums of the same rows, each with a weight; below 0 they take from what they are merged with."""
+        found: dict[int, Moments] = {}
+
+        def scaled(moments: Moments) -> Moments:
+            return found.setdefault(id(moments), moments.scaled(factor))
+
+        return type(self)(
+            scaled(self.moments),
+            scaled(self.labelled),
+            {name: sums.scaled(factor) for name, sums in self.columns.items()},
+            {name: scaled(moments) for name, moments in self.valued.items()},
+        )
+
     def of_column(self, name: str) -> Moments:
         """Return the moments of the rows with a value in a label column."""
         return self.labelled if name == "label" else self.valued[name]
@@ -143,6 +161,8 @@ class Statistics:
             has to leave out the same rows.
         is_validation: whether the validation split is what is held out.
         fit_views, held_out_views: of random views of the rows of both; None: there are none.
+        fit_weights, held_out_weights: what weights of sources change, to be merged with what a discriminant sees: the
+            sums of the rows (and views) of both that weigh w, times w - 1; None: every row weighs 1.
     """
 
     fit: Sums
@@ -151,6 +171,8 @@ class Statistics:
     is_validation: bool = False
     fit_views: Sums | None = None
     held_out_views: Sums | None = None
+    fit_weights: Sums | None = None
+    held_out_weights: Sums | None = None
 
     @property
     def everything(self) -> Sums:
@@ -159,14 +181,13 @@ class Statistics:
 
     @property
     def fit_seen(self) -> Sums:
-        """Of the rows of `Role.FIT` and their views."""
-        return self.fit if self.fit_views is None else self.fit.merge(self.fit_views)
+        """Of the rows of `Role.FIT` and their views, by their weights."""
+        return _merged(self.fit, self.fit_views, self.fit_weights)
 
     @property
     def everything_seen(self) -> Sums:
-        """Of all training rows and their views."""
-        parts = (self.held_out, self.held_out_views)
-        return reduce(Sums.merge, [part for part in parts if part is not None], self.fit_seen)
+        """Of all training rows and their views, by their weights."""
+        return _merged(self.fit_seen, self.held_out, self.held_out_views, self.held_out_weights)
 
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` file, without pickles: of the labelled rows, which is what classifiers need."""
@@ -176,6 +197,8 @@ class Statistics:
             ("held_out", self.held_out),
             ("fit_views", self.fit_views),
             ("held_out_views", self.held_out_views),
+            ("fit_weights", self.fit_weights),
+            ("held_out_weights", self.held_out_weights),
         ):
             if sums is None:
                 continue
@@ -196,7 +219,7 @@ class Statistics:
         """Return what `to_bytes` wrote; unlabelled rows are gone."""
         found: dict[str, Sums] = {}
         arrays = npz.load(data)
-        for role in ("fit", "held_out", "fit_views", "held_out_views"):
+        for role in ("fit", "held_out", "fit_views", "held_out_views", "fit_weights", "held_out_weights"):
             if f"{role}/count" not in arrays:
                 continue
             moments = _moments(arrays, role)
@@ -222,7 +245,13 @@ class Statistics:
             bool(arrays["is_validation"]),
             found.get("fit_views"),
             found.get("held_out_views"),
+            found.get("fit_weights"),
+            found.get("held_out_weights"),
         )
+
+
+def _merged(first: Sums, *others: Sums | None) -> Sums:
+    return reduce(Sums.merge, [sums for sums in others if sums is not None], first)
 
 
 def _arrays(prefix: str, moments: Moments) -> dict[str, Any]:
@@ -235,5 +264,5 @@ def _moments(arrays: dict[str, NDArray[Any]], prefix: str) -> Moments:
     """Return what `_arrays` wrote."""
     moments = Moments.__new__(Moments)
     shift, total, gram = (arrays[f"{prefix}/{name}"] for name in ("shift", "sum", "gram"))
-    moments.__setstate__((int(arrays[f"{prefix}/count"]), shift, total, gram))
+    moments.__setstate__((arrays[f"{prefix}/count"].item(), shift, total, gram))
     return moments

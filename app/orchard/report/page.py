@@ -220,6 +220,7 @@ def render(data: ReportData) -> str:
             gallery_of=list(data.mistakes.get(answering or "", ()))[:MAX_MISTAKES],
             sheet_of=_sheet_of(views, answering),
             columns=columns,
+            sources=metrics.get("sources", {}),
             confused={
                 name: figures.top_confusions(column["test"], most_confused)
                 for name, column in columns.items()
