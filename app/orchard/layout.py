@@ -663,7 +663,7 @@ class SourceMetrics(TypedDict):
 
     images: dict[str, int]  # split -> images featurized
     rejected: int
-    weight: float  # of an image in fitting the linear discriminant
+    weight: float  # of an image in fitting classifiers
     classifiers: dict[str, SourceAccuracy]  # of those that have test images of it
 
 

@@ -181,7 +181,7 @@ class Settings(BaseSettings):
     components: int | None = Field(None, ge=1, description="keep K components instead")
     source_weight: dict[str, float] = Field(
         {},
-        description="weight of each image of one of several sources in fitting the linear discriminant, as PATH=0.3 "
+        description="weight of each image of one of several sources in fitting the classifiers, as PATH=0.3 "
         "(1 if not given); can be repeated",
     )
     fit_validation: bool = Field(

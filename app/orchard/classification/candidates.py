@@ -90,6 +90,7 @@ class Candidates:
         self._spark, self._output, self._seed, self._sure_at, self._memory = spark, output, seed, sure_at, memory
         statistics = Statistics.from_bytes(data)
         everything, fit = statistics.everything_seen, statistics.fit_seen
+        self._weights = statistics.weights
         self._roles, self.fits_held_out = statistics.roles, statistics.held_out is not None
         # Of the images alone: the discriminant learns from their views, too.
         self._fitted, self._everything = statistics.fit.columns["label"], statistics.everything.columns["label"]
@@ -218,7 +219,7 @@ class Candidates:
     @cached_property
     def _rows(self) -> Rows:
         roles = self._roles if self.fits_held_out else np.where(self._roles == Role.HELD_OUT, Role.NONE, self._roles)
-        return reduced_rows(self._output, roles)
+        return reduced_rows(self._output, roles, self._weights)
 
 
 def choose(trials: Mapping[str, Trial | None], answer_with: str | None, held_out: int) -> tuple[str, str]:

@@ -149,7 +149,7 @@ def reduce(
         variance: keep the fewest components that hold at least this share of the variance.
         components: keep this many instead.
         fit_validation: whether the validation split, if it is held out, is fitted on as other rows held out are.
-        weights: of the rows of some sources, where it is not 1: for linear discriminants, not for scaler and PCA.
+        weights: of the rows of some sources, where it is not 1: for the classifiers, not for scaler and PCA.
         progress: called with the number of rows that are newly done; every row counts once.
 
     Raises:
@@ -165,11 +165,12 @@ def reduce(
     fit, held_out = training_sums(spark, output.storage, files, roles, columns)
     every = np.concatenate(list(roles.values()))
     fit_views, held_out_views = view_sums(spark, output, roles, columns)
-    fit_weights, held_out_weights = _weight_sums(spark, output, roles, columns, weights or {})
+    of_rows = _weights_of_rows(output, weights) if weights else None
+    fit_weights, held_out_weights = _weight_sums(spark, output, roles, columns, of_rows)
     if given and not fit_validation:
         held_out = held_out_views = held_out_weights = None
     views = (fit_views, held_out_views)
-    statistics = Statistics(fit, held_out, every, given, *views, fit_weights, held_out_weights)
+    statistics = Statistics(fit, held_out, every, given, *views, fit_weights, held_out_weights, of_rows)
     if progress:
         progress(rows // 2)
     reduction = Reduction.fit(statistics.everything.moments, variance=variance, components=components)
@@ -296,25 +297,37 @@ def view_sums(
     return (fit if fit.moments.count else None), held_out
 
 
+def _weights_of_rows(output: Output, weights: Mapping[str, float]) -> NDArray[np.float32]:
+    """Return the weight of every row of the features, in the order of their files, by the source of its image."""
+    inventory = output.read(Dataset.INVENTORY, ["path", "source"], INVENTORY)
+    paths = output.read(Dataset.FEATURES, ["path"], FEATURES)["path"]
+    source = inventory["source"].take(pc.index_in(paths, inventory["path"].combine_chunks()))
+    values = pa.array([1.0, *weights.values()], pa.float32())
+    found: NDArray[np.float32] = values.take(
+        pc.add(pc.fill_null(pc.index_in(source, pa.array(list(weights), pa.string())), -1), 1)
+    ).to_numpy()
+    return found
+
+
 def _weight_sums(
-    spark: SparkSession, output: Output, roles: Roles, columns: Sequence[str], weights: Mapping[str, float]
+    spark: SparkSession,
+    output: Output,
+    roles: Roles,
+    columns: Sequence[str],
+    weights: NDArray[np.float32] | None,
 ) -> tuple[Sums | None, Sums | None]:
     """Return what weights of sources change in the sums to fit on and in those held out, views included.
 
     A row that weighs w adds w - 1 times what it has added already, so the pass over all rows needs no weights, and rows
-    of sources that weigh 1 are not read again.
+    that weigh 1 are not read again. `weights` are those of `_weights_of_rows`; None: every row weighs 1.
     """
     changes: tuple[Sums | None, Sums | None] = (None, None)
-    if not weights:
+    if weights is None:
         return changes
-    inventory = output.read(Dataset.INVENTORY, ["path", "source"], INVENTORY)
-    paths = output.read(Dataset.FEATURES, ["path"], FEATURES)["path"]
-    source = inventory["source"].take(pc.index_in(paths, inventory["path"].combine_chunks()))
     every = np.concatenate(list(roles.values()))
     files = output.files(Dataset.FEATURES)
-    for name, weight in weights.items():
-        is_mine = pc.fill_null(pc.equal(source, name), False).to_numpy()
-        mine = by_file(output, np.where(is_mine, every, Role.NONE).astype(np.int8))
+    for weight in sorted({*weights.tolist()} - {1.0}):
+        mine = by_file(output, np.where(weights == np.float32(weight), every, Role.NONE).astype(np.int8))
         read = [file for file in files if mine[file.name].any()]
         if not read:
             continue

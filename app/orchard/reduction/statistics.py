@@ -163,6 +163,7 @@ class Statistics:
         fit_views, held_out_views: of random views of the rows of both; None: there are none.
         fit_weights, held_out_weights: what weights of sources change, to be merged with what a discriminant sees: the
             sums of the rows (and views) of both that weigh w, times w - 1; None: every row weighs 1.
+        weights: (n,) float32 of every row of the features, as `roles`; None likewise.
     """
 
     fit: Sums
@@ -173,6 +174,7 @@ class Statistics:
     held_out_views: Sums | None = None
     fit_weights: Sums | None = None
     held_out_weights: Sums | None = None
+    weights: NDArray[np.float32] | None = None
 
     @property
     def everything(self) -> Sums:
@@ -192,6 +194,8 @@ class Statistics:
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` file, without pickles: of the labelled rows, which is what classifiers need."""
         arrays: dict[str, Any] = {"roles": self.roles, "is_validation": self.is_validation}
+        if self.weights is not None:
+            arrays["weights"] = self.weights
         for role, sums in (
             ("fit", self.fit),
             ("held_out", self.held_out),
@@ -247,6 +251,7 @@ class Statistics:
             found.get("held_out_views"),
             found.get("fit_weights"),
             found.get("held_out_weights"),
+            arrays.get("weights"),
         )
 
 
