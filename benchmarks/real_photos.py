@@ -3,6 +3,10 @@
 The photos are those of the Grocery Store data set (Klasson, Zhang & Kjellström 2019), in ``../shared/grocery`` beside
 the repository or in ``--images``: fitted on its train part, measured on its validation part, as ``split.csv`` says.
 Accuracy is that of the classifier that `predict` uses, by label and by kind. `--only` takes some of the rows.
+
+`--few` measures another thing: how many photos of a market a model of studio pictures needs. The studio is
+``../shared/fruits``, its kinds those that the shops have, too, and the market 0 to 20 photos a kind of the train part;
+accuracy is that by source on the photos of the validation part.
 """
 
 import csv
@@ -14,7 +18,15 @@ import time
 from pathlib import Path
 
 import measuring
+import orchard
+from orchard.images.selection import seeded_hashes
 
+FEW = (0, 1, 2, 5, 10, 20)
+"""Photos of the market, of each kind."""
+FRAMES = 80
+"""Studio frames of each kind, at the most."""
+WEIGHTS = (1.0, 0.3, 0.1)
+"""Of the studio."""
 DISCRIMINANT = ("--classifiers", "linear_discriminant")
 ROWS = {
     "Lite0": ("--backbone", "EfficientNetLite0"),
@@ -48,12 +60,66 @@ def measure(source: Path, output: Path, flags: tuple[str, ...]) -> tuple[float, 
     return found["accuracy"], found["by_kind"]["accuracy"], seconds
 
 
+def first_of_each(rows: list[tuple[Path, str]], most: int) -> list[tuple[Path, str]]:
+    """Return at most so many images of each kind, by the hash of their paths: of fewer, the same ones."""
+    found: dict[str, list[tuple[Path, str]]] = {}
+    paths = [str(path) for path, _ in rows]
+    order = seeded_hashes([path.rpartition("/shared/")[2] for path in paths], 0).argsort()
+    for row in (rows[at] for at in order):
+        found.setdefault(row[1], []).append(row)
+    return [row for kind in sorted(found) for row in found[kind][:most]]
+
+
+def few(shops: Path, studio: Path, scratch: Path) -> dict[str, list[float]]:
+    """Return accuracy on photos of shops, by photos a kind, for each weight of `WEIGHTS`."""
+    with (shops / "split.csv").open(newline="") as file:
+        photos = [(shops / row["path"], row["kind"], row["split"]) for row in csv.DictReader(file)]
+    frames = [(path, path.parent.name.split()[0]) for path in sorted((studio / "Training").glob("*/*.jpg"))]
+    kinds = {kind for _, kind in frames} & {kind for _, kind, _ in photos}
+    frames = first_of_each([row for row in frames if row[1] in kinds], FRAMES)
+    market = [(path, kind) for path, kind, split in photos if split == "train" and kind in kinds]
+    test = [(path, kind, "test") for path, kind, split in photos if split == "test" and kind in kinds]
+    lists = [scratch / name for name in ("studio.csv", "market.csv")]
+    write(lists[0], [(path, kind, "train") for path, kind in frames])
+    print(f"{len(frames)} studio frames, {len(test)} photos to measure, of {len(kinds)} kinds", flush=True)
+    found: dict[str, list[float]] = {}
+    spark = orchard.start_spark()
+    for number in FEW:
+        write(lists[1], [*((path, kind, "train") for path, kind in first_of_each(market, number)), *test])
+        for weight in WEIGHTS if number else WEIGHTS[:1]:
+            settings = {"classifiers": "linear_discriminant", "source_weight": {str(lists[0]): weight}, "prune": True}
+            sources = [str(path) for path in lists]
+            metrics = orchard.run(spark, sources, str(scratch / "few"), **settings).metrics
+            measured = metrics["sources"][sources[1]]["classifiers"]["linear_discriminant"]
+            found.setdefault(str(number), []).append(measured["accuracy"])
+            print(number, weight, measured, flush=True)
+    spark.stop()
+    return found
+
+
+def write(target: Path, rows: list[tuple[Path, str, str]]) -> None:
+    """Write a manifest."""
+    with target.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "split"), *rows])
+
+
 def main() -> None:
     """Measure, print, save."""
     parser = measuring.parser(__doc__)
     parser.add_argument("--only", default=";".join(ROWS), metavar="A;B", help="rows [all]")
+    parser.add_argument("--few", action="store_true", help="measure how many photos of a market it takes")
     given = parser.parse_args()
     images = (given.images or measuring.SHARED / "grocery").resolve()
+    if given.few:
+        with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+            curve = few(images, measuring.SHARED / "fruits", Path(scratch))
+        rows = [(number, *(f"{accuracy:.3f}" for accuracy in figures)) for number, figures in curve.items()]
+        headers = ("photos a kind", *(f"studio weighs {weight:g}" for weight in WEIGHTS))
+        measuring.report(
+            "Accuracy on photos from shops", headers, [(*row, *[""] * (len(headers) - len(row))) for row in rows], []
+        )
+        measuring.save(given.json, {"few": curve})
+        return
     found = {}
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         source = manifest(images, Path(scratch) / "split.csv")

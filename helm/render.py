@@ -21,6 +21,7 @@ from orchard.settings import Settings, as_text
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "orchard"
 ELSEWHERE = {
+    "source_weight": "source, of which there is one",
     "master": "mode",
     "driver_memory": "driver.memory",
     "metrics_port": "metrics.enabled",

@@ -1,5 +1,6 @@
 """What tests of several areas share: real fruit photographs, a Spark session, a real S3 server."""
 
+import csv
 import lzma
 import os
 import shutil
@@ -22,8 +23,6 @@ from orchard.storage import S3Options
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
-LABELS = ["Apple Golden 2", "Cherry Rainier 2", "Grape pink 2", "Lemon Meyer", "Mango", "Onion Red 2", "Orange 2"]
-LABELS += ["Papaya 2", "Plum 5", "Raspberry", "Tomato 2"]
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 
 
@@ -51,14 +50,35 @@ def spark(s3_server: "S3Server") -> Iterator[SparkSession]:  # noqa: ARG001 -- w
     spark.stop()
 
 
+TRAINED = {
+    **{"Apple Golden 2": "yellow", "Cherry Rainier 2": "red", "Grape pink 2": "red", "Lemon Meyer": "yellow"},
+    **{"Mango": "red", "Onion Red 2": "", "Orange 2": "orange", "Papaya 2": "yellow", "Plum 5": "violet"},
+    **{"Raspberry": "red", "Tomato 2": "red"},
+}
+"""The labels of `trained` with their colours, a further label column; onions have none."""
+
+
 @pytest.fixture(scope="session")
 def trained(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output with a model of 11 fruits, in float32, trained on 1,760 photographs and measured on 550; read only."""
-    output = tmp_path_factory.mktemp("trained") / "out"
+    folder = tmp_path_factory.mktemp("trained")
+    rows = [
+        (path, label, split, colour)
+        for label, colour in TRAINED.items()
+        for split in ("Training", "Test")
+        for path in sorted((fruits / split / label).iterdir())
+    ]
+    with (folder / "fruits.csv").open("w", newline="") as manifest:
+        csv.writer(manifest).writerows([("path", "label", "split", "colour"), *rows])
     orchard.api.run(
-        spark, str(fruits), str(output), labels=LABELS, precision="float32", classifiers=["linear_discriminant"]
+        spark,
+        str(folder / "fruits.csv"),
+        str(folder / "out"),
+        label_columns=["colour"],
+        precision="float32",
+        classifiers=["linear_discriminant"],
     )
-    return output
+    return folder / "out"
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ def test_an_output_that_is_the_source_is_one_sentence_and_exit_code_2(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
 
+def test_several_sources_are_one_sentence_where_one_is_taken_or_a_weight_is_of_none(tmp_path: Path) -> None:
+    several = orchard("submit", "s3a://b/one", "s3a://b/two", "--output", "s3a://b/out", "--dry-run")
+    assert several.returncode == 2 and "list the images of all in one manifest" in several.stderr
+    for name in ("studio=1", "market"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(b"1")
+    sources = [str(tmp_path / name) for name in ("studio=1", "market")]
+    weighed = orchard("run", *sources, "--output", str(tmp_path / "out"), "--source-weight", f"{tmp_path}/x=1=0.3")
+    assert weighed.returncode == 2 and f"--source-weight {tmp_path}/x=1 names none of the sources" in weighed.stderr
+    assert "Traceback" not in several.stderr + weighed.stderr
+
+
 def test_an_empty_source_is_one_sentence_and_exit_code_3(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = orchard("run", str(tmp_path / "empty"), "--output", str(tmp_path / "out"))

@@ -24,8 +24,8 @@ def start_spark(**options: Any) -> "SparkSession":
     return start(**options)
 
 
-def run(spark: "SparkSession", source: str, output: str, **settings: Any) -> "Outcome":
-    """Do everything, as ``orchard run``: features, reduced table, classifiers, report.
+def run(spark: "SparkSession", source: str | Sequence[str], output: str, **settings: Any) -> "Outcome":
+    """Do everything, as ``orchard run``: features, reduced table, classifiers, report; of one source or several.
 
     Returns:
         `Outcome`: the metrics, and where output and report are.
@@ -56,17 +56,19 @@ def tune(spark: "SparkSession", output: str, **settings: Any) -> "Outcome":
     return pipeline.tune(output, load(settings), spark)
 
 
-def extract(spark: "SparkSession", source: str, output: str | None = None, **settings: Any) -> "DataFrame":
+def extract(
+    spark: "SparkSession", source: str | Sequence[str], output: str | None = None, **settings: Any
+) -> "DataFrame":
     """Featurize the images at `source` that `output` does not have yet, and return all of its features.
 
     Args:
         spark: the session that does the work.
-        source: folder, ``file://`` or ``s3a://`` URL, glob, or manifest.
+        source: folder, ``file://`` or ``s3a://`` URL, glob, or manifest; or several of these.
         output: folder or ``s3a://`` prefix; None: a new temporary folder.
         settings: see the module.
 
     Returns:
-        ``path, label, kind, split, width, height, features`` (array of float, one length).
+        ``path, label, kind, label_columns, split, width, height, features`` (array of float, one length).
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -161,9 +163,10 @@ def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Return everything that `output` holds of every featurized image as one lazy table.
 
     Returns:
-        ``path, label, kind, split, width, height``; ``features`` and ``components`` as vectors of Spark ML, the latter
-        null before `reduce`; and ``predictions``, a map from each classifier to what it says (``predicted, confidence,
-        familiarity, answer, predicted_kind, kind_confidence``), null for images without a label or before `classify`.
+        ``path, label, kind, label_columns, split, width, height``; ``features`` and ``components`` as vectors of Spark
+        ML, the latter null before `reduce`; and ``predictions``, a map from each classifier to what it says
+        (``predicted, confidence, familiarity, answer, predicted_kind, kind_confidence, predicted_columns,
+        column_confidences``), null for images without a label or before `classify`.
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -172,6 +175,7 @@ def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     from pyspark.sql import functions as F  # noqa: N812 - as everybody calls it
 
     said = ["predicted", "confidence", "familiarity", "answer", "predicted_kind", "kind_confidence"]
+    said += ["predicted_columns", "column_confidences"]
     features = read(spark, output, Dataset.FEATURES, **settings)
     reduced = read(spark, output, Dataset.REDUCED, **settings).select(
         "path", array_to_vector(F.col("pca_features").cast("array<double>")).alias("components")
@@ -196,8 +200,8 @@ def predict(
         settings: see the module.
 
     Returns:
-        For each image, in order: ``path, answer, label, kind, confidence, familiarity, top``; or ``path, reason,
-        detail`` if it cannot be read.
+        For each image, in order: ``path, answer, label, kind, confidence, familiarity, top``, and of a model with
+        further label columns ``columns``; or ``path, reason, detail`` if it cannot be read.
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -217,7 +221,7 @@ def predict(
     return [dict(answer) for answer in answers]
 
 
-def plan(source: str, output: str | None = None, **settings: Any) -> dict[str, Any]:
+def plan(source: str | Sequence[str], output: str | None = None, **settings: Any) -> dict[str, Any]:
     """Return what a run over `source` would do and take, as ``orchard plan``; nothing is written.
 
     Raises:

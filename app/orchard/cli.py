@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +35,17 @@ def _print_json(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
+def _one_or_several(
+    context: click.Context,  # noqa: ARG001 -- click's signature
+    argument: click.Parameter,  # noqa: ARG001
+    given: tuple[str, ...],
+) -> str | tuple[str, ...]:
+    return given[0] if len(given) == 1 else given
+
+
+_SOURCES = click.argument("source", nargs=-1, required=True, callback=_one_or_several)
+
+
 class _Orchard(click.Group):
     """Commands in the order in which people meet them."""
 
@@ -54,18 +66,20 @@ def cli() -> None:
 
 
 @cli.command(short_help="everything, from the images to the report")
-@click.argument("source")
+@_SOURCES
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
 @options(*DRIVERS["run"])
-def run(source: str, output: str, as_json: bool, **flags: Any) -> int:
+def run(source: str | Sequence[str], output: str, as_json: bool, **flags: Any) -> int:
     """Featurize the images at SOURCE, reduce, classify, and write a report.
 
-    A second start goes on where the first stopped; if nothing has changed it does nothing.
+    A second start goes on where the first stopped; if nothing has changed it does nothing. Of several sources the
+    report says how accurate answers are on each.
 
     \b
     Example:
       orchard run photos --output out
       orchard run s3a://bucket/photos --output s3a://bucket/results --backbone MobileNetV2
+      orchard run studio market --output out --source-weight studio=0.3
 
     """
     from orchard import pipeline
@@ -74,10 +88,10 @@ def run(source: str, output: str, as_json: bool, **flags: Any) -> int:
 
 
 @cli.command(short_help="what a run would do: counts, sizes, tasks; time, memory, disk and cost of every stage")
-@click.argument("source")
+@_SOURCES
 @click.option("--output", "-o", help="count as done what this output holds already")
 @options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *SPARK, *PRICES, *STORAGE)
-def plan(source: str, output: str | None, as_json: bool, **flags: Any) -> int:
+def plan(source: str | Sequence[str], output: str | None, as_json: bool, **flags: Any) -> int:
     """Say what `orchard run` would do with SOURCE, and what each stage and each quality would take, without doing it.
 
     A few images are decoded and featurized in memory, by as many processes as would do it, to know how long one takes.
@@ -94,10 +108,10 @@ def plan(source: str, output: str | None, as_json: bool, **flags: Any) -> int:
 
 
 @cli.command(short_help="images to features")
-@click.argument("source")
+@_SOURCES
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
 @options(*EXTRACTION, *SPARK, *STORAGE)
-def extract(source: str, output: str, as_json: bool, **flags: Any) -> int:
+def extract(source: str | Sequence[str], output: str, as_json: bool, **flags: Any) -> int:
     """Featurize the images at SOURCE that OUTPUT does not have yet.
 
     \b
@@ -357,6 +371,7 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
             if grouped := metrics.get("group_split", {}).get("classifiers", {}).get(name):
                 text += f"; by group {_with_interval(grouped)}"
             lines.append(text)
+        lines += _of_sources(metrics)
         if "baseline" in metrics:
             lines.append(f"{'majority class':<20} accuracy {_with_interval(metrics['baseline'])}")
         if best := metrics.get("headline"):
@@ -378,6 +393,16 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
             err=True,
         )
     return 0 if outcome.within_limits else 1
+
+
+def _of_sources(metrics: Any) -> list[str]:
+    """Return a line for each of several sources, with the accuracy of the classifier that answers."""
+    lines = []
+    for name, of in metrics.get("sources", {}).items():
+        answers = of["classifiers"].get(metrics.get("selection", {}).get("chosen", ""))
+        figure = f", accuracy {_with_interval(answers)}" if answers else ""
+        lines.append(f"of {name:<17} {sum(of['images'].values()):,} images{figure}")
+    return lines
 
 
 def _with_interval(measured: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from orchard.features.extraction import ExtractionResult
 from orchard.features.pending import Pending, find_pending
 from orchard.features.regrouping import update_groups
 from orchard.features.weights import tuned
-from orchard.images.sources import list_selected
+from orchard.images.sources import check_weights, list_selected
 from orchard.layout import TO_DO_AGAIN
 from orchard.output import Output
 from orchard.planning.outcome import Expectation
@@ -52,7 +53,7 @@ class Featurizing:
         settings = self.settings
         return find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size)
 
-    def extract(self, source: str) -> int:
+    def extract(self, source: str | Sequence[str]) -> int:
         """List `source`, featurize what the output does not have yet, and return how many images were decoded.
 
         Raises:
@@ -63,6 +64,7 @@ class Featurizing:
         settings, output, backbone = self.settings, self.output, self._backbone
         with self.meter.stage("list"), stage("list"):
             listing = list_selected(source, output.url, settings)
+            check_weights(source, settings.source_weight)
             if settings.fresh:
                 extraction.start_over(output, source, settings)
             identity = extraction.identity_of(output, settings, backbone, listing)

@@ -11,7 +11,17 @@ from orchard import progress
 from orchard.redaction import without_secrets
 from orchard.settings import Settings, as_text, load
 
-SELECTION = ("limit", "labels", "label_level", "kind_from", "corrections", "test_fraction", "group_by", "seed")
+SELECTION = (
+    "limit",
+    "labels",
+    "label_level",
+    "kind_from",
+    "label_columns",
+    "corrections",
+    "test_fraction",
+    "group_by",
+    "seed",
+)
 IMAGES = ("max_bytes", "max_pixels", "max_decode_memory", "max_decode_seconds")
 TUNING = ("tune_minutes", "tune_epochs", "tune_images")
 EXTRACTION = (
@@ -23,7 +33,7 @@ EXTRACTION = (
     "task_images",
     *("fresh", "prune", "retry_rejected"),
 )
-REDUCTION = ("variance", "components", "fit_validation")
+REDUCTION = ("variance", "components", "fit_validation", "source_weight")
 CLASSIFICATION = ("classifiers", "answer_with", "sure_at", "unknown", "classifier_memory", "cards")
 SPARK = ("master", "driver_memory", "executor_timeout", "spark_conf")
 SCALING = ("min_executors", "max_executors", "finish_within")
@@ -83,7 +93,7 @@ def _option(name: str) -> Callable[[Command], Command]:
         described += f"  [default: {as_text(name, field.default)}]"
     if field.annotation is bool:
         return click.option(flag, is_flag=True, default=None, help=described)
-    if name == "spark_conf":
+    if isinstance(field.default, dict):
         return click.option(flag, multiple=True, metavar="KEY=VALUE", help=described)
     if isinstance(field.default, tuple):
         return click.option(flag, multiple=True, callback=_joined, metavar="A,B,…", help=described)
@@ -107,14 +117,16 @@ def settings_from(flags: dict[str, Any]) -> Settings:
     progress.configure_logging(debug=flags.pop("debug"))
     config = flags.pop("config")
     given = {name: value for name, value in flags.items() if value not in (None, ())}
-    if "spark_conf" in given:
-        given["spark_conf"] = key_values(given["spark_conf"], "--spark-conf")
+    for name in ("spark_conf", "source_weight"):
+        if name in given:
+            given[name] = key_values(given[name], f"--{name.replace('_', '-')}")
     return load(given, config)
 
 
 def key_values(given: Iterable[str], flag: str | None = None) -> dict[str, str]:
     """Return what a flag that is repeated as KEY=VALUE says. Raises BadParameter for anything else."""
-    pairs = [pair.partition("=") for pair in given]
-    if bad := next((pair[0] for pair in pairs if not pair[1]), None):
+    # The last sign: a path may hold one, and so may a property's value, but not its name.
+    pairs = [pair.rpartition("=") if flag == "--source-weight" else pair.partition("=") for pair in given]
+    if bad := next((pair[0] or pair[2] for pair in pairs if not pair[1]), None):
         raise click.BadParameter(f"{without_secrets(bad, bad)!r} is not KEY=VALUE", param_hint=flag)
     return {key: value for key, _, value in pairs}

@@ -59,6 +59,7 @@ FAMILIARITY = "familiarity.npz"
 LINEAR_DISCRIMINANT = "linear_discriminant.npz"
 CARDS = "cards.json"
 KINDS = "kinds.npz"
+COLUMNS = "columns.npz"
 LOGISTIC_REGRESSION = "logistic_regression.npz"
 RANDOM_FOREST = "random_forest.npz"
 
@@ -82,7 +83,7 @@ FEATURIZED = (*EXTRACTED, Dataset.VIEWS)
 """What is committed, replaced and dropped together; there are views only of `VIEWED`, and only where asked."""
 DERIVED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.NEIGHBOURS, Dataset.PREDICTIONS)
 """What is made of features; it goes when they change."""
-FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification", "review"))
+FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification", "review", "sources"))
 """The properties of the stages that made it, which go with it."""
 
 
@@ -107,6 +108,13 @@ class Fault(StrEnum):
 
 NAMES = ("label", "kind")
 """What an image is called, the finest name first: columns of `LISTING`, `INVENTORY`, `FEATURES` and `REDUCED`."""
+LABEL_COLUMNS = "label_columns"
+"""The column with the values of a manifest's further label columns, as JSON text with sorted names; null: it has none.
+
+One column for all of them, so that a dataset has one schema whatever they are called: see `orchard.images.columns`.
+"""
+CARRIED = (*NAMES, LABEL_COLUMNS)
+"""What is known of an image besides what it shows: columns of `LISTING`, `INVENTORY`, `FEATURES` and `VIEWS`."""
 
 # What the source lists, and what a worker gets. `version` is the ETag of an object or the modification time
 # (ns) of a file: it tells a replaced image from an unchanged one; null where the source cannot tell.
@@ -119,6 +127,8 @@ LISTING = pa.schema(
         pa.field("kind", pa.string()),  # the coarser name above the label, where there is one
         pa.field("split", pa.string()),  # Split; null in a listing: "assign one"
         pa.field("group", pa.string()),  # images that are not independent of each other; null: of none
+        pa.field(LABEL_COLUMNS, pa.string()),
+        pa.field("source", pa.string()),  # which of several sources lists it, as it was given; null: there is one
     ]
 )
 
@@ -127,6 +137,7 @@ FEATURES = pa.schema(
         pa.field("path", pa.string(), nullable=False),
         pa.field("label", pa.string()),
         pa.field("kind", pa.string()),
+        pa.field(LABEL_COLUMNS, pa.string()),
         pa.field("split", pa.string()),
         pa.field("width", pa.int32()),  # pixels, after EXIF orientation
         pa.field("height", pa.int32()),
@@ -141,6 +152,7 @@ VIEWS = pa.schema(
         pa.field("view", pa.int32()),  # from 0
         pa.field("label", pa.string()),
         pa.field("kind", pa.string()),
+        pa.field(LABEL_COLUMNS, pa.string()),
         pa.field("split", pa.string()),  # of the image
         pa.field("features", pa.list_(pa.float32())),  # shape (n_features,)
     ]
@@ -163,8 +175,10 @@ INVENTORY = pa.schema(
         pa.field("version", pa.string()),
         pa.field("label", pa.string()),
         pa.field("kind", pa.string()),
+        pa.field(LABEL_COLUMNS, pa.string()),
         pa.field("split", pa.string()),
-        pa.field("group", pa.string()),  # as in a listing
+        pa.field("group", pa.string()),  # as in a listing, and so is the source
+        pa.field("source", pa.string()),
         pa.field("digest", pa.string()),  # BLAKE2b, 128 bits, hex, of the file's bytes; null if unread
         pa.field("featurized", pa.bool_()),  # false: the image is in rejected/
         pa.field("format", pa.string()),  # such as JPEG, by content; this and the next two are null if not featurized
@@ -204,6 +218,10 @@ PREDICTIONS = pa.schema(
         pa.field("kind", pa.string()),  # the true one
         pa.field("predicted_kind", pa.string()),  # null where the model knows no kinds
         pa.field("kind_confidence", pa.float32()),  # 0..1
+        # Of further columns, by linear classifiers alone: JSON text, null where the model knows none.
+        pa.field(LABEL_COLUMNS, pa.string()),  # the true values
+        pa.field("predicted_columns", pa.string()),  # the likeliest value of each column
+        pa.field("column_confidences", pa.string()),  # of each 0..1, calibrated
     ]
 )
 
@@ -235,7 +253,10 @@ SCHEMAS = {
 }
 """The Parquet datasets; ``reduced_csv`` holds the rows of ``reduced``."""
 
-ADDED = frozenset({"kind", "group", "format", "brightness", "sharpness"})
+ADDED = frozenset(
+    {"kind", "group", "source", "format", "brightness", "sharpness"}
+    | {LABEL_COLUMNS, "predicted_columns", "column_confidences"}
+)
 """Columns that earlier versions did not write: where a file lacks one, it is read as nulls."""
 
 
@@ -322,6 +343,17 @@ class Baseline(TypedDict):
     label: str
     accuracy: float
     accuracy_interval: NotRequired[Interval]
+
+
+class ColumnMetrics(TypedDict):
+    """``metrics.columns.<name>``: a further label column, of which images without a value in it are no part."""
+
+    values: dict[str, dict[str, int]]  # value -> split -> images featurized; "" for images without one
+    held_out: NotRequired[int]  # images that it was calibrated on; this and the next two where there is a classifier
+    temperature: NotRequired[float]
+    threshold: NotRequired[float]  # below it the value is not sure
+    baseline: NotRequired[Baseline]  # this and the next one where test images have values
+    test: NotRequired[ClassifierMetrics]  # of the images that have a label, too
 
 
 class ReliabilityBin(TypedDict):
@@ -567,6 +599,23 @@ class ApartMetrics(TypedDict):
     accuracy_near_interval: Interval | None
 
 
+class SourceAccuracy(TypedDict):
+    """A classifier on the test images of one source."""
+
+    test_rows: int
+    accuracy: float
+    accuracy_interval: Interval
+
+
+class SourceMetrics(TypedDict):
+    """``metrics.sources.<source>``: one of several sources."""
+
+    images: dict[str, int]  # split -> images featurized
+    rejected: int
+    weight: float  # of an image in fitting classifiers
+    classifiers: dict[str, SourceAccuracy]  # of those that have test images of it
+
+
 class Measure(StrEnum):
     """On what a headline was measured, the strictest first."""
 
@@ -594,6 +643,8 @@ class Metrics(TypedDict):
     images: ImageCounts
     labels: dict[str, dict[str, int]]  # label -> split -> images featurized
     kinds: NotRequired[dict[str, dict[str, int]]]  # likewise, where there are kinds; "" for images without one
+    sources: NotRequired[dict[str, SourceMetrics]]  # where there are several
+    columns: NotRequired[dict[str, ColumnMetrics]]  # by name, where there are further label columns
     cards: NotRequired[CardMetrics]
     pca: NotRequired[PcaMetrics]
     baseline: NotRequired[Baseline]
@@ -723,7 +774,8 @@ class Run(TypedDict):
     run_id: str
     started: str  # ISO 8601, UTC
     finished: str
-    source: str
+    source: str  # several ones with " + " between them
+    sources: NotRequired[list[str]]  # where there are several
     output: str
     settings: dict[str, object]
     backbone: dict[str, object]  # name, input_size, n_features, parameters, weights, engine, precision

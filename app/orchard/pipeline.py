@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from orchard import cards, memory, summary
 from orchard.classification import stage as classification
 from orchard.classification.regression import prepare
+from orchard.classification.sources import remember_sources
 from orchard.classification.training import chosen
 from orchard.errors import InputError, UsageError
 from orchard.features.regrouping import regroup
@@ -52,8 +54,8 @@ class Outcome:
     """Whether no more images were rejected than the settings allow."""
 
 
-def run(source: str, output: str, settings: Settings, spark: SparkSession | None = None) -> Outcome:
-    """Do everything: from the images at `source` to the report in `output`."""
+def run(source: str | Sequence[str], output: str, settings: Settings, spark: SparkSession | None = None) -> Outcome:
+    """Do everything: from the images at `source`, one or several, to the report in `output`."""
     with told(settings.webhook, output) as message:
         check_apart(source, output)
         with Pipeline(output, settings, spark) as pipeline:
@@ -136,8 +138,8 @@ class Pipeline:
     def __exit__(self, *error: Any) -> None:
         self._opened.__exit__(*error)
 
-    def extract(self, source: str) -> None:
-        """List `source` and featurize what the output does not have yet.
+    def extract(self, source: str | Sequence[str]) -> None:
+        """List `source`, one or several, and featurize what the output does not have yet.
 
         Raises:
             InputError: the source is missing or empty.
@@ -192,6 +194,7 @@ class Pipeline:
             self._do(found)
         cards.bring_to_model(output)
         remember_apart(output)
+        remember_sources(output)
 
     def measure_unknown(self) -> None:
         """Measure what the model says of the images that the setting ``unknown`` names, if it names some.

@@ -69,6 +69,12 @@ LIKENESS = 0.75
 _SERVICE_LINK = re.compile(r"(?:^|_)(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)$")
 
 
+# A further column gives its name to an output of every exported file, and to arrays of the model.
+_COLUMN = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_TAKEN = frozenset({"path", "label", "kind", "split", "size"})
+_MOST_COLUMNS = 16
+
+
 def _comma_separated(value: object) -> object:
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]
@@ -109,6 +115,11 @@ class Settings(BaseSettings):
     kind_from: Literal["folder", "words"] | None = Field(
         None,
         description="where kinds above labels come from: the folder above (Apple/Golden), the first word (Apple 11)",
+    )
+    label_columns: Names = Field(
+        (),
+        description="further columns of the manifest to learn, each with a classifier of its own, such as "
+        "variety,ripeness",
     )
     corrections: str | None = Field(
         None, description="table (CSV) of images with their right label or to drop, such as a corrected suspects.csv"
@@ -185,6 +196,11 @@ class Settings(BaseSettings):
     # How features are reduced and classified
     variance: float = Field(0.95, gt=0, le=1, description="keep the components that explain this share")
     components: int | None = Field(None, ge=1, description="keep K components instead")
+    source_weight: dict[str, float] = Field(
+        {},
+        description="weight of each image of one of several sources in fitting the classifiers, as PATH=0.3 "
+        "(1 if not given); can be repeated",
+    )
     fit_validation: bool = Field(
         False,
         description="fit scaler, PCA and classifiers on the validation split, too, once it has chosen and calibrated "
@@ -259,6 +275,15 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if self.components is not None and "variance" in self.model_fields_set:
             raise ValueError("--variance and --components exclude each other: give one of them")
+        if bad := next((name for name in self.label_columns if not _COLUMN.fullmatch(name) or name in _TAKEN), None):
+            raise ValueError(
+                f"--label-columns {bad} cannot be learned beside the label: a column's name has small letters a to z, "
+                f"digits and _, and is not {', '.join(sorted(_TAKEN)[:-1])} or {max(_TAKEN)}; rename it"
+            )
+        if len(set(self.label_columns)) < len(self.label_columns) or len(self.label_columns) > _MOST_COLUMNS:
+            raise ValueError(f"--label-columns names a column twice, or more than {_MOST_COLUMNS}: name each once")
+        if bad_weight := next((name for name, weight in self.source_weight.items() if not 0 < weight <= 1000), None):
+            raise ValueError(f"--source-weight {bad_weight} needs a number above 0 and up to 1000, such as 0.3")
         if isinstance(self.max_rejected, float) and self.max_rejected > 1:
             raise ValueError("--max-rejected is a count or a share such as 5%")
         if (self.finish_within is None) != (self.max_executors is None):

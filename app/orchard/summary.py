@@ -66,10 +66,11 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         found["kinds"] = kinds
     if "metrics" in reduction:
         found["pca"] = reduction["metrics"]
+    found |= {name: one["metrics"] for name in ("sources",) if (one := output.recall(name))}
     found |= {
         name: classification[name]
-        for name in ("baseline", "classifiers", "selection", "calibration", "leak", "group_split")
-        if classification.get(name) is not None
+        for name in ("baseline", "classifiers", "selection", "calibration", "leak", "group_split", "columns")
+        if classification.get(name) not in (None, {})
     }
     cards = output.recall("cards")
     if cards:
@@ -149,6 +150,8 @@ def run(
         found["plan"] = planned
     if sharing := output.recall("extraction").get("sharing"):
         found["sharing"] = sharing
+    if sources := output.recall("listing").get("sources"):
+        found["sources"] = sources
     return cast(Run, without_secrets(found))
 
 

@@ -55,6 +55,22 @@ def test_it_answers_as_the_trees_that_it_was_made_of(monkeypatch: pytest.MonkeyP
     assert again.labels == ("apple", "lemon", "plum")
 
 
+def test_a_row_that_weighs_more_has_more_to_say() -> None:
+    """Two equal rows of two labels end in one leaf."""
+    values, classes = VALUES.copy(), CLASSES.copy()
+    values[1], classes[:2] = values[0], [0, 1]
+    plain = rows(values, classes)
+
+    def read(file: DataFile) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]:
+        for batch, roles in plain.read(file):
+            is_first = pa.compute.equal(batch.column("path"), "0.jpg")
+            weight = pa.compute.if_else(is_first, pa.scalar(9, pa.float32()), pa.scalar(1, pa.float32()))
+            yield batch.append_column("weight", weight), roles
+
+    grown, _ = grow(Rows(plain.files, read), 300, LABELS, seed=3, memory=2**29)
+    assert grown and grown(values[:1])[0, 0] == pytest.approx(0.9, abs=0.05)
+
+
 def test_nothing_of_test_rows_is_in_it_and_the_same_seed_grows_the_same() -> None:
     wrong = np.where(ROLES == Role.NONE, 0, CLASSES)
     one, other = (grow(rows(classes=c), 300, LABELS, seed=1, memory=2**29)[0] for c in (CLASSES, wrong))

@@ -62,6 +62,27 @@ def test_the_regression_is_at_the_minimum_that_spark_ml_looks_for(labels: int) -
         assert abs(gradient).max() < 1e-4 and abs(error.mean(axis=0)).max() < 1e-4
 
 
+def test_a_row_that_weighs_three_counts_as_three_rows() -> None:
+    at = np.flatnonzero(ROLES != Role.NONE)
+    weights = np.where(CLASSES[at] == 1, 3, 1).astype(np.float32)
+
+    def fit(chosen: NDArray[np.integer], weights: NDArray[np.float32] | None) -> regression.Regression:
+        columns = {"label": pa.array([LABELS[i] for i in CLASSES[chosen]]), "pca_features": lists(VALUES[chosen])}
+        batch = pa.record_batch(columns | ({} if weights is None else {"weight": pa.array(weights)}))
+        read = Rows(
+            [DataFile("reduced/one", len(chosen))], lambda _: iter([(batch, np.full(len(chosen), Role.FIT, np.int8))])
+        )
+        sums = ClassSums.of(VALUES[chosen], [LABELS[i] for i in CLASSES[chosen]])
+        by, variances = FittedBy.SCIKIT_LEARN, np.linspace(9, 1, 6)
+        _, found, _ = regression.fit(None, read, sums, sums, variances, twice=False, by=by)  # type: ignore[arg-type]
+        assert found
+        return found
+
+    weighed, repeated = fit(at, weights), fit(np.repeat(at, weights.astype(int)), None)
+    np.testing.assert_allclose(weighed.coefficients, repeated.coefficients, atol=2e-3)
+    assert np.abs(weighed.coefficients - fit(at, None).coefficients).max() > 0.02
+
+
 def test_the_driver_takes_what_fits() -> None:
     assert regression.fitted_by(9_280, 563, 58, 2**29) is FittedBy.SCIKIT_LEARN
     assert regression.fitted_by(100_000, 256, 100, 2**29) is FittedBy.SCIKIT_LEARN

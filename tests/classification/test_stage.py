@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from orchard.errors import InputError, TrainingError
 from orchard.features.regrouping import update_groups
 from orchard.images.groups import frame_names, groups_of, regrouped
 from orchard.inference.calibration import Calibration, Decision
+from orchard.inference.columns import from_bytes
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.linear import Linear
-from orchard.layout import FEATURES, INVENTORY, PREDICTIONS, REDUCED, Dataset
+from orchard.layout import COLUMNS, FEATURES, INVENTORY, PREDICTIONS, REDUCED, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import load, reduce
 from orchard.reduction.statistics import Sums
@@ -44,14 +45,17 @@ def images(label: str | None, train: int, test: int = 0, validation: int = 0) ->
     return [(f"/in/{split}/{label}/r_{i}.jpg", label, split) for i, split in enumerate(splits)]
 
 
-def commit(output: Output, rows: Rows, *, grouped: bool = False) -> None:
-    """Commit features that show the label, with some noise; `grouped` by frames."""
+def commit(output: Output, rows: Rows, *, grouped: bool = False, further: Sequence[dict[str, str]] = ()) -> None:
+    """Commit features that show the label and what is ripe, with some noise; `grouped` by frames."""
     rng = np.random.default_rng(0)
     labels = sorted({str(label) for _, label, _ in rows})
     centres = rng.normal(size=(len(labels), 16)) * 2
     index = np.array([labels.index(str(label)) for _, label, _ in rows])
     values = (centres[index] + rng.normal(size=(len(rows), 16))).astype(np.float32)
     images = [dict(zip(("path", "label", "split"), row, strict=True)) for row in rows]
+    for image, columns, value in zip(images, further, values, strict=bool(further)):
+        image["label_columns"] = json.dumps(columns) if columns else None
+        value[0] += {"ripe": 4, "raw": -4}.get(columns.get("ripeness", ""), 30)
     features = pa.Table.from_pylist([image | {"width": 100, "height": 100} for image in images], FEATURES)
     features = features.set_column(FEATURES.get_field_index("features"), FEATURES.field("features"), lists(values))
     frames = frame_names([path for path, _, _ in rows], [label for _, label, _ in rows])
@@ -101,6 +105,61 @@ def run(spark: SparkSession, output: Output) -> Callable[..., Classification]:
         return classify(spark, output, classifiers, split_by_group=by_group, **options)
 
     return go
+
+
+def test_a_further_column_has_a_discriminant_of_its_own_on_the_rows_with_a_value(
+    spark: SparkSession, output: Output
+) -> None:
+    def values(row: int) -> dict[str, str]:
+        if row % 5 == 0:
+            return {}
+        return {"ripeness": "ripe" if row % 2 else "raw", **({"variety": "Gala"} if row % 3 else {})}
+
+    further = [values(row) for row in range(len(WHOLE))]
+    commit(output, WHOLE, further=further)
+    reduce(spark, output, variance=0.99)
+    result = classify(spark, output, ALL, seed=1, split_by_group=False, sure_at=0.95, **MEMORY)
+
+    splits = [split for _, _, split in WHOLE]
+    has_value = np.array(["ripeness" in columns for columns in further])
+    is_train = np.array([split == "train" for split in splits])
+    ripeness = result["columns"]["ripeness"]
+    assert sum(sum(counts.values()) for counts in ripeness["values"].values()) == len(WHOLE)
+    assert ripeness["values"][""] == {"train": (is_train & ~has_value).sum(), "test": (~is_train & ~has_value).sum()}
+    assert (ripeness["test"]["train_rows"], ripeness["test"]["test_rows"]) == (
+        (is_train & has_value).sum(),
+        (~is_train & has_value).sum(),
+    )
+    assert ripeness["test"]["accuracy"] > 0.95 > ripeness["baseline"]["accuracy"]
+    assert result["columns"]["variety"].keys() == {"values"}
+    assert "Nothing was learned of variety: training images have fewer than two values of it." in result["warnings"]
+
+    (column,) = from_bytes(output.classifier_files()[COLUMNS])
+    assert (column.name, column.values) == ("ripeness", ("raw", "ripe"))
+    features = output.read(Dataset.FEATURES, ["features"], FEATURES)["features"].combine_chunks()
+    rows, named = matrix(features)[is_train & has_value], is_train & has_value
+    of_named = [columns["ripeness"] for columns, chosen in zip(further, named, strict=True) if chosen]
+    sums = Sums.of(rows, {"label": of_named})
+    expected = discriminant.fit(sums.labelled, sums.columns["label"], load(output)).linear
+    np.testing.assert_allclose(column.linear.weights, expected.weights, rtol=1e-3, atol=1e-4)
+
+    table = predictions(output)
+    for name in result["classifiers"]:
+        mine = table.filter(pc.equal(table["classifier"], name))
+        assert mine.num_rows == len(WHOLE)
+        said = mine["predicted_columns"].to_pylist()
+        if name == "random_forest":
+            assert set(said) == {None}
+            continue
+        pairs = [
+            (json.loads(true)["ripeness"], json.loads(answer)["ripeness"])
+            for true, answer, split in zip(
+                mine["label_columns"].to_pylist(), said, mine["split"].to_pylist(), strict=True
+            )
+            if true and split == "test"
+        ]
+        right = sum(true == answer for true, answer in pairs)
+        assert right / len(pairs) == pytest.approx(ripeness["test"]["accuracy"])
 
 
 def predictions(output: Output) -> pa.Table:

@@ -1,5 +1,6 @@
 """The files that an output is exported to, each written once, and the photographs that they are asked about."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 import orchard.api
-from conftest import LABELS
+from conftest import TRAINED
 from export.runtimes import Answers, Exporter, Photographs, run_tensorflow
 from orchard.exports.formats import Format, Precision
 from orchard.exports.writing import export
@@ -36,6 +37,7 @@ def photographs(trained: Path, model: Model) -> Photographs:
         [row["predicted"] for row in rows],
         np.array([row["confidence"] for row in rows], np.float32),
         np.array([row["familiarity"] for row in rows], np.float32),
+        [json.loads(row["predicted_columns"])["colour"] for row in rows],
     )
 
 
@@ -44,7 +46,7 @@ def looking(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPath
     """A model of the same labels that looks at three views, and takes the square root of features; read only."""
     output = tmp_path_factory.mktemp("looking") / "out"
     options = {"precision": "float32", "classifiers": ["linear_discriminant"], "limit": 660}
-    orchard.api.run(spark, str(fruits), str(output), labels=LABELS, test_views="3", transform="square_root", **options)
+    orchard.api.run(spark, str(fruits), str(output), labels=list(TRAINED), test_views="3", transform="square_root", **options)
     return output
 
 

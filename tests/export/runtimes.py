@@ -25,6 +25,8 @@ class Answers(NamedTuple):
     """(n, n_classes)"""
     familiarity: NDArray[np.float32]
     """(n,)"""
+    colour_probabilities: NDArray[np.float32]
+    """(n, n_values) of a further label column."""
 
 
 Run = Callable[[NDArray[np.uint8]], Answers]
@@ -40,6 +42,8 @@ class Photographs:
     predicted: list[str]
     confidence: NDArray[np.float32]
     familiarity: NDArray[np.float32]
+    colour: list[str]
+    """Predicted."""
 
 
 def run_openvino(file: Path) -> Run:

@@ -51,10 +51,17 @@ def test_the_card_says_what_an_app_and_a_lawyer_need(trained: Path, model: Model
     assert card["threshold"] == model.calibration.threshold
     assert card["temperature"] == model.calibration.temperature
     assert card["familiarity_threshold"] == model.calibration.familiarity > 0
-    assert [output["name"] for output in card["outputs"]] == ["probabilities", "familiarity"]
-    assert (
-        set(card["answers"]) == {"sure", "not_sure", "unknown", "kind"} and card["classifier"] == "linear_discriminant"
+    assert [output["name"] for output in card["outputs"]] == ["probabilities", "familiarity", "colour_probabilities"]
+    (colour,), (column,) = card["columns"], model.columns
+    assert (colour["name"], colour["output"]) == ("colour", "colour_probabilities")
+    assert colour["values"] == ["orange", "red", "violet", "yellow"]
+    assert (colour["temperature"], colour["threshold"]) == (
+        column.calibration.temperature,
+        column.calibration.threshold,
     )
+    assert card["training"]["test_by_column"]["colour"]["test_rows"] == 500  # onions have none
+    assert set(card["answers"]) == {"sure", "not_sure", "unknown", "kind", "columns"}
+    assert card["classifier"] == "linear_discriminant"
     assert (
         0.9 < card["training"]["calibration"]["share_sure"] <= 1 and "coverage" not in card["training"]["calibration"]
     )

@@ -35,7 +35,10 @@ def test_the_card_in_the_page_has_the_fields_of_a_card(model: Model) -> None:
     assert set(shown) == {*card, "cards", "file"}
     for part in ("input", "answers", "backbone", "licences"):
         assert set(shown[part]) == set(card[part])
-    *outputs, of_kinds = ({**output, "shape": None} for output in shown["outputs"])
-    assert outputs == [{**output, "shape": None} for output in card["outputs"]]
+    *outputs, of_kinds, of_column = ({**output, "shape": None} for output in shown["outputs"])
+    assert [*outputs, {**of_column, "name": "colour_probabilities"}] == [
+        {**output, "shape": None} for output in card["outputs"]
+    ]
     assert of_kinds["name"] == "kind_probabilities"  # of a model that knows kinds
+    assert set(shown["columns"][0]) == set(card["columns"][0])
     assert {*shown["training"]} <= {*card["training"]}

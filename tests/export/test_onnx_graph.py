@@ -23,8 +23,10 @@ from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
 from orchard.features.engines import import_openvino, load_engine
 from orchard.inference.calibration import Calibration
+from orchard.inference.columns import Column
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.kinds import Kinds
+from orchard.inference.linear import Linear
 from orchard.inference.model import Model
 from orchard.reduction.pca import Reduction
 from orchard.reduction.statistics import Sums
@@ -38,7 +40,12 @@ def model_of(backbone: str) -> Model:
     """A model of 7 classes with random weights."""
     artifact = build_artifact(find(backbone), weights="random")
     weights = np.random.default_rng(0).normal(0, 1, (7, artifact.n_features)).astype(np.float32)
-    return Model(artifact, tuple("abcdefg"), weights, np.zeros(7, np.float32), familiarity=any_familiarity(artifact))
+    linear = Linear(weights[:3] * np.float32(1e-3), np.arange(3, dtype=np.float32))
+    column = Column("colour", ("green", "red", "yellow"), linear, Calibration(temperature=2.0))
+    familiarity = any_familiarity(artifact)
+    return Model(
+        artifact, tuple("abcdefg"), weights, np.zeros(7, np.float32), familiarity=familiarity, columns=(column,)
+    )
 
 
 def any_familiarity(artifact: Artifact) -> Familiarity:
@@ -65,19 +72,21 @@ def test_a_backbone_answers_in_onnx_as_in_openvino(backbone: str, fruits: Path) 
     small = replace(model, weights=model.weights * np.float32(1e-3))
     bias = -np.log(expected(small).probabilities).mean(axis=0).astype(np.float32)
     model = replace(small, bias=bias)
-    probabilities, familiarity = expected(model)
+    probabilities, familiarity, _ = expected(model)
     found = run_onnx(to_onnx(model))(images)
     assert np.abs(found.probabilities - probabilities).max() < 1e-3
     assert np.abs(found.familiarity - familiarity).max() < 1e-3
     assert probabilities.max() < 0.999
     features = load_engine(model.artifact)(list(images))
     assert np.abs(model.familiarities(features) - familiarity).max() < 1e-3
+    assert np.abs(found.colour_probabilities - model.columns[0].probabilities(features)).max() < 1e-3
 
 
 def test_kinds_are_computed_from_the_probabilities_that_are_an_output() -> None:
     kinds = Kinds(("K", "L"), np.eye(7, 2, dtype=np.float32))
     file = onnx.load_model_from_string(to_onnx(replace(model_of(FEW[0]), kinds=kinds)))
-    assert [output.name for output in file.graph.output] == ["probabilities", "familiarity", "kind_probabilities"]
+    names = ["probabilities", "familiarity", "kind_probabilities", "colour_probabilities"]
+    assert [output.name for output in file.graph.output] == names
     (last,) = (node for node in file.graph.node if "kind_probabilities" in node.output)
     assert last.input[0] == "probabilities"
 
@@ -85,13 +94,15 @@ def test_kinds_are_computed_from_the_probabilities_that_are_an_output() -> None:
 def test_the_file_says_what_it_takes_and_gives(model: Model) -> None:
     file = onnx.load_model_from_string(to_onnx(model))
     assert file.ir_version <= 10 and file.opset_import[0].version == 18
-    (entry,), (result, near) = file.graph.input, file.graph.output
+    (entry,), (result, near, colour) = file.graph.input, file.graph.output
     assert (entry.name, entry.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
     assert [d.dim_param or d.dim_value for d in entry.type.tensor_type.shape.dim] == ["n", "height", "width", 3]
     assert (result.name, result.type.tensor_type.elem_type) == ("probabilities", onnx.TensorProto.FLOAT)
     assert [d.dim_param or d.dim_value for d in result.type.tensor_type.shape.dim] == ["n", len(model.labels)]
     assert (near.name, near.type.tensor_type.elem_type) == ("familiarity", onnx.TensorProto.FLOAT)
     assert [d.dim_param or d.dim_value for d in near.type.tensor_type.shape.dim] == ["n"]
+    assert colour.name == "colour_probabilities"
+    assert [d.dim_param or d.dim_value for d in colour.type.tensor_type.shape.dim] == ["n", 4]
     properties = {entry.key: entry.value for entry in file.metadata_props}
     assert json.loads(properties["labels"]) == list(model.labels)
     assert properties["digest"] == model.digest

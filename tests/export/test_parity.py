@@ -36,6 +36,10 @@ def check_answers(model: Model, precision: Precision, answers: Answers, photogra
     differences, (average, most) = np.abs(answers.familiarity - photographs.familiarity), FAMILIARITY_DIFFERS[precision]
     assert differences.mean() < average and differences.max() < most
     assert np.abs(found.sum(axis=1) - 1).max() < 1e-3
+    (column,) = model.columns
+    assert np.abs(answers.colour_probabilities.sum(axis=1) - 1).max() < 1e-3
+    same = np.array(column.values)[answers.colour_probabilities.argmax(axis=1)] == photographs.colour
+    assert same.mean() >= (0.995 if precision is Precision.FLOAT32 else 1 - ALLOWED_LOSS[precision])
     labels = np.array(model.labels)[found.argmax(axis=1)]
     if precision is Precision.FLOAT32:
         assert np.mean(labels == photographs.predicted) >= 0.995

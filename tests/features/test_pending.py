@@ -61,13 +61,21 @@ def test_an_unchanged_listing_leaves_nothing_to_do(output: Output) -> None:
     assert (pending.images.num_rows, len(pending.replaced)) == (0, 0)
 
 
-def test_another_kind_is_noticed_and_so_is_none(output: Output) -> None:
-    kinds = pa.array(["Citrus", None, None, None], pa.string())
+@pytest.mark.parametrize(("name", "value"), [("kind", "Citrus"), ("label_columns", '{"ripeness":"ripe"}')])
+def test_another_kind_or_value_is_noticed_and_so_is_none(output: Output, name: str, value: str) -> None:
+    values = pa.array([value, None, None, None], pa.string())
     images = listing(*ALL)
-    images = images.set_column(images.schema.get_field_index("kind"), LISTING.field("kind"), kinds)
+    images = images.set_column(images.schema.get_field_index(name), LISTING.field(name), values)
     pending = find(output, images)
-    assert pending.renamed.select(["path", "kind"]).to_pylist() == [{"path": "a", "kind": "Citrus"}]
+    assert pending.renamed.select(["path", name]).to_pylist() == [{"path": "a", name: value}]
     assert (pending.images.num_rows, len(pending.replaced)) == (0, 0)
+    with output.writing():
+        add, remove = renamed(output, pending.renamed)
+        output.commit(add, remove=remove)
+    for dataset, schema in ((Dataset.FEATURES, FEATURES), (Dataset.INVENTORY, INVENTORY)):
+        assert value in output.read(dataset, [name], schema)[name].to_pylist()
+    assert find(output, images).renamed.num_rows == 0
+    assert find(output, listing(*ALL)).renamed["path"].to_pylist() == ["a"]
 
 
 def test_files_that_were_written_before_there_were_kinds_are_read_and_written_anew(tmp_path: Path) -> None:
@@ -76,19 +84,19 @@ def test_files_that_were_written_before_there_were_kinds_are_read_and_written_an
     rows = [
         {"path": p, "size": 1, "version": "1", "label": "Lemon", "split": "train", "featurized": True} for p in "ab"
     ]
-    before = pa.Table.from_pylist(rows, INVENTORY).drop_columns("kind")
+    before = pa.Table.from_pylist(rows, INVENTORY).drop_columns(["kind", "label_columns"])
     features = pa.Table.from_pylist([{"path": p, "label": "Lemon", "features": [1.0]} for p in "ab"], FEATURES)
     with output.writing():
         output.commit(
             {
                 Dataset.INVENTORY: [output.stage(Dataset.INVENTORY, before)],
-                Dataset.FEATURES: [output.stage(Dataset.FEATURES, features.drop_columns("kind"))],
+                Dataset.FEATURES: [output.stage(Dataset.FEATURES, features.drop_columns(["kind", "label_columns"]))],
             }
         )
         assert find(output, listing(*ALL[:2])).images.num_rows == 0
         assert output.read(Dataset.INVENTORY, ["path", "kind"], INVENTORY)["kind"].to_pylist() == [None, None]
-        (batch,) = batches(output.storage, output.files(Dataset.FEATURES)[0], ["path", "kind"])
-        assert batch.to_pylist() == [{"path": "a", "kind": None}, {"path": "b", "kind": None}]
+        (batch,) = batches(output.storage, output.files(Dataset.FEATURES)[0], ["path", "kind", "label_columns"])
+        assert batch.to_pylist() == [{"path": path, "kind": None, "label_columns": None} for path in "ab"]
         add, _ = without(output, pa.chunked_array([["a"]]))
         (staged,) = add[Dataset.INVENTORY]
         assert read_columns(output.storage, replace(staged, name=f"{output.staging}{staged.name}")).schema == INVENTORY

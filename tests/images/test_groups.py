@@ -121,5 +121,5 @@ def test_a_column_of_a_manifest_names_groups(tmp_path: Path) -> None:
     plain = list_images(str(manifest), S3Options(), limit=None, labels=None, seed=0)
     assert (plain.table["group"].null_count, plain.grouping) == (3, None)
     manifest.write_text("path,label,session\n1.jpg,Kiwi,monday\n1.jpg,Kiwi,tuesday\n")
-    with pytest.raises(InputError, match="twice, with different labels, kinds, splits or groups"):
+    with pytest.raises(InputError, match="twice, with different labels, kinds, splits, groups or other values"):
         list_images(str(manifest), S3Options(), limit=None, labels=None, seed=0, group_by="session")

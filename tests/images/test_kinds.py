@@ -137,7 +137,9 @@ def test_a_manifests_column_comes_first(tmp_path: Path) -> None:
 
 def test_an_image_with_two_kinds_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label,kind\na.jpg,Gala,Apple\na.jpg,Gala,Pear\n")
-    with pytest.raises(InputError, match="twice, with different labels, kinds, splits or groups: keep one row"):
+    with pytest.raises(
+        InputError, match="twice, with different labels, kinds, splits, groups or other values: keep one row"
+    ):
         _list(tmp_path / "list.csv")
 
 

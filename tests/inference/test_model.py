@@ -54,6 +54,11 @@ def test_all_test_photographs_get_the_answers_of_the_pipeline(trained: Path) -> 
     assert max(differences) < 1e-2
     assert max(abs(a.familiarity - row["familiarity"]) for a, row in zip(answers, rows, strict=True)) < 1e-2
     assert np.mean([answer.answer == row["answer"] for answer, row in zip(answers, rows, strict=True)]) >= 0.99
+    said = [json.loads(row["predicted_columns"])["colour"] for row in rows]
+    assert (
+        np.mean([answer.columns[0].likeliest == colour for answer, colour in zip(answers, said, strict=True)]) >= 0.99
+    )
+    assert all(answer.columns[0].value is None for answer in answers if answer.answer == "unknown")
     assert all(answer.label == (answer.top[0][0] if answer.answer == "sure" else None) for answer in answers)
     assert all(len(answer.top) == 3 and answer.top[0][1] >= answer.top[1][1] for answer in answers)
 

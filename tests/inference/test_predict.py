@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -29,6 +30,14 @@ def predict(output: Path | str, *arguments: str, **options: object) -> subproces
 
 
 @pytest.fixture(scope="module")
+def colours(trained: Path) -> dict[str, tuple[str, float]]:
+    """Of each test photograph what the pipeline predicted of a further label column."""
+    rows = [row for row in pq.read_table(trained / "predictions").to_pylist() if row["split"] == "test"]
+    said = {row["path"]: (row["predicted_columns"], row["column_confidences"]) for row in rows}
+    return {path: (json.loads(value)["colour"], json.loads(share)["colour"]) for path, (value, share) in said.items()}
+
+
+@pytest.fixture(scope="module")
 def expected(trained: Path) -> dict[str, tuple[str, float]]:
     """Of each test photograph what the pipeline predicted."""
     rows = pq.read_table(trained / "predictions").to_pylist()
@@ -36,7 +45,7 @@ def expected(trained: Path) -> dict[str, tuple[str, float]]:
 
 
 def test_a_handful_needs_no_java_and_gets_the_answers_of_the_pipeline(
-    trained: Path, expected: dict[str, tuple[str, float]], tmp_path: Path
+    trained: Path, expected: dict[str, tuple[str, float]], colours: dict[str, tuple[str, float]], tmp_path: Path
 ) -> None:
     paths = list(expected)[::60]
     environment = os.environ | {"PATH": "/nowhere", "JAVA_HOME": str(tmp_path)}
@@ -50,9 +59,14 @@ def test_a_handful_needs_no_java_and_gets_the_answers_of_the_pipeline(
         assert answer["confidence"] == pytest.approx(confidence, abs=0.01)
         assert len(answer["top"]) == 3
         assert answer["label"] == (label if answer["answer"] == "sure" else None)
-        assert list(answer) == ["path", "answer", "label", "kind", "confidence", "familiarity", "top"]
+        assert list(answer) == ["path", "answer", "label", "kind", "confidence", "familiarity", "top", "columns"]
+        (name, colour), (likeliest, share) = *answer["columns"].items(), colours[answer["path"]]
+        assert (name, colour["likeliest"]) == ("colour", likeliest)
+        assert colour["confidence"] == pytest.approx(share, abs=0.01)
+        assert colour["value"] in (likeliest, None)
         assert answer["kind"] is None and 0.3 < answer["familiarity"] <= 1
     assert [answer["answer"] for answer in answers].count("sure") > len(answers) / 2
+    assert [answer["columns"]["colour"]["value"] for answer in answers].count(None) < len(answers) / 2
 
 
 def test_a_picture_is_made_square_as_in_training(trained: Path) -> None:
@@ -109,8 +123,10 @@ def test_a_broken_file_is_reported_and_the_others_are_answered(trained: Path, fr
     rows = list(csv.DictReader(io.StringIO(found.stdout.decode())))
     assert [row["reason"] for row in rows] == ["truncated", "", "unsupported_format"]
     assert rows[1]["label_1"] == "Raspberry"
+    assert rows[1]["column_colour"] == "red" and 0.5 < float(rows[1]["column_colour_confidence"]) <= 1
     table = predict(trained, str(cut), str(good))
     assert b"cut.jpg: truncated (" in table.stdout and b"good.jpg: Raspberry" in table.stdout
+    assert re.search(rb"good.jpg: Raspberry .* colour: red \d", table.stdout)
 
 
 def test_csv_holds_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,13 +140,14 @@ def test_csv_holds_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
             confidence=0.9,
             familiarity=0.7,
             top=[Candidate(label=name, confidence=0.9)],
+            columns={"ripeness": {"value": name, "likeliest": name, "confidence": 0.9}},
         )
         for name in names
     ]
-    assert commands._csv(iter(answers), 1) == 0
+    assert commands._csv(iter(answers), 1, ["ripeness"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
     told = [f"'{name}" for name in names[:6]] + names[6:]
-    for column in ("path", "label", "kind", "label_1"):
+    for column in ("path", "label", "kind", "column_ripeness", "label_1"):
         assert [row[column] for row in rows] == told
     assert {(row["answer"], row["confidence"], row["familiarity"]) for row in rows} == {("sure", "0.9", "0.7")}
 
@@ -164,12 +181,15 @@ def test_there_are_three_answers(trained: Path, fruits: Path, tmp_path: Path) ->
         said = calibration.answers([answer["confidence"]], [answer["familiarity"]])
         assert said.tolist() == [answer["answer"]]
         assert answer["label"] == (answer["top"][0]["label"] if answer["answer"] == "sure" else None)
+        if answer["answer"] == "unknown":
+            assert answer["columns"]["colour"]["value"] is None
     assert answers["mixed 00"]["label"] == "Lemon Meyer"
     assert {answers[f"strange {name}"]["answer"] for name in strange} == {"unknown"}
     assert {answers[f"mixed {share:02}"]["answer"] for share in range(20)} - {"sure"}
     by_answer = {answer["answer"]: answer for answer in found}
     table = predict(trained, *(answer["path"] for answer in by_answer.values())).stdout.decode()
     assert f"{by_answer['unknown']['path']}: unlike anything learned" in table
+    assert "colour" not in next(line for line in table.splitlines() if "unlike anything" in line)
     if unsure := by_answer.get("not_sure"):
         assert f"not sure; {unsure['top'][0]['label']}?" in table
 

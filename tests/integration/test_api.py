@@ -18,7 +18,7 @@ from orchard.storage import S3Options
 
 def test_extract_returns_a_dataframe_of_features(spark: Any, painted: Path) -> None:
     frame = orchard.extract(spark, str(painted), limit=12)
-    assert frame.columns == ["path", "label", "kind", "split", "width", "height", "features"]
+    assert frame.columns == ["path", "label", "kind", "label_columns", "split", "width", "height", "features"]
     rows = frame.collect()
     assert len(rows) == 12
     assert {len(row.features) for row in rows} == {1280}
@@ -84,12 +84,14 @@ def test_a_backbone_named_twice_is_refused(spark: Any, painted: Path, tmp_path: 
 
 def test_all_results_are_one_table(spark: Any, trained: Path) -> None:
     table = orchard.results(spark, str(trained))
-    assert table.columns[:6] == ["path", "label", "kind", "split", "width", "height"]
-    row = table.where("split = 'test'").first()
+    assert table.columns[:7] == ["path", "label", "kind", "label_columns", "split", "width", "height"]
+    row = table.where("split = 'test' and label = 'Orange 2'").first()
+    assert json.loads(row.label_columns) == {"colour": "orange"}
     assert row.features.size == 1280
     assert 2 < row.components.size < 1280
     (said,) = row.predictions.values()
     assert said.answer in {"sure", "not_sure", "unknown"}
+    assert json.loads(said.predicted_columns).keys() == json.loads(said.column_confidences).keys() == {"colour"}
     assert 0 <= said.familiarity <= 1
     assert table.count() == orchard.read(spark, str(trained), "features").count()
 
@@ -102,6 +104,7 @@ def test_predict_here_and_on_spark_say_the_same(spark: Any, trained: Path, fruit
     assert here[3]["reason"] == "unsupported_format"
     there = orchard.predict(spark, str(trained), photos, top=2)
     assert [answer["answer"] for answer in there] == [answer["answer"] for answer in here[:3]]
+    assert [answer["columns"]["colour"]["likeliest"] for answer in there] == ["red"] * 3
 
 
 def test_a_module_takes_the_place_of_no_function() -> None:

@@ -57,6 +57,45 @@ def test_parts_with_other_classes_in_any_order_come_to_the_sums_of_all() -> None
     assert whole.columns["kind"].names == ("A", "B", "C", "D")
 
 
+def test_a_column_has_the_moments_of_the_rows_with_a_value_in_it() -> None:
+    data, labels = rows(), [*["a", "b"] * 100, *[None] * 40]
+    ripeness = [None if row % 3 == 0 else "ripe" if row % 2 else "raw" for row in range(240)]
+    columns = {"label": labels, "ripeness": ripeness, "variety": labels[::-1][::-1]}
+    parts = [
+        Sums.of(data[at : at + 80], {name: values[at : at + 80] for name, values in columns.items()})
+        for at in range(0, 240, 80)
+    ]
+    whole = reduce(Sums.merge, parts)
+    assert whole.of_column("label") is whole.labelled
+    assert whole.of_column("variety") is whole.labelled, "columns of the same rows share what is large"
+    statistics = Statistics.from_bytes(Statistics(whole).to_bytes())
+    has_value = np.array([value is not None for value in ripeness])
+    expected = Sums.of(data[has_value], {"label": [value for value in ripeness if value]})
+    for found in (whole, statistics.fit):
+        moments = found.of_column("ripeness")
+        assert moments.count == 160 == found.columns["ripeness"].counts.sum()
+        np.testing.assert_allclose(moments.scatter, expected.moments.scatter, rtol=1e-9, atol=1e-9)
+        assert found.labelled.count == 200
+    assert statistics.fit.of_column("variety") is statistics.fit.labelled
+
+
+def test_a_row_that_weighs_three_counts_as_three_rows_and_one_that_weighs_nothing_not_at_all() -> None:
+    data, labels = rows(), names(240)
+    heavy, light = np.arange(0, 60), np.arange(60, 100)
+
+    def of(at: np.ndarray) -> Sums:
+        return Sums.of(data[at], {"label": [labels[i] for i in at], "ripeness": ["raw" if i % 2 else None for i in at]})
+
+    changes = of(heavy).scaled(3 - 1).merge(of(light).scaled(-1))
+    statistics = Statistics.from_bytes(Statistics(of(np.arange(240)), fit_weights=changes).to_bytes())
+    expected = of(np.r_[np.repeat(heavy, 3), np.arange(100, 240)])
+    equal(statistics.fit_seen, Sums(expected.labelled, expected.labelled, expected.columns))
+    mine, theirs = (sums.of_column("ripeness") for sums in (statistics.fit_seen, expected))
+    assert mine.count == theirs.count == 160
+    np.testing.assert_allclose(mine.scatter, theirs.scatter, rtol=1e-9, atol=1e-9)
+    assert statistics.everything.labelled.count < statistics.everything_seen.labelled.count, "others see each row once"
+
+
 def test_no_rows_merge_with_some() -> None:
     data, labels = rows(20), names(20)
     some, none = Sums.of(data, {"label": labels}), Sums.of(data[:0], {"label": []})

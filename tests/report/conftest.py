@@ -121,6 +121,29 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
             "familiarity": [5] * 10 + [0] * 40,
             "auroc": 0.975,
         },
+        "sources": {
+            "/data/studio <b>": {
+                "images": {"train": 40, "test": 12},
+                "rejected": 1,
+                "weight": 0.3,
+                "classifiers": {
+                    name: {"test_rows": 12, "accuracy": 0.75, "accuracy_interval": (0.468, 0.911)}
+                    for name in classifiers
+                },
+            },
+            "s3a://market/photos": {"images": {"train": 5}, "rejected": 0, "weight": 1.0, "classifiers": {}},
+        },
+        "columns": {
+            "ripeness_by_eye": {
+                "values": {"raw": {"train": 20, "test": 10}, "ripe": {"train": 30, "test": 10}, "": {"train": 7}},
+                "held_out": 60,
+                "temperature": 1.2,
+                "threshold": 0.91,
+                "baseline": Baseline(label="ripe", accuracy=0.5),
+                "test": classifier(["raw", "ripe"], [[7, 3], [0, 10]]),
+            },
+            "variety": {"values": {"Gala": {"train": 9, "test": 3}, "": {"train": 48, "test": 17}}},
+        },
         "cards": {"cards": 3, "languages": ["de", "en"], "labels_without": list(labels[:1])},
         "grouping": {
             "by": "frames",

@@ -105,6 +105,11 @@ def test_a_whole_run_is_shown(
         "9 tasks of 200 images by 2 workers",
         "1, spark-<b>1</b> 32 4.50 s 1.25 s",
         "spark-<b>1</b> 9 200 18.0 s 4.50 s",
+        "ripeness by eye 2 85.0%",
+        "nothing was learned",
+        "raw taken for ripe 3",
+        "/data/studio <b> 52 40 1 0.3 12 75.0%",
+        "s3a://market/photos 5 5 0 1 0",
     ):
         assert expected in text
     assert "77.0 s" not in text  # the plan of another run's classifiers
@@ -126,6 +131,9 @@ def test_hostile_names_are_text_wherever_they_stand(
     one = classifier([HOSTILE, "b"], [[1, 3], [0, 4]])
     metrics["classifiers"] = {name: {**one, "by_kind": one} for name in metrics["classifiers"]}
     metrics["cards"]["labels_without"] = [HOSTILE]
+    metrics["columns"] = {
+        HOSTILE: {**metrics["columns"]["ripeness_by_eye"], "values": {HOSTILE: {"train": 1}}, "test": one}
+    }
     near = Neighbour(HOSTILE, HOSTILE, 0.9)
     mistake = Mistake(HOSTILE, HOSTILE, "b", 0.9, HOSTILE, 0.5, HOSTILE, "b", (near,))
     data = ReportData(
@@ -179,6 +187,7 @@ def test_the_page_of_a_huge_collection_stays_under_five_megabytes(
     one = evaluate(*(labels + [labels[i] for i in random.integers(0, 3_000, 100_000)] for _ in range(2)))
     assert one["confusion_left_out"] > 50_000
     metrics["classifiers"] = {f"classifier_{i}": one for i in range(8)}
+    metrics["columns"] = {f"column_{i}": {**metrics["columns"]["ripeness_by_eye"], "test": one} for i in range(16)}
     metrics["warnings"] = ["🍒" * 300] * 5_000
     path = "🍒/" * 200
     points = [
@@ -208,13 +217,23 @@ def test_the_page_of_a_huge_collection_stays_under_five_megabytes(
 
 
 def _no_classifier(metrics: Metrics) -> None:
-    for key in ("classifiers", "baseline", "leak", "group_split", "without_near_twins", "headline"):
+    for key in (
+        "classifiers",
+        "baseline",
+        "leak",
+        "group_split",
+        "without_near_twins",
+        "headline",
+        "columns",
+        "sources",
+    ):
         metrics.pop(key)  # type: ignore[misc]
 
 
 def _no_test_rows(metrics: Metrics) -> None:
     for one in metrics["classifiers"].values():
         one.update(test_rows=0, accuracy=float("nan"))
+    metrics["columns"]["ripeness_by_eye"].pop("test")
 
 
 def _features_only(metrics: Metrics) -> None:

@@ -104,6 +104,18 @@ def test_a_sure_kind_is_the_answer_and_has_its_card(asking: Visitor, photo: Call
     expect(asking.newest.locator(".fact h4")).to_have_text("Plums")
 
 
+def test_a_further_column_is_text(asking: Visitor, photo: Callable[[str], Path]) -> None:
+    columns = {
+        "ripeness_by_eye": {"value": "<b>ripe</b>", "likeliest": "<b>ripe</b>", "confidence": 0.97},
+        "variety": {"value": None, "likeliest": "Kent", "confidence": 0.4},
+    }
+    _answers(asking.context, answer="not_sure", columns=columns)
+    _asks(asking, photo("Mango"))
+    expect(asking.newest.locator(".columns dt")).to_have_text(["ripeness by eye", "variety"])
+    expect(asking.newest.locator(".columns dd")).to_have_text(["<b>ripe</b>", "It might be Kent (40%)."])
+    assert violations(asking.page) == []
+
+
 def test_what_is_unlike_anything_learned_gets_no_name(asking: Visitor, photo: Callable[[str], Path]) -> None:
     _answers(asking.context, answer="unknown", confidence=0.999, familiarity=0.01)
     _asks(asking, photo("Mango"))
@@ -137,7 +149,13 @@ def test_the_outputs_of_the_model_become_one_of_three_answers(
     about = {"labels": ["a", "b"], "threshold": 0.8, "familiarity_threshold": 0.3, "kinds": shares and kinds}
     outputs = {"probabilities": probabilities, "familiarity": [familiarity], "kind_probabilities": shares}
     decide = "async ([outputs, about]) => (await import('/assets/decision.js')).decide(outputs, about, 5)"
+    about["columns"] = [{"name": "ripeness", "output": "r", "values": ["raw", "ripe"], "threshold": 0.6}]
+    outputs["r"] = [0.25, 0.75]
     found = desktop.page.evaluate(decide, [outputs, about])
+    value = None if expected[0] == "unknown" else "ripe"
+    assert found["columns"] == {"ripeness": {"value": value, "likeliest": "ripe", "confidence": 0.75}}
+    about["columns"][0]["threshold"] = 0.8
+    assert desktop.page.evaluate(decide, [outputs, about])["columns"]["ripeness"]["value"] is None
     assert (found["answer"], found["label"], found["kind"]) == expected
     assert (found["confidence"], found["familiarity"]) == (max(probabilities), familiarity)
     assert found["top"][0] == {"label": "b", "confidence": max(probabilities)}
@@ -165,6 +183,13 @@ def test_this_device_and_the_server_give_the_same_answers(
         assert card.get_attribute("data-shows") == expected["answer"], file
         named = "Unlike anything I have learned" if expected["answer"] == "unknown" else "Not sure"
         expect(card.locator("h3")).to_have_text(expected["label"] or expected["kind"] or named)
+        colour, shown = expected["columns"]["colour"], card.locator(".columns dd")
+        if expected["answer"] == "unknown":
+            expect(card.locator(".columns")).to_be_hidden()
+        elif colour["value"]:
+            expect(shown).to_have_text(colour["value"])
+        else:
+            expect(shown).to_contain_text(f"It might be {colour['likeliest']}")
     assert desktop.sent == before
     assert answers.count("sure") >= 8
     assert answers[-len(strange) :] == ["unknown"] * len(strange)

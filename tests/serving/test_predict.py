@@ -99,6 +99,13 @@ def test_answers_are_those_of_the_predictor(server: Server, model: Model, photog
         assert (found["answer"], found["label"], found["kind"]) == (expected.answer, expected.label, None)
         assert found["familiarity"] == pytest.approx(expected.familiarity, abs=1e-4)
         assert found["confidence"] == found["top"][0]["confidence"]
+        (colour,) = expected.columns
+        said = {
+            "value": colour.value,
+            "likeliest": colour.likeliest,
+            "confidence": pytest.approx(colour.confidence, 1e-3),
+        }
+        assert found["columns"] == {"colour": said}
         assert found["filename"] == "photo.jpg"
         assert found["milliseconds"] > 0
 

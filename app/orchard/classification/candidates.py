@@ -19,12 +19,13 @@ from orchard.classification.rows import Rows, reduced_rows
 from orchard.classification.training import Classifier, classifier_title
 from orchard.errors import InputError
 from orchard.inference.calibration import LEAST_ROWS, Calibration, threshold
+from orchard.inference.columns import Column
 from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
 from orchard.layout import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, STATISTICS, Dataset, FittedBy, Split, Trial
 from orchard.output import Output
 from orchard.reduction.stage import by_file, load
-from orchard.reduction.statistics import Role, Statistics
+from orchard.reduction.statistics import Role, Statistics, Sums
 from orchard.session import available_cores
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Candidates:
         self._spark, self._output, self._seed, self._sure_at, self._memory = spark, output, seed, sure_at, memory
         statistics = Statistics.from_bytes(data)
         everything, fit = statistics.everything_seen, statistics.fit_seen
+        self._weights = statistics.weights
         self._roles, self.fits_held_out = statistics.roles, statistics.held_out is not None
         # Of the images alone: the discriminant learns from their views, too.
         self._fitted, self._everything = statistics.fit.columns["label"], statistics.everything.columns["label"]
@@ -96,27 +98,28 @@ class Candidates:
         self.labels = everything.columns["label"].names
         self.kinds = Kinds.of(self.labels, counts)
         self._counts = counts
+        self.left_out: list[str] = []
+        further = self._learned(statistics)
         fits = [(everything, statistics.everything)]
         if statistics.held_out is not None and len(self._fitted.names) > 1:
             fits.append((fit, statistics.fit))
         # One thread each, side by side: they wait for each other less than threads within a decomposition do.
         with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as threads:
-            found = list(
-                threads.map(
-                    lambda sums: discriminant.fit(
-                        sums[0].labelled, sums[0].columns["label"], self.reduction, sums[1].labelled.count
-                    ),
-                    fits,
-                )
-            )
+            work = [(sums, name) for name in ("label", *further) for sums in fits]
+            every = list(threads.map(self._discriminant, *zip(*work, strict=True)))
+        found, *others = (every[start : start + len(fits)] for start in range(0, len(every), len(fits)))
         self._final, self._trial = found[0], found[-1]
         self._trial_labels = fits[-1][0].columns["label"].names
         self.familiarity = self._final.familiarity
-        images = collect(spark, output.storage, output.files(Dataset.FEATURES), by_file(output, statistics.roles))
+        roles = by_file(output, statistics.roles)
+        images = collect(spark, output.storage, output.files(Dataset.FEATURES), roles, further)
         if (images.classes("label", self._fitted.names) >= 0).sum() < LEAST_ROWS or len(self._fitted.names) < 2:
             images = HeldOut(images.features[:0], {name: [] for name in images.columns})
             self._trial, self._trial_labels = self._final, self.labels
         self._images = images
+        fitted = zip(further, others, strict=True)
+        self.columns = tuple(self._column(name, fits, discriminants) for name, discriminants in fitted)
+        """Further label columns, those that can be learned."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="orchard-regression")
         self._regression: Future[regression.Fits] | None = None
 
@@ -146,10 +149,35 @@ class Candidates:
         linear = self._linear(final)
         return self._judged(linear, self._linear(trial) if trial else linear, files, self._by), None
 
+    def held_out_of(self, column: str) -> int:
+        """Return how many images with a value in a further column it was judged on; 0: too few."""
+        n = sum(value is not None for value in self._images.columns[column])
+        return n if n >= LEAST_ROWS else 0
+
     def grow(self) -> tuple[Forest | None, str | None]:
         """Grow the forest on all training rows, or, for want of memory, not, and say why."""
         n = int(self._everything.counts.sum())
         return grow(self._rows, n, self.labels, seed=self._seed, memory=self._memory)
+
+    def _learned(self, statistics: Statistics) -> list[str]:
+        """Return the further columns with two values to learn, and say which have fewer."""
+        fits = [statistics.everything, *([statistics.fit] if statistics.held_out is not None else [])]
+        names = [name for name in statistics.fit.columns if name != "label"]
+        enough = [name for name in names if all(len(sums.columns[name].names) > 1 for sums in fits)]
+        self.left_out = [name for name in names if name not in enough]
+        return enough
+
+    def _discriminant(self, sums: tuple[Sums, Sums], column: str) -> discriminant.Discriminant:
+        """Fit on what is seen of images, their views too; given with the sums of the images themselves."""
+        seen, images = sums
+        counted = int(images.of_column(column).count)
+        return discriminant.fit(seen.of_column(column), seen.columns[column], self.reduction, counted)
+
+    def _column(self, name: str, fits: list[tuple[Sums, Sums]], found: list[discriminant.Discriminant]) -> Column:
+        """Return a further column: judged as fitted without the images held out, answering as fitted with them."""
+        names = fits[-1][0].columns[name].names
+        _, calibration = judge(found[-1].linear, names, self._images, column=name, sure_at=self._sure_at)
+        return Column(name, fits[0][0].columns[name].names, found[0].linear, calibration)
 
     def _judged(self, final: Linear, trial: Linear, files: dict[str, bytes], by: FittedBy) -> Fitted:
         figures, calibration = judge(
@@ -194,7 +222,7 @@ class Candidates:
     @cached_property
     def _rows(self) -> Rows:
         roles = self._roles if self.fits_held_out else np.where(self._roles == Role.HELD_OUT, Role.NONE, self._roles)
-        return reduced_rows(self._output, roles)
+        return reduced_rows(self._output, roles, self._weights)
 
 
 def choose(trials: Mapping[str, Trial | None], answer_with: str | None, held_out: int) -> tuple[str, str]:

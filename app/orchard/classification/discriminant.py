@@ -59,7 +59,7 @@ def fit(moments: Moments, classes: ClassSums, reduction: Reduction, images: int 
     It is fitted on the scaled features, not on the components: what these leave out tells labels apart, too.
 
     Args:
-        moments: of n rows of d features.
+        moments: of n rows of d features; rows with weights count as much as they weigh.
         classes: of the same rows, c of them.
         reduction: whose scaler is used.
         images: that the rows are of; None: each is of an image of its own.
@@ -116,12 +116,12 @@ def spread(moments: Moments, classes: ClassSums, reduction: Reduction, images: i
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     # Of one image a class nothing is known of the spread within it: that of all images stands in.
     everywhere = np.trace(total) / n / d or 1.0  # 0: no image differs from another
-    average = everywhere if n == c else max(values.mean(), 1e-6 * everywhere)
+    average = everywhere if n <= c else max(values.mean(), 1e-6 * everywhere)
     shrinkage = _oas(values, max((images or n) - c, 1))
     return Within(mean, inverse, means, vectors, (1 - shrinkage) * values + shrinkage * average, shrinkage)
 
 
-def _oas(values: NDArray[np.float64], n: int) -> float:
+def _oas(values: NDArray[np.float64], n: float) -> float:
     """Return the shrinkage for a covariance of the eigenvalues (d,), estimated from n rows."""
     d = len(values)
     square, trace = np.square(values).sum(), values.sum() ** 2

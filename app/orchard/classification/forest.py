@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard import npz
-from orchard.classification.rows import Rows, sort_by_path
+from orchard.classification.rows import Rows, sort_by_path, weights_of
 from orchard.datasets import matrix
 from orchard.images.selection import seeded_hashes
 from orchard.reduction.statistics import Role
@@ -124,14 +124,14 @@ def grow(read: Rows, n: int, labels: Sequence[str], *, seed: int, memory: int) -
                 "or do without it (--classifiers linear_discriminant,logistic_regression)."
             )
         lack = f"The trees of the random forest have seen {tree_rows:,} images each: no more fit into {has}; {more}."
-    rows, classes = _sample(read, labels, min(1.0, ROWS / max(1, n)), seed)
+    rows, classes, weights = _sample(read, labels, min(1.0, ROWS / max(1, n)), seed)
 
     def tree(state: int) -> tuple[NDArray[Any], ...]:
         from sklearn.tree import ExtraTreeClassifier
 
         chosen = np.random.default_rng(state).choice(len(rows), min(tree_rows, len(rows)), replace=False)
-        grown = ExtraTreeClassifier(max_features="sqrt", random_state=state).fit(rows[chosen], classes[chosen])
-        return _plain(grown)
+        grown = ExtraTreeClassifier(max_features="sqrt", random_state=state)
+        return _plain(grown.fit(rows[chosen], classes[chosen], sample_weight=weights[chosen]))
 
     states = np.random.SeedSequence(seed).generate_state(TREES).tolist()
     side_by_side = min(available_cores(), max(1, memory // (row_bytes * tree_rows)))
@@ -141,10 +141,10 @@ def grow(read: Rows, n: int, labels: Sequence[str], *, seed: int, memory: int) -
 
 def _sample(
     read: Rows, labels: Sequence[str], share: float, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the first components of a share of the labelled training rows, and their classes, by path."""
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+    """Return the first components of a share of the labelled training rows, their classes and weights, by path."""
     names = pa.array(labels, pa.string())
-    rows, classes, paths = [], [], []
+    rows, classes, weights, paths = [], [], [], []
     for batch, roles in read:
         found = np.asarray(pc.fill_null(pc.index_in(batch.column("label"), names), -1))
         is_chosen = (roles != Role.NONE) & (found >= 0)
@@ -153,10 +153,11 @@ def _sample(
         at = np.flatnonzero(is_chosen)
         rows.append(matrix(batch.column("pca_features"))[at, :COMPONENTS])
         classes.append(found[at].astype(np.int64))
+        weights.append(weights_of(batch)[at])
         paths.append(batch.column("path").take(pa.array(at)))
-    components, codes = np.concatenate(rows), np.concatenate(classes)
-    sort_by_path(paths, components, codes)
-    return components, codes
+    components, codes, weighing = np.concatenate(rows), np.concatenate(classes), np.concatenate(weights)
+    sort_by_path(paths, components, codes, weighing)
+    return components, codes, weighing
 
 
 def _plain(grown: Any) -> tuple[NDArray[Any], ...]:

@@ -89,7 +89,7 @@ def evaluate_groups(
     roles = {name: np.where(mask, Role.FIT, Role.NONE).astype(np.int8) for name, mask in masks.items()}
     sums, _ = training_sums(spark, output.storage, files, roles)
     reduction = Reduction.fit(sums.moments, components=components)
-    views, _ = view_sums(spark, output, roles)
+    views, _ = view_sums(spark, output, roles, ())
     seen = sums if views is None else sums.merge(views)
     projection = spark.sparkContext.broadcast(Projection(*reduction.affine()))
     rows = Rows(files, partial(_regrouped, output.storage, projection, roles))

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from orchard import tasks
 from orchard.datasets import balance, batches, matrix, with_marks
 from orchard.files import DataFile
+from orchard.images.columns import values_of
 from orchard.images.selection import seeded_hashes
 from orchard.inference.calibration import LEAST_ROWS, Calibration, fit, log_loss
 from orchard.inference.familiarity import KNOWN, Familiarity
 from orchard.inference.linear import Linear
-from orchard.layout import NAMES, Trial
+from orchard.layout import LABEL_COLUMNS, NAMES, Trial
 from orchard.reduction.stage import Roles
 from orchard.reduction.statistics import Role
 from orchard.storage import Storage
@@ -49,28 +50,31 @@ class HeldOut:
         return np.array([-1 if value is None else index.get(value, -1) for value in self.columns[column]], np.intp)
 
 
-def collect(spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles) -> HeldOut:
-    """Return up to `MAX_ROWS` of the labelled rows of feature files that are held out."""
+def collect(
+    spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles, columns: Sequence[str] = ()
+) -> HeldOut:
+    """Return up to `MAX_ROWS` of the labelled rows of feature files that are held out, with further label `columns`."""
     held = {name: int((role == Role.HELD_OUT).sum()) for name, role in roles.items()}
     share = min(1.0, MAX_ROWS / max(1, sum(held.values())))
     groups = balance([file for file in files if held[file.name]], 2 * spark.sparkContext.defaultParallelism)
     work = [(group, {file.name: roles[file.name] for file in group}) for group in groups if group]
-    found = tasks.run(spark.sparkContext, partial(_held_out, storage, share), work) if work else []
+    found = tasks.run(spark.sparkContext, partial(_held_out, storage, share, columns), work) if work else []
     width = max((features.shape[1] for features, _ in found), default=0)
     return HeldOut(
         np.concatenate([np.empty((0, width), np.float32), *(f for f, _ in found if len(f))]),
-        {name: [value for _, columns in found for value in columns[name]] for name in NAMES},
+        {name: [value for _, values in found for value in values[name]] for name in (*NAMES, *columns)},
     )
 
 
 def _held_out(
-    storage: Storage, share: float, work: tuple[Sequence[DataFile], Roles]
+    storage: Storage, share: float, names: Sequence[str], work: tuple[Sequence[DataFile], Roles]
 ) -> tuple[NDArray[np.float32], dict[str, list[str | None]]]:
     files, roles = work
     features: list[NDArray[np.float32]] = []
-    columns: dict[str, list[str | None]] = {name: [] for name in NAMES}
+    columns: dict[str, list[str | None]] = {name: [] for name in (*NAMES, *names)}
     for file in files:
-        for batch, role in with_marks(batches(storage, file, ["path", *NAMES, "features"]), roles[file.name]):
+        read = batches(storage, file, ["path", *NAMES, LABEL_COLUMNS, "features"])
+        for batch, role in with_marks(read, roles[file.name]):
             is_chosen = (role == Role.HELD_OUT) & batch.column("label").is_valid().to_numpy(zero_copy_only=False)
             if share < 1:
                 is_chosen &= seeded_hashes(batch.column("path").to_pylist(), 0) < share * 2.0**64
@@ -78,6 +82,8 @@ def _held_out(
             features.append(matrix(batch.column("features"))[at])
             for name in NAMES:
                 columns[name] += batch.column(name).take(pa.array(at)).to_pylist()
+            for name in names:
+                columns[name] += values_of(batch.column(LABEL_COLUMNS), name).take(pa.array(at)).to_pylist()
     return np.concatenate(features), columns
 
 
@@ -86,6 +92,7 @@ def judge(
     names: Sequence[str],
     held_out: HeldOut,
     *,
+    column: str = "label",
     familiarity: Familiarity | None = None,
     sure_at: float,
 ) -> tuple[Trial | None, Calibration]:
@@ -97,10 +104,15 @@ def judge(
         linear: the classifier.
         names: of its classes.
         held_out: the images.
+        column: the label column that it was fitted on; of another one than ``label``, images without a value do not
+            count.
         familiarity: of the model that was fitted without them, too; None: no image is unknown.
         sure_at: how often sure answers are to be right, 0..1.
     """
-    classes, features = held_out.classes("label", names), held_out.features
+    classes, features = held_out.classes(column, names), held_out.features
+    if column != "label":
+        has_value = np.array([value is not None for value in held_out.columns[column]], bool)
+        classes, features = classes[has_value], features[has_value]
     most = max(LEAST_ROWS, _MAX_SCORES // max(1, len(names)))
     if len(classes) > most:  # spread over all: they lie label by label
         at = np.linspace(0, len(classes) - 1, most).astype(np.intp)

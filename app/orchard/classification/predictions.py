@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,13 @@ from orchard import tasks
 from orchard.classification.forest import Forest
 from orchard.datasets import balance, batches, matrix
 from orchard.files import DataFile, parquet_bytes, part, stage_file
+from orchard.images.columns import as_text, values_of
 from orchard.inference.calibration import Calibration, softmax
+from orchard.inference.columns import Column
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
-from orchard.layout import NAMES, PREDICTIONS, Dataset, Split
+from orchard.layout import CARRIED, LABEL_COLUMNS, NAMES, PREDICTIONS, Dataset, Split
 from orchard.output import Output
 from orchard.reduction.stage import PART_ROWS
 from orchard.storage import Storage
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 Pairs = list[tuple[str, str, int]]
-"""How many test images of a label were taken for which."""
+"""How many test images of a label, kind or other value were taken for which."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class LinearModel:
     calibration: Calibration
     familiarity: Familiarity
     kinds: Kinds | None = None
+    columns: Sequence[Column] = ()
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Written:
-    """Staged predictions: the files, and the pairs of the test images, of labels and of kinds."""
+    """Staged predictions: the files, and the pairs of the test images, of labels, of kinds and of further columns."""
 
     files: list[DataFile]
     labels: Pairs
     kinds: Pairs
+    columns: dict[str, Pairs] = field(default_factory=dict)
 
 
 def write_linear(spark: SparkSession, output: Output, model: LinearModel) -> tuple[Written, Measured]:
@@ -106,8 +111,14 @@ def write_forest(spark: SparkSession, output: Output, classifier: str, forest: F
 
 
 def _together(parts: Sequence[Written]) -> Written:
-    files, labels, kinds = ([one for part in parts for one in getattr(part, name)] for name in Written.__annotations__)
-    return Written(files, labels, kinds)
+    files, labels, kinds = (
+        [one for part in parts for one in getattr(part, name)] for name in ("files", "labels", "kinds")
+    )
+    columns: dict[str, Pairs] = {}
+    for one in parts:
+        for name, pairs in one.columns.items():
+            columns.setdefault(name, []).extend(pairs)
+    return Written(files, labels, kinds, columns)
 
 
 def _write_linear_part(
@@ -118,8 +129,9 @@ def _write_linear_part(
     index = {label: number for number, label in enumerate(model.labels)}
     rows: list[pa.RecordBatch] = []
     measured = [np.empty((0, 4), np.float32)]
+    of_columns: dict[str, Pairs] = {column.name: [] for column in model.columns}
     for file in files:
-        for read in batches(storage, file, ["path", *NAMES, "split", "features"]):
+        for read in batches(storage, file, ["path", *CARRIED, "split", "features"]):
             batch = read.filter(read.column("label").is_valid())
             if not batch.num_rows:
                 continue
@@ -140,8 +152,10 @@ def _write_linear_part(
                 shares = model.kinds.probabilities(probabilities)
                 said["kind_confidence"] = pa.array(shares.max(axis=1))
                 said["predicted_kind"] = pa.array(model.kinds.names, pa.string()).take(pa.array(shares.argmax(axis=1)))
-            rows.append(_rows(batch, model.classifier, said))
             is_test = pc.equal(batch.column("split"), Split.TEST).fill_null(False).to_numpy(zero_copy_only=False)
+            if model.columns:
+                said |= _of_columns(batch, features, model.columns, is_test, of_columns)
+            rows.append(_rows(batch, model.classifier, said))
             if is_test.any():
                 before = softmax(scores[is_test]).max(axis=1)
                 true = np.array([index.get(label, -1) for label in batch.column("label").to_pylist()])[is_test]
@@ -150,7 +164,34 @@ def _write_linear_part(
     if not rows:
         return None
     table = pa.Table.from_batches(rows)
-    return _stage(storage, staging, table), np.concatenate(measured)
+    return replace(_stage(storage, staging, table), columns=of_columns), np.concatenate(measured)
+
+
+def _of_columns(
+    batch: pa.RecordBatch,
+    features: NDArray[np.float32],
+    columns: Sequence[Column],
+    is_test: NDArray[np.bool_],
+    pairs: dict[str, Pairs],
+) -> dict[str, pa.Array]:
+    """Return what further columns say of rows, as columns of `PREDICTIONS`; the pairs of test rows go into `pairs`."""
+    texts = batch.column(LABEL_COLUMNS)
+    predicted: dict[str, list[str]] = {}
+    confidences = []
+    for column in columns:
+        shares = column.probabilities(features)
+        likeliest = pa.array(column.values, pa.string()).take(pa.array(shares.argmax(axis=1)))
+        predicted[column.name] = likeliest.to_pylist()
+        confidences.append([round(share, 4) for share in shares.max(axis=1).astype(float).tolist()])
+        test = pa.table({"true": values_of(texts, column.name), "predicted": likeliest}).filter(pa.array(is_test))
+        pairs[column.name] += _pairs(test, "true", "predicted")
+    names = [column.name for column in columns]
+    said = [json.dumps(dict(zip(names, row, strict=True))) for row in zip(*confidences, strict=True)]
+    return {
+        LABEL_COLUMNS: texts,
+        "predicted_columns": as_text(predicted, len(texts)),
+        "column_confidences": pa.array(said, pa.string()),
+    }
 
 
 def _write_forest_part(
@@ -189,12 +230,12 @@ def _rows(batch: pa.RecordBatch, classifier: str, said: dict[str, pa.Array]) -> 
     columns |= {"classifier": pa.repeat(pa.scalar(classifier), batch.num_rows), **said}
     nothing = pa.nulls(batch.num_rows)
     return pa.record_batch(
-        [columns.get(field.name, nothing).cast(field.type) for field in PREDICTIONS], schema=PREDICTIONS
+        [columns.get(column.name, nothing).cast(column.type) for column in PREDICTIONS], schema=PREDICTIONS
     )
 
 
 def _stage(storage: Storage, staging: str, table: pa.Table) -> Written:
-    names = [field.name for field in PREDICTIONS if field.type == pa.string() and field.name != "path"]
+    names = [column.name for column in PREDICTIONS if column.type == pa.string() and column.name != "path"]
     file = stage_file(
         storage, staging, part(Dataset.PREDICTIONS), parquet_bytes(table, dictionary=names), table.num_rows
     )

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard import npz
-from orchard.classification.rows import Rows, sort_by_path
+from orchard.classification.rows import Rows, sort_by_path, weights_of
 from orchard.datasets import matrix
 from orchard.layout import FittedBy
 from orchard.reduction.statistics import ClassSums, Role
@@ -133,17 +133,17 @@ def _fit_in_driver(
 
     weights = half_whitening(variances)
     n_fitted = int(fitted.counts.sum())
-    rows, classes = _collect(read, everything.names, weights, n_fitted, int(everything.counts.sum()))
+    rows, classes, weighing = _collect(read, everything.names, weights, n_fitted, int(everything.counts.sum()))
 
     def fit_first(n: int, labels: tuple[str, ...], start: LogisticRegression | None) -> LogisticRegression:
         # scikit-learn's C weighs the sum of losses, and it has one row of coefficients for two classes, the double of
         # either of the two that are as far from zero.
-        strength = (2 if len(labels) == 2 else 1) / (PENALTY * n)
+        strength = (2 if len(labels) == 2 else 1) / (PENALTY * float(weighing[:n].sum(dtype=np.float64)))
         model = start or LogisticRegression(tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
         model.set_params(C=strength)
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is not done after so many iterations is as good
-            return model.fit(rows[:n], _places(classes[:n], everything.names, labels))
+            return model.fit(rows[:n], _places(classes[:n], everything.names, labels), sample_weight=weighing[:n])
 
     trial = None
     if twice:
@@ -155,9 +155,13 @@ def _fit_in_driver(
 
 def _collect(
     read: Rows, labels: Sequence[str], weights: NDArray[np.float64], n_fitted: int, n: int
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return half-whitened components (n, k) and classes (n,) of the training rows by path, those held out last."""
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+    """Return half-whitened components (n, k), classes (n,), weights (n,) of the training rows by path.
+
+    Those that are held out come last.
+    """
     rows, classes = np.empty((n, len(weights)), np.float32), np.empty(n, np.int32)
+    weighing = np.empty(n, np.float32)
     names, scale = pa.array(labels, pa.string()), weights.astype(np.float32)
     place = {Role.FIT: 0, Role.HELD_OUT: n_fitted}
     paths: dict[Role, list[pa.Array]] = {role: [] for role in place}
@@ -169,10 +173,11 @@ def _collect(
             place[role] = end = start + len(at)
             np.multiply(components[at], scale, out=rows[start:end])
             classes[start:end] = found[at]
+            weighing[start:end] = weights_of(batch)[at]
             paths[role].append(batch.column("path").take(pa.array(at)))
     for role, part in ((Role.FIT, slice(n_fitted)), (Role.HELD_OUT, slice(n_fitted, n))):
-        sort_by_path(paths[role], rows[part], classes[part])
-    return rows, classes
+        sort_by_path(paths[role], rows[part], classes[part], weighing[part])
+    return rows, classes, weighing
 
 
 def _places(classes: NDArray[np.int32], names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int32]:
@@ -194,7 +199,7 @@ def fit_on_spark(
     """Fit by Spark ML.
 
     Args:
-        rows: ``label`` and ``pca_features``; without a label they train nothing.
+        rows: ``label, pca_features, weight``; without a label they train nothing.
         labels: those that occur, sorted.
         variances: (k,) of the components, falling.
 
@@ -217,12 +222,13 @@ def fit_on_spark(
         )
     weights = half_whitening(variances)
     components = array_to_vector(col("pca_features").cast("array<double>")).alias("components")
-    training = rows.where("label is not null").select("label", components)
+    training = rows.where("label is not null").select("label", components, "weight")
     indexer = StringIndexerModel.from_labels(list(labels), inputCol="label", outputCol="class")
     weighting = ElementwiseProduct(scalingVec=Vectors.dense(weights), inputCol="components", outputCol="weighted")
     model = LogisticRegression(
         featuresCol="weighted",
         labelCol="class",
+        weightCol="weight",
         family="multinomial",  # also for two labels, so that the coefficients always have a row a label
         standardization=False,
         regParam=PENALTY,

@@ -22,7 +22,8 @@ from orchard.storage import Storage
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-_TRAINING = pa.schema([REDUCED.field("label"), REDUCED.field("pca_features")])
+_WEIGHT = pa.field("weight", pa.float32())
+_TRAINING = pa.schema([REDUCED.field("label"), REDUCED.field("pca_features"), _WEIGHT])
 
 _COLUMNS_AT_A_TIME = 32
 
@@ -32,6 +33,8 @@ Marked = Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]
 @dataclass(frozen=True)
 class Rows:
     """Rows with ``path``, ``label`` and ``pca_features``, and what each is for: those of `Role.NONE` train nothing.
+
+    Where they have a column ``weight``, each counts so much in fitting: see `weights_of`.
 
     Attributes:
         files: where they come from.
@@ -47,27 +50,38 @@ class Rows:
             yield from self.read(file)
 
     def frame(self, spark: SparkSession, *roles: Role) -> DataFrame:
-        """Return ``label`` and ``pca_features`` of those of some roles as a lazy DataFrame, which workers read."""
+        """Return ``label, pca_features, weight`` of those of some roles as a lazy DataFrame, which workers read."""
         return frame(spark, self.files, _TRAINING, partial(_of_roles, self.read, roles))
 
 
-def reduced_rows(output: Output, roles: NDArray[np.int8]) -> Rows:
+def weights_of(batch: pa.RecordBatch) -> NDArray[np.float32]:
+    """Return how much each row counts in fitting, (n,): 1 where nothing is said."""
+    if _WEIGHT.name not in batch.schema.names:
+        return np.ones(len(batch), np.float32)
+    weights: NDArray[np.float32] = batch.column(_WEIGHT.name).to_numpy()
+    return weights
+
+
+def reduced_rows(output: Output, roles: NDArray[np.int8], weights: NDArray[np.float32] | None = None) -> Rows:
     """Return the rows of ``reduced/``.
 
     Args:
         output: the output.
         roles: (n,) of the rows of the features, in the order of their files.
+        weights: (n,) of the same; None: each is 1.
     """
     files = output.files(Dataset.REDUCED)
     features, reduced = (output.read(d, ["path"], FEATURES)["path"] for d in (Dataset.FEATURES, Dataset.REDUCED))
-    mine = roles[np.asarray(pc.index_in(reduced, features.combine_chunks()))]
-    parts = np.split(mine, np.cumsum([file.rows for file in files])[:-1])
-    by_name = {file.name: part for file, part in zip(files, parts, strict=True)}
-    return Rows(files, partial(_reduced, output.storage, by_name))
+    at = np.asarray(pc.index_in(reduced, features.combine_chunks()))
+    ends = np.cumsum([file.rows for file in files])[:-1]
+    names = [file.name for file in files]
+    of_roles = dict(zip(names, np.split(roles[at], ends), strict=True))
+    of_weights = {} if weights is None else dict(zip(names, np.split(weights[at], ends), strict=True))
+    return Rows(files, partial(_reduced, output.storage, of_roles, of_weights))
 
 
-def sort_by_path(paths: Sequence[pa.Array], rows: NDArray[np.float32], classes: NDArray[np.integer]) -> None:
-    """Bring rows (n, k) and their classes (n,) into the order of their paths, in place.
+def sort_by_path(paths: Sequence[pa.Array], rows: NDArray[np.float32], *others: NDArray[Any]) -> None:
+    """Bring rows (n, k) and what else there is of each (n,) into the order of their paths, in place.
 
     Files lie in the order in which tasks have ended, which is another one in every run, and after a kill. What draws
     rows by their number, or stops within a tolerance, must not depend on it.
@@ -75,19 +89,26 @@ def sort_by_path(paths: Sequence[pa.Array], rows: NDArray[np.float32], classes: 
     Args:
         paths: of the rows, batch by batch.
         rows: changed.
-        classes: changed.
+        others: changed.
     """
     order = np.asarray(pc.sort_indices(pa.chunked_array(paths, pa.string())))
-    classes[:] = classes[order]
+    for values in others:
+        values[:] = values[order]
     for start in range(0, rows.shape[1], _COLUMNS_AT_A_TIME):  # the rows once more would be memory that nobody counts
         columns = rows[:, start : start + _COLUMNS_AT_A_TIME]
         columns[:] = columns[order]
 
 
-def _reduced(storage: Storage, roles: dict[str, NDArray[np.int8]], file: DataFile) -> Marked:
-    return with_marks(batches(storage, file, ["path", "label", "pca_features"]), roles[file.name])
+def _reduced(
+    storage: Storage, roles: dict[str, NDArray[np.int8]], weights: dict[str, NDArray[np.float32]], file: DataFile
+) -> Marked:
+    read = batches(storage, file, ["path", "label", "pca_features"])
+    if weights:
+        read = (batch.append_column(_WEIGHT, pa.array(mark)) for batch, mark in with_marks(read, weights[file.name]))
+    return with_marks(read, roles[file.name])
 
 
 def _of_roles(read: Callable[[DataFile], Marked], roles: Sequence[Role], file: DataFile) -> Iterator[pa.RecordBatch]:
     for batch, role in read(file):
-        yield batch.select(_TRAINING.names).filter(pa.array(np.isin(role, roles)))
+        columns = [batch.column("label"), batch.column("pca_features"), pa.array(weights_of(batch))]
+        yield pa.record_batch(columns, schema=_TRAINING).filter(pa.array(np.isin(role, roles)))

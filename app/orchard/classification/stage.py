@@ -21,18 +21,24 @@ from orchard.classification.regression import prepare
 from orchard.classification.training import Classifier, chosen
 from orchard.errors import InputError, TrainingError
 from orchard.features.regrouping import group_key
+from orchard.images.columns import values_of
+from orchard.inference import columns as further
 from orchard.inference.calibration import LEAST_ROWS, Calibration, Decision
 from orchard.layout import (
     CALIBRATION,
+    CARRIED,
+    COLUMNS,
     FAMILIARITY,
     INVENTORY,
     KINDS,
+    LABEL_COLUMNS,
     LABELS,
     NAMES,
     RANDOM_FOREST,
     Baseline,
     CalibrationMetrics,
     ClassifierMetrics,
+    ColumnMetrics,
     Dataset,
     FittedBy,
     GroupSplit,
@@ -73,6 +79,7 @@ class Classification(TypedDict, total=False):
     baseline: Baseline
     leak: Leak
     group_split: GroupSplit | None
+    columns: dict[str, ColumnMetrics]  # of further label columns
     warnings: list[str]
 
 
@@ -179,7 +186,7 @@ def classify(
     """
     if not output.rows(Dataset.REDUCED):
         raise InputError(f"{output.url} holds no reduced features: run orchard reduce first.")
-    inventory = output.read(Dataset.INVENTORY, ["path", *NAMES, "split", "digest", "featurized"], INVENTORY)
+    inventory = output.read(Dataset.INVENTORY, ["path", *CARRIED, "split", "digest", "featurized"], INVENTORY)
     rows = inventory.filter(inventory["featurized"])
     _check(*(_count(rows, split) for split in (Split.TRAIN, Split.TEST)))
     prepare()
@@ -193,7 +200,7 @@ def classify(
         if classifier in found["classifiers"]:
             continue
         start = time.perf_counter()
-        lack, done = _do(spark, output, classifier, candidates, found=found, sure_at=sure_at)
+        lack, done = _do(spark, output, classifier, candidates, found=found, fitted_on=fitted_on, sure_at=sure_at)
         if lack is not None and lack not in found["warnings"]:
             found |= {"lacked": driver_memory, "warnings": [*found["warnings"], lack]}
         if done is None:
@@ -249,6 +256,7 @@ def _begin(
     warnings = _warnings(rows, train_counts, test_counts)
     if not candidates.held_out:
         warnings.append(f"Fewer than {LEAST_ROWS} labelled images can be held out: confidences are not calibrated.")
+    warnings += _column_warnings(candidates)
     found = {
         "begun": key,
         "classifiers": {},
@@ -261,13 +269,52 @@ def _begin(
         "baseline": majority_baseline(train_counts, test_counts),
         "leak": find_leak(rows),
         "group_split": None,
+        "columns": _columns(rows, candidates),
         "warnings": warnings,
     }
     files = {
         LABELS: json.dumps(candidates.labels, ensure_ascii=False).encode(),
         FAMILIARITY: candidates.familiarity.to_bytes(),
     }
-    return found, files | ({KINDS: candidates.kinds.to_bytes()} if candidates.kinds else {})
+    if candidates.kinds:
+        files[KINDS] = candidates.kinds.to_bytes()
+    if candidates.columns:
+        files[COLUMNS] = further.to_bytes(candidates.columns)
+    return found, files
+
+
+def _columns(rows: pa.Table, candidates: Candidates) -> dict[str, ColumnMetrics]:
+    """Return what there is to know of further columns before test images are answered."""
+    found: dict[str, ColumnMetrics] = {}
+    for name in sorted([*candidates.left_out, *(column.name for column in candidates.columns)]):
+        named = pa.table({"value": values_of(rows[LABEL_COLUMNS], name), "split": rows["split"]})
+        values: dict[str, dict[str, int]] = {}
+        counts = named.group_by(["value", "split"]).aggregate([([], "count_all")]).sort_by("value")
+        for row in counts.to_pylist():
+            values.setdefault(row["value"] or "", {})[row["split"]] = row["count_all"]
+        found[name] = ColumnMetrics(values=values)
+    for column in candidates.columns:
+        found[column.name] |= ColumnMetrics(
+            values=found[column.name]["values"],
+            held_out=candidates.held_out_of(column.name),
+            temperature=column.calibration.temperature,
+            threshold=column.calibration.threshold,
+        )
+    return found
+
+
+def _column_warnings(candidates: Candidates) -> list[str]:
+    warnings = [
+        f"Nothing was learned of {name}: training images have fewer than two values of it."
+        for name in candidates.left_out
+    ]
+    few = [column.name for column in candidates.columns if not candidates.held_out_of(column.name)]
+    if few and candidates.held_out:
+        warnings.append(
+            f"Fewer than {LEAST_ROWS} images that are held out have a value of {', '.join(few)}: its confidences are "
+            "not calibrated."
+        )
+    return warnings
 
 
 def _do(
@@ -277,6 +324,7 @@ def _do(
     candidates: Candidates,
     *,
     found: Classification,
+    fitted_on: Sequence[str],
     sure_at: float,
 ) -> tuple[str | None, tuple[dict[str, bytes], Written, FittedBy] | None]:
     """Train a classifier and predict every row; what is learned of a linear one goes into `found`.
@@ -295,9 +343,16 @@ def _do(
         return lack, None
     name = str(classifier)
     answering = LinearModel(
-        name, candidates.labels, fitted.linear, fitted.calibration, candidates.familiarity, candidates.kinds
+        name,
+        candidates.labels,
+        fitted.linear,
+        fitted.calibration,
+        candidates.familiarity,
+        candidates.kinds,
+        candidates.columns,
     )
     written, answered = write_linear(spark, output, answering)
+    found["columns"] = _measured(found.get("columns", {}), written.columns, fitted_on)
     figures = measure_answers(
         answered, fitted.calibration, split=candidates.split, rows=candidates.held_out, sure_at=sure_at
     )
@@ -333,6 +388,25 @@ def _evaluate(written: Written, train_rows: int) -> ClassifierMetrics:
 def _evaluate_pairs(pairs: Pairs, train_rows: int) -> ClassifierMetrics:
     true, predicted, counts = (list(values) for values in zip(*pairs, strict=True)) if pairs else ([], [], [])
     return evaluate(true, predicted, counts=counts, train_rows=train_rows)
+
+
+def _measured(
+    columns: dict[str, ColumnMetrics], pairs: dict[str, Pairs], fitted_on: Sequence[str]
+) -> dict[str, ColumnMetrics]:
+    """Return the figures of further columns with what was measured on test images."""
+    found = dict(columns)
+    for name, of_column in pairs.items():
+        if not of_column:
+            continue
+        values = {value: counts for value, counts in columns[name]["values"].items() if value}
+        training = {value: sum(counts.get(split, 0) for split in fitted_on) for value, counts in values.items()}
+        training = {value: count for value, count in training.items() if count}
+        test: dict[str, int] = {}
+        for true, _, images in of_column:
+            test[true] = test.get(true, 0) + images
+        figures = _evaluate_pairs(of_column, sum(training.values()))
+        found[name] = found[name] | {"test": figures, "baseline": majority_baseline(training, test)}
+    return found
 
 
 def _kinds_of_labels(rows: pa.Table, fitted_on: Sequence[str]) -> dict[tuple[str, str | None], int]:

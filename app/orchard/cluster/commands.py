@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 
 Command = Callable[..., Any]
 
-_IN_SUBMIT = tuple(name for name in DRIVERS["run"] if name not in ("master", "webhook"))
-"""The flags of settings: the cluster is the master, and a webhook's address, which is secret, comes from a Secret."""
+_IN_SUBMIT = tuple(name for name in DRIVERS["run"] if name not in ("master", "webhook", "source_weight"))
+"""The flags of settings: the cluster is the master, a webhook's address, which is secret, comes from a Secret, and the one
+source has no weight."""
 
 
 def _in_cluster(command: Command) -> Command:
@@ -54,8 +55,17 @@ def _resources(command: Command) -> Command:
     return command
 
 
+def _only_one(context: click.Context, argument: click.Parameter, given: tuple[str, ...]) -> str | None:  # noqa: ARG001
+    """Return the one source, or None. Raises UsageError for several: the chart's value is one address."""
+    if len(given) > 1:
+        raise UsageError(
+            "orchard submit and the chart take one source: list the images of all in one manifest, or use orchard run."
+        )
+    return given[0] if given else None
+
+
 @click.command(short_help="run in a Kubernetes cluster, or by EMR on EKS")
-@click.argument("source", required=False)
+@click.argument("source", nargs=-1, callback=_only_one)
 @click.option("--output", "-o", required=True, help="s3a:// prefix for the results, or a path in a claim")
 @click.option("--command", type=click.Choice(list(DRIVERS)), default="run", help="what the driver does  [default: run]")
 @comparison(required=False)

@@ -145,7 +145,8 @@ class Submission:
 
 def given(settings: Settings) -> dict[str, Any]:
     """Return the settings that flags, variables or the file have set and that mean something in a cluster."""
-    elsewhere = {"master", "spark_conf", "webhook"}
+    # There is one source, so none has a weight. A webhook is secret: it stands in the Secret that pods get.
+    elsewhere = {"source_weight", "master", "spark_conf", "webhook"}
     names = settings.model_fields_set - elsewhere
     return {name: getattr(settings, name) for name in Settings.model_fields if name in names}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
+from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision, probabilities_of
 from orchard.exports.graph import output_shapes
 from orchard.features.artifact import AFTER_TUNING, PARTS, Artifact
 from orchard.features.backbones import find
@@ -39,6 +39,16 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
         "precision": str(precision),
         "labels": list(model.labels),
         "kinds": list(model.kinds.names) if model.kinds else None,
+        "columns": [
+            {
+                "name": column.name,
+                "values": list(column.values),
+                "output": probabilities_of(column.name),
+                "temperature": column.calibration.temperature,
+                "threshold": column.calibration.threshold,
+            }
+            for column in model.columns
+        ],
         "input": _input(kind, artifact),
         "outputs": _outputs(model, 1 if kind is Format.LITERT else "n"),
         "classifier": model.classifier,
@@ -51,6 +61,8 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
             Answer.NOT_SURE: "Otherwise, if the greatest probability is below threshold: which label is not sure.",
             "kind": "If which label is not sure, but the greatest kind probability reaches kind_threshold: that kind.",
             Answer.SURE: "Otherwise: the label of the greatest probability.",
+            "columns": "Of each: the value of its greatest probability, if familiarity is at or above "
+            "familiarity_threshold and that probability at or above the column's threshold.",
         },
         "backbone": {
             "name": artifact.backbone,
@@ -78,11 +90,12 @@ _MEANINGS = {
     FAMILIARITY: "how near the photo lies to what was learned, 0 to 1",
     KIND_PROBABILITIES: "probabilities of the kinds, in their order: the sums of those of their labels",
 }
+_OF_COLUMN = "calibrated probabilities of a further column's values, in their order; each row sums to 1"
 
 
 def _outputs(model: Model, rows: int | str) -> list[dict[str, Any]]:
     return [
-        {"name": name, "dtype": "float32", "shape": [rows, *shape[1:]], "meaning": _MEANINGS[name]}
+        {"name": name, "dtype": "float32", "shape": [rows, *shape[1:]], "meaning": _MEANINGS.get(name, _OF_COLUMN)}
         for name, shape in output_shapes(model).items()
     ]
 
@@ -146,6 +159,10 @@ def _training(model: Model) -> dict[str, Any]:
     if measured:
         wanted = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "test_rows", "train_rows")
         found["test"] = {name: measured[name] for name in wanted if name in measured}
+    if columns := metrics.get("columns"):
+        of_columns = {name: column["test"] for name, column in columns.items() if "test" in column}
+        figures = ("accuracy", "macro_f1", "test_rows", "train_rows")
+        found["test_by_column"] = {name: {one: test[one] for one in figures} for name, test in of_columns.items()}
     if calibration := metrics.get("calibration"):
         left_out = ("reliability_before", "reliability_after", "coverage")
         found["calibration"] = {name: value for name, value in calibration.items() if name not in left_out}

@@ -10,8 +10,15 @@ INPUT = "image"
 """The graph's input: uint8 (n, height, width, 3), RGB."""
 OUTPUT = "probabilities"
 """An output of the graph: float32 (n, n_classes), rows that sum to 1."""
-KIND_PROBABILITIES = "kind_probabilities"
-"""An output of the graph if the model knows kinds: float32 (n, n_kinds)."""
+
+
+def probabilities_of(column: str) -> str:
+    """Return the output of the graph for a label column above or beside the label: float32 (n, n_values)."""
+    return f"{column}_probabilities"
+
+
+KIND_PROBABILITIES = probabilities_of("kind")
+"""That of a model that knows kinds."""
 FAMILIARITY = "familiarity"
 """An output of the graph: float32 (n,), 0..1; see `orchard.inference.familiarity.Familiarity`."""
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import UsageError
-from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT
+from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, probabilities_of
 from orchard.exports.views import Operations, Side, view
 from orchard.features.artifact import PARTS, Artifact, EngineName
 from orchard.features.engines import SMALLEST, import_openvino
+from orchard.inference.columns import Column
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.model import Model
 
@@ -56,6 +57,10 @@ def folded_graph(model: Model) -> Any:
         outputs[FAMILIARITY] = _familiarity(opset, features, model.familiarity)
     if model.kinds is not None:
         outputs[KIND_PROBABILITIES] = opset.matmul(probabilities, model.kinds.shares, False, False)
+    for column in model.columns:
+        weights, bias = head(column)
+        of_column = opset.add(opset.matmul(features, weights, False, False), bias)
+        outputs[probabilities_of(column.name)] = opset.softmax(of_column, 1, name=probabilities_of(column.name))
     results = [opset.result(node, name=f"{name}/result") for name, node in outputs.items()]
     folded = openvino.Model(results, [pixels], model.artifact.backbone)
     folded.inputs[0].tensor.set_names({INPUT})
@@ -145,13 +150,14 @@ def output_shapes(model: Model) -> dict[str, list[str | int]]:
         shapes[FAMILIARITY] = ["n"]
     if model.kinds is not None:
         shapes[KIND_PROBABILITIES] = ["n", len(model.kinds.names)]
-    return shapes
+    return shapes | {probabilities_of(column.name): ["n", len(column.values)] for column in model.columns}
 
 
-def head(model: Model) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def head(of: Model | Column) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return weights (n_features, n_classes) and bias (1, n_classes) of scores whose softmax is calibrated."""
-    temperature = np.float32(model.calibration.temperature)
-    return np.ascontiguousarray((model.weights / temperature).T), (model.bias / temperature)[np.newaxis]
+    linear = of.linear if isinstance(of, Column) else of
+    temperature = np.float32(of.calibration.temperature)
+    return np.ascontiguousarray((linear.weights / temperature).T), (linear.bias / temperature)[np.newaxis]
 
 
 def constant(node: Any, index: int) -> NDArray[Any]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
-from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision
+from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision, probabilities_of
 from orchard.exports.graph import head
 from orchard.exports.quantization import Images, familiarity_of, matching
 from orchard.exports.views import Side, view
@@ -43,6 +43,8 @@ from orchard.inference.model import Model
 if TYPE_CHECKING:
     import keras
 
+_COLUMN = ".column.npz"
+"""How the file with the layer of a further label column ends."""
 _SECONDS = 1800.0  # int8 of a large network takes minutes
 
 
@@ -126,6 +128,9 @@ def keras_file(
             (folder / "familiarity.npz").write_bytes(model.familiarity.to_bytes())
         if model.kinds is not None:
             np.save(folder / "kinds.npy", model.kinds.shares)
+        for column in model.columns:
+            of_column, its_bias = head(column)
+            np.savez(folder / f"{column.name}{_COLUMN}", weights=of_column, bias=its_bias[0])
         if images is not None and images.pixels:
             squares = _resized(images.pixels, artifact.decoded_size)
             np.save(folder / "images.npy", squares)
@@ -257,8 +262,17 @@ def _folded(request: _Request, folder: Path) -> keras.Model:
         summed = keras.layers.Dense(shares.shape[1], use_bias=False, name=KIND_PROBABILITIES)
         outputs[KIND_PROBABILITIES] = summed(outputs[OUTPUT])
         summed.set_weights([shares])
+    layers = [(dense, matrix, bias)]
+    for file in sorted(folder.glob(f"*{_COLUMN}")):
+        name = probabilities_of(file.name.removesuffix(_COLUMN))
+        with np.load(file) as arrays:
+            matrix, bias = arrays["weights"], arrays["bias"]
+        layer = keras.layers.Dense(len(bias), activation="softmax", name=name)
+        outputs[name] = layer(features)
+        layers.append((layer, matrix, bias))
     model = keras.Model(image, outputs, name=request.backbone)
-    dense.set_weights([matrix, bias])
+    for layer, matrix, bias in layers:
+        layer.set_weights([matrix, bias])
     return model
 
 

@@ -10,7 +10,7 @@ from orchard.errors import UsageError
 from orchard.files import DataFile, read_columns
 from orchard.images.splits import assign_splits
 from orchard.images.versions import readable, with_versions
-from orchard.layout import FEATURIZED, INVENTORY, NAMES, REJECTED, VIEWED, Dataset, Reason
+from orchard.layout import CARRIED, FEATURIZED, INVENTORY, REJECTED, VIEWED, Dataset, Reason
 from orchard.output import Output
 from orchard.storage import DEFAULT_S3, S3Options
 
@@ -22,7 +22,7 @@ class Pending:
     images: pa.Table
     """Schema `LISTING`, every row with its split."""
     renamed: pa.Table
-    """Likewise: the images that are done but for another label, kind or split; they are not decoded again."""
+    """Likewise: the images that are done but for another label, kind, value or split; they are not decoded again."""
     replaced: pa.ChunkedArray
     """Paths whose image was replaced, is to be tried again, or is no longer in the source."""
     replaced_images: int
@@ -43,10 +43,10 @@ def find_pending(
 ) -> Pending:
     """Compare `listing` (schema `LISTING`) with the output's inventory.
 
-    An image is done if its path is in the inventory with the same version, size, label, kind and split (one that
-    Orchard assigned stays). Where the listing has no version, the storage is asked. Rejected images stay rejected
-    while they are unchanged, unless `retry_rejected` or what could not be read can be now. Where there are `views`, an
-    image that comes into a split of `VIEWED` is done again, for it has none.
+    An image is done if its path is in the inventory with the same version, size, label, kind, other values and split
+    (one that Orchard assigned stays). Where the listing has no version, the storage is asked. Rejected images stay
+    rejected while they are unchanged, unless `retry_rejected` or what could not be read can be now. Where there are
+    `views`, an image that comes into a split of `VIEWED` is done again, for it has none.
 
     Raises:
         UsageError: the output has rows of images that the source does not list and that are not `dropped`, and `prune`
@@ -54,7 +54,7 @@ def find_pending(
         InputError: none of the images is there.
     """
     listing, missing = with_versions(listing, s3)
-    columns = ["path", "size", "version", *NAMES, "split", "featurized"]
+    columns = ["path", "size", "version", *CARRIED, "split", "featurized"]
     inventory = output.read(Dataset.INVENTORY, columns, INVENTORY)
     vanished = inventory["path"].filter(pc.invert(pc.is_in(inventory["path"], _values(listing["path"]))))
     unasked = vanished.filter(pc.invert(pc.is_in(vanished, pa.array(sorted(dropped), pa.string()))))
@@ -67,7 +67,7 @@ def find_pending(
     is_known = pc.is_valid(at)
     before = inventory.take(at)
     is_renamed = _differs(listing["split"], before["split"])  # null: the source does not say
-    for name in NAMES:  # null: it has none
+    for name in CARRIED:  # null: it has none
         is_renamed = pc.or_(is_renamed, pc.not_equal(pc.fill_null(listing[name], ""), pc.fill_null(before[name], "")))
     again = pc.or_(*(_differs(listing[name], before[name]) for name in ("version", "size")))  # as of the split
     is_missing = pc.is_in(listing["path"], pa.array(missing, pa.string()))
@@ -135,7 +135,7 @@ def without(output: Output, paths: pa.ChunkedArray) -> tuple[dict[Dataset, list[
 
 
 def renamed(output: Output, images: pa.Table) -> tuple[dict[Dataset, list[DataFile]], list[str]]:
-    """Stage the files of the extraction that hold rows of `images` again, with their label, kind and split.
+    """Stage the files of the extraction that hold rows of `images` again, with their label, kind, values and split.
 
     Args:
         output: held for writing; one file is in memory at a time.
@@ -153,7 +153,7 @@ def renamed(output: Output, images: pa.Table) -> tuple[dict[Dataset, list[DataFi
                 continue
             rows = read_columns(output.storage, file)
             at = pc.index_in(rows["path"], paths)
-            for name in (*NAMES, "split"):
+            for name in (*CARRIED, "split"):
                 new = pc.if_else(pc.is_valid(at), images[name].take(at), rows[name])
                 rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), new)
             remove.append(file.name)

@@ -12,6 +12,14 @@ from orchard.output import Output
 from orchard.stages import key_of
 
 
+def source_key(output: Output) -> str | None:
+    """Return a digest of which source lists which image, None if there is one source."""
+    images = output.read(Dataset.INVENTORY, ["path", "source"], INVENTORY)
+    if images["source"].null_count == images.num_rows:
+        return None
+    return key_of(*([row["path"], row["source"]] for row in images.sort_by("path").to_pylist()))
+
+
 def group_key(output: Output, *, straddling: bool = False) -> str | None:
     """Return a digest of the groups, None if there are none, or none that straddles the split, if that is asked for."""
     images = output.read(Dataset.INVENTORY, ["path", "split", "group", "featurized"], INVENTORY)
@@ -37,13 +45,23 @@ def regroup(output: Output, group_by: str) -> None:
 
 
 def update_groups(output: Output, images: pa.Table, grouping: Grouping | None) -> None:
-    """Make the inventory's groups those of `images`, columns ``path, group``, and remember how they came about."""
+    """Make the inventory's groups those of `images`, columns ``path, group``, and remember how they came about.
+
+    Where they have a column ``source``, it becomes the inventory's, too.
+    """
     add, remove = [], []
+    names = [name for name in ("group", "source") if name in images.column_names]
     for file in output.files(Dataset.INVENTORY):
         rows = read_columns(output.storage, file)
-        groups = images["group"].take(pc.index_in(rows["path"], images["path"].combine_chunks()))
-        if not pc.all(pc.equal(pc.fill_null(groups, ""), pc.fill_null(rows["group"], ""))).as_py():
+        at = pc.index_in(rows["path"], images["path"].combine_chunks())
+        differs = False
+        for name in names:
+            values = images[name].take(at)
+            if not pc.all(pc.equal(pc.fill_null(values, ""), pc.fill_null(rows[name], ""))).as_py():
+                place = rows.schema.get_field_index(name)
+                rows, differs = rows.set_column(place, rows.schema.field(name), values), True
+        if differs:
             remove.append(file.name)
-            add.append(output.stage(Dataset.INVENTORY, regrouped(rows, groups)))
+            add.append(output.stage(Dataset.INVENTORY, rows))
     if add or output.property("grouping") != grouping:
         output.commit({Dataset.INVENTORY: add}, remove=remove, properties={"grouping": grouping})

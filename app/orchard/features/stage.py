@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -38,7 +38,7 @@ Extraction = dict[str, Any]
 """What the property ``extraction`` holds: images, images_per_second, bytes and more; empty if there were none to do."""
 
 
-def start_over(output: Output, source: str, settings: Settings) -> None:
+def start_over(output: Output, source: str | Sequence[str], settings: Settings) -> None:
     """Drop what the output holds (``--fresh``), but not what an earlier try at the same command has done.
 
     The same command is that of the same Kubernetes Job, or, where none is known, of the same source and settings, as
@@ -183,10 +183,10 @@ def rename(output: Output, pending: Pending) -> None:
     if pending.renamed.num_rows:
         add, remove = renamed(output, pending.renamed)
         output.commit(add, replace=DERIVED, remove=remove, properties=FORGOTTEN)
-        log.info("%d images have another label, kind or split; none was decoded again", pending.renamed.num_rows)
+        log.info("%d images have another label, kind, value or split; none was decoded again", pending.renamed.num_rows)
 
 
-def complete(output: Output, listing: Listing, source: str, extraction: Extraction) -> None:
+def complete(output: Output, listing: Listing, source: str | Sequence[str], extraction: Extraction) -> None:
     """Remember both, and make sure that every listed image is in exactly one of ``features`` and ``rejected``.
 
     A dataset without rows gets an empty file, so that every reader can open it.
@@ -194,8 +194,10 @@ def complete(output: Output, listing: Listing, source: str, extraction: Extracti
     Raises:
         StorageError: it is not so.
     """
+    sources = [redacted(one) for one in ([source] if isinstance(source, str) else source)]
     found: dict[str, Any] = {
-        "source": redacted(source),
+        "source": " + ".join(sources),
+        **({"sources": sources} if len(sources) > 1 else {}),
         "listed": listing.table.num_rows,
         "ignored": listing.ignored_count,
         "warnings": listing.warnings,

@@ -35,7 +35,7 @@ from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.quality import Quality, quality_of
 from orchard.images.reading import contents
-from orchard.layout import FEATURES, INVENTORY, NAMES, REJECTED, VIEWED, VIEWS, Dataset, Fit, Reason
+from orchard.layout import CARRIED, FEATURES, INVENTORY, REJECTED, VIEWED, VIEWS, Dataset, Fit, Reason
 from orchard.storage import LocalStorage, S3Options, Storage
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
@@ -177,7 +177,7 @@ def worked_on(
 def encoded(table: pa.Table) -> pa.Buffer:
     """Return rows of a dataset as Parquet."""
     # A dictionary of floats that hardly repeat only costs time.
-    return parquet_bytes(table, dictionary=[*NAMES, "split"] if "features" in table.column_names else True)
+    return parquet_bytes(table, dictionary=[*CARRIED, "split"] if "features" in table.column_names else True)
 
 
 def import_libraries(engine: EngineName, _: int) -> None:
@@ -283,7 +283,7 @@ class Rows:
         width, height = zip(*self._sizes, strict=True) if self._sizes else ((), ())
         features = pa.table(
             {
-                **{name: featurized[name] for name in ("path", *NAMES, "split")},
+                **{name: featurized[name] for name in ("path", *CARRIED, "split")},
                 "width": pa.array(width, pa.int32()),
                 "height": pa.array(height, pa.int32()),
                 "features": lists(matrix),
@@ -302,7 +302,7 @@ class Rows:
         views = (
             pa.table(
                 {
-                    **{name: viewed[name] for name in ("path", *NAMES, "split")},
+                    **{name: viewed[name] for name in ("path", *CARRIED, "split")},
                     "view": pa.array(np.tile(np.arange(self._views), len(self._viewed)), pa.int32()),
                     "features": lists(np.concatenate(self._view_features)),
                 }
@@ -316,7 +316,7 @@ class Rows:
             {
                 "path": self._task["path"],
                 "size": pa.array(self._bytes, pa.int64()),
-                **{name: self._task[name] for name in ("version", *NAMES, "split", "group")},
+                **{name: self._task[name] for name in ("version", *CARRIED, "split", "group", "source")},
                 "digest": pa.array(self._digests, pa.string()),
                 "featurized": is_featurized,
                 "format": pa.array(self._formats, pa.string()),

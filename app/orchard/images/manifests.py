@@ -6,6 +6,7 @@ import posixpath
 import re
 import unicodedata
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote_plus
 
@@ -17,9 +18,10 @@ import pyarrow.parquet as pq
 
 from orchard.delimited import decoded, delimiter, first_row
 from orchard.errors import InputError
+from orchard.images.columns import as_text
 from orchard.images.kinds import KindFrom, kinds_of
 from orchard.images.places import placed, split_named
-from orchard.layout import LISTING, NAMES
+from orchard.layout import CARRIED, LISTING
 from orchard.storage import LocalStorage, local_path, split_s3_url
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -48,16 +50,23 @@ def is_manifest(name: str) -> bool:
 
 
 def read_manifest(
-    data: bytes, url: str, label_level: int = 1, kind_from: KindFrom | None = None, group_by: str | None = None
+    data: bytes,
+    url: str,
+    label_level: int = 1,
+    kind_from: KindFrom | None = None,
+    *,
+    group_by: str | None = None,
+    label_columns: Sequence[str] = (),
 ) -> Manifest:
     """Read the manifest at ``url``: columns ``path`` and, if any, ``label``, ``kind``, ``split``, ``size``, by header.
 
     Relative paths are relative to the manifest's folder. Where there is no column ``label`` or ``split``, folders
     tell (see `places`); where there is none ``kind``, what ``kind_from`` says (see `kinds`). A column called
-    ``group_by`` names groups. CSV may be separated by commas, semicolons, tabs or bars, and be in UTF-8 or UTF-16. An
-    S3 Inventory is known by its columns ``bucket`` and ``key``, or as CSV without a header by its first row.
+    ``group_by`` names groups, and those of ``label_columns`` hold further values to learn. CSV may be separated by
+    commas, semicolons, tabs or bars, and be in UTF-8 or UTF-16. An S3 Inventory is known by its columns ``bucket`` and
+    ``key``, or as CSV without a header by its first row.
     Raises InputError: not readable, no such columns, a row without a path, a path that is listed twice with
-    different labels, kinds or splits, a split that is none, a size that is no number.
+    different labels, kinds, splits or other values, a split that is none, a size that is no number.
     """
     try:
         table = _read_parquet(data) if url.lower().endswith(".parquet") else _read_csv(data)
@@ -68,7 +77,14 @@ def read_manifest(
         if "path" not in table.column_names:
             found = ", ".join(map(_shown, table.column_names[:8]))
             raise InputError(f"manifest {url} has no column 'path', only {found}: name the column of the images so.")
-        listing, warnings = _from_paths(table, url, label_level, kind_from, group_by)
+        if missing := [name for name in label_columns if name not in table.column_names]:
+            found = ", ".join(map(_shown, table.column_names[:8]))
+            raise InputError(
+                f"manifest {url} has no column {missing[0]!r}, only {found}: name one of these with --label-columns."
+            )
+        listing, warnings = _from_paths(
+            table, url, label_level, kind_from, group_by=group_by, label_columns=label_columns
+        )
         return replace(
             _unique(listing, url, warnings, is_inventory=False), has_groups=_group_column(table, group_by) is not None
         )
@@ -154,9 +170,15 @@ def _from_inventory(table: pa.Table, url: str) -> pa.Table:
 
 
 def _from_paths(
-    table: pa.Table, url: str, level: int, kind_from: KindFrom | None, group_by: str | None
+    table: pa.Table,
+    url: str,
+    level: int,
+    kind_from: KindFrom | None,
+    *,
+    group_by: str | None,
+    label_columns: Sequence[str],
 ) -> tuple[pa.Table, list[str]]:
-    """Schema LISTING from the columns ``path``, ``label``, ``kind``, ``split``, ``size``, that of groups; warnings."""
+    """Schema LISTING from ``path``, ``label``, ``kind``, ``split``, ``size``, groups, further columns; and warnings."""
     texts = table["path"].cast(pa.string()).to_pylist()
     if None in texts:
         is_blank = np.all([np.asarray(pc.is_null(column)) for column in table.columns], axis=0)
@@ -192,7 +214,9 @@ def _from_paths(
         warnings += found.split_warnings
     column = _group_column(table, group_by)
     groups = pa.nulls(len(paths), pa.string()) if column is None else _names(table, column)
-    columns = [paths, _sizes(table, url), pa.nulls(len(paths), pa.string()), labels, kinds, splits, groups]
+    further = as_text({name: _names(table, name).to_pylist() for name in label_columns}, len(paths))
+    none = pa.nulls(len(paths), pa.string())
+    columns = [paths, _sizes(table, url), none, labels, kinds, splits, groups, further, none]
     return pa.table(columns, schema=LISTING), warnings
 
 
@@ -231,7 +255,7 @@ def _strings(table: pa.Table, name: str) -> list[str | None]:
 
 
 def _names(table: pa.Table, column: str) -> pa.Array:
-    """Labels, kinds or groups in Unicode's NFC; null where there is none."""
+    """Labels, kinds, groups or other values in Unicode's NFC; null where there is none."""
     given = [text and unicodedata.normalize("NFC", text.strip()) for text in _strings(table, column)]
     return pa.array([name or None for name in given], pa.string())
 
@@ -261,14 +285,16 @@ def _shown(text: str) -> str:
 
 
 def _unique(listing: pa.Table, url: str, warnings: list[str], *, is_inventory: bool) -> Manifest:
-    """Each path once. Raises InputError if a path is listed with two labels, kinds, splits or groups."""
-    merged = listing.group_by(["path", *NAMES, "split", "group"]).aggregate([("size", "max"), ("version", "max")])
+    """Each path once. Raises InputError if a path is listed with two labels, kinds, splits, groups or other values."""
+    merged = listing.group_by(["path", *CARRIED, "split", "group"]).aggregate([("size", "max"), ("version", "max")])
     merged = merged.rename_columns({"size_max": "size", "version_max": "version"})
+    merged = merged.append_column("source", pa.nulls(merged.num_rows, pa.string()))
     merged = merged.select(LISTING.names).cast(LISTING)
     counts = pc.value_counts(merged["path"].combine_chunks())
     if len(counts) < merged.num_rows:
         twice = next(row["values"] for row in counts.to_pylist() if row["counts"] > 1)
         raise InputError(
-            f"manifest {url} lists {_shown(twice)} twice, with different labels, kinds, splits or groups: keep one row."
+            f"manifest {url} lists {_shown(twice)} twice, with different labels, kinds, splits, groups or other values:"
+            " keep one row."
         )
     return Manifest(merged, listing.num_rows - merged.num_rows, is_inventory, warnings)

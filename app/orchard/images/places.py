@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from orchard.layout import Split
+from orchard.redaction import redacted
 
 _WORDS = {
     "train": Split.TRAIN,
@@ -276,3 +277,8 @@ def doubtful(key: str) -> bool:
     if key.endswith(_IMAGE_SUFFIXES) and "/._" not in f"/{key}":  # nearly every file; the pattern takes longer
         return False
     return _NO_IMAGE.fullmatch(key, key.rfind("/") + 1) is not None
+
+
+def source_name(source: str) -> str:
+    """What an image says of the source that lists it: the source as it was given, without a slash at its end."""
+    return redacted(source.rstrip("/") or source)

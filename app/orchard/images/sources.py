@@ -2,7 +2,7 @@
 
 import errno
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,9 +21,20 @@ from orchard.images.corrections import read as read_corrections
 from orchard.images.groups import describe, groups_of, regrouped
 from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
 from orchard.images.manifests import is_manifest, read_manifest
-from orchard.images.places import doubtful, is_ignored, places
+from orchard.images.places import doubtful, is_ignored, places, source_name
 from orchard.images.selection import sample, with_labels
-from orchard.layout import COMMITS, LISTING, LOGS, MODEL, REVIEW, SUSPECT_LIST, CorrectionMetrics, Dataset, Grouping
+from orchard.layout import (
+    COMMITS,
+    LABEL_COLUMNS,
+    LISTING,
+    LOGS,
+    MODEL,
+    REVIEW,
+    SUSPECT_LIST,
+    CorrectionMetrics,
+    Dataset,
+    Grouping,
+)
 from orchard.settings import Settings
 from orchard.storage import (
     Entry,
@@ -69,7 +80,7 @@ class Listing:
 
 
 def list_images(
-    source: str,
+    source: str | Sequence[str],
     s3: S3Options,
     *,
     limit: int | None,
@@ -78,6 +89,7 @@ def list_images(
     label_level: int = 1,
     kind_from: KindFrom | None = None,
     group_by: str | None = None,
+    label_columns: Sequence[str] = (),
     corrections: Corrections | None = None,
     output: str | None = None,
 ) -> Listing:
@@ -87,6 +99,7 @@ def list_images(
         source: A folder, ``file://`` URL, ``s3a://bucket/prefix``; a pattern of these (``*``, ``?``, ``[a-z]``,
             ``{a,b}`` within a folder's or file's name, ``**`` across folders; a folder that it names is taken whole;
             something that exists under exactly this name comes first); one image; or a manifest, see `read_manifest`.
+            Or several of these, of which each image says which one lists it.
         s3: Where the object store is.
         limit: At most so many images, a seeded sample shared out by label and split; None: all.
         labels: Only these; None: all.
@@ -94,6 +107,7 @@ def list_images(
         label_level: Folders that make a label, see `places`.
         kind_from: Where kinds come from if no manifest has a column for them, see `kinds`; None: there are none.
         group_by: What names groups: a column of a manifest, or see `groups_of`; None: there are none.
+        label_columns: Further columns to learn: of a manifest, or of all manifests among several sources.
         corrections: Other labels than the source says, and images to leave out, among those that are selected.
         output: A folder or prefix of which nothing is listed.
 
@@ -102,33 +116,22 @@ def list_images(
     and other outputs of Orchard are left out.
 
     Raises:
-        InputError: There is no such source, it holds no image, or none of a label or that is to be corrected.
+        InputError: There is no such source, it holds no image, or none of a label or that is to be corrected, it has
+            no such columns, or two sources list the same image.
         AccessDenied: It may not be read.
         StorageError: It cannot be listed.
     """
-    lister = _Lister(source, s3, label_level, kind_from, output)
-    duplicates, has_groups = 0, False
-    try:
-        storage, pattern = _opened(source, s3)
-        if isinstance(pattern, str) and is_manifest(pattern):
-            manifest = read_manifest(
-                storage.read(pattern), f"{storage.url}/{pattern}", label_level, kind_from, group_by
-            )
-            duplicates, has_groups = manifest.duplicates, manifest.has_groups
-            table = lister.inventory(manifest.table) if manifest.is_inventory else manifest.table
-            lister.warnings += manifest.warnings
-        elif isinstance(pattern, str):
-            table = lister.images(storage, filter(None, [storage.stat(pattern)]))
-        else:
-            entries = interruption.checked(lister.entries(storage))
-            table = lister.images(storage, (e for e in entries if pattern is None or pattern.fullmatch(e.key)))
-    except BucketMissing as error:
-        raise InputError(str(error)) from error
-    except OSError as error:
-        raise _failure(error, source) from error
-    if not table.num_rows:
-        but = f", only {lister.n_ignored} other files such as {lister.ignored[0]}" if lister.n_ignored else ""
-        raise InputError(f"{source} holds no image{but}: give a folder, bucket or manifest of images.")
+    sources = [source] if isinstance(source, str) else list(source)
+    found = [
+        _read(one, s3, _Lister(one, s3, label_level, kind_from, output), group_by=group_by, label_columns=label_columns)
+        for one in sources
+    ]
+    if not any(one.has_columns for one in found):
+        _check_columns(label_columns, " and ".join(sources))
+    table = found[0].table if len(found) == 1 else _together(sources, [one.table for one in found])
+    warnings = [warning for one in found for warning in one.lister.warnings]
+    ignored = [path for one in found for path in one.lister.ignored]
+    has_groups = any(one.has_groups for one in found)
     table = table.sort_by("path")
     if corrections is not None:
         corrections.check(table)
@@ -139,7 +142,7 @@ def list_images(
     corrected = None
     if corrections is not None:
         table, corrected = corrections.apply(table, kind_from)
-    lister.warnings += kind_warnings(table, kind_from)
+    warnings += kind_warnings(table, kind_from)
     grouping = None
     if group_by is not None:
         if not has_groups:
@@ -147,17 +150,98 @@ def list_images(
         grouping = describe(group_by, table, from_column=has_groups)
     return Listing(
         table.combine_chunks(),
-        lister.ignored,
-        lister.n_ignored,
-        duplicates,
-        lister.warnings,
+        ignored[:_IGNORED_SHOWN],
+        sum(one.lister.n_ignored for one in found),
+        sum(one.duplicates for one in found),
+        list(dict.fromkeys(warnings)),
         grouping,
         corrected,
         corrections.dropped if corrections is not None else frozenset(),
     )
 
 
-def list_selected(source: str, output: str | None, settings: Settings) -> Listing:
+@dataclass(frozen=True)
+class _Read:
+    """What one source lists."""
+
+    table: pa.Table
+    lister: "_Lister"
+    duplicates: int = 0
+    has_groups: bool = False
+    has_columns: bool = False
+
+
+def _read(
+    source: str, s3: S3Options, lister: "_Lister", *, group_by: str | None, label_columns: Sequence[str]
+) -> _Read:
+    """List one source. Raises as `list_images`."""
+    found = _Read(LISTING.empty_table(), lister)
+    try:
+        storage, pattern = _opened(source, s3)
+        if isinstance(pattern, str) and is_manifest(pattern):
+            manifest = read_manifest(
+                storage.read(pattern),
+                f"{storage.url}/{pattern}",
+                lister.level,
+                lister.kind_from,
+                group_by=group_by,
+                label_columns=label_columns,
+            )
+            table = lister.inventory(manifest.table) if manifest.is_inventory else manifest.table
+            lister.warnings += manifest.warnings
+            found = _Read(table, lister, manifest.duplicates, manifest.has_groups, not manifest.is_inventory)
+        elif isinstance(pattern, str):
+            found = _Read(lister.images(storage, filter(None, [storage.stat(pattern)])), lister)
+        else:
+            entries = interruption.checked(lister.entries(storage))
+            chosen = (e for e in entries if pattern is None or pattern.fullmatch(e.key))
+            found = _Read(lister.images(storage, chosen), lister)
+    except BucketMissing as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise _failure(error, source) from error
+    if not found.table.num_rows:
+        but = f", only {lister.n_ignored} other files such as {lister.ignored[0]}" if lister.n_ignored else ""
+        raise InputError(f"{source} holds no image{but}: give a folder, bucket or manifest of images.")
+    return found
+
+
+def check_weights(source: str | Sequence[str], weights: Mapping[str, float]) -> None:
+    """Make sure that weights are of sources.
+
+    Raises:
+        UsageError: there is no such source, or it is the only one.
+    """
+    names = [source] if isinstance(source, str) else list(source)
+    unknown = [name for name in weights if source_name(name) not in map(source_name, names)]
+    if unknown:
+        raise UsageError(
+            f"--source-weight {unknown[0]} names none of the sources: write it as it is given, {' or '.join(names)}."
+        )
+    if weights and len(names) == 1:
+        raise UsageError(
+            "--source-weight weighs several sources against each other: give another source, or leave it out."
+        )
+
+
+def _together(sources: Sequence[str], tables: Sequence[pa.Table]) -> pa.Table:
+    """What several sources list. Raises InputError: two of them list an image."""
+    names = [source_name(source) for source in sources]
+    at = LISTING.get_field_index("source")
+    named = [
+        table.set_column(at, LISTING.field("source"), pa.repeat(pa.scalar(name), table.num_rows))
+        for name, table in zip(names, tables, strict=True)
+    ]
+    table = pa.concat_tables(named)
+    counts = pc.value_counts(table["path"].combine_chunks())
+    if len(counts) < table.num_rows:
+        twice = next(row["values"] for row in counts.to_pylist() if row["counts"] > 1)
+        of = sorted(table.filter(pc.equal(table["path"], twice))["source"].to_pylist())
+        raise InputError(f"{' and '.join(of)} both list {twice}: give sources that have no image in common.")
+    return table
+
+
+def list_selected(source: str | Sequence[str], output: str | None, settings: Settings) -> Listing:
     """What `list_images` finds as the settings select it, without the ``output``.
 
     Raises:
@@ -178,9 +262,19 @@ def list_selected(source: str, output: str | None, settings: Settings) -> Listin
         label_level=settings.label_level,
         kind_from=settings.kind_from,
         group_by=settings.group_by,
+        label_columns=settings.label_columns,
         corrections=read_corrections(settings.corrections, s3) if settings.corrections else None,
         output=output,
     )
+
+
+def _check_columns(missing: Sequence[str], source: str) -> None:
+    """Raise InputError for columns that a source has not, as it is no manifest."""
+    if missing:
+        raise InputError(
+            f"{source} is no manifest, and --label-columns names columns of one: give a table (CSV or Parquet) with "
+            f"path, label and {', '.join(missing)}."
+        )
 
 
 def _failure(error: OSError, source: str) -> OrchardError:
@@ -192,12 +286,19 @@ def _failure(error: OSError, source: str) -> OrchardError:
     return StorageError(f"{said} the disk and the network.")
 
 
-def check_apart(source: str, output: str) -> None:
+def check_apart(source: str | Sequence[str], output: str) -> None:
     """Make sure that results do not lie among the images themselves; a folder inside the source is another place.
 
     Raises:
-        UsageError: ``output`` is the source, or the folder whose images a pattern chooses.
+        UsageError: ``output`` is the source, or one of several, or the folder whose images a pattern chooses; or one of
+            several is given twice.
     """
+    if not isinstance(source, str):
+        if twice := next((one for one in source if sum(_is_same(one, other) for other in source) > 1), None):
+            raise UsageError(f"{twice} is given twice: name each source once.")
+        for one in source:
+            check_apart(one, output)
+        return
     fixed, pattern = _split_pattern(source)
     is_pattern = pattern is not None and (split_s3_url(source) is not None or not local_path(source).exists())
     if _is_same(source, output) or (is_pattern and _is_same(fixed, output)):
@@ -286,8 +387,8 @@ class _Lister:
         self.ignored: list[str] = []
         self.n_ignored = 0
         self._s3 = s3
-        self._level = label_level
-        self._kind_from = kind_from
+        self.level = label_level
+        self.kind_from = kind_from
         self._output = output and open_storage(output, s3).url
         self._named = set((_split_pattern(source)[1] or "").split("/"))  # a pattern may ask for a hidden folder
 
@@ -330,15 +431,17 @@ class _Lister:
         for key in sorted(others):
             self._ignore(f"{root}/{key}")
         used, at = np.unique(folder[is_image], return_inverse=True)
-        found = places(_name(root), [names[number] for number in used], self._level)
+        found = places(_name(root), [names[number] for number in used], self.level)
         self.warnings += found.label_warnings + found.split_warnings
         labels, kinds, splits = (
             pa.array(values, pa.string()).take(pa.array(at)) for values in (found.labels, found.kinds, found.splits)
         )
-        kinds = kinds_of(labels, kinds, self._kind_from)
+        kinds = kinds_of(labels, kinds, self.kind_from)
         table = table.drop_columns("folder").filter(pa.array(is_image))
-        groups = pa.nulls(table.num_rows, pa.string())
-        for name, column in {"label": labels, "kind": kinds, "split": splits, "group": groups}.items():
+        none = pa.nulls(table.num_rows, pa.string())
+        columns = {"label": labels, "kind": kinds, "split": splits}
+        columns |= dict.fromkeys(("group", LABEL_COLUMNS, "source"), none)
+        for name, column in columns.items():
             table = table.append_column(name, column)
         return table.cast(LISTING)
 

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,21 +64,22 @@ def predict(
     on_spark = spark if spark is not None else listed.num_rows >= _SPARK_FROM or settings.master is not None
     if on_spark and STDIN in images:
         raise UsageError("Standard input is read in this process: give --no-spark.")
+    columns = [column.name for column in model.columns]
     printed = _PRINTERS["jsonl" if as_json else form]
     if not on_spark:
-        return printed(predict_here(model, listed, limits=limits, s3=s3, top=top), top)
+        return printed(predict_here(model, listed, limits=limits, s3=s3, top=top), top, columns)
     from orchard.session import Session
 
     session = Session(settings)
     try:
         with stage("predict", listed.num_rows) as advance:
             answers = predict_on_spark(session.spark, model, listed, limits=limits, s3=s3, top=top, progress=advance)
-            return printed(answers, top)
+            return printed(answers, top, columns)
     finally:
         session.stop()
 
 
-def _table(answers: Iterator[Answered], top: int) -> int:  # noqa: ARG001 - the printers' signature
+def _table(answers: Iterator[Answered], top: int, columns: Sequence[str]) -> int:  # noqa: ARG001 - the printers' signature
     failed = 0
     for answer in answers:
         if "reason" in answer:
@@ -92,11 +93,17 @@ def _table(answers: Iterator[Answered], top: int) -> int:  # noqa: ARG001 - the 
             "unknown": "unlike anything learned",
         }[answer["answer"]]
         rest = ", ".join(f"{other['label']} {other['confidence']:.1%}" for other in others)
-        click.echo(f"{answer['path']}: {name:<{_TABLE_LABEL}} {first['confidence']:6.1%}   {rest}".rstrip())
+        further = answer.get("columns", {}) if answer["answer"] != "unknown" else {}
+        values = [
+            f"{column}: {found['likeliest']}{'' if found['value'] else '?'} {found['confidence']:.1%}"
+            for column, found in further.items()
+        ]
+        said = "   ".join(filter(None, [rest, *values]))
+        click.echo(f"{answer['path']}: {name:<{_TABLE_LABEL}} {first['confidence']:6.1%}   {said}".rstrip())
     return 1 if failed else 0
 
 
-def _json_lines(answers: Iterator[Answered], top: int) -> int:  # noqa: ARG001 - the printers' signature
+def _json_lines(answers: Iterator[Answered], top: int, columns: Sequence[str]) -> int:  # noqa: ARG001 - likewise
     failed = 0
     for answer in answers:
         failed += "reason" in answer
@@ -111,13 +118,14 @@ class _Lines:
         return sys.stdout.write(line.removesuffix("\r\n") + "\n")
 
 
-def _csv(answers: Iterator[Answered], top: int) -> int:
+def _csv(answers: Iterator[Answered], top: int, columns: Sequence[str]) -> int:
     from orchard.layout import FORMULA
 
     failed = 0
     ranks = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "confidence")]
     said = ["path", "answer", "label", "kind", "confidence", "familiarity", "reason", "detail"]
-    names = [*said, *ranks]
+    further = [name for column in columns for name in (f"column_{column}", f"column_{column}_confidence")]
+    names = [*said, *further, *ranks]
     table = csv.DictWriter(_Lines(), names)
     table.writeheader()
     for answer in answers:
@@ -125,6 +133,8 @@ def _csv(answers: Iterator[Answered], top: int) -> int:
         row = {name: answer.get(name) for name in said}
         for rank, candidate in enumerate(answer.get("top", ()), 1):
             row |= {f"label_{rank}": candidate["label"], f"confidence_{rank}": f"{candidate['confidence']:.6f}"}
+        for column, found in answer.get("columns", {}).items():
+            row |= {f"column_{column}": found["value"], f"column_{column}_confidence": f"{found['confidence']:.6f}"}
         # Text that a spreadsheet would take for a formula begins with an apostrophe.
         texts = {name: re.sub(FORMULA, r"'\g<0>", value) for name, value in row.items() if isinstance(value, str)}
         table.writerow(row | texts)

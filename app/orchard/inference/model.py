@@ -15,11 +15,13 @@ from orchard import models
 from orchard.cards import Cards
 from orchard.errors import InputError, StorageError
 from orchard.features.artifact import Artifact
+from orchard.inference import columns as further
 from orchard.inference.calibration import Calibration, Decision
+from orchard.inference.columns import Column
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
-from orchard.layout import BACKBONE, CALIBRATION, CARDS, FAMILIARITY, KINDS, LABELS, METRICS, REDUCTION, RUN
+from orchard.layout import BACKBONE, CALIBRATION, CARDS, COLUMNS, FAMILIARITY, KINDS, LABELS, METRICS, REDUCTION, RUN
 from orchard.reduction.pca import Reduction
 from orchard.storage import DEFAULT_S3, S3Options, Storage, open_storage
 
@@ -49,6 +51,8 @@ class Model:
     """Which one answers, such as ``linear_discriminant``."""
     kinds: Kinds | None = None
     """What labels are varieties of; None: not known."""
+    columns: tuple[Column, ...] = ()
+    """Further label columns, each with a classifier of its own."""
     metrics: dict[str, Any] = field(default_factory=dict, repr=False)
     """``metrics.json`` of the run, empty if it is missing."""
     run: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -75,8 +79,10 @@ class Model:
             linear = Linear.from_bytes(contents[_CLASSIFIER], reduction)
             familiarity = Familiarity.from_bytes(contents[FAMILIARITY])
             kinds = Kinds.from_bytes(contents[KINDS], decision.kind_threshold or 1.0) if KINDS in contents else None
+            columns = further.from_bytes(contents[COLUMNS]) if COLUMNS in contents else ()
             cards = Cards.from_bytes(contents[CARDS]) if CARDS in contents else Cards()
-            if linear.weights.shape != (len(labels), artifact.n_features):
+            layers = [(len(labels), linear), *((len(column.values), column.linear) for column in columns)]
+            if any(layer.weights.shape != (classes, artifact.n_features) for classes, layer in layers):
                 raise ValueError("its parts do not fit")
         except (ValueError, KeyError) as error:
             raise StorageError(f"The model in {output} cannot be used ({error}): run orchard run again.") from error
@@ -89,6 +95,7 @@ class Model:
             familiarity,
             decision.classifier,
             kinds,
+            columns,
             _json(storage, METRICS),
             _json(storage, RUN),
             cards,
@@ -104,6 +111,8 @@ class Model:
             content.update(self.familiarity.to_bytes())
         if self.kinds is not None:
             content.update(self.kinds.to_bytes() + repr(self.kinds.threshold).encode())
+        if self.columns:
+            content.update(further.to_bytes(self.columns))
         return content.hexdigest()
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -132,7 +141,7 @@ def _parts(storage: Storage) -> dict[str, bytes]:
                 )
             if FAMILIARITY not in folder.digests:
                 raise models.of_earlier_version(storage.url)
-            optional = [part for part in (CARDS, KINDS) if part in folder.digests]
+            optional = [part for part in (CARDS, COLUMNS, KINDS) if part in folder.digests]
             found = {part: folder.read(part) for part in (*_PARTS, *optional)}
             classifier = Decision.from_bytes(found[CALIBRATION]).classifier
             return found | {_CLASSIFIER: folder.read(f"{classifier}.npz")}

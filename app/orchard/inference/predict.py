@@ -19,6 +19,7 @@ from orchard.images.decoding import Limits, Rejection
 from orchard.images.manifests import is_manifest
 from orchard.images.reading import contents
 from orchard.images.sources import list_images
+from orchard.inference.columns import ColumnAnswer
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
 from orchard.layout import LISTING, Answer, Reason
@@ -41,6 +42,14 @@ class Candidate(TypedDict):
     confidence: float  # 0..1
 
 
+class ColumnValue(TypedDict):
+    """What a further label column says of an image."""
+
+    value: str | None  # None: not sure
+    likeliest: str
+    confidence: float  # of the likeliest, 0..1
+
+
 class Answered(TypedDict, total=False):
     """What `predict` says of an image: all but the last two, or the path with these."""
 
@@ -51,6 +60,7 @@ class Answered(TypedDict, total=False):
     confidence: float  # of the first candidate
     familiarity: float  # 0..1: how near the image lies to what was learned
     top: list[Candidate]
+    columns: dict[str, ColumnValue]  # by name; only of a model with further label columns
     reason: Reason
     detail: str
 
@@ -149,18 +159,27 @@ def _answers(predictor: Predictor, images: pa.Table, *, s3: S3Options, limits: L
             continue
         prediction = next(predictions)
         candidates = [Candidate(label=label, confidence=confidence) for label, confidence in prediction.top]
-        answers.append(
-            Answered(
-                path=path,
-                answer=prediction.answer,
-                label=prediction.label,
-                kind=prediction.kind,
-                confidence=candidates[0]["confidence"],
-                familiarity=prediction.familiarity,
-                top=candidates,
-            )
+        answered = Answered(
+            path=path,
+            answer=prediction.answer,
+            label=prediction.label,
+            kind=prediction.kind,
+            confidence=candidates[0]["confidence"],
+            familiarity=prediction.familiarity,
+            top=candidates,
         )
+        if prediction.columns:
+            answered["columns"] = column_values(prediction.columns)
+        answers.append(answered)
     return answers
+
+
+def column_values(said: Sequence[ColumnAnswer]) -> dict[str, ColumnValue]:
+    """Return what further columns say of an image, by their names."""
+    return {
+        column.name: ColumnValue(value=column.value, likeliest=column.likeliest, confidence=column.confidence)
+        for column in said
+    }
 
 
 def _read(images: pa.Table, limits: Limits, s3: S3Options) -> Iterator[bytes | Rejection]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from orchard.features.artifact import BATCH_SIZE, EngineName, Precision
 from orchard.features.engines import Engine, OpenVinoEngine, TensorFlowEngine, resolve_precision
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
+from orchard.inference import columns
+from orchard.inference.columns import ColumnAnswer
 from orchard.inference.model import Model
 from orchard.layout import Answer
 
@@ -28,6 +30,8 @@ class Prediction:
     """How near the image lies to what was learned, 0..1."""
     kind: str | None = None
     """The kind if it is sure, be the label so or not."""
+    columns: tuple[ColumnAnswer, ...] = ()
+    """What the model's further label columns say."""
 
     @property
     def label(self) -> str | None:
@@ -80,8 +84,10 @@ def answer(model: Model, features: NDArray[np.float32], top: int) -> list[Predic
     """Return what features (n, n_features) come to."""
     probabilities, familiarity = model.probabilities(features), model.familiarities(features)
     said = model.calibration.answers(probabilities.max(axis=1), familiarity)
+    further = columns.answers(model.columns, features, said == Answer.UNKNOWN)
     rows = zip(probabilities, map(Answer, said), familiarity.tolist(), strict=True)
-    return [_prediction(model, *row, top) for row in rows]
+    found = [_prediction(model, *row, top) for row in rows]
+    return [replace(one, columns=values) for one, values in zip(found, further, strict=True)]
 
 
 def _prediction(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -34,7 +35,7 @@ OTHERS_IMAGES, OTHERS_SECONDS = 16, 2.5
 """Of the qualities that were not asked for: images in all, and seconds that each may take."""
 
 
-def make_plan(source: str, output: str | None, settings: Settings) -> dict[str, Any]:
+def make_plan(source: str | Sequence[str], output: str | None, settings: Settings) -> dict[str, Any]:
     """Return what a run over `source` would do and take: counts, and time (seconds), memory and disk (bytes) and, by
     the settings' prices, money of every stage; and the same of each quality.
 

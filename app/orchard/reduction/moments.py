@@ -25,13 +25,13 @@ class Moments:
     leaves an error of 1e-7 of the largest eigenvalue, which is more than the small eigenvalues.
 
     Attributes:
-        count: rows.
+        count: rows, or what they weigh.
         shift: (d,) float32-representable float64, subtracted from every row.
         sum: (d,) float64, of the shifted rows.
         gram: (d, d) float64, symmetric: shifted rows transposed times shifted rows.
     """
 
-    count: int
+    count: float
     shift: NDArray[np.float64]
     sum: NDArray[np.float64]
     gram: NDArray[np.float64]
@@ -60,12 +60,12 @@ class Moments:
     @property
     def mean(self) -> NDArray[np.float64]:
         """(d,) mean of the rows."""
-        return self.shift + self.sum / max(self.count, 1)
+        return self.shift + self.sum / (self.count or 1)
 
     @property
     def scatter(self) -> NDArray[np.float64]:
         """(d, d) sum of the outer products of the centred rows: count times the covariance (ddof=0)."""
-        return self.gram - np.outer(self.sum, self.sum / max(self.count, 1))
+        return self.gram - np.outer(self.sum, self.sum / (self.count or 1))
 
     def about(self, shift: NDArray[np.float64]) -> Moments:
         """Return the moments of the same rows about another `shift`, shape (d,).
@@ -88,11 +88,15 @@ class Moments:
         other = other.about(self.shift)
         return Moments(self.count + other.count, self.shift, self.sum + other.sum, self.gram + other.gram)
 
-    def __getstate__(self) -> tuple[int, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def scaled(self, factor: float) -> Moments:
+        """Return the moments of the same rows, each with a weight; below 0 they take from what they are merged with."""
+        return Moments(self.count * factor, self.shift, self.sum * factor, self.gram * factor)
+
+    def __getstate__(self) -> tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Return the state with the Gram matrix as its upper triangle: half the bytes to send."""
         return self.count, self.shift, self.sum, self.gram[np.triu_indices(self.n_features)]
 
-    def __setstate__(self, state: tuple[int, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]) -> None:
+    def __setstate__(self, state: tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]) -> None:
         count, shift, total, triangle = state
         gram = np.empty((len(shift), len(shift)))
         upper = np.triu_indices(len(shift))

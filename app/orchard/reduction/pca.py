@@ -66,7 +66,7 @@ class Reduction:
                 "There are no training rows to fit scaler and PCA on: put images under a train split, "
                 "or leave the splits to Orchard."
             )
-        n, d = moments.count, moments.n_features
+        n, d = int(moments.count), moments.n_features  # each row counts once
         scatter = moments.scatter
         # Below what rounding leaves of n additions, a variance is zero.
         noise = n * np.finfo(np.float64).eps * np.diagonal(moments.gram)

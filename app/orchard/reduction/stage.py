@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from orchard import tasks
 from orchard.datasets import balance, batches, lists, matrix, with_marks
 from orchard.errors import InputError, TrainingError
-from orchard.features.regrouping import group_key
+from orchard.features.regrouping import group_key, source_key
 from orchard.files import DataFile, parquet_bytes, part, stage_file
+from orchard.images.columns import names_in, values_of
+from orchard.images.places import source_name
 from orchard.images.splits import hold_out
 from orchard.inference.calibration import LEAST_ROWS
 from orchard.layout import (
@@ -27,6 +29,7 @@ from orchard.layout import (
     FORGOTTEN,
     FORMULA,
     INVENTORY,
+    LABEL_COLUMNS,
     NAMES,
     REDUCED,
     REDUCTION,
@@ -59,9 +62,6 @@ PART_ROWS = 16_384
 
 _COLUMNS = ["path", *NAMES, "split"]
 
-CLASSIFIED = ("label",)
-"""The columns whose classes are summed up."""
-
 Roles = Mapping[str, NDArray[np.int8]]
 """Of every features file by its name, what its rows are for: see `Role`."""
 
@@ -81,6 +81,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
     Its work raises InputError if nothing was extracted to the output.
     """
     variance = settings.variance if settings.components is None else None
+    weights = {source_name(source): weight for source, weight in settings.source_weight.items() if weight != 1}
     key = key_of(
         VERSION,
         feature_names(output),
@@ -89,6 +90,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
         settings.seed,
         group_key(output),
         *(["validation"] if settings.fit_validation else []),
+        *([weights, source_key(output)] if weights else []),
     )
 
     def work(session: Session, progress: Advance) -> None:
@@ -102,6 +104,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
             variance=variance,
             components=settings.components,
             fit_validation=settings.fit_validation,
+            weights=weights,
             progress=progress,
         )
 
@@ -133,6 +136,7 @@ def reduce(
     variance: float | None = 0.95,
     components: int | None = None,
     fit_validation: bool = False,
+    weights: Mapping[str, float] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ReductionResult:
     """Fit scaler and PCA on the training rows, write all rows reduced, as Parquet and gzip CSV, and commit.
@@ -145,6 +149,7 @@ def reduce(
         variance: keep the fewest components that hold at least this share of the variance.
         components: keep this many instead.
         fit_validation: whether the validation split, if it is held out, is fitted on as other rows held out are.
+        weights: of the rows of some sources, where it is not 1: for the classifiers, not for scaler and PCA.
         progress: called with the number of rows that are newly done; every row counts once.
 
     Raises:
@@ -156,12 +161,16 @@ def reduce(
     if not rows:
         raise InputError(f"{output.url} holds no features: extract some first, or look into its rejected images.")
     given, roles = roles_of(output, seed)
-    fit, held_out = training_sums(spark, output.storage, files, roles)
+    columns = columns_of(output)
+    fit, held_out = training_sums(spark, output.storage, files, roles, columns)
     every = np.concatenate(list(roles.values()))
-    fit_views, held_out_views = view_sums(spark, output, roles)
+    fit_views, held_out_views = view_sums(spark, output, roles, columns)
+    of_rows = _weights_of_rows(output, weights) if weights else None
+    fit_weights, held_out_weights = _weight_sums(spark, output, roles, columns, of_rows)
     if given and not fit_validation:
-        held_out = held_out_views = None
-    statistics = Statistics(fit, held_out, every, given, fit_views, held_out_views)
+        held_out = held_out_views = held_out_weights = None
+    views = (fit_views, held_out_views)
+    statistics = Statistics(fit, held_out, every, given, *views, fit_weights, held_out_weights, of_rows)
     if progress:
         progress(rows // 2)
     reduction = Reduction.fit(statistics.everything.moments, variance=variance, components=components)
@@ -169,6 +178,8 @@ def reduce(
     result = ReductionResult(reduction, _metrics(reduction), _warnings(reduction, components))
     fitted_on = [Split.TRAIN, *([Split.VALIDATION] if given and fit_validation else [])]
     found = {"key": key, "metrics": result.metrics, "warnings": result.warnings, "fitted_on": fitted_on}
+    if weights:
+        found["weights"] = dict(weights)
     output.commit(
         {Dataset.REDUCED: parquet, Dataset.REDUCED_CSV: csv},
         replace=DERIVED,
@@ -178,6 +189,11 @@ def reduce(
     if progress:
         progress(rows - rows // 2)
     return result
+
+
+def columns_of(output: Output) -> tuple[str, ...]:
+    """Return the further label columns that featurized images have values of, sorted."""
+    return names_in(output.read(Dataset.INVENTORY, [LABEL_COLUMNS], INVENTORY)[LABEL_COLUMNS])
 
 
 def load(output: Output) -> Reduction:
@@ -223,7 +239,7 @@ def by_file(output: Output, roles: NDArray[np.int8]) -> Roles:
 
 
 def training_sums(
-    spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles
+    spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles, columns: Sequence[str] = ()
 ) -> tuple[Sums, Sums | None]:
     """Return the sums of the rows of feature files to fit on, and of those held out; all rows are checked to be finite.
 
@@ -232,6 +248,7 @@ def training_sums(
         storage: of the output.
         files: of ``features/``.
         roles: what their rows are for.
+        columns: further label columns whose classes are summed up beside those of ``label``.
 
     Raises:
         TrainingError: a feature is NaN or infinite.
@@ -239,23 +256,26 @@ def training_sums(
     context = spark.sparkContext
     groups = balance(files, 2 * context.defaultParallelism)
     work = [(group, {file.name: roles[file.name] for file in group}) for group in groups]
-    found = tasks.tree_reduce(context, partial(_sums_of_files, storage), work, _Found.merge)
+    found = tasks.tree_reduce(context, partial(_sums_of_files, storage, columns), work, _Found.merge)
     if found.broken is not None:
         raise TrainingError(
             f"The features of {found.broken} are not finite numbers: the backbone's weights or the precision are at "
             "fault; extract again with --fresh and precision float32."
         )
-    nothing = Sums.of(np.empty((0, 0), np.float32), {name: [] for name in CLASSIFIED})
+    nothing = Sums.of(np.empty((0, 0), np.float32), {name: [] for name in ("label", *columns)})
     return found.fit or nothing, found.held_out
 
 
-def view_sums(spark: SparkSession, output: Output, roles: Roles) -> tuple[Sums | None, Sums | None]:
+def view_sums(
+    spark: SparkSession, output: Output, roles: Roles, columns: Sequence[str]
+) -> tuple[Sums | None, Sums | None]:
     """Return the sums of the views of the images to fit on, and of those held out; None where there are none.
 
     Args:
         spark: where the work runs.
         output: with features, and views or none.
         roles: what the rows of the features are for; views are for the same.
+        columns: as of `training_sums`.
 
     Raises:
         TrainingError: a feature is NaN or infinite.
@@ -272,8 +292,52 @@ def view_sums(spark: SparkSession, output: Output, roles: Roles) -> tuple[Sums |
     of_view = np.where(is_viewed, of_view, Role.NONE).astype(np.int8)
     ends = np.cumsum([file.rows for file in output.files(Dataset.VIEWS)])
     parts = zip(output.files(Dataset.VIEWS), np.split(of_view, ends[:-1]), strict=True)
-    fit, held_out = training_sums(spark, output.storage, files, {file.name: part for file, part in parts})
+    of_file = {file.name: part for file, part in parts}
+    fit, held_out = training_sums(spark, output.storage, files, of_file, columns)
     return (fit if fit.moments.count else None), held_out
+
+
+def _weights_of_rows(output: Output, weights: Mapping[str, float]) -> NDArray[np.float32]:
+    """Return the weight of every row of the features, in the order of their files, by the source of its image."""
+    inventory = output.read(Dataset.INVENTORY, ["path", "source"], INVENTORY)
+    paths = output.read(Dataset.FEATURES, ["path"], FEATURES)["path"]
+    source = inventory["source"].take(pc.index_in(paths, inventory["path"].combine_chunks()))
+    values = pa.array([1.0, *weights.values()], pa.float32())
+    found: NDArray[np.float32] = values.take(
+        pc.add(pc.fill_null(pc.index_in(source, pa.array(list(weights), pa.string())), -1), 1)
+    ).to_numpy()
+    return found
+
+
+def _weight_sums(
+    spark: SparkSession,
+    output: Output,
+    roles: Roles,
+    columns: Sequence[str],
+    weights: NDArray[np.float32] | None,
+) -> tuple[Sums | None, Sums | None]:
+    """Return what weights of sources change in the sums to fit on and in those held out, views included.
+
+    A row that weighs w adds w - 1 times what it has added already, so the pass over all rows needs no weights, and rows
+    that weigh 1 are not read again. `weights` are those of `_weights_of_rows`; None: every row weighs 1.
+    """
+    changes: tuple[Sums | None, Sums | None] = (None, None)
+    if weights is None:
+        return changes
+    every = np.concatenate(list(roles.values()))
+    files = output.files(Dataset.FEATURES)
+    for weight in sorted({*weights.tolist()} - {1.0}):
+        mine = by_file(output, np.where(weights == np.float32(weight), every, Role.NONE).astype(np.int8))
+        read = [file for file in files if mine[file.name].any()]
+        if not read:
+            continue
+        for sums in (
+            training_sums(spark, output.storage, read, mine, columns),
+            view_sums(spark, output, mine, columns),
+        ):
+            scaled = [part.scaled(weight - 1) if part is not None and part.moments.count else None for part in sums]
+            changes = (_merge(changes[0], scaled[0]), _merge(changes[1], scaled[1]))
+    return changes
 
 
 def project_batches(storage: Storage, projection: Projection, file: DataFile) -> Iterator[pa.RecordBatch]:
@@ -300,12 +364,12 @@ def _merge(one: Sums | None, other: Sums | None) -> Sums | None:
     return one.merge(other) if one and other else one or other
 
 
-def _sums_of_files(storage: Storage, work: tuple[Sequence[DataFile], Roles]) -> _Found:
+def _sums_of_files(storage: Storage, names: Sequence[str], work: tuple[Sequence[DataFile], Roles]) -> _Found:
     files, roles = work
     found: dict[Role, Sums] = {}
     shift: NDArray[np.float64] | None = None
     for file in files:
-        read = batches(storage, file, ["path", *CLASSIFIED, "features"])
+        read = batches(storage, file, ["path", "label", LABEL_COLUMNS, "features"])
         for batch, role in with_marks(read, roles[file.name]):
             rows = matrix(batch.column("features"))
             if not np.isfinite(rows.sum(dtype=np.float64)):
@@ -315,7 +379,9 @@ def _sums_of_files(storage: Storage, work: tuple[Sequence[DataFile], Roles]) -> 
                 at = np.flatnonzero(role == kind)
                 if not len(at):
                     continue
-                columns = {name: batch.column(name).take(pa.array(at)).to_pylist() for name in CLASSIFIED}
+                chosen = batch.select(["label", LABEL_COLUMNS]).take(pa.array(at))
+                columns = {name: values_of(chosen.column(LABEL_COLUMNS), name).to_pylist() for name in names}
+                columns = {"label": chosen.column("label").to_pylist(), **columns}
                 # One shift per task, so that merging is adding.
                 summed = Sums.of(rows if len(at) == len(rows) else rows[at], columns, shift)
                 shift = summed.moments.shift if shift is None else shift

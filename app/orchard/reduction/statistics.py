@@ -35,12 +35,12 @@ class ClassSums:
 
     Attributes:
         names: of the c classes, sorted.
-        counts: (c,) int64.
+        counts: (c,) int64, rows; float64 where they have weights.
         sums: (c, d) float64.
     """
 
     names: tuple[str, ...]
-    counts: NDArray[np.int64]
+    counts: NDArray[Any]
     sums: NDArray[np.float64]
 
     @classmethod
@@ -57,13 +57,17 @@ class ClassSums:
             sums = np.add.reduceat(chosen[order], starts, axis=0, dtype=np.float64)
         return cls(tuple(classes.tolist()), counts.astype(np.int64), sums)
 
+    def scaled(self, factor: float) -> Self:
+        """Return the sums of the same rows that each weigh `factor`."""
+        return type(self)(self.names, self.counts * factor, self.sums * factor)
+
     def merge(self, other: Self) -> Self:
         """Return the sums of the rows of both."""
         if self.names == other.names:
             return type(self)(self.names, self.counts + other.counts, self.sums + other.sums)
         names = tuple(sorted({*self.names, *other.names}))
         place = {name: index for index, name in enumerate(names)}
-        counts = np.zeros(len(names), np.int64)
+        counts = np.zeros(len(names), np.result_type(self.counts, other.counts))
         sums = np.zeros((len(names), max(self.sums.shape[1], other.sums.shape[1])))
         for part in (self, other):
             if part.names:
@@ -81,11 +85,13 @@ class Sums:
         moments: of all of them: what scaler and PCA see.
         labelled: of those with a label.
         columns: of the classes of each label column, ``label`` first; rows without a value in it are in none.
+        valued: of those with a value, of each label column but ``label``.
     """
 
     moments: Moments
     labelled: Moments
     columns: dict[str, ClassSums] = field(default_factory=dict)
+    valued: dict[str, Moments] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -96,17 +102,52 @@ class Sums:
     ) -> Self:
         """Return the sums of rows (n, d) with the values of each label column (n,)."""
         moments = Moments.of(rows, shift)
-        named = np.array([name is not None for name in columns["label"]], bool)
-        labelled = moments if named.all() else Moments.of(rows[named], moments.shift)
-        return cls(moments, labelled, {name: ClassSums.of(rows, values) for name, values in columns.items()})
+        # Columns that have values in the same rows, which is usual, share one Gram matrix.
+        found = {np.ones(len(rows), bool).tobytes(): moments}
+        valued: dict[str, Moments] = {}
+        for name, values in columns.items():
+            named = np.array([value is not None for value in values], bool)
+            rows_named = named.tobytes()
+            if rows_named not in found:
+                found[rows_named] = Moments.of(rows[named], moments.shift)
+            valued[name] = found[rows_named]
+        labelled = valued.pop("label")
+        return cls(moments, labelled, {name: ClassSums.of(rows, values) for name, values in columns.items()}, valued)
+
+    def scaled(self, factor: float) -> Self:
+        """Return the sums of the same rows, each with a weight; below 0 they take from what they are merged with."""
+        found: dict[int, Moments] = {}
+
+        def scaled(moments: Moments) -> Moments:
+            return found.setdefault(id(moments), moments.scaled(factor))
+
+        return type(self)(
+            scaled(self.moments),
+            scaled(self.labelled),
+            {name: sums.scaled(factor) for name, sums in self.columns.items()},
+            {name: scaled(moments) for name, moments in self.valued.items()},
+        )
+
+    def of_column(self, name: str) -> Moments:
+        """Return the moments of the rows with a value in a label column."""
+        return self.labelled if name == "label" else self.valued[name]
 
     def merge(self, other: Self) -> Self:
         """Return the sums of the rows of both."""
-        alike = self.moments is self.labelled and other.moments is other.labelled
-        moments = self.moments.merge(other.moments)
-        labelled = moments if alike else self.labelled.merge(other.labelled)
-        columns = {name: sums.merge(other.columns[name]) for name, sums in self.columns.items()}
-        return type(self)(moments, labelled, columns)
+        found: dict[tuple[int, int], Moments] = {}  # what both share is added once
+
+        def merged(one: Moments, another: Moments) -> Moments:
+            pair = id(one), id(another)
+            if pair not in found:
+                found[pair] = one.merge(another)
+            return found[pair]
+
+        return type(self)(
+            merged(self.moments, other.moments),
+            merged(self.labelled, other.labelled),
+            {name: sums.merge(other.columns[name]) for name, sums in self.columns.items()},
+            {name: merged(moments, other.valued[name]) for name, moments in self.valued.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -120,6 +161,9 @@ class Statistics:
             has to leave out the same rows.
         is_validation: whether the validation split is what is held out.
         fit_views, held_out_views: of random views of the rows of both; None: there are none.
+        fit_weights, held_out_weights: what weights of sources change, to be merged with what a discriminant sees: the
+            sums of the rows (and views) of both that weigh w, times w - 1; None: every row weighs 1.
+        weights: (n,) float32 of every row of the features, as `roles`; None likewise.
     """
 
     fit: Sums
@@ -128,6 +172,9 @@ class Statistics:
     is_validation: bool = False
     fit_views: Sums | None = None
     held_out_views: Sums | None = None
+    fit_weights: Sums | None = None
+    held_out_weights: Sums | None = None
+    weights: NDArray[np.float32] | None = None
 
     @property
     def everything(self) -> Sums:
@@ -136,28 +183,33 @@ class Statistics:
 
     @property
     def fit_seen(self) -> Sums:
-        """Of the rows of `Role.FIT` and their views."""
-        return self.fit if self.fit_views is None else self.fit.merge(self.fit_views)
+        """Of the rows of `Role.FIT` and their views, by their weights."""
+        return _merged(self.fit, self.fit_views, self.fit_weights)
 
     @property
     def everything_seen(self) -> Sums:
-        """Of all training rows and their views."""
-        parts = (self.held_out, self.held_out_views)
-        return reduce(Sums.merge, [part for part in parts if part is not None], self.fit_seen)
+        """Of all training rows and their views, by their weights."""
+        return _merged(self.fit_seen, self.held_out, self.held_out_views, self.held_out_weights)
 
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` file, without pickles: of the labelled rows, which is what classifiers need."""
         arrays: dict[str, Any] = {"roles": self.roles, "is_validation": self.is_validation}
+        if self.weights is not None:
+            arrays["weights"] = self.weights
         for role, sums in (
             ("fit", self.fit),
             ("held_out", self.held_out),
             ("fit_views", self.fit_views),
             ("held_out_views", self.held_out_views),
+            ("fit_weights", self.fit_weights),
+            ("held_out_weights", self.held_out_weights),
         ):
             if sums is None:
                 continue
-            count, shift, total, triangle = sums.labelled.__getstate__()
-            arrays |= {f"{role}/count": count, f"{role}/shift": shift, f"{role}/sum": total, f"{role}/gram": triangle}
+            arrays |= _arrays(role, sums.labelled)
+            for name, moments in sums.valued.items():
+                if moments is not sums.labelled:
+                    arrays |= _arrays(f"{role}/{name}", moments)
             for name, classes in sums.columns.items():
                 arrays |= {
                     f"{role}/{name}/names": np.array(classes.names, np.str_),
@@ -171,12 +223,10 @@ class Statistics:
         """Return what `to_bytes` wrote; unlabelled rows are gone."""
         found: dict[str, Sums] = {}
         arrays = npz.load(data)
-        for role in ("fit", "held_out", "fit_views", "held_out_views"):
+        for role in ("fit", "held_out", "fit_views", "held_out_views", "fit_weights", "held_out_weights"):
             if f"{role}/count" not in arrays:
                 continue
-            moments = Moments.__new__(Moments)
-            state = (arrays[f"{role}/shift"], arrays[f"{role}/sum"], arrays[f"{role}/gram"])
-            moments.__setstate__((int(arrays[f"{role}/count"]), *state))
+            moments = _moments(arrays, role)
             names = [key.split("/")[1] for key in arrays if key.startswith(f"{role}/") and key.endswith("/names")]
             columns = {
                 name: ClassSums(
@@ -186,7 +236,12 @@ class Statistics:
                 )
                 for name in names
             }
-            found[role] = Sums(moments, moments, columns)
+            valued = {
+                name: _moments(arrays, f"{role}/{name}") if f"{role}/{name}/count" in arrays else moments
+                for name in names
+                if name != "label"
+            }
+            found[role] = Sums(moments, moments, columns, valued)
         return cls(
             found["fit"],
             found.get("held_out"),
@@ -194,4 +249,25 @@ class Statistics:
             bool(arrays["is_validation"]),
             found.get("fit_views"),
             found.get("held_out_views"),
+            found.get("fit_weights"),
+            found.get("held_out_weights"),
+            arrays.get("weights"),
         )
+
+
+def _merged(first: Sums, *others: Sums | None) -> Sums:
+    return reduce(Sums.merge, [sums for sums in others if sums is not None], first)
+
+
+def _arrays(prefix: str, moments: Moments) -> dict[str, Any]:
+    """Return moments as arrays of a file."""
+    names = ("count", "shift", "sum", "gram")
+    return {f"{prefix}/{name}": value for name, value in zip(names, moments.__getstate__(), strict=True)}
+
+
+def _moments(arrays: dict[str, NDArray[Any]], prefix: str) -> Moments:
+    """Return what `_arrays` wrote."""
+    moments = Moments.__new__(Moments)
+    shift, total, gram = (arrays[f"{prefix}/{name}"] for name in ("shift", "sum", "gram"))
+    moments.__setstate__((arrays[f"{prefix}/count"].item(), shift, total, gram))
+    return moments

@@ -57,6 +57,7 @@ SIZES = {
     "tuning_disk": "Cache while tuning",
 }
 """What is expected beside the time, see `orchard.layout.Sizes`."""
+MAX_VALUES = 100, 24  # of all further label columns together: rows of values, and the most confused
 
 _PATH = 64  # characters of a path in the data block
 
@@ -203,6 +204,8 @@ def render(data: ReportData) -> str:
     script, style = source("report.js"), source("figures.css") + source("report.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     answering = alerts.answering(metrics)
+    columns = metrics.get("columns", {})
+    most_values, most_confused = (-(-most // max(1, len(columns))) for most in MAX_VALUES)
     page = (
         environment()
         .get_template("report.html.j2")
@@ -225,6 +228,14 @@ def render(data: ReportData) -> str:
             trades=_trades(calibration) if calibration is not None else [],
             gallery_of=list(data.mistakes.get(answering or "", ()))[:MAX_MISTAKES],
             sheet_of=_sheet_of(views, answering),
+            columns=columns,
+            sources=metrics.get("sources", {}),
+            confused={
+                name: figures.top_confusions(column["test"], most_confused)
+                for name, column in columns.items()
+                if "test" in column
+            },
+            most_values=most_values,
             has_kinds=any(view.folded is not None for view in views),
             shots={path: number for number, path in enumerate(data.shots)},
             drawn=drawn,

@@ -14,7 +14,8 @@ _ONE_OFF = frozenset({"fresh", "prune", "retry_rejected", "metrics_port", "core_
 
 def command(run: Run, **changed: object) -> str:
     """The shell command of the run, with the settings that differ from the defaults, one a line; some may be others."""
-    lines = [f"orchard run {_quote(run['source'])}", f"--output {_quote(run['output'])}"]
+    sources = run.get("sources", [run["source"]])
+    lines = [f"orchard run {' '.join(map(_quote, sources))}", f"--output {_quote(run['output'])}"]
     for name, value in (run["settings"] | changed).items():
         field = Settings.model_fields.get(name)
         if (

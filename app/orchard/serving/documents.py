@@ -38,6 +38,14 @@ class Card(BaseModel):
     licence: str | None = None
 
 
+class ColumnAnswer(BaseModel):
+    """What a further label column says of an image."""
+
+    value: str | None = Field(description="null: not sure")
+    likeliest: str
+    confidence: float = Field(ge=0, le=1, description="calibrated probability of the likeliest value")
+
+
 class Answered(BaseModel):
     """What is on an image."""
 
@@ -48,6 +56,9 @@ class Answered(BaseModel):
     confidence: float = Field(ge=0, le=1, description="calibrated probability of the likeliest label")
     familiarity: float = Field(ge=0, le=1, description="how near the image lies to what was learned")
     top: list[Candidate] = Field(description="the likeliest labels, likeliest first")
+    columns: dict[str, ColumnAnswer] | None = Field(
+        None, description="by name; not there if the model has no further label columns"
+    )
     card: Card | None = Field(
         None, description="only where `cards` asks; null: none, or neither label nor kind is sure"
     )
@@ -110,6 +121,7 @@ class ModelCard(BaseModel):
 
     digest: str = Field(pattern="^[0-9a-f]{32}$")
     labels: list[str]
+    columns: dict[str, list[str]] = Field(description="further label columns, by name the values of each")
     backbone: str
     input_size: int = Field(description="pixels of a side of the square that the network sees")
     fit: Fit = Field(description="how a picture becomes that square")
@@ -131,6 +143,7 @@ def model_card(model: Model) -> ModelCard:
     return ModelCard(
         digest=model.digest,
         labels=list(model.labels),
+        columns={column.name: list(column.values) for column in model.columns},
         backbone=model.artifact.backbone,
         input_size=model.artifact.input_size,
         fit=model.artifact.fit,

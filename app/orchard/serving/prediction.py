@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from orchard.images.decoding import Rejection
 from orchard.inference.model import Model
+from orchard.inference.predict import column_values
 from orchard.inference.predictor import Prediction
 from orchard.serving.batching import EnginePool, Outcome, QueueFull
 from orchard.serving.cards import CardOf, requested
@@ -161,7 +162,7 @@ class PredictionHandler:
 
 def describe(prediction: Prediction, top: int) -> dict[str, Any]:
     """Return a prediction as the answer says it: shares to six decimals, no label if it is not sure."""
-    return {
+    found: dict[str, Any] = {
         "answer": str(prediction.answer),
         "label": prediction.label,
         "kind": prediction.kind,
@@ -169,3 +170,9 @@ def describe(prediction: Prediction, top: int) -> dict[str, Any]:
         "familiarity": round(prediction.familiarity, 6),
         "top": [{"label": name, "confidence": round(share, 6)} for name, share in prediction.top[:top]],
     }
+    if prediction.columns:
+        found["columns"] = {
+            name: said | {"confidence": round(said["confidence"], 6)}
+            for name, said in column_values(prediction.columns).items()
+        }
+    return found

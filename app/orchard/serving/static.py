@@ -17,7 +17,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from orchard.exports.formats import Precision
+from orchard.exports.formats import Precision, probabilities_of
 from orchard.exports.graph import output_shapes
 from orchard.inference.model import Model
 from orchard.serving.problems import Problem
@@ -129,6 +129,15 @@ def about_model(model: Model, *, runtime: bool) -> File:
         "threshold": model.calibration.threshold,
         "familiarity_threshold": model.calibration.familiarity,
         "kinds": _about_kinds(model),
+        "columns": [
+            {
+                "name": column.name,
+                "output": probabilities_of(column.name),
+                "values": column.values,
+                "threshold": column.calibration.threshold,
+            }
+            for column in model.columns
+        ],
         "input": {
             "name": "image",
             "dtype": "uint8",

@@ -146,7 +146,12 @@ def done_again(output: Output) -> None:
 def to_do_again(output: Output) -> pa.Table | None:
     """Return what is to be featurized by the tuned network, schema `LISTING`; None if that is done."""
     content = output.part(TO_DO_AGAIN)
-    return None if content is None else pq.read_table(pa.BufferReader(content)).cast(LISTING)
+    if content is None:
+        return None
+    found = pq.read_table(pa.BufferReader(content))  # an earlier version may have written it, without some columns
+    return (
+        pa.concat_tables([LISTING.empty_table(), found], promote_options="default").select(LISTING.names).cast(LISTING)
+    )
 
 
 def _before(output: Output) -> dict[str, float]:

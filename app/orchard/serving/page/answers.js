@@ -18,7 +18,7 @@ export class NoAnswer extends Error {
 
 /**
  * An answer is {by: "device" or "server", answer: "sure", "not_sure" or "unknown", label, kind, confidence, familiarity,
- * top: [{label, confidence}], milliseconds}.
+ * top: [{label, confidence}], columns: {name: {value, likeliest, confidence}}, milliseconds}.
  */
 export class Answers extends EventTarget {
   #worker;

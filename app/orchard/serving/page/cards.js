@@ -93,6 +93,9 @@ export class Card {
     this.#find(".top").setAttribute("aria-label", text("top"));
     this.#find(".top").hidden = rows.length === 0;
     this.#find(".top").replaceChildren(...rows.map(row));
+    const columns = answer === "unknown" ? [] : Object.entries(this.#state.columns ?? {});
+    this.#find(".columns").hidden = columns.length === 0;
+    this.#find(".columns").replaceChildren(...columns.flatMap(column));
     showFact(this.#find(".fact"), { label, kind });
     this.#find(".by").textContent = by ? text(`by_${by}`, { ms: Math.round(milliseconds) }) : ["ask", "rejected"].includes(type) ? this.name : "";
     this.#find(".by").dataset.by = by ?? "";
@@ -190,6 +193,13 @@ export function renderAll() {
 /** The cards whose photos wait for that reason, the oldest first. */
 export function waiting(why) {
   return [...cards].filter((card) => card.waitsFor === why);
+}
+
+function column([name, { value, likeliest, confidence }]) {
+  const [term, said] = [document.createElement("dt"), document.createElement("dd")];
+  term.textContent = name.replaceAll("_", " ");
+  said.textContent = value ?? text("perhaps_one", { first: likeliest, percent: percent(confidence) });
+  return [term, said];
 }
 
 function row({ label, confidence }) {

@@ -3,11 +3,22 @@
 /**
  * Decide on one photo.
  *
- * `outputs` are arrays of 0..1: `probabilities` by label, `familiarity` (one value, if the model measures it) and
- * `kind_probabilities` (if it has kinds). Returns {answer: "sure" | "not_sure" | "unknown", label, kind, confidence, familiarity,
- * top: [{label, confidence}]}, likeliest first; label and kind are null unless the model is sure of them.
+ * `outputs` are arrays of 0..1: `probabilities` by label, `familiarity` (one value, if the model measures it),
+ * `kind_probabilities` (if it has kinds), and one for each further column. Returns {answer: "sure" | "not_sure" | "unknown", label,
+ * kind, confidence, familiarity, top: [{label, confidence}], columns: {name: {value, likeliest, confidence}}}, likeliest first; label,
+ * kind and values are null unless the model is sure of them.
  */
-export function decide({ probabilities, familiarity: [familiarity] = [1], kind_probabilities: shares }, about, top) {
+export function decide(outputs, about, top) {
+  const found = answer(outputs, about, top);
+  const columns = (about.columns ?? []).map(({ name, output, values, threshold }) => {
+    const confidence = Math.max(...outputs[output]);
+    const likeliest = values[outputs[output].indexOf(confidence)];
+    return [name, { value: found.answer !== "unknown" && confidence >= threshold ? likeliest : null, likeliest, confidence }];
+  });
+  return { ...found, columns: Object.fromEntries(columns) };
+}
+
+function answer({ probabilities, familiarity: [familiarity] = [1], kind_probabilities: shares }, about, top) {
   const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
   const best = order.slice(0, top).map((index) => ({ label: about.labels[index], confidence: probabilities[index] }));
   const [{ label, confidence }] = best;
