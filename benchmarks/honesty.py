@@ -25,11 +25,12 @@ from orchard.inference.calibration import softmax
 from orchard.inference.kinds import Kinds
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor, answer
-from orchard.layout import FEATURES, Answer, Dataset
+from orchard.layout import FEATURES, Dataset
 from orchard.output import Output
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Reduction
 from orchard.reduction.statistics import ClassSums
+from orchard.vocabulary import Answer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PICTURES = 20  # of each sort

@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard.features.pending import renamed
-from orchard.layout import INVENTORY, LISTING, SUSPECT_LIST, Dataset, Fault, Split
+from orchard.layout import INVENTORY, LISTING, SUSPECT_LIST, Dataset, Fault
 from orchard.output import Output
 from orchard.pipeline import Pipeline
 from orchard.session import start
 from orchard.settings import load
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -10,7 +10,7 @@ from typing import NotRequired, Required, TypedDict
 
 import pyarrow as pa
 
-from orchard.vocabulary import Answer, Fit, Reason, Split  # noqa: F401 -- what data says is of the layout
+from orchard.vocabulary import Split
 
 COMMITS = "_orchard/commits/"
 """The log: see `orchard.output`."""

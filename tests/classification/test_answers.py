@@ -8,7 +8,8 @@ import pytest
 from orchard.classification.answers import FAMILIARITY_BINS, measure_answers
 from orchard.classification.predictions import Measured
 from orchard.inference.calibration import Calibration
-from orchard.layout import CalibrationMetrics, Split
+from orchard.layout import CalibrationMetrics
+from orchard.vocabulary import Split
 
 
 def measured(rows: list[tuple[float, float, bool]]) -> Measured:

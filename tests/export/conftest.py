@@ -46,7 +46,9 @@ def looking(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPath
     """A model of the same labels that looks at three views, and takes the square root of features; read only."""
     output = tmp_path_factory.mktemp("looking") / "out"
     options = {"precision": "float32", "classifiers": ["linear_discriminant"], "limit": 660}
-    orchard.api.run(spark, str(fruits), str(output), labels=list(TRAINED), test_views="3", transform="square_root", **options)
+    orchard.api.run(
+        spark, str(fruits), str(output), labels=list(TRAINED), test_views="3", transform="square_root", **options
+    )
     return output
 
 

@@ -13,7 +13,7 @@ from orchard.errors import OrchardError
 from orchard.features.artifact import Artifact, EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact, cache_folder, start_build
-from orchard.layout import Fit
+from orchard.vocabulary import Fit
 
 LITE = find("EfficientNetLite0")
 

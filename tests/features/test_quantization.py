@@ -23,9 +23,10 @@ from orchard.features.engines import OpenVinoEngine, load_engine, resolve_precis
 from orchard.features.quantization import LEAST_AGREEMENT, LEAST_IMAGES, Sample, agreement, digest, quantized
 from orchard.images.decoding import Decoded, decode
 from orchard.images.limits import Limits
-from orchard.layout import BACKBONE, Dataset, Fit
+from orchard.layout import BACKBONE, Dataset
 from orchard.output import Output
 from orchard.storage import DEFAULT_S3
+from orchard.vocabulary import Fit
 
 LITE = find("EfficientNetLite0").with_input_size(64)
 # Random weights, 64 px and a quarter of the width: what is left of its features is not worth having.

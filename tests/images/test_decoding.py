@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
-from orchard.layout import Fit, Reason
+from orchard.vocabulary import Fit, Reason
 
 pillow_heif.register_heif_opener()
 LIMITS = Limits()

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from orchard.images.places import Places, is_ignored, places, split_named
-from orchard.layout import Split
+from orchard.vocabulary import Split
 
 
 def _places(*folders: str, level: int = 1) -> tuple[dict[str, tuple[str | None, str | None]], Places]:

@@ -5,7 +5,7 @@ import pyarrow as pa
 from orchard.images.content import describe
 from orchard.images.decoding import Limits, Rejection, decode
 from orchard.images.rejections import commonest_kinds, sentence
-from orchard.layout import Reason
+from orchard.vocabulary import Reason
 
 
 def test_kinds_are_counted_by_what_they_look_like() -> None:

@@ -9,8 +9,8 @@ from orchard.errors import StorageError, UsageError
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.sample import FRUITS, write_sample
 from orchard.images.sources import list_images
-from orchard.layout import Reason
 from orchard.storage import S3Options
+from orchard.vocabulary import Reason
 
 
 def test_the_sample_is_listed_with_labels_and_splits(tmp_path: Path) -> None:

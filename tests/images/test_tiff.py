@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
-from orchard.layout import Reason
+from orchard.vocabulary import Reason
 
 ROWS, COLUMNS = np.mgrid[0:48, 0:64]
 GREY = COLUMNS * 4 % 256 / 255

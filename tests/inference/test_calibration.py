@@ -15,7 +15,7 @@ from orchard.inference.calibration import (
     softmax,
     threshold,
 )
-from orchard.layout import Answer
+from orchard.vocabulary import Answer
 
 SURE = 0.99
 

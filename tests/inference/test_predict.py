@@ -21,7 +21,7 @@ from orchard.inference import commands
 from orchard.inference.model import Model
 from orchard.inference.predict import Answered, Candidate
 from orchard.inference.predictor import Predictor
-from orchard.layout import Answer, Fit
+from orchard.vocabulary import Answer, Fit
 
 
 def predict(output: Path | str, *arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:

@@ -12,10 +12,11 @@ from orchard.errors import SettingsChanged
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
-from orchard.layout import Dataset, Split
+from orchard.layout import Dataset
 from orchard.output import Output
 from orchard.reduction.statistics import Role, Statistics
 from orchard.verify import verify
+from orchard.vocabulary import Split
 
 from .conftest import Result, paint
 

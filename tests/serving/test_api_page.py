@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from orchard.layout import Reason
 from orchard.serving.commands import serve
 from orchard.serving.problems import STATUS, Refusal
+from orchard.vocabulary import Reason
 
 from .conftest import Server
 

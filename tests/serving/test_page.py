@@ -191,7 +191,7 @@ def test_both_languages_say_everything() -> None:
 
 
 def test_every_text_that_the_page_asks_for_exists_and_every_reason_has_words() -> None:
-    from orchard.layout import Reason
+    from orchard.vocabulary import Reason
 
     texts = _texts()["en"]
     asked = {key for path in TEXT for key in re.findall(r"\btext\(\"(\w+)\"", path.read_text())}

@@ -22,8 +22,8 @@ from orchard.cards import Cards
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.inference.kinds import Kinds
 from orchard.inference.model import Model
-from orchard.layout import Fit
 from orchard.serving import static
+from orchard.vocabulary import Fit
 
 from .visitor import DESKTOP, PHONE, STARTED, Site, Visitor, expect_answer, expect_question, violations, written
 

@@ -21,10 +21,10 @@ from orchard.errors import ClusterError
 from orchard.images.decoding import Limits, Rejection
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
-from orchard.layout import Reason
 from orchard.serving import server as serving_server
 from orchard.serving.app import Serving
 from orchard.serving.batching import EnginePool, QueueFull
+from orchard.vocabulary import Reason
 
 from .conftest import Server, receive_all, serving  # type: ignore[import-not-found]
 

@@ -17,9 +17,9 @@ from orchard.errors import AccessDenied, BucketMissing, StorageError
 from orchard.images.limits import Limits
 from orchard.images.reading import contents
 from orchard.images.sources import list_images
-from orchard.layout import Reason
 from orchard.storage import S3Options, open_storage, read_path
 from orchard.storage import s3 as s3_module
+from orchard.vocabulary import Reason
 
 from .stub import Stub, error, running
 

@@ -13,7 +13,6 @@ from PIL import Image
 from orchard.errors import StorageError, TrainingError, UsageError
 from orchard.features.backbones import REGISTRY, find
 from orchard.images.limits import Limits
-from orchard.layout import Fit
 from orchard.storage import S3Options
 from orchard.tuning import process
 from orchard.tuning.activations import Activations
@@ -21,6 +20,7 @@ from orchard.tuning.blocks import activation_bytes, last_kept
 from orchard.tuning.images import chosen
 from orchard.tuning.stage import large_folder
 from orchard.tuning.training import DAMAGES, RATE, Progress, epochs_in, rate
+from orchard.vocabulary import Fit
 
 
 def listing(counts: dict[str, int], split: str = "train") -> pa.Table:

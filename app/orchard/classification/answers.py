@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from orchard.classification.intervals import wilson
 from orchard.classification.predictions import Measured
 from orchard.inference.calibration import Calibration, expected_calibration_error, reliability
-from orchard.layout import FAMILIARITY_BINS, Answer, CalibrationMetrics, CoveragePoint, Split
+from orchard.layout import FAMILIARITY_BINS, CalibrationMetrics, CoveragePoint
+from orchard.vocabulary import Answer, Split
 
 _POINTS = 50  # of the curve
 

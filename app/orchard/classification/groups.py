@@ -152,7 +152,7 @@ def _fit(
     """
     classes, n = sums.columns["label"], int(sums.columns["label"].counts.sum())
     if classifier is Classifier.LINEAR_DISCRIMINANT:
-        fitted = discriminant.fit(seen.labelled, seen.columns["label"], reduction, sums.labelled.count)
+        fitted = discriminant.fit(seen.labelled, seen.columns["label"], reduction, int(sums.labelled.count))
         return fitted.linear, FittedBy.SUMS
     if classifier is Classifier.RANDOM_FOREST:
         forest, _ = grow(rows, n, classes.names, seed=seed, memory=memory)

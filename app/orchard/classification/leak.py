@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard.layout import Conflicts, Leak, Split, Twins
+from orchard.layout import Conflicts, Leak, Twins
+from orchard.vocabulary import Split
 
 _NAMED = 3
 

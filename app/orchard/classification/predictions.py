@@ -24,10 +24,11 @@ from orchard.inference.columns import Column
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
-from orchard.layout import CARRIED, LABEL_COLUMNS, NAMES, PREDICTIONS, Dataset, Split
+from orchard.layout import CARRIED, LABEL_COLUMNS, NAMES, PREDICTIONS, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import PART_ROWS
 from orchard.storage import Storage
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from pyspark import Broadcast

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 from orchard.classification.intervals import wilson
 from orchard.datasets import stored
 from orchard.features.regrouping import source_key
-from orchard.layout import INVENTORY, Dataset, SourceAccuracy, SourceMetrics, Split
+from orchard.layout import INVENTORY, Dataset, SourceAccuracy, SourceMetrics
 from orchard.output import Output
 from orchard.stages import key_of
+from orchard.vocabulary import Split
 
 
 def remember_sources(output: Output) -> None:

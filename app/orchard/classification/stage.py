@@ -44,11 +44,11 @@ from orchard.layout import (
     GroupSplit,
     Leak,
     Selection,
-    Split,
     Trial,
 )
 from orchard.output import NO_MODEL, Output
 from orchard.stages import Stage, key_of
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

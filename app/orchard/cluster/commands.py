@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Command = Callable[..., Any]
 
 _IN_SUBMIT = tuple(name for name in DRIVERS["run"] if name not in ("master", "webhook", "source_weight"))
-"""The flags of settings: the cluster is the master, a webhook's address, which is secret, comes from a Secret, and the one
+"""The flags of settings: the cluster is the master, a webhook's address, which is secret, comes from a Secret, and one
 source has no weight."""
 
 

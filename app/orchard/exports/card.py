@@ -10,9 +10,9 @@ from orchard.features.artifact import AFTER_TUNING, PARTS, Artifact
 from orchard.features.backbones import find
 from orchard.images.decoding import GREY
 from orchard.inference.model import Model
-from orchard.layout import Answer, Fit
 from orchard.redaction import redacted
 from orchard.version import VERSION
+from orchard.vocabulary import Answer, Fit
 
 CARD_VERSION = 2
 

@@ -27,9 +27,10 @@ from orchard.features.engines import OpenVinoEngine
 from orchard.images.decoding import Limits
 from orchard.inference.model import Model
 from orchard.inference.predictor import DEFAULT_LIMITS, Predictor
-from orchard.layout import INVENTORY, Dataset, Fit
+from orchard.layout import INVENTORY, Dataset
 from orchard.output import Output
 from orchard.storage import S3Options
+from orchard.vocabulary import Fit
 
 log = logging.getLogger(__name__)
 

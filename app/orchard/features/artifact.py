@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
-from orchard.layout import Fit
+from orchard.vocabulary import Fit
 
 # Raise it when the same settings begin to give other features: results of before are then never mixed in.
 FEATURES_VERSION = 1

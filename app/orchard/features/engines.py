@@ -164,8 +164,8 @@ def square_root(features: NDArray[np.float32]) -> NDArray[np.float32]:
     Kernel for Large-Scale Image Classification", https://doi.org/10.1007/978-3-642-15561-1_11; Yang, Liu & Xu 2021,
     "Free Lunch for Few-shot Learning", https://arxiv.org/abs/2101.06395, section 3.2).
     """
-    roots: NDArray[np.float32] = features / np.sqrt(np.maximum(np.abs(features), np.float32(SMALLEST)))
-    return roots
+    lengths: NDArray[np.float32] = np.sqrt(np.maximum(np.abs(features), np.float32(SMALLEST)))
+    return np.divide(features, lengths, dtype=np.float32)
 
 
 def import_openvino() -> Any:

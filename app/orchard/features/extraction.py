@@ -26,10 +26,11 @@ from orchard.features.artifact import Artifact, EngineName
 from orchard.features.sharing import Done
 from orchard.features.worker import MARKER, Appending, Job, Task, TaskReport, featurize, import_libraries, pack
 from orchard.images.decoding import Limits
-from orchard.layout import FEATURIZED, Dataset, Reason
+from orchard.layout import FEATURIZED, Dataset
 from orchard.output import Output
 from orchard.progress import Advance
 from orchard.storage import S3Options, read_path
+from orchard.vocabulary import Reason
 
 if TYPE_CHECKING:
     from pyspark import SparkContext

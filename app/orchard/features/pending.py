@@ -10,9 +10,10 @@ from orchard.errors import UsageError
 from orchard.files import DataFile, read_columns
 from orchard.images.splits import assign_splits
 from orchard.images.versions import readable, with_versions
-from orchard.layout import CARRIED, FEATURIZED, INVENTORY, REJECTED, VIEWED, Dataset, Reason
+from orchard.layout import CARRIED, FEATURIZED, INVENTORY, REJECTED, VIEWED, Dataset
 from orchard.output import Output
 from orchard.storage import DEFAULT_S3, S3Options
+from orchard.vocabulary import Reason
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ from orchard.files import digest_of
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.reading import contents
 from orchard.images.selection import sample
-from orchard.layout import Fit, Split
 from orchard.storage import S3Options
+from orchard.vocabulary import Fit, Split
 
 SAMPLE_IMAGES = 192
 """Training images that a network is quantised with; a third of them is held back for the check."""

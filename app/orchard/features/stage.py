@@ -22,7 +22,7 @@ from orchard.features.sharing import sharing
 from orchard.features.weights import brought
 from orchard.files import DataFile
 from orchard.images.sources import Listing
-from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, INVENTORY, SCHEMAS, Dataset, Fit
+from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, INVENTORY, SCHEMAS, Dataset
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.redaction import redacted
@@ -30,6 +30,7 @@ from orchard.session import Session
 from orchard.settings import Settings
 from orchard.stages import key_of
 from orchard.usage import Meter
+from orchard.vocabulary import Fit
 
 log = logging.getLogger(__name__)
 

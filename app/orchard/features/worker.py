@@ -35,8 +35,9 @@ from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.quality import Quality, quality_of
 from orchard.images.reading import contents
-from orchard.layout import CARRIED, FEATURES, INVENTORY, REJECTED, VIEWED, VIEWS, Dataset, Fit, Reason
+from orchard.layout import CARRIED, FEATURES, INVENTORY, REJECTED, VIEWED, VIEWS, Dataset
 from orchard.storage import LocalStorage, S3Options, Storage
+from orchard.vocabulary import Fit, Reason
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
 BUFFERED_IMAGES = 64

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from orchard.layout import Split
 from orchard.redaction import redacted
+from orchard.vocabulary import Split
 
 _WORDS = {
     "train": Split.TRAIN,

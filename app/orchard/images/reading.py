@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 
 from orchard.images.decoding import Limits, Rejection
-from orchard.layout import Reason
 from orchard.storage import S3Options, read_path
+from orchard.vocabulary import Reason
 
 # Objects that are read ahead; a local file needs none (0.02 ms from the page cache).
 READ_AHEAD = 16

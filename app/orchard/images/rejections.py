@@ -4,7 +4,8 @@ from collections import Counter
 
 import pyarrow as pa
 
-from orchard.layout import Reason, RejectedKind
+from orchard.layout import RejectedKind
+from orchard.vocabulary import Reason
 
 MOST_KINDS = 5
 _REMEDIES: dict[str, str] = {

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard.errors import InputError
-from orchard.layout import Split
+from orchard.vocabulary import Split
 
 
 def seeded_hashes(paths: Sequence[str] | pa.ChunkedArray, seed: int) -> npt.NDArray[np.uint64]:

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from orchard.images.groups import draw_groups, group_names
 from orchard.images.selection import codes, ranks, seeded_hashes
-from orchard.layout import LISTING, Split
+from orchard.layout import LISTING
+from orchard.vocabulary import Split
 
 _HELD, _MOST_HELD = 0.1, 0.3
 """Share of the training images that is held out, and what it may grow to where there are few."""

@@ -15,7 +15,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.layout import Answer, ReliabilityBin
+from orchard.layout import ReliabilityBin
+from orchard.vocabulary import Answer
 
 LEAST_THRESHOLD = 0.5
 """A label that is less likely than all others together is never a sure answer."""

@@ -22,8 +22,9 @@ from orchard.images.sources import list_images
 from orchard.inference.columns import ColumnAnswer
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
-from orchard.layout import LISTING, Answer, Reason
+from orchard.layout import LISTING
 from orchard.storage import S3Options, local_path
+from orchard.vocabulary import Answer, Reason
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

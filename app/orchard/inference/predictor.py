@@ -14,7 +14,7 @@ from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.inference import columns
 from orchard.inference.columns import ColumnAnswer
 from orchard.inference.model import Model
-from orchard.layout import Answer
+from orchard.vocabulary import Answer
 
 DEFAULT_LIMITS = Limits()
 

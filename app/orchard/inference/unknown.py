@@ -13,10 +13,11 @@ from orchard.images.decoding import Limits
 from orchard.images.sources import list_images
 from orchard.inference.model import Model
 from orchard.inference.predict import predict_on_spark
-from orchard.layout import FAMILIARITY_BINS, Answer, UnknownMetrics
+from orchard.layout import FAMILIARITY_BINS, UnknownMetrics
 from orchard.output import Output
 from orchard.stages import Stage, key_of
 from orchard.storage import S3Options
+from orchard.vocabulary import Answer
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from orchard import tasks
 from orchard.datasets import frame
 from orchard.files import DataFile
-from orchard.layout import NEIGHBOURS, Split
+from orchard.layout import NEIGHBOURS
 from orchard.neighbours.rows import (
     PART_ROWS,
     SIDES,
@@ -31,6 +31,7 @@ from orchard.neighbours.rows import (
     unpacked,
 )
 from orchard.neighbours.search import CELL_ROWS, NEAREST, Nearest, centres, probed
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from pyspark import Broadcast, SparkContext

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from orchard import tasks
 from orchard.datasets import balance
 from orchard.files import DataFile
-from orchard.layout import NEIGHBOURS, Split
+from orchard.layout import NEIGHBOURS
 from orchard.neighbours.rows import PART_ROWS, SIDES, Job, Packed, Tally, packed, result, stacked
 from orchard.neighbours.search import Nearest
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from pyspark import Broadcast, SparkContext

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from orchard.datasets import batches, matrix
 from orchard.files import DataFile, parquet_bytes, part, stage_file
-from orchard.layout import NEIGHBOURS, Dataset, Split
+from orchard.layout import NEIGHBOURS, Dataset
 from orchard.neighbours.search import Nearest
 from orchard.neighbours.space import Space
 from orchard.neighbours.twins import BINS, count
 from orchard.storage import Storage
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from pyspark import Broadcast

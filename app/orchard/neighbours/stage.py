@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from orchard import tasks
 from orchard.datasets import balance
-from orchard.layout import FEATURES, NEIGHBOURS, Dataset, NeighbourMetrics, Split
+from orchard.layout import FEATURES, NEIGHBOURS, Dataset, NeighbourMetrics
 from orchard.neighbours.cells import search_by_cells
 from orchard.neighbours.exact import search_exactly
 from orchard.neighbours.rows import Job, Tally, sample, stacked
@@ -18,6 +18,7 @@ from orchard.neighbours.space import Space
 from orchard.neighbours.twins import bins_of, shown, threshold_of
 from orchard.output import Output
 from orchard.stages import Stage, feature_names, key_of
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

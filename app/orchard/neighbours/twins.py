@@ -11,15 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from orchard.classification.intervals import wilson
 from orchard.datasets import stored
-from orchard.layout import (
-    ApartMetrics,
-    Dataset,
-    Histogram,
-    NeighbourMetrics,
-    Split,
-)
+from orchard.layout import ApartMetrics, Dataset, Histogram, NeighbourMetrics
 from orchard.output import Output
 from orchard.stages import key_of
+from orchard.vocabulary import Split
 
 BINS = 2000
 """Of cosines from 0 to 1 while they are counted."""

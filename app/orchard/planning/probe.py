@@ -28,10 +28,11 @@ from orchard.features.engines import resolve_precision
 from orchard.features.quantization import Sample
 from orchard.features.weights import brought
 from orchard.images.rejections import commonest_kinds, sentence
-from orchard.layout import REJECTED, Fit
+from orchard.layout import REJECTED
 from orchard.planning import process
 from orchard.planning.process import Request, Result
 from orchard.settings import Settings
+from orchard.vocabulary import Fit
 
 IMAGES, LEAST_IMAGES = 64, 16
 """Images that are worked on by all processes together, and by each at the least."""

@@ -13,13 +13,13 @@ import pyarrow.compute as pc
 from orchard.classification.training import chosen
 from orchard.features.backbones import Backbone
 from orchard.features.extraction import tasks_of
-from orchard.layout import Split
 from orchard.output import Output
 from orchard.planning.costs import Work
 from orchard.session import available_cores
 from orchard.settings import Settings
 from orchard.tuning.blocks import activation_bytes
 from orchard.tuning.stage import views_of
+from orchard.vocabulary import Split
 
 _TRAINED_ON = 0.9  # of the training images: the others tell when to stop
 

@@ -38,13 +38,13 @@ from orchard.layout import (
     VIEWS,
     Dataset,
     PcaMetrics,
-    Split,
 )
 from orchard.output import NO_MODEL, Output
 from orchard.reduction.pca import Projection, Reduction
 from orchard.reduction.statistics import Role, Statistics, Sums
 from orchard.stages import Stage, feature_names, key_of
 from orchard.storage import Storage
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from pyspark import Broadcast

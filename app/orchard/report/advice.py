@@ -9,11 +9,12 @@ from enum import StrEnum
 
 from orchard.classification.intervals import FEW, wilson
 from orchard.features.backbones import REGISTRY
-from orchard.layout import CalibrationMetrics, ClassifierMetrics, CoveragePoint, Fault, Metrics, Run, Split
+from orchard.layout import CalibrationMetrics, ClassifierMetrics, CoveragePoint, Fault, Metrics, Run
 from orchard.neighbours.twins import are_many
 from orchard.redaction import redacted
 from orchard.report import alerts, reproduce
 from orchard.report.formatting import count, interval, label_name, number, percent
+from orchard.vocabulary import Split
 
 MAX_STEPS = 5
 

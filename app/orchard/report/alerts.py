@@ -14,11 +14,10 @@ from orchard.layout import (
     Leak,
     Measure,
     Metrics,
-    Reason,
-    Split,
 )
 from orchard.neighbours.twins import are_many
 from orchard.report.formatting import count, label_name, number, percent
+from orchard.vocabulary import Reason, Split
 
 REASONS = {
     Reason.EMPTY: "The file has no bytes.",

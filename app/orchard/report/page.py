@@ -18,7 +18,7 @@ from markupsafe import Markup
 from orchard.classification.intervals import FEW
 from orchard.classification.training import classifier_title
 from orchard.headline import MEASURES
-from orchard.layout import CalibrationMetrics, ClassifierMetrics, ClassMetrics, Metrics, Planned, Run, Split, StagePlan
+from orchard.layout import CalibrationMetrics, ClassifierMetrics, ClassMetrics, Metrics, Planned, Run, StagePlan
 from orchard.redaction import redacted
 from orchard.report import alerts, figures, formatting, reproduce
 from orchard.report.advice import advise, answered_at, broken_promise
@@ -37,6 +37,7 @@ from orchard.report.samples import (
     worst_mistakes,
 )
 from orchard.report.thumbnails import CELL_PIXELS, GALLERY_PIXELS, ICON_PIXELS, POINT_PIXELS, thumbnails
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from orchard.output import Output

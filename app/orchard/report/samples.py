@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard.datasets import stored
-from orchard.layout import Dataset, Split
+from orchard.layout import Dataset
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from orchard.output import Output

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from orchard import tasks
 from orchard.datasets import balance, batches, matrix
 from orchard.files import DataFile
-from orchard.layout import Split
 from orchard.review.leave_one_out import LeaveOneOut
 from orchard.storage import Storage
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from pyspark import Broadcast

@@ -10,7 +10,7 @@ import pyarrow as pa
 from orchard import tasks
 from orchard.classification.training import Classifier
 from orchard.files import DataFile
-from orchard.layout import FEATURES, INVENTORY, STATISTICS, SUSPECT_LIST, Dataset, ReviewMetrics, Split
+from orchard.layout import FEATURES, INVENTORY, STATISTICS, SUSPECT_LIST, Dataset, ReviewMetrics
 from orchard.output import Output
 from orchard.reduction.stage import load
 from orchard.reduction.statistics import Statistics
@@ -29,6 +29,7 @@ from orchard.review.faults import (
 from orchard.review.judging import Judge, judge_labels
 from orchard.review.leave_one_out import LeaveOneOut
 from orchard.stages import Stage, feature_names, key_of
+from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from orchard.progress import Advance

@@ -20,9 +20,9 @@ from orchard.features.artifact import BATCH_SIZE, EngineName
 from orchard.images.decoding import Limits, Rejection
 from orchard.inference.model import Model
 from orchard.inference.predictor import Prediction
-from orchard.layout import Reason
 from orchard.serving.engine import EngineDied, EngineProcess
 from orchard.serving.problems import Problem, Refusal
+from orchard.vocabulary import Reason
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from orchard.inference.model import Model
-from orchard.layout import Answer, Fit, Reason
 from orchard.serving.prediction import TOP
 from orchard.serving.problems import MEDIA_TYPE, Refusal
+from orchard.vocabulary import Answer, Fit, Reason
 
 _ID = "5f0c1e0c9a3b4d6f8e7a6b5c4d3e2f10"
 

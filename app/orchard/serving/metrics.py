@@ -15,8 +15,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-from orchard.layout import Answer, Reason
 from orchard.serving.problems import Refusal
+from orchard.vocabulary import Answer, Reason
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)

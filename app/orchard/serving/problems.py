@@ -7,7 +7,7 @@ from enum import StrEnum
 from http import HTTPStatus
 
 from orchard.images.decoding import Rejection
-from orchard.layout import Reason
+from orchard.vocabulary import Reason
 
 MEDIA_TYPE = "application/problem+json"
 

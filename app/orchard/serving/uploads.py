@@ -12,8 +12,8 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from orchard.errors import UsageError
 from orchard.images.decoding import Rejection
-from orchard.layout import Reason
 from orchard.serving.problems import Problem, Refusal
+from orchard.vocabulary import Reason
 
 MIB = 2**20
 OTHER_PARTS = 16

@@ -19,8 +19,8 @@ from orchard.features.views import random_view
 from orchard.files import digest_of
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.reading import contents
-from orchard.layout import Fit
 from orchard.storage import S3Options
+from orchard.vocabulary import Fit
 
 _FILE, _DONE = "activations", "activations.json"
 _REMEMBERED = 32

@@ -10,7 +10,7 @@ from orchard.errors import TrainingError
 from orchard.images.selection import codes, ranks, seeded_hashes
 from orchard.images.splits import hold_out
 from orchard.inference.calibration import LEAST_ROWS
-from orchard.layout import Split
+from orchard.vocabulary import Split
 
 MOST_HELD_OUT = 4000
 """Images that an epoch is measured on: more would make its figure no steadier."""

@@ -31,11 +31,12 @@ from orchard.features.conversion import graph_of_tensorflow
 from orchard.features.engines import import_openvino
 from orchard.features.weights import keras_model, locate
 from orchard.images.decoding import Limits
-from orchard.layout import TUNED, Fit
+from orchard.layout import TUNED
 from orchard.storage import S3Options
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import divided
 from orchard.tuning.training import Trainer, train
+from orchard.vocabulary import Fit
 
 CHECKPOINT = "checkpoint.npz"
 _RESULT, _REQUEST, _LOG = "result.json", "request.json", "log"

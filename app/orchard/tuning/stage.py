@@ -38,7 +38,6 @@ from orchard.layout import (
     TUNED,
     TUNING,
     Dataset,
-    Fit,
 )
 from orchard.output import Output
 from orchard.progress import stage
@@ -48,6 +47,7 @@ from orchard.stages import key_of
 from orchard.tuning import process
 from orchard.tuning.blocks import last_kept
 from orchard.tuning.images import chosen
+from orchard.vocabulary import Fit
 
 log = logging.getLogger(__name__)
 
