@@ -2,7 +2,6 @@
 
 import io
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -180,25 +179,20 @@ def test_three_views_are_cut_inside_the_file(
     check_answers(Model.load(str(looking)), precision, in_batches(run, looked_at.pixels), looked_at)
 
 
-def test_three_views_are_cut_inside_the_file_for_tensorflow_too(
-    looking: Path, exported_views: Exporter, looked_at: Photographs, tmp_path: Path
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [
+        (Format.KERAS, Precision.FLOAT32),
+        pytest.param(Format.LITERT, Precision.FLOAT32, marks=pytest.mark.slow),
+        pytest.param(Format.LITERT, Precision.INT8, marks=pytest.mark.slow),
+    ],
+)
+def test_three_views_are_cut_inside_the_files_of_tensorflow_too(
+    looking: Path, exported_views: Exporter, looked_at: Photographs, tmp_path: Path, kind: Format, precision: Precision
 ) -> None:
-    """What LiteRT computes in int8 begins after the views, which are those of its float32."""
-    wanted = [(Format.KERAS, Precision.FLOAT32), (Format.LITERT, Precision.INT8)]
-    with ThreadPoolExecutor(2) as pool:
-        files = list(pool.map(lambda one: exported_views(*one), wanted))
-    answers = run_tensorflow(files, looked_at, tmp_path)
-    for (_, precision), file in zip(wanted, files, strict=True):
-        check_answers(Model.load(str(looking)), precision, answers[file.name], looked_at)
-
-
-@pytest.mark.slow
-def test_three_views_are_cut_inside_litert_in_float32(
-    looking: Path, exported_views: Exporter, looked_at: Photographs, tmp_path: Path
-) -> None:
-    file = exported_views(Format.LITERT, Precision.FLOAT32)
+    file = exported_views(kind, precision)
     found = run_tensorflow([file], looked_at, tmp_path)[file.name]
-    check_answers(Model.load(str(looking)), Precision.FLOAT32, found, looked_at)
+    check_answers(Model.load(str(looking)), precision, found, looked_at)
 
 
 @pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])

@@ -49,9 +49,8 @@ CARDS = Cards(
 
 @pytest.fixture(scope="module")
 def model(trained: Path) -> Model:
-    """A model of three views, with kinds and cards; it is sure of a kind before it is of a label."""
+    """A model with kinds and cards; it is sure of a kind before it is of a label."""
     found = Model.load(str(trained))
-    found = replace(found, artifact=replace(found.artifact, test_views=3))
     of_label = [label.split()[0] for label in found.labels]
     names = tuple(sorted(set(of_label)))
     shares = np.array([[name == kind for name in names] for kind in of_label], np.float32)
@@ -170,10 +169,6 @@ def test_this_device_and_the_server_give_the_same_answers(
     for name, pixels in strange.items():
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
         files.append(tmp_path / f"{name}.png")
-    large = Image.open(photo("Mango")).resize((1200, 900), Image.Resampling.BICUBIC)
-    large.save(tmp_path / "large.jpg", quality=95)
-    files.insert(0, tmp_path / "large.jpg")
-    before = desktop.sent
     desktop.chooses(*files)
     expect(desktop.page.locator(".by[data-by=device]")).to_have_count(len(files), timeout=STARTED)
     answers = []
@@ -190,7 +185,6 @@ def test_this_device_and_the_server_give_the_same_answers(
             expect(shown).to_have_text(colour["value"])
         else:
             expect(shown).to_contain_text(f"It might be {colour['likeliest']}")
-    assert desktop.sent == before
     assert answers.count("sure") >= 8
     assert answers[-len(strange) :] == ["unknown"] * len(strange)
 
