@@ -35,7 +35,7 @@ def measure_sources(output: Output, weights: Mapping[str, float]) -> dict[str, S
         output: with an inventory, and predictions or none; some of these are in memory at a time.
         weights: of the sources that have another one than 1.
     """
-    inventory = output.read(Dataset.INVENTORY, ["path", "source", "split", "featurized"], INVENTORY)
+    inventory = output.read(Dataset.INVENTORY, ["path", "split", "source", "featurized"], INVENTORY)
     found: dict[str, SourceMetrics] = {}
     counts = inventory.group_by(["source", "split", "featurized"]).aggregate([([], "count_all")])
     for row in counts.sort_by([("source", "ascending"), ("split", "ascending")]).to_pylist():
