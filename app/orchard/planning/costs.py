@@ -312,6 +312,8 @@ def _estimate(stage: Stage, cost: Cost, work: Work, rates: Rates) -> StagePlan:
 def corrections(before: Sequence[StagePlan], applied: Mapping[str, float]) -> dict[str, float]:
     """Return what estimates are to be multiplied by, as the plan of a run says whose stages say what they took.
 
+    They go half of the way, in logarithms: the other half may have been other work on the machine.
+
     Args:
         before: of that run.
         applied: what its estimates were multiplied by.
@@ -319,10 +321,10 @@ def corrections(before: Sequence[StagePlan], applied: Mapping[str, float]) -> di
     found = dict(applied)
     for stage in before:
         took, expected = stage.get("took"), stage["seconds"]
-        if took is None or expected is None or stage["after"] == Source.MEASURED or took < LEAST_CORRECTED_SECONDS:
+        if took is None or not expected or stage["after"] == Source.MEASURED or took < LEAST_CORRECTED_SECONDS:
             continue
-        bare = expected / applied.get(stage["stage"], 1.0)
-        found[stage["stage"]] = round(min(max(took / bare, 1 / MOST_CORRECTED), MOST_CORRECTED), 3)
+        corrected = applied.get(stage["stage"], 1.0) * math.sqrt(took / expected)
+        found[stage["stage"]] = round(min(max(corrected, 1 / MOST_CORRECTED), MOST_CORRECTED), 3)
     return found
 
 
