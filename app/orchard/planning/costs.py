@@ -36,7 +36,8 @@ WITHIN: Mapping[Source, tuple[float, float]] = {
     Source.CORRECTED: (0.7, 1.5),
     Source.RECKONED: (0.5, 2.0),
 }
-"""Within which multiple of the estimate the time is expected to lie. It is what was seen, with room: docs/sizing.md."""
+"""Within which multiple of the estimate the time is expected to lie while the load stays what it is: a judgement, no
+confidence interval. docs/sizing.md has what was seen."""
 
 MOST_CORRECTED, LEAST_CORRECTED_SECONDS = 5.0, 0.5
 """By how much the last run may correct an estimate, and how long a stage has to have taken there to do so."""
