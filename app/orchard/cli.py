@@ -466,7 +466,8 @@ def _print_qualities(qualities: Any) -> None:
             *([f"{row['cost']:.4f}"] if "cost" in row else []),
         )
     _print_table(table)
-    click.echo("Views: random ones of each training image + those that answers average. Memory is the most it may be.")
+    click.echo("Views: random ones of each training image + those that answers average.")
+    click.echo("The driver's memory is the most it may be.")
 
 
 def _print_comparison(rows: Any) -> None:

@@ -90,17 +90,18 @@ def test_the_last_run_corrects_what_is_reckoned_and_not_what_is_measured() -> No
         return {**found, "took": (found["seconds"] or 0) * factor}
 
     first = estimates(WORK, RATES)
-    found = corrections([took(one, 100 if one["stage"] == "review" else 1.5) for one in first], {})
-    assert found["classify"] == pytest.approx(1.5, abs=0.01)
+    found = corrections([took(one, 100 if one["stage"] == "review" else 2.25) for one in first], {})
+    assert found["classify"] == pytest.approx(1.5, abs=0.01)  # half of the way
     assert found["review"] == 5  # no more
     assert not {"list", "extract"} & found.keys()
     second = estimates(WORK, replace(RATES, corrections=found))
     by_name = {one["stage"]: one for one in second}
     assert by_name["classify"]["after"] == Source.CORRECTED
     assert by_name["classify"]["seconds"] == pytest.approx(1.5 * seconds(WORK)["classify"], rel=0.01)
-    # The next run corrects the bare estimate, not the corrected one.
     again = corrections([took(one, 1) for one in second], found)
-    assert again["classify"] == pytest.approx(found["classify"], rel=0.01)
+    assert again["classify"] == pytest.approx(found["classify"], rel=0.01)  # it was right
+    again = corrections([took(one, 2.25) for one in second], found)
+    assert again["classify"] == pytest.approx(2.25, rel=0.01)
 
 
 def test_an_estimate_says_how_sure_it_is() -> None:

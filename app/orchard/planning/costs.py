@@ -36,14 +36,15 @@ WITHIN: Mapping[Source, tuple[float, float]] = {
     Source.CORRECTED: (0.7, 1.5),
     Source.RECKONED: (0.5, 2.0),
 }
-"""Within which multiple of the estimate the time is expected to lie. It is what was seen, with room: docs/sizing.md."""
+"""Within which multiple of the estimate the time is expected to lie while the load stays what it is: a judgement, no
+confidence interval. docs/sizing.md has what was seen."""
 
 MOST_CORRECTED, LEAST_CORRECTED_SECONDS = 5.0, 0.5
 """By how much the last run may correct an estimate, and how long a stage has to have taken there to do so."""
 
 # Fixed work, in starts of a program (`Speeds.launch`): of Spark and its workers, and of the jobs, imports and commits
 # of each stage.
-_STARTS = {"start": 50, "reduce": 10, "neighbours": 7, "classify": 14, "review": 8, "report": 8, "tune": 80}
+_STARTS = {"start": 66, "reduce": 10, "neighbours": 7, "classify": 14, "review": 8, "report": 8, "tune": 80}
 # Passes of the regression over its rows: some 50 for the first fit and 20 for the second, which begins where the first
 # ended; each has two products, and its exponentials take twice as long again.
 _PASSES, _PASS_PRODUCTS = 70, 6
@@ -312,6 +313,8 @@ def _estimate(stage: Stage, cost: Cost, work: Work, rates: Rates) -> StagePlan:
 def corrections(before: Sequence[StagePlan], applied: Mapping[str, float]) -> dict[str, float]:
     """Return what estimates are to be multiplied by, as the plan of a run says whose stages say what they took.
 
+    They go half of the way, in logarithms: the other half may have been other work on the machine.
+
     Args:
         before: of that run.
         applied: what its estimates were multiplied by.
@@ -319,10 +322,10 @@ def corrections(before: Sequence[StagePlan], applied: Mapping[str, float]) -> di
     found = dict(applied)
     for stage in before:
         took, expected = stage.get("took"), stage["seconds"]
-        if took is None or expected is None or stage["after"] == Source.MEASURED or took < LEAST_CORRECTED_SECONDS:
+        if took is None or not expected or stage["after"] == Source.MEASURED or took < LEAST_CORRECTED_SECONDS:
             continue
-        bare = expected / applied.get(stage["stage"], 1.0)
-        found[stage["stage"]] = round(min(max(took / bare, 1 / MOST_CORRECTED), MOST_CORRECTED), 3)
+        corrected = applied.get(stage["stage"], 1.0) * math.sqrt(took / expected)
+        found[stage["stage"]] = round(min(max(corrected, 1 / MOST_CORRECTED), MOST_CORRECTED), 3)
     return found
 
 

@@ -50,6 +50,8 @@ MAX_LABEL_ROWS = 600
 MAX_SHEETS = 50, 12  # cells of the matrix that open their images: of the classifier that answers, of each other one
 MAX_WITHOUT_CARD = 300
 STAGES = ("list", "tune", "start", "extract", "reduce", "neighbours", "classify", "review", "report")
+NO_IMAGES = ("tune", "start", "report")
+"""Stages that do not go through the images once, so that images per second say nothing."""
 SIZES = {
     "worker_memory": "Memory of a worker",
     "driver_python": "Memory of the driver's Python",
@@ -371,7 +373,7 @@ def _stages(metrics: Metrics, planned: Planned | None) -> list[StageBar]:
 
     def rate(name: str) -> float | None:
         count = worked_on.get(name, images["featurized"])
-        return count / seconds[name] if count and seconds[name] > 0 and name != "report" else None
+        return count / seconds[name] if count and seconds[name] > 0 and name not in NO_IMAGES else None
 
     def plan_of(name: str) -> StagePlan | None:
         found = expected.get(name)
