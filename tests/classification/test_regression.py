@@ -67,7 +67,11 @@ def test_a_row_that_weighs_three_counts_as_three_rows() -> None:
     weights = np.where(CLASSES[at] == 1, 3, 1).astype(np.float32)
 
     def fit(chosen: NDArray[np.integer], weights: NDArray[np.float32] | None) -> regression.Regression:
-        columns = {"label": pa.array([LABELS[i] for i in CLASSES[chosen]]), "pca_features": lists(VALUES[chosen])}
+        columns = {
+            "path": pa.array([f"{i:04}" for i in range(len(chosen))]),
+            "label": pa.array([LABELS[i] for i in CLASSES[chosen]]),
+            "pca_features": lists(VALUES[chosen]),
+        }
         batch = pa.record_batch(columns | ({} if weights is None else {"weight": pa.array(weights)}))
         read = Rows(
             [DataFile("reduced/one", len(chosen))], lambda _: iter([(batch, np.full(len(chosen), Role.FIT, np.int8))])
