@@ -188,7 +188,13 @@ def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
 
 
 def predict(
-    spark: "SparkSession | None", output: str, images: str | Sequence[str], *, top: int = 5, **settings: Any
+    spark: "SparkSession | None",
+    output: str,
+    images: str | Sequence[str],
+    *,
+    top: int = 5,
+    regions: bool = False,
+    **settings: Any,
 ) -> list[dict[str, Any]]:
     """Say what is on images by the model in `output`, as ``orchard predict --format jsonl``.
 
@@ -197,11 +203,12 @@ def predict(
         output: folder or ``s3a://`` prefix of a run.
         images: files, folders, ``s3a://`` prefixes, patterns or manifests.
         top: how many of the likeliest labels to name.
+        regions: whether to say what is where, too, as `orchard.inference.regions` finds it.
         settings: see the module.
 
     Returns:
-        For each image, in order: ``path, answer, label, kind, confidence, familiarity, top``, and of a model with
-        further label columns ``columns``; or ``path, reason, detail`` if it cannot be read.
+        For each image, in order: ``path, answer, label, kind, confidence, familiarity, top``, of a model with further
+        label columns ``columns``, and ``regions`` if asked for; or ``path, reason, detail`` if it cannot be read.
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -215,9 +222,11 @@ def predict(
     model = Model.load(output, s3)
     listed = find_images([images] if isinstance(images, str) else images, s3)
     if spark is None:
-        answers = predict_here(model, listed, limits=limits, s3=s3, top=top)
+        answers = predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions)
     else:
-        answers = predict_on_spark(spark, model, listed, limits=limits, s3=s3, top=top, progress=lambda _: None)
+        answers = predict_on_spark(
+            spark, model, listed, limits=limits, s3=s3, top=top, regions=regions, progress=lambda _: None
+        )
     return [dict(answer) for answer in answers]
 
 

@@ -38,9 +38,18 @@ _TABLE_LABEL = 32  # columns
     default=None,
     help=f"where to compute  [default: on Spark from {_SPARK_FROM:,} images, or if --master is given]",
 )
+@click.option("--regions", is_flag=True, help="also say what is where, if several things are on an image")
 @options(*IMAGES, *SPARK, *STORAGE)
 def predict(
-    output: str, images: tuple[str, ...], *, top: int, form: str, spark: bool | None, as_json: bool, **flags: Any
+    output: str,
+    images: tuple[str, ...],
+    *,
+    top: int,
+    form: str,
+    spark: bool | None,
+    regions: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> int:
     """Say what is on IMAGES: files, folders, s3a:// prefixes, patterns, manifests, or - for standard input.
 
@@ -58,6 +67,8 @@ def predict(
     settings = settings_from(flags)
     if images.count(STDIN) > 1:
         raise UsageError("- stands for standard input, which can be read once: name it once.")
+    if regions and form == "csv" and not as_json:
+        raise UsageError("--regions gives lists, which a table of CSV has no columns for: give --format jsonl.")
     s3, limits = settings.s3_options(), settings.limits()
     model = Model.load(output, s3)
     listed = find_images(images, s3)
@@ -67,13 +78,15 @@ def predict(
     columns = [column.name for column in model.columns]
     printed = _PRINTERS["jsonl" if as_json else form]
     if not on_spark:
-        return printed(predict_here(model, listed, limits=limits, s3=s3, top=top), top, columns)
+        return printed(predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions), top, columns)
     from orchard.session import Session
 
     session = Session(settings)
     try:
         with stage("predict", listed.num_rows) as advance:
-            answers = predict_on_spark(session.spark, model, listed, limits=limits, s3=s3, top=top, progress=advance)
+            answers = predict_on_spark(
+                session.spark, model, listed, limits=limits, s3=s3, top=top, regions=regions, progress=advance
+            )
             return printed(answers, top, columns)
     finally:
         session.stop()
@@ -98,7 +111,11 @@ def _table(answers: Iterator[Answered], top: int, columns: Sequence[str]) -> int
             f"{column}: {found['likeliest']}{'' if found['value'] else '?'} {found['confidence']:.1%}"
             for column, found in further.items()
         ]
-        said = "   ".join(filter(None, [rest, *values]))
+        where = "; ".join(
+            f"{seen['name']} {seen['confidence']:.1%} at {' '.join(f'{edge:.2f}' for edge in seen['box'])}"
+            for seen in answer.get("regions", ())
+        )
+        said = "   ".join(filter(None, [rest, *values, where]))
         click.echo(f"{answer['path']}: {name:<{_TABLE_LABEL}} {first['confidence']:6.1%}   {said}".rstrip())
     return 1 if failed else 0
 

@@ -51,6 +51,14 @@ class ColumnValue(TypedDict):
     confidence: float  # of the likeliest, 0..1
 
 
+class Seen(TypedDict):
+    """Something on an image, see `orchard.inference.regions.Region`."""
+
+    box: list[float]  # left, top, right, bottom: shares of width and height
+    name: str
+    confidence: float
+
+
 class Answered(TypedDict, total=False):
     """What `predict` says of an image: all but the last two, or the path with these."""
 
@@ -62,6 +70,7 @@ class Answered(TypedDict, total=False):
     familiarity: float  # 0..1: how near the image lies to what was learned
     top: list[Candidate]
     columns: dict[str, ColumnValue]  # by name; only of a model with further label columns
+    regions: list[Seen]  # if they are asked for
     reason: Reason
     detail: str
 
@@ -75,6 +84,7 @@ class _Job:
     limits: Limits
     s3: S3Options
     top: int
+    regions: bool
 
 
 def find_images(sources: Sequence[str], s3: S3Options) -> pa.Table:
@@ -94,11 +104,14 @@ def find_images(sources: Sequence[str], s3: S3Options) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks()
 
 
-def predict_here(model: Model, images: pa.Table, *, limits: Limits, s3: S3Options, top: int) -> Iterator[Answered]:
+def predict_here(
+    model: Model, images: pa.Table, *, limits: Limits, s3: S3Options, top: int, regions: bool = False
+) -> Iterator[Answered]:
     """Yield the answer for each image in order, computed in this process."""
     predictor = Predictor(model, limits=limits)
     for start in range(0, images.num_rows, TASK_IMAGES):
-        yield from _answers(predictor, images.slice(start, TASK_IMAGES), s3=s3, limits=limits, top=top)
+        task = images.slice(start, TASK_IMAGES)
+        yield from _answers(predictor, task, s3=s3, limits=limits, top=top, regions=regions)
 
 
 def predict_on_spark(
@@ -109,6 +122,7 @@ def predict_on_spark(
     limits: Limits,
     s3: S3Options,
     top: int,
+    regions: bool = False,
     progress: Callable[[int], None],
 ) -> Iterator[Answered]:
     """Yield the answer for each image in order, computed on Spark's executors; a batch is in memory at a time.
@@ -117,7 +131,7 @@ def predict_on_spark(
         ClusterError: Spark gave a task up.
     """
     context = spark.sparkContext
-    job = _Job(model.digest, context.broadcast(pickle.dumps(model)), limits, s3, top)
+    job = _Job(model.digest, context.broadcast(pickle.dumps(model)), limits, s3, top, regions)
     packed = (pack(images.slice(start, TASK_IMAGES)) for start in range(0, images.num_rows, TASK_IMAGES))
     batch_tasks = 4 * context.defaultParallelism
     with ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix="orchard-predict") as threads:
@@ -145,12 +159,15 @@ def answer_task(job: _Job, packed: bytes) -> list[Answered]:
     if job.digest not in _predictors:
         _predictors[job.digest] = Predictor(pickle.loads(job.model.value), limits=job.limits)  # noqa: S301 - the driver's
     task = pa.ipc.open_stream(packed).read_all()
-    return _answers(_predictors[job.digest], task, s3=job.s3, limits=job.limits, top=job.top)
+    return _answers(_predictors[job.digest], task, s3=job.s3, limits=job.limits, top=job.top, regions=job.regions)
 
 
-def _answers(predictor: Predictor, images: pa.Table, *, s3: S3Options, limits: Limits, top: int) -> list[Answered]:
+def _answers(
+    predictor: Predictor, images: pa.Table, *, s3: S3Options, limits: Limits, top: int, regions: bool
+) -> list[Answered]:
     paths = images["path"].to_pylist()
-    found = [predictor.decode(data) if isinstance(data, bytes) else data for data in _read(images, limits, s3)]
+    decode = predictor.decode_larger if regions else predictor.decode
+    found = [decode(data) if isinstance(data, bytes) else data for data in _read(images, limits, s3)]
     pixels = [image.pixels for image in found if not isinstance(image, Rejection)]
     predictions = iter(predictor.predict(pixels, top))
     answers = []
@@ -171,6 +188,11 @@ def _answers(predictor: Predictor, images: pa.Table, *, s3: S3Options, limits: L
         )
         if prediction.columns:
             answered["columns"] = column_values(prediction.columns)
+        if regions:
+            answered["regions"] = [
+                Seen(box=list(region.box), name=region.name, confidence=region.confidence)
+                for region in predictor.regions(image)
+            ]
         answers.append(answered)
     return answers
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from orchard.features.artifact import BATCH_SIZE, EngineName, Precision
 from orchard.features.engines import Engine, OpenVinoEngine, TensorFlowEngine, resolve_precision
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
-from orchard.inference import columns
+from orchard.inference import columns, regions
 from orchard.inference.columns import ColumnAnswer
 from orchard.inference.model import Model
-from orchard.vocabulary import Answer
+from orchard.inference.regions import Region
+from orchard.vocabulary import Answer, Fit
 
 DEFAULT_LIMITS = Limits()
 
@@ -70,6 +71,18 @@ class Predictor:
     def decode(self, data: bytes) -> Decoded | Rejection:
         """Decode the bytes of an image as the pipeline does; never raises."""
         return decode(data, self._engine.decoded_size, self._limits, self.model.artifact.fit)
+
+    def decode_larger(self, data: bytes) -> Decoded | Rejection:
+        """Likewise, with what `regions` looks at beside it."""
+        size = self._engine.input_size
+        return decode(data, self._engine.decoded_size, self._limits, self.model.artifact.fit, regions.LARGER * size)
+
+    def regions(self, image: Decoded) -> list[Region]:
+        """Return what is on an image of `decode_larger`, part by part; it costs as much as 13 or 14 images."""
+        pixels = image.pixels if image.larger is None else image.larger
+        stretched = self.model.artifact.fit is Fit.STRETCH
+        shape = (image.width, image.height) if stretched else (pixels.shape[1], pixels.shape[0])
+        return regions.find(self.model, self._engine.single, pixels, shape)
 
     def features(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return (n, n_features) of n decoded images, uint8 (height, width, 3), RGB."""

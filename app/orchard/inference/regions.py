@@ -1,0 +1,95 @@
+"""Several things on one picture: it is looked at in parts, and what a part shows surely is on the picture there.
+
+The parts are the whole, its halves and quarters, and quarters between these. Measured on 200 mosaics each of two and of
+four photos from shops of different kinds (benchmarks/regions.py); a class map over the network's last grid has one
+place for each 32 pixels, whose features are not those of pictures that the classifier was fitted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from orchard.inference.model import Model
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, as shares of width and height, 0..1."""
+
+LARGER = 2
+"""Times the network's input size: what a picture is decoded to, so that a quarter fills the network's input."""
+_FAMILIAR = 0.9
+"""Of the model's threshold of familiarity: a part shows less of what surrounds a thing than a picture of it does."""
+_CONFIDENT = 0.9
+_OBLONG = 4 / 3
+"""Longer side to shorter, from which on halves are cut across the longer one alone, and one more in its middle."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Something on a picture.
+
+    Attributes:
+        box: the part that shows it best.
+        name: its kind; its label where the model knows no kinds.
+        confidence: 0..1, in that part.
+    """
+
+    box: Box
+    name: str
+    confidence: float
+
+
+def boxes(width: int, height: int) -> list[Box]:
+    """Return the parts that a picture of so many pixels is looked at in, the whole first."""
+    half = (0.0, 0.25, 0.5)
+    found: list[Box] = [(0.0, 0.0, 1.0, 1.0)]
+    corners = [(x, y) for y in (0.0, 0.5) for x in (0.0, 0.5)]
+    between = [(0.25, 0.0), (0.0, 0.25), (0.25, 0.25), (0.5, 0.25), (0.25, 0.5)]
+    found += [(x, y, x + 0.5, y + 0.5) for x, y in corners + between]
+    if height <= _OBLONG * width:
+        found += [(x, 0.0, x + 0.5, 1.0) for x in (half if width > _OBLONG * height else half[::2])]
+    if width <= _OBLONG * height:
+        found += [(0.0, y, 1.0, y + 0.5) for y in (half if height > _OBLONG * width else half[::2])]
+    return found
+
+
+def find(
+    model: Model,
+    features_of: Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]],
+    pixels: NDArray[np.uint8],
+    shape: tuple[int, int],
+) -> list[Region]:
+    """Return what is on a picture, the surest first; each kind once, where it shows best.
+
+    Args:
+        model: what tells kinds, or labels, apart.
+        features_of: gives (n, n_features) of n images.
+        pixels: uint8 (height, width, 3), RGB, up to `LARGER` times the network's input size, maybe stretched.
+        shape: width and height before it was stretched.
+    """
+    parts = boxes(*shape)
+    features = features_of([_part(pixels, box, model.artifact.input_size) for box in parts])
+    shares, familiarity = model.probabilities(features), model.familiarities(features)
+    names: Sequence[str] = model.labels
+    if model.kinds is not None:
+        shares, names = model.kinds.probabilities(shares), model.kinds.names
+    confidence = shares.max(axis=1)
+    shows = (familiarity >= _FAMILIAR * model.calibration.familiarity) & (confidence >= _CONFIDENT)
+    found: dict[str, tuple[float, Region]] = {}
+    for part in np.flatnonzero(shows):
+        name, score = names[int(shares[part].argmax())], float(confidence[part] * familiarity[part])
+        if score > found.get(name, (0.0,))[0]:
+            found[name] = score, Region(parts[part], name, float(confidence[part]))
+    return [region for _, region in sorted(found.values(), key=lambda one: -one[0])]
+
+
+def _part(pixels: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.uint8]:
+    """Return a part of a picture, in at most `size` pixels a side."""
+    height, width = pixels.shape[:2]
+    edges = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+    across, down = (max(1, min(size, round(edges[end] - edges[end - 2]))) for end in (2, 3))
+    return np.asarray(Image.fromarray(pixels).resize((across, down), Image.Resampling.BILINEAR, edges))

@@ -1,0 +1,64 @@
+"""Several things on one picture are found, each where it is."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import orchard
+from orchard.cli import cli
+from orchard.errors import UsageError
+from orchard.inference.regions import boxes
+
+
+def write(path: Path, tiles: list[list[Path]]) -> Path:
+    rows = [np.concatenate([np.asarray(Image.open(tile).convert("RGB")) for tile in row], axis=1) for row in tiles]
+    Image.fromarray(np.concatenate(rows)).resize((200 * len(tiles[0]), 200 * len(tiles))).save(path, quality=95)
+    return path
+
+
+def test_each_fruit_of_a_picture_is_found_where_it_is(trained: Path, fruits: Path, tmp_path: Path) -> None:
+    def photo(label: str) -> Path:
+        return sorted((fruits / "Test" / label).glob("*.jpg"))[7]
+
+    mango, raspberry, plum, orange = (photo(label) for label in ("Mango", "Raspberry", "Plum 5", "Orange 2"))
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    files = {
+        str(write(tmp_path / "one.jpg", [[mango]])): {"Mango"},
+        str(write(tmp_path / "row.jpg", [[mango, raspberry]])): {"Mango", "Raspberry"},
+        str(write(tmp_path / "column.jpg", [[plum], [orange]])): {"Plum 5", "Orange 2"},
+        str(write(tmp_path / "four.jpg", [[mango, raspberry], [plum, orange]])): {
+            *("Mango", "Raspberry", "Plum 5", "Orange 2")
+        },
+        str(tmp_path / "noise.png"): set(),
+    }
+    answers = orchard.predict(None, str(trained), list(files), regions=True)
+    found = {answer["path"]: {seen["name"]: seen["box"] for seen in answer["regions"]} for answer in answers}
+    assert {path: set(seen) for path, seen in found.items()} == files
+    row, column, four = (found[str(tmp_path / name)] for name in ("row.jpg", "column.jpg", "four.jpg"))
+    assert row["Mango"][2] <= 0.75 and row["Raspberry"][0] >= 0.25
+    assert column["Plum 5"][3] <= 0.75 and column["Orange 2"][1] >= 0.25
+    assert four["Plum 5"] == [0.0, 0.5, 0.5, 1.0] and four["Raspberry"] == [0.5, 0.0, 1.0, 0.5]
+    # What the whole picture comes to is as it is without.
+    plain = orchard.predict(None, str(trained), list(files))
+    assert [{name: value for name, value in one.items() if name != "regions"} for one in answers] == plain
+
+    command = ["predict", str(trained), str(tmp_path / "row.jpg"), "--no-spark", "--regions", "--format"]
+    printed = json.loads(CliRunner().invoke(cli, [*command, "jsonl"]).output)
+    assert {seen["name"] for seen in printed["regions"]} == {"Mango", "Raspberry"}
+    table = CliRunner().invoke(cli, [*command, "table"]).output
+    assert "Mango " in table and "Raspberry " in table and " at 0." in table
+    refused = CliRunner().invoke(cli, [*command, "csv"])
+    assert isinstance(refused.exception, UsageError) and "--format jsonl" in str(refused.exception)
+
+
+@pytest.mark.parametrize(("width", "height", "parts"), [(100, 100, 14), (200, 100, 13), (100, 300, 13), (1, 1, 14)])
+def test_parts_cover_a_picture_whatever_its_shape(width: int, height: int, parts: int) -> None:
+    found = boxes(width, height)
+    assert len(found) == len(set(found)) == parts
+    assert found[0] == (0, 0, 1, 1)
+    assert all(0 <= left < right <= 1 and 0 <= top < bottom <= 1 for left, top, right, bottom in found)
