@@ -14,10 +14,10 @@ import io
 import time
 from pathlib import Path
 
-import measuring
 import numpy as np
 from PIL import Image
 
+import measuring
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
