@@ -50,15 +50,16 @@ OTHER_VARIABLES = {
 }
 """What is read from the environment besides settings, without the prefix."""
 
+_REAL_PHOTOS: Mapping[str, object] = {
+    "backbone": "EfficientNetLite2",
+    "views": 8,
+    "test_views": "3",
+    "fit_validation": True,
+    "answer_with": "linear_discriminant",  # which alone is fitted on views
+}
 QUALITIES: Mapping[str | None, Mapping[str, object]] = {
-    "balanced": {
-        "backbone": "EfficientNetLite2",
-        "views": 8,
-        "test_views": "3",
-        "transform": "square_root",
-        "fit_validation": True,
-    },
-    "best": {"backbone": "EfficientNetLite2", "views": 8, "test_views": "3", "fit_validation": True, "tune": True},
+    "balanced": {**_REAL_PHOTOS, "transform": "square_root"},
+    "best": {**_REAL_PHOTOS, "tune": True},
 }
 """What a quality other than fast, which is the defaults, comes to."""
 
@@ -269,7 +270,13 @@ class Settings(BaseSettings):
     @classmethod
     def _as_good(cls, given: Any) -> Any:
         """Fill in what the quality says and nobody else does."""
-        return {**QUALITIES.get(given.get("quality"), {}), **given} if isinstance(given, dict) else given
+        if not isinstance(given, dict):
+            return given
+        by_quality = dict(QUALITIES.get(given.get("quality"), {}))
+        answers = str(by_quality.get("answer_with"))
+        if answers not in str(given.get("classifiers", answers)):
+            by_quality.pop("answer_with", None)  # it is not fitted
+        return {**by_quality, **given}
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -170,7 +170,7 @@ def test_applying_to_an_api_that_does_not_come_to_an_end_is_unreachable(api: Api
         Cluster(answer_seconds=0.3).apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}})
 
 
-@pytest.mark.parametrize("drop", [f"{NOW} a line\n".encode(), b"no end of the line"])
+@pytest.mark.parametrize("drop", [f"{NOW} a line\n".encode(), b"no end of the line"], ids=["lines", "one line"])
 def test_a_log_without_end_is_read_in_parts(api: Api, drop: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "LOG_SECONDS", 0.3)
     monkeypatch.setattr(client, "LONGEST_LINE", 1000)
