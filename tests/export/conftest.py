@@ -10,7 +10,6 @@ import pytest
 from pyspark.sql import SparkSession
 
 import orchard.api
-from conftest import TRAINED
 from export.runtimes import Answers, Exporter, Photographs, run_tensorflow
 from orchard.exports.formats import Format, Precision
 from orchard.exports.writing import export
@@ -42,12 +41,19 @@ def photographs(trained: Path, model: Model) -> Photographs:
 
 
 @pytest.fixture(scope="session")
-def looking(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def looking(spark: SparkSession, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the same labels that looks at three views, and takes the square root of features; read only."""
     output = tmp_path_factory.mktemp("looking") / "out"
-    options = {"precision": "float32", "classifiers": ["linear_discriminant"], "limit": 660}
     orchard.api.run(
-        spark, str(fruits), str(output), labels=list(TRAINED), test_views="3", transform="square_root", **options
+        spark,
+        str(trained.parent / "fruits.csv"),
+        str(output),
+        label_columns=["colour"],
+        precision="float32",
+        classifiers=["linear_discriminant"],
+        test_views="3",
+        transform="square_root",
+        limit=660,
     )
     return output
 
@@ -57,13 +63,14 @@ def looked_at(looking: Path, photographs: Photographs) -> Photographs:
     """Some of the photographs, with what the model of three views answers."""
     model, few = Model.load(str(looking)), slice(None, None, 10)
     features = Predictor(model).features(list(photographs.pixels[few]))
-    probabilities = model.probabilities(features)
+    probabilities, (column,) = model.probabilities(features), model.columns
     return Photographs(
         photographs.pixels[few],
         photographs.label[few],
         [model.labels[index] for index in probabilities.argmax(axis=1)],
         probabilities.max(axis=1),
         model.familiarities(features),
+        [column.values[index] for index in column.probabilities(features).argmax(axis=1)],
     )
 
 

@@ -416,6 +416,7 @@ def _squared_difference(to: _Translation, node: Any) -> str:
 
 
 _SIMPLE = {
+    "Abs": "Abs",
     "Add": "Add",
     "Subtract": "Sub",
     "Multiply": "Mul",
