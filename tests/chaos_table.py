@@ -29,7 +29,7 @@ def note(request: pytest.FixtureRequest) -> Note:
 
     def add(what: str, times: int, outcome: str) -> None:
         # A report brings its test's properties here, whichever process the test ran in.
-        request.node.user_properties.append(("chaos", (what, times, outcome, request.function.__name__)))
+        request.node.user_properties.append(("chaos", (str(what), int(times), str(outcome), request.function.__name__)))
 
     return add
 

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from orchard import cli, progress, summary
+from orchard.commandline import outcome
 from orchard.errors import UsageError
 from orchard.layout import Run
 from orchard.output import Output
@@ -163,7 +164,7 @@ def test_no_sentence_and_no_traceback_has_a_secret(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     monkeypatch.setenv("ORCHARD_STORAGE_TIMEOUT", "0.1")
     monkeypatch.setattr(sys, "argv", ["orchard", *arguments, "--debug"])
-    code, sentence = cli._run()
+    code, sentence = outcome(cli.cli, None)
     assert code in (2, 3, 4)
     shown = capfd.readouterr()
     assert shown.err

@@ -25,10 +25,10 @@ def run_command(
     """
     start_again_in_utf8()
     print_anything()
-    interruption.run(partial(_outcome, command, arguments), in_main_thread=in_main_thread)
+    interruption.run(partial(outcome, command, arguments), in_main_thread=in_main_thread)
 
 
-def _outcome(command: click.Command, arguments: Sequence[str] | None) -> tuple[int, str | None]:
+def outcome(command: click.Command, arguments: Sequence[str] | None) -> tuple[int, str | None]:
     """Run a command; return the exit code and the sentence that says what went wrong."""
     name = "orchard" if arguments is None else f"orchard {command.name}"
     try:

@@ -36,6 +36,7 @@ def commit(output: Output, values: np.ndarray, rows_per_file: int = 50) -> pa.Ta
             pa.array([f"/in/{LABELS[i % 6]}/{i}.jpg" for i in range(n)]),
             pa.array([LABELS[i % 6] for i in range(n)]),
             pa.array([KINDS[i % 3] for i in range(n)]),
+            pa.nulls(n, pa.string()),
             pa.array([("train", "test", "train", "validation")[i % 4] for i in range(n)]),
             pa.array([100] * n, pa.int32()),
             pa.array([100] * n, pa.int32()),

@@ -6,9 +6,10 @@ import resource
 from pathlib import Path
 from typing import Any, NoReturn
 
+import click
 import pytest
 
-from orchard import cli
+from orchard.commandline import outcome
 from orchard.errors import AccessDenied, StorageError
 from orchard.layout import STAGING
 from orchard.output import Output
@@ -112,14 +113,11 @@ def test_a_process_without_file_descriptors_rejects_no_image(storage: LocalStora
         (ConnectionResetError(errno.ECONNRESET, "reset"), 4, "unexpected ConnectionResetError"),
     ],
 )
-def test_a_command_tells_what_the_system_says_of_a_file(
-    monkeypatch: pytest.MonkeyPatch, error: OSError, code: int, said: str
-) -> None:
+def test_a_command_tells_what_the_system_says_of_a_file(error: OSError, code: int, said: str) -> None:
     def fail(**_: object) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(cli, "cli", fail)
-    found, sentence = cli._run()
+    found, sentence = outcome(click.Command("fail", callback=fail), [])
     assert (found, said in str(sentence)) == (code, True)
 
 
