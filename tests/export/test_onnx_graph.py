@@ -111,8 +111,8 @@ def test_the_file_says_what_it_takes_and_gives(model: Model) -> None:
 
 
 def test_everything_linear_is_one_layer_and_batch_normalisation_is_folded(model: Model) -> None:
-    """A model made by hand, of no familiarity, has one output."""
-    content = to_onnx(replace(model, familiarity=None))
+    """A model made by hand, of no familiarity and no further column, has one output."""
+    content = to_onnx(replace(model, familiarity=None, columns=()))
     assert [output.name for output in onnx.load_model_from_string(content).graph.output] == ["probabilities"]
     operations = [node.op_type for node in onnx.load_model_from_string(content).graph.node]
     assert "BatchNormalization" not in operations

@@ -151,7 +151,7 @@ def test_a_large_photo_is_shrunk_as_the_pipeline_shrinks_it(
         assert isinstance(decoded, Decoded) and decoded.pixels.shape == (224, 224, 3)
         features = predictor.features([decoded.pixels])
         expected = model.probabilities(features)[0]
-        found, near = run(np.asarray(Image.open(content))[np.newaxis])
+        found, near, _ = run(np.asarray(Image.open(content))[np.newaxis])
         assert found[0].argmax() == expected.argmax()
         assert abs(found[0] - expected).max() < 0.05
         assert near[0] == pytest.approx(model.familiarities(features)[0], abs=0.05)
