@@ -182,7 +182,7 @@ class Output:
                 if self._lease is not None or attempt + 1 == _READ_AGAIN or not self._refresh():
                     raise
             else:
-                return pa.concat_tables([schema.empty_table(), *(t.cast(schema) for t in tables)])
+                return pa.concat_tables([schema.empty_table(), *(t.select(columns).cast(schema) for t in tables)])
         raise AssertionError("unreachable")
 
     def present_files(self, folder: str) -> list[DataFile]:
