@@ -1,8 +1,7 @@
 """Several things on one picture: it is looked at in parts, and what a part shows surely is on the picture there.
 
-The parts are the whole, its halves and quarters, and quarters between these. Measured on 200 mosaics each of two and of
-four photos from shops of different kinds (benchmarks/regions.py); a class map over the network's last grid has one
-place for each 32 pixels, whose features are not those of pictures that the classifier was fitted on.
+The parts are the whole, its halves and quarters, and quarters between these, each of them a picture such as those that
+the classifier was fitted on; benchmarks/regions.py measures what is found on mosaics of photos from shops.
 """
 
 from __future__ import annotations
