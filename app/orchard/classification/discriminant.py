@@ -53,7 +53,7 @@ class Within:
     shrinkage: float
 
 
-def fit(moments: Moments, classes: ClassSums, reduction: Reduction, images: int | None = None) -> Discriminant:
+def fit(moments: Moments, classes: ClassSums, reduction: Reduction, images: float | None = None) -> Discriminant:
     """Fit on all rows of some classes: one Gaussian a class, of a covariance that all share.
 
     It is fitted on the scaled features, not on the components: what these leave out tells labels apart, too.
@@ -92,7 +92,7 @@ def fit(moments: Moments, classes: ClassSums, reduction: Reduction, images: int 
     return Discriminant(linear, familiarity, found.shrinkage)
 
 
-def spread(moments: Moments, classes: ClassSums, reduction: Reduction, images: int | None = None) -> Within:
+def spread(moments: Moments, classes: ClassSums, reduction: Reduction, images: float | None = None) -> Within:
     """Return the means of some classes and the covariance within them, of the scaled features.
 
     The covariance within the classes is shrunk towards a multiple of the identity matrix by oracle approximating
