@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +31,10 @@ from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+Parts = Sequence[Sums | None]
+"""Sums of images, without weights, and of their views, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,11 @@ class Candidates:
         self._counts = counts
         self.left_out: list[str] = []
         further = self._learned(statistics)
-        views = [sums for sums in (statistics.fit_views, statistics.held_out_views) if sums is not None]
-        fits = [(everything, [statistics.everything, *views])]
+        fits: list[tuple[Sums, Parts]] = [
+            (everything, [statistics.everything, statistics.fit_views, statistics.held_out_views])
+        ]
         if statistics.held_out is not None and len(self._fitted.names) > 1:
-            fits.append((fit, [statistics.fit, *views[:1]]))
+            fits.append((fit, [statistics.fit, statistics.fit_views]))
         # One thread each, side by side: they wait for each other less than threads within a decomposition do.
         with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as threads:
             work = [(sums, name) for name in ("label", *further) for sums in fits]
@@ -169,14 +174,14 @@ class Candidates:
         self.left_out = [name for name in names if name not in enough]
         return enough
 
-    def _discriminant(self, sums: tuple[Sums, list[Sums]], column: str) -> discriminant.Discriminant:
+    def _discriminant(self, sums: tuple[Sums, Parts], column: str) -> discriminant.Discriminant:
         """Fit on what is seen of images, by weights and with views; given with their own sums and those of views."""
         seen, parts = sums
-        moments, rows = seen.of_column(column), [part.of_column(column).count for part in parts]
+        moments, rows = seen.of_column(column), [part.of_column(column).count for part in parts if part is not None]
         images = moments.count * rows[0] / sum(rows)  # as much as they weigh
         return discriminant.fit(moments, seen.columns[column], self.reduction, images)
 
-    def _column(self, name: str, fits: list[tuple[Sums, list[Sums]]], found: list[discriminant.Discriminant]) -> Column:
+    def _column(self, name: str, fits: list[tuple[Sums, Parts]], found: list[discriminant.Discriminant]) -> Column:
         """Return a further column: judged as fitted without the images held out, answering as fitted with them."""
         names = fits[-1][0].columns[name].names
         _, calibration = judge(found[-1].linear, names, self._images, column=name, sure_at=self._sure_at)

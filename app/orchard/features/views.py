@@ -31,7 +31,7 @@ def middle(pixels: NDArray[np.uint8], part: float, size: int) -> NDArray[np.uint
     """Return the middle of an image, uint8 (height, width, 3): `part` of each side, in at most `size` pixels a side."""
     height, width = pixels.shape[:2]
     left, top = (1 - part) / 2 * width, (1 - part) / 2 * height
-    return _part(pixels, (left, top, width - left, height - top), size)
+    return cut(pixels, (left, top, width - left, height - top), size)
 
 
 def random_view(pixels: NDArray[np.uint8], digest: str, number: int, seed: int, size: int) -> NDArray[np.uint8]:
@@ -54,7 +54,7 @@ def random_view(pixels: NDArray[np.uint8], digest: str, number: int, seed: int, 
     aspect = _ASPECT ** draw.uniform(-1, 1)
     across, down = min(1.0, np.sqrt(area * aspect)) * width, min(1.0, np.sqrt(area / aspect)) * height
     left, top = draw.uniform(0, width - across), draw.uniform(0, height - down)
-    view = _part(pixels, (left, top, left + across, top + down), size)
+    view = cut(pixels, (left, top, left + across, top + down), size)
     if draw.random() < 0.5:
         view = view[:, ::-1]
     light, contrast, saturation = 1 + draw.uniform(-_LIGHT, _LIGHT, 3)
@@ -70,7 +70,7 @@ def _colours(mean: float, channels: NDArray[np.float64], contrast: float, satura
     return tuple((channels[:, np.newaxis] * np.column_stack([mixed, np.full(3, (1 - contrast) * mean)])).ravel())
 
 
-def _part(pixels: NDArray[np.uint8], box: tuple[float, float, float, float], size: int) -> NDArray[np.uint8]:
+def cut(pixels: NDArray[np.uint8], box: tuple[float, float, float, float], size: int) -> NDArray[np.uint8]:
     """Return a part of an image, no larger than `size`, and enlarged by the network's own resize if it is smaller."""
     across, down = (max(1, min(size, round(box[end] - box[end - 2]))) for end in (2, 3))
     return np.asarray(Image.fromarray(pixels).resize((across, down), Image.Resampling.BILINEAR, box))

@@ -244,6 +244,15 @@ def _middle(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
+def fitted(image: Image.Image, target: int, fit: Fit) -> npt.NDArray[np.uint8]:
+    """Return an upright RGB image as `decode` gives what it has decoded: square if so asked, within the target."""
+    if fit is Fit.CROP:
+        image = _middle(image)
+    if max(image.size) > target:
+        image = _resized(image, _size(*image.size, target, fit))
+    return np.asarray(_padded(image) if fit is Fit.PAD else image)
+
+
 def _padded(image: Image.Image) -> Image.Image:
     """An RGB image in the middle of a grey square."""
     side = max(image.size)

@@ -10,13 +10,15 @@ import json
 import math
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.layout import ReliabilityBin
 from orchard.vocabulary import Answer
+
+if TYPE_CHECKING:
+    from orchard.layout import ReliabilityBin
 
 LEAST_THRESHOLD = 0.5
 """A label that is less likely than all others together is never a sure answer."""
@@ -161,11 +163,11 @@ def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> l
     """Return the reliability diagram: of each bin that is not empty its mean confidence, accuracy, share of images."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
-        ReliabilityBin(
-            confidence=float(confidence[bins == index].mean()),
-            accuracy=float(right[bins == index].mean()),
-            images=float((bins == index).mean()),
-        )
+        {
+            "confidence": float(confidence[bins == index].mean()),
+            "accuracy": float(right[bins == index].mean()),
+            "images": float((bins == index).mean()),
+        }
         for index in range(BINS)
         if (bins == index).any()
     ]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from orchard.features.views import cut
 from orchard.inference.model import Model
 
 Box = tuple[float, float, float, float]
@@ -71,7 +71,9 @@ def find(
         shape: width and height before it was stretched.
     """
     parts = boxes(*shape)
-    features = features_of([_part(pixels, box, model.artifact.input_size) for box in parts])
+    height, width = pixels.shape[:2]
+    edges = [(left * width, top * height, right * width, bottom * height) for left, top, right, bottom in parts]
+    features = features_of([cut(pixels, box, model.artifact.input_size) for box in edges])
     shares, familiarity = model.probabilities(features), model.familiarities(features)
     names: Sequence[str] = model.labels
     if model.kinds is not None:
@@ -84,11 +86,3 @@ def find(
         if score > found.get(name, (0.0,))[0]:
             found[name] = score, Region(parts[part], name, float(confidence[part]))
     return [region for _, region in sorted(found.values(), key=lambda one: -one[0])]
-
-
-def _part(pixels: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.uint8]:
-    """Return a part of a picture, in at most `size` pixels a side."""
-    height, width = pixels.shape[:2]
-    edges = box[0] * width, box[1] * height, box[2] * width, box[3] * height
-    across, down = (max(1, min(size, round(edges[end] - edges[end - 2]))) for end in (2, 3))
-    return np.asarray(Image.fromarray(pixels).resize((across, down), Image.Resampling.BILINEAR, edges))

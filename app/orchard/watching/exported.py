@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -13,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import InputError, UsageError
+from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format
+from orchard.features.engines import import_openvino
+from orchard.inference.calibration import Calibration
 from orchard.vocabulary import Answer, Fit
-
-IMAGE, PROBABILITIES, KIND_PROBABILITIES, FAMILIARITY = "image", "probabilities", "kind_probabilities", "familiarity"
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,7 @@ class Card:
 
     labels: tuple[str, ...]
     kinds: tuple[str, ...]
-    threshold: float
-    familiarity_threshold: float
+    calibration: Calibration
     kind_threshold: float
     side: int
     """Pixels of a side above which a picture is shrunk before the file gets it."""
@@ -40,8 +41,7 @@ class Card:
             return cls(
                 tuple(found["labels"]),
                 tuple(found["kinds"] or ()),
-                float(found["threshold"]),
-                float(found["familiarity_threshold"]),
+                Calibration(threshold=float(found["threshold"]), familiarity=float(found["familiarity_threshold"])),
                 float(found["kind_threshold"] or 1),
                 int(found["input"]["size"]),
                 Fit(found["input"]["fit"]),
@@ -67,7 +67,7 @@ class Exported:
     """
 
     def __init__(self, file: Path, threads: int) -> None:
-        runners = {".onnx": _onnx, ".xml": _openvino}
+        runners = {Format.ONNX.suffix: _onnx, Format.OPENVINO.suffix: _openvino}
         if file.suffix not in runners:
             raise UsageError(f"{file} is neither an ONNX nor an OpenVINO file: orchard export OUT --format onnx.")
         if not file.is_file():
@@ -78,13 +78,11 @@ class Exported:
     def answer(self, picture: NDArray[np.uint8], top: int) -> dict[str, Any]:
         """Return what a picture, uint8 (height, width, 3), RGB, comes to, as `orchard predict` says it."""
         card, outputs = self.card, self._run(picture[np.newaxis])
-        shares = outputs[PROBABILITIES][0]
+        shares = outputs[OUTPUT][0]
         familiarity = float(outputs[FAMILIARITY][0]) if FAMILIARITY in outputs else 1.0
         order = np.argsort(-shares, kind="stable")[:top].tolist()
         confidence = float(shares[order[0]])
-        said = Answer.SURE if confidence >= card.threshold else Answer.NOT_SURE
-        if familiarity < card.familiarity_threshold:
-            said = Answer.UNKNOWN
+        said = Answer(card.calibration.answers(np.array([confidence]), np.array([familiarity]))[0])
         kind = None
         if card.kinds and said is not Answer.UNKNOWN:
             of_kinds = outputs[KIND_PROBABILITIES][0]
@@ -101,7 +99,7 @@ class Exported:
 
 
 def _onnx(file: Path, threads: int) -> Any:
-    runtime = _imported("onnxruntime", "onnxruntime")
+    runtime = _imported(partial(import_module, "onnxruntime"), "onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
@@ -110,12 +108,11 @@ def _onnx(file: Path, threads: int) -> Any:
     except Exception as error:  # of a class of its own for each fault
         raise _unusable(file, error) from error
     names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {IMAGE: images}), strict=True))
+    return lambda images: dict(zip(names, session.run(names, {INPUT: images}), strict=True))
 
 
 def _openvino(file: Path, threads: int) -> Any:
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would write to the home folder
-    openvino = _imported("openvino", "openvino")
+    openvino = _imported(import_openvino, "openvino")
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     try:
         request = openvino.Core().compile_model(str(file), "CPU", settings).create_infer_request()
@@ -129,8 +126,8 @@ def _unusable(file: Path, error: Exception) -> InputError:
     return InputError(f"{file} cannot be used ({first}): export the model again.")
 
 
-def _imported(module: str, package: str) -> Any:
+def _imported(load: Callable[[], Any], package: str) -> Any:
     try:
-        return import_module(module)
+        return load()
     except ImportError as error:
-        raise UsageError(f"{module} runs such files and is not installed: pip install {package}.") from error
+        raise UsageError(f"{package} runs such files and is not installed: pip install {package}.") from error

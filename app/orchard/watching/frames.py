@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from orchard import interruption
 from orchard.errors import InputError, UsageError
-from orchard.images.decoding import Decoded, Rejection, decode
+from orchard.images.decoding import Decoded, Rejection, decode, fitted
 from orchard.images.limits import Limits
 from orchard.vocabulary import Fit
 
@@ -211,24 +212,8 @@ class _Pace:
 
 
 def _seen(picture: NDArray[np.uint8], look: Look) -> NDArray[np.uint8]:
-    """Return a frame of OpenCV's as a file's picture is: RGB, square if that is asked for, and not too large."""
-    cv2 = _import_opencv()
-    height, width = picture.shape[:2]
-    if look.fit is Fit.CROP:
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        picture = picture[top : top + side, left : left + side]
-    elif look.fit is Fit.PAD and height != width:
-        from orchard.images.decoding import GREY
-
-        side = max(height, width)
-        square = np.full((side, side, 3), GREY, np.uint8)
-        top, left = (side - height) // 2, (side - width) // 2
-        square[top : top + height, left : left + width] = picture
-        picture = square
-    if max(picture.shape[:2]) > look.side:
-        picture = cv2.resize(picture, (look.side, look.side), interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(picture[:, :, ::-1])
+    """Return a frame of OpenCV's, blue first, as a file's picture is."""
+    return fitted(Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1])), look.side, look.fit)
 
 
 @contextmanager
