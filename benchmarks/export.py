@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from measuring import MB, report, save
 from orchard.errors import UsageError
-from orchard.exports.formats import FAMILIARITY, INPUT, OUTPUT, Format, Precision, check
+from orchard.exports.formats import FAMILIARITY, INPUT, OUTPUT, Format, Precision, card_beside, check
 from orchard.exports.writing import export
 from orchard.features.artifact import Precision as Computing
 from orchard.features.engines import import_openvino
@@ -76,7 +76,7 @@ def main() -> int:
             if kind is Format.OPENVINO:
                 size += file.with_suffix(".bin").stat().st_size
             found, milliseconds = _timed(_RUNNERS[kind](file), images, KERAS_BATCH if kind is Format.KERAS else 1)
-            card = json.loads(file.with_suffix(".json").read_text())
+            card = json.loads(card_beside(file).read_text())
             threshold = card["familiarity_threshold"]
             rows.append(_row(f"{kind}, {precision}", size, found, expected, truth, threshold, milliseconds))
             print(rows[-1], file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ import gzip
 import io
 import os
 import random
-import resource
 import struct
 import sys
 import time
@@ -21,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from orchard import memory
 
 Case = Callable[[random.Random], str]
 
@@ -403,7 +404,7 @@ def main() -> None:
         except Exception as error:
             outcome = f"FAILED {type(error).__module__}.{type(error).__name__}: {error}".replace("\n", " ")[:500]
         print(f"end {outcome}", flush=True)
-    print(f"memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}", flush=True)
+    print(f"memory {memory.peak() // 2**20}", flush=True)
 
 
 if __name__ == "__main__":

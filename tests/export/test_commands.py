@@ -18,7 +18,7 @@ from PIL import Image
 from export.runtimes import Exporter
 from orchard.errors import InputError, StorageError, UsageError, WeightsUnavailable
 from orchard.exports.commands import export
-from orchard.exports.formats import Format, Precision
+from orchard.exports.formats import Format, Precision, card_beside
 from orchard.exports.keras_model import keras_file
 from orchard.exports.quantization import Images, in_other_numbers, matching
 from orchard.features.artifact import Precision as Computing
@@ -37,13 +37,13 @@ def test_it_prints_what_it_wrote(trained: Path, tmp_path: Path) -> None:
     result = orchard_export(trained, "--format", "onnx", "--to", tmp_path / "new" / "fruits.onnx")
     assert result.exit_code == 0 and result.exception is None
     assert f"MB  {tmp_path}/new/fruits.onnx" in result.output
-    assert {file.name for file in (tmp_path / "new").iterdir()} == {"fruits.onnx", "fruits.json"}
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {"fruits.onnx", "fruits.onnx.json"}
 
 
 def test_the_card_says_what_an_app_and_a_lawyer_need(trained: Path, model: Model, tmp_path: Path) -> None:
     file = tmp_path / "fruits.xml"
     result = orchard_export(trained, "--format", "openvino", "--precision", "float16", "--to", file, "--json")
-    card = json.loads(file.with_suffix(".json").read_text())
+    card = json.loads(card_beside(file).read_text())
     assert json.loads(result.output)["card"] == card
     assert card["labels"] == list(model.labels) and card["digest"] == model.digest
     assert (card["format"], card["precision"]) == ("openvino", "float16")
@@ -98,7 +98,7 @@ def test_it_writes_to_s3(trained: Path, s3_server: S3Server) -> None:
     assert result.exception is None
     assert target in result.output
     onnx.checker.check_model(onnx.load(s3_server.root / bucket / "models" / "fruits.onnx"))
-    assert (s3_server.root / bucket / "models" / "fruits.json").is_file()
+    assert (s3_server.root / bucket / "models" / "fruits.onnx.json").is_file()
 
 
 @pytest.mark.parametrize(

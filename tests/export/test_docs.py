@@ -9,7 +9,7 @@ from pathlib import Path
 
 from export.runtimes import Exporter
 from orchard.exports.card import model_card
-from orchard.exports.formats import Format, Precision
+from orchard.exports.formats import Format, Precision, card_beside
 from orchard.inference.model import Model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
@@ -23,8 +23,8 @@ def block(language: str) -> str:
 def test_the_example_in_python_tells_a_fruit(exported: Exporter, fruits: Path, tmp_path: Path) -> None:
     file = exported(Format.ONNX, Precision.FLOAT32)
     shutil.copy(file, tmp_path / "fruits.onnx")
-    card = json.loads(file.with_suffix(".json").read_text())
-    (tmp_path / "fruits.json").write_text(json.dumps(card | {"threshold": 0.5, "familiarity_threshold": 0.3}))
+    card = json.loads(card_beside(file).read_text())
+    (tmp_path / "fruits.onnx.json").write_text(json.dumps(card | {"threshold": 0.5, "familiarity_threshold": 0.3}))
     shutil.copy(next((fruits / "Test" / "Mango").glob("*.jpg")), tmp_path / "photo.jpg")
     run = [sys.executable, "-c", block("python")]
     assert subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.startswith("Mango ")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.runtimes import Answers, Exporter, Photographs, Run, run_onnx, run_openvino, run_tensorflow
-from orchard.exports.formats import Format, Precision
+from orchard.exports.formats import Format, Precision, card_beside
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
@@ -90,7 +90,7 @@ def test_int8_knows_the_photographs_that_float32_knows_by_a_threshold_of_its_own
     assert np.mean(photographs.familiarity < model.calibration.familiarity) < 0.02
     for kind in (Format.ONNX, Format.OPENVINO, Format.LITERT):
         file = exported(kind, Precision.INT8)
-        card = json.loads(file.with_suffix(".json").read_text())
+        card = json.loads(card_beside(file).read_text())
         threshold = card["familiarity_threshold"]
         assert 0.8 * model.calibration.familiarity < threshold < model.calibration.familiarity
         assert (card["digest"], card["threshold"]) == (model.digest, model.calibration.threshold)
@@ -220,7 +220,7 @@ def test_views_of_a_photo_of_any_size_are_those_of_the_pipeline(
 
 def test_the_card_says_what_views_the_file_takes(exported: Exporter, exported_views: Exporter) -> None:
     one, three = (
-        json.loads(export(Format.ONNX, Precision.FLOAT32).with_suffix(".json").read_text())["input"]
+        json.loads(card_beside(export(Format.ONNX, Precision.FLOAT32)).read_text())["input"]
         for export in (exported, exported_views)
     )
     assert (one["views"], one["size"], three["views"], three["size"]) == (1, 224, 3, 320)

@@ -535,17 +535,18 @@ def test_countless_pieces_are_refused_before_they_are_kept(name: str) -> None:
 def test_memory_is_bounded_by_what_the_header_says() -> None:
     """The peak beyond what the file needs, in a process of its own for each kind."""
     code = """
-import io, resource, sys
+import io, sys
 from PIL import Image
+from orchard import memory
 from orchard.images.decoding import Limits, decode
 mode, kind, side, options = sys.argv[1], sys.argv[2], int(sys.argv[3]), eval(sys.argv[4])
 file = io.BytesIO()
 Image.new(mode, (side, side)).save(file, kind, **options)
 size = {"1": 1, "P": 1, "L": 1, "I;16": 2}.get(mode, 4) * side * side
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = memory.peak()
 result = decode(file.getvalue(), 224, Limits(max_memory=2**40))
 assert hasattr(result, "pixels"), result
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / size)
+print((memory.peak() - before) / size)
 """
     for mode, kind, options, most in (
         ("RGBA", "PNG", {"compress_level": 1}, 1.8),

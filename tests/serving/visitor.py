@@ -132,6 +132,11 @@ def violations(page: Page) -> list[str]:
     """What axe-core finds of serious or critical impact, each with the elements that it concerns."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text(encoding="utf-8"))
+    # What fades in has less contrast than it will have.
+    page.evaluate(
+        "Promise.all(document.getAnimations().filter(one => one.effect.getComputedTiming().endTime < Infinity)"
+        ".map(one => one.finished.catch(() => {})))"
+    )
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
         f"{violation['id']}: {[node['html'] for node in violation['nodes']]}"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchard.exports.formats import Format, Precision
+from orchard.exports.formats import Format, Precision, card_beside
 from orchard.exports.writing import export
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
@@ -114,7 +114,11 @@ def test_a_video_is_answered_in_its_own_time(
     [
         (("gone.onnx", "."), 3, "There is no file gone.onnx: write it with orchard export."),
         (("model.pt", "."), 2, "neither an ONNX nor an OpenVINO file"),
-        (("alone.onnx", "."), 3, "The model card alone.json cannot be read (No such file or directory): copy it along"),
+        (
+            ("alone.onnx", "."),
+            3,
+            "The model card alone.onnx.json cannot be read (No such file or directory): copy it along",
+        ),
         (("broken.onnx", "."), 3, "broken.onnx cannot be used"),
         (("fruits.onnx", "nowhere"), 3, "There is no folder, video or camera nowhere"),
         (("fruits.onnx", "alone.onnx"), 3, "cannot be opened as a video"),
@@ -124,11 +128,11 @@ def test_a_video_is_answered_in_its_own_time(
 def test_what_cannot_be_is_one_sentence(
     exported: Path, robot: dict[str, str], tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
-    for file in (exported, exported.with_suffix(".json")):
+    for file in (exported, card_beside(exported)):
         shutil.copy(file, tmp_path)
     (tmp_path / "alone.onnx").write_bytes(b"none")
     (tmp_path / "broken.onnx").write_bytes(b"none")
-    shutil.copy(exported.with_suffix(".json"), tmp_path / "broken.json")
+    shutil.copy(card_beside(exported), tmp_path / "broken.onnx.json")
     done = subprocess.run(command(*arguments), env=robot, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert said in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -38,7 +38,7 @@ def export(
     """Write the model of OUTPUT to FILE: uint8 RGB pixels of any size in, calibrated probabilities and
     familiarity out.
 
-    Network, scaler, PCA and classifier are one graph. A model card is written beside it, as FILE's name with .json.
+    Network, scaler, PCA and classifier are one graph. A model card is written beside it, as FILE.json.
 
     \b
     Example:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 from orchard.errors import UsageError
 
@@ -43,6 +44,11 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     INT8 = "int8"
+
+
+def card_beside(file: Path) -> Path:
+    """Return where a model file's card lies: files of several formats in one folder have one each."""
+    return file.with_name(f"{file.name}.json")
 
 
 def check(kind: Format, precision: Precision, file: str) -> None:

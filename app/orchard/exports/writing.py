@@ -13,7 +13,7 @@ from typing import Any
 from orchard import interruption
 from orchard.errors import InputError
 from orchard.exports.card import model_card
-from orchard.exports.formats import Format, Precision, check
+from orchard.exports.formats import Format, Precision, card_beside, check
 from orchard.exports.graph import folded_graph
 from orchard.exports.keras_model import keras_file
 from orchard.exports.onnx_graph import to_onnx
@@ -46,7 +46,7 @@ def export(
     weights: str | None = None,
     s3: S3Options = DEFAULT_S3,
 ) -> Exported:
-    """Write the model in `output` to `file`, and its card to the same name with ``.json``.
+    """Write the model in `output` to `file`, and its card to that name with ``.json`` after it.
 
     Args:
         output: folder or ``s3a://`` prefix of a run.
@@ -94,13 +94,14 @@ def export(
         "bytes": len(content) + sum(map(len, parts.values())),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    parts[".json"] = json.dumps(card, indent=2, ensure_ascii=False).encode()
+    files = {stem + suffix: data for suffix, data in parts.items()}
+    files[card_beside(Path(name)).name] = json.dumps(card, indent=2, ensure_ascii=False).encode()
     with interruption.in_order():
-        for suffix, data in parts.items():
-            storage.write(stem + suffix, data)
+        for part, data in files.items():
+            storage.write(part, data)
         storage.write(name, content)  # last: where it is, all is
-    sizes = {kind.suffix: len(content)} | {suffix: len(data) for suffix, data in parts.items()}
-    return Exported({f"{storage.url.rstrip('/')}/{stem}{suffix}": size for suffix, size in sizes.items()}, card)
+    sizes = {name: len(content)} | {part: len(data) for part, data in files.items()}
+    return Exported({f"{storage.url.rstrip('/')}/{part}": size for part, size in sizes.items()}, card)
 
 
 def _images(

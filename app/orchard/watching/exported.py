@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import InputError, UsageError
-from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format
+from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, card_beside
 from orchard.features.engines import import_openvino
 from orchard.inference.calibration import Calibration
 from orchard.vocabulary import Answer, Fit
@@ -35,7 +35,7 @@ class Card:
     @classmethod
     def beside(cls, file: Path) -> Self:
         """Read the card of a model file. Raises InputError if there is none, or it is something else."""
-        path = file.with_suffix(".json")
+        path = card_beside(file)
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             return cls(
