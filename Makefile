@@ -64,7 +64,7 @@ run: setup ## the whole pipeline on a generated sample (or DATA=folder OUT=folde
 
 # Files of tests run side by side: many of them wait for a process, a pod or a deadline.
 LANES = 2
-PYTEST = $(BIN)/python -m pytest --numprocesses=$(LANES) --dist=loadfile --durations=30
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(LANES) --dist=loadfile --no-loadscope-reorder --durations=30
 
 test: setup ## all tests (ARGS="-k name" for some, LANES=0: one after another)
 	$(PYTEST) $(ARGS)

@@ -25,6 +25,35 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 
+LONGEST = (
+    "integration/test_fruits.py",
+    "integration/test_tuning.py",
+    "export/test_parity.py",
+    "integration/test_interruption.py",
+    "integration/test_resume.py",
+    "chaos/test_kills.py",
+    "features/test_engines.py",
+    "chaos/test_storage_faults.py",
+    "integration/test_notebook.py",
+    "export/test_commands.py",
+    "serving/test_page_answers_in_browser.py",
+    "e2e/test_live.py",
+    "e2e/test_operator.py",
+    "e2e/test_failures.py",
+    "docker/test_image.py",
+    "e2e/test_gitops.py",
+    "e2e/test_release.py",
+    "e2e/test_serve.py",
+    "e2e/test_schedule.py",
+)
+"""Files of tests that take longest: first, for a lane that begins one of them last works alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with `LONGEST`; within a file, and among the others, the order stays."""
+    rank = {Path(__file__).parent / file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
 
 def _cannot(reason: str) -> NoReturn:
     """Skip; in CI, where everything is to be had, fail."""
