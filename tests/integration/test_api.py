@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,10 @@ def test_results_of_other_features_or_components_are_not_reported(spark: Any, pa
         orchard.classify(spark, output)
 
 
-def test_backbones_are_compared_in_one_table(spark: Any, painted: Path, tmp_path: Path) -> None:
+def test_backbones_are_compared_in_one_table(
+    spark: Any, painted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "orchard")  # as the command line does
     settings = load({"weights": "random", "classifiers": "linear_discriminant", "limit": 45})
     rows = compare(str(painted), str(tmp_path / "compare"), ["mobilenetv2", "EfficientNetLite0"], settings, spark)
     assert {row["backbone"] for row in rows} == {"MobileNetV2", "EfficientNetLite0"}
