@@ -26,17 +26,6 @@ SHARED = REPOSITORY.parent / "shared"
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 
 LONGEST = (
-    "integration/test_fruits.py",
-    "integration/test_tuning.py",
-    "export/test_parity.py",
-    "integration/test_interruption.py",
-    "integration/test_resume.py",
-    "chaos/test_kills.py",
-    "features/test_engines.py",
-    "chaos/test_storage_faults.py",
-    "integration/test_notebook.py",
-    "export/test_commands.py",
-    "serving/test_page_answers_in_browser.py",
     "e2e/test_live.py",
     "e2e/test_operator.py",
     "e2e/test_failures.py",
@@ -46,7 +35,7 @@ LONGEST = (
     "e2e/test_serve.py",
     "e2e/test_schedule.py",
 )
-"""Files of tests that take longest: first, for a lane that begins one of them last works alone at the end."""
+"""End-to-end tests that take longest: first, for a lane that begins one of them last works alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
