@@ -295,6 +295,8 @@ class Settings(BaseSettings):
             raise ValueError("--max-rejected is a count or a share such as 5%")
         if (self.finish_within is None) != (self.max_executors is None):
             raise ValueError("--finish-within and --max-executors need each other: give both, or neither")
+        if self.min_executors > 1 and self.finish_within is None:
+            raise ValueError("--min-executors is for --finish-within and --max-executors: give these too, or none")
         if self.max_executors is not None and self.min_executors > self.max_executors:
             raise ValueError("--min-executors is greater than --max-executors")
         return self

@@ -115,6 +115,7 @@ def test_bounds_come_from_the_settings() -> None:
     for flags, told in (
         ({"max_executors": 8}, "need each other"),
         ({"finish_within": "2h"}, "need each other"),
+        ({"min_executors": 3}, "give these too"),
         ({"finish_within": "soon", "max_executors": 8}, "--finish-within"),
         ({"finish_within": "2h", "max_executors": 2, "min_executors": 3}, "greater"),
     ):

@@ -255,6 +255,87 @@ def test_a_job_that_failed_is_made_again_as_it_was_and_keeps_what_it_owns(api: A
     assert owner[2]["metadata"]["ownerReferences"][0]["uid"] == "new"
 
 
+def of_schedule(api: Api, state: str) -> list[Any]:
+    """Let there be a schedule with a run of yesterday, which is kept, and one of today; return what is posted."""
+    yesterday, today = "peach-1", "peach-2"
+    owner = {"kind": "CronJob", "name": "peach", "uid": "schedule", "apiVersion": "batch/v1", "controller": True}
+    first, second = ended(yesterday), ended(today)
+    first["metadata"]["creationTimestamp"] = "2026-01-01T03:00:00Z"
+    first["metadata"]["uid"] = "older"
+    pods = []
+    for run, phase in ((first, "Succeeded"), (second, state)):
+        run["metadata"] |= {"ownerReferences": [owner], "labels": DRIVER | {"app.kubernetes.io/managed-by": "Helm"}}
+        name = run["metadata"]["name"]
+        made = pod(phase)
+        labels = run["metadata"]["labels"] | {"batch.kubernetes.io/job-name": name}
+        made["metadata"] = run["metadata"] | {"name": f"{name}-a", "labels": labels}
+        pods.append(made)
+    if state == "Running":
+        second["status"].pop("conditions")
+    path, posted = "/apis/batch/v1/namespaces/fruit/jobs", []
+
+    def gone() -> bool:
+        return f"{path}/{today}" in api.deleted
+
+    def runs(handler: BaseHTTPRequestHandler) -> None:
+        if handler.command == "POST":
+            posted.append(json.loads(handler.rfile.read(int(handler.headers["Content-Length"]))))
+            return answer(handler, posted[-1])
+        return answer(handler, {"kind": "JobList", "items": [first] if gone() else [first, second]})
+
+    api.objects[path] = runs
+    api.objects[f"{path}/{today}"] = second
+    api.objects["/api/v1/namespaces/fruit/pods"] = lambda handler: answer(
+        handler, {"kind": "PodList", "items": pods[:1] if gone() else pods}
+    )
+    api.kept = {path, "/api/v1/namespaces/fruit/pods"}
+    return posted
+
+
+def test_a_schedules_failed_run_is_made_again_beside_those_that_are_kept(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "DELETE_SECONDS", 1.0)
+    posted = of_schedule(api, "Failed")
+    found = jobs.report(Cluster(), "peach")
+    assert (found.state, found.restarts) == ("failed", 0), "an earlier run is no restart"
+    assert "runs again" in jobs.retry(Cluster(), "peach")
+    (made,) = posted
+    assert made["metadata"]["name"] == "peach-2"
+    assert made["metadata"]["ownerReferences"][0]["uid"] == "schedule", "it would stay when the schedule goes"
+
+
+def test_a_schedules_run_is_cancelled_beside_those_that_are_kept(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "DELETE_SECONDS", 1.0)
+    of_schedule(api, "Running")
+    assert "its schedule starts the next one" in jobs.cancel(Cluster(), "peach")
+    assert api.deleted == ["/apis/batch/v1/namespaces/fruit/jobs/peach-2"]
+
+
+def test_a_schedule_that_has_not_run_yet_is_told_from_a_job_that_is_not_there(api: Api) -> None:
+    schedule = {"metadata": {"name": "peach"}, "spec": {"schedule": "0 3 * * *", "jobTemplate": {}}}
+    api.objects["/apis/batch/v1/namespaces/fruit/cronjobs/peach"] = schedule
+    with pytest.raises(ClusterError, match=r"peach is a schedule \(0 3 \* \* \*\) and no run of it has begun"):
+        jobs.report(Cluster(), "peach")
+
+
+def test_a_release_whose_job_is_gone_is_not_taken_over(api: Api) -> None:
+    metadata = {"name": "peach-settings", "labels": {"app.kubernetes.io/managed-by": "Helm"}}
+    api.objects["/api/v1/namespaces/fruit/configmaps/peach-settings"] = {"metadata": metadata}
+    with pytest.raises(UsageError, match="peach in the namespace fruit belongs to a Helm release"):
+        jobs.submit(Cluster(), "peach", [{"kind": "Job", "metadata": {"name": "peach-1"}}])
+
+
+def test_the_log_of_a_pod_whose_image_cannot_be_pulled_says_so(api: Api) -> None:
+    waits = pod()
+    waiting = {"waiting": {"reason": "ImagePullBackOff"}}
+    status = {"name": "driver", "image": "orchard:9", "imageID": "", "ready": False, "restartCount": 0}
+    waits["status"]["containerStatuses"] = [status | {"state": waiting}]
+    there(api, waits)
+    with pytest.raises(ClusterError, match=r"There is no log yet: .* its image orchard:9 cannot be pulled"):
+        list(jobs.logs(Cluster(), "peach"))
+
+
 def test_a_job_that_runs_needs_no_other_start(api: Api) -> None:
     there(api, pod("Running"))
     with pytest.raises(UsageError, match="peach is running and needs no other start"):

@@ -133,6 +133,36 @@ def test_sizes_reach_spark_and_the_drivers_container() -> None:
     assert container["resources"]["limits"]["memory"] == "3072Mi"
 
 
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"executor_memory": "2Gi"}, "--executor-memory 2Gi is no size"),
+        ({"executor_memory": "450m"}, "--executor-memory 450m is too little"),
+        ({"executor_memory_overhead": "lots"}, "--executor-memory-overhead lots is no size"),
+        ({"executor_memory_overhead": "833m"}, "--executor-memory-overhead 833m is too little for --executor-cores 1"),
+        ({"executor_cores": 4, "executor_memory_overhead": "834m"}, "leave it away"),
+        ({"executor_core_request": "0"}, "--executor-core-request 0 is no number of CPUs"),
+        ({"driver_core_request": "half"}, "--driver-core-request half is no number of CPUs"),
+        ({"driver_memory_overhead": "1Gi"}, "--driver-memory-overhead 1Gi is no size"),
+        ({"flags": {"driver_memory": "400m"}}, "--driver-memory 400m is too little"),
+        ({"claims": {"photos": "data"}}, "needs an absolute path"),
+        (
+            {
+                "flags": {
+                    "finish_within": "2h",
+                    "max_executors": 8,
+                    "spark_conf": {"spark.dynamicAllocation.enabled": "true"},
+                }
+            },
+            "leave one away",
+        ),
+    ],
+)
+def test_what_the_chart_refuses_is_refused(option: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        rendered(**option)
+
+
 def test_a_driver_that_tunes_gets_what_the_chart_gives_it() -> None:
     tuned = yaml.safe_load((REPOSITORY / "helm" / "orchard" / "values.yaml").read_text())["tune"]["resources"]
     assert {"memory": tuned["memoryOverhead"], "cpu": tuned["coreRequest"]} | {
@@ -238,7 +268,9 @@ def test_a_folder_of_this_machine_is_refused_unless_a_claim_holds_it() -> None:
     for name in ("weights", "cards", "corrections", "unknown"):
         with pytest.raises(UsageError, match="mine is a path of this machine"):
             rendered(flags={name: "mine"})
-    Submission("peach", "/data/photos", "/data/out", load(), claims={"fruit": "/data"})
+    with pytest.raises(UsageError, match="cannot see"):
+        Submission("peach", "/data/../photos", OUTPUT, load(), claims={"fruit": "/data"})
+    Submission("peach", "file:///data/photos", "/data/out", load(), claims={"fruit": "/data"})
 
 
 def test_an_output_that_is_the_source_is_refused_before_anything_is_sent() -> None:

@@ -214,6 +214,24 @@ def test_an_executor_that_ends_at_its_start_says_why() -> None:
     assert reasons.of_end(executor(restarts=5, exit_code=143)) is None  # was told to end
 
 
+def test_an_init_container_that_failed_is_named() -> None:
+    pod = driver("Failed")
+    terminated = client.V1ContainerStateTerminated(exit_code=1, message="cp: cannot stat '/weights': No such file")
+    status = client.V1ContainerStatus(
+        name="weights",
+        image="i",
+        image_id="",
+        ready=False,
+        restart_count=0,
+        state=client.V1ContainerState(terminated=terminated),
+    )
+    pod.status.init_container_statuses = [status]
+    assert seen([condition("Failed")], pod).why_failed() == (
+        "The driver's pod peach-1-a failed: its init container weights ended with exit code 1 "
+        "(cp: cannot stat '/weights': No such file)."
+    )
+
+
 def test_what_waiting_hardly_mends_is_waited_for_shortly() -> None:
     now = 0.0
     patience = _Patience(600, clock=lambda: now)

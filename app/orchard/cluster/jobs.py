@@ -46,12 +46,14 @@ def submit(cluster: Cluster, name: str, manifests: list[Manifest]) -> None:
     """
     job, *others = manifests
     before = Observation(cluster, name)
+    # A release whose Job has not begun, or was removed after its end, has settings all the same.
+    settings = cluster.call(cluster.core.read_namespaced_config_map, f"{name}-settings", cluster.namespace)
+    if (before.exists and not _is_ours(before)) or (settings is not None and not _is_managed(settings)):
+        raise UsageError(
+            f"{name} in the namespace {cluster.namespace} belongs to a Helm release or the Spark operator: "
+            "change it there, or give this job another --name."
+        )
     if before.exists:
-        if not _is_ours(before):
-            raise UsageError(
-                f"{name} in the namespace {cluster.namespace} belongs to a Helm release or the Spark operator: "
-                "change it there, or give this job another --name."
-            )
         if before.state in ("pending", "running"):
             if before.job.metadata.name == job["metadata"]["name"]:
                 _renumber(cluster, before, others)
@@ -194,10 +196,14 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
         pod = numbered.get(str(executor)) or (by_age.get(executor) if not any(map(str.isdigit, numbered)) else None)
         if pod is None:
             raise ClusterError(f"{name} has no executor {executor} now: it has {len(seen.executors)}, from 0.")
-    log, patience = Log(cluster, pod.metadata.name), _Patience(START_SECONDS)
+    log, patience, said = Log(cluster, pod.metadata.name), _Patience(START_SECONDS), False
     while True:
-        yield from log.lines(follow=follow)
+        for line in log.lines(follow=follow):
+            said = True
+            yield line
         if not follow:
+            if not said and pod.status.phase == "Pending" and (why := reasons.of_pod(pod)):
+                raise ClusterError(f"There is no log yet: {why.sentence}.")
             return
         now = cluster.call(cluster.core.read_namespaced_pod, pod.metadata.name, cluster.namespace)
         if now is None or now.status.phase in ("Succeeded", "Failed"):
@@ -262,7 +268,7 @@ def scale(
 def cancel(cluster: Cluster, name: str) -> str:
     """Delete a job and wait until its driver and executors are gone; return what was done, as a sentence.
 
-    The driver gets its grace period to commit; what it has committed stays.
+    The driver gets its grace period to commit; what it has committed stays. Of a schedule it is the newest run.
 
     Raises:
         ClusterError: there is no such job, or it does not go.
@@ -271,12 +277,19 @@ def cancel(cluster: Cluster, name: str) -> str:
     ours = _is_ours(seen)
     _delete(cluster, seen)
     rest = "" if ours else f"; what the chart made besides goes with `helm uninstall {name}`"
+    if seen.job is not None and seen.job.metadata.owner_references:
+        rest = f"; its schedule starts the next one, until `helm uninstall {name}` or schedule.suspend=true"
     return f"{name} is cancelled, its driver and executors are gone{rest}."
 
 
 def _find(cluster: Cluster, name: str) -> Observation:
     seen = Observation(cluster, name)
     if not seen.exists:
+        if (schedule := cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)) is not None:
+            raise ClusterError(
+                f"{name} is a schedule ({schedule.spec.schedule}) and no run of it has begun, or is kept: "
+                f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one."
+            )
         raise ClusterError(
             f"There is no job {name} in the namespace {cluster.namespace}: check the name, --namespace and --context."
         )
@@ -284,7 +297,25 @@ def _find(cluster: Cluster, name: str) -> Observation:
 
 
 def _is_ours(seen: Observation) -> bool:
-    return seen.job is not None and (seen.job.metadata.labels or {}).get("app.kubernetes.io/managed-by") == MANAGER
+    return seen.job is not None and _is_managed(seen.job)
+
+
+def _is_managed(thing: Any) -> bool:
+    """Whether `orchard submit` made it."""
+    return (thing.metadata.labels or {}).get("app.kubernetes.io/managed-by") == MANAGER
+
+
+def _left(cluster: Cluster, seen: Observation) -> list[str]:
+    """Return the names of what is still there of a job that was seen; other runs of its schedule may stay."""
+    now, things, drivers = Observation(cluster, seen.name), [], {pod.metadata.name for pod in seen.drivers}
+    if seen.job is not None:
+        found = cluster.call(cluster.batch.read_namespaced_job, seen.job.metadata.name, cluster.namespace)
+        if found is not None and found.metadata.uid == seen.job.metadata.uid:
+            things.append(found)
+    things += [pod for pod in now.drivers if now.job is None or pod.metadata.name in drivers]
+    things += [now.set] if now.set is not None else []
+    names = [thing.metadata.name for thing in (*things, *now.executors)]
+    return [*names, seen.name] if seen.job is None and now.application is not None else names
 
 
 def _delete(cluster: Cluster, seen: Observation) -> None:
@@ -305,18 +336,11 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
     settings = f"{seen.name}-settings"
     ours = _is_ours(seen)
     until = time.monotonic() + DELETE_SECONDS
-    while (
-        (now := Observation(cluster, seen.name)).exists
-        or now.set is not None
-        or now.executors
-        or _settings_left(cluster, settings, ours)
-    ):
+    while (left := _left(cluster, seen)) or _settings_left(cluster, settings, ours):
         if time.monotonic() > until:
-            things = (now.job, now.set, *now.drivers, *now.executors)
-            left = ", ".join(thing.metadata.name for thing in things if thing is not None) or settings
             raise ClusterError(
-                f"{seen.name} was deleted, and {left} is still there after {DELETE_SECONDS:.0f} s: "
-                "look with `kubectl describe` for a node that is gone, or a finalizer."
+                f"{seen.name} was deleted, and {', '.join(left) or settings} is still there after "
+                f"{DELETE_SECONDS:.0f} s: look with `kubectl describe` for a node that is gone, or a finalizer."
             )
         time.sleep(POLL_SECONDS)
 
@@ -357,7 +381,8 @@ def _make_again(cluster: Cluster, seen: Observation) -> None:
     """Delete a Job and make the same again, which takes over what the old one owned."""
     job = cluster.core.api_client.sanitize_for_serialization(seen.job)
     metadata, spec = job["metadata"], job["spec"]
-    kept = {key: metadata[key] for key in ("name", "labels", "annotations") if key in metadata}
+    # One that a schedule owns goes with the schedule.
+    kept = {key: metadata[key] for key in ("name", "labels", "annotations", "ownerReferences") if key in metadata}
     for labels in (kept.get("labels", {}), spec["template"]["metadata"]["labels"]):
         for label in _OF_POD:
             labels.pop(label, None)
@@ -369,7 +394,7 @@ def _make_again(cluster: Cluster, seen: Observation) -> None:
     for pod in seen.drivers if mine else ():
         cluster.call(cluster.core.delete_namespaced_pod, pod.metadata.name, cluster.namespace)
     until = time.monotonic() + DELETE_SECONDS
-    while (now := Observation(cluster, seen.name)).job is not None or now.drivers:
+    while _left(cluster, seen):
         if time.monotonic() > until:
             raise ClusterError(
                 f"{kept['name']} was deleted to be made again, and is still there after {DELETE_SECONDS:.0f} s: "

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os.path
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ LONGEST_NAME = 45  # the longest name made from it, of an executor's pod, is a D
 INSTANCE = "app.kubernetes.io/instance"
 _MANAGED_BY, _CHART = "app.kubernetes.io/managed-by", "helm.sh/chart"
 _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_MEMORY, _CPU = re.compile(r"[1-9][0-9]*[mg]"), re.compile(r"[1-9][0-9]*m|(?=.*[1-9])[0-9]+(\.[0-9]+)?")
+"""Sizes as the chart's schema takes them."""
+_LEAST_HEAP = 512 * 2**20
 
 Manifest = dict[str, Any]
 
@@ -68,6 +72,7 @@ class Submission:
                 f"--name {self.name} cannot be a job's name: take up to {LONGEST_NAME} small letters, digits, dashes."
             )
         self._check_command()
+        self._check_sizes()
         if self.settings.webhook and not self.webhook_secret:
             raise UsageError(
                 "A webhook's address is secret and would lie in clear in the job's settings: put it into a Secret of "
@@ -90,6 +95,34 @@ class Submission:
         if self.command != "compare" and self.tolerance is not None:
             raise UsageError("--tolerance is a flag of --command compare: leave it away.")
 
+    def _check_sizes(self) -> None:
+        """Refuse what the chart refuses."""
+        for name in ("executor_memory", "executor_memory_overhead", "driver_memory_overhead"):
+            if (size := getattr(self, name)) is not None and not _MEMORY.fullmatch(size):
+                raise UsageError(f"{_flag(name)} {size} is no size as Spark writes it: give one such as 900m or 2g.")
+        for name in ("executor_core_request", "driver_core_request"):
+            if (cpus := getattr(self, name)) is not None and not _CPU.fullmatch(cpus):
+                raise UsageError(f"{_flag(name)} {cpus} is no number of CPUs: give one such as 500m or 2.")
+        heaps = {"executor_memory": self.executor_memory, "driver_memory": self.settings.driver_memory}
+        for name, heap in heaps.items():
+            if heap is not None and _bytes(heap) < _LEAST_HEAP:
+                raise UsageError(f"{_flag(name)} {heap} is too little: Spark starts with 512m at the least.")
+        cores, given = self.executor_cores or _rendered_cores(), self.executor_memory_overhead
+        least = _least_overhead(cores)
+        if given is not None and _bytes(given) < _bytes(least):
+            raise UsageError(
+                f"--executor-memory-overhead {given} is too little for --executor-cores {cores}: 384m for the JVM and 450m for "
+                f"each core's Python worker are {least}; leave it away to have that."
+            )
+        for claim, path in self.claims.items():
+            if not path.startswith("/"):
+                raise UsageError(f"--claim {claim}={path} needs an absolute path: give one such as {claim}=/data.")
+        if self.settings.bounds() and self.settings.spark_conf.get("spark.dynamicAllocation.enabled") == "true":
+            raise UsageError(
+                "Either the driver chooses the number of executors, by --finish-within, or Spark does, by "
+                "spark.dynamicAllocation.enabled: leave one away."
+            )
+
     @property
     def tunes(self) -> bool:
         """Whether the driver trains a network."""
@@ -106,9 +139,8 @@ class Submission:
         return self.driver_core_request or (TUNING["cpu"] if self.tunes else None)
 
     def _check_reachable(self, place: str) -> None:
-        if not place.startswith(("s3://", "s3a://")) and not any(
-            Path(place).is_relative_to(path) for path in self.claims.values()
-        ):
+        folder = Path(os.path.normpath(place.removeprefix("file://")))
+        if not place.startswith(("s3://", "s3a://")) and not any(map(folder.is_relative_to, self.claims.values())):
             what = (
                 "an address that cannot be read"
                 if "://" in place
@@ -131,7 +163,7 @@ class Submission:
         """Return the Spark properties that say how many executors of what size there are."""
         # As the chart derives them: sizing.md says why.
         cores = self.executor_cores
-        overhead = self.executor_memory_overhead or (f"{384 + 450 * cores}m" if cores else None)
+        overhead = self.executor_memory_overhead or (_least_overhead(cores) if cores else None)
         sizes = {
             "spark.executor.instances": self.executors,
             "spark.executor.cores": cores,
@@ -141,6 +173,15 @@ class Submission:
             or (f"{500 * cores}m" if cores else None),
         }
         return {key: str(value) for key, value in sizes.items() if value is not None}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _least_overhead(cores: int) -> str:
+    """Return what sizing.md knows of executors: the JVM's own memory and a Python worker for each core."""
+    return f"{384 + 450 * cores}m"
 
 
 def given(settings: Settings) -> dict[str, Any]:
@@ -213,6 +254,10 @@ def spark_properties() -> dict[str, str]:
     settings = _one(_rendered(), "ConfigMap", "-settings")["data"]
     loaded: dict[str, str] = json.loads(settings["ORCHARD_SPARK_CONF"])
     return loaded
+
+
+def _rendered_cores() -> int:
+    return int(spark_properties()["spark.executor.cores"])
 
 
 def default_image() -> str:

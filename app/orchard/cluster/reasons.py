@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 _DEFINITE = {
     "ErrImagePull": "its image {image} cannot be pulled: check its name, its tag and the pull secret",
     "ImagePullBackOff": "its image {image} cannot be pulled: check its name, its tag and the pull secret",
+    "RegistryUnavailable": "its image {image} cannot be pulled, its registry does not answer: check name and network",
+    "ImageInspectError": "its image {image} cannot be used ({message}): load or push it again",
     "ErrImageNeverPull": "its image {image} is not on the node and may not be pulled: load it there",
     "InvalidImageName": "its image's name {image} is not valid: correct it",
     "CreateContainerConfigError": "it cannot be configured ({message}): create what is missing",
@@ -65,6 +67,16 @@ def of_end(pod: "V1Pod") -> Reason | None:
         if ended and crashes and ended.exit_code not in _TOLD_TO_END and _is_start(ended.started_at, ended.finished_at):
             words = last_words(ended.message or "") or f"exit code {ended.exit_code}"
             return Reason(f"pod {name} ends at its start ({words}): correct what it says", definite=True)
+    return None
+
+
+def of_preparation(pod: "V1Pod") -> str | None:
+    """Return which init container of `pod` has failed, and its last words; None if none has."""
+    for status in pod.status.init_container_statuses or []:
+        ended = status.state.terminated if status.state else None
+        if ended and ended.exit_code:
+            words = last_words(ended.message or "") or ended.reason or "it says nothing"
+            return f"its init container {status.name} ended with exit code {ended.exit_code} ({words})"
     return None
 
 

@@ -112,7 +112,7 @@ class Observation:
         jobs = cluster.find(cluster.batch.list_namespaced_job, label_selector=ours)
         pods = sorted(cluster.find(cluster.core.list_namespaced_pod, label_selector=ours), key=_born)
         self.job: Any = max((job for job in jobs if _component(job) == "driver"), key=_born, default=None)
-        self.drivers = [pod for pod in pods if _component(pod) == "driver"]
+        self.drivers = [pod for pod in pods if _component(pod) == "driver" and _is_of(pod, self.job)]
         self.executors = [pod for pod in pods if _component(pod) == "executor"]
         self.set = executor_set(cluster, name)
         self.application = cluster.application(name) if self.job is None else None
@@ -124,7 +124,7 @@ class Observation:
 
     @property
     def driver(self) -> Any:
-        """The newest driver pod; None if there is none."""
+        """The newest driver pod of the newest run; None if there is none."""
         return self.drivers[-1] if self.drivers else None
 
     @property
@@ -174,6 +174,8 @@ class Observation:
             )
         if ended and ended.message:
             return _last_sentence(ended.message)
+        if ended is None and (before := reasons.of_preparation(pod)):
+            return f"The driver's pod {pod_name} failed: {before}."
         why = (
             pod.status.message or pod.status.reason or (f"exit code {ended.exit_code}" if ended else "no reason given")
         )
@@ -303,6 +305,12 @@ def executor_set(cluster: Cluster, name: str) -> Any:
 def _component(thing: Any) -> str | None:
     labels = thing.metadata.labels or {}
     return labels.get(_COMPONENT) or labels.get("spark-role")
+
+
+def _is_of(pod: Any, job: Any) -> bool:
+    """Whether a pod is not that of another Job: a schedule keeps those of earlier runs."""
+    name = (pod.metadata.labels or {}).get("batch.kubernetes.io/job-name")
+    return job is None or name in (None, job.metadata.name)
 
 
 def _born(thing: Any) -> datetime:
