@@ -111,8 +111,8 @@ class Submission:
         least = _least_overhead(cores)
         if given is not None and _bytes(given) < _bytes(least):
             raise UsageError(
-                f"--executor-memory-overhead {given} is too little for --executor-cores {cores}: 384m for the JVM and 450m for "
-                f"each core's Python worker are {least}; leave it away to have that."
+                f"--executor-memory-overhead {given} is too little for --executor-cores {cores}: 384m for the JVM and "
+                f"450m for each core's Python worker are {least}; leave it away to have that."
             )
         for claim, path in self.claims.items():
             if not path.startswith("/"):
