@@ -90,8 +90,9 @@ def require(schema: dict[str, Any], defaults: dict[str, Any], definitions: dict[
     for name, value in defaults.items():
         inner = schema["properties"].get(name, {})
         inner = definitions[inner["$ref"].rpartition("/")[2]] if "$ref" in inner else inner
-        if isinstance(value, dict) and "properties" in inner and name != "settings":
-            require(inner, value, definitions)
+        if isinstance(value, dict) and "properties" in inner:
+            if name != "settings":  # of these none is required
+                require(inner, value, definitions)
             required.append(name)
         elif isinstance(value, str | int | float) and "null" not in inner.get("type", ()):
             required.append(name)

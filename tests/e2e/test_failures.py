@@ -109,6 +109,15 @@ def test_a_quota_that_has_no_room_for_the_driver(namespace: Namespace, photos: s
     assert "quota" in submitted.err.splitlines()[-1]
     until("nothing to be left", lambda: not namespace.left("nodriver"), 30)
 
+    # A release is made all the same, and its job says what it waits for.
+    namespace.install("nodriver", photos, namespace.bucket.url("out"), "driver.memoryOverhead=30g")
+    told = until(
+        "the reason", lambda: found if "quota" in (found := namespace.orchard("status", "nodriver")).out else None, 60
+    )
+    assert told.code == 4
+    assert "The driver cannot start: the namespace's quota does not allow the pod" in told.out
+    namespace.uninstall("nodriver")
+
 
 def test_an_image_that_cannot_be_pulled(namespace: Namespace, photos: str) -> None:
     flags = ("--s3-secret", "s3", "--name", "noimage", "--image", "orchard:there-is-none")
@@ -123,6 +132,8 @@ def test_an_image_that_cannot_be_pulled(namespace: Namespace, photos: str) -> No
         lambda: found if "cannot be pulled" in (found := namespace.orchard("status", "noimage")).out else None,
     )
     assert told.code == 4
+    no_log = namespace.orchard("logs", "noimage")
+    assert no_log.code == 4 and "cannot be pulled" in no_log.err
     namespace.uninstall("noimage")
 
 

@@ -106,6 +106,9 @@ def test_the_driver_may_do_what_it_did_and_nothing_else(namespace: Namespace) ->
 def test_the_same_values_again_start_nothing(namespace: Namespace) -> None:
     before = [pod["metadata"]["uid"] for pod in namespace.pods("first", "driver")]
     namespace.install("first", namespace.bucket.url("photos"), namespace.bucket.url("out"), *LIMITED)
+    # Nor does another number, whatever a quota leaves: nothing runs that could be scaled.
+    bounds = (*LIMITED, "executor.instances=40")
+    namespace.install("first", namespace.bucket.url("photos"), namespace.bucket.url("out"), *bounds)
     command("helm", "rollback", "first", "-n", namespace.name)
     assert [pod["metadata"]["uid"] for pod in namespace.pods("first", "driver")] == before
 

@@ -57,6 +57,14 @@ def test_a_scheduled_run_completes_and_the_next_one_decodes_nothing(tenant: Name
         kubectl("-n", tenant.name, "wait", "--for=condition=complete", f"job/{job}", "--timeout=400s", timeout=420)
         decoded.append(tenant.bucket.json("out/metrics.json")["images"]["decoded"])
     assert decoded[0] > 0 and decoded[1] == 0
+    # Of a schedule the newest run is meant, whatever other runs are kept.
+    status = tenant.orchard("status", "nightly", check=True).out
+    assert "state      completed" in status and "restarts   0" in status
+    tenant.orchard("retry", "nightly", check=True)
+    made = tenant.get("job", "nightly-second")
+    assert [owner["name"] for owner in made["metadata"]["ownerReferences"]] == ["nightly"]
+    assert "its schedule starts the next one" in tenant.orchard("cancel", "nightly", check=True).out
+    assert tenant.get("job", "nightly-first") and not tenant.get("job", "nightly-second")
 
 
 def test_a_driver_creates_the_set_of_its_executors_and_nothing_else(tenant: Namespace) -> None:

@@ -173,6 +173,7 @@ def test_the_pipeline_reads_what_the_chart_writes(monkeypatch: pytest.MonkeyPatc
         ("settings.variance=0.9,settings.components=5", "exclude each other"),
         ("executor.instances=null", "at '/executor': missing property 'instances'"),
         ("driver.ephemeralStorage.request=null", "at '/driver/ephemeralStorage': missing property 'request'"),
+        ("settings=null", "missing property 'settings'"),
         ("schedule.cron=null", "at '/schedule': missing property 'cron'"),
     ],
 )

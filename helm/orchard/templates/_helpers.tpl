@@ -77,6 +77,18 @@ annotations:
 {{- mul (trimSuffix "m" (trimSuffix "g" .) | int64) (ternary 1024 1 (hasSuffix "g" .)) -}}
 {{- end -}}
 
+{{/* 500m or 1.5 CPUs as thousandths. */}}
+{{- define "orchard.millicores" -}}
+{{- $cpu := toString . -}}
+{{- if hasSuffix "m" $cpu }}{{ trimSuffix "m" $cpu | int64 }}{{ else }}{{ mulf (float64 $cpu) 1000 | int64 }}{{ end -}}
+{{- end -}}
+
+{{/* 512Mi or 2G as bytes. */}}
+{{- define "orchard.bytes" -}}
+{{- $unit := regexFind "[KMGT]i?$" . -}}
+{{- mul (trimSuffix $unit . | int64) (get (dict "K" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) $unit | int64) -}}
+{{- end -}}
+
 {{/* What sizing.md knows of executors: the JVM's own memory and a Python worker for each core. */}}
 {{- define "orchard.leastOverhead" -}}
 {{- add 384 (mul 450 (int .Values.executor.cores)) -}}
@@ -87,7 +99,9 @@ annotations:
 {{- end -}}
 
 {{- define "orchard.executorCoreRequest" -}}
-{{- .Values.executor.coreRequest | default (printf "%dm" (mul 500 (int .Values.executor.cores))) -}}
+{{- $cores := mul 500 (int .Values.executor.cores) -}}
+{{- with .Values.executor.coreLimit }}{{ $cores = min $cores (include "orchard.millicores" . | int64) }}{{ end -}}
+{{- .Values.executor.coreRequest | default (printf "%dm" $cores) -}}
 {{- end -}}
 
 {{/* Whether the driver follows executor.instances while it runs; empty if not. */}}

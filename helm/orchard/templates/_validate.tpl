@@ -30,6 +30,23 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- end -}}
 {{- end -}}
 
+{{/* A pod that asks for more than its limit is refused, that of an executor when the job already runs. */}}
+{{- define "orchard.validateLimits" -}}
+{{- range $role := list "driver" "executor" -}}
+{{- $of := get $.Values $role -}}
+{{- if eq $role "driver" }}{{ $of = include "orchard.driver" $ | fromYaml }}{{ end -}}
+{{- $request := toString $of.coreRequest -}}
+{{- if and $of.coreLimit $request (gt (include "orchard.millicores" $request | int64) (include "orchard.millicores" $of.coreLimit | int64)) -}}
+{{- fail (printf "%s.coreLimit=%s is less than the %s CPUs that its pod requests: raise it, or lower %s.coreRequest (tune.resources.coreRequest of a driver that tunes)." $role (toString $of.coreLimit) $request $role) -}}
+{{- end -}}
+{{- with $of.ephemeralStorage -}}
+{{- if and .limit (gt (include "orchard.bytes" .request | int64) (include "orchard.bytes" .limit | int64)) -}}
+{{- fail (printf "%s.ephemeralStorage.limit=%s is less than the %s that its pod requests: raise it, or lower the request (tune.resources.ephemeralStorage.request of a driver that tunes)." $role .limit .request) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What values.schema.json cannot say: values that do not go together. */}}
 {{- define "orchard.validate" -}}
 {{- $v := .Values -}}
@@ -60,6 +77,7 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- if lt (include "orchard.mebibytes" $memory | int) 512 }}{{ fail (printf "%s.memory=%s is too little: Spark starts with 512m at the least." $role $memory) }}{{ end -}}
 {{- end -}}
 {{- if lt (include "orchard.mebibytes" (include "orchard.executorOverhead" .) | int) (include "orchard.leastOverhead" . | int) }}{{ fail (printf "executor.memoryOverhead=%s is too little for executor.cores=%d: 384m for the JVM and 450m for each core's Python worker are %sm; leave it empty to have that." $v.executor.memoryOverhead (int $v.executor.cores) (include "orchard.leastOverhead" .)) }}{{ end -}}
+{{- if $runs }}{{ include "orchard.validateLimits" . }}{{ end -}}
 {{- if and $v.executor.gpu.count (not $v.executor.gpu.imageHasEngine) }}{{ fail "executor.gpu.count needs an image with an engine for GPUs, which Orchard's own is not: build one with such a TensorFlow, and set executor.gpu.imageHasEngine=true and settings.engine=tensorflow." }}{{ end -}}
 {{- if and (hasKey $v.settings "variance") (hasKey $v.settings "components") (not (kindIs "invalid" $v.settings.variance)) (not (kindIs "invalid" $v.settings.components)) }}{{ fail "settings.variance and settings.components exclude each other: give one of them." }}{{ end -}}
 {{- with $v.dynamicAllocation }}{{ if and .enabled (gt (int .min) (int .max)) }}{{ fail (printf "dynamicAllocation.min (%d) is greater than dynamicAllocation.max (%d)." (int .min) (int .max)) }}{{ end }}{{ end -}}
