@@ -312,6 +312,46 @@ def test_a_schedules_run_is_cancelled_beside_those_that_are_kept(api: Api, monke
     assert api.deleted == ["/apis/batch/v1/namespaces/fruit/jobs/peach-2"]
 
 
+def test_of_the_operators_schedule_the_newest_application_is_meant(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "DELETE_SECONDS", 1.0)
+    path = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/fruit/sparkapplications"
+    first, second = (
+        {
+            "metadata": {"name": f"peach-{n}", "uid": str(n), "creationTimestamp": f"2026-01-0{n}T03:00:00Z"},
+            "status": {"applicationState": {"state": state}},
+        }
+        for n, state in ((1, "COMPLETED"), (2, "FAILED"))
+    )
+    pods = []
+    for n, phase in ((1, "Succeeded"), (2, "Failed")):
+        made = pod(phase)
+        name, labels = f"peach-{n}-driver", LABELS | {"app.kubernetes.io/component": "driver"}
+        made["metadata"] |= {"name": name, "labels": labels | {"sparkoperator.k8s.io/app-name": f"peach-{n}"}}
+        pods.append(made)
+    patched: list[Any] = []
+
+    def gone() -> bool:
+        return f"{path}/peach-2" in api.deleted
+
+    def change(handler: BaseHTTPRequestHandler) -> None:
+        if handler.command == "DELETE":
+            api.deleted.append(handler.path.partition("?")[0])
+        else:
+            patched.append(json.loads(handler.rfile.read(int(handler.headers["Content-Length"]))))
+        answer(handler, second)
+
+    api.objects[path] = lambda handler: answer(handler, {"items": [first] if gone() else [first, second]})
+    api.objects[f"{path}/peach-2"] = change
+    api.objects["/api/v1/namespaces/fruit/pods"] = lambda handler: answer(
+        handler, {"kind": "PodList", "items": pods[:1] if gone() else pods}
+    )
+    found = jobs.report(Cluster(), "peach")
+    assert (found.state, found.restarts) == ("failed", 0), "an earlier run is no restart"
+    jobs.retry(Cluster(), "peach")
+    assert patched[0]["spec"]["driver"]["template"]["metadata"]["annotations"]["orchard/rerun"]
+    assert "its schedule starts the next one" in jobs.cancel(Cluster(), "peach")
+
+
 def test_a_schedule_that_has_not_run_yet_is_told_from_a_job_that_is_not_there(api: Api) -> None:
     schedule = {"metadata": {"name": "peach"}, "spec": {"schedule": "0 3 * * *", "jobTemplate": {}}}
     api.objects["/apis/batch/v1/namespaces/fruit/cronjobs/peach"] = schedule

@@ -51,11 +51,11 @@ def test_a_store_that_comes_later_wrong_keys_and_another_try_when_they_are_mende
     namespace.install(
         *("late", namespace.bucket.url("few"), namespace.bucket.url("late"), "s3.existingSecret=guessed"),
         *(f"s3.endpoint=http://late.{S3_NAMESPACE}.svc.cluster.local:7070", "executor.instances=1"),
-        *("settings.classifiers=linear_discriminant", "settings.max_rejected=5"),
+        *("settings.classifiers=linear_discriminant", "settings.max_rejected=5", "settings.storage_timeout=90"),
     )
-    # The store has no name yet.
+    # The store has no name yet: for a minute, of the minute and a half that it is given.
     until("the reason", lambda: "does not answer" in namespace.orchard("status", "late").out, 120)
-    time.sleep(45)
+    time.sleep(60)
     assert namespace.phase("late") == "Running"
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "late", "namespace": S3_NAMESPACE}}
     spec = {"selector": {"app": "s3"}, "ports": [{"port": 7070}]}

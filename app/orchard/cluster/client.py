@@ -22,6 +22,7 @@ SILENCE_SECONDS = 10.0
 
 OPERATOR = ("sparkoperator.k8s.io", "v1beta2", "sparkapplications")
 """Group, version and plural of the Spark operator's applications."""
+_OF_SCHEDULE = "sparkoperator.k8s.io/scheduled-app-name"
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 ANSWER_SECONDS = 90.0
@@ -170,13 +171,22 @@ class Cluster:
                 raise ClusterError(f"The cluster has no {manifest['kind']} of {manifest['apiVersion']}.") from None
 
     def application(self, name: str) -> dict[str, Any] | None:
-        """Return the Spark operator's SparkApplication; None without one, the operator, or the permission to see it."""
+        """Return the Spark operator's SparkApplication, of a schedule the newest that it started.
+
+        None without one, the operator, or the permission to see it.
+        """
         from kubernetes.client import CustomObjectsApi
 
-        get = CustomObjectsApi(self._api).get_namespaced_custom_object
-        group, version, plural = OPERATOR
+        api, (group, version, plural) = CustomObjectsApi(self._api), OPERATOR
+        where = (group, version, self.namespace, plural)
         try:
-            found: dict[str, Any] | None = self.call(get, group, version, self.namespace, plural, name)
+            found: dict[str, Any] | None = self.call(api.get_namespaced_custom_object, *where, name)
+            if found is None:
+                selector = f"{_OF_SCHEDULE}={name}"
+                several = self.call(api.list_namespaced_custom_object, *where, label_selector=selector) or {}
+                found = max(
+                    several.get("items", []), key=lambda each: str(each["metadata"]["creationTimestamp"]), default=None
+                )
         except Forbidden:
             return None
         return found

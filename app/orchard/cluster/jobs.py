@@ -169,7 +169,7 @@ def retry(cluster: Cluster, name: str) -> str:
     if seen.state in ("pending", "running"):
         raise UsageError(f"{name} is {seen.state} and needs no other start: `orchard status {name}` says how it is.")
     if seen.job is None:
-        _rerun_application(cluster, name)
+        _rerun_application(cluster, _application_name(seen))
     else:
         _make_again(cluster, seen)
     return f"{name} runs again, with the same settings; what was committed is not done again."
@@ -277,7 +277,7 @@ def cancel(cluster: Cluster, name: str) -> str:
     ours = _is_ours(seen)
     _delete(cluster, seen)
     rest = "" if ours else f"; what the chart made besides goes with `helm uninstall {name}`"
-    if seen.job is not None and seen.job.metadata.owner_references:
+    if _is_scheduled(seen):
         rest = f"; its schedule starts the next one, until `helm uninstall {name}` or schedule.suspend=true"
     return f"{name} is cancelled, its driver and executors are gone{rest}."
 
@@ -300,6 +300,15 @@ def _is_ours(seen: Observation) -> bool:
     return seen.job is not None and _is_managed(seen.job)
 
 
+def _is_scheduled(seen: Observation) -> bool:
+    """Whether a schedule has started it."""
+    return bool(seen.job.metadata.owner_references) if seen.job is not None else _application_name(seen) != seen.name
+
+
+def _application_name(seen: Observation) -> str:
+    return str(seen.application["metadata"]["name"]) if seen.application is not None else seen.name
+
+
 def _is_managed(thing: Any) -> bool:
     """Whether `orchard submit` made it."""
     return (thing.metadata.labels or {}).get("app.kubernetes.io/managed-by") == MANAGER
@@ -312,10 +321,12 @@ def _left(cluster: Cluster, seen: Observation) -> list[str]:
         found = cluster.call(cluster.batch.read_namespaced_job, seen.job.metadata.name, cluster.namespace)
         if found is not None and found.metadata.uid == seen.job.metadata.uid:
             things.append(found)
-    things += [pod for pod in now.drivers if now.job is None or pod.metadata.name in drivers]
+    alone = now.job is None and now.application is None
+    things += [pod for pod in now.drivers if alone or pod.metadata.name in drivers]
     things += [now.set] if now.set is not None else []
     names = [thing.metadata.name for thing in (*things, *now.executors)]
-    return [*names, seen.name] if seen.job is None and now.application is not None else names
+    stays = now.application is not None and _application_name(now) == _application_name(seen)
+    return [*names, _application_name(seen)] if stays else names
 
 
 def _delete(cluster: Cluster, seen: Observation) -> None:
@@ -332,7 +343,7 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
             propagation_policy="Foreground",
         )
     elif seen.exists:
-        _delete_application(cluster, seen.name)
+        _delete_application(cluster, _application_name(seen))
     settings = f"{seen.name}-settings"
     ours = _is_ours(seen)
     until = time.monotonic() + DELETE_SECONDS

@@ -112,10 +112,10 @@ class Observation:
         jobs = cluster.find(cluster.batch.list_namespaced_job, label_selector=ours)
         pods = sorted(cluster.find(cluster.core.list_namespaced_pod, label_selector=ours), key=_born)
         self.job: Any = max((job for job in jobs if _component(job) == "driver"), key=_born, default=None)
-        self.drivers = [pod for pod in pods if _component(pod) == "driver" and _is_of(pod, self.job)]
+        self.application = cluster.application(name) if self.job is None else None
+        self.drivers = [pod for pod in pods if _component(pod) == "driver" and self._is_of_this_run(pod)]
         self.executors = [pod for pod in pods if _component(pod) == "executor"]
         self.set = executor_set(cluster, name)
-        self.application = cluster.application(name) if self.job is None else None
 
     @property
     def exists(self) -> bool:
@@ -264,6 +264,15 @@ class Observation:
             exit_code=code,
         )
 
+    def _is_of_this_run(self, pod: Any) -> bool:
+        """Whether a pod is not that of another run: a schedule keeps those of earlier ones."""
+        labels = pod.metadata.labels or {}
+        if self.job is not None:
+            return labels.get("batch.kubernetes.io/job-name") in (None, self.job.metadata.name)
+        if self.application is not None:
+            return labels.get("sparkoperator.k8s.io/app-name") in (None, self.application["metadata"]["name"])
+        return True
+
     def _finished(self) -> Any:
         conditions = (self.job.status.conditions or []) if self.job else []
         return next((c for c in conditions if c.type in ("Complete", "Failed") and c.status == "True"), None)
@@ -305,12 +314,6 @@ def executor_set(cluster: Cluster, name: str) -> Any:
 def _component(thing: Any) -> str | None:
     labels = thing.metadata.labels or {}
     return labels.get(_COMPONENT) or labels.get("spark-role")
-
-
-def _is_of(pod: Any, job: Any) -> bool:
-    """Whether a pod is not that of another Job: a schedule keeps those of earlier runs."""
-    name = (pod.metadata.labels or {}).get("batch.kubernetes.io/job-name")
-    return job is None or name in (None, job.metadata.name)
 
 
 def _born(thing: Any) -> datetime:
