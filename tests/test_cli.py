@@ -1,6 +1,7 @@
 """The command line says what it can do, in sentences, with the promised exit codes."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from orchard import progress
 from orchard.cli import cli
 from orchard.errors import InputError
 
@@ -150,6 +152,17 @@ def test_the_log_is_json_lines_where_there_is_no_terminal(tmp_path: Path) -> Non
     assert plan["ms_per_image"] > 0
     for line in result.stderr.splitlines():
         assert json.loads(line)["event"]
+
+
+def test_the_servers_log_is_json_lines_on_a_terminal_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress.console, "_force_terminal", True)
+    for flags, formatter in (((), progress._PlainFormatter), (("--json",), progress.JsonFormatter)):
+        done = CliRunner().invoke(cli, ["serve", str(tmp_path / "none"), *flags])
+        assert done.exit_code != 0  # there is no model
+        (handler,) = logging.getLogger("orchard").handlers
+        assert isinstance(handler.formatter, formatter)
 
 
 def test_a_command_whose_output_nobody_reads_ends() -> None:

@@ -15,6 +15,7 @@ from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
+import kubernetes.dynamic  # noqa: F401 -- now, and not in the time of the first test that needs it
 import pytest
 from click.testing import CliRunner
 
@@ -402,6 +403,21 @@ def test_a_pod_that_is_gone_leaves_its_log_in_the_output(api: Api, tmp_path: Pat
         done = CliRunner().invoke(cli, ["logs", "peach"])
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["event"] == "what it said last"
+
+
+def test_with_json_every_line_of_a_log_is_json(api: Api) -> None:
+    there(api, pod("Running"))
+    lines = ["Picked up JAVA_TOOL_OPTIONS", json.dumps({"event": "executors", "executors": 2})]
+
+    def log(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write("".join(f"2026-11-28T03:00:0{n}Z {line}\n" for n, line in enumerate(lines)).encode())
+
+    api.objects["/api/v1/namespaces/fruit/pods/peach-1-a/log"] = log
+    assert CliRunner().invoke(cli, ["logs", "peach"]).stdout.splitlines() == lines
+    told = CliRunner().invoke(cli, ["logs", "peach", "--json"]).stdout.splitlines()
+    assert [json.loads(line) for line in told] == [{"event": lines[0]}, {"event": "executors", "executors": 2}]
 
 
 def test_another_number_reaches_a_job_that_runs_and_the_same_one_changes_nothing(
