@@ -45,8 +45,8 @@ def command(*arguments: object, check: bool = True, timeout: float = 600, stdin:
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
-def until(what: str, look: Callable[[], T | None], timeout: float = 180, every: float = 0.5) -> T:
-    """Return what `look` finds as soon as it is true."""
+def until(what: str, look: Callable[[], T | None], timeout: float = 180, every: float = 1) -> T:
+    """Return what `look` finds as soon as it is true; each look takes kubectl some CPU from what is awaited."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         if found := look():
@@ -179,6 +179,7 @@ class Namespace:
             f"the end of {release}",
             lambda: found if (found := self.phase(release)) != "Running" else None,
             timeout,
+            every=3,
         )
 
     def uninstall(self, release: str) -> None:

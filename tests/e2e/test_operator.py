@@ -36,7 +36,7 @@ def end(namespace: Namespace, application: str) -> str:
         now = found.get("status", {}).get("applicationState", {}).get("state", "") if found else ""
         return now if now in ("COMPLETED", "FAILED", "SUBMISSION_FAILED") else None
 
-    return until("the application's end", state, 400)
+    return until("the application's end", state, 400, every=3)
 
 
 def test_a_spark_application_completes_and_can_be_scaled(looked_after: Namespace, sample: Path) -> None:
