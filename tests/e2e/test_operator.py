@@ -44,7 +44,7 @@ def test_a_spark_application_completes_and_can_be_scaled(looked_after: Namespace
     namespace.bucket.upload(sample, "photos")
     namespace.install(
         *("grove", namespace.bucket.url("photos"), namespace.bucket.url("out")),
-        *("mode=operator", "executor.instances=1", "operator.retryIntervalSeconds=10"),
+        *("mode=operator", "executor.instances=1", "operator.retryIntervalSeconds=15"),
         "settings.classifiers=linear_discriminant",
     )
     # Its driver is killed: between two drivers the job is there, and says what happened.
