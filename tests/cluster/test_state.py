@@ -269,6 +269,50 @@ def test_a_failed_driver_leaves_no_result(capsys: pytest.CaptureFixture[str]) ->
     assert (printed.out, printed.err) == ("", "Traceback\n")
 
 
+def refused(message: str) -> client.CoreV1Event:
+    return client.CoreV1Event(
+        metadata=client.V1ObjectMeta(name="event", creation_timestamp=NOW),
+        involved_object=client.V1ObjectReference(),
+        type="Warning",
+        reason="FailedCreate",
+        message=message,
+        last_timestamp=NOW,
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("exceeded quota: quota, requested: pods=1, used: pods=12, limited: pods=12", "ask for less"),
+        ("failed quota: quota: must specify limits.cpu for: driver", "set the chart's coreLimit"),
+    ],
+)
+def test_what_a_quota_refuses_is_said_of_driver_and_executors(said: str, remedy: str) -> None:
+    waits = seen()
+    waits.cluster = SimpleNamespace(namespace="fruit", events=lambda _: [refused(f'pods "p" is forbidden: {said}')])  # type: ignore[assignment]
+    sentence = f"the namespace's quota does not allow the pod ({said}): {remedy}"
+    status = waits.status()
+    assert (status.state, status.exit_code) == ("pending", 4)
+    assert str(status.reason).startswith(f"The driver cannot start: {sentence}")
+    works = seen(None, driver("Running"))
+    works.cluster, works.progress = waits.cluster, Progress  # type: ignore[method-assign,assignment]
+    wanted = client.V1StatefulSetSpec(replicas=3, selector={}, service_name="s", template={})
+    works.set = client.V1StatefulSet(
+        metadata=client.V1ObjectMeta(name="spark-s-peach-0", creation_timestamp=NOW),
+        spec=wanted,
+        status=client.V1StatefulSetStatus(replicas=1, ready_replicas=1),
+    )
+    assert str(works.status().reason).startswith(f"Executors are missing: {sentence}")
+
+
+def test_a_job_that_a_queue_holds_says_so() -> None:
+    held = seen()
+    held.job.spec = client.V1JobSpec(suspend=True, template=client.V1PodTemplateSpec())
+    status = held.status()
+    assert (status.state, status.exit_code) == ("pending", None)
+    assert "its Job is suspended" in str(status.reason)
+
+
 def test_a_volume_that_cannot_be_mounted_is_told_while_the_driver_waits() -> None:
     waiting = seen(None, driver("Pending"))
     mount = client.CoreV1Event(

@@ -112,4 +112,7 @@ def of_events(events: "Iterable[CoreV1Event]") -> Reason | None:
     _, _, cause = message.partition(" is forbidden: ")
     if "exceeded quota" in message:
         return Reason(f"the namespace's quota does not allow the pod ({cause or message}): ask for less", definite=True)
+    if "failed quota" in message:  # it counts what the pod does not name
+        limits = "the chart's coreLimit and ephemeralStorage.limit of driver and executor"
+        return Reason(f"the namespace's quota does not allow the pod ({cause or message}): set {limits}", definite=True)
     return Reason(f"Kubernetes refuses the pod ({cause or message})", definite=True)

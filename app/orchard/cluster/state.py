@@ -186,6 +186,10 @@ class Observation:
         if self.driver is not None and self.driver.status.phase == "Pending":
             return reasons.of_pod(self.driver) or reasons.of_events(self.cluster.events(self.driver.metadata.name))
         if self.job is not None and self.state == "pending":
+            if self.job.spec is not None and self.job.spec.suspend:
+                return reasons.Reason(
+                    "its Job is suspended: a queue such as Kueue, or a person, holds it", definite=False
+                )
             since = _born(self.driver or self.job)  # what kept back an earlier driver is past
             return self._refusal(self.job, since)
         return None
