@@ -8,7 +8,7 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- if not (regexMatch "^(s3a?|file)://" $place) }}{{ fail (printf "%s=%s cannot be read: give an s3a:// address, or a folder that a volume mounts." $name $place) }}{{ end -}}
 {{- end -}}
 {{- if not (hasPrefix "s3" $place) -}}
-{{- $path := clean (trimPrefix "file://" $place) -}}
+{{- $path := clean (regexReplaceAll "^file:/+" $place "/") -}}
 {{- if not (hasPrefix "/" $path) }}{{ fail (printf "%s=%s is no absolute path: give an s3a:// address, or a folder that a volume mounts." $name $place) }}{{ end -}}
 {{- $mounts := list -}}
 {{- range $_, $claim := .root.Values.persistence }}{{ if $claim.existingClaim }}{{ $mounts = append $mounts $claim.mountPath }}{{ end }}{{ end -}}
@@ -86,6 +86,7 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- if gt (int .min) (int .max) }}{{ fail (printf "autoscale.min (%d) is greater than autoscale.max (%d)." (int .min) (int .max)) }}{{ end -}}
 {{- end }}{{ end -}}
 {{- if and $v.eventLog.enabled (not $v.eventLog.directory) }}{{ fail "eventLog.directory is missing: name the folder, such as s3a://bucket/spark-events." }}{{ end -}}
+{{- if $v.eventLog.enabled }}{{ with $v.eventLog.directory }}{{ if or (hasPrefix "/" .) (hasPrefix "file:" .) }}{{ include "orchard.reachable" (dict "root" $ "name" "eventLog.directory" "place" .) }}{{ end }}{{ end }}{{ end -}}
 {{- if and $v.eventLog.historyServer.enabled (not $v.eventLog.enabled) }}{{ fail "eventLog.historyServer needs eventLog.enabled=true and eventLog.directory." }}{{ end -}}
 {{- if and $v.metrics.podMonitor.enabled (not $v.metrics.enabled) }}{{ fail "metrics.podMonitor needs metrics.enabled=true." }}{{ end -}}
 {{- if and $v.metrics.rules.enabled (not (and $runs $v.metrics.enabled)) }}{{ fail "metrics.rules needs metrics.enabled=true, and a job (mode job or operator)." }}{{ end -}}
