@@ -88,3 +88,8 @@ def test_the_operator_starts_an_application_of_a_schedule(looked_after: Namespac
     )
     assert end(namespace, first) == "COMPLETED"
     assert namespace.bucket.json("dawn/metrics.json")["images"]["featurized"] > 0
+    # The schedule's name stands for its newest application.
+    status = namespace.orchard("status", "dawn", check=True).out
+    assert "state      completed" in status and "restarts   0" in status
+    assert "its schedule starts the next one" in namespace.orchard("cancel", "dawn", check=True).out
+    assert namespace.get("sparkapplication", first) is None
