@@ -1,5 +1,6 @@
 """The SparkSession: all cores of this machine by default, or whatever master the settings or spark-submit name."""
 
+import contextlib
 import locale
 import logging
 import os
@@ -164,7 +165,8 @@ def start(
         try:
             executors.attend(spark.sparkContext, executor_timeout, leaving or Event(), bounds)
         except BaseException:
-            spark.stop()
+            with contextlib.suppress(Exception):  # its JVM may be gone, which is no news beside the error
+                spark.stop()
             raise
     return spark
 

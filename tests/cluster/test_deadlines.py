@@ -23,7 +23,7 @@ from orchard import tasks
 from orchard.cli import cli
 from orchard.cluster import client, emr, executors, jobs
 from orchard.cluster.client import Cluster, Log, Unreachable
-from orchard.errors import ClusterError, UsageError
+from orchard.errors import ClusterError, ExecutorsRefused, UsageError
 from orchard.runlog import RunLog
 from orchard.storage import open_storage
 
@@ -524,6 +524,29 @@ def test_an_api_that_is_silent_does_not_keep_a_driver_from_its_deadline(
     )
     with pytest.raises(ClusterError, match="No executor has started in 0 s"):
         executors.attend(context, 0.3, Event())
+
+
+def test_spark_that_gives_up_its_executors_is_told_with_their_reason(
+    in_pod: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = pod()
+    status = {"name": "executor", "image": "orchard:9", "imageID": "", "ready": False, "restartCount": 0}
+    waits["status"]["containerStatuses"] = [status | {"state": {"waiting": {"reason": "ImagePullBackOff"}}}]
+    in_pod.objects["/api/v1/namespaces/fruit/pods"] = {"kind": "PodList", "items": [waits]}
+    answers = iter([0])
+
+    def count(_: object) -> int:
+        for number in answers:
+            return number
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(executors, "count", count)
+    conf = SimpleNamespace(get=lambda key, default="": OURS.get(key, default))
+    context: Any = SimpleNamespace(applicationId="peach", getConf=lambda: conf)
+    with pytest.raises(ExecutorsRefused, match=r"No executor can start: pod peach-1-a .* cannot be pulled"):
+        executors.attend(context, 60, Event())
+    with pytest.raises(ClusterError, match="Spark ended while it waited for executors"):
+        executors.attend(context, 60, Event())
 
 
 def test_a_run_on_emr_that_never_starts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

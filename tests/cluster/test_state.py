@@ -208,7 +208,7 @@ def test_an_executor_that_ends_at_its_start_says_why() -> None:
     assert reason is not None and reason.definite
     assert "ends at its start (" in reason.sentence and "must be at least 471859200" in reason.sentence
     assert reasons.of_end(executor(restarts=2, runs=2, exit_code=1, message=said)) is not None  # ready, until it ends
-    assert reasons.of_end(executor(restarts=5, runs=90, exit_code=1, message=said)) is None  # it works by now
+    assert reasons.of_end(executor(restarts=5, runs=200, exit_code=1, message=said)) is None  # it works by now
     late = {"started_at": NOW - timedelta(hours=1), "finished_at": NOW - timedelta(minutes=1)}
     assert reasons.of_end(executor(restarts=5, exit_code=1, message=said, **late)) is None  # no start, but its work
     assert reasons.of_end(executor(restarts=5, exit_code=143)) is None  # was told to end

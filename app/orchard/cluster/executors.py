@@ -117,7 +117,8 @@ def attend(context: "SparkContext", timeout: float, leaving: Event, bounds: Boun
     """
     started = reminded = time.monotonic()
     hindered_since: float | None = None
-    while not (count(context) or leaving.wait(POLL_SECONDS)):
+    reason: reasons.Reason | None = None
+    while not (_registered(context, reason) or leaving.wait(POLL_SECONDS)):
         now = time.monotonic()
         reason = _why_not(context)
         hindered_since = (hindered_since or now) if reason and reason.definite else None
@@ -135,6 +136,21 @@ def attend(context: "SparkContext", timeout: float, leaving: Event, bounds: Boun
 def count(context: "SparkContext") -> int:
     """Return how many executors are registered with the driver."""
     return int(context._jsc.sc().getExecutorIds().size())
+
+
+def _registered(context: "SparkContext", reason: reasons.Reason | None) -> int:
+    """Return how many executors are registered; `reason` is why there were none a moment ago.
+
+    Raises:
+        ExecutorsRefused, ClusterError: Spark's JVM has ended, as it does after some executors that end at their start.
+    """
+    try:
+        return count(context)
+    except Exception as error:
+        if reason is not None and reason.definite:
+            raise ExecutorsRefused(f"No executor can start: {reason.sentence}.") from error
+        why = reason.sentence if reason else "its log says why (orchard logs --spark)"
+        raise ClusterError(f"Spark ended while it waited for executors: {why}.") from error
 
 
 def last_trouble() -> str | None:

@@ -24,7 +24,8 @@ _DEFINITE = {
 _REFUSALS = ("FailedCreate", "FailedMount")
 _CRASHES = 2
 """So often a container has ended at its start before that is no accident, unless it says so itself."""
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
+"""So long a JVM with a tenth of a core may take to start."""
 _TOLD_TO_END = (0, 137, 143)
 _NO_ACCIDENT = re.compile(r"IllegalArgumentException|Unrecognized VM option|Could not create the Java Virtual Machine")
 _COMPLAINT = re.compile(r"(?:Exception|Error)\b.*: \S")
