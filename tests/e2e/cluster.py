@@ -1,5 +1,6 @@
 """How the tests talk to a cluster: kubectl, helm, and a bucket of the S3 server in it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -103,8 +104,12 @@ class Bucket:
         return folder
 
     def holds(self, prefix: str) -> bool:
-        """Return whether there is any object under `prefix`."""
-        return any(batch for batch in obstore.list(self.store, prefix))
+        """Return whether there is an object of this name, or under it where it ends with a slash."""
+        if prefix.endswith("/"):
+            return any(batch for batch in obstore.list(self.store, prefix))
+        with contextlib.suppress(FileNotFoundError):
+            return bool(obstore.head(self.store, prefix))
+        return False
 
     def json(self, key: str) -> Any:
         return json.loads(obstore.get(self.store, key).bytes().to_bytes())
