@@ -45,7 +45,8 @@ def executors(**changes: Any) -> dict[str, Any]:
 
 def test_a_scheduled_run_completes_and_the_next_one_decodes_nothing(tenant: Namespace, sample: Path) -> None:
     tenant.bucket.upload(sample / "Test", "photos")
-    flags = ("schedule.cron=0 3 1 1 *", "settings.classifiers=linear_discriminant", "settings.max_rejected=5")
+    kept = ("schedule.cron=0 3 1 1 *", "schedule.successfulJobsHistoryLimit=2")
+    flags = (*kept, "settings.classifiers=linear_discriminant", "settings.max_rejected=5")
     tenant.install("nightly", tenant.bucket.url("photos"), tenant.bucket.url("out"), *flags)
     # The rules are in force before the driver makes its executors.
     wrong = executors(serviceAccountName="nightly-driver")
