@@ -45,7 +45,7 @@ LONGEST = (
     "serving/test_page.py",
     "serving/test_engines.py",
 )
-"""The files that take longest, longest first: a lane that begins one last works alone at the end."""
+"""The files that take longest, minutes each: first, for a lane that begins one last works alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
