@@ -60,10 +60,11 @@ def imported(path: Path, known: Collection[str]) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if node in for_types:
             continue
-        names: list[str] = []
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
         if isinstance(node, ast.Import):
             names = [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        else:
             names = [f"{node.module}.{name.name}" for name in node.names]
         for name in names:
             if name == "orchard" or name.startswith("orchard."):

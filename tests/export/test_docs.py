@@ -25,6 +25,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
 
 
 def block(language: str) -> str:
+    found: str
     (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     return found
 
@@ -52,7 +53,7 @@ def test_the_example_for_the_web_tells_a_fruit_in_node(exported: Exporter, fruit
     photo = Image.open(next((fruits / "Test" / "Mango").glob("*.jpg"))).convert("RGBA")
     (tmp_path / "photo.rgba").write_bytes(photo.tobytes())
     browser = Path(__file__).with_name("browser.mjs")
-    command = [node, browser, tmp_path / "snippet.mjs", "photo.rgba", *map(str, photo.size)]
+    command: list[str | Path] = [node, browser, tmp_path / "snippet.mjs", "photo.rgba", *map(str, photo.size)]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert run.returncode == 0, run.stderr[-1000:]
     assert json.loads(run.stdout)["answer"] == "Mango"
