@@ -11,7 +11,7 @@ from orchard.exports.formats import Format, Precision
 from orchard.flags import STORAGE, options, settings_from
 
 
-@click.command(short_help="the model as one file: ONNX, OpenVINO, Keras or LiteRT")
+@click.command(short_help="write the model as one file: ONNX, OpenVINO, Keras or LiteRT")
 @click.argument("output")
 @click.option(
     *("--format", "kind"),
