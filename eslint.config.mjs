@@ -13,7 +13,7 @@ export default [
   },
   { files: [`${PAGE}/worker.js`], languageOptions: { globals: globals.worker } },
   { files: [`${PAGE}/sw.js`], languageOptions: { globals: { ...globals.serviceworker, PAGE: "readonly" } } },
-  { files: [`${PAGE}/reference.js`], languageOptions: { globals: { SwaggerUIBundle: "readonly" } } },
+  { files: [`${PAGE}/reference/reference.js`], languageOptions: { globals: { SwaggerUIBundle: "readonly" } } },
   { files: ["app/orchard/report/templates/report.js"], languageOptions: { sourceType: "script" } },
   { files: ["tests/**"], languageOptions: { globals: globals.node } },
 ];

@@ -19,7 +19,7 @@ _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=ut
 def router() -> APIRouter:
     """Return the routes of the page and of what it loads; without the vendored files, one that says so."""
     docs = APIRouter(include_in_schema=False)
-    paths = {DOCS: PAGE / "reference.html", f"{DOCS}/reference.js": PAGE / "reference.js"}
+    paths = {DOCS: PAGE / "reference/index.html", f"{DOCS}/reference.js": PAGE / "reference/reference.js"}
     paths |= {f"{DOCS}/{name}": PAGE / "vendor" / name for name in VENDORED}
     if not all(path.is_file() for path in paths.values()):
         docs.add_api_route(DOCS, _missing, methods=["GET", "HEAD"])
