@@ -86,11 +86,18 @@ e2e: setup ## end-to-end tests: the image and the chart on the cluster of KUBECO
 # helm/orchard/README.md is made from the chart.
 PROSE = $(filter-out build/% helm/orchard/README.md,$(wildcard *.md */*.md */*/*.md))
 
+SCRIPTS = .ci/run docker/check-emr k8s/kind-run $(wildcard docker/*.sh)
+ESLINT = $(PAGE)/node_modules/.bin/eslint
+
 check: setup ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mdformat --check $(PROSE)
+	$(BIN)/shellcheck $(SCRIPTS)
+	$(BIN)/hadolint docker/Dockerfile docker/*/Dockerfile
+	$(BIN)/yamllint --strict .
+	@if [ -x $(ESLINT) ]; then $(ESLINT) .; else echo "note: npm has not brought ESLint: JavaScript is not checked" >&2; fi
 
 format: setup ## format code and prose, and mend what the linter can
 	$(BIN)/ruff format .

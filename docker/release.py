@@ -1,4 +1,6 @@
-"""Push an image and the chart to a registry, each with its provenance, the image with its bill of materials too::
+"""Push an image and the chart to a registry, each with its provenance, the image with its bill of materials too.
+
+::
 
     python3 docker/release.py registry.example.com/vision --image orchard:0.1.0
 

@@ -1,4 +1,6 @@
-"""Print what weighs what in an image, as a table::
+"""Print what weighs what in an image, as a table.
+
+::
 
     docker save orchard:0.1.0 | python3 docker/sizes.py
 

@@ -27,8 +27,9 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def options(**variables: str) -> dict[str, Any]:
-    """Return what `subprocess` needs to start one: its `environment`, and a session of its own, for what a terminal
-    sends on Ctrl-C is for the parent, which ends its children itself.
+    """Return what `subprocess` needs to start one: its `environment`, and a session of its own.
+
+    What a terminal sends on Ctrl-C is for the parent, which ends its children itself.
     """
     return {"env": environment(**variables), "start_new_session": True}
 
@@ -39,8 +40,9 @@ def is_ascii(encoding: str) -> bool:
 
 
 def start_again_in_utf8() -> None:
-    """Replace this process by one in Python's UTF-8 mode if it is in a locale of ASCII alone, where Python was kept
-    from choosing the mode itself (``PYTHONUTF8=0``, ``PYTHONCOERCECLOCALE=0``).
+    """Replace this process by one in Python's UTF-8 mode if it is in a locale of ASCII alone.
+
+    There Python was kept from choosing the mode itself (``PYTHONUTF8=0``, ``PYTHONCOERCECLOCALE=0``).
     """
     if is_ascii(sys.getfilesystemencoding()):
         os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], os.environ | UTF8)  # noqa: S606

@@ -65,7 +65,7 @@ def cli() -> None:
     """
 
 
-@cli.command(short_help="everything, from the images to the report")
+@cli.command(short_help="do all stages, from the images to the report")
 @_SOURCES
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
 @options(*DRIVERS["run"])
@@ -87,7 +87,7 @@ def run(source: str | Sequence[str], output: str, as_json: bool, **flags: Any) -
     return _print_outcome(pipeline.run(source, output, settings_from(flags)), as_json)
 
 
-@cli.command(short_help="what a run would do: counts, sizes, tasks; time, memory, disk and cost of every stage")
+@cli.command(short_help="show what a run would do and take: counts, tasks; time, memory, disk and cost of every stage")
 @_SOURCES
 @click.option("--output", "-o", help="count as done what this output holds already")
 @options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *SPARK, *PRICES, *STORAGE)
@@ -107,7 +107,7 @@ def plan(source: str | Sequence[str], output: str | None, as_json: bool, **flags
     return 0
 
 
-@cli.command(short_help="images to features")
+@cli.command(short_help="turn images into features")
 @_SOURCES
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
 @options(*EXTRACTION, *SPARK, *STORAGE)
@@ -143,7 +143,7 @@ def tune(output: str, as_json: bool, **flags: Any) -> int:
     return _print_outcome(pipeline.tune(output, settings_from(flags)), as_json)
 
 
-@cli.command(short_help="features to a reduced table")
+@cli.command(short_help="turn features into a reduced table")
 @click.argument("output")
 @options(*REDUCTION, *SPARK, *STORAGE)
 def reduce(output: str, as_json: bool, **flags: Any) -> int:
@@ -160,7 +160,7 @@ def reduce(output: str, as_json: bool, **flags: Any) -> int:
         return _print_outcome(pipeline.finish(), as_json)
 
 
-@cli.command(short_help="a reduced table to measured classifiers")
+@cli.command(short_help="train classifiers on a reduced table, and measure them")
 @click.argument("output")
 @options(*CLASSIFICATION, *("seed", "test_fraction", "group_by"), *SPARK, *STORAGE)
 def classify(output: str, as_json: bool, **flags: Any) -> int:
@@ -216,7 +216,7 @@ def report(output: str, figures: Path | None, as_json: bool, **flags: Any) -> in
         return _print_outcome(pipeline.report(again=True, figures=figures), as_json)
 
 
-@cli.command(short_help="is everything in an output what was written? mend it if not")
+@cli.command(short_help="check every file of an output, and mend what can be made again")
 @click.argument("output")
 @click.option("--dry-run", is_flag=True, help="only say what is wrong")
 @options(*STORAGE)
@@ -247,7 +247,7 @@ def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
     return 0 if verdict["mended"] else 3
 
 
-@cli.command(short_help="several backbones side by side")
+@cli.command(short_help="compare several backbones")
 @click.argument("source")
 @comparison(required=True)
 @click.option("--output", "-o", required=True, help="folder or s3a:// prefix; each backbone gets a folder in it")
@@ -275,7 +275,7 @@ def compare(source: str, backbones: str, output: str, tolerance: float, as_json:
     return 0
 
 
-@cli.command(short_help="the networks to choose from")
+@cli.command(short_help="list the backbones to choose from")
 @options()
 def backbones(as_json: bool, **flags: Any) -> int:
     """List every backbone: input size, features, parameters, size, depth, published ImageNet accuracy, speed.
@@ -312,7 +312,7 @@ def backbones(as_json: bool, **flags: Any) -> int:
     return 0
 
 
-@cli.command(short_help="a generated set of fruit-like images to try things on")
+@cli.command(short_help="generate a set of fruit-like images to try things on")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--seed", default=0, metavar="N", help="another seed, other images  [default: 0]")
 @options()

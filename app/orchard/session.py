@@ -340,8 +340,10 @@ class Session:
         return self._started.result()
 
     def cores(self, own: int = 0) -> int:
-        """Return how many cores are held now: Spark's, of this machine or of the executors that are registered, and
-        `own` of the driver, which under a local master are the same.
+        """Return how many cores are held now: Spark's, and `own` of the driver.
+
+        Spark's are those of this machine or of the executors that are registered; under a local master the driver's
+        are among them.
         """
         if self._given is None and (self._started is None or not self._started.done()):
             return own

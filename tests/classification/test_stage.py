@@ -35,7 +35,7 @@ from orchard.settings import Settings
 ALL = list(Classifier)
 LINEAR = [Classifier.LINEAR_DISCRIMINANT]
 BOTH = [Classifier.LOGISTIC_REGRESSION, Classifier.RANDOM_FOREST]
-MEMORY = {"memory": 2**29, "test_fraction": 0.25}
+MEMORY: dict[str, Any] = {"memory": 2**29, "test_fraction": 0.25}
 FEW = "Fewer than 50 labelled images can be held out: confidences are not calibrated."
 Rows = list[tuple[str, str | None, str]]  # path, label, split
 

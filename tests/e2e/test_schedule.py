@@ -38,7 +38,11 @@ def executors(**changes: Any) -> dict[str, Any]:
     account = {"serviceAccountName": "nightly-executor", "automountServiceAccountToken": False}
     pod = {**account, "containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}], **changes}
     labels = {"spark-role": "executor"}
-    spec = {"serviceName": "none", "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}}}
+    spec: dict[str, Any] = {
+        "serviceName": "none",
+        "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}},
+    }
     made = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "spark-s-nightly-0"}, "spec": spec}
     return made | {"spec": spec | {"template": spec["template"] | {"spec": pod}}}
 

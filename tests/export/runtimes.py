@@ -70,7 +70,7 @@ def run_tensorflow(files: Sequence[Path], photographs: Photographs, folder: Path
     """Return each file's answers by its name, computed where Orchard cannot be imported."""
     np.save(folder / "images.npy", photographs.pixels)
     script = Path(__file__).with_name("without_orchard.py")
-    command = [sys.executable, script, folder / "images.npy", folder / "answers.npz", *files]
+    command: list[str | Path] = [sys.executable, script, folder / "images.npy", folder / "answers.npz", *files]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

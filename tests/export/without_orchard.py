@@ -8,6 +8,7 @@ A .keras file takes all images at once, a .tflite file one by one.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +18,10 @@ def main(images: str, answers: str, *files: str) -> None:
     os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
     pixels = np.load(images)
     found = {file: _run(file, pixels) for file in files}
-    np.savez(
-        answers, **{f"{Path(f).name}/{name}": values for f, said in found.items() for name, values in said.items()}
-    )
+    named: dict[str, Any] = {
+        f"{Path(f).name}/{name}": values for f, said in found.items() for name, values in said.items()
+    }
+    np.savez(answers, **named)
 
 
 def _run(file: str, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -28,7 +30,8 @@ def _run(file: str, images: np.ndarray) -> dict[str, np.ndarray]:
     if file.endswith(".keras"):
         import keras
 
-        return keras.saving.load_model(file).predict(images, verbose=0)
+        said: dict[str, np.ndarray] = keras.saving.load_model(file).predict(images, verbose=0)
+        return said
     interpreter = tf.lite.Interpreter(model_path=file, num_threads=2)
     entry = interpreter.get_input_details()[0]
     assert entry["dtype"] == np.uint8, entry

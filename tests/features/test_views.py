@@ -1,15 +1,17 @@
 """Random views of an image: drawn from its content, no larger than the network sees."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from orchard.features.views import random_view
 
 
-def drawn(image, digest="d", number=0, seed=1, size=224):
+def drawn(image: np.ndarray, digest: str = "d", number: int = 0, seed: int = 1, size: int = 224) -> np.ndarray:
     return random_view(image, digest, number, seed, size)
 
 
-def test_a_view_is_drawn_from_content_number_and_seed(photos):
+def test_a_view_is_drawn_from_content_number_and_seed(photos: Mapping[str, np.ndarray]) -> None:
     image = photos["coffee"]
     first = drawn(image)
     assert np.array_equal(first, drawn(image.copy()))
@@ -17,7 +19,7 @@ def test_a_view_is_drawn_from_content_number_and_seed(photos):
     assert all(first.shape != other.shape or not np.array_equal(first, other) for other in others)
 
 
-def test_views_differ_in_part_side_light_and_sharpness(photos):
+def test_views_differ_in_part_side_light_and_sharpness(photos: Mapping[str, np.ndarray]) -> None:
     image = photos["astronaut"]
     views = [drawn(image, number=number) for number in range(200)]
     assert all(view.dtype == np.uint8 and view.ndim == 3 and max(view.shape[:2]) <= 224 for view in views)
@@ -35,7 +37,7 @@ def test_views_differ_in_part_side_light_and_sharpness(photos):
     assert (contrast < contrast.max() / 2).sum() > 20
 
 
-def test_tiny_and_narrow_images_have_views():
+def test_tiny_and_narrow_images_have_views() -> None:
     for shape in ((1, 1, 3), (1, 500, 3), (3, 2, 3)):
         for number in range(20):
             view = drawn(np.full(shape, 90, np.uint8), number=number)

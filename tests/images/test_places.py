@@ -86,7 +86,7 @@ def test_labels_that_hold_such_a_word_stay_labels(classes: list[str], said: str 
         assert [label for label, _ in found.values()] == classes
         assert {split for _, split in found.values()} == {"train" if above else None}
         warnings = places.split_warnings
-        assert (said in warnings[0] if warnings else said is None) if not above else not warnings
+        assert (said is not None and said in warnings[0] if warnings else said is None) if not above else not warnings
 
 
 def test_a_lone_folder_for_training_is_named_and_one_for_testing_never_trains() -> None:

@@ -178,7 +178,8 @@ def test_of_many_labels_of_few_images_some_give_one() -> None:
 def test_images_without_a_label_are_not_held_out() -> None:
     paths, labels = _frames("Kiwi", 700)
     nameless = [f"x/{n}.jpg" for n in range(900)]
-    for groups in (None, [f"group {n // 7}" for n in range(1_600)]):
+    grouped: list[str | None] = [f"group {n // 7}" for n in range(1_600)]
+    for groups in (None, grouped):
         held = _held(paths + nameless, labels + [None] * 900, groups=groups)
         assert set(held) == {"Kiwi"}
         assert len(held["Kiwi"]) == pytest.approx(70, abs=4)

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def _differs(data: bytes, values: NDArray[Any]) -> float:
     return float(np.abs(_shown(data) - np.broadcast_to(expected, (48, 64, 3))).mean())
 
 
-def tiff(tags: dict[int, tuple[int, ...]], data: bytes, order: str = "<") -> bytes:
+def tiff(tags: Mapping[int, tuple[int, ...]], data: bytes, order: str = "<") -> bytes:
     """A TIFF of these tags, all of them LONG, and its data at 8."""
     at = 8 + len(data)
     rest, entries, more = at + 2 + 12 * len(tags) + 4, [struct.pack(f"{order}H", len(tags))], b""

@@ -134,7 +134,7 @@ def test_what_is_unknown_does_not_raise_the_threshold_of_what_is_sure() -> None:
 def test_there_are_three_answers_and_what_is_strange_is_never_sure(
     confidence: float, familiarity: float, answer: Answer
 ) -> None:
-    assert Calibration(1.0, 0.8, 0.3).answers([confidence], [familiarity]).tolist() == [answer]
+    assert Calibration(1.0, 0.8, 0.3).answers(np.array([confidence]), np.array([familiarity])).tolist() == [answer]
 
 
 def test_the_log_loss_counts_known_classes_and_punishes_certainty_that_is_wrong() -> None:

@@ -18,7 +18,13 @@ def test_spark_submits_master_holds_and_everything_can_be_encrypted(tmp_path: Pa
     application = tmp_path / "main.py"
     application.write_text("from orchard.cli import main\n\nmain()\n")
     submit = Path(pyspark.__file__).with_name("bin") / "spark-submit"
-    command = [submit, "--master", "local[1]", *(f"--conf={key}=true" for key in ENCRYPTED), application]
+    command: list[str | Path] = [
+        submit,
+        "--master",
+        "local[1]",
+        *(f"--conf={key}=true" for key in ENCRYPTED),
+        application,
+    ]
     command += ["run", tmp_path / "photos", "--output", tmp_path / "out", "--limit", "60", "--json"]
     command += ["--classifiers", "linear_discriminant"]
     environment = os.environ | {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}

@@ -10,7 +10,8 @@ from orchard.neighbours.space import Space
 
 def _unit(rows: int, width: int = 16, seed: int = 0) -> np.ndarray:
     found = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    unit: np.ndarray = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return unit
 
 
 @pytest.mark.parametrize("block", [7, 64, 4096])

@@ -22,7 +22,7 @@ from orchard.inference.calibration import Calibration, Decision
 from orchard.inference.model import Model
 from orchard.layout import CALIBRATION
 from orchard.output import Output
-from orchard.serving import static
+from orchard.serving import reference, static
 
 from .visitor import AXE, DESKTOP, Site, Visitor, cannot, launch
 
@@ -144,7 +144,8 @@ def strict(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="session")
 def npm_parts() -> None:
     """What the page brings from npm; made if it is missing."""
-    if AXE.is_file() and all((static.PAGE / name).is_file() for name in static.RUNTIME):
+    vendored = (*static.RUNTIME, *(f"vendor/{name}" for name in reference.VENDORED))
+    if AXE.is_file() and all((static.PAGE / name).is_file() for name in vendored):
         return
     npm = shutil.which("npm")
     if npm is None:

@@ -18,6 +18,7 @@ from PIL import Image
 from orchard.features.artifact import Artifact, EngineName, Precision
 from orchard.inference.model import Model
 from orchard.serving import static
+from orchard.serving.app import Serving, create_app
 from orchard.serving.problems import Problem
 
 LABELS = ("Apple", "Café crème", "Mango")
@@ -216,7 +217,7 @@ def test_there_is_neither_inline_script_nor_inline_style() -> None:
 
 def test_the_lock_file_has_hashes_and_no_addresses() -> None:
     text = (static.PAGE / "package-lock.json").read_text(encoding="utf-8")
-    assert "://" not in text
+    assert '"resolved"' not in text
     packages = {name: package for name, package in json.loads(text)["packages"].items() if name}
     assert "node_modules/onnxruntime-web" in packages
     assert all(package["integrity"].startswith("sha512-") for package in packages.values())
@@ -248,3 +249,11 @@ def test_it_can_be_installed() -> None:
     assert set(sizes) == {("192x192", "any"), ("512x512", "any"), ("512x512", "maskable")}
     with Image.open(static.PAGE / "icons/apple-touch-icon.png") as image:
         assert (image.size, image.mode) == ((180, 180), "RGB")  # iOS shows transparency as black
+
+
+@pytest.mark.usefixtures("npm_parts")
+def test_the_api_is_shown_to_people_below_a_proxys_path_too(model: Model) -> None:
+    client = TestClient(create_app(model, Serving(root_path="/fruits")))
+    for path in ("/docs", "/fruits/docs", "/fruits/docs/swagger-ui.css", "/fruits/docs/reference.js"):
+        shown = client.get(path)
+        assert shown.status_code == 200 and "script-src 'self'" in shown.headers["content-security-policy"]

@@ -27,7 +27,7 @@ from orchard.vocabulary import Fit
 
 from .visitor import DESKTOP, PHONE, STARTED, Site, Visitor, expect_answer, expect_question, violations, written
 
-ENGLISH = {"locale": "en-US"}
+ENGLISH: dict[str, Any] = {"locale": "en-US"}
 MANGO = {
     "name": "Mango <b>fruit</b>",
     "text": "Ripe when it gives way.<img src=x onerror=alert(1)>\nKeep the stone.",
@@ -145,7 +145,12 @@ def test_the_outputs_of_the_model_become_one_of_three_answers(
     expected: tuple[str, str | None, str | None],
 ) -> None:
     kinds = {"names": ["J", "K"], "threshold": 0.8, "of_label": ["J", "K"]}
-    about = {"labels": ["a", "b"], "threshold": 0.8, "familiarity_threshold": 0.3, "kinds": shares and kinds}
+    about: dict[str, Any] = {
+        "labels": ["a", "b"],
+        "threshold": 0.8,
+        "familiarity_threshold": 0.3,
+        "kinds": shares and kinds,
+    }
     outputs = {"probabilities": probabilities, "familiarity": [familiarity], "kind_probabilities": shares}
     decide = "async ([outputs, about]) => (await import('/assets/decision.js')).decide(outputs, about, 5)"
     about["columns"] = [{"name": "ripeness", "output": "r", "values": ["raw", "ripe"], "threshold": 0.6}]

@@ -247,7 +247,7 @@ def _submit_to_emr(run: "emr.JobRun", start_timeout: float, *, detach: bool, dry
     return 0
 
 
-@click.command(short_help="how a job in a cluster is")
+@click.command(short_help="show a job's status")
 @click.argument("name")
 @click.option("--watch", "-w", is_flag=True, help="say it again whenever it changes, until the job ends")
 @_in_cluster
@@ -294,7 +294,7 @@ def status(  # noqa: PLR0917 -- click passes each flag by name
     return code
 
 
-@click.command(short_help="what a job in a cluster says")
+@click.command(short_help="show a job's log")
 @click.argument("name")
 @click.option("--follow", "-f", is_flag=True, help="until the pod ends")
 @click.option("--executor", type=click.IntRange(min=0), metavar="N", help="of executor N instead of the driver")
@@ -347,7 +347,7 @@ def logs(  # noqa: PLR0917 -- click passes each flag by name
     return 0
 
 
-@click.command(short_help="more or fewer executors for a running job")
+@click.command(short_help="change the number of executors of a running job")
 @click.argument("name")
 @click.argument("executors", type=click.IntRange(min=0), metavar="N")
 @click.option("--timeout", default=300.0, metavar="SECONDS", help="how long to wait for them  [default: 300]")

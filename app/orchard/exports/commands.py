@@ -11,7 +11,7 @@ from orchard.exports.formats import Format, Precision
 from orchard.flags import STORAGE, options, settings_from
 
 
-@click.command(short_help="the model as one file: ONNX, OpenVINO, Keras or LiteRT")
+@click.command(short_help="write the model as one file: ONNX, OpenVINO, Keras or LiteRT")
 @click.argument("output")
 @click.option(
     *("--format", "kind"),
@@ -35,10 +35,10 @@ from orchard.flags import STORAGE, options, settings_from
 def export(
     output: str, *, kind: str, file: str, precision: str, weights: str | None, as_json: bool, **flags: Any
 ) -> int:
-    """Write the model of OUTPUT to FILE: uint8 RGB pixels of any size in, calibrated probabilities and
-    familiarity out.
+    """Write the model of OUTPUT to FILE.
 
-    Network, scaler, PCA and classifier are one graph. A model card is written beside it, as FILE.json.
+    The file takes uint8 RGB pixels of any size, and gives calibrated probabilities and familiarity. Network, scaler,
+    PCA and classifier are one graph in it. A model card is written beside it, as FILE.json.
 
     \b
     Example:

@@ -85,8 +85,9 @@ def extract(
     images_a_task: int | None = None,
     learned: Callable[[ExtractionResult], object] | None = None,
 ) -> ExtractionResult:
-    """Featurize `images` (schema `LISTING`, every row with its split), and `views` random views (of `seed`) of each
-    training image in the same pass, and commit batch by batch.
+    """Featurize `images` (schema `LISTING`, every row with its split), and commit batch by batch.
+
+    The same pass makes `views` random views (of `seed`) of each training image.
 
     ``images_a_task`` is of the setting ``task_images``; ``learned`` is called once, with what the first batch came to,
     while the next ones are at work.

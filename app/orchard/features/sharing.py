@@ -41,8 +41,10 @@ class Done:
 
 
 def sharing(tasks: Sequence[Done]) -> Sharing:
-    """Return what ``run.json`` says of tasks, at least one: the busiest executors and workers, the slowest tasks, and
-    how many were at work in each of `BINS` stretches of time.
+    """Return what ``run.json`` says of tasks, at least one.
+
+    These are the busiest executors and workers, the slowest tasks, and how many tasks were at work in each of `BINS`
+    stretches of time.
     """
     names = _names({(task.host, task.executor) for task in tasks})
     by_worker: dict[tuple[str, int], list[Done]] = defaultdict(list)

@@ -22,7 +22,7 @@ _SPARK_FROM = 2_000  # images; they take about as long as Spark takes to start
 _TABLE_LABEL = 32  # columns
 
 
-@click.command(short_help="what is on images, by the model of a run")
+@click.command(short_help="say what is on images, by the model of a run")
 @click.argument("output")
 @click.argument("images", nargs=-1, required=True)
 @click.option("--top", default=5, type=click.IntRange(1), metavar="N", help="name the N likeliest labels  [default: 5]")

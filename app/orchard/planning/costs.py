@@ -346,7 +346,8 @@ def sizes(
         rates: of this machine.
         worker_memory: of a worker, as measured.
         driver_memory: that this process has held so far, its listing included.
-        feature_bytes, view_bytes: of an image on disk.
+        feature_bytes: of an image on disk.
+        view_bytes: of a random view on disk.
         network_bytes: of the network.
     """
     k, c = work.k, work.labels

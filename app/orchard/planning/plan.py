@@ -36,8 +36,9 @@ OTHERS_IMAGES, OTHERS_SECONDS = 16, 2.5
 
 
 def make_plan(source: str | Sequence[str], output: str | None, settings: Settings) -> dict[str, Any]:
-    """Return what a run over `source` would do and take: counts, and time (seconds), memory and disk (bytes) and, by
-    the settings' prices, money of every stage; and the same of each quality.
+    """Return what a run over `source` would do and take, for the settings and for each quality.
+
+    These are counts, and of every stage time (seconds), memory and disk (bytes) and, by the settings' prices, money.
 
     Raises:
         UsageError: the backbone cannot be tuned, and is to be.

@@ -28,8 +28,6 @@ from orchard.layout import (
 from orchard.report.formatting import label_name, number, percent, shorten
 from orchard.report.samples import Point
 
-PALETTE_COLOURS = 8
-PALETTE_SHAPES = 4
 MAX_MATRIX_LABELS = 60  # more rows than that cannot be read on a screen
 LEVELS = (
     0.0,
@@ -413,8 +411,9 @@ def _histogram(
 
 
 def at_work(sharing: Sharing) -> Distribution:
-    """How many tasks were at work over the time of the extraction; stretches with fewer than half of the most stand
-    out.
+    """How many tasks were at work over the time of the extraction.
+
+    Stretches with fewer than half of the most stand out.
     """
     frame = Frame(560, 310, 58, 22, 544, 256)
     values, width = sharing["at_work"], sharing["bin_seconds"]

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse
 
 from orchard.images.decoding import Limits
 from orchard.inference.model import Model
-from orchard.serving import documents, metrics, static
+from orchard.serving import documents, metrics, reference, static
 from orchard.serving.batching import EnginePool
 from orchard.serving.observability import AsgiApp, Observed, Receive, Scope, Send
 from orchard.serving.prediction import PredictionHandler
@@ -30,7 +30,7 @@ READY = "/readyz"
 METRICS = "/metrics"
 OPENAPI = "/openapi.json"
 PAGE = ("/", "/sw.js", "/manifest.webmanifest", "/model.json", "/cards.json", "/model.onnx")
-ROUTES = (PREDICT, MODEL, HEALTH, READY, METRICS, OPENAPI, *PAGE)
+ROUTES = (PREDICT, MODEL, HEALTH, READY, METRICS, OPENAPI, reference.DOCS, *PAGE)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
         summary="What is on a photograph",
         version=VERSION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        docs_url=None,  # it would load its scripts from elsewhere
+        docs_url=None,  # it would load its scripts from elsewhere: see `reference`
         redoc_url=None,
         openapi_url=OPENAPI,
         servers=[{"url": serving.root_path}] if serving.root_path else None,
@@ -119,6 +119,7 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
     _add_model(app, model)
     _add_probes(app, pool, counted, state)
     app.include_router(static.router(model))
+    app.include_router(reference.router())
     _describe_problems(app)
     app.add_exception_handler(HTTPException, _leave_to_observed)
     observed = partial(Observed, metrics=counted, routes=ROUTES, draining=lambda: state.draining)

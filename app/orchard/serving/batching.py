@@ -30,14 +30,14 @@ BATCH_SIZES = (1, 2, 4)
 """Each engine is compiled for these. One thread, EfficientNet-Lite0, bfloat16, AMX: 4.5 ms an image one by one, 3.7
 by twos, 3.8 by fours, 5.0 by eights; a photograph waits for the rest of its batch."""
 AHEAD_BYTES = 64 * 1024
-"""Of a batch that is given to an engine that is still at another. What a larger one is worth is less than what its
-photographs may wait for, while another engine has nothing to do."""
+"""Largest batch, in bytes, that may be queued on a busy engine. A larger one gains less than its photographs lose by
+waiting while another engine is idle."""
 CLOSE_SECONDS = 10.0
-"""Within which engines answer what they are at when the pool closes."""
+"""How long a closing pool waits for answers that are under way."""
 START_SECONDS = 120.0
-"""Within which an engine is compiled; it takes 3 on an idle core."""
+"""How long an engine may take to compile; on an idle core it takes 3."""
 RETRY_SECONDS = (1.0, 30.0)
-"""Between tries to start an engine: the first time, and at most; it is doubled from one to the next."""
+"""Pause between tries to start an engine: the first one, and the longest. Each is twice the one before."""
 BATCH_SECONDS = 10.0
 """Within which an engine answers a batch, beside the time for each of its images; it takes 0.02 on an idle core."""
 WATCH_SECONDS = 0.25

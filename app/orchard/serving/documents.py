@@ -99,7 +99,7 @@ class ProblemBody(BaseModel):
 
 
 class Health(BaseModel):
-    """A word."""
+    """Liveness or readiness."""
 
     status: str
 

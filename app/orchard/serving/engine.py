@@ -1,5 +1,7 @@
-"""An engine in a process of its own: it shares no interpreter lock with the server, and a picture that kills it, or
-keeps it busy for ever, costs nothing else.
+"""An engine in a process of its own.
+
+It shares no interpreter lock with the server, and a picture that kills it, or keeps it busy for ever, costs nothing
+else.
 
 ::
 

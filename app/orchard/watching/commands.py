@@ -13,7 +13,7 @@ import click
 from orchard import interruption
 
 
-@click.command(short_help="what a camera, a video or a folder that fills shows")
+@click.command(short_help="say what a camera, a video or a folder that fills shows")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("source")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="frames a second at most")

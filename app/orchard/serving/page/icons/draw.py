@@ -1,4 +1,4 @@
-"""Draws the page's PNG icons, which look like icon.svg: python draw.py"""
+"""Draws the page's PNG icons, which look like icon.svg (``python draw.py``)."""
 
 from pathlib import Path
 
