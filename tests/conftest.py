@@ -67,7 +67,7 @@ def fruits() -> Path:
 
 
 @pytest.fixture(scope="session")
-def spark(s3_server: "S3Server") -> Iterator[SparkSession]:  # noqa: ARG001 -- workers inherit its credentials
+def spark(s3_server: "S3Server", cloud_keys: None) -> Iterator[SparkSession]:  # noqa: ARG001 -- workers inherit them
     """One local session of two slots for all tests; starting it takes longer than most of them."""
     spark = session.start(master="local[2]")
     yield spark
@@ -195,23 +195,30 @@ def _signed(container: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def clouds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Cloud]]:
-    """The emulator of a scheme, started when first asked for; how to get in is in the environment meanwhile."""
+def cloud_keys() -> Iterator[None]:
+    """How to get into the emulators is in the environment for the whole session."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GOOGLE_BEARER_TOKEN", "any")
+        environment.setenv("AZURE_STORAGE_ACCOUNT_KEY", AZURITE_KEY)
+        yield
+
+
+@pytest.fixture(scope="session")
+def clouds(tmp_path_factory: pytest.TempPathFactory, cloud_keys: None) -> Iterator[Callable[[str], Cloud]]:  # noqa: ARG001
+    """The emulator of a scheme, started when first asked for."""
     started: dict[str, Cloud] = {}
     with ExitStack() as running:
-        environment = running.enter_context(pytest.MonkeyPatch.context())
 
         def cloud(scheme: str) -> Cloud:
             if scheme not in started:
-                folder = tmp_path_factory.mktemp(scheme)
-                started[scheme] = running.enter_context(_emulator(scheme, folder, environment))
+                started[scheme] = running.enter_context(_emulator(scheme, tmp_path_factory.mktemp(scheme)))
             return started[scheme]
 
         yield cloud
 
 
 @contextmanager
-def _emulator(scheme: str, folder: Path, environment: pytest.MonkeyPatch) -> Iterator[Cloud]:
+def _emulator(scheme: str, folder: Path) -> Iterator[Cloud]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -219,11 +226,9 @@ def _emulator(scheme: str, folder: Path, environment: pytest.MonkeyPatch) -> Ite
     if scheme == "gs":
         command = [_emulators("fake-gcs-server"), "-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-port={port}"]
         command.append(f"-public-host=127.0.0.1:{port}")
-        environment.setenv("GOOGLE_BEARER_TOKEN", "any")
     else:
         command = [_emulators("azurite-blob"), "--silent", "--disableTelemetry", "--inMemoryPersistence"]
         command += ["--skipApiVersionCheck", "--blobHost=127.0.0.1", f"--blobPort={port}"]
-        environment.setenv("AZURE_STORAGE_ACCOUNT_KEY", AZURITE_KEY)
         endpoint += f"/{AZURITE}"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
