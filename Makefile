@@ -62,9 +62,9 @@ run: setup ## the whole pipeline on a generated sample (or DATA=folder OUT=folde
 	@if [ "$(DATA)" = build/sample ] && [ ! -d build/sample ]; then $(BIN)/orchard sample build/sample; fi
 	$(BIN)/orchard run "$(DATA)" --output "$(OUT)" $(ARGS)
 
-# Files of tests run side by side: many of them wait for a process, a pod or a deadline.
+# Files of tests run side by side: many of them wait for a process, a pod or a deadline. Their order is tests/conftest.py's.
 LANES = 2
-PYTEST = $(BIN)/python -m pytest --numprocesses=$(LANES) --dist=loadfile --durations=30
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(LANES) --dist=loadfile --no-loadscope-reorder --durations=30
 
 test: setup ## all tests (ARGS="-k name" for some, LANES=0: one after another)
 	$(PYTEST) $(ARGS)
@@ -81,7 +81,7 @@ chaos: setup ## kill, stop, fill, damage and fuzz at length (CHAOS=times the gat
 		tests/chaos tests/test_crash_points.py tests/test_lock.py tests/integration/test_interruption.py tests/serving/test_abuse.py $(ARGS)
 
 e2e: setup ## end-to-end tests: the image and the chart on the cluster of KUBECONFIG, which has the image
-	$(PYTEST) --no-loadscope-reorder -m e2e tests/e2e tests/cluster tests/docker $(ARGS)
+	$(PYTEST) -m e2e tests/e2e tests/cluster tests/docker $(ARGS)
 
 # helm/orchard/README.md is made from the chart.
 PROSE = $(filter-out build/% helm/orchard/README.md,$(wildcard *.md */*.md */*/*.md))

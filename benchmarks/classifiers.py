@@ -19,6 +19,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,7 @@ LABELS = tuple(f"class {number:03}" for number in range(CLASSES))
 def classify(out: Path, turns: int, settings: Settings) -> list[tuple[float, Classification]]:
     """Return the seconds of the stage, and what it found, of each turn but the first, which is not measured."""
     spark = session.start(driver_memory=settings.driver_memory)
-    found = []
+    found: list[tuple[float, Classification]] = []
     try:
         for _ in range(turns + 1):
             with Pipeline(str(out), settings, spark, must_exist=True) as pipeline:
@@ -54,7 +55,8 @@ def classify(out: Path, turns: int, settings: Settings) -> list[tuple[float, Cla
                 pipeline.output.commit({}, properties={"classification": None})
                 start = time.perf_counter()
                 pipeline.classify()
-                found.append((time.perf_counter() - start, pipeline.output.recall("classification")))
+                seconds = time.perf_counter() - start
+                found.append((seconds, cast(Classification, pipeline.output.recall("classification"))))
     finally:
         spark.stop()
     return found[1:]
@@ -92,8 +94,9 @@ def sums(rows: Rows) -> tuple[ClassSums, ClassSums, NDArray[np.float64]]:
     for batch, roles in rows:
         names = batch.column("label").to_pylist()
         one = ClassSums.of(np.zeros((len(names), 1)), names)
-        chosen = ClassSums.of(np.zeros((len(names), 1)), np.where(roles == Role.FIT, names, None).tolist())
-        everything, fitted = (everything.merge(one), fitted.merge(chosen)) if everything else (one, chosen)
+        to_fit = [name if role == Role.FIT else None for name, role in zip(names, roles, strict=True)]
+        chosen = ClassSums.of(np.zeros((len(names), 1)), to_fit)
+        everything, fitted = (everything.merge(one), fitted.merge(chosen)) if everything and fitted else (one, chosen)
         values = matrix(batch.column("pca_features"))
         squares, n = squares + np.square(values, dtype=np.float64).sum(axis=0), n + len(values)
     assert fitted is not None and everything is not None

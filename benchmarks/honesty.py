@@ -116,7 +116,7 @@ def _halves(data: Features) -> None:
         known = np.isin(data.labels, np.random.RandomState(seed).permutation(names)[: len(names) // 2])
         for name, value in _scores(data, known).items():
             found.setdefault(name, []).append(value)
-    _say("half of the labels against the other, AUROC", _named({name: np.mean(v) for name, v in found.items()}))
+    _say("half of the labels against the other, AUROC", _named({name: float(np.mean(v)) for name, v in found.items()}))
 
 
 def _packages(data: Features) -> None:
@@ -200,7 +200,7 @@ def _milliseconds(work: object, times: int = 50) -> float:
 
 
 def _blank(rng: np.random.Generator) -> Image.Image:
-    return Image.new("RGB", (400, 300), tuple(int(value) for value in rng.choice([0, 255, rng.integers(256)], 3)))
+    return Image.new("RGB", (400, 300), tuple(int(value) for value in rng.choice([0, 255, int(rng.integers(256))], 3)))
 
 
 def _noise(rng: np.random.Generator) -> Image.Image:

@@ -35,16 +35,15 @@ if TYPE_CHECKING:
 
 def flip(output: Output, share: float, seed: int) -> dict[str, str]:
     """Give a share of the training images another label, drawn uniformly; return the right labels by path."""
-    columns = ["path", "size", "version", "label", "kind", "split"]
-    images = output.read(Dataset.INVENTORY, [*columns, "featurized"], INVENTORY)
+    images = output.read(Dataset.INVENTORY, [*LISTING.names, "featurized"], INVENTORY)
     images = images.filter(pc.and_(images["featurized"], pc.equal(images["split"], Split.TRAIN))).sort_by("path")
     labels = images["label"].to_pylist()
     names = sorted(set(labels))
     random = np.random.default_rng(seed)
     at = random.choice(len(labels), round(share * len(labels)), replace=False)
     wrong = [str(random.choice([name for name in names if name != labels[i]])) for i in at]
-    images = images.take(pa.array(at)).select(columns)
-    images = images.set_column(columns.index("label"), LISTING.field("label"), pa.array(wrong, pa.string()))
+    images = images.take(pa.array(at)).select(LISTING.names)
+    images = images.set_column(LISTING.get_field_index("label"), LISTING.field("label"), pa.array(wrong, pa.string()))
     with output.writing():
         add, remove = renamed(output, images)
         output.commit(add, remove=remove)

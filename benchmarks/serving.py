@@ -163,7 +163,7 @@ def _bare(pipe: Connection, output: str, photographs: Sequence[bytes], batch: in
         while time.perf_counter() - started < seconds:
             taken = [photographs[(done + n) % len(photographs)] for n in range(batch)]
             decoded = [predictor.decode(data) for data in taken]
-            predictor.probabilities([image.pixels for image in decoded if isinstance(image, Decoded)])
+            predictor.features([image.pixels for image in decoded if isinstance(image, Decoded)])
             done += batch
         pipe.send((done, time.perf_counter() - started, time.process_time() - cpu))
 
@@ -264,10 +264,10 @@ def _cpu_seconds(pid: int) -> float:
     """Return the processor time of a process and its children so far."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     children = [child for task in tasks for child in task.read_text().split()]
-    return sum(_own_cpu_seconds(process) for process in (pid, *children))
+    return sum(_own_cpu_seconds(process) for process in (str(pid), *children))
 
 
-def _own_cpu_seconds(pid: int | str) -> float:
+def _own_cpu_seconds(pid: str) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -348,7 +348,7 @@ def _report(turns: Mapping[int, Sequence[Turn]]) -> None:
     """Print medians and ratios."""
     every = [turn.bare for of_clients in turns.values() for turn in of_clients]
     bare = (median(one.images_per_second for one in every), median(one.cpu_ms for one in every))
-    rows = [("bare engine", "", f"{bare[0]:,.0f}", "", "", "", f"{bare[1]:.2f}", "")]
+    rows: list[tuple[str, ...]] = [("bare engine", "", f"{bare[0]:,.0f}", "", "", "", f"{bare[1]:.2f}", "")]
     lines = []
     for clients, of_clients in turns.items():
         rows.append(_row("orchard serve", clients, [turn.orchard for turn in of_clients]))

@@ -40,8 +40,18 @@ LONGEST = (
     "e2e/test_release.py",
     "e2e/test_serve.py",
     "e2e/test_schedule.py",
+    "integration/test_fruits.py",
+    "integration/test_resume.py",
+    "integration/test_interruption.py",
+    "integration/test_run.py",
+    "tuning/test_tuning.py",
+    "chaos/test_kills.py",
+    "export/test_parity.py",
+    "integration/test_api.py",
+    "serving/test_page.py",
+    "serving/test_engines.py",
 )
-"""End-to-end tests that take longest: first, for a lane that begins one of them last works alone at the end."""
+"""The files that take longest, minutes each: first, for a lane that begins one last works alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,8 @@
 """int8: made of the run's own images, kept with the output, close to float32, and refused where it is mixed."""
 
+import io
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,6 +155,17 @@ def test_auto_takes_int8_where_it_is_known_to_pay(monkeypatch: pytest.MonkeyPatc
     assert resolve_precision("auto", backbone=lite, images=12_158) is Precision.FLOAT32
     monkeypatch.setattr("orchard.features.engines._has_bfloat16", lambda _core: True)
     assert resolve_precision("auto", backbone=lite, images=12_158) is Precision.BFLOAT16
+
+
+def test_nncf_does_not_keep_a_standard_output_that_was_closed(
+    pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after `orchard.export`, which takes standard output away from libraries for a while."""
+    gone = io.StringIO()
+    logging.getLogger("nncf").addHandler(logging.StreamHandler(gone))
+    gone.close()
+    quantized(build_artifact(FRAIL, weights="random"), pixels(pictures), "")
+    assert "Logging error" not in capsys.readouterr().err
 
 
 def test_nncf_sends_nothing() -> None:

@@ -15,6 +15,7 @@ the same network computes for every worker and every later run.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -187,8 +188,12 @@ def _quantize(artifact: Artifact, images: Sequence[NDArray[np.uint8]]) -> tuple[
 
 
 def _import_nncf() -> Any:
-    """Return NNCF without its usage statistics, which would be sent."""
+    """Return NNCF without its usage statistics, which would be sent, its warnings among those of Orchard."""
     os.environ["NNCF_CI"] = "1"
     import nncf
 
+    logger = logging.getLogger("nncf")
+    logger.handlers.clear()  # it keeps the standard output of its import, which may be closed by now
+    logger.propagate = True
+    logger.setLevel(logging.WARNING)
     return nncf
