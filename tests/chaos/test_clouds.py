@@ -86,19 +86,20 @@ def test_what_passes_is_not_noticed(
 def test_a_run_that_was_killed_goes_on(cloud: "Cloud", photos: str, undisturbed: Result, note: Note) -> None:
     out = f"{cloud.bucket()}/out"
     storage = open_storage(out, cloud.options)
+    does = ("extract", "--precision=float32", "--master=local[2]")
     flags = [f"--{cloud.setting.replace('_', '-')}={cloud.endpoint}", "--task-images=6"]
     haste = "from orchard import lock; lock.EXPIRY_SECONDS = 5; lock.HELD_SECONDS = 3; lock.RENEWAL_SECONDS = 1\n"
     program = ("-c", f"{haste}from orchard.cli import main; main()")
-    with started(photos, out, *flags, program=program) as process:
+    with started(photos, out, *flags, program=program, does=does) as process:
         wait_until(lambda: next(storage.list(COMMITS), None) or process.poll() is not None, SECONDS)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    assert not storage.exists("report.html")
-    with started(photos, out, *flags, program=program) as process:
+    assert not storage.exists("metrics.json")
+    with started(photos, out, *flags, program=program, does=does) as process:
         _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, errors
     assert _features(Result(out, cloud.options)) == _features(undisturbed)
-    assert storage.exists("report.html")
+    assert storage.exists("metrics.json")
     note(f"run killed from and to {cloud.scheme}://", 1, "goes on, and ends as undisturbed")
 
 
