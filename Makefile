@@ -35,7 +35,7 @@ HELM_DOCS = helm-docs --log-level=warning --chart-search-root=helm/orchard --sor
 	--template-files=settings.gotmpl --template-files=README.md.gotmpl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-pyspark chaos e2e check format lock clean image image-emr check-emr image-sizes sbom release local-run tools chart manifests kind-run
+.PHONY: help setup run test test-pyspark chaos e2e check format lock clean image image-emr check-emr image-sizes sbom release local-run tools emulators chart manifests kind-run
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -155,6 +155,25 @@ build-kubeconform:
 build-helm-unittest: # not by `go install`, which refuses a module that replaces another
 	go build -C "$$(cd / && go mod download -json github.com/helm-unittest/helm-unittest@v1.1.2 | \
 		sed -n 's/^\t"Dir": "\(.*\)",/\1/p')" -o $(CURDIR)/.tools/bin/helm-unittest ./cmd/helm-unittest
+
+emulators: .tools/bin/fake-gcs-server .tools/bin/azurite-blob ## Google's and Azure's storage for the tests, in .tools/bin (Go, npm)
+
+# As of upstream it has none of the XML API's PUT, with which clients write, copy, and create what is not there.
+FAKE_GCS := github.com/fsouza/fake-gcs-server@v1.56.1
+.tools/bin/fake-gcs-server: tests/emulators/fake-gcs-server.patch
+	@mkdir -p .tools/bin
+	set -e; source=$$(mktemp -d); trap 'rm -rf "$$source"' EXIT; \
+	cp -r "$$(cd / && go mod download -json $(FAKE_GCS) | sed -n 's/^\t"Dir": "\(.*\)",/\1/p')/." "$$source"; \
+	chmod -R u+w "$$source"; patch --quiet --strip=1 --directory="$$source" <$<; \
+	go build -C "$$source" -o $(CURDIR)/$@ .
+
+# Azurite's scripts, which npm leaves aside, are for its developers alone.
+.tools/bin/azurite-blob: tests/emulators/package-lock.json
+	@mkdir -p .tools/bin .tools/azurite
+	cp tests/emulators/package.json tests/emulators/package-lock.json .tools/azurite
+	cd .tools/azurite && npm ci --silent --ignore-scripts
+	printf '#!/bin/sh\nexec node "$$(dirname "$$0")/../azurite/node_modules/azurite/dist/src/blob/main.js" "$$@"\n' >$@
+	chmod +x $@
 
 chart: setup tools build/schemas ## check the chart: lint, unit tests, its examples against the schemas, all up to date
 	$(BIN)/python helm/render.py --check

@@ -1,6 +1,9 @@
 """What tests of several areas share: real fruit photographs, a Spark session, a real S3 server."""
 
+import base64
 import csv
+import hmac
+import json
 import lzma
 import os
 import shutil
@@ -8,12 +11,15 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import urllib3
 from pyspark.sql import SparkSession
 
 import orchard.api
@@ -71,7 +77,7 @@ def fruits() -> Path:
 
 
 @pytest.fixture(scope="session")
-def spark(s3_server: "S3Server") -> Iterator[SparkSession]:  # noqa: ARG001 -- workers inherit its credentials
+def spark(s3_server: "S3Server", cloud_keys: None) -> Iterator[SparkSession]:  # noqa: ARG001 -- workers inherit them
     """One local session of two slots for all tests; starting it takes longer than most of them."""
     spark = session.start(master="local[2]")
     yield spark
@@ -156,15 +162,118 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             process.wait(10)
 
 
+@dataclass(frozen=True)
+class Cloud:
+    """An emulator of Google Cloud Storage or of Azure Storage on this machine."""
+
+    scheme: str
+    endpoint: str
+
+    @property
+    def options(self) -> S3Options:
+        return S3Options(**{self.setting: self.endpoint})
+
+    @property
+    def setting(self) -> str:
+        """The setting that names its endpoint."""
+        return {"gs": "gcs_endpoint", "abfss": "azure_endpoint"}[self.scheme]
+
+    def bucket(self) -> str:
+        """The address of a new, empty bucket."""
+        name = f"b-{uuid.uuid4().hex[:12]}"
+        if self.scheme == "gs":
+            body = json.dumps({"name": name}).encode()
+            made = urllib3.request("POST", f"{self.endpoint}/storage/v1/b", body=body)
+        else:
+            made = urllib3.request("PUT", f"{self.endpoint}/{name}?restype=container", headers=_signed(name))
+        assert made.status in (200, 201), made.data
+        return f"gs://{name}" if self.scheme == "gs" else f"abfss://{name}@{AZURITE}.dfs.core.windows.net"
+
+
+AZURITE = "devstoreaccount1"
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Of every Azurite there is."""
+
+
+def _signed(container: str) -> dict[str, str]:
+    """Headers of the request that makes a container: obstore makes none."""
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    named = "".join(f"{name}:{value}\n" for name, value in headers.items())
+    text = f"PUT{12 * chr(10)}{named}/{AZURITE}/{AZURITE}/{container}\nrestype:container"
+    digest = hmac.digest(base64.b64decode(AZURITE_KEY), text.encode(), "sha256")
+    return {**headers, "Authorization": f"SharedKey {AZURITE}:{base64.b64encode(digest).decode()}"}
+
+
+@pytest.fixture(scope="session")
+def cloud_keys() -> Iterator[None]:
+    """How to get into the emulators is in the environment for the whole session."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GOOGLE_BEARER_TOKEN", "any")
+        environment.setenv("AZURE_STORAGE_ACCOUNT_KEY", AZURITE_KEY)
+        yield
+
+
+@pytest.fixture(scope="session")
+def clouds(tmp_path_factory: pytest.TempPathFactory, cloud_keys: None) -> Iterator[Callable[[str], Cloud]]:  # noqa: ARG001
+    """The emulator of a scheme, started when first asked for."""
+    started: dict[str, Cloud] = {}
+    with ExitStack() as running:
+
+        def cloud(scheme: str) -> Cloud:
+            if scheme not in started:
+                started[scheme] = running.enter_context(_emulator(scheme, tmp_path_factory.mktemp(scheme)))
+            return started[scheme]
+
+        yield cloud
+
+
+@contextmanager
+def _emulator(scheme: str, folder: Path) -> Iterator[Cloud]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    endpoint, log = f"http://127.0.0.1:{port}", folder / "emulator.log"
+    if scheme == "gs":
+        command = [_emulators("fake-gcs-server"), "-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-port={port}"]
+        command.append(f"-public-host=127.0.0.1:{port}")
+    else:
+        command = [_emulators("azurite-blob"), "--silent", "--disableTelemetry", "--inMemoryPersistence"]
+        command += ["--skipApiVersionCheck", "--blobHost=127.0.0.1", f"--blobPort={port}"]
+        endpoint += f"/{AZURITE}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
+        try:
+            _wait_until_it_listens(process, port, log)
+            yield Cloud(scheme, endpoint)
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _emulators(name: str) -> str:
+    """The command of that name: installed, or made with Go or npm."""
+    if found := shutil.which(name):
+        return found
+    made = REPOSITORY / ".tools" / "bin" / name
+    if not os.access(made, os.X_OK):
+        built = subprocess.run(
+            ["make", f".tools/bin/{name}"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        if built.returncode:
+            _cannot(f"{name} cannot be made: {built.stderr[-300:]}")
+    return str(made)
+
+
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    for _ in range(100):
+    deadline = time.monotonic() + 120  # an emulator in Node.js on a machine that has other things to do
+    while time.monotonic() < deadline:
         with socket.socket() as client:
             if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
         if process.poll() is not None:
             break
         time.sleep(0.1)
-    pytest.fail(f"versitygw does not listen: {log.read_text(errors='replace')[-500:]}")
+    pytest.fail(f"{process.args} does not listen: {log.read_text(errors='replace')[-500:]}")
 
 
 def _versitygw() -> Path:

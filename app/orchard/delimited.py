@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence, Set
 
 from orchard.errors import InputError, OrchardError, file_failure
-from orchard.storage import DEFAULT_S3, S3Options, local_path, read_path, split_s3_url
+from orchard.storage import DEFAULT_S3, S3Options, local_path, read_path, split_object_url
 
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DELIMITERS = ",;\t|"
@@ -84,14 +84,14 @@ def rows(
 
 
 def read_table(url: str, setting: str, max_bytes: int, s3: S3Options = DEFAULT_S3) -> bytes:
-    """The content of the file at a local path or ``s3a://`` URL that a setting names; at most a byte too much of it.
+    """The content of the file at a local path or object's address that a setting names; at most a byte too much of it.
 
     Raises:
         InputError: It is not there.
         StorageError: It cannot be read.
     """
-    location = split_s3_url(url)
-    path = f"s3a://{location[0]}/{location[1]}" if location else str(local_path(url))
+    location = split_object_url(url)
+    path = location.url if location else str(local_path(url))
     try:
         return read_path(path, s3, max_bytes)
     except (FileNotFoundError, NotADirectoryError):

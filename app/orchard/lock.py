@@ -131,7 +131,7 @@ def _hold_file(storage: LocalStorage, run_id: str) -> Iterator[Lease]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise StorageError(f"Cannot lock {path}: {error.strerror}; use a local or S3 output.") from error
+                raise StorageError(f"Cannot lock {path}: {error.strerror}; use a local output or a bucket.") from error
             file.seek(0)
             raise _locked(storage.url, file.read()) from None
         with contextlib.suppress(OSError):  # on a full disk: who holds it is only told to people

@@ -262,6 +262,8 @@ class Settings(BaseSettings):
     # Object storage (keys come from the standard AWS chain: environment, profile, role)
     s3_endpoint: str | None = Field(None, description="S3 endpoint, if it is not AWS")
     s3_region: str | None = Field(None, description="S3 region")
+    gcs_endpoint: str | None = Field(None, description="endpoint of gs://, if it is not Google's")
+    azure_endpoint: str | None = Field(None, description="endpoint of abfss://, if it is not the account's at Azure")
     storage_timeout: float = Field(
         300, ge=0, le=86_400, description="seconds to go on trying while the object storage does not answer"
     )
@@ -312,7 +314,13 @@ class Settings(BaseSettings):
 
     def s3_options(self) -> S3Options:
         """Return where the object store is; credentials are no settings, they come from the environment."""
-        return S3Options(self.s3_endpoint, self.s3_region, timeout=self.storage_timeout).resolved()
+        return S3Options(
+            self.s3_endpoint,
+            self.s3_region,
+            timeout=self.storage_timeout,
+            gcs_endpoint=self.gcs_endpoint,
+            azure_endpoint=self.azure_endpoint,
+        ).resolved()
 
     def limits(self) -> "Limits":
         """Return what an image may cost."""

@@ -119,10 +119,15 @@ Process = subprocess.Popen[str]
 
 @contextmanager
 def started(
-    source: str | Path, output: str | Path, *flags: str, program: Sequence[str] = ("-m", "orchard"), **variables: str
+    source: str | Path,
+    output: str | Path,
+    *flags: str,
+    program: Sequence[str] = ("-m", "orchard"),
+    does: Sequence[str] = ("run", *FLAGS),
+    **variables: str,
 ) -> Iterator[Process]:
     """`orchard run` in a process that does not survive the block, nor do its children."""
-    command = [sys.executable, *program, "run", str(source), "--output", str(output), *FLAGS, *flags]
+    command = [sys.executable, *program, does[0], str(source), "--output", str(output), *does[1:], *flags]
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,

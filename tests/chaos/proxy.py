@@ -1,6 +1,7 @@
-"""A proxy in front of an S3 server that does to requests what networks and stores do, by a seeded schedule.
+"""A proxy in front of an object store that does to requests what networks and stores do, by a seeded schedule.
 
-A signature covers the Host header, which is passed on as it came: so clients sign for the proxy, and the server agrees.
+A signature of S3 covers the Host header, which is passed on as it came: so clients sign for the proxy, and the server
+agrees. Where a server answers to its own name alone, that is put in its place.
 """
 
 import asyncio
@@ -111,6 +112,10 @@ class FaultProxy:
     """Of all requests."""
     refused: int = 0
     """Connections that were hung up on."""
+    answers: dict[Fault, tuple[str, str]] = field(default_factory=lambda: dict(_ANSWERS))
+    """Status and code of the faults that are answers."""
+    host: bytes | None = None
+    """In place of what clients call it."""
 
     @property
     def endpoint(self) -> str:
@@ -158,12 +163,12 @@ class FaultProxy:
 
 
 @contextmanager
-def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
+def fault_proxy(upstream: str, *, keeps_host: bool = True) -> Iterator[FaultProxy]:
     """Run a proxy in front of the server at the URL `upstream` until the block ends."""
     loop = asyncio.new_event_loop()
     address = urlsplit(upstream)
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-    proxy = FaultProxy(listener.getsockname()[1])
+    proxy = FaultProxy(listener.getsockname()[1], host=None if keeps_host else address.netloc.encode())
 
     async def serve() -> None:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -198,7 +203,9 @@ async def _handle(
         fault = proxy.schedule(Request(method, unquote(path), query))
         if fault is not None:
             proxy.done[fault] += 1
-        await _answer(fault, head + body, method, upstream, writer)
+        if proxy.host is not None:
+            head = re.sub(rb"(?i)(\r\nhost: *)[^\r]*", rb"\g<1>" + proxy.host, head)
+        await _answer(fault, proxy.answers, head + body, method, upstream, writer)
     except (OSError, asyncio.IncompleteReadError):
         pass
     finally:
@@ -207,7 +214,12 @@ async def _handle(
 
 
 async def _answer(
-    fault: Fault | None, request: bytes, method: str, upstream: tuple[str, int], writer: asyncio.StreamWriter
+    fault: Fault | None,
+    answers: dict[Fault, tuple[str, str]],
+    request: bytes,
+    method: str,
+    upstream: tuple[str, int],
+    writer: asyncio.StreamWriter,
 ) -> None:
     match fault:
         case Fault.RESET_BEFORE:
@@ -216,7 +228,7 @@ async def _answer(
             await asyncio.sleep(HANG_SECONDS)
             return _reset(writer)
         case Fault.ERROR | Fault.SLOW_DOWN | Fault.TOO_MANY | Fault.LATE | Fault.DENIED | Fault.MISSING:
-            status, code = _ANSWERS[fault]
+            status, code = answers[fault]
             text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>made by a test</Message></Error>"
             head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(text)}\r\n"
             writer.write(f"{head}Connection: close\r\n\r\n{'' if method == 'HEAD' else text}".encode())

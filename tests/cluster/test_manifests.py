@@ -248,6 +248,37 @@ def test_keys_roles_and_claims_reach_driver_and_executors() -> None:
         assert annotations["eks.amazonaws.com/role-arn"] == "arn:aws:iam::1:role/r"
 
 
+def test_pods_of_other_clouds_have_an_identity_without_keys() -> None:
+    manifests = rendered(gcs_account="orchard@p.iam.gserviceaccount.com", azure_client="0-1")
+    executor = yaml.safe_load(manifests["ConfigMap/peach-pods"]["data"]["executor.yaml"])
+    for pod in (job_of(manifests)["spec"]["template"], executor):
+        assert pod["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+    for account in ("driver", "executor"):
+        annotations = manifests[f"ServiceAccount/peach-{account}"]["metadata"]["annotations"]
+        assert annotations["iam.gke.io/gcp-service-account"] == "orchard@p.iam.gserviceaccount.com"
+        assert annotations["azure.workload.identity/client-id"] == "0-1"
+        assert "eks.amazonaws.com/role-arn" not in annotations
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/a", "abfss://photos@fruits.dfs.core.windows.net/a", "s3://bucket/a"])
+def test_addresses_of_every_cloud_are_taken(place: str) -> None:
+    assert Submission("peach", place, f"{place}/out", Settings()).arguments[1] == place
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("wasbs://photos@fruits.blob.core.windows.net/a", "write abfss://photos@fruits.dfs.core.windows.net/a"),
+        ("https://fruits.blob.core.windows.net/photos/a", "write abfss://photos@fruits.dfs.core.windows.net/a"),
+        ("hdfs://host/a", "a local path, file://, s3a://, gs:// or abfss://, not hdfs"),
+        ("/home/me/photos", "a path of this machine, which the cluster cannot see"),
+    ],
+)
+def test_of_what_the_cluster_cannot_read_it_is_said_what_to_write(place: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Submission("peach", place, "s3a://bucket/out", Settings())
+
+
 def test_only_the_number_of_executors_leaves_the_job_as_it_is() -> None:
     name = next(iter(rendered()))
     assert next(iter(rendered(executors=9))) == name

@@ -13,7 +13,7 @@ from orchard.images.sources import list_images
 from orchard.images.versions import readable, with_versions
 from orchard.layout import LISTING
 from orchard.storage import ObjectStorage, S3Options, Storage, open_storage
-from orchard.storage.s3_connection import Connection
+from orchard.storage.s3_connection import S3Connection
 
 if TYPE_CHECKING:
     from conftest import S3Server
@@ -25,18 +25,18 @@ class Requests:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
         self.asked = self.pages = 0
         monkeypatch.setattr(versions, "_PAGE", page)
-        stat, listed = ObjectStorage.stat, Connection.page
+        stat, listed = ObjectStorage.stat, S3Connection.page
 
         def count(storage: ObjectStorage, key: str) -> object:
             self.asked += 1
             return stat(storage, key)
 
-        def pages(connection: Connection, prefix: str, after: str | None) -> object:
+        def pages(connection: S3Connection, prefix: str, after: str | None) -> object:
             self.pages += 1
             return listed(connection, prefix, after)
 
         monkeypatch.setattr(ObjectStorage, "stat", count)
-        monkeypatch.setattr(Connection, "page", pages)
+        monkeypatch.setattr(S3Connection, "page", pages)
 
 
 @pytest.fixture(scope="module")

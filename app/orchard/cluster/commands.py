@@ -66,7 +66,7 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
 
 @click.command(short_help="run in a Kubernetes cluster, or by EMR on EKS")
 @click.argument("source", nargs=-1, callback=_only_one)
-@click.option("--output", "-o", required=True, help="s3a:// prefix for the results, or a path in a claim")
+@click.option("--output", "-o", required=True, help="bucket's prefix for the results, or a path in a claim")
 @click.option("--command", type=click.Choice(list(DRIVERS)), default="run", help="what the driver does  [default: run]")
 @comparison(required=False)
 @click.option("--name", default="orchard", help="name of the job  [default: orchard]")
@@ -74,6 +74,8 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
 @click.option("--image", help="image with Orchard  [default: orchard of this version]")
 @_resources
 @click.option("--s3-secret", metavar="NAME", help="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+@click.option("--gcs-account", metavar="EMAIL", help="Google service account of the pods (GKE's workload identity)")
+@click.option("--azure-client", metavar="ID", help="client id of the pods' managed identity (AKS' workload identity)")
 @click.option("--webhook-secret", metavar="NAME", help="Secret with the address of a webhook under the key url")
 @click.option("--s3-role", metavar="ARN", help="IAM role of the service accounts (IRSA)")
 @click.option(
@@ -122,6 +124,8 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
     s3_secret: str | None,
     webhook_secret: str | None,
     s3_role: str | None,
+    gcs_account: str | None,
+    azure_client: str | None,
     claims: dict[str, str],
     start_timeout: float,
     detach: bool,
@@ -170,6 +174,8 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
         s3_secret=s3_secret,
         webhook_secret=webhook_secret,
         s3_role=s3_role,
+        gcs_account=gcs_account,
+        azure_client=azure_client,
         claims=claims,
         as_json=as_json,
     )
@@ -178,8 +184,11 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
     if target == "emr-eks":
         if not (virtual_cluster_id and execution_role_arn and image):
             raise UsageError("--target emr-eks needs --virtual-cluster-id, --execution-role-arn and --image.")
-        if s3_secret or s3_role or claims:
-            raise UsageError("On EMR the execution role gives access: leave --s3-secret, --s3-role and --claim away.")
+        if s3_secret or s3_role or gcs_account or azure_client or claims:
+            raise UsageError(
+                "On EMR the execution role gives access: leave --s3-secret, --s3-role, --gcs-account, --azure-client "
+                "and --claim away."
+            )
         if webhook_secret or job.settings.bounds():
             raise UsageError(
                 "On EMR pods get no Secret of yours and the driver may not scale: leave --webhook-secret and "

@@ -14,6 +14,7 @@ from orchard.cluster.client import MANAGER
 from orchard.errors import UsageError
 from orchard.flags import DRIVERS
 from orchard.settings import Settings, as_text
+from orchard.storage import local_path, split_object_url
 
 RENDERED = Path(__file__).with_name("job.yaml")
 """Made from the chart by `make manifests`, for a release of the name `RELEASE`."""
@@ -58,6 +59,10 @@ class Submission:
     driver_memory_overhead: str | None = None
     s3_secret: str | None = None
     s3_role: str | None = None
+    gcs_account: str | None = None
+    """E-mail address of the Google service account that pods are (workload identity of GKE)."""
+    azure_client: str | None = None
+    """Client id of the managed identity that pods are (workload identity of AKS)."""
     webhook_secret: str | None = None
     """Secret with the webhook's address under the key ``url``."""
     claims: Mapping[str, str] = field(default_factory=dict)
@@ -140,15 +145,20 @@ class Submission:
 
     def _check_reachable(self, place: str) -> None:
         folder = Path(os.path.normpath(place.removeprefix("file://")))
-        if not place.startswith(("s3://", "s3a://")) and not any(map(folder.is_relative_to, self.claims.values())):
-            what = (
-                "an address that cannot be read"
-                if "://" in place
-                else "a path of this machine, which the cluster cannot see"
-            )
+        if split_object_url(place) is None and not any(map(folder.is_relative_to, self.claims.values())):
+            path = local_path(place)  # says of addresses what to write instead
             raise UsageError(
-                f"{place} is {what}: give an s3a:// address, or mount a claim that holds it with --claim NAME=/path."
+                f"{path} is a path of this machine, which the cluster cannot see: give an address such as "
+                "s3a://bucket/photos, or mount a claim that holds it with --claim NAME=/path."
             )
+
+    def identities(self) -> dict[str, str | None]:
+        """Annotations of the service accounts by which a cloud knows its pods."""
+        return {
+            "eks.amazonaws.com/role-arn": self.s3_role,
+            "iam.gke.io/gcp-service-account": self.gcs_account,
+            "azure.workload.identity/client-id": self.azure_client,
+        }
 
     @property
     def arguments(self) -> list[str]:
@@ -202,13 +212,17 @@ def render(submission: Submission, namespace: str) -> list[Manifest]:
     properties: dict[str, str] = json.loads(settings["ORCHARD_SPARK_CONF"])
     executor = _from_yaml(pods["executor.yaml"])
     _fill_pod(executor["spec"], submission)
+    if submission.azure_client:  # by this label the webhook of AKS gives a pod its token
+        for pod in (job["spec"]["template"], executor):
+            pod["metadata"].setdefault("labels", {})["azure.workload.identity/use"] = "true"
     pods["executor.yaml"] = to_yaml(executor)
     if submission.settings.bounds() is None:
         pods["executors"] = properties["spark.executor.instances"]
     else:
         _scale_by_work(pods, _one(objects, "Role", "-driver"))
-    for account in (manifest for manifest in objects if manifest["kind"] == "ServiceAccount" and submission.s3_role):
-        account["metadata"].setdefault("annotations", {})["eks.amazonaws.com/role-arn"] = submission.s3_role
+    identities = {name: value for name, value in submission.identities().items() if value}
+    for account in (manifest for manifest in objects if manifest["kind"] == "ServiceAccount" and identities):
+        account["metadata"].setdefault("annotations", {}).update(identities)
     for manifest in objects:
         manifest["metadata"]["namespace"] = namespace
         for subject in manifest.get("subjects", []):
@@ -346,7 +360,7 @@ def _fill_driver(pod: Manifest, submission: Submission) -> None:
 
 
 def _fill_pod(pod: Manifest, submission: Submission) -> None:
-    """Give driver or executor what both have: the Secret with S3's keys, the claims."""
+    """Give driver or executor what both have: the Secret with the store's keys, the claims."""
     container = _container(pod)
     if submission.s3_secret:
         container.setdefault("envFrom", []).append({"secretRef": {"name": submission.s3_secret}})

@@ -29,7 +29,7 @@ from orchard.images.decoding import Limits
 from orchard.layout import FEATURIZED, Dataset
 from orchard.output import Output
 from orchard.progress import Advance
-from orchard.storage import S3Options, read_path
+from orchard.storage import S3Options, is_object, may_read, read_path
 from orchard.vocabulary import Reason
 
 if TYPE_CHECKING:
@@ -227,9 +227,9 @@ def _check_access(path: str, images: int, s3: S3Options) -> None:
     try:
         read_path(path, s3, 0)
     except PermissionError as error:
-        allow = "s3:GetObject" if path.startswith("s3a://") else "this user to read them"
         raise AccessDenied(
-            f"none of {images:,} images may be read, such as {path} ({error.strerror}): allow {allow}, and start again."
+            f"none of {images:,} images may be read, such as {path} ({error.strerror}): "
+            f"allow {may_read(path)}, and start again."
         ) from error
     except OSError:  # another reason
         return
@@ -238,7 +238,7 @@ def _check_access(path: str, images: int, s3: S3Options) -> None:
 def _common_folder(paths: pa.ChunkedArray) -> str | None:
     """Return the folder that holds all `paths`; None if one is an object."""
     ends = [str(path) for path in pc.min_max(paths).as_py().values()]  # what these two share, all do
-    return None if any(path.startswith("s3a://") for path in ends) else os.path.commonpath(map(os.path.dirname, ends))
+    return None if any(map(is_object, ends)) else os.path.commonpath(map(os.path.dirname, ends))
 
 
 class _Reports:

@@ -26,7 +26,7 @@ from orchard.features import efficientnet_lite
 from orchard.features.backbones import DEFAULT_BACKBONE, Backbone, Preprocessing
 from orchard.files import digest_of
 from orchard.layout import TUNED
-from orchard.storage import S3Options, open_storage, split_s3_url
+from orchard.storage import S3Options, may_read, open_storage, split_object_url
 
 if TYPE_CHECKING:
     import keras
@@ -82,11 +82,11 @@ def locate(backbone: Backbone, weights: str = "imagenet", *, seed: int = 0) -> W
 def brought(backbone: Backbone, weights: str, s3: S3Options) -> str:
     """Bring weights that lie in a bucket to this machine; return what `locate` finds them by.
 
-    ``weights`` may be an ``s3a://`` address, and so may ``KERAS_HOME``, which then names a copy for this process and
+    ``weights`` may be an object's address, and so may ``KERAS_HOME``, which then names a copy for this process and
     those that it starts. Raises UsageError for an object that is not there, and AccessDenied and StorageError as the
     store does.
     """
-    if split_s3_url(weights):
+    if split_object_url(weights):
         folder, _, name = weights.rpartition("/")
         target = _scratch() / hashlib.blake2b(folder.encode(), digest_size=8).hexdigest() / name
         if not target.is_file() and not _copy(folder, name, target, s3):
@@ -95,7 +95,7 @@ def brought(backbone: Backbone, weights: str, s3: S3Options) -> str:
             )
         return str(target)
     home = os.environ.get("KERAS_HOME", "")
-    if weights == "imagenet" and backbone.in_keras and split_s3_url(home):
+    if weights == "imagenet" and backbone.in_keras and split_object_url(home):
         name = f"models/{backbone.weights_filename()}"
         if _copy(home, name, _scratch() / "keras" / name, s3):
             os.environ["KERAS_HOME"] = str(_scratch() / "keras")
@@ -108,7 +108,7 @@ def _copy(folder: str, name: str, target: Path, s3: S3Options) -> bool:
     except FileNotFoundError:
         return False
     except PermissionError as error:
-        raise AccessDenied(f"{folder}/{name} may not be read ({error.strerror}): allow s3:GetObject.") from error
+        raise AccessDenied(f"{folder}/{name} may not be read ({error.strerror}): allow {may_read(folder)}.") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content)
     return True
@@ -140,7 +140,7 @@ def keras_homes() -> list[Path]:
     """The folders where Keras keeps its files, in the order in which they are looked into."""
     homes = [Path.home() / ".keras"]
     home = os.environ.get("KERAS_HOME")
-    if home and not split_s3_url(home):
+    if home and not split_object_url(home):
         homes.insert(0, Path(home).expanduser())
     return homes
 

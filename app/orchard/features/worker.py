@@ -201,7 +201,7 @@ def check_folders(job: Job) -> None:
     if missing:
         raise StorageError(
             f"{missing[0]} of the driver is not there on executor {socket.gethostname()}: "
-            "mount its volume in the executors too, or use s3a://."
+            "mount its volume in the executors too, or use a bucket."
         )
 
 

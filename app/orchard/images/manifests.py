@@ -22,7 +22,7 @@ from orchard.images.columns import as_text
 from orchard.images.kinds import KindFrom, kinds_of
 from orchard.images.places import placed, split_named
 from orchard.layout import CARRIED, LISTING
-from orchard.storage import LocalStorage, local_path, split_s3_url
+from orchard.storage import SPELLED, LocalStorage, is_object, local_path, split_object_url
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -194,7 +194,7 @@ def _from_paths(
     for text in texts:
         if "://" in text and not text.startswith("file:") and (scheme := _SCHEME.match(text)):
             # Keys are taken literally; of addresses that are not read, reading will say so.
-            paths.append(f"s3a{text[scheme.end(1) :]}" if scheme[1] == "s3" else text)
+            paths.append(f"{SPELLED.get(scheme[1], scheme[1])}{text[scheme.end(1) :]}")
             continue
         head, slash, name = text.rpartition("/")
         if head not in known:
@@ -228,17 +228,17 @@ def _group_column(table: pa.Table, group_by: str | None) -> str | None:
 
 def _from_windows(texts: list[str], folder: str) -> list[str]:
     """Paths with the slashes of this system, unless files are really named with backslashes."""
-    if split_s3_url(folder) is None and LocalStorage(folder).stat(texts[0]) is not None:
+    if split_object_url(folder) is None and LocalStorage(folder).stat(texts[0]) is not None:
         return texts
     return [text.replace("\\", "/") for text in texts]
 
 
 def _resolved(folder: str, base: str) -> str:
-    """The absolute folder, or ``s3a://bucket/…``, that ``folder`` means in a manifest that lies in ``base``."""
+    """The absolute folder, or that of a bucket, that ``folder`` means in a manifest that lies in ``base``."""
     if folder.startswith(("/", "file:")):
         return str(local_path(folder))
-    scheme, root = ("s3a://", base.removeprefix("s3a://")) if base.startswith("s3a://") else ("", base)
-    return scheme + posixpath.normpath(posixpath.join(root, folder))
+    scheme, slashes, root = base.partition("://") if is_object(base) else ("", "", base)
+    return scheme + slashes + posixpath.normpath(posixpath.join(root, folder))
 
 
 def _splits(values: list[str | None], url: str) -> pa.Array:

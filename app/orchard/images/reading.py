@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 
 from orchard.images.decoding import Limits, Rejection
-from orchard.storage import S3Options, read_path
+from orchard.storage import S3Options, is_object, read_path
 from orchard.vocabulary import Reason
 
 # Objects that are read ahead; a local file needs none (0.02 ms from the page cache).
@@ -25,7 +25,7 @@ def contents(images: pa.Table, limits: Limits, s3: S3Options) -> Iterator[bytes 
             return Rejection(Reason.UNREADABLE, error.strerror or type(error).__name__)
 
     paths, sizes = images["path"].to_pylist(), images["size"].to_pylist()
-    if not any(path.startswith("s3a://") for path in paths):
+    if not any(map(is_object, paths)):
         yield from map(read, paths, sizes)
         return
     with ThreadPoolExecutor(READ_AHEAD) as readers:

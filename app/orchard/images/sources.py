@@ -41,10 +41,11 @@ from orchard.storage import (
     LocalStorage,
     S3Options,
     Storage,
+    is_object,
     local_path,
     open_storage,
     readable_path,
-    split_s3_url,
+    split_object_url,
 )
 
 _LOG = COMMITS.partition("/")[0]  # what every output holds
@@ -96,10 +97,10 @@ def list_images(
     """Every image of ``source`` with its label, kind and split, as far as folders or a manifest tell them.
 
     Args:
-        source: A folder, ``file://`` URL, ``s3a://bucket/prefix``; a pattern of these (``*``, ``?``, ``[a-z]``,
-            ``{a,b}`` within a folder's or file's name, ``**`` across folders; a folder that it names is taken whole;
-            something that exists under exactly this name comes first); one image; or a manifest, see `read_manifest`.
-            Or several of these, of which each image says which one lists it.
+        source: A folder, ``file://`` URL, a bucket's prefix (``s3a://``, ``gs://``, ``abfss://``); a pattern of these
+            (``*``, ``?``, ``[a-z]``, ``{a,b}`` within a folder's or file's name, ``**`` across folders; a folder that
+            it names is taken whole; something that exists under exactly this name comes first); one image; or a
+            manifest, see `read_manifest`. Or several of these, of which each image says which one lists it.
         s3: Where the object store is.
         limit: At most so many images, a seeded sample shared out by label and split; None: all.
         labels: Only these; None: all.
@@ -300,14 +301,14 @@ def check_apart(source: str | Sequence[str], output: str) -> None:
             check_apart(one, output)
         return
     fixed, pattern = _split_pattern(source)
-    is_pattern = pattern is not None and (split_s3_url(source) is not None or not local_path(source).exists())
+    is_pattern = pattern is not None and (split_object_url(source) is not None or not local_path(source).exists())
     if _is_same(source, output) or (is_pattern and _is_same(fixed, output)):
         raise UsageError(f"{output} is where the images are: choose another --output, such as a folder in it.")
 
 
 def _is_same(one: str, other: str) -> bool:
-    if split_s3_url(one) or split_s3_url(other):
-        return split_s3_url(one) == split_s3_url(other)
+    if split_object_url(one) or split_object_url(other):
+        return split_object_url(one) == split_object_url(other)
     real, another = (local_path(url).resolve() for url in (one, other))
     try:
         return real.samefile(another)
@@ -325,11 +326,11 @@ def _opened(source: str, s3: S3Options) -> tuple[Storage, re.Pattern[str] | str 
         if path.exists():
             return open_storage(str(path.parent), s3), path.name
     else:
-        _, key = split_s3_url(source) or ("", "")
+        location = split_object_url(source)
         folder, _, name = storage.url.rpartition("/")
         if next(storage.list(), None) is not None:
             return storage, None
-        if key and open_storage(folder, s3).exists(name):
+        if location and location.key and open_storage(folder, s3).exists(name):
             return open_storage(folder, s3), name
     fixed, pattern = _split_pattern(storage.url)
     if pattern is None:
@@ -488,7 +489,7 @@ class _Lister:
 
 def _name(root: str) -> str:
     """The last folder's name; none of a bucket."""
-    return "" if re.fullmatch(r"s3a://[^/]*", root) else root.rpartition("/")[2]
+    return "" if is_object(root) and root.count("/") == 2 else root.rpartition("/")[2]
 
 
 def _no_images(storage: Storage, entries: list[Entry]) -> set[str]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard.errors import AccessDenied, InputError
-from orchard.storage import Entry, LocalStorage, S3Options, Storage, open_storage, read_path, split_s3_url
+from orchard.storage import Entry, LocalStorage, S3Options, Storage, open_storage, read_path, split_object_url
 
 # Objects are some 10 ms away; each thread waits for one.
 _THREADS = 32
@@ -65,8 +65,8 @@ def _asked(paths: list[str], s3: S3Options) -> tuple[dict[str, Entry], list[str]
     """What is known of each path that is there, and the paths that are not."""
     places: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        if location := split_s3_url(path):
-            places[f"s3a://{location[0]}"].append(path)
+        if location := split_object_url(path):
+            places[location.root].append(path)
         elif path.startswith("/"):
             places["/"].append(path)
     found: dict[str, Entry] = {}

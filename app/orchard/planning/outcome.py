@@ -23,6 +23,7 @@ from orchard.planning.costs import STAGES, Rates, Work, corrections, estimates, 
 from orchard.planning.kernels import picture_seconds, speeds
 from orchard.planning.work import work_of
 from orchard.settings import Settings
+from orchard.storage import is_object
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Expectation:
             slots: tasks that run at once.
             tuned: whether the run has tuned the network before.
         """
-        first = _First(result, is_local=not to_do["path"][0].as_py().startswith("s3a://"))
+        first = _First(result, is_local=not is_object(to_do["path"][0].as_py()))
         thread = ThreadPoolExecutor(1, thread_name_prefix="orchard-plan")
         asked = {"views": identity["views"], "test_views": str(identity["test_views"])}
         settings = self._settings.model_copy(update=asked)

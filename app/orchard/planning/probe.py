@@ -32,6 +32,7 @@ from orchard.layout import REJECTED
 from orchard.planning import process
 from orchard.planning.process import Request, Result
 from orchard.settings import Settings
+from orchard.storage import is_object
 from orchard.vocabulary import Fit
 
 IMAGES, LEAST_IMAGES = 64, 16
@@ -106,7 +107,7 @@ def measure(
         mostly = sentence(commonest_kinds(rejected)[0])
         raise InputError(f"None of the {rejected.num_rows} images that were tried can be decoded; {mostly}.")
     # Objects are read ahead, while the images before them are worked on.
-    ahead = any(path.startswith("s3a://") for path in tried["path"].to_pylist())
+    ahead = any(is_object(path) for path in tried["path"].to_pylist())
     took = [max(r.seconds, r.read_seconds) if ahead else r.seconds + r.read_seconds for r in results]
     each = [took_one / result.images for took_one, result in zip(took, results, strict=True)]
     mean = sum(took) / sum(result.images for result in results)

@@ -14,7 +14,7 @@ from orchard.storage import aws
 
 @dataclass(frozen=True)
 class S3Options:
-    """Where the object store is; credentials are not part of it: every process asks the standard AWS chain.
+    """Where the object stores are; credentials are not part of it: every process finds its own.
 
     Attributes:
         endpoint: URL of an S3-compatible server; None: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL`` or the
@@ -23,25 +23,40 @@ class S3Options:
         path_style: whether the bucket is in the URL's path rather than in its host name; None: where there is
             an endpoint.
         timeout: seconds for which the store may fail to answer before that is an error; until then it is asked again.
+        gcs_endpoint: URL of what answers as Google Cloud Storage does; None: ``STORAGE_EMULATOR_HOST``, else Google's.
+        azure_endpoint: URL of an account's blob service; None: ``AZURE_STORAGE_ENDPOINT``, else Azure's.
     """
 
     endpoint: str | None = None
     region: str | None = None
     path_style: bool | None = None
     timeout: float = 20.0
+    gcs_endpoint: str | None = None
+    azure_endpoint: str | None = None
 
     def resolved(self) -> "S3Options":
         """These options with this process' environment filled in, so that workers need not have it."""
         env = os.environ.get
-        endpoint = self.endpoint or aws.endpoint()
-        if endpoint is not None and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", endpoint):
-            raise UsageError(f"the S3 endpoint {endpoint!r} is no URL of the form http(s)://host[:port][/path].")
+        endpoint = _checked("S3", self.endpoint or aws.endpoint())
+        emulator = env("STORAGE_EMULATOR_HOST") or None
+        if emulator and "://" not in emulator:  # as Google's own tools have it
+            emulator = f"http://{emulator}"
         return replace(
             self,
-            endpoint=endpoint.rstrip("/") if endpoint else None,
+            endpoint=endpoint,
             region=self.region or env("AWS_REGION") or env("AWS_DEFAULT_REGION") or aws.region() or "us-east-1",
             path_style=endpoint is not None if self.path_style is None else self.path_style,
+            gcs_endpoint=_checked("GCS", self.gcs_endpoint or emulator),
+            azure_endpoint=_checked("Azure", self.azure_endpoint or env("AZURE_STORAGE_ENDPOINT") or None),
         )
+
+
+def _checked(store: str, endpoint: str | None) -> str | None:
+    if endpoint is None:
+        return None
+    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", endpoint):
+        raise UsageError(f"the {store} endpoint {endpoint!r} is no URL of the form http(s)://host[:port][/path].")
+    return endpoint.rstrip("/")
 
 
 class Entry(NamedTuple):
@@ -64,7 +79,7 @@ class Storage(Protocol):
 
     @property
     def url(self) -> str:
-        """``/absolute/folder`` or ``s3a://bucket/prefix``, without a slash at the end."""
+        """``/absolute/folder``, ``s3a://bucket/prefix`` or another store's, without a slash at the end."""
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every file below the folder ``prefix``, at any depth and of any name; nothing if it is missing."""
@@ -91,7 +106,7 @@ class Storage(Protocol):
         """Write the file if there is none, atomically against other writers; False if there is one."""
 
     def move(self, source: str, target: str) -> None:
-        """Rename; replaces ``target``; done already if only ``target`` is there. On S3 a copy and a deletion."""
+        """Rename; replaces ``target``; done already if only ``target`` is there. In a bucket a copy and a deletion."""
 
     def copy(self, source: str, target: str) -> None:
         """Make ``target``, replacing it, of the content of ``source``, which is never changed in place afterwards."""

@@ -1,4 +1,4 @@
-"""A bucket of Amazon S3, or of a server that speaks its protocol, as a storage.
+"""A bucket of Amazon S3 (or of a server that speaks its protocol), Google Cloud Storage or Azure Storage as a storage.
 
 Every operation goes through `ObjectStorage._try`, which asks again while the store does not answer.
 """
@@ -19,8 +19,10 @@ from obstore.exceptions import AlreadyExistsError
 from orchard import interruption
 from orchard.errors import AccessDenied, OrchardError, StorageError, in_driver_pod
 from orchard.storage import s3_errors as errors
+from orchard.storage.addresses import Location
+from orchard.storage.connection import Connection
 from orchard.storage.interface import Entry, S3Options
-from orchard.storage.s3_connection import Connection, Health, connect, health, reconnect
+from orchard.storage.s3_connection import Health, connect, health, reconnect
 
 log = logging.getLogger(__name__)
 
@@ -37,22 +39,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ObjectStorage:
-    """A bucket, or a prefix in it, on Amazon S3 or a server that speaks its protocol."""
+    """A bucket, or a prefix in it."""
 
     bucket: str
     prefix: str
     s3: S3Options
+    scheme: str = "s3a"
 
     @property
     def url(self) -> str:
-        """``s3a://bucket/prefix``."""
-        return f"s3a://{self.bucket}/{self.prefix}".rstrip("/")
+        """``s3a://bucket/prefix``, or another store's."""
+        return Location(self.scheme, self.bucket, self.prefix).url
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """See `Storage`. Empty objects with a slash at the end, which stand for folders, are left out."""
+        found = self._pages(prefix)
+        return found if self.scheme == "s3a" else _without_folders(found)
+
+    def _pages(self, prefix: str) -> Iterator[Entry]:
         folder = self._key(prefix).strip("/")
         strip = len(self.prefix) + 1 if self.prefix else 0
-        token: str | None = None
+        token: object | None = None
         while True:
             page = self._try(lambda at: at.page(f"{folder}/" if folder else "", token), prefix)  # noqa: B023
             for key, size, tag in page.objects:
@@ -110,7 +117,11 @@ class ObjectStorage:
         self._try_to_write(lambda at: obstore.put(at.store, self._key(key), view, use_multipart=parts), key)
 
     def create(self, key: str, data: bytes) -> bool:
-        """See `Storage`. Needs a store that knows ``If-None-Match``, as Amazon S3 does since 2024."""
+        """See `Storage`.
+
+        Needs a store that knows ``If-None-Match``, as Azure does, and Amazon S3 since 2024; Google's has a condition of
+        its own.
+        """
 
         def put(at: Connection) -> bool:
             try:
@@ -137,13 +148,13 @@ class ObjectStorage:
 
     def copy(self, source: str, target: str) -> None:
         """See `Storage`."""
-        self._try_to_write(lambda at: obstore.copy(at.store, self._key(source), self._key(target)), target, source)
+        self._try_to_write(lambda at: at.copy(self._key(source), self._key(target)), target, source)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See `Storage`. A thousand to a request, several requests at a time."""
+        """See `Storage`. On S3 a thousand to a request, several requests at a time."""
         paths = [self._key(key) for key in keys]
         if paths:
-            self._try_to_write(lambda at: obstore.delete(at.store, paths), paths[0])
+            self._try_to_write(lambda at: at.delete(paths), paths[0])
 
     def clean(self, staging: str) -> None:
         """See `Storage`. A write that is cut off leaves nothing here, and there are no folders."""
@@ -156,11 +167,11 @@ class ObjectStorage:
 
         Raises what `Storage` says for ``key``.
         """
-        state, started = health(self.bucket, self.s3.endpoint), time.monotonic()
+        state, started = health(self.scheme, self.bucket, self.s3), time.monotonic()
         seconds, renewed = 0.2, False
         while True:
             try:
-                result = operation(connect(self.bucket, self.s3))
+                result = operation(connect(self.bucket, self.s3, self.scheme))
             except Exception as error:
                 if errors.answers(error) and not errors.passes(error):
                     state.answers()
@@ -172,7 +183,7 @@ class ObjectStorage:
                 if not errors.passes(error) or left <= 0:
                     raise self._failure(error, key) from error
                 if state.is_to_be_told():
-                    where = errors.place(self.s3.resolved())
+                    where = errors.place(self.s3.resolved(), self.scheme, self.bucket)
                     why = f"{where} does not answer ({errors.reason(error)}): trying for {left:.0f} s more"
                     log.warning("%s", why, extra={"fields": {"reason": why}})
                 interruption.wait(min(left, seconds * random.uniform(0.5, 1)))  # noqa: S311 -- not all at the same time
@@ -200,19 +211,37 @@ class ObjectStorage:
         except FileNotFoundError:
             if source is not None:
                 raise
-            raise StorageError(f"{self.url}/{key} cannot be written (no such object): check the bucket.") from None
+            raise self._unwritten(key, "no such object") from None
         except PermissionError as error:
             raise AccessDenied(
                 f"{self.url}/{key} may not be changed with these credentials ({error.strerror}): "
-                "allow s3:PutObject and s3:DeleteObject."
+                f"allow {errors.WORDS[self.scheme].writing}."
             ) from error
         except OSError as error:
-            raise StorageError(f"{self.url}/{key} cannot be written ({error.strerror}): check the bucket.") from error
+            raise self._unwritten(key, error.strerror) from error
 
     def _failure(self, error: Exception, key: str) -> Exception:
         if isinstance(error, OrchardError) and not isinstance(error, AccessDenied):
             return error
-        return errors.store_failure(error, self.s3, self.bucket) or errors.key_failure(error, f"{self.url}/{key}")
+        found = errors.store_failure(error, self.s3, self.bucket, self.scheme)
+        return found or errors.key_failure(error, f"{self.url}/{key}")
+
+    def _unwritten(self, key: str, why: str | None) -> StorageError:
+        kind = errors.WORDS[self.scheme].bucket
+        return StorageError(f"{self.url}/{key} cannot be written ({why}): check the {kind}.")
+
+
+def _without_folders(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """All but empty objects that stand for a folder: obstore leaves out the slash, and what is in it comes next."""
+    empty: Entry | None = None
+    for entry in entries:
+        if empty is not None and not entry.key.startswith(f"{empty.key}/"):
+            yield empty
+        empty = None if entry.size else entry
+        if entry.size:
+            yield entry
+    if empty is not None:
+        yield empty
 
 
 class _Ranges(io.RawIOBase):

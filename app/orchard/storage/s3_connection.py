@@ -2,33 +2,30 @@
 
 import functools
 import os
-import re
 import time
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import obstore
 from obstore.store import S3Store
 
 from orchard.storage import aws
+from orchard.storage.clouds import AzureConnection, GoogleConnection
+from orchard.storage.connection import ODD, RETRIES, Connection, Page, client
 from orchard.storage.interface import S3Options
 from orchard.storage.s3_errors import is_mute
-from orchard.storage.s3_requests import Page, Requests
+from orchard.storage.s3_requests import Requests
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Config
+    from obstore.store import S3Config
 
-# Keys that obstore takes for others, or not at all: an empty part, "." or "..", a control character.
-_ODD = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
 _UNTOLD_SECONDS, _TOLD_SECONDS = 1.0, 15.0
 # A store that nobody asked for so long may have answered meanwhile.
 _FORGET_SECONDS = 60.0
 
 
-def connect(bucket: str, s3: S3Options) -> "Connection":
+def connect(bucket: str, s3: S3Options, scheme: str = "s3a") -> Connection:
     """One connection pool for each bucket and process. Raises AccessDenied without credentials."""
-    return _connect(bucket, replace(s3, timeout=0))
+    return _connect(bucket, replace(s3, timeout=0), scheme)
 
 
 def reconnect() -> None:
@@ -37,15 +34,19 @@ def reconnect() -> None:
 
 
 @functools.cache
-def _connect(bucket: str, s3: S3Options) -> "Connection":
-    return Connection(bucket, s3.resolved())
+def _connect(bucket: str, s3: S3Options, scheme: str) -> Connection:
+    kinds: dict[str, type[S3Connection | GoogleConnection | AzureConnection]] = {
+        "s3a": S3Connection,
+        "gs": GoogleConnection,
+        "abfss": AzureConnection,
+    }
+    return kinds[scheme](bucket, s3.resolved())
 
 
-class Connection:
-    """obstore, and what it lacks, for one bucket. Errors are as they come: `s3_errors` reads them.
+class S3Connection(Connection):
+    """obstore, and what it lacks, for one bucket of S3.
 
     Attributes:
-        store: obstore's, for ordinary keys.
         requests: for listings, and for keys of any kind.
     """
 
@@ -62,69 +63,56 @@ class Connection:
         config: S3Config = {"region": region, "virtual_hosted_style_request": not s3.path_style}
         if s3.endpoint:
             config["endpoint"] = endpoint if s3.path_style else root  # obstore wants the bucket in it then
-        client: ClientConfig = {
-            "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": timedelta(seconds=3),
-            "read_timeout": timedelta(seconds=60),
-            "timeout": timedelta(seconds=120),  # the slowest 64 MiB image still arrives at 5 Mbit/s
-        }
+        options = client(endpoint)
         if certificates:
-            client["root_certificate"] = certificates
+            options["root_certificate"] = certificates
         self.requests = Requests(root, region, credentials, certificates)
         self.store = S3Store(
             bucket,
             config=config,
-            client_options=client,
+            client_options=options,
             credential_provider=credentials,
-            # For a hiccup; after this, `ObjectStorage` goes on, and says so.
-            retry_config={
-                "max_retries": 4,
-                "backoff": {
-                    "init_backoff": timedelta(milliseconds=100),
-                    "max_backoff": timedelta(seconds=1),
-                    "base": 2,
-                },
-                "retry_timeout": timedelta(seconds=3),
-            },
+            retry_config=RETRIES,
         )
 
-    def page(self, prefix: str, after: str | None) -> Page:
+    def page(self, prefix: str, after: object | None) -> Page:
         """See `Requests`."""
         return self.requests.page(prefix, after)
 
     def get(self, key: str, max_bytes: int | None) -> bytes | None:
         """The whole object; None if it is longer than ``max_bytes``."""
-        if _ODD.search(key):
-            too_long = max_bytes is not None and self.head(key)[0] > max_bytes
-            return None if too_long else self.requests.send("GET", key).data
-        result = obstore.get(self.store, key)
-        too_long = max_bytes is not None and result.meta["size"] > max_bytes
-        return None if too_long else result.bytes().to_bytes()
+        if not ODD.search(key):
+            return super().get(key, max_bytes)
+        too_long = max_bytes is not None and self.head(key)[0] > max_bytes
+        return None if too_long else self.requests.send("GET", key).data
 
     def range(self, key: str, start: int, length: int) -> bytes:
         """Some bytes of an object, fewer if it ends before."""
-        if _ODD.search(key):
-            answer = self.requests.send("GET", key, headers={"Range": f"bytes={start}-{start + length - 1}"})
-            return answer.data if answer.status == 206 else answer.data[start : start + length]
-        return obstore.get_range(self.store, key, start=start, length=length).to_bytes()
+        if not ODD.search(key):
+            return super().range(key, start, length)
+        answer = self.requests.send("GET", key, headers={"Range": f"bytes={start}-{start + length - 1}"})
+        return answer.data if answer.status == 206 else answer.data[start : start + length]
 
     def head(self, key: str) -> tuple[int, str]:
         """Bytes and ETag of an object."""
+        if not ODD.search(key):
+            return super().head(key)
         try:
-            if _ODD.search(key):
-                headers = self.requests.send("HEAD", key).headers
-                return int(headers["Content-Length"]), headers.get("ETag", "").strip('"')
-            found = obstore.head(self.store, key)
-            return found["size"], (found["e_tag"] or "").strip('"')
+            headers = self.requests.send("HEAD", key).headers
         except Exception as error:
             if is_mute(error):
                 self.range(key, 0, 1)  # it says why
             raise
+        return int(headers["Content-Length"]), headers.get("ETag", "").strip('"')
+
+
+def health(scheme: str, bucket: str, s3: S3Options) -> "Health":
+    """One for each bucket and process."""
+    return _health(scheme, bucket, s3.endpoint, s3.gcs_endpoint, s3.azure_endpoint)
 
 
 @functools.cache
-def health(bucket: str, endpoint: str | None) -> "Health":  # noqa: ARG001 -- they are the cache's key
-    """One for each bucket and process."""
+def _health(*_: str | None) -> "Health":
     return Health()
 
 

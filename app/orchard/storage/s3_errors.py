@@ -4,7 +4,9 @@ obstore's exceptions carry the server's answer as text alone, and few of them ar
 PermissionDeniedError is no PermissionError), so this reads the text.
 """
 
+import os
 import re
+from dataclasses import dataclass
 
 from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
 
@@ -12,12 +14,70 @@ from orchard.errors import AccessDenied, BucketMissing, OrchardError, StorageErr
 from orchard.storage.aws import Unreachable
 from orchard.storage.interface import S3Options
 
+
+@dataclass(frozen=True)
+class Words:
+    """What sentences call things in one kind of store.
+
+    Attributes:
+        bucket: what holds objects.
+        none: what to do where there are no credentials.
+        keys: what to check where they are refused.
+        reading, writing, listing: what to allow.
+    """
+
+    bucket: str
+    none: str
+    keys: str
+    reading: str
+    writing: str
+    listing: str
+
+
+WORDS = {
+    "s3a": Words(
+        "bucket",
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the pod or machine a role.",
+        "check AWS_ACCESS_KEY_ID and its secret",
+        reading="s3:GetObject",
+        writing="s3:PutObject and s3:DeleteObject",
+        listing="s3:ListBucket",
+    ),
+    "gs": Words(
+        "bucket",
+        "set GOOGLE_APPLICATION_CREDENTIALS, log in (gcloud auth application-default login),"
+        " or give the pod or machine a service account.",
+        "check the service account or its key, or log in (gcloud auth application-default login)",
+        reading="storage.objects.get (the role Storage Object Viewer)",
+        writing="storage.objects.create and storage.objects.delete (the role Storage Object User)",
+        listing="storage.objects.list (the role Storage Object Viewer)",
+    ),
+    "abfss": Words(
+        "container",
+        "set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, log in (az login) and set AZURE_USE_AZURE_CLI=true,"
+        " or give the pod or machine a managed identity.",
+        "check the account's key, token or identity, and its network rules",
+        reading="the role Storage Blob Data Reader",
+        writing="the role Storage Blob Data Contributor",
+        listing="the role Storage Blob Data Reader",
+    ),
+}
+# obstore's words before it has asked the store.
+_IDENTITY = re.compile(
+    r"Generic \w+ error: (Error performing token request|Error reading federated token file|.*service account file"
+    r"|'az account get-access-token'|Invalid Access Key)"
+)
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 _BAD_CREDENTIALS = {
     "AccountProblem",
+    "AuthenticationFailed",
+    "AuthorizationFailure",  # Azure: the account's network rules; Azurite: the key
     "ExpiredToken",
     "InvalidAccessKeyId",
+    "InvalidAuthenticationInfo",
     "InvalidClientTokenId",
     "InvalidToken",
+    "NoAuthenticationInformation",
     "NotSignedUp",
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
@@ -30,8 +90,10 @@ _BUSY = {
     "ConditionalRequestConflict",
     "InternalError",
     "OperationAborted",
+    "PendingCopyOperation",
     "RequestLimitExceeded",
     "RequestTimeout",
+    "ServerBusy",
     "ServiceUnavailable",
     "SlowDown",
     "Throttling",
@@ -71,6 +133,8 @@ def passes(error: Exception) -> bool:
         return True
     if isinstance(error, OrchardError | SSLError) or _distrusted(error):
         return False
+    if _is_of_identity(text):  # a pod's may not be there yet; a machine that has none will have none
+        return "KUBERNETES_SERVICE_HOST" in os.environ
     if isinstance(error, HTTPError) or "HTTP error" in text or "operation timed out" in text:
         return True
     return _status(text) in _BUSY_STATUS or code(error) in _BUSY
@@ -110,52 +174,57 @@ def reason(error: Exception) -> str:
     return code(error) or (status[1].strip() if status else "no connection")
 
 
-def store_failure(error: Exception, s3: S3Options, bucket: str) -> StorageError | None:
+def store_failure(error: Exception, s3: S3Options, bucket: str, scheme: str) -> StorageError | None:
     """The StorageError for what ails the whole store; None if ``error`` may concern one key only."""
     if isinstance(error, StorageError) and not isinstance(error, AccessDenied):
         return error
     s3 = s3.resolved()
-    return _refusal(error, place(s3), bucket) or _trouble(error, place(s3), bucket, s3.region)
+    where, words = place(s3, scheme, bucket), WORDS[scheme]
+    named = f"{words.bucket} {bucket}"
+    return _refusal(error, where, named, words) or _trouble(error, where, named, s3.region)
 
 
-def _refusal(error: Exception, where: str, bucket: str) -> StorageError | None:
+def _refusal(error: Exception, where: str, bucket: str, words: Words) -> StorageError | None:
     """What no second try mends."""
     text, name, status = _text(error), code(error), _status(_text(error))
+    if _is_of_identity(text):
+        text = f"{words.none.rstrip('.')} ({text.partition('error: ')[2].partition(' in ')[0].strip()[:200]})."
+        error = AccessDenied(text)
     if isinstance(error, AccessDenied) or f"{_PROVIDER}{AccessDenied.__name__}" in text:
         cause = text.rpartition(f"{AccessDenied.__name__}: ")[2]
-        return AccessDenied(f"no credentials for bucket {bucket} at {where}: {cause}")
-    if name == "NoSuchBucket":
-        return BucketMissing(f"bucket {bucket} does not exist at {where}: check its name or create it.")
+        return AccessDenied(f"no credentials for {bucket} at {where}: {cause}")
+    if name in _NO_BUCKET:
+        return BucketMissing(f"{bucket} does not exist at {where}: check its name or create it.")
     if name in _BAD_CREDENTIALS or status == 401:
-        return AccessDenied(f"{where} refuses the credentials ({name or 401}): check AWS_ACCESS_KEY_ID and its secret.")
+        return AccessDenied(f"{where} refuses the credentials ({name or 401}): {words.keys}.")
     if name == "RequestTimeTooSkewed":
         return AccessDenied(f"{where} refuses the credentials ({name}): set this machine's clock.")
     if "list request" in text and status == 403:
-        return AccessDenied(f"bucket {bucket} may not be listed with these credentials: allow s3:ListBucket.")
+        return AccessDenied(f"{bucket} may not be listed with these credentials: allow {words.listing}.")
     return None
 
 
 def _trouble(error: Exception, where: str, bucket: str, region: str | None) -> StorageError | None:
     text, name, status = _text(error), code(error), _status(_text(error))
     if name in _OTHER_REGION or status == 301 or "redirect without LOCATION" in text:
-        sentence = f"bucket {bucket} is not in region {region}: set the bucket's region."
+        sentence = f"{bucket} is not in region {region}: set the bucket's region."
     elif isinstance(error, SSLError) or _distrusted(error):
         sentence = f"the certificate of {where} is not trusted: name the file of its authority in AWS_CA_BUNDLE."
     elif isinstance(error, Unreachable) or f"{_PROVIDER}{Unreachable.__name__}" in text:
         cause = text.rpartition(f"{Unreachable.__name__}: ")[2][:200]
-        sentence = f"the service that gives out the credentials for bucket {bucket} does not answer: {cause}."
+        sentence = f"the service that gives out the credentials for {bucket} does not answer: {cause}."
     elif names_nobody(error):
         sentence = f"{where} does not answer: its name does not resolve, check the endpoint and the network."
     elif passes(error) and not status:
         sentence = f"{where} does not answer: check the endpoint and the network, and that the server runs."
     elif isinstance(error, ValueError) or "path segment" in text:
-        sentence = f"bucket {bucket}: {text[:200]}: rename the key, no part of it may be empty, '.' or '..'."
+        sentence = f"{bucket}: {text[:200]}: rename the key, no part of it may be empty, '.' or '..'."
     elif isinstance(error, FileNotFoundError) or (
         400 <= status < 500 and not passes(error) and "list request" not in text
     ):
         return None
     else:
-        sentence = f"{where} failed for bucket {bucket} ({_detail(text, name)}): try again, or look at the server."
+        sentence = f"{where} failed for {bucket} ({_detail(text, name)}): try again, or look at the server."
     return StorageError(sentence)
 
 
@@ -170,9 +239,19 @@ def key_failure(error: Exception, url: str) -> OSError:
     return OSError(5, f"the store refuses it{_said(text) or f' ({_detail(text, name)})'}", url)
 
 
-def place(s3: S3Options) -> str:
+def place(s3: S3Options, scheme: str, bucket: str) -> str:
     """The store's name in a sentence."""
+    if scheme == "gs":
+        return s3.gcs_endpoint or "Google Cloud Storage"
+    if scheme == "abfss":
+        account = bucket.rpartition("@")[2].partition(".")[0]
+        return s3.azure_endpoint or f"Azure Storage, account {account},"
     return s3.endpoint or f"Amazon S3 in {s3.region}"
+
+
+def _is_of_identity(text: str) -> bool:
+    """Whether obstore failed to get a token, before it asked the store."""
+    return _IDENTITY.match(text) is not None
 
 
 def _detail(text: str, name: str) -> str:

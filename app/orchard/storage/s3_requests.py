@@ -9,7 +9,7 @@ import re
 import ssl
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -18,6 +18,7 @@ import urllib3
 
 from orchard.errors import StorageError
 from orchard.storage.aws import Credentials
+from orchard.storage.connection import Found, Page
 from orchard.storage.s3_errors import Refused
 
 # What is no XML, though stores that do not know encoding-type=url send it; tab and line ends are.
@@ -25,21 +26,6 @@ _NO_XML = re.compile(
     rb"&#0*(?:[0-8]|1[1-24-9]|2\d|3[01]|x0*(?:[0-8bcefBCEF]|1[0-9a-fA-F]));|[\x00-\x08\x0b\x0c\x0e-\x1f]"
 )
 _NONE: Mapping[str, str] = {}
-
-
-class Found(NamedTuple):
-    """An object of a listing."""
-
-    key: str
-    size: int
-    tag: str
-
-
-class Page(NamedTuple):
-    """Up to a thousand objects, and what names the next page; None: there is none."""
-
-    objects: list[Found]
-    next: str | None
 
 
 class Requests:
@@ -58,11 +44,11 @@ class Requests:
         self._root, self._region = root, region
         self._credentials, self._certificates = credentials, certificates
 
-    def page(self, prefix: str, after: str | None) -> Page:
+    def page(self, prefix: str, after: object | None) -> Page:
         """The objects whose keys begin with ``prefix``; ``after`` is the ``next`` of the page before."""
         query = {"list-type": "2", "encoding-type": "url", "prefix": prefix, "continuation-token": after}
         try:
-            return _parsed(self.send("GET", "", {name: value for name, value in query.items() if value}).data)
+            return _parsed(self.send("GET", "", {name: str(value) for name, value in query.items() if value}).data)
         except Refused as error:
             raise Refused(f"list request: {error}") from error
 

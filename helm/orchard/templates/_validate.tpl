@@ -1,3 +1,8 @@
+{{/* Whether a place is in a bucket of any cloud; empty if it is none. */}}
+{{- define "orchard.isObject" -}}
+{{- if regexMatch "^(s3a?|gs|abfss?)://" (trim (toString .)) }}yes{{ end -}}
+{{- end -}}
+
 {{/*
 A place of images, results or a model is one that pods can reach: dict "root" $ "name" … "place" …. Locally it must lie under a mount.
 */}}
@@ -5,17 +10,19 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- $place := trim (toString .place) -}}
 {{- $name := .name -}}
 {{- if regexMatch "^[A-Za-z][A-Za-z0-9+.-]*://" $place -}}
-{{- if not (regexMatch "^(s3a?|file)://" $place) }}{{ fail (printf "%s=%s cannot be read: give an s3a:// address, or a folder that a volume mounts." $name $place) }}{{ end -}}
+{{- if regexMatch "^(wasbs?|https?|az|azure|adl|gcs)://" $place }}{{ fail (printf "%s=%s cannot be read: write s3a://BUCKET/PREFIX, gs://BUCKET/PREFIX or abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX." $name $place) }}{{ end -}}
+{{- if and (regexMatch "^abfss?://" $place) (not (regexMatch "^abfss?://[^/@]+@[^/@.]+\\.dfs\\.[^/@]+(/|$)" $place)) }}{{ fail (printf "%s=%s does not say whose container that is: write abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX." $name $place) }}{{ end -}}
+{{- if not (regexMatch "^(s3a?|gs|abfss?|file)://" $place) }}{{ fail (printf "%s=%s cannot be read: give an s3a://, gs:// or abfss:// address, or a folder that a volume mounts." $name $place) }}{{ end -}}
 {{- end -}}
-{{- if not (hasPrefix "s3" $place) -}}
+{{- if not (include "orchard.isObject" $place) -}}
 {{- $path := clean (regexReplaceAll "^file:/+" $place "/") -}}
-{{- if not (hasPrefix "/" $path) }}{{ fail (printf "%s=%s is no absolute path: give an s3a:// address, or a folder that a volume mounts." $name $place) }}{{ end -}}
+{{- if not (hasPrefix "/" $path) }}{{ fail (printf "%s=%s is no absolute path: give a bucket's address such as s3a://bucket/images, or a folder that a volume mounts." $name $place) }}{{ end -}}
 {{- $mounts := list -}}
 {{- range $_, $claim := .root.Values.persistence }}{{ if $claim.existingClaim }}{{ $mounts = append $mounts $claim.mountPath }}{{ end }}{{ end -}}
 {{- range .root.Values.extraVolumeMounts }}{{ $mounts = append $mounts .mountPath }}{{ end -}}
 {{- $under := false -}}
 {{- range $mounts }}{{ if hasPrefix (printf "%s/" (trimSuffix "/" (clean .))) (printf "%s/" (trimSuffix "/" $path)) }}{{ $under = true }}{{ end }}{{ end -}}
-{{- if not $under }}{{ fail (printf "%s=%s lies under no mount (%s): name its claim in persistence, mount a volume there with extraVolumes, or give an s3a:// address." $name $place ($mounts | join ", " | default "there is none")) }}{{ end -}}
+{{- if not $under }}{{ fail (printf "%s=%s lies under no mount (%s): name its claim in persistence, mount a volume there with extraVolumes, or give a bucket's address such as s3a://bucket/images." $name $place ($mounts | join ", " | default "there is none")) }}{{ end -}}
 {{- end -}}
 {{- end -}}
 
@@ -68,9 +75,9 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- end -}}
 {{- if $v.serve.enabled }}{{ with $v.serve.model }}{{ include "orchard.reachable" (dict "root" $ "name" "serve.model" "place" .) }}{{ end }}{{ end -}}
 {{- /* A folder inside the source is another place. */ -}}
-{{- $source := regexReplaceAll "/+$" (regexReplaceAll "^s3://" (trim (toString $v.source)) "s3a://") "" -}}
-{{- $output := regexReplaceAll "/+$" (regexReplaceAll "^s3://" (trim (toString $v.output)) "s3a://") "" -}}
-{{- if not (hasPrefix "s3" $source) }}{{ $source = clean (trimPrefix "file://" $source) }}{{ $output = clean (trimPrefix "file://" $output) }}{{ end -}}
+{{- $source := regexReplaceAll "/+$" (regexReplaceAll "^abfs://" (regexReplaceAll "^s3://" (trim (toString $v.source)) "s3a://") "abfss://") "" -}}
+{{- $output := regexReplaceAll "/+$" (regexReplaceAll "^abfs://" (regexReplaceAll "^s3://" (trim (toString $v.output)) "s3a://") "abfss://") "" -}}
+{{- if not (include "orchard.isObject" $source) }}{{ $source = clean (trimPrefix "file://" $source) }}{{ $output = clean (trimPrefix "file://" $output) }}{{ end -}}
 {{- if and $runs (eq $source $output) }}{{ fail (printf "%s is where the images are: choose another output, such as a folder in it." $v.output) }}{{ end -}}
 {{- range $role := list "driver" "executor" -}}
 {{- $memory := (get $v $role).memory -}}
