@@ -35,7 +35,7 @@ HELM_DOCS = helm-docs --log-level=warning --chart-search-root=helm/orchard --sor
 	--template-files=settings.gotmpl --template-files=README.md.gotmpl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-pyspark chaos e2e check format lock clean image image-emr check-emr image-sizes sbom release local-run tools emulators chart manifests kind-run
+.PHONY: help setup run test test-pyspark chaos e2e check format lock clean image image-emr check-emr bundle-emr image-sizes sbom release local-run tools emulators chart manifests kind-run
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,6 +114,9 @@ check-emr: ## build the image for EMR on a stand-in of EMR's base, and check it
 	$(DOCKER_BUILD) --tag emr-stand-in:7.13.0 docker/emr-stand-in
 	$(MAKE) image-emr EMR_BASE=emr-stand-in:7.13.0
 	DOCKER=$(DOCKER) docker/check-emr $(EMR_IMAGE) emr-stand-in:7.13.0
+
+bundle-emr: setup ## wheel and locked dependencies for EMR on EC2, in build/emr (UPLOAD=s3://bucket/prefix: there too)
+	$(BIN)/python emr/bundle.py $(UPLOAD:%=--upload %)
 
 image-sizes: ## what weighs what in the image
 	@$(DOCKER) save $(IMAGE) | $(PYTHON) docker/sizes.py

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchard import interruption
-from orchard.cluster import emr
+from orchard.cluster import emr, emr_ec2, emr_serverless
 from orchard.cluster.manifests import Submission, default_image, render, to_yaml
 from orchard.cluster.state import Status, json_line
 from orchard.errors import ClusterError, UsageError
@@ -30,8 +30,49 @@ def _in_cluster(command: Command) -> Command:
     return click.option("--namespace", "-n", help="namespace  [default: the context's]")(command)
 
 
+_PLACES: dict[str, type[emr.Service]] = {
+    "virtual_cluster_id": emr.Emr,
+    "cluster_id": emr_ec2.Ec2,
+    "application_id": emr_serverless.Serverless,
+}
+"""The flags that name a place of EMR."""
+
+
 def _on_emr(command: Command) -> Command:
+    """Give a command the flags of `_PLACES`."""
+    command = click.option("--application-id", metavar="ID", help="EMR Serverless: the application")(command)
+    command = click.option("--cluster-id", metavar="ID", help="EMR on EC2: the cluster")(command)
     return click.option("--virtual-cluster-id", metavar="ID", help="EMR on EKS: the virtual cluster")(command)
+
+
+def _place(flags: dict[str, Any]) -> emr.Service | None:
+    """Take the flags of `_PLACES` and return the place of EMR that is named. Raises UsageError for several."""
+    named = {key: identity for key in _PLACES if (identity := flags.pop(key))}
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(_PLACES[key].flag for key in named)} name two places: give one of them.")
+    return next((_PLACES[key](identity) for key, identity in named.items()), None)
+
+
+def _made_for_ec2(command: Command) -> Command:
+    """Give a command the flags of a cluster that is made."""
+    default = emr_ec2.Step
+    described: list[tuple[str, str, Any, str]] = [
+        ("--bundle", "s3://…", None, "what its nodes install, as `make bundle-emr` says it"),
+        ("--bundle-sha256", "HEX", None, "its digest"),
+        ("--subnet-id", "ID", None, "where it is made"),
+        ("--instance-profile", "NAME", default.instance_profile, "the role of its nodes"),
+        ("--service-role", "NAME", default.service_role, "EMR's own role"),
+        ("--instance-type", "TYPE", default.instance_type, "of its nodes"),
+        ("--max-instances", "N", default.max_instances, "the most core and task nodes"),
+        ("--idle-minutes", "N", default.idle_minutes, "without a job, after which it ends"),
+    ]
+    for flag, metavar, value, text in reversed(described):
+        kind = click.IntRange(min=1) if metavar == "N" else click.STRING
+        shown = f"  [default: {value}]" if value else ""
+        command = click.option(
+            flag, metavar=metavar, type=kind, default=value, help=f"a new cluster on EC2: {text}{shown}"
+        )(command)
+    return command
 
 
 def _pairs(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001
@@ -64,7 +105,7 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
     return given[0] if given else None
 
 
-@click.command(short_help="run in a Kubernetes cluster, or by EMR on EKS")
+@click.command(short_help="run in a Kubernetes cluster, or by EMR")
 @click.argument("source", nargs=-1, callback=_only_one)
 @click.option("--output", "-o", required=True, help="bucket's prefix for the results, or a path in a claim")
 @click.option("--command", type=click.Choice(list(DRIVERS)), default="run", help="what the driver does  [default: run]")
@@ -93,18 +134,31 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
 )
 @click.option("--detach", is_flag=True, help="do not wait for the job's end")
 @click.option("--dry-run", is_flag=True, help="print what would be sent, and send nothing")
-@click.option("--target", type=click.Choice(["kubernetes", "emr-eks"]), default="kubernetes", help="where to run")
-@_on_emr
-@click.option("--execution-role-arn", metavar="ARN", help="EMR on EKS: the job's IAM role")
 @click.option(
-    *("--release-label", "release_label"), default=emr.RELEASE, help=f"EMR on EKS: release  [default: {emr.RELEASE}]"
+    "--target",
+    type=click.Choice(["kubernetes", "emr-eks", "emr-ec2", "emr-serverless"]),
+    default="kubernetes",
+    help="where to run",
 )
-@click.option("--log-group", metavar="NAME", help="EMR on EKS: CloudWatch log group")
-@click.option("--log-uri", metavar="s3://…", help="EMR on EKS: where logs go in S3")
-@click.option("--tags", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="EMR on EKS: tag; can be repeated")
-@click.option("--retries", type=click.IntRange(min=0), default=2, metavar="N", help="EMR on EKS: retries  [default: 2]")
+@_on_emr
+@click.option("--execution-role-arn", metavar="ARN", help="EMR on EKS, Serverless: the job's IAM role")
+@click.option(
+    "--release-label",
+    help=f"EMR: release  [default: {emr.RELEASE} on EKS, else {emr_ec2.RELEASE}]",
+)
+@click.option("--log-group", metavar="NAME", help="EMR on EKS, Serverless: CloudWatch log group")
+@click.option("--log-uri", metavar="s3://…", help="EMR: where logs go in S3")
+@click.option("--tags", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="EMR: tag; can be repeated")
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=2,
+    metavar="N",
+    help="EMR on EKS, Serverless: retries  [default: 2]",
+)
+@_made_for_ec2
 @options(*_IN_SUBMIT)
-def submit(  # noqa: PLR0917 -- click passes each flag by name
+def submit(  # noqa: PLR0911, PLR0912, PLR0917 -- click passes each flag by name, and each target has its own
     source: str | None,
     output: str,
     command: str,
@@ -132,12 +186,22 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
     dry_run: bool,
     target: str,
     virtual_cluster_id: str | None,
+    cluster_id: str | None,
+    application_id: str | None,
     execution_role_arn: str | None,
-    release_label: str,
+    release_label: str | None,
     log_group: str | None,
     log_uri: str | None,
     tags: dict[str, str],
     retries: int,
+    bundle: str | None,
+    bundle_sha256: str | None,
+    subnet_id: str | None,
+    instance_profile: str,
+    service_role: str,
+    instance_type: str,
+    max_instances: int,
+    idle_minutes: int,
     as_json: bool,
     **flags: Any,
 ) -> int:
@@ -181,9 +245,7 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
     )
     for key in filter(is_secret, job.settings.spark_conf):
         log.warning("%s will lie in clear in the job's settings in the cluster: give S3's keys by --s3-secret", key)
-    if target == "emr-eks":
-        if not (virtual_cluster_id and execution_role_arn and image):
-            raise UsageError("--target emr-eks needs --virtual-cluster-id, --execution-role-arn and --image.")
+    if target != "kubernetes":
         if s3_secret or s3_role or gcs_account or azure_client or claims:
             raise UsageError(
                 "On EMR the execution role gives access: leave --s3-secret, --s3-role, --gcs-account, --azure-client "
@@ -194,8 +256,55 @@ def submit(  # noqa: PLR0917 -- click passes each flag by name
                 "On EMR pods get no Secret of yours and the driver may not scale: leave --webhook-secret and "
                 "--finish-within away, and take --spark-conf spark.dynamicAllocation.enabled=true to scale."
             )
-        run = emr.JobRun(job, virtual_cluster_id, execution_role_arn, release_label, log_group, log_uri, tags, retries)
-        return _submit_to_emr(run, start_timeout, detach=detach, dry_run=dry_run)
+    if target == "emr-eks":
+        if not (virtual_cluster_id and execution_role_arn and image):
+            raise UsageError("--target emr-eks needs --virtual-cluster-id, --execution-role-arn and --image.")
+        label = release_label or emr.RELEASE
+        run = emr.JobRun(job, virtual_cluster_id, execution_role_arn, label, log_group, log_uri, tags, retries)
+        if dry_run:
+            _print_json(run.request())
+            return 0
+        eks = emr.Emr(virtual_cluster_id)
+        return _follow_on_emr(eks, eks.start(run), start_timeout, detach=detach)
+    if target == "emr-ec2":
+        if not (cluster_id or (bundle and bundle_sha256)):
+            raise UsageError(
+                "--target emr-ec2 needs --cluster-id, or for a new cluster --bundle and --bundle-sha256, "
+                "as `make bundle-emr` prints them."
+            )
+        step = emr_ec2.Step(
+            job,
+            bundle=bundle,
+            bundle_sha256=bundle_sha256,
+            subnet_id=subnet_id,
+            instance_profile=instance_profile,
+            service_role=service_role,
+            instance_type=instance_type,
+            max_instances=max_instances,
+            idle_minutes=idle_minutes,
+            release_label=release_label or emr_ec2.RELEASE,
+            log_uri=log_uri,
+            tags=tags,
+        )
+        if dry_run:
+            _print_json({"JobFlowId": cluster_id, "Steps": [step.step()]} if cluster_id else step.request())
+            return 0
+        ec2 = emr_ec2.Ec2(cluster_id) if cluster_id else emr_ec2.Ec2.made_for(step)
+        return _follow_on_emr(ec2, ec2.start(step) if cluster_id else ec2.first(), start_timeout, detach=detach)
+    if target == "emr-serverless":
+        if not (execution_role_arn and (application_id or image)):
+            raise UsageError(
+                "--target emr-serverless needs --execution-role-arn, and --application-id or, for a new one, --image."
+            )
+        label = release_label or emr_ec2.RELEASE
+        serverless_run = emr_serverless.ServerlessRun(job, execution_role_arn, label, log_group, log_uri, tags, retries)
+        if dry_run:
+            made = {} if application_id else {"CreateApplication": serverless_run.application()}
+            _print_json({**made, "StartJobRun": serverless_run.request(application_id or "APPLICATION_ID")})
+            return 0
+        made_for = emr_serverless.Serverless.made_for
+        serverless = emr_serverless.Serverless(application_id) if application_id else made_for(serverless_run)
+        return _follow_on_emr(serverless, serverless.start(serverless_run), start_timeout, detach=detach)
     if dry_run:
         click.echo(to_yaml(*render(job, namespace or _context_namespace(context))), nl=False)
         return 0
@@ -240,13 +349,8 @@ def _context_namespace(context: str | None) -> str:
         return "default"
 
 
-def _submit_to_emr(run: "emr.JobRun", start_timeout: float, *, detach: bool, dry_run: bool) -> int:
-    if dry_run:
-        _print_json(run.request())
-        return 0
-    service = emr.Emr(run.virtual_cluster_id)
-    identity = service.start(run)
-    where = f"{identity} --virtual-cluster-id {run.virtual_cluster_id}"
+def _follow_on_emr(service: emr.Service, identity: str, start_timeout: float, *, detach: bool) -> int:
+    where = service.where(identity)
     if detach:
         click.echo(f"{identity} is submitted; next: orchard status {where}")
         return 0
@@ -262,12 +366,11 @@ def _submit_to_emr(run: "emr.JobRun", start_timeout: float, *, detach: bool, dry
 @_in_cluster
 @_on_emr
 @options()
-def status(  # noqa: PLR0917 -- click passes each flag by name
+def status(
     name: str,
     watch: bool,
     namespace: str | None,
     context: str | None,
-    virtual_cluster_id: str | None,
     as_json: bool,
     **flags: Any,
 ) -> int:
@@ -280,10 +383,12 @@ def status(  # noqa: PLR0917 -- click passes each flag by name
       orchard status orchard
       orchard status orchard --watch
       orchard status 00000002uf8fut3jn1m --virtual-cluster-id abc123def456ghi789jk
+      orchard status s-1A2B3C4D5E6F7 --cluster-id j-1A2B3C4D5E6F7
     """
+    place = _place(flags)
     settings_from(flags)
-    if virtual_cluster_id:
-        state = emr.Emr(virtual_cluster_id).status(name)
+    if place:
+        state = place.status(name)
         _print_json(without_secrets(state.to_dict())) if as_json else click.echo(redacted(state.sentence))
         return state.exit_code or 0
     from orchard.cluster import jobs
@@ -308,6 +413,7 @@ def status(  # noqa: PLR0917 -- click passes each flag by name
 @click.option("--follow", "-f", is_flag=True, help="until the pod ends")
 @click.option("--executor", type=click.IntRange(min=0), metavar="N", help="of executor N instead of the driver")
 @_in_cluster
+@_on_emr
 @click.option("--output", "-o", help="read what the last run left in this output; needs no cluster, and no job")
 @click.option("--spark", is_flag=True, help="of that what the driver's Spark said")
 @options(*STORAGE)
@@ -331,7 +437,9 @@ def logs(  # noqa: PLR0917 -- click passes each flag by name
       orchard logs orchard --follow
       orchard logs orchard --executor 0
       orchard logs orchard --output s3a://bucket/results
+      orchard logs s-1A2B3C4D5E6F7 --cluster-id j-1A2B3C4D5E6F7
     """
+    place = _place(flags)
     settings = settings_from(flags)
     from orchard import runlog
     from orchard.cluster import jobs
@@ -342,6 +450,11 @@ def logs(  # noqa: PLR0917 -- click passes each flag by name
             is_json = json_line(line) is not None
             click.echo(redacted(line if is_json or not as_json else json.dumps({"event": line}, ensure_ascii=False)))
 
+    if place and output is None:
+        if follow or executor is not None:
+            raise UsageError("EMR keeps the driver's log, in parts: leave --follow and --executor away.")
+        show(place.log(name))
+        return 0
     if output is None and not spark:
         cluster = Cluster(context=context, namespace=namespace)
         try:
@@ -416,18 +529,17 @@ def retry(name: str, namespace: str | None, context: str | None, as_json: bool, 
 @_in_cluster
 @_on_emr
 @options()
-def cancel(
-    name: str, namespace: str | None, context: str | None, virtual_cluster_id: str | None, as_json: bool, **flags: Any
-) -> int:
+def cancel(name: str, namespace: str | None, context: str | None, as_json: bool, **flags: Any) -> int:
     """End the job NAME and wait until its pods are gone; what it has committed is kept.
 
     \b
     Example:
       orchard cancel orchard
     """
+    place = _place(flags)
     settings_from(flags)
-    if virtual_cluster_id:
-        sentence = emr.Emr(virtual_cluster_id).cancel(name)
+    if place:
+        sentence = place.cancel(name)
     else:
         from orchard.cluster import jobs
         from orchard.cluster.client import Cluster

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from orchard import progress
 from orchard.cluster.manifests import Submission, command_line, spark_properties
@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 RELEASE = "emr-7.13.0-latest"
 ENTRY_POINT = "local:///opt/orchard/main.py"
 POLL_SECONDS = 10.0
+PROJECT = {"project": "orchard"}
+"""The tag of whatever is made, beside those that are given."""
 
 # Of the chart's Spark properties those that hold here too; the rest is about pods that EMR makes itself.
 _SHARED = (
@@ -24,7 +26,7 @@ _SHARED = (
     "spark.io.encryption.",
 )
 _RUNNING = {"PENDING", "SUBMITTED", "RUNNING", "CANCEL_PENDING"}
-_WAITING = {"pending", "submitted"}
+_WAITING = {"pending", "submitted", "scheduled", "queued"}
 _ADVICE = {
     "USER_ERROR": "the job itself failed: read the driver's log",
     "VALIDATION_ERROR": "EMR refuses it: check the role, its trust policy, the release label and the image",
@@ -115,39 +117,40 @@ class EmrState:
         return asdict(self)
 
 
-class Emr:
-    """A virtual cluster of EMR on EKS; region and credentials come from the standard AWS chain.
+class Service:
+    """A place of EMR where jobs run; region and credentials come from the standard AWS chain.
+
+    Args:
+        identity: of the place.
 
     Raises:
         ClusterError: boto3 is not installed, or no region is set.
     """
 
-    def __init__(self, virtual_cluster_id: str) -> None:
-        try:
-            import boto3
-        except ImportError:
-            raise ClusterError("EMR on EKS needs boto3: pip install boto3.") from None
-        self._id = virtual_cluster_id
-        self._client = self._call(lambda: boto3.client("emr-containers"))
+    api: ClassVar[str]
+    flag: ClassVar[str]
+    """Names the place on the command line."""
 
-    def start(self, run: JobRun) -> str:
-        """Start a job run and return its id. Raises ClusterError if AWS refuses it."""
-        return str(self._call(self._client.start_job_run, **run.request())["id"])
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+        self._client = client(self.api)
+
+    def where(self, job: str) -> str:
+        """Return how the command line names a job."""
+        return f"{job} {self.flag} {self.identity}"
 
     def status(self, identity: str) -> EmrState:
-        """Return how a job run is. Raises ClusterError if there is none of this id."""
-        run = self._describe(identity)
-        state = run["state"]
-        return EmrState(
-            id=identity,
-            state=state.lower().replace("_", " "),
-            reason=_reason(run),
-            logs=_logs(run),
-            exit_code=None if state in _RUNNING else 0 if state == "COMPLETED" else 4,
+        """Return how a job is. Raises ClusterError if there is none of this id."""
+        raise NotImplementedError
+
+    def log(self, identity: str) -> list[str]:
+        """Return what a job's driver has said. Raises ClusterError if that lies nowhere, or not yet."""
+        raise ClusterError(
+            f"EMR on EKS keeps it elsewhere: {self.status(identity).logs or 'name --log-uri next time'}."
         )
 
     def follow(self, identity: str, *, start_timeout: float) -> None:
-        """Wait for the end of a job run, showing its state.
+        """Wait for the end of a job, showing its state.
 
         Raises:
             ClusterError: it does not complete, or has not started after `start_timeout` seconds.
@@ -159,7 +162,7 @@ class Emr:
                     if shown in _WAITING and time.monotonic() - began > start_timeout:
                         raise ClusterError(
                             f"{now.sentence}, and has not started in {start_timeout:.0f} s: make room in the cluster; "
-                            f"`orchard cancel {identity} --virtual-cluster-id {self._id}` ends it."
+                            f"`orchard cancel {self.where(identity)}` ends it."
                         )
                     time.sleep(POLL_SECONDS)
                     now = self.status(identity)
@@ -167,40 +170,79 @@ class Emr:
             raise ClusterError(f"{now.sentence}.")
 
     def cancel(self, identity: str) -> str:
-        """Ask EMR to end a job run; return what was done, as a sentence."""
-        self._call(self._client.cancel_job_run, id=identity, virtualClusterId=self._id)
-        return f"{identity} is asked to end; `orchard status {identity} --virtual-cluster-id {self._id}` says when."
+        """Ask EMR to end a job; return what was done, as a sentence."""
+        self._end(identity)
+        return f"{identity} is asked to end; `orchard status {self.where(identity)}` says when."
 
-    def _describe(self, identity: str) -> dict[str, Any]:
-        described = self._call(self._client.describe_job_run, id=identity, virtualClusterId=self._id)
+    def _end(self, identity: str) -> None:
+        raise NotImplementedError
+
+
+class Emr(Service):
+    """A virtual cluster of EMR on EKS."""
+
+    api = "emr-containers"
+    flag = "--virtual-cluster-id"
+
+    def start(self, run: JobRun) -> str:
+        """Start a job run and return its id. Raises ClusterError if AWS refuses it."""
+        return str(call(self._client.start_job_run, **run.request())["id"])
+
+    def status(self, identity: str) -> EmrState:
+        """Return how a job run is. Raises ClusterError if there is none of this id."""
+        described = call(self._client.describe_job_run, id=identity, virtualClusterId=self.identity)
         run: dict[str, Any] = described["jobRun"]
-        return run
-
-    def _call(self, function: Callable[..., Any], **request: Any) -> Any:
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            NoCredentialsError,
-            NoRegionError,
-            ParamValidationError,
+        state = run["state"]
+        return EmrState(
+            id=identity,
+            state=state.lower().replace("_", " "),
+            reason=_reason(run),
+            logs=_logs(run),
+            exit_code=None if state in _RUNNING else 0 if state == "COMPLETED" else 4,
         )
 
-        try:
-            return function(**request)
-        except NoRegionError:
-            raise ClusterError("AWS needs a region: set AWS_REGION, or one in your AWS profile.") from None
-        except NoCredentialsError:
-            raise ClusterError("AWS finds no credentials: set AWS_PROFILE, or log in (aws sso login).") from None
-        except ParamValidationError as error:
-            raise UsageError(f"EMR would not take the request: {_first_line(error)}.") from error
-        except ClientError as error:
-            what = error.response["Error"]
-            message = what.get("Message") or what["Code"]
-            raise ClusterError(f"EMR on EKS refuses ({what['Code']}): {message.rstrip('.')}.") from error
-        except BotoCoreError as error:
-            raise ClusterError(
-                f"AWS does not answer: {_first_line(error)}; check the network and AWS_REGION."
-            ) from error
+    def _end(self, identity: str) -> None:
+        call(self._client.cancel_job_run, id=identity, virtualClusterId=self.identity)
+
+
+def client(api: str) -> Any:
+    """Return boto3's client of an API. Raises ClusterError if boto3 is not installed, or no region is set."""
+    try:
+        import boto3
+    except ImportError:
+        raise ClusterError("EMR needs boto3: pip install boto3.") from None
+    return call(lambda: boto3.client(api))
+
+
+def call(function: Callable[..., Any], **request: Any) -> Any:
+    """Call AWS's API.
+
+    Raises:
+        ClusterError: it refuses or does not answer; the sentence says what to do.
+        UsageError: the request breaks the API's rules.
+    """
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        NoRegionError,
+        ParamValidationError,
+    )
+
+    try:
+        return function(**request)
+    except NoRegionError:
+        raise ClusterError("AWS needs a region: set AWS_REGION, or one in your AWS profile.") from None
+    except NoCredentialsError:
+        raise ClusterError("AWS finds no credentials: set AWS_PROFILE, or log in (aws sso login).") from None
+    except ParamValidationError as error:
+        raise UsageError(f"EMR would not take the request: {_first_line(error)}.") from error
+    except ClientError as error:
+        what = error.response["Error"]
+        message = what.get("Message") or what["Code"]
+        raise ClusterError(f"EMR refuses ({what['Code']}): {message.rstrip('.')}.") from error
+    except BotoCoreError as error:
+        raise ClusterError(f"AWS does not answer: {_first_line(error)}; check the network and AWS_REGION.") from error
 
 
 def _reason(run: Mapping[str, Any]) -> str | None:
