@@ -1,5 +1,7 @@
-"""What spark-submit and the Spark operator run (/opt/orchard/main.py); its arguments are the command line's, or
-``--data_source IMAGES --output_uri RESULTS`` and flags of `orchard run`, as steps of EMR are given.
+"""What spark-submit and the Spark operator run (/opt/orchard/main.py).
+
+Its arguments are the command line's, or ``--data_source IMAGES --output_uri RESULTS`` and flags of `orchard run`, as
+steps of EMR are given.
 """
 
 import sys

@@ -13,10 +13,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import urllib3
@@ -171,7 +171,8 @@ class Cloud:
 
     @property
     def options(self) -> S3Options:
-        return S3Options(**{self.setting: self.endpoint})
+        named: dict[str, Any] = {self.setting: self.endpoint}
+        return replace(S3Options(), **named)
 
     @property
     def setting(self) -> str:
@@ -273,7 +274,7 @@ def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Pat
         if process.poll() is not None:
             break
         time.sleep(0.1)
-    pytest.fail(f"{process.args} does not listen: {log.read_text(errors='replace')[-500:]}")
+    pytest.fail(f"{process.args!r} does not listen: {log.read_text(errors='replace')[-500:]}")
 
 
 def _versitygw() -> Path:

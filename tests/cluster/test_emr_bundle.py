@@ -35,7 +35,7 @@ def bundle(bundling: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Orchard's own wheel, and no dependency, so that no index is asked."""
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "lock").write_text("")
-    wheel = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, REPOSITORY]
+    wheel = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(REPOSITORY)]
     subprocess.run([sys.executable, "-m", "pip", "--quiet", *wheel], check=True)
     (own,) = folder.glob("*.whl")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -52,7 +52,7 @@ def bootstrap(tmp_path: Path, bundle: Path, digest: str) -> subprocess.Completed
     (tools / "aws").chmod(0o755)
     path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {"PATH": path, "ORCHARD_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
-    command = [EMR / "bootstrap.sh", bundle, digest]
+    command = [str(EMR / "bootstrap.sh"), str(bundle), digest]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -12,7 +12,7 @@ from botocore.stub import Stubber
 from botocore.validate import validate_parameters
 from click.testing import CliRunner
 from moto import mock_aws
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.emr.models import emr_backends
 from moto.emrserverless.models import emrserverless_backends
 
