@@ -10,7 +10,7 @@ import pytest
 
 from orchard.errors import OutputLocked, StorageError
 from orchard.files import DataFile, digest_of, parquet_bytes, part
-from orchard.layout import COMMITS, REJECTED, Dataset
+from orchard.layout import COMMITS, HEAD, REJECTED, Dataset
 from orchard.output import Output
 from orchard.storage import S3Options
 
@@ -217,3 +217,23 @@ def test_a_run_that_lost_the_lock_writes_nothing_outside_commits_either(place: t
     with pytest.raises(OutputLocked):
         output.write("report.html", b"late")
     assert output.storage.read("report.html") == b"mine"
+
+
+def test_a_run_that_loses_the_lock_while_files_are_moved_leaves_the_rest_to_its_successor(
+    place: tuple[str, S3Options], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(*place)
+    move = output._move
+
+    def overtaken(names: list[str], staging: str) -> None:
+        move(names, staging)
+        monkeypatch.setattr(type(output._lease), "lost", True)
+
+    monkeypatch.setattr(output, "_move", overtaken)
+    with pytest.raises(OutputLocked), output.writing():
+        output.commit({Dataset.REJECTED: [output.stage(Dataset.REJECTED, rows("late"))]})
+    monkeypatch.undo()
+    assert not output.storage.exists(HEAD)
+    with Output(*place).writing():
+        assert paths_in(output) == ["late"]
+    assert output.storage.exists(HEAD)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyspark.sql import SparkSession
 
 from orchard import child, session
 from orchard.errors import ClusterError
@@ -158,3 +159,14 @@ def test_an_output_that_takes_ascii_alone_gets_what_json_writes(monkeypatch: pyt
     text = "pêche \N{PEACH} \udcc3"
     print(f'"{text}"', flush=True)
     assert json.loads(written.getvalue()) == text
+
+
+def test_what_spark_says_of_a_jvm_that_was_killed_is_no_traceback(
+    spark: SparkSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = spark.sparkContext._accumulatorServer
+    try:
+        raise EOFError
+    except EOFError:
+        server.handle_error(None, ("127.0.0.1", 1))
+    assert capsys.readouterr() == ("", "")

@@ -392,6 +392,7 @@ class Output:
         self.storage.delete(rows_removed)
         self._check_lease()
         self._move([entry[0] for added in record["add"].values() for entry in added], record["staging"])
+        self._check_lease()
         if self.model_folder is not None and "model" in record["properties"]:
             self.storage.write(CURRENT_MODEL, json.dumps({"folder": self.model_folder}).encode())
         elif "model" in record["properties"] or record["reset"]:
@@ -402,6 +403,7 @@ class Output:
             self.storage.delete(
                 [key for number, key in log.records(self.storage).items() if number < record["sequence"]]
             )
+        self._check_lease()
         log.mark_done(self.storage, self._state)
 
     def _leftovers(self) -> list[str]:

@@ -27,7 +27,7 @@ from orchard.settings import Settings
 from orchard.tasks import ATTEMPTS
 
 if TYPE_CHECKING:
-    from pyspark import SparkConf
+    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
@@ -160,6 +160,7 @@ def start(
             "check the master, the memory and Java (--debug shows all)."
         ) from error
     spark.sparkContext.setLogLevel("ERROR")
+    _say_no_more_than_once(spark.sparkContext)
     _check_bounds(bounds, chosen, spark_conf.get(executors.ALLOCATOR, ""))
     if on_kubernetes:
         try:
@@ -169,6 +170,13 @@ def start(
                 spark.stop()
             raise
     return spark
+
+
+def _say_no_more_than_once(context: "SparkContext") -> None:
+    """Leave it to what fails to say that the JVM is gone: PySpark's server of accumulators prints a traceback, too."""
+    server = getattr(context, "_accumulatorServer", None)
+    if server is not None:
+        server.handle_error = lambda *_: log.debug("Spark's accumulators lost the JVM", exc_info=True)
 
 
 def _check_bounds(bounds: Bounds | None, master: str, allocator: str) -> None:

@@ -297,7 +297,7 @@ def outputs() -> Case:  # noqa: PLR0915 -- one story
     """
     from orchard.errors import InputError, OrchardError
     from orchard.inference.model import Model
-    from orchard.layout import HEAD, LOGS, METRICS, REPORT, RUN, SCHEMAS
+    from orchard.layout import HEAD, LOGS, METRICS, REPORT, RUN, SCHEMAS, SUSPECT_LIST
     from orchard.output import Output
     from orchard.verify import verify
 
@@ -320,8 +320,8 @@ def outputs() -> Case:  # noqa: PLR0915 -- one story
 
     readers: dict[str, Callable[[], object]] = {"rows": rows, "model": lambda: Model.load(str(folder)).digest}
     whole = {name: read() for name, read in readers.items()}
-    # Written by no commit; a model without them only lacks what they say.
-    loose = {METRICS, RUN, REPORT, HEAD, *(str(name) for name in original if str(name).startswith(LOGS))}
+    # Written by no commit; a model without them only lacks what they say. People write into the list of suspects.
+    loose = {METRICS, RUN, REPORT, HEAD, SUSPECT_LIST, *(str(name) for name in original if str(name).startswith(LOGS))}
 
     def damage(name: Path, chance: random.Random) -> bool:
         """Change or delete a file; return whether it is another now."""

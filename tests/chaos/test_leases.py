@@ -14,7 +14,7 @@ import pytest
 
 from chaos_table import Note, seeds
 from orchard import child
-from orchard.layout import COMMITS, LOCKS, STAGING
+from orchard.layout import COMMITS, LOCKS, LOGS, STAGING
 from orchard.storage import Storage, open_storage
 
 from .conftest import SECONDS, Process, Result, Whole, descendants, started
@@ -43,7 +43,7 @@ def hasty(source: str | Path, output: str, endpoint: str, skew: int = 0) -> Iter
 
 def contents(storage: Storage) -> dict[str, str | None]:
     """Return what is in an output, without what belongs to runs."""
-    return {e.key: e.version for e in storage.list() if not e.key.startswith((LOCKS, STAGING))}
+    return {e.key: e.version for e in storage.list() if not e.key.startswith((LOCKS, LOGS, STAGING))}
 
 
 def commits(storage: Storage) -> int:
