@@ -4,6 +4,7 @@ import base64
 import csv
 import hmac
 import json
+import logging
 import lzma
 import os
 import shutil
@@ -65,6 +66,14 @@ def _cannot(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_a_library_has_it() -> None:
+    """Undo what a command of an earlier test did to the log: what is said comes once to whoever looks, in any order."""
+    log = logging.getLogger("orchard")
+    log.handlers, log.propagate = [], True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

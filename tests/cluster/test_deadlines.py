@@ -552,7 +552,9 @@ def test_spark_that_gives_up_its_executors_is_told_with_their_reason(
 def test_a_run_on_emr_that_never_starts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emr, "POLL_SECONDS", 0.01)
     service = emr.Emr.__new__(emr.Emr)
-    service._id = "abc"
-    monkeypatch.setattr(service, "_describe", lambda _: {"id": "1", "virtualClusterId": "abc", "state": "SUBMITTED"})
+    service.identity = "abc"
+    waiting = {"jobRun": {"id": "1", "virtualClusterId": "abc", "state": "SUBMITTED"}}
+    client = SimpleNamespace(describe_job_run=lambda **_: waiting)
+    monkeypatch.setattr(service, "_client", client, raising=False)
     with pytest.raises(ClusterError, match=r"has not started in 0 s: .*orchard cancel 1 --virtual-cluster-id abc"):
         service.follow("1", start_timeout=0.2)
