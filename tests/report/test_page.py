@@ -267,6 +267,15 @@ def test_a_page_without_some_parts_has_no_hole(
     assert targets == links
 
 
+def test_a_later_start_that_did_little_is_not_called_the_whole_run(
+    labels: list[str], a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
+) -> None:
+    metrics = metrics_of(labels)
+    assert "whole run 31.0 s" in _visible(render(ReportData(metrics, a_run())))
+    metrics["seconds"]["total"] = 0.01
+    assert "whole run" not in _visible(render(ReportData(metrics, a_run())))
+
+
 def test_the_honest_accuracy_stands_beside_the_optimistic_one(
     labels: list[str], a_run: Callable[[], Run], metrics_of: Callable[..., Metrics]
 ) -> None:
