@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import fcntl
 import hmac
 import json
 import logging
@@ -265,12 +266,15 @@ def _emulators(name: str) -> str:
     if found := shutil.which(name):
         return found
     made = REPOSITORY / ".tools" / "bin" / name
-    if not os.access(made, os.X_OK):
-        built = subprocess.run(
-            ["make", f".tools/bin/{name}"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-        )
-        if built.returncode:
-            _cannot(f"{name} cannot be made: {built.stderr[-300:]}")
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with (made.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another lane may be making it
+        if not os.access(made, os.X_OK):
+            built = subprocess.run(
+                ["make", f".tools/bin/{name}"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+            )
+            if built.returncode:
+                _cannot(f"{name} cannot be made: {built.stderr[-300:]}")
     return str(made)
 
 
