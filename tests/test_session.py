@@ -70,7 +70,6 @@ def test_keys_on_a_machine_without_a_name_are_told_of() -> None:
 
 
 def test_another_python_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(session.log.parent, "propagate", True)
     caplog.set_level("INFO")
     for name in ("PYSPARK_PYTHON", "SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME"):
         monkeypatch.setenv(name, "")

@@ -1,6 +1,5 @@
 """A flag beats a variable, a variable the file, the file the default; what is wrong is said in a sentence."""
 
-import logging
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -190,7 +189,6 @@ def test_a_slip_in_a_variables_name_is_refused(variable: str, meant: str, monkey
 def test_another_variable_of_the_prefix_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("orchard"), "propagate", True)
     monkeypatch.setenv("ORCHARD_FLAVOUR", "sweet")
     assert load().model_dump() == Settings().model_dump()
     assert "ORCHARD_FLAVOUR is not used" in caplog.text
@@ -199,7 +197,6 @@ def test_another_variable_of_the_prefix_is_warned_of(
 def test_what_kubernetes_says_of_services_is_no_setting(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("orchard"), "propagate", True)
     for service in ("ORCHARD", "ORCHARD_SERVE", "ORCHARD_SEED", "ORCHARD_LIMIT"):
         for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"):
             monkeypatch.setenv(f"{service}_{name}", "tcp://10.0.0.1:80")

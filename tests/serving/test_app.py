@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,16 +24,8 @@ def photo(fruits: Path) -> bytes:
     return min((fruits / "Test" / "Mango").iterdir()).read_bytes()
 
 
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    logger = logging.getLogger("orchard.serving")  # a command that ran before may have cut it off from the root
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-
-
 def test_a_fault_of_the_server_is_logged_and_not_told(
-    model: Model, photo: bytes, log: pytest.LogCaptureFixture
+    model: Model, photo: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = replace(model, weights=model.weights[:, :7])
     with TestClient(create_app(broken)) as client:
@@ -43,7 +34,7 @@ def test_a_fault_of_the_server_is_logged_and_not_told(
     assert response.status_code == 500
     body = response.json()
     assert body.keys() == {"type", "title", "status", "instance", "request_id"}
-    logged = [record for record in log.records if record.levelno == logging.ERROR]
+    logged = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert any(body["request_id"] in record.getMessage() and record.exc_info for record in logged)
     assert not any("secret" in record.getMessage() for record in logged)
 

@@ -145,9 +145,7 @@ class Service:
 
     def log(self, identity: str) -> list[str]:
         """Return what a job's driver has said. Raises ClusterError if that lies nowhere, or not yet."""
-        raise ClusterError(
-            f"EMR on EKS keeps it elsewhere: {self.status(identity).logs or 'name --log-uri next time'}."
-        )
+        raise NotImplementedError
 
     def follow(self, identity: str, *, start_timeout: float) -> None:
         """Wait for the end of a job, showing its state.
@@ -199,6 +197,12 @@ class Emr(Service):
             reason=_reason(run),
             logs=_logs(run),
             exit_code=None if state in _RUNNING else 0 if state == "COMPLETED" else 4,
+        )
+
+    def log(self, identity: str) -> list[str]:
+        """Raise ClusterError, which says where the log lies."""
+        raise ClusterError(
+            f"EMR on EKS keeps it elsewhere: {self.status(identity).logs or 'name --log-uri next time'}."
         )
 
     def _end(self, identity: str) -> None:

@@ -2,9 +2,8 @@
 
 import errno
 import os
-import re
 
-from orchard.storage.addresses import SPELLED, Location, is_object, local_path, split_object_url
+from orchard.storage.addresses import SCHEME, SPELLED, Location, is_object, local_path, split_object_url
 from orchard.storage.interface import Entry, S3Options, Storage
 from orchard.storage.local import LocalStorage, readable_path
 from orchard.storage.s3 import ObjectStorage
@@ -29,7 +28,6 @@ __all__ = [
 ]
 
 DEFAULT_S3 = S3Options()
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def open_storage(url: str, s3: S3Options = DEFAULT_S3) -> Storage:
@@ -57,7 +55,7 @@ def read_path(path: str, s3: S3Options = DEFAULT_S3, max_bytes: int | None = Non
         if not bucket or not key.strip("/"):
             raise FileNotFoundError(errno.ENOENT, "a bucket, not an object", path)
         return ObjectStorage(bucket, "", s3, scheme).read(key, max_bytes)
-    if other := _SCHEME.match(path):
+    if other := SCHEME.match(path):
         said = f"{other[1]}: is not read, local paths, file://, s3a://, gs:// and abfss:// are"
         raise OSError(errno.EPROTONOSUPPORT, said, path)
     return LocalStorage("/").read(path, max_bytes)

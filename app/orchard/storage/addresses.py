@@ -11,7 +11,7 @@ from orchard.errors import UsageError
 OBJECTS = ("s3a://", "gs://", "abfss://")
 """How the address of an object begins, wherever one is stored."""
 _OBJECT = re.compile(r"(s3a?|gs|abfss?)://([^/]+)/*(.*)", re.DOTALL)
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _CONTAINER = re.compile(r"[^/@]+@[^/@.]+\.dfs\.[^/@]+")
 SPELLED = {"s3": "s3a", "abfs": "abfss"}
 """Schemes that mean another."""
@@ -68,7 +68,7 @@ def local_path(url: str) -> Path:
         url = "/" + url.removeprefix("file:").lstrip("/")
         if "%" in url and not Path(url).exists():
             url = unquote(url)
-    elif (scheme := _SCHEME.match(url)) and not Path(url).exists():
+    elif (scheme := SCHEME.match(url)) and not Path(url).exists():
         raise UsageError(f"{url} cannot be opened: {_advice(url, scheme[1].lower())}")
     return Path(os.path.abspath(os.path.expanduser(url)))  # noqa: PTH100, PTH111 - Path keeps ".."
 
