@@ -26,7 +26,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from measuring import MB, REPOSITORY, Kind, MemoryWatch, parser, report, save
-from orchard import session
 from orchard.classification import regression
 from orchard.classification.forest import grow
 from orchard.classification.rows import Marked, Rows
@@ -38,6 +37,7 @@ from orchard.output import Output
 from orchard.pipeline import Pipeline
 from orchard.reduction.statistics import ClassSums, Role
 from orchard.settings import Settings, load
+from orchard.spark import session
 from orchard.storage import Storage
 
 K, CLASSES, PART_ROWS = 256, 100, 16_384

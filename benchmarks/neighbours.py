@@ -20,7 +20,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import measuring
-from orchard import session
 from orchard.datasets import lists, matrix
 from orchard.layout import FEATURES, Dataset
 from orchard.neighbours.cells import CENTRE_ROWS, MAX_CELL_ROWS, MAX_CELLS
@@ -28,6 +27,7 @@ from orchard.neighbours.search import CELL_ROWS, Nearest, centres, probed
 from orchard.neighbours.space import Space
 from orchard.neighbours.stage import find_neighbours
 from orchard.output import Output
+from orchard.spark import session
 
 SHOTS = 5
 WIDTH = 160

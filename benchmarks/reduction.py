@@ -22,11 +22,11 @@ from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from orchard import session
 from orchard.datasets import lists
 from orchard.layout import FEATURES, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import reduce
+from orchard.spark import session
 
 
 def generate(output: Output, rows: int, n_features: int, rows_per_file: int = 1000) -> None:

@@ -39,7 +39,7 @@ from statistics import median, quantiles
 
 from measuring import images_folder, parser, report, save
 from orchard.images.decoding import Decoded
-from orchard.session import available_cores
+from orchard.machine import available_cores
 
 PHOTOGRAPHS = 128
 WARM_UP_SECONDS = 2

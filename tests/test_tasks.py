@@ -19,7 +19,7 @@ from orchard import datasets, tasks
 from orchard.errors import AccessDenied, ClusterError, InputError, OrchardError, OutputDamaged, StorageError
 from orchard.files import DataFile
 from orchard.layout import REDUCED
-from orchard.session import with_attempts
+from orchard.spark.properties import with_attempts
 from orchard.storage import open_storage
 
 SENTENCE = "Two lines\nof “é” \\x and ${braces}: mend them."

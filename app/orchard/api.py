@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def start_spark(**options: Any) -> "SparkSession":
-    """Start a local Spark session fit for the other functions; see `orchard.session.start` for the options."""
-    from orchard.session import start
+    """Start a local Spark session fit for the other functions; see `orchard.spark.session.start` for the options."""
+    from orchard.spark.session import start
 
     return start(**options)
 

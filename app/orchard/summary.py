@@ -18,9 +18,9 @@ from orchard.features.backbones import find
 from orchard.headline import headline
 from orchard.images.rejections import commonest_kinds
 from orchard.layout import INVENTORY, REJECTED, Dataset, Fitting, ImageCounts, Metrics, Planned, Run, Selection, Usage
+from orchard.machine import available_cores
 from orchard.output import Output
 from orchard.redaction import without_secrets
-from orchard.session import available_cores
 from orchard.settings import Settings
 from orchard.version import VERSION
 

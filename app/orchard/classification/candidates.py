@@ -23,10 +23,10 @@ from orchard.inference.columns import Column
 from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
 from orchard.layout import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, STATISTICS, Dataset, FittedBy, Trial
+from orchard.machine import available_cores
 from orchard.output import Output
 from orchard.reduction.stage import by_file, load
 from orchard.reduction.statistics import Role, Statistics, Sums
-from orchard.session import available_cores
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:

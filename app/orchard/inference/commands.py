@@ -79,7 +79,7 @@ def predict(
     printed = _PRINTERS["jsonl" if as_json else form]
     if not on_spark:
         return printed(predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions), top, columns)
-    from orchard.session import Session
+    from orchard.spark.session import Session
 
     session = Session(settings)
     try:

@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from orchard import session
 from orchard.datasets import lists
 from orchard.errors import ClusterError
 from orchard.files import parquet_bytes
@@ -28,6 +27,7 @@ from orchard.neighbours.search import Nearest
 from orchard.reduction.moments import Moments
 from orchard.reduction.stage import as_csv
 from orchard.report.thumbnails import POINT_PIXELS, thumbnail
+from orchard.spark import jvm
 from orchard.storage import S3Options, read_path
 
 _FEATURES, _ROWS, _VALUES, _DIRECTIONS, _SORTED = 320, 256, 128, 128, 2**15
@@ -120,7 +120,7 @@ def launch() -> float:
     """Return the seconds that starting a program takes: what Spark's start and its jobs are counted in."""
     started = time.perf_counter()
     try:
-        session.check_java()
+        jvm.check_java()
     except ClusterError:
         started = time.perf_counter()
         subprocess.run([sys.executable, "-c", "import numpy"], check=False)

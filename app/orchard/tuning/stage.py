@@ -39,9 +39,9 @@ from orchard.layout import (
     TUNING,
     Dataset,
 )
+from orchard.machine import available_cores
 from orchard.output import Output
 from orchard.progress import stage
-from orchard.session import available_cores
 from orchard.settings import Settings
 from orchard.stages import key_of
 from orchard.tuning import process
