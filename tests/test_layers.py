@@ -19,7 +19,7 @@ FLOORS = (
     ("inference", "reduction"),
     ("features",),
     ("spark", "tasks", "datasets", "stages", "monitoring", "usage", "cluster.executors", "cluster.client"),
-    ("images", "settings", "flags", "cluster.autoscaling", "cluster.reasons"),
+    ("images", "settings", "settings_text", "flags", "cluster.autoscaling", "cluster.reasons"),
     ("output", "log", "models", "lock", "upgrade"),
     ("cards", "files", "delimited"),
     ("storage", "commandline", "child", "runlog", "webhook", "progress", "interruption"),

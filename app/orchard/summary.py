@@ -134,7 +134,7 @@ def run(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         source=output.recall("listing").get("source", ""),
         output=output.url,
-        settings=settings.model_dump(mode="json"),
+        settings=settings.recorded(),
         backbone=identity | {"name": backbone.name, "input_size": backbone.input_size, "top1": backbone.top1},
         fitting=_fitting(output, selection) if selection else None,
         versions=_versions(),

@@ -14,6 +14,7 @@ from orchard.cluster.state import Status, json_line
 from orchard.errors import ClusterError, UsageError
 from orchard.flags import DRIVERS, STORAGE, comparison, key_values, options, settings_from
 from orchard.redaction import is_secret, redacted, without_secrets
+from orchard.settings_text import flag_of
 
 log = logging.getLogger(__name__)
 
@@ -334,7 +335,7 @@ def _check_flags(command: str, flags: dict[str, Any]) -> None:
     """Refuse a flag that the driver's command does not have. Raises UsageError."""
     for name in _IN_SUBMIT:
         if name not in DRIVERS[command] and flags[name] not in (None, ()):
-            raise UsageError(f"--{name.replace('_', '-')} is no flag of `orchard {command}`: leave it away.")
+            raise UsageError(f"{flag_of(name)} is no flag of `orchard {command}`: leave it away.")
 
 
 def _context_namespace(context: str | None) -> str:
