@@ -23,7 +23,7 @@ from orchard.layout import BACKBONE, CALIBRATION, COLUMNS, FAMILIARITY, LABELS, 
 from orchard.output import Output
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Reduction
-from orchard.serving.documents import model_card as api_card
+from orchard.serving.openapi import model_card as api_card
 from orchard.serving.static import about_model
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -15,9 +14,10 @@ from starlette.responses import RedirectResponse
 
 from orchard.images.decoding import Limits
 from orchard.inference.model import Model
-from orchard.serving import documents, metrics, reference, static
+from orchard.serving import metrics, openapi, reference, static
+from orchard.serving.asgi import AsgiApp, Receive, Scope, Send
 from orchard.serving.batching import EnginePool
-from orchard.serving.observability import AsgiApp, Observed, Receive, Scope, Send
+from orchard.serving.observability import Observed
 from orchard.serving.prediction import PredictionHandler
 from orchard.serving.problems import Problem, Refusal
 from orchard.serving.uploads import Held, UploadLimits
@@ -120,7 +120,7 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
     _add_probes(app, pool, counted, state)
     app.include_router(static.router(model))
     app.include_router(reference.router())
-    _describe_problems(app)
+    openapi.describe_problems(app)
     app.add_exception_handler(HTTPException, _leave_to_observed)
     observed = partial(Observed, metrics=counted, routes=ROUTES, draining=lambda: state.draining)
     app.add_middleware(observed)
@@ -191,17 +191,17 @@ def _add_prediction(app: FastAPI, handler: PredictionHandler, model: Model, serv
         summary="Say what is on one image or several",
         response_class=Response,
         responses={
-            200: {"model": documents.Predictions, "content": documents.answer_example(model)},
-            **documents.problems(400, 408, 413, 415, 422, 500, 503),
+            200: {"model": openapi.Predictions, "content": openapi.answer_example(model)},
+            **openapi.problems(400, 408, 413, 415, 422, 500, 503),
         },
-        openapi_extra=documents.predict_request(model, serving.uploads.max_files),
+        openapi_extra=openapi.predict_request(model, serving.uploads.max_files),
     )
     async def predict(request: Request) -> Response:
         return Response(await handler.answer(request.scope, request.receive), media_type="application/json")
 
 
 def _add_model(app: FastAPI, model: Model) -> None:
-    card = documents.model_card(model)
+    card = openapi.model_card(model)
     content = card.model_dump_json().encode()
     example = {"application/json": {"example": card.model_dump()}}
 
@@ -209,22 +209,22 @@ def _add_model(app: FastAPI, model: Model) -> None:
         MODEL,
         summary="The model that answers",
         response_class=Response,
-        responses={200: {"model": documents.ModelCard, "content": example}},
+        responses={200: {"model": openapi.ModelCard, "content": example}},
     )
     async def describe() -> Response:
         return Response(content, media_type="application/json")
 
 
 def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state: State) -> None:
-    @app.get(HEALTH, summary="The process lives", response_model=documents.Health)
+    @app.get(HEALTH, summary="The process lives", response_model=openapi.Health)
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get(
         READY,
         summary="The engines are compiled, one can answer, and the server is not about to stop",
-        response_model=documents.Health,
-        responses=documents.problems(503),
+        response_model=openapi.Health,
+        responses=openapi.problems(503),
     )
     async def ready() -> dict[str, str]:
         if state.draining:
@@ -240,19 +240,3 @@ def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state:
     @app.get(METRICS, summary="Figures for Prometheus", response_class=Response, responses={200: {"content": text}})
     async def figures() -> Response:
         return Response(counted.exposition(), media_type=metrics.CONTENT_TYPE)
-
-
-def _describe_problems(app: FastAPI) -> None:
-    """Add the schema of a problem to the document; no route returns it as its model."""
-    generate: Callable[[], dict[str, Any]] = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        schemas = document["components"]["schemas"]
-        if "Problem" not in schemas:
-            problem = documents.ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(problem.pop("$defs", {}))
-            schemas["Problem"] = problem
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

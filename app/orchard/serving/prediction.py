@@ -11,10 +11,11 @@ from orchard.images.decoding import Rejection
 from orchard.inference.model import Model
 from orchard.inference.predict import column_values
 from orchard.inference.predictor import Prediction
+from orchard.serving.asgi import Receive, Scope, Send
 from orchard.serving.batching import EnginePool, Outcome, QueueFull
 from orchard.serving.cards import CardOf, requested
 from orchard.serving.metrics import Metrics
-from orchard.serving.observability import Gone, Receive, Scope, Send, exchange
+from orchard.serving.observability import Gone, exchange
 from orchard.serving.problems import Problem, Refusal
 from orchard.serving.uploads import Body, Disconnected, Held, Upload, UploadLimits, read_uploads
 

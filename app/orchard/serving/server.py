@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from orchard.errors import ClusterError, OrchardError
 from orchard.inference.model import Model
 from orchard.serving.app import Serving, State, create_app
-from orchard.serving.observability import AsgiApp
+from orchard.serving.asgi import AsgiApp
 from orchard.serving.problems import MEDIA_TYPE, Problem
 from orchard.vocabulary import Reason
 
