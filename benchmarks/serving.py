@@ -200,7 +200,7 @@ def _free_port() -> int:
 
 
 def _orchard(output: str, port: int) -> list[str]:
-    start = "from orchard.serving.commands import serve; serve()"
+    start = "from orchard.cli.serve import serve; serve()"
     return [sys.executable, "-c", start, output, "--port", str(port)]
 
 

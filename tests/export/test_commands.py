@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from export.runtimes import Exporter
+from orchard.cli.export import export
 from orchard.errors import InputError, StorageError, UsageError, WeightsUnavailable
-from orchard.exports.commands import export
 from orchard.exports.formats import Format, Precision, card_beside
 from orchard.exports.keras_model import keras_file
 from orchard.exports.quantization import Images, in_other_numbers, matching

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchard.cli.printing import print_json
 from orchard.errors import UsageError
 from orchard.flags import IMAGES, SPARK, STORAGE, options, settings_from
 from orchard.progress import stage
@@ -124,7 +124,7 @@ def _json_lines(answers: Iterator[Answered], top: int, columns: Sequence[str]) -
     failed = 0
     for answer in answers:
         failed += "reason" in answer
-        click.echo(json.dumps(answer, ensure_ascii=False))
+        print_json(answer, indent=None)
     return 1 if failed else 0
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
+from orchard.cli.printing import print_json
 from orchard.exports.formats import Format, Precision
 from orchard.flags import STORAGE, options, settings_from
 
@@ -50,7 +50,7 @@ def export(
     settings = settings_from(flags)
     done = write(output, file, Format(kind), Precision(precision), weights=weights, s3=settings.s3_options())
     if as_json:
-        click.echo(json.dumps({"files": done.files, "card": done.card}, ensure_ascii=False, indent=2))
+        print_json({"files": done.files, "card": done.card})
         return 0
     for name, size in done.files.items():
         click.echo(f"{size / 1e6:8.2f} MB  {name}")
