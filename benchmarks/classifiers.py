@@ -30,7 +30,7 @@ from orchard.classification import regression
 from orchard.classification.forest import grow
 from orchard.classification.rows import Marked, Rows
 from orchard.classification.stage import Classification
-from orchard.datasets import batches, lists, matrix
+from orchard.datasets import batches, list_column, matrix
 from orchard.files import DataFile
 from orchard.layout import REDUCED, Dataset, FittedBy
 from orchard.output import Output
@@ -74,7 +74,7 @@ def make(output: Output, rows: int) -> None:
         names = pa.array([f"/{number}.jpg" for number in range(start, start + len(classes))])
         labels = pa.array(LABELS).take(pa.array(classes))
         nothing = pa.nulls(len(classes), pa.string())
-        columns = [names, labels, nothing, pa.repeat(pa.scalar("train"), len(classes)), lists(values)]
+        columns = [names, labels, nothing, pa.repeat(pa.scalar("train"), len(classes)), list_column(values)]
         files.append(output.stage(Dataset.REDUCED, pa.table(columns, schema=REDUCED)))
     output.commit({Dataset.REDUCED: files})
 

@@ -18,7 +18,7 @@ from orchard.classification.forest import Forest
 from orchard.classification.held_out import HeldOut
 from orchard.classification.stage import Classification, classify
 from orchard.classification.training import Classifier
-from orchard.datasets import lists, matrix
+from orchard.datasets import list_column, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.features.regrouping import update_groups
 from orchard.images.groups import frame_names, groups_of, regrouped
@@ -57,7 +57,9 @@ def commit(output: Output, rows: Rows, *, grouped: bool = False, further: Sequen
         image["label_columns"] = json.dumps(columns) if columns else None
         value[0] += {"ripe": 4, "raw": -4}.get(columns.get("ripeness", ""), 30)
     features = pa.Table.from_pylist([image | {"width": 100, "height": 100} for image in images], FEATURES)
-    features = features.set_column(FEATURES.get_field_index("features"), FEATURES.field("features"), lists(values))
+    features = features.set_column(
+        FEATURES.get_field_index("features"), FEATURES.field("features"), list_column(values)
+    )
     frames = frame_names([path for path, _, _ in rows], [label for _, label, _ in rows])
     groups = frames if grouped else [None] * len(rows)
     inventory = pa.Table.from_pylist(

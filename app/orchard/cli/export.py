@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from orchard.cli.printing import print_json
-from orchard.exports.formats import Format, Precision
+from orchard.exports.formats import Format, StoredPrecision
 from orchard.flags import STORAGE, options, settings_from
 
 
@@ -22,8 +22,8 @@ from orchard.flags import STORAGE, options, settings_from
 @click.option("--to", "file", required=True, metavar="FILE", help="local path or s3a:// URL, with the format's suffix")
 @click.option(
     "--precision",
-    default=str(Precision.FLOAT32),
-    type=click.Choice([str(precision) for precision in Precision]),
+    default=str(StoredPrecision.FLOAT32),
+    type=click.Choice([str(precision) for precision in StoredPrecision]),
     help="how the weights are stored, in int8 also what is computed with  [default: float32]",
 )
 @click.option(
@@ -48,7 +48,7 @@ def export(
     from orchard.exports.writing import export as write
 
     settings = settings_from(flags)
-    done = write(output, file, Format(kind), Precision(precision), weights=weights, s3=settings.s3_options())
+    done = write(output, file, Format(kind), StoredPrecision(precision), weights=weights, s3=settings.s3_options())
     if as_json:
         print_json({"files": done.files, "card": done.card})
         return 0

@@ -31,7 +31,7 @@ _ELSEWHERE = {"source_weight", "master", "spark_conf", "webhook"}
 """Settings that are no variable of the job's: there is one source, so none has a weight; a webhook is secret and stands
 in the Secret that pods get."""
 
-Manifest = dict[str, Any]
+KubernetesObject = dict[str, Any]
 
 
 TUNING = {"memory": "3g", "cpu": "2", "disk": "4Gi"}
@@ -205,7 +205,7 @@ def _least_overhead(cores: int) -> str:
     return f"{384 + 450 * cores}m"
 
 
-def render(submission: Submission, namespace: str) -> list[Manifest]:
+def render(submission: Submission, namespace: str) -> list[KubernetesObject]:
     """Return the manifests of a job in a namespace, the Job itself first."""
     objects = [_renamed(manifest, _names(submission.name), submission.name) for manifest in _rendered()]
     (job,) = (manifest for manifest in objects if manifest["kind"] == "Job")
@@ -236,7 +236,7 @@ def render(submission: Submission, namespace: str) -> list[Manifest]:
     return [job, *(manifest for manifest in objects if manifest is not job)]
 
 
-def _scale_by_work(pods: Manifest, role: Manifest) -> None:
+def _scale_by_work(pods: KubernetesObject, role: KubernetesObject) -> None:
     """Let the driver read the number of its executors, too, which it chooses itself: as the chart's ``autoscale``."""
     pods.pop("executors")
     for rule in role["rules"]:
@@ -244,22 +244,22 @@ def _scale_by_work(pods: Manifest, role: Manifest) -> None:
             rule["verbs"] = ["get", *rule["verbs"]]
 
 
-def to_yaml(*manifests: Manifest) -> str:
+def to_yaml(*manifests: KubernetesObject) -> str:
     """Return manifests as a YAML stream."""
     import yaml
 
     return "---\n".join(yaml.safe_dump(manifest, sort_keys=False, width=120) for manifest in manifests)
 
 
-def _from_yaml(text: str) -> Manifest:
+def _from_yaml(text: str) -> KubernetesObject:
     import yaml
 
-    loaded: Manifest = yaml.safe_load(text)
+    loaded: KubernetesObject = yaml.safe_load(text)
     return loaded
 
 
 @functools.cache
-def _rendered() -> tuple[Manifest, ...]:
+def _rendered() -> tuple[KubernetesObject, ...]:
     """Return the chart's manifests, which are read by all and changed by none: `_renamed` makes new ones."""
     import yaml
 
@@ -288,12 +288,12 @@ def driver_memory_overhead() -> str:
     return f"{(_bytes(_rendered_driver()['resources']['limits']['memory']) - _bytes(heap)) // 2**20}m"
 
 
-def _rendered_driver() -> Manifest:
+def _rendered_driver() -> KubernetesObject:
     (job,) = (manifest for manifest in _rendered() if manifest["kind"] == "Job")
     return _container(job["spec"]["template"]["spec"])
 
 
-def _one(objects: Iterable[Manifest], kind: str, suffix: str) -> Manifest:
+def _one(objects: Iterable[KubernetesObject], kind: str, suffix: str) -> KubernetesObject:
     (found,) = (m for m in objects if m["kind"] == kind and m["metadata"]["name"].endswith(suffix))
     return found
 
@@ -339,7 +339,7 @@ def _fill_settings(data: dict[str, str], submission: Submission) -> dict[str, st
     return data
 
 
-def _fill_driver(pod: Manifest, submission: Submission) -> None:
+def _fill_driver(pod: KubernetesObject, submission: Submission) -> None:
     _fill_pod(pod, submission)
     container = _container(pod)
     container["args"] = submission.arguments
@@ -362,7 +362,7 @@ def _fill_driver(pod: Manifest, submission: Submission) -> None:
         )
 
 
-def _fill_pod(pod: Manifest, submission: Submission) -> None:
+def _fill_pod(pod: KubernetesObject, submission: Submission) -> None:
     """Give driver or executor what both have: the Secret with the store's keys, the claims."""
     container = _container(pod)
     if submission.s3_secret:
@@ -373,8 +373,8 @@ def _fill_pod(pod: Manifest, submission: Submission) -> None:
         container.setdefault("volumeMounts", []).append({"name": volume["name"], "mountPath": path})
 
 
-def _container(pod: Manifest) -> Manifest:
-    container: Manifest = pod["containers"][0]
+def _container(pod: KubernetesObject) -> KubernetesObject:
+    container: KubernetesObject = pod["containers"][0]
     return container
 
 
@@ -384,7 +384,7 @@ def _bytes(memory: str) -> int:
     return int(float(text[:-1]) * _UNITS[text[-1]]) if text[-1] in _UNITS else int(text)
 
 
-def _digest(template: Manifest, settings: dict[str, str], pods: dict[str, str]) -> str:
+def _digest(template: KubernetesObject, settings: dict[str, str], pods: dict[str, str]) -> str:
     """Return what is the same for jobs that differ in nothing but the number of executors."""
     properties = json.loads(settings["ORCHARD_SPARK_CONF"])
     properties.pop("spark.executor.instances", None)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision, probabilities_of
+from orchard.exports.formats import (
+    FAMILIARITY,
+    INPUT,
+    KIND_PROBABILITIES,
+    OUTPUT,
+    Format,
+    StoredPrecision,
+    probabilities_of,
+)
 from orchard.exports.graph import output_shapes
-from orchard.features.artifact import AFTER_TUNING, PARTS, Artifact
+from orchard.features.artifact import AFTER_TUNING, VIEW_SHARES, Artifact
 from orchard.features.backbones import find
 from orchard.images.decoding import GREY
 from orchard.inference.description import TrainingDescription, describe
@@ -28,7 +36,7 @@ _WEIGHTS_LICENCES = {
 }
 
 
-def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, Any]:
+def model_card(model: Model, kind: Format, precision: StoredPrecision) -> dict[str, Any]:
     """Return the card of `model` in a format and precision, ready for JSON, without the file's name and size."""
     artifact, described = model.artifact, describe(model)
     backbone = find(artifact.backbone, alpha=artifact.alpha, input_size=artifact.input_size)
@@ -131,7 +139,7 @@ def _input(kind: Format, artifact: Artifact) -> dict[str, Any]:
 def _resize(kind: Format, artifact: Artifact) -> str:
     size, largest = (f"{side} x {side}" for side in (artifact.input_size, artifact.decoded_size))
     if artifact.test_views > 1:
-        middles = " and ".join(f"{part:g}" for part in PARTS[artifact.test_views][1:])
+        middles = " and ".join(f"{share:g}" for share in VIEW_SHARES[artifact.test_views][1:])
         views = f"bilinear to {size}, smoothing when it shrinks, of the whole and of its middle, {middles} of each side"
         first = "the file brings" if kind in (Format.ONNX, Format.OPENVINO) else "bring"
         return f"{views}; done by the file; {first} a larger photo to {largest} first"

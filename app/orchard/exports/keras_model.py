@@ -26,12 +26,19 @@ from numpy.typing import NDArray
 
 from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
-from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision, probabilities_of
+from orchard.exports.formats import (
+    FAMILIARITY,
+    INPUT,
+    KIND_PROBABILITIES,
+    OUTPUT,
+    Format,
+    StoredPrecision,
+    probabilities_of,
+)
 from orchard.exports.graph import head
 from orchard.exports.quantization import Images, familiarity_of, matching
 from orchard.exports.views import Side, view
-from orchard.features.artifact import PARTS
-from orchard.features.artifact import Precision as Computing
+from orchard.features.artifact import VIEW_SHARES, Precision
 from orchard.features.backbones import Backbone, find
 from orchard.features.engines import SMALLEST
 from orchard.features.quantization import FLOAT32_CONVOLUTIONS
@@ -53,7 +60,7 @@ class _Request:
     """What the child is to build."""
 
     format: Format
-    precision: Precision
+    precision: StoredPrecision
     backbone: str
     alpha: float
     input_size: int
@@ -81,7 +88,7 @@ class KerasFile(NamedTuple):
 def keras_file(
     model: Model,
     kind: Format,
-    precision: Precision = Precision.FLOAT32,
+    precision: StoredPrecision = StoredPrecision.FLOAT32,
     *,
     weights: str,
     seed: int = 0,
@@ -134,7 +141,7 @@ def keras_file(
         if images is not None and images.pixels:
             squares = _resized(images.pixels, artifact.decoded_size)
             np.save(folder / "images.npy", squares)
-            if artifact.precision is Computing.INT8:  # which the child cannot compute
+            if artifact.precision is Precision.INT8:  # which the child cannot compute
                 np.save(folder / "before.npy", familiarity_of(model, images._replace(pixels=list(squares))))
         _run_child(folder, artifact.backbone)
         threshold = json.loads((folder / "threshold.json").read_text())
@@ -184,7 +191,7 @@ def _run_child(folder: Path, backbone: str) -> None:
 def main(folder: Path) -> int:
     """Build what ``folder/request.json`` asks for as ``folder/model.keras`` or ``.tflite``."""
     values = json.loads((folder / "request.json").read_text())
-    values |= {"format": Format(values["format"]), "precision": Precision(values["precision"])}
+    values |= {"format": Format(values["format"]), "precision": StoredPrecision(values["precision"])}
     request = _Request(**values)
     path = folder / f"model{request.format.suffix}"
     try:
@@ -239,19 +246,19 @@ def _folded(request: _Request, folder: Path) -> keras.Model:
     litert = request.format is Format.LITERT
     image = keras.Input((None, None, 3), batch_size=1 if litert else None, name=INPUT, dtype="uint8")
     numbers = keras.layers.Rescaling(1.0, name="float32")(image)
-    parts = PARTS[request.test_views]
-    if len(parts) == 1:
+    shares = VIEW_SHARES[request.test_views]
+    if len(shares) == 1:
         seen = keras.layers.Resizing(size, size, interpolation="bilinear", antialias=smooth, name="resize")(numbers)
     else:
-        seen = _views(numbers, parts, size)
+        seen = _views(numbers, shares, size)
     with np.load(folder / "head.npz") as arrays:
         matrix, bias = arrays["weights"], arrays["bias"]
     dense = keras.layers.Dense(len(bias), activation="softmax", name=OUTPUT)
     features = network(seen)
     if request.square_root:
         features = features / keras.ops.sqrt(keras.ops.maximum(keras.ops.abs(features), SMALLEST))
-    if len(parts) > 1:
-        of_views = keras.ops.reshape(features, (len(parts), -1, features.shape[-1]))
+    if len(shares) > 1:
+        of_views = keras.ops.reshape(features, (len(shares), -1, features.shape[-1]))
         features = keras.ops.mean(of_views, axis=0)
     outputs = {OUTPUT: dense(features)}
     path = folder / "familiarity.npz"
@@ -276,8 +283,8 @@ def _folded(request: _Request, folder: Path) -> keras.Model:
     return model
 
 
-def _views(numbers: Any, parts: Sequence[float], size: int) -> Any:
-    """Return the views of images (n, height, width, 3), as many times n, of the network's size: all of a part together.
+def _views(numbers: Any, shares: Sequence[float], size: int) -> Any:
+    """Return the views of images (n, height, width, 3), as many times n, of the network's size, share by share.
 
     A picture is not brought to `Artifact.decoded_size` first, as no standard layer does so to large ones alone.
     """
@@ -290,7 +297,7 @@ def _views(numbers: Any, parts: Sequence[float], size: int) -> Any:
 
     sides = side(numbers[0, :, 0, 0]), side(numbers[0, 0, :, 0])
     planes = ops.transpose(numbers, (0, 3, 2, 1))
-    seen = [view(ops, planes, sides, part, size) for part in parts]
+    seen = [view(ops, planes, sides, share, size) for share in shares]
     return ops.transpose(ops.concatenate(seen, axis=0), (0, 3, 2, 1))
 
 
@@ -318,7 +325,7 @@ def _familiarity(features: Any, familiarity: Familiarity) -> Any:
     return ops.clip(nearest / ops.maximum(lengths, 1e-12), 0.0, 1.0)
 
 
-def _litert(model: keras.Model, precision: Precision, folder: Path) -> bytes:
+def _litert(model: keras.Model, precision: StoredPrecision, folder: Path) -> bytes:
     import keras
     import tensorflow as tf
 
@@ -331,12 +338,12 @@ def _litert(model: keras.Model, precision: Precision, folder: Path) -> bytes:
     archive.add_endpoint("serving_default", serve, [tf.TensorSpec((1, None, None, 3), tf.uint8, name=INPUT)])
     archive.write_out(str(folder / "saved"), verbose=False)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
-    float32 = _float32_nodes(converter.convert()) if precision is Precision.INT8 else []
-    if precision is not Precision.FLOAT32:
+    float32 = _float32_nodes(converter.convert()) if precision is StoredPrecision.INT8 else []
+    if precision is not StoredPrecision.FLOAT32:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if precision is Precision.FLOAT16:
+    if precision is StoredPrecision.FLOAT16:
         converter.target_spec.supported_types = [tf.float16]
-    if precision is not Precision.INT8:
+    if precision is not StoredPrecision.INT8:
         data: bytes = converter.convert()
         return data
     images = np.load(folder / "images.npy")

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from orchard.datasets import lists
+from orchard.datasets import list_column
 from orchard.errors import ClusterError
 from orchard.files import parquet_bytes
 from orchard.layout import REDUCED
@@ -76,7 +76,7 @@ def speeds() -> Speeds:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     names = pa.array([f"/{number:08d}.jpg" for number in range(_ROWS)])
     values = random.standard_normal((_ROWS, _VALUES)).astype(np.float32)
-    reduced = pa.record_batch([names, *[pa.array(["name"] * _ROWS)] * 3, lists(values)], schema=REDUCED)
+    reduced = pa.record_batch([names, *[pa.array(["name"] * _ROWS)] * 3, list_column(values)], schema=REDUCED)
     numbers, labels = np.arange(_ROWS), np.arange(_ROWS) % 8
     unsorted = random.standard_normal(_SORTED)
     n_bytes = [0]

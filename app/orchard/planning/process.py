@@ -22,7 +22,7 @@ from orchard import child, memory
 from orchard.errors import OrchardError
 from orchard.features.artifact import Artifact
 from orchard.features.engines import Engine, load_engine
-from orchard.features.worker import Rows, encoded, worked_on
+from orchard.features.worker import TaskRows, encoded, worked_on
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.reading import contents
 from orchard.layout import REJECTED, Dataset
@@ -131,7 +131,7 @@ def _measured(
     started, cpu = time.perf_counter(), time.process_time()
     while worked < images.num_rows and (not worked or time.perf_counter() - started < request.seconds):
         part = images.slice(worked, CHUNK)
-        rows: Rows = worked_on(
+        rows: TaskRows = worked_on(
             part,
             found[worked : worked + CHUNK],
             engine,

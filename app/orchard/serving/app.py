@@ -17,20 +17,20 @@ from orchard.inference.model import Model
 from orchard.serving import metrics, openapi, reference, static
 from orchard.serving.asgi import AsgiApp, Receive, Scope, Send
 from orchard.serving.batching import EnginePool
-from orchard.serving.observability import Observed
+from orchard.serving.observability import RequestMiddleware
 from orchard.serving.prediction import PredictionHandler
 from orchard.serving.problems import Problem, Refusal
 from orchard.serving.uploads import Held, UploadLimits
 from orchard.version import VERSION
 
 PREDICT = "/v1/predict"
-MODEL = "/v1/model"
+MODEL_ROUTE = "/v1/model"
 HEALTH = "/healthz"
 READY = "/readyz"
-METRICS = "/metrics"
+METRICS_ROUTE = "/metrics"
 OPENAPI = "/openapi.json"
 PAGE = ("/", "/sw.js", "/manifest.webmanifest", "/model.json", "/cards.json", "/model.onnx")
-ROUTES = (PREDICT, MODEL, HEALTH, READY, METRICS, OPENAPI, reference.DOCS, *PAGE)
+ROUTES = (PREDICT, MODEL_ROUTE, HEALTH, READY, METRICS_ROUTE, OPENAPI, reference.DOCS, *PAGE)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Serving:
 
 
 @dataclass
-class State:
+class Lifecycle:
     """What the server tells the application."""
 
     draining: bool = False
@@ -64,10 +64,10 @@ class State:
     """What an engine could not start for."""
 
 
-def create_app(model: Model, serving: Serving | None = None, state: State | None = None) -> AsgiApp:
+def create_app(model: Model, serving: Serving | None = None, state: Lifecycle | None = None) -> AsgiApp:
     """Return the application that answers with `model`; its engines are compiled when it starts."""
     serving = serving or Serving()
-    state = state or State()
+    state = state or Lifecycle()
     counted = metrics.Metrics()
     held = Held(serving.uploads.max_held_bytes)
 
@@ -122,7 +122,7 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
     app.include_router(reference.router())
     openapi.describe_problems(app)
     app.add_exception_handler(HTTPException, _leave_to_observed)
-    observed = partial(Observed, metrics=counted, routes=ROUTES, draining=lambda: state.draining)
+    observed = partial(RequestMiddleware, metrics=counted, routes=ROUTES, draining=lambda: state.draining)
     app.add_middleware(observed)
     # What is asked most does without the framework's middleware and router, a twentieth of the server's own time.
     answers: AsgiApp = Shortcut(app, {("POST", PREDICT): observed(handler)})
@@ -180,7 +180,7 @@ class Shortcut:
 
 
 async def _leave_to_observed(_: Request, error: Exception) -> Response:
-    """Let `Observed` answer a 404 or a 405, as it answers all errors."""
+    """Let `RequestMiddleware` answer a 404 or a 405, as it answers all errors."""
     assert isinstance(error, HTTPException)
     raise Problem(None, status=error.status_code, headers=dict(error.headers or {}))
 
@@ -206,7 +206,7 @@ def _add_model(app: FastAPI, model: Model) -> None:
     example = {"application/json": {"example": card.model_dump()}}
 
     @app.get(
-        MODEL,
+        MODEL_ROUTE,
         summary="The model that answers",
         response_class=Response,
         responses={200: {"model": openapi.ModelCard, "content": example}},
@@ -215,7 +215,7 @@ def _add_model(app: FastAPI, model: Model) -> None:
         return Response(content, media_type="application/json")
 
 
-def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state: State) -> None:
+def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state: Lifecycle) -> None:
     @app.get(HEALTH, summary="The process lives", response_model=openapi.Health)
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
@@ -237,6 +237,8 @@ def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state:
 
     text = {"text/plain": {"schema": {"type": "string"}}}
 
-    @app.get(METRICS, summary="Figures for Prometheus", response_class=Response, responses={200: {"content": text}})
+    @app.get(
+        METRICS_ROUTE, summary="Figures for Prometheus", response_class=Response, responses={200: {"content": text}}
+    )
     async def figures() -> Response:
         return Response(counted.exposition(), media_type=metrics.CONTENT_TYPE)

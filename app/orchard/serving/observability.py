@@ -56,12 +56,12 @@ class Gone(Exception):
 
 
 def exchange(scope: Scope) -> Exchange:
-    """Return what `Observed` knows of the request."""
+    """Return what `RequestMiddleware` knows of the request."""
     found: Exchange = scope["orchard.exchange"]
     return found
 
 
-class Observed:
+class RequestMiddleware:
     """ASGI middleware.
 
     Args:

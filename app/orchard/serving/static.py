@@ -17,7 +17,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from orchard.exports.formats import Precision, probabilities_of
+from orchard.exports.formats import StoredPrecision, probabilities_of
 from orchard.exports.graph import output_shapes
 from orchard.inference.description import describe
 from orchard.inference.model import Model
@@ -176,7 +176,7 @@ class ExportedModel:
         try:
             from orchard.exports.onnx_graph import to_onnx
 
-            content = to_onnx(self._model, Precision.FLOAT16)
+            content = to_onnx(self._model, StoredPrecision.FLOAT16)
         except Exception:
             _log.exception("The model cannot be made for browsers, so the page asks the server for every answer.")
             self._failed = True
