@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,7 +129,6 @@ def keras_file(
     matrix, bias = head(model)
     with tempfile.TemporaryDirectory(prefix="orchard-export-") as scratch:
         folder = Path(scratch)
-        (folder / "request.json").write_text(json.dumps(asdict(request)))
         np.savez(folder / "head.npz", weights=matrix, bias=bias[0])
         if model.familiarity is not None:
             (folder / "familiarity.npz").write_bytes(model.familiarity.to_bytes())
@@ -143,7 +142,7 @@ def keras_file(
             np.save(folder / "images.npy", squares)
             if artifact.precision is Precision.INT8:  # which the child cannot compute
                 np.save(folder / "before.npy", familiarity_of(model, images._replace(pixels=list(squares))))
-        _run_child(folder, artifact.backbone)
+        _run_child(folder, request)
         threshold = json.loads((folder / "threshold.json").read_text())
         return KerasFile((folder / f"model{kind.suffix}").read_bytes(), float(threshold))
 
@@ -165,22 +164,21 @@ def _check_digest(request: _Request, weights: Weights) -> None:
         )
 
 
-def _run_child(folder: Path, backbone: str) -> None:
-    options = child.options(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
-    command = [sys.executable, "-m", "orchard.exports.keras_model", str(folder)]
+def _run_child(folder: Path, request: _Request) -> None:
+    process = child.start("orchard.exports.keras_model", folder, request, **child.KERAS)
     try:
-        done = subprocess.run(  # noqa: S603 - our own module
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False, **options
-        )
+        process.wait(_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise OrchardError(
-            f"Exporting {backbone} took more than {_SECONDS / 60:.0f} minutes: take --precision float32."
+            f"Exporting {request.backbone} took more than {_SECONDS / 60:.0f} minutes: take --precision float32."
         ) from error
+    finally:
+        process.kill()
+        process.wait()
     child.raise_error(folder)
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
+    if process.returncode:
         raise OrchardError(
-            f"Exporting {backbone} broke off with code {done.returncode} ({lines[-1]}): check the memory, or take "
+            f"Exporting {request.backbone} {child.last_words(folder, process.returncode)}: check the memory, or take "
             "--format onnx."
         )
 
@@ -190,7 +188,7 @@ def _run_child(folder: Path, backbone: str) -> None:
 
 def main(folder: Path) -> int:
     """Build what ``folder/request.json`` asks for as ``folder/model.keras`` or ``.tflite``."""
-    values = json.loads((folder / "request.json").read_text())
+    values = child.request_of(folder)
     values |= {"format": Format(values["format"]), "precision": StoredPrecision(values["precision"])}
     request = _Request(**values)
     path = folder / f"model{request.format.suffix}"

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from orchard.images.reading import contents
 from orchard.layout import REJECTED, Dataset
 from orchard.storage import S3Options
 
-REQUEST, ARTIFACT, IMAGES, RESULT = "request.json", "artifact", "images.parquet", "result.json"
+ARTIFACT, IMAGES, RESULT = "artifact", "images.parquet", "result.json"
 CHUNK = 8
 """Images that are worked on before the clock is looked at."""
 
@@ -45,14 +45,9 @@ class Request:
     """After which no further images are begun."""
 
     @classmethod
-    def from_json(cls, text: str) -> Request:
-        """Return what `to_json` wrote."""
-        found = json.loads(text)
+    def of(cls, found: dict[str, Any]) -> Request:
+        """Return what `orchard.child.request_of` read."""
         return cls(**found | {"limits": Limits(**found["limits"]), "s3": S3Options(**found["s3"])})
-
-    def to_json(self) -> str:
-        """Return it as text."""
-        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def main(folder: Path) -> int:
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print
     try:
-        request = Request.from_json((folder / REQUEST).read_text())
+        request = Request.of(child.request_of(folder))
         artifact = Artifact.from_bytes((folder / ARTIFACT).read_bytes())
         images = pq.read_table(folder / IMAGES)
         started = time.perf_counter()

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from orchard.tuning.training import Trainer, train
 from orchard.vocabulary import Fit
 
 CHECKPOINT = "checkpoint.npz"
-_RESULT, _REQUEST, _LOG = "result.json", "request.json", "log"
+_RESULT = "result.json"
 _IMAGES = ("training.parquet", "held_out.parquet")
 
 
@@ -67,9 +67,8 @@ class Request:
         return find(self.backbone, alpha=self.alpha, input_size=self.input_size)
 
     @classmethod
-    def from_json(cls, text: str) -> Request:
-        """Return what `dataclasses.asdict` made of one."""
-        found = json.loads(text)
+    def of(cls, found: dict[str, Any]) -> Request:
+        """Return what `orchard.child.request_of` read."""
         return cls(
             **found | {"fit": Fit(found["fit"]), "limits": Limits(**found["limits"]), "s3": S3Options(**found["s3"])}
         )
@@ -102,16 +101,9 @@ def tune(
         KeyboardInterrupt: the command is to end.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _REQUEST).write_text(json.dumps(asdict(request)))
     for name, images in zip(_IMAGES, (training, held_out), strict=True):
         pq.write_table(images.select(["path", "size", "label"]), folder / name)
-    (folder / "error.json").unlink(missing_ok=True)
-    options = child.options(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
-    command = [sys.executable, "-m", "orchard.tuning.process", str(folder)]
-    with (folder / _LOG).open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, **options
-        )
+    process = child.start("orchard.tuning.process", folder, request, stdout=subprocess.PIPE, **child.KERAS)
     assert process.stdout is not None
     try:
         with interruption.in_order(process.kill), process.stdout:
@@ -130,9 +122,8 @@ def tune(
     try:
         return (folder / TUNED).read_bytes(), json.loads((folder / _RESULT).read_text())
     except OSError:
-        lines = (folder / _LOG).read_text(errors="replace").strip().splitlines() or ["no output"]
         raise OrchardError(
-            f"Tuning {request.backbone} broke off with code {process.returncode} ({lines[-1]}): start again to go on, "
+            f"Tuning {request.backbone} {child.last_words(folder, process.returncode)}: start again to go on, "
             "with more memory or with fewer images by --tune-images."
         ) from None
 
@@ -144,7 +135,7 @@ def main(folder: Path) -> int:
     """Do what ``folder/request.json`` asks for."""
     say = _channel()
     try:
-        _tune(Request.from_json((folder / _REQUEST).read_text()), folder, say)
+        _tune(Request.of(child.request_of(folder)), folder, say)
     except OrchardError as error:
         return child.leave_error(folder, error)
     return 0
