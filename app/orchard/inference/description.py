@@ -47,7 +47,7 @@ class TrainingDescription:
         """Images of all labels by split."""
         splits: Counter[str] = Counter()
         for counts in self.images_by_label.values():
-            splits.update(counts)
+            splits.update(counts if isinstance(counts, dict) else {})  # metrics.json may have been edited
         return dict(splits)
 
     @classmethod
