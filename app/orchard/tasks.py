@@ -8,7 +8,7 @@ import base64
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -101,7 +101,7 @@ def run_batches(
     *,
     in_order: bool = False,
     tick: Callable[[], object] = lambda: None,
-) -> Iterator[list[R]]:
+) -> Generator[list[R], None, None]:
     """Yield what `run` returns for each batch, with `BATCHES_IN_FLIGHT` of them handed out at a time.
 
     Close it (`contextlib.closing`), so that what is under way ends with it.

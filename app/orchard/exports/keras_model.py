@@ -165,7 +165,7 @@ def _check_digest(request: _Request, weights: Weights) -> None:
 
 
 def _run_child(folder: Path, request: _Request) -> None:
-    process = child.start("orchard.exports.keras_model", folder, request, **child.KERAS)
+    process = child.start("orchard.exports.keras_model", folder, request, variables=child.KERAS)
     try:
         process.wait(_SECONDS)
     except subprocess.TimeoutExpired as error:

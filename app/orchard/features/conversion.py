@@ -108,7 +108,9 @@ class Build:
     def _start(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="orchard-build-")
         variables = child.KERAS | {"KERAS_BACKEND": _keras_backend(self._request)}
-        self._process = child.start("orchard.features.conversion", Path(self._scratch.name), self._request, **variables)
+        self._process = child.start(
+            "orchard.features.conversion", Path(self._scratch.name), self._request, variables=variables
+        )
         self._ending.enter_context(interruption.in_order(self._process.kill))
 
     def _collect(self) -> Artifact:

@@ -103,7 +103,7 @@ def tune(
     folder.mkdir(parents=True, exist_ok=True)
     for name, images in zip(_IMAGES, (training, held_out), strict=True):
         pq.write_table(images.select(["path", "size", "label"]), folder / name)
-    process = child.start("orchard.tuning.process", folder, request, stdout=subprocess.PIPE, **child.KERAS)
+    process = child.start("orchard.tuning.process", folder, request, stdout=subprocess.PIPE, variables=child.KERAS)
     assert process.stdout is not None
     try:
         with interruption.in_order(process.kill), process.stdout:
