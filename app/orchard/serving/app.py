@@ -20,7 +20,7 @@ from orchard.serving.batching import EnginePool
 from orchard.serving.observability import RequestMiddleware
 from orchard.serving.prediction import PredictionHandler
 from orchard.serving.problems import Problem, Refusal
-from orchard.serving.uploads import Held, UploadLimits
+from orchard.serving.uploads import MemoryBudget, UploadLimits
 from orchard.version import VERSION
 
 PREDICT = "/v1/predict"
@@ -68,8 +68,8 @@ def create_app(model: Model, serving: Serving | None = None, state: Lifecycle | 
     """Return the application that answers with `model`; its engines are compiled when it starts."""
     serving = serving or Serving()
     state = state or Lifecycle()
-    counted = metrics.Metrics()
-    held = Held(serving.uploads.max_held_bytes)
+    counted = metrics.ServerMetrics()
+    held = MemoryBudget(serving.uploads.max_held_bytes)
 
     def failed(error: Exception) -> None:
         state.failure = error
@@ -215,7 +215,7 @@ def _add_model(app: FastAPI, model: Model) -> None:
         return Response(content, media_type="application/json")
 
 
-def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state: Lifecycle) -> None:
+def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.ServerMetrics, state: Lifecycle) -> None:
     @app.get(HEALTH, summary="The process lives", response_model=openapi.Health)
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}

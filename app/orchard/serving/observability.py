@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from orchard.serving.asgi import AsgiApp, Message, Receive, Scope, Send
-from orchard.serving.metrics import Metrics
+from orchard.serving.metrics import ServerMetrics
 from orchard.serving.problems import MEDIA_TYPE, Problem
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class RequestMiddleware:
     def __init__(
         self,
         app: AsgiApp,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         routes: Collection[str],
         draining: Callable[[], bool],
     ) -> None:

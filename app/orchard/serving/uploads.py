@@ -59,7 +59,7 @@ class Disconnected(Exception):
 
 
 @dataclass
-class Held:
+class MemoryBudget:
     """How many bytes of bodies the process holds."""
 
     limit: int
@@ -76,7 +76,7 @@ class Held:
 class Body:
     """A request's body as it arrives."""
 
-    held: Held
+    held: MemoryBudget
     size: int = 0
     """Bytes so far."""
     complete: bool = False
