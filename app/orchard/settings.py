@@ -54,11 +54,11 @@ _REAL_PHOTOS: Mapping[str, object] = {
     "views": 8,
     "test_views": "3",
     "fit_validation": True,
-    "answer_with": "linear_discriminant",  # which alone is fitted on views
+    "answer_with": "linear_discriminant",  # which is fitted on views
 }
 QUALITIES: Mapping[str | None, Mapping[str, object]] = {
     "balanced": {**_REAL_PHOTOS, "transform": "square_root"},
-    "best": {**_REAL_PHOTOS, "tune": True},
+    "best": {**_REAL_PHOTOS, "tune": True, "answer_with": "tuned_head"},
 }
 """What a quality other than fast, which is the defaults, comes to."""
 
@@ -211,7 +211,9 @@ class Settings(BaseSettings):
         description="classifiers to train, separated by commas",
     )
     answer_with: str | None = Field(
-        None, description="the linear classifier that answers, instead of the best on images that are held out"
+        None,
+        description="the linear classifier that answers, instead of the best on images that are held out; a tuned "
+        "network also has tuned_head",
     )
     unknown: str | None = Field(
         None, description="images that are none of the labels (as SOURCE): measure what the model says of them"

@@ -25,13 +25,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from orchard import child, interruption
+from orchard.classification.tuned_head import Head
 from orchard.errors import OrchardError, TrainingError
 from orchard.features.backbones import Backbone, find
 from orchard.features.conversion import graph_of_tensorflow
 from orchard.features.engines import import_openvino
 from orchard.features.weights import keras_model, locate
 from orchard.images.decoding import Limits
-from orchard.layout import TUNED
+from orchard.layout import HEAD, TUNED
 from orchard.storage import S3Options
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import divided
@@ -82,7 +83,7 @@ def tune(
     *,
     done: Callable[[int], None],
     saved: Callable[[bytes], None],
-) -> tuple[bytes, dict[str, Any]]:
+) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Tune a network in a process of its own.
 
     Args:
@@ -94,7 +95,7 @@ def tune(
         saved: gets each new checkpoint.
 
     Returns:
-        The network's weights as Keras saves them, and what it came to, see `orchard.layout.TuningMetrics`.
+        The files by name, `TUNED` and `HEAD`, and what it came to, see `orchard.layout.TuningMetrics`.
 
     Raises:
         OrchardError: the process broke off; or what it raised.
@@ -120,7 +121,8 @@ def tune(
         process.wait()
     child.raise_error(folder)
     try:
-        return (folder / TUNED).read_bytes(), json.loads((folder / _RESULT).read_text())
+        files = {name: (folder / name).read_bytes() for name in (TUNED, HEAD)}
+        return files, json.loads((folder / _RESULT).read_text())
     except OSError:
         raise OrchardError(
             f"Tuning {request.backbone} {child.last_words(folder, process.returncode)}: start again to go on, "
@@ -179,8 +181,9 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     )
     classes = [_classes(table, labels) for table in tables]
     check_readable(classes[0], training, held_out)
+    trainer = Trainer(tail, training, classes[0], held_out, classes[1], seed=request.seed)
     progress = train(
-        Trainer(tail, training, classes[0], held_out, classes[1], seed=request.seed),
+        trainer,
         request.epochs,
         folder / CHECKPOINT,
         most_seconds=request.seconds,
@@ -189,6 +192,7 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
         saved=lambda: say("saved", 0),
     )
     network.save_weights(folder / TUNED)
+    (folder / HEAD).write_bytes(Head(trainer.head, labels).to_bytes())
     result = {
         "images": len(training.known),
         "held_out": len(held_out.known),
