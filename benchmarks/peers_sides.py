@@ -83,6 +83,8 @@ def by_spark(folder: str, network: str, output: str, started: str) -> None:
     from pyspark.sql import SparkSession
     from pyspark.sql.types import ArrayType, FloatType
 
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+
     def make() -> Callable[[NDArray[Any]], NDArray[np.float32]]:
         return Featurizer(network, started)
 
@@ -90,6 +92,7 @@ def by_spark(folder: str, network: str, output: str, started: str) -> None:
         SparkSession.builder.master(f"local[{PROCESSES}]")
         .config("spark.driver.memory", "2g")
         .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
         .getOrCreate()
     )
     spark.sparkContext.setLogLevel("ERROR")
