@@ -122,8 +122,8 @@ def _mend(output: Output, bad: _Bad, images: pa.Array | None) -> None:
     output.storage.delete(sorted(bad[""]))
     add: dict[Dataset, list[DataFile]] = defaultdict(list)
     remove = set(bad[PARTS])
-    agreeing = None if images is None else PathIndex(images)
-    for dataset in FEATURIZED if agreeing is not None else ():
+    agreeing = PathIndex(pa.array([], pa.string()) if images is None else images)
+    for dataset in FEATURIZED if images is not None else ():
         for file in output.files(dataset):
             table = None if file.name in bad[dataset] else read_columns(output.storage, file)
             kept = table and table.filter(pa.array(agreeing.has(table["path"])))
