@@ -45,7 +45,6 @@ PEERS = {"daft": "Daft", "ray": "Ray Data", "spark": "Spark, predict_batch_udf"}
 ENVIRONMENT = {
     **{"RAY_USAGE_STATS_ENABLED": "0", "DAFT_ANALYTICS_ENABLED": "0", "DO_NOT_TRACK": "1"},
     "DAFT_PROGRESS_BAR": "0",
-    "RAY_raylet_start_wait_time_s": "300",  # on a busy machine, too
 }
 """Of the peers: no usage statistics."""
 TOLD = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile")
