@@ -96,7 +96,10 @@ def predict(
             return printer(answers, top, columns)
         measured = Measured()
         code = printer(measured.taken(Vocabulary(model), answers), top, columns)
-        click.echo(json.dumps({"kinds_in_names": measured.as_json()}, ensure_ascii=False) if as_lines else measured)
+        if as_lines:
+            print_json({"kinds_in_names": measured.as_json()}, indent=None)
+        else:
+            click.echo(measured)
         return code
 
     if not on_spark:
