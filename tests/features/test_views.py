@@ -79,13 +79,16 @@ def test_other_images_are_not_cut_out(photos: Mapping[str, np.ndarray]) -> None:
 
 
 def test_half_of_the_views_of_what_can_be_cut_out_show_it_on_backgrounds_alone_or_in_piles() -> None:
-    image, blue, green = disc(), *(np.full((60, 80, 3), colour, np.uint8) for colour in ((0, 0, 200), (0, 160, 0)))
+    image = disc()
+    blue, green = (np.full((60, 80, 3), colour, np.uint8) for colour in ((0, 0, 200), (0, 160, 0)))
     views = random_views(image, "d", views=200, seed=1, size=96, backgrounds=[blue, green])
     plain = [random_view(image, "d", number, 1, 96) for number in range(200)]
     pasted = [seen for seen, as_ever in zip(views, plain, strict=True) if not np.array_equal(seen, as_ever)]
     assert 70 < len(pasted) < 130
     assert all(seen.shape == (96, 96, 3) and seen.dtype == np.uint8 for seen in pasted)
-    shares, grounds, things = [], set(), []
+    shares: list[float] = []
+    grounds: set[int] = set()
+    things: list[int] = []
     for seen in pasted:
         red, others = seen[..., 0].astype(int), seen[..., 1:].astype(int)
         grounds.add(int(np.bincount(others.reshape(-1, 2).argmax(axis=1)[(others.max(axis=2) > 90).ravel()]).argmax()))
