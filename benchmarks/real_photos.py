@@ -6,7 +6,8 @@ Accuracy is that of the classifier that `predict` uses, by label and by kind. `-
 
 `--few` measures another thing: how many photos of a market a model of studio pictures needs. The studio is
 ``../shared/fruits``, its kinds those that the shops have, too, and the market 0 to 20 photos a kind of the train part;
-accuracy is that by source on the photos of the validation part.
+accuracy is that by source on the photos of the validation part. `--photos` and `--weights` take some of these;
+`--views` and `--backgrounds` are settings of the runs.
 """
 
 import csv
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import measuring
@@ -70,8 +72,16 @@ def first_of_each(rows: list[tuple[Path, str]], most: int) -> list[tuple[Path, s
     return [row for kind in sorted(found) for row in found[kind][:most]]
 
 
-def few(shops: Path, studio: Path, scratch: Path) -> dict[str, list[float]]:
-    """Return accuracy on photos of shops, by photos a kind, for each weight of `WEIGHTS`."""
+def few(
+    shops: Path,
+    studio: Path,
+    scratch: Path,
+    *,
+    photos_a_kind: Sequence[int] = FEW,
+    weights: Sequence[float] = WEIGHTS,
+    **settings: object,
+) -> dict[str, list[float]]:
+    """Return accuracy on photos of shops, by photos a kind, for each weight of the studio; 0 photos for the first."""
     with (shops / "split.csv").open(newline="") as file:
         photos = [(shops / row["path"], row["kind"], row["split"]) for row in csv.DictReader(file)]
     frames = [(path, path.parent.name.split()[0]) for path in sorted((studio / "Training").glob("*/*.jpg"))]
@@ -84,10 +94,10 @@ def few(shops: Path, studio: Path, scratch: Path) -> dict[str, list[float]]:
     print(f"{len(frames)} studio frames, {len(test)} photos to measure, of {len(kinds)} kinds", flush=True)
     found: dict[str, list[float]] = {}
     spark = orchard.start_spark()
-    for number in FEW:
+    for number in photos_a_kind:
         write(lists[1], [*((path, kind, "train") for path, kind in first_of_each(market, number)), *test])
-        for weight in WEIGHTS if number else WEIGHTS[:1]:
-            settings = {"classifiers": "linear_discriminant", "source_weight": {str(lists[0]): weight}, "prune": True}
+        for weight in weights if number else weights[:1]:
+            settings |= {"classifiers": "linear_discriminant", "source_weight": {str(lists[0]): weight}, "prune": True}
             sources = [str(path) for path in lists]
             metrics = orchard.run(spark, sources, str(scratch / "few"), **settings).metrics
             measured = metrics["sources"][sources[1]]["classifiers"]["linear_discriminant"]
@@ -108,13 +118,26 @@ def main() -> None:
     parser = measuring.parser(__doc__)
     parser.add_argument("--only", default=";".join(ROWS), metavar="A;B", help="rows [all]")
     parser.add_argument("--few", action="store_true", help="measure how many photos of a market it takes")
+    parser.add_argument("--photos", default=",".join(map(str, FEW)), metavar="A,B", help="of --few [%(default)s]")
+    parser.add_argument("--weights", default=",".join(map(str, WEIGHTS)), metavar="A,B", help="of --few [%(default)s]")
+    parser.add_argument("--views", type=int, default=0, metavar="N", help="of --few: random views of each image")
+    parser.add_argument("--backgrounds", metavar="FOLDER", help="of --few: what studio frames are pasted onto in views")
     given = parser.parse_args()
     images = (given.images or measuring.SHARED / "grocery").resolve()
     if given.few:
+        weights = [float(weight) for weight in given.weights.split(",")]
         with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-            curve = few(images, measuring.SHARED / "fruits", Path(scratch))
+            curve = few(
+                images,
+                measuring.SHARED / "fruits",
+                Path(scratch),
+                photos_a_kind=[int(number) for number in given.photos.split(",")],
+                weights=weights,
+                views=given.views,
+                backgrounds=given.backgrounds,
+            )
         rows = [(number, *(f"{accuracy:.3f}" for accuracy in figures)) for number, figures in curve.items()]
-        headers = ("photos a kind", *(f"studio weighs {weight:g}" for weight in WEIGHTS))
+        headers = ("photos a kind", *(f"studio weighs {weight:g}" for weight in weights))
         measuring.report(
             "Accuracy on photos from shops", headers, [(*row, *[""] * (len(headers) - len(row))) for row in rows], []
         )

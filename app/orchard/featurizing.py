@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from orchard.features import stage as extraction
 from orchard.features.backbones import Backbone, find
+from orchard.features.backgrounds import Backgrounds, of_run
 from orchard.features.extraction import ExtractionResult
 from orchard.features.pending import Pending, find_pending
 from orchard.features.regrouping import update_groups
@@ -69,11 +70,14 @@ class Featurizing:
             if settings.fresh:
                 extraction.start_over(output, source, settings)
             identity = extraction.identity_of(output, settings, backbone, listing)
+            backgrounds = of_run(output, settings, identity["views"])
+            identity["backgrounds"] = backgrounds.digest
             pending = find_pending(
                 output,
                 listing.table,
                 dropped=listing.dropped,
                 views=identity["views"],
+                viewed=extraction.views_that_stay(output, identity),
                 prune=settings.prune,
                 retry_rejected=settings.retry_rejected,
                 test_fraction=settings.test_fraction,
@@ -90,7 +94,7 @@ class Featurizing:
         if identity["tune"] and not tuning.is_there(output):
             with self.meter.stage("tune", cores=available_cores()):
                 tuning.tune(output, pending.images, identity, settings)
-        done = self._featurize(pending, identity, backbone, listing.table)
+        done = self._featurize(pending, identity, backbone, listing.table, backgrounds)
         extraction.complete(output, listing, source, done)
         if output.has_part(TO_DO_AGAIN):
             tuning.done_again(output)
@@ -112,6 +116,8 @@ class Featurizing:
             log.info("the network was tuned on these images already")
             return 0
         identity = extraction.identity_before(output)
+        backgrounds = of_run(output, settings, identity["views"])
+        identity["backgrounds"] = backgrounds.digest
         pending = find_pending(
             output,
             images,
@@ -123,13 +129,18 @@ class Featurizing:
             s3=settings.s3_options(),
         )
         backbone = find(identity["backbone"], alpha=identity["alpha"], input_size=identity["input_size"])
-        done = self._featurize(pending, identity, backbone, images)
+        done = self._featurize(pending, identity, backbone, images, backgrounds)
         extraction.complete_again(output, output.recall("listing"), done)
         tuning.done_again(output)
         return int(done.get("images", 0))
 
     def _featurize(
-        self, pending: Pending, identity: dict[str, Any], backbone: Backbone, listed: pa.Table
+        self,
+        pending: Pending,
+        identity: dict[str, Any],
+        backbone: Backbone,
+        listed: pa.Table,
+        backgrounds: Backgrounds,
     ) -> extraction.Extraction:
         if not extraction.is_needed(self.output, pending):
             return {}
@@ -147,6 +158,7 @@ class Featurizing:
             settings=self.settings,
             backbone=backbone,
             meter=self.meter,
+            backgrounds=backgrounds,
             weights=tuned(self.output),
             learned=learn,
         )

@@ -54,7 +54,9 @@ HEAD = "head.npz"
 """What was trained on top of a tuned network, see `orchard.classification.tuned_head`; no part of a model."""
 TO_DO_AGAIN = "listing.parquet"
 """What is to be featurized again by a tuned network, rows of `LISTING`; gone when it is done."""
-NOT_IN_MODELS = (STATISTICS, TUNED, HEAD, TO_DO_AGAIN)
+BACKGROUNDS = "backgrounds.npz"
+"""What things are pasted onto in random views; no part of a model: see `orchard.features.backgrounds`."""
+NOT_IN_MODELS = (STATISTICS, TUNED, HEAD, TO_DO_AGAIN, BACKGROUNDS)
 LABELS = "labels.json"
 CALIBRATION = "calibration.json"
 FAMILIARITY = "familiarity.npz"

@@ -158,6 +158,12 @@ class Settings(BaseSettings):
         description="random views of each training image to fit the linear discriminant on, too, recorded with the "
         "output; by default 0 for a new one",
     )
+    backgrounds: str | None = Field(
+        None,
+        min_length=1,
+        description="photos (a folder or bucket) that things on a plain background are pasted onto in half of their "
+        "random views, recorded with the output; none: no longer",
+    )
     test_views: Annotated[Literal["1", "3"] | None, BeforeValidator(_number_as_text)] = Field(
         None,
         description="views whose features are averaged, for training and answers alike: 1 (the whole) or 3 (and its "

@@ -297,7 +297,7 @@ def test_a_name_that_kubernetes_would_refuse_is_a_usage_error(name: str) -> None
 def test_a_folder_of_this_machine_is_refused_unless_a_claim_holds_it() -> None:
     with pytest.raises(UsageError, match="cannot see"):
         Submission("peach", "photos", OUTPUT, load())
-    for name in ("weights", "cards", "corrections", "unknown"):
+    for name in ("weights", "cards", "corrections", "unknown", "backgrounds"):
         with pytest.raises(UsageError, match="mine is a path of this machine"):
             rendered(flags={name: "mine"})
     with pytest.raises(UsageError, match="cannot see"):

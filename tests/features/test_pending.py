@@ -244,3 +244,27 @@ def test_dropped_rows_are_gone_from_every_dataset_and_the_others_stay(output: Ou
     assert again.rows(Dataset.REJECTED) == 0
     inventory = again.read(Dataset.INVENTORY, ["path", "digest"], INVENTORY)
     assert pc.equal(inventory["path"], inventory["digest"]).to_pylist() == [True, True]
+
+
+def test_images_without_views_get_them_and_are_otherwise_done(output: Output) -> None:
+    def unviewed(images: pa.Table, viewed: list[str] | None) -> list[str]:
+        found = find_pending(
+            output,
+            images,
+            prune=False,
+            retry_rejected=False,
+            test_fraction=0.2,
+            seed=1,
+            views=2,
+            viewed=None if viewed is None else pa.array(viewed, pa.string()),
+        )
+        assert found.unviewed.schema == LISTING
+        return found.unviewed["path"].to_pylist()
+
+    inventory = output.read(Dataset.INVENTORY, INVENTORY.names, INVENTORY).to_pylist()
+    training = [row["path"] for row in inventory if row["featurized"] and row["split"] == "train"]
+    assert unviewed(listing(*ALL), None) == []  # all have theirs
+    assert unviewed(listing(*ALL), []) == training != []
+    assert unviewed(listing(*ALL), training[:1]) == training[1:]
+    replaced = listing((training[0], 2, "1"), *(row for row in ALL if row[0] != training[0]))
+    assert unviewed(replaced, []) == training[1:]  # it is done again as a whole

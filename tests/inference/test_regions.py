@@ -56,6 +56,36 @@ def test_each_fruit_of_a_picture_is_found_where_it_is(trained: Path, fruits: Pat
     assert isinstance(refused.exception, UsageError) and "--format jsonl" in str(refused.exception)
 
 
+def test_what_is_found_is_measured_by_the_kinds_in_the_names_of_files(
+    trained: Path, fruits: Path, tmp_path: Path
+) -> None:
+    def photo(label: str) -> Path:
+        return sorted((fruits / "Test" / label).glob("*.jpg"))[7]
+
+    mango, raspberry, plum = (photo(label) for label in ("Mango", "Raspberry", "Plum 5"))
+    write(tmp_path / "MANGOES_raspberries2.jpg", [[mango, raspberry]])
+    write(tmp_path / "plum_mango(alphonso)1.jpg", [[plum, raspberry]])  # there is no mango on it
+    write(tmp_path / "mango_kumquat.jpg", [[mango, plum]])
+    (tmp_path / "mango.jpg").write_bytes(b"no picture")
+    command = ["predict", str(trained), str(tmp_path), "--no-spark", "--regions", "--kinds-in-names"]
+    called = CliRunner().invoke(cli, [*command, "--json"])
+    measured = json.loads(called.output.splitlines()[-1])["kinds_in_names"]
+    assert {name: measured[name] for name in ("pictures", "there", "found", "said", "right", "unread", "unknown")} == {
+        **{"pictures": 2, "there": 4, "found": 3, "said": 4, "right": 3},
+        **{"unread": 1, "unknown": {"kumquat": 1}},
+    }
+    assert measured["recall"] == measured["precision"] == 0.75
+    lines = CliRunner().invoke(cli, command).output.splitlines()[-4:]
+    assert lines == [
+        "names      2 can be read, 1 cannot",
+        "recall     75.0%: 3 of 4 kinds that are there are found",
+        "precision  75.0%: 3 of 4 kinds that are said are there",
+        "not known  kumquat (1)",
+    ]
+    refused = CliRunner().invoke(cli, [*command[:-2], "--kinds-in-names"])
+    assert isinstance(refused.exception, UsageError) and "give --regions, too" in str(refused.exception)
+
+
 @pytest.mark.parametrize(("width", "height", "parts"), [(100, 100, 14), (200, 100, 13), (100, 300, 13), (1, 1, 14)])
 def test_parts_cover_a_picture_whatever_its_shape(width: int, height: int, parts: int) -> None:
     found = boxes(width, height)

@@ -1,13 +1,18 @@
 """Views lie beside the features, come and go with their images, and are learned from."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image, ImageDraw
 
+import orchard
 from orchard.errors import SettingsChanged
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
@@ -117,3 +122,55 @@ def test_of_a_manifest_an_image_that_comes_into_training_gets_views(run: Run, ph
     mended.assert_adds_up(len(paths))
     assert mended.metrics["images"]["decoded"] == verdict["images_to_do_again"]
     assert mended.table("views").num_rows == 2 * (len(paths) - 3)
+
+
+def test_other_backgrounds_make_the_views_again_and_nothing_else(spark: Any, tmp_path: Path) -> None:
+    for number in range(12):
+        picture = Image.new("RGB", (40, 40), "white")
+        colour = ("red", "green")[number % 2]
+        ImageDraw.Draw(picture).ellipse((8 - number // 2, 8, 30, 30), colour)
+        path = tmp_path / "studio" / ("Test" if number < 2 else "Training") / colour / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    for name, colour in (("blue", (0, 0, 200)), ("grey", (90, 90, 90))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (60, 60), colour).save(tmp_path / name / "1.png")
+    output = str(tmp_path / "out")
+
+    def extract(**backgrounds: str) -> tuple[dict[str, Any], list[str], dict[tuple[str, int], list[float]]]:
+        features = orchard.extract(spark, str(tmp_path / "studio"), output, **SETTINGS, **backgrounds)
+        assert features.count() == 12
+        assert verify(Output(output))["damage"] == []
+        views = pq.read_table(tmp_path / "out" / "views").to_pylist()
+        assert len(views) == 20
+        files = sorted(file.name for file in (tmp_path / "out" / "features").iterdir())
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        return metrics["images"], files, {(row["path"], row["view"]): row["features"] for row in views}
+
+    plain = extract()
+    blue = extract(backgrounds=str(tmp_path / "blue"))
+    grey = extract(backgrounds=str(tmp_path / "grey"))
+    assert [images["decoded"] for images, _, _ in (plain, blue, grey)] == [12, 10, 10]
+    assert plain[1] == blue[1] == grey[1]  # the features' files
+    assert all(images["listed"] == images["featurized"] == 12 for images, _, _ in (blue, grey))
+    pasted = {key for key, values in blue[2].items() if values != plain[2][key]}
+    assert 3 < len(pasted) < 17
+    assert {key for key, values in grey[2].items() if values != blue[2][key]} == pasted
+
+    # Nothing to do: the same files under another name, or none given, though the folder is gone.
+    (tmp_path / "grey" / "1.png").rename(tmp_path / "grey" / "2.png")
+    assert extract(backgrounds=str(tmp_path / "grey"))[0]["decoded"] == 0
+    shutil.rmtree(tmp_path / "grey")
+    assert extract()[0]["decoded"] == 0
+
+    # A run that was to make views anew was cut off: the next one makes those that lack, on the backgrounds kept.
+    kept = Output(output)
+    with kept.writing():
+        dropped = [file.name for file in kept.files(Dataset.VIEWS)][:1]
+        kept.commit({}, remove=dropped, properties={"views": {"to_do": True}})
+    lacking = (20 - kept.rows(Dataset.VIEWS)) // 2
+    again = extract()
+    assert again[0]["decoded"] == lacking > 0
+    assert again[2] == grey[2] and not Output(output).recall("views")
+    assert extract(backgrounds="none")[2] == plain[2]
+    assert not Output(output).has_part("backgrounds.npz")

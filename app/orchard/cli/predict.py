@@ -39,6 +39,11 @@ _TABLE_LABEL = 32  # columns
     help=f"where to compute  [default: on Spark from {_SPARK_FROM:,} images, or if --master is given]",
 )
 @click.option("--regions", is_flag=True, help="also say what is where, if several things are on an image")
+@click.option(
+    "--kinds-in-names",
+    is_flag=True,
+    help="measure --regions: set what is found beside what the files' names say (apple_pear(conference)2.jpg)",
+)
 @options(*IMAGES, *SPARK, *STORAGE)
 def predict(
     output: str,
@@ -48,6 +53,7 @@ def predict(
     form: str,
     spark: bool | None,
     regions: bool,
+    kinds_in_names: bool,
     as_json: bool,
     **flags: Any,
 ) -> int:
@@ -56,17 +62,23 @@ def predict(
     There are three answers: sure, not sure (which of these), and unknown: unlike anything learned. The exit code is 1
     if an image could not be read.
 
+    With --kinds-in-names the last line is about all images: how many of the kinds that names say are found (recall),
+    how many of those that are found names say (precision), and which words are none of the model's.
+
     \b
     Example:
       orchard predict out photo.jpg
       orchard predict s3a://bucket/results s3a://bucket/new --format csv
     """
     from orchard.inference.model import Model
+    from orchard.inference.names import Measured, Vocabulary
     from orchard.inference.predict import STDIN, find_images, predict_here, predict_on_spark
 
     settings = settings_from(flags)
     if images.count(STDIN) > 1:
         raise UsageError("- stands for standard input, which can be read once: name it once.")
+    if kinds_in_names and not regions:
+        raise UsageError("--kinds-in-names measures what --regions finds: give --regions, too.")
     if regions and form == "csv" and not as_json:
         raise UsageError("--regions gives lists, which a table of CSV has no columns for: give --format jsonl.")
     s3, limits = settings.s3_options(), settings.limits()
@@ -76,9 +88,22 @@ def predict(
     if on_spark and STDIN in images:
         raise UsageError("Standard input is read in this process: give --no-spark.")
     columns = [column.name for column in model.columns]
-    printed = _PRINTERS["jsonl" if as_json else form]
+    as_lines = as_json or form == "jsonl"
+
+    def printed(answers: Iterator[Answered]) -> int:
+        printer = _PRINTERS["jsonl" if as_lines else form]
+        if not kinds_in_names:
+            return printer(answers, top, columns)
+        measured = Measured()
+        code = printer(measured.taken(Vocabulary(model), answers), top, columns)
+        if as_lines:
+            print_json({"kinds_in_names": measured.as_json()}, indent=None)
+        else:
+            click.echo(measured)
+        return code
+
     if not on_spark:
-        return printed(predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions), top, columns)
+        return printed(predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions))
     from orchard.spark.session import Session
 
     session = Session(settings)
@@ -87,7 +112,7 @@ def predict(
             answers = predict_on_spark(
                 session.spark, model, listed, limits=limits, s3=s3, top=top, regions=regions, progress=advance
             )
-            return printed(answers, top, columns)
+            return printed(answers)
     finally:
         session.stop()
 

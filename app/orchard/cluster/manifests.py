@@ -89,9 +89,10 @@ class Submission:
             )
         if self.source is not None:
             check_apart(self.source, self.output)
-        read = [getattr(self.settings, name) for name in ("weights", "cards", "corrections", "unknown")]
+        files = ("weights", "cards", "corrections", "unknown", "backgrounds")
+        read = [getattr(self.settings, name) for name in files]
         for place in (self.source, self.output, *read):
-            if place not in (None, "imagenet", "random"):
+            if place not in (None, "imagenet", "random", "none"):
                 self._check_reachable(place)
 
     def _check_command(self) -> None:

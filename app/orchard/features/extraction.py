@@ -79,12 +79,15 @@ def extract(
     progress: Advance,
     views: int = 0,
     seed: int = 0,
+    backgrounds: bytes = b"",
+    views_alone: bool = False,
     images_a_task: int | None = None,
     learned: Callable[[ExtractionResult], object] | None = None,
 ) -> ExtractionResult:
     """Featurize `images` (schema `LISTING`, every row with its split), and commit batch by batch.
 
-    The same pass makes `views` random views (of `seed`) of each training image.
+    The same pass makes `views` random views (of `seed`, on `backgrounds`) of each training image; or nothing but these
+    (``views_alone``) of images that are done.
 
     ``images_a_task`` is of the setting ``task_images``; ``learned`` is called once, with what the first batch came to,
     while the next ones are at work.
@@ -110,6 +113,8 @@ def extract(
         folder=_common_folder(images["path"]),
         views=views,
         seed=seed,
+        backgrounds=context.broadcast(backgrounds) if backgrounds else None,
+        views_alone=views_alone,
     )
     output.write(f"{output.staging}{MARKER}", b"")
     result = ExtractionResult()
@@ -144,6 +149,8 @@ def extract(
     finally:
         result.seconds = time.monotonic() - started
     job.artifact.unpersist()
+    if job.backgrounds is not None:
+        job.backgrounds.unpersist()
     progress(result.images - shown)
     if result.rejected[Reason.UNREADABLE] == result.images and not output.rows(Dataset.FEATURES):
         _check_access(images["path"][0].as_py(), result.images, s3)

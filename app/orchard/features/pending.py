@@ -12,7 +12,7 @@ from orchard.files import DataFile, read_columns
 from orchard.images.lookup import PathIndex
 from orchard.images.splits import assign_splits
 from orchard.images.versions import readable, with_versions
-from orchard.layout import CARRIED, FEATURIZED, INVENTORY, REJECTED, VIEWED, Dataset
+from orchard.layout import CARRIED, FEATURIZED, INVENTORY, LISTING, REJECTED, VIEWED, Dataset
 from orchard.output import Output
 from orchard.storage import DEFAULT_S3, S3Options
 from orchard.vocabulary import Reason
@@ -28,6 +28,8 @@ class Pending:
     """Likewise: the images that are done but for another label, kind, value or split; they are not decoded again."""
     replaced: pa.ChunkedArray
     """Paths whose image was replaced, is to be tried again, or is no longer in the source."""
+    unviewed: pa.Table
+    """As `images`: those that are done but for their random views."""
     replaced_images: int
     vanished_images: int
 
@@ -42,6 +44,7 @@ def find_pending(
     seed: int,
     dropped: Collection[str] = (),
     views: int = 0,
+    viewed: pa.Array | None = None,
     s3: S3Options = DEFAULT_S3,
 ) -> Pending:
     """Compare `listing` (schema `LISTING`) with the output's inventory.
@@ -49,7 +52,8 @@ def find_pending(
     An image is done if its path is in the inventory with the same version, size, label, kind, other values and split
     (one that Orchard assigned stays). Where the listing has no version, the storage is asked. Rejected images stay
     rejected while they are unchanged, unless `retry_rejected` or what could not be read can be now. Where there are
-    `views`, an image that comes into a split of `VIEWED` is done again, for it has none.
+    `views`, an image that comes into a split of `VIEWED` is done again, for it has none; of images that are done, those
+    that are not among `viewed` need theirs (None: all have them).
 
     Raises:
         UsageError: the output has rows of images that the source does not list and that are not `dropped`, and `prune`
@@ -79,9 +83,9 @@ def find_pending(
         again = pc.or_(again, pc.invert(pc.fill_null(before["featurized"], True)))
     else:
         again = pc.or_(again, pc.is_in(listing["path"], _readable_again(output, missing, s3)))
+    seen = pa.array(VIEWED, pa.string())
     if views:
-        viewed = pa.array(VIEWED, pa.string())
-        becomes_viewed = pc.and_not(pc.is_in(listing["split"], viewed), pc.is_in(before["split"], viewed))
+        becomes_viewed = pc.and_not(pc.is_in(listing["split"], seen), pc.is_in(before["split"], seen))
         again = pc.or_(again, pc.and_(pc.fill_null(becomes_viewed, False), pc.fill_null(before["featurized"], False)))
     is_there = pc.and_not(is_known, again)
     is_done = pc.and_not(is_there, is_renamed)
@@ -91,9 +95,20 @@ def find_pending(
     assigned = assigned.append_column("group", listing["group"].filter(is_done))
     images = assign_splits(images, assigned, test_fraction=test_fraction, seed=seed)
     is_only_renamed = pc.is_in(images["path"], _values(listing["path"].filter(pc.and_(is_there, is_renamed))))
+    as_renamed = images.filter(is_only_renamed)
+    unviewed = LISTING.empty_table()
+    if viewed is not None:
+        at_split = LISTING.get_field_index("split")
+        done = listing.filter(is_done).set_column(at_split, LISTING.field("split"), before.filter(is_done)["split"])
+        done = pa.concat_tables([done.select(LISTING.names), as_renamed.select(LISTING.names)])
+        featurized = inventory["path"].filter(inventory["featurized"])
+        lacks = pc.and_not(pc.is_in(done["path"], _values(featurized)), pc.is_in(done["path"], viewed))
+        lacks = pc.and_(lacks, pc.is_in(done["split"], seen))
+        unviewed = done.filter(lacks).sort_by("path")
     return Pending(
         images=images.filter(pc.invert(is_only_renamed)),
-        renamed=images.filter(is_only_renamed),
+        renamed=as_renamed,
+        unviewed=unviewed,
         replaced=pa.chunked_array([*replaced.chunks, *vanished.chunks], pa.string()),
         replaced_images=len(replaced),
         vanished_images=len(vanished),

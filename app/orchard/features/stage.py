@@ -10,9 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
 from orchard.errors import OutputDamaged, SettingsChanged, StorageError
 from orchard.features.artifact import AFTER_TUNING, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
+from orchard.features.backgrounds import Backgrounds
 from orchard.features.conversion import start_build
 from orchard.features.engines import resolve_precision
 from orchard.features.extraction import ExtractionResult, extract, warm_up
@@ -22,7 +25,18 @@ from orchard.features.sharing import sharing
 from orchard.features.weights import brought
 from orchard.files import DataFile
 from orchard.images.sources import Listing
-from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, INVENTORY, SCHEMAS, Dataset
+from orchard.layout import (
+    BACKBONE,
+    BACKGROUNDS,
+    DERIVED,
+    EXTRACTED,
+    FORGOTTEN,
+    INVENTORY,
+    PARTS,
+    SCHEMAS,
+    VIEWS,
+    Dataset,
+)
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.redaction import redacted
@@ -34,6 +48,7 @@ from orchard.vocabulary import Fit
 
 log = logging.getLogger(__name__)
 
+NO_BACKGROUNDS = Backgrounds()
 
 Extraction = dict[str, Any]
 """What the property ``extraction`` holds: images, images_per_second, bytes and more; empty if there were none to do."""
@@ -93,7 +108,22 @@ def identity_of(output: Output, settings: Settings, backbone: Backbone, listing:
 def is_needed(output: Output, pending: Pending) -> bool:
     """Return whether `featurize` has anything to do; it also replaces a network that was lost."""
     lost = output.rows(Dataset.FEATURES) and not output.has_part(BACKBONE)
-    return bool(pending.images.num_rows or len(pending.replaced) or lost)
+    return bool(pending.images.num_rows or len(pending.replaced) or pending.unviewed.num_rows or lost)
+
+
+def views_that_stay(output: Output, identity: dict[str, Any]) -> pa.Array | None:
+    """Return the paths of the images that have their random views; None: all do that should.
+
+    Views on other backgrounds are other views. What a run that was to make them anew has not come to is to be done.
+    """
+    before = output.recall("identity")
+    if not before or not identity["views"]:
+        return None
+    if before.get("backgrounds", "") != identity["backgrounds"]:
+        return pa.array([], pa.string())
+    if output.recall("views"):
+        return output.read(Dataset.VIEWS, ["path"], VIEWS)["path"].combine_chunks().unique()
+    return None
 
 
 def featurize(
@@ -105,18 +135,23 @@ def featurize(
     settings: Settings,
     backbone: Backbone,
     meter: Meter,
+    backgrounds: Backgrounds = NO_BACKGROUNDS,
     weights: str | None = None,
     learned: Callable[[ExtractionResult], object] | None = None,
 ) -> Extraction:
     """Featurize what is pending, and drop the rows that it replaces; return what it came to.
 
-    ``weights`` is the file of a tuned network's; ``learned`` is as of `orchard.features.extraction.extract`.
+    ``backgrounds`` are those of the identity; ``weights`` is the file of a tuned network's; ``learned`` is as of
+    `orchard.features.extraction.extract`.
 
     Raises:
+        OutputDamaged: the backgrounds are lost.
         SettingsChanged: the weights of that name are not those that the output was made with.
         WeightsUnavailable, ClusterError, StorageError: see `orchard.features.extraction.extract`.
     """
     engine = EngineName(identity["engine"])
+    if backgrounds.digest and not backgrounds.content:
+        raise OutputDamaged(f"{output.url} has lost the backgrounds of its views: give --backgrounds again.")
     with ExitStack() as opened:
         with meter.stage("start"):
             # Spark starts in the background, while another process builds the network.
@@ -150,32 +185,40 @@ def featurize(
         with meter.stage("extract"):
             if len(pending.replaced):
                 log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
-            _make_way(output, pending, identity, artifact)
-            if not pending.images.num_rows:
+            _make_way(output, pending, identity, artifact, backgrounds)
+            to_do = [(pending.images, False), (pending.unviewed, True)]
+            to_do = [(images, views_alone) for images, views_alone in to_do if images.num_rows]
+            if not to_do:
                 return {}
             done = output.rows(Dataset.INVENTORY)  # by earlier runs: what is counted is the whole that is committed
-            with stage("extract", done + pending.images.num_rows, done) as advance:
-                result = extract(
-                    spark,
-                    output,
-                    pending.images,
-                    artifact,
-                    limits=settings.limits(),
-                    s3=settings.s3_options(),
-                    progress=advance,
-                    views=identity["views"],
-                    seed=settings.seed,
-                    images_a_task=settings.task_images,
-                    learned=learned,
-                )
+            with stage("extract", done + sum(images.num_rows for images, _ in to_do), done) as advance:
+                results = [
+                    extract(
+                        spark,
+                        output,
+                        images,
+                        artifact,
+                        limits=settings.limits(),
+                        s3=settings.s3_options(),
+                        progress=advance,
+                        views=identity["views"],
+                        seed=settings.seed,
+                        backgrounds=backgrounds.content,
+                        views_alone=views_alone,
+                        images_a_task=settings.task_images,
+                        learned=None if views_alone else learned,
+                    )
+                    for images, views_alone in to_do
+                ]
+    images, seconds = sum(result.images for result in results), sum(result.seconds for result in results)
     return {
-        "images": result.images,
-        "images_per_second": round(result.images_per_second, 1),
-        "bytes": result.bytes,
-        "tasks": result.tasks,
-        "first_commit_seconds": result.first_commit_seconds,
+        "images": images,
+        "images_per_second": round(images / seconds, 1),
+        "bytes": sum(result.bytes for result in results),
+        "tasks": sum(result.tasks for result in results),
+        "first_commit_seconds": results[0].first_commit_seconds,
         "master": spark.sparkContext.master,
-        "sharing": sharing(result.done),
+        "sharing": sharing([done for result in results for done in result.done]),
     }
 
 
@@ -221,6 +264,8 @@ def complete_again(output: Output, found: dict[str, Any], extraction: Extraction
     changes: dict[str, object] = {"extraction": extraction} if extraction else {}
     if output.property("listing") != found:
         changes["listing"] = found
+    if output.recall("views"):
+        changes["views"] = None  # all have them
     if empty or changes:
         output.commit(empty, properties=changes)
     log.info("listed %d = featurized %d + rejected %d", listed, featurized, rejected)
@@ -257,7 +302,9 @@ def _as_built(identity: dict[str, Any], artifact: Artifact) -> dict[str, Any]:
     return found
 
 
-def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifact: Artifact) -> None:
+def _make_way(
+    output: Output, pending: Pending, identity: dict[str, Any], artifact: Artifact, backgrounds: Backgrounds
+) -> None:
     """Commit what has to go before there are new features: rows that are replaced, and what was made of them."""
     identity = {**identity, "weights_digest": artifact.weights_digest, "n_features": artifact.n_features}
     refuse_changes(output, identity)
@@ -268,13 +315,16 @@ def _make_way(output: Output, pending: Pending, identity: dict[str, Any], artifa
     if before | identity != before:
         changes["identity"] = before | identity
     is_new = "identity" in changes or not output.has_part(BACKBONE)
-    output.commit(
-        add,
-        replace=DERIVED,
-        remove=remove,
-        properties=changes,
-        parts={BACKBONE: artifact.to_bytes()} if is_new else {},
-    )
+    parts = {BACKBONE: artifact.to_bytes()} if is_new else {}
+    if backgrounds.content:
+        parts[BACKGROUNDS] = backgrounds.content
+    replaced: tuple[Dataset, ...] = DERIVED
+    if before and before.get("backgrounds", "") != backgrounds.digest:
+        replaced, changes["views"] = (*DERIVED, Dataset.VIEWS), {"to_do": True}
+        add.pop(Dataset.VIEWS, None)
+        if not backgrounds.content:
+            remove += [file.name for file in output.files(PARTS) if file.name.endswith(f"/{BACKGROUNDS}")]
+    output.commit(add, replace=replaced, remove=remove, properties=changes, parts=parts)
 
 
 def identity_before(output: Output) -> dict[str, Any]:
@@ -283,14 +333,18 @@ def identity_before(output: Output) -> dict[str, Any]:
     if not before:
         return {}
     unchosen = {"fit": str(Fit.STRETCH), "views": 0, "test_views": 1, "transform": "none", "tune": False}
+    unchosen |= {"backgrounds": ""}
     return unchosen | {"input_size": find(before["backbone"]).input_size} | before
 
 
 def refuse_changes(output: Output, now: dict[str, Any]) -> None:
-    """Raise SettingsChanged if the output's features were made with another value of one of these settings."""
+    """Raise SettingsChanged if the output's features were made with another value of one of these settings.
+
+    Other backgrounds are no other features: their views are made anew.
+    """
     before = identity_before(output)
     for name, value in now.items():
-        if name in before and before[name] != value:
+        if name in before and before[name] != value and name != "backgrounds":
             raise SettingsChanged(
                 f"{output.url} was made with {name} {before[name]} and would be mixed with {value}: "
                 "choose another --output, or --fresh to start over."

@@ -10,21 +10,53 @@ Features of fixed views are averaged, rather than the probabilities that a class
 EfficientNet-Lite0 and the linear discriminant. The whole picture alone: 0.696 right; fitted on whole pictures, with
 the probabilities of three views averaged: 0.713; features of three views averaged, in training too: 0.794; with two
 random views of each training photo: 0.804 (two random views and whole pictures: 0.737).
+
+Where there are backgrounds, some random views of an image with a plain background (studio pictures) show the thing on
+it pasted onto one of them, once or in a pile (Dwibedi, Misra & Hebert 2017, https://arxiv.org/abs/1708.01642). Images
+with any other background have the views that they always have. benchmarks/README.md says what it brings: not always
+anything, so that there are no backgrounds but those that are asked for.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+
+from orchard import npz
 
 _AREA = (0.3, 1.0)
 _ASPECT = 4 / 3
 _LIGHT = 0.25  # at most so much darker or lighter; contrast and saturation likewise
 _TINT = 0.08  # of each channel
 _BLURRED, _BLUR = 0.25, 1.5  # how many, and the greatest standard deviation in pixels
+
+_PASTED, _PILED = 0.5, 0.5  # how many views of what can be cut out, and how many of these show a pile
+# Steps of 255, in any channel, from the colour of a plain background: of most of its border, and of shadows on it.
+_ALIKE, _NEAR = 20, 40
+_PLAIN = 0.6  # of the border: the thing may touch it
+_COPIES = (4, 12)  # in a pile
+_SIZES = {False: (0.5, 0.95), True: (0.3, 0.6)}  # longest side of the thing alone, and in a pile; the view's is 1
+_TURN = {False: 20.0, True: 180.0}  # degrees, likewise
+_SHARE = (0.03, 0.95)  # of the picture that a thing takes
+_SPECK = 0.1  # what is smaller, in units of the largest part of the thing, is left out
+_LEAST = 16  # pixels of a side, of what is cut out
+
+
+@functools.lru_cache(maxsize=1)
+def pictures(content: bytes) -> tuple[NDArray[np.uint8], ...]:
+    """Return the backgrounds of a run, uint8 (height, width, 3), RGB; decoded once in a process.
+
+    ``content`` is that of `orchard.features.backgrounds.Backgrounds`.
+    """
+    found = npz.load(content) if content else {}
+    jpegs = (io.BytesIO(found[str(number)].tobytes()) for number in range(len(found)))
+    return tuple(np.asarray(Image.open(jpeg).convert("RGB")) for jpeg in jpegs)
 
 
 def middle(pixels: NDArray[np.uint8], share: float, size: int) -> NDArray[np.uint8]:
@@ -34,27 +66,56 @@ def middle(pixels: NDArray[np.uint8], share: float, size: int) -> NDArray[np.uin
     return cut(pixels, (left, top, width - left, height - top), size)
 
 
-def random_view(pixels: NDArray[np.uint8], digest: str, number: int, seed: int, size: int) -> NDArray[np.uint8]:
-    """Return a random view of an image.
+def random_views(
+    pixels: NDArray[np.uint8],
+    digest: str,
+    *,
+    views: int,
+    seed: int,
+    size: int,
+    backgrounds: Sequence[NDArray[np.uint8]] = (),
+) -> list[NDArray[np.uint8]]:
+    """Return the random views of an image, from number 0 on.
 
     Args:
-        pixels: uint8 (height, width, 3), RGB, up to `LARGER` times as large as the view.
-        digest: of the image's bytes, which the view is drawn from.
-        number: of the view, from 0.
+        pixels: uint8 (height, width, 3), RGB, up to `LARGER` times as large as a view.
+        digest: of the image's bytes, which views are drawn from.
+        views: how many.
         seed: of every random choice.
-        size: pixels of a side that the view is not to exceed.
+        size: pixels of a side that no view is to exceed.
+        backgrounds: uint8 (height, width, 3), RGB, that what is on a plain background is pasted onto, in some views.
 
     Returns:
-        uint8 (height, width, 3).
+        uint8 (height, width, 3) each.
     """
-    key = hashlib.blake2b(f"{seed} {number} {digest}".encode(), digest_size=16).digest()
-    draw = np.random.default_rng(int.from_bytes(key, "big"))
+    thing = cut_out(pixels) if backgrounds and views else None
+    found = []
+    for number in range(views):
+        draw = _random(f"{seed} {number} {digest} pasted")
+        if thing is None or draw.random() >= _PASTED:
+            found.append(random_view(pixels, digest, number, seed, size))
+        else:
+            found.append(_seen(_pasted(thing, backgrounds, size, draw), draw))
+    return found
+
+
+def random_view(pixels: NDArray[np.uint8], digest: str, number: int, seed: int, size: int) -> NDArray[np.uint8]:
+    """Return the random view of that number of an image, a part of it; the others as of `random_views`."""
+    draw = _random(f"{seed} {number} {digest}")
     height, width = pixels.shape[:2]
     area = draw.uniform(*_AREA)
     aspect = _ASPECT ** draw.uniform(-1, 1)
     across, down = min(1.0, np.sqrt(area * aspect)) * width, min(1.0, np.sqrt(area / aspect)) * height
     left, top = draw.uniform(0, width - across), draw.uniform(0, height - down)
-    view = cut(pixels, (left, top, left + across, top + down), size)
+    return _seen(cut(pixels, (left, top, left + across, top + down), size), draw)
+
+
+def _random(key: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "big"))
+
+
+def _seen(view: NDArray[np.uint8], draw: np.random.Generator) -> NDArray[np.uint8]:
+    """Return a view turned or not, in another light, in focus or not."""
     if draw.random() < 0.5:
         view = view[:, ::-1]
     light, contrast, saturation = 1 + draw.uniform(-_LIGHT, _LIGHT, 3)
@@ -62,6 +123,67 @@ def random_view(pixels: NDArray[np.uint8], digest: str, number: int, seed: int, 
     blur = draw.uniform(0, _BLUR) if draw.random() < _BLURRED else 0.0
     seen = Image.fromarray(view).convert("RGB", _colours(view.mean(), channels, contrast, saturation))
     return np.asarray(seen.filter(ImageFilter.GaussianBlur(blur)) if blur else seen)
+
+
+def cut_out(pixels: NDArray[np.uint8]) -> Image.Image | None:
+    """Return what lies on a plain background, RGBA with a soft edge; None if the background is not plain.
+
+    It is plain if the four corners and most of the border are of one colour. What is of nearly that colour and can be
+    reached from the border is the background: a highlight on the thing is not.
+
+    Args:
+        pixels: uint8 (height, width, 3), RGB.
+    """
+    from scipy import ndimage  # of scikit-learn; only where there are backgrounds
+
+    height, width = pixels.shape[:2]
+    if min(height, width) < _LEAST:
+        return None
+    border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+    colour = np.median(border, axis=0).astype(np.int16)
+    distance = np.abs(pixels.astype(np.int16) - colour).max(axis=2)
+    near = distance <= _NEAR
+    edge = np.zeros_like(near)
+    edge[[0, -1]], edge[:, [0, -1]] = True, True
+    if (distance[edge] <= _ALIKE).mean() < _PLAIN or not near[[0, 0, -1, -1], [0, -1, 0, -1]].all():
+        return None
+    thing = ~ndimage.binary_propagation(edge & near, mask=near)
+    parts, count = ndimage.label(thing)
+    if not count:
+        return None
+    areas = np.bincount(parts.ravel())[1:]
+    thing = np.append(False, areas >= _SPECK * areas.max())[parts]
+    if not _SHARE[0] <= thing.mean() <= _SHARE[1]:
+        return None
+    # A pixel less all around, as the outermost ones have taken on the background's colour.
+    mask = Image.fromarray(thing.astype(np.uint8) * 255).filter(ImageFilter.MinFilter(3))
+    found = Image.fromarray(pixels)
+    found.putalpha(mask.filter(ImageFilter.GaussianBlur(0.7)))
+    box = mask.getbbox()
+    return found.crop(box) if box else None
+
+
+def _pasted(
+    thing: Image.Image, backgrounds: Sequence[NDArray[np.uint8]], size: int, draw: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Return a part of a background with the thing on it, once or in a pile, uint8 (size, size, 3)."""
+    ground = backgrounds[int(draw.integers(len(backgrounds)))]
+    part = np.sqrt(draw.uniform(*_AREA))
+    height, width = ground.shape[:2]
+    left, top = draw.uniform(0, (1 - part) * width), draw.uniform(0, (1 - part) * height)
+    box = (left, top, left + part * width, top + part * height)
+    scene = Image.fromarray(ground).resize((size, size), Image.Resampling.BILINEAR, box)
+    piled = bool(draw.random() < _PILED)
+    for _ in range(int(draw.integers(_COPIES[0], _COPIES[1] + 1)) if piled else 1):
+        scale = draw.uniform(*_SIZES[piled]) * size / max(thing.size)
+        across, down = (max(1, round(scale * side)) for side in thing.size)
+        copy = thing.resize((across, down), Image.Resampling.BILINEAR)
+        copy = copy.rotate(draw.uniform(-1, 1) * _TURN[piled], Image.Resampling.BILINEAR, expand=True)
+        # Alone it is whole; of a pile the outer ones may be cut off.
+        outside = 0.3 * size if piled else 0.0
+        x, y = (round(draw.uniform(min(-outside, size - side), max(0.0, size - side + outside))) for side in copy.size)
+        scene.paste(copy, (x, y), copy)
+    return np.asarray(scene)
 
 
 def _colours(mean: float, channels: NDArray[np.float64], contrast: float, saturation: float) -> tuple[float, ...]:

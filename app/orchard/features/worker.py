@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from orchard.errors import StorageError
 from orchard.features.artifact import LARGER, EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
 from orchard.features.sharing import Done
-from orchard.features.views import random_view
+from orchard.features.views import pictures, random_views
 from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.images.quality import Quality, quality_of
@@ -61,6 +61,26 @@ class Job:
     """Random views of each image of `VIEWED`."""
     seed: int = 0
     """Of the views."""
+    backgrounds: Any = None  # Broadcast[bytes]: see `orchard.features.views.pictures`
+    views_alone: bool = False
+    """Whether the images are done but for their views."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The random views of training images.
+
+    Attributes:
+        views: of each image.
+        seed: that they are drawn by.
+        backgrounds: uint8 (height, width, 3), RGB, see `orchard.features.views.random_views`.
+        alone: whether nothing else is to be made of the images.
+    """
+
+    views: int
+    seed: int
+    backgrounds: Sequence[NDArray[np.uint8]] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +139,9 @@ def featurize(job: Job, given: Task) -> TaskReport:
     _freeze_imports()
     compiled = time.monotonic()
     found = contents(task, job.limits, job.s3)
-    rows = worked_on(task, found, engine, limits=job.limits, fit=artifact.fit, views=job.views, seed=job.seed)
+    backgrounds = pictures(job.backgrounds.value) if job.backgrounds is not None else ()
+    drawn = Drawn(job.views, job.seed, backgrounds, alone=job.views_alone)
+    rows = worked_on(task, found, engine, limits=job.limits, fit=artifact.fit, drawn=drawn)
     tables = rows.tables()
     files = {}
     for dataset, table in tables.items():
@@ -157,11 +179,10 @@ def worked_on(
     *,
     limits: Limits,
     fit: Fit,
-    views: int,
-    seed: int,
+    drawn: Drawn,
 ) -> TaskRows:
     """Decode and featurize the images of a task (schema `LISTING`), whose contents are `found` in their order."""
-    rows = TaskRows(task, engine, views, seed)
+    rows = TaskRows(task, engine, drawn)
     for row, data in enumerate(found):
         if isinstance(data, Rejection):
             rows.reject(row, data)
@@ -215,10 +236,10 @@ def _freeze_imports() -> None:
 class TaskRows:
     """The rows of one task, collected column by column; at most `BUFFERED_IMAGES` images are held as pixels."""
 
-    def __init__(self, task: pa.Table, engine: Engine, views: int, seed: int) -> None:
+    def __init__(self, task: pa.Table, engine: Engine, drawn: Drawn) -> None:
         self._task = task
         self._engine = engine
-        self._views, self._seed = views, seed
+        self._drawn = drawn
         self._pixels: list[NDArray[np.uint8]] = []
         self._features = [np.empty((0, engine.n_features), np.float32)]
         self._featurized: list[int] = []
@@ -249,7 +270,7 @@ class TaskRows:
 
     def larger(self, row: int) -> int | None:
         """Return the size in which the image is to be decoded, too, to make views of it; None: there are none."""
-        return math.ceil(LARGER * self._engine.input_size) if self._views and self._learned_from[row] else None
+        return math.ceil(LARGER * self._engine.input_size) if self._drawn.views and self._learned_from[row] else None
 
     def reject(self, row: int, rejection: Rejection) -> None:
         """Take an image that cannot be featurized."""
@@ -257,17 +278,20 @@ class TaskRows:
 
     def add(self, row: int, image: Decoded) -> None:
         """Take an image to featurize."""
-        self._featurized.append(row)
-        self._sizes.append((image.width, image.height))
-        self._formats[row] = str(image.format)
-        self._qualities[row] = quality_of(image.pixels)
-        self._pixels.append(image.pixels)
-        if len(self._pixels) == BUFFERED_IMAGES:
-            self._infer()
+        if not self._drawn.alone:
+            self._featurized.append(row)
+            self._sizes.append((image.width, image.height))
+            self._formats[row] = str(image.format)
+            self._qualities[row] = quality_of(image.pixels)
+            self._pixels.append(image.pixels)
+            if len(self._pixels) == BUFFERED_IMAGES:
+                self._infer()
         digest = self._digests[row]
         if image.larger is not None and digest is not None:
-            size = self._engine.input_size
-            views = [random_view(image.larger, digest, number, self._seed, size) for number in range(self._views)]
+            drawn, size = self._drawn, self._engine.input_size
+            views = random_views(
+                image.larger, digest, views=drawn.views, seed=drawn.seed, size=size, backgrounds=drawn.backgrounds
+            )
             self._view_features.append(self._engine.single(views))
             self._viewed.append(row)
 
@@ -299,12 +323,12 @@ class TaskRows:
             },
             schema=REJECTED,
         )
-        viewed = self._task.take(pa.array(np.repeat(self._viewed, self._views).astype(np.int64)))
+        viewed = self._task.take(pa.array(np.repeat(self._viewed, self._drawn.views).astype(np.int64)))
         views = (
             pa.table(
                 {
                     **{name: viewed[name] for name in ("path", *CARRIED, "split")},
-                    "view": pa.array(np.tile(np.arange(self._views), len(self._viewed)), pa.int32()),
+                    "view": pa.array(np.tile(np.arange(self._drawn.views), len(self._viewed)), pa.int32()),
                     "features": list_column(np.concatenate(self._view_features)),
                 }
             )
@@ -326,6 +350,7 @@ class TaskRows:
             },
             schema=INVENTORY,
         )
-        tables = {Dataset.FEATURES: features, Dataset.VIEWS: views}
-        tables |= {Dataset.REJECTED: rejected, Dataset.INVENTORY: inventory}
+        tables = {Dataset.VIEWS: views}
+        if not self._drawn.alone:
+            tables |= {Dataset.FEATURES: features, Dataset.REJECTED: rejected, Dataset.INVENTORY: inventory}
         return {dataset: table for dataset, table in tables.items() if table.num_rows}

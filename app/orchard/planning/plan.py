@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from orchard import memory
 from orchard.errors import InputError, OrchardError
 from orchard.features.backbones import find
+from orchard.features.backgrounds import of_run
 from orchard.features.extraction import tasks_of
 from orchard.features.pending import find_pending
-from orchard.features.stage import identity_before
+from orchard.features.stage import identity_before, views_that_stay
 from orchard.images.rejections import commonest_kinds
 from orchard.images.sources import Listing, check_apart, list_selected
 from orchard.images.splits import assign_splits
@@ -108,19 +109,23 @@ def _as_before(settings: Settings, output: Output | None) -> Settings:
 
 
 def _to_do(listing: Listing, output: Output | None, settings: Settings) -> pa.Table:
-    """Return what a run would featurize, every row with its split."""
+    """Return what a run would featurize, or make views of alone, every row with its split."""
     if output is None:
         return assign_splits(listing.table, None, test_fraction=settings.test_fraction, seed=settings.seed)
-    return find_pending(
+    views = settings.views or 0
+    backgrounds = of_run(output, settings, views)
+    found = find_pending(
         output,
         listing.table,
         dropped=listing.dropped,
+        viewed=views_that_stay(output, {"views": views, "backgrounds": backgrounds.digest}),
         prune=True,
         retry_rejected=settings.retry_rejected,
         test_fraction=settings.test_fraction,
         seed=settings.seed,
         s3=settings.s3_options(),
-    ).images
+    )
+    return pa.concat_tables([found.images, found.unviewed.cast(found.images.schema)]).combine_chunks()
 
 
 def _core_seconds(stages: list[StagePlan]) -> float:

@@ -22,6 +22,8 @@ from orchard import child, interruption
 from orchard.errors import InputError, OrchardError
 from orchard.features.artifact import Artifact, EngineName, Precision
 from orchard.features.backbones import find
+from orchard.features.backgrounds import NONE
+from orchard.features.backgrounds import read as read_backgrounds
 from orchard.features.conversion import build_artifact
 from orchard.features.engines import resolve_precision
 from orchard.features.quantization import Sample
@@ -98,9 +100,12 @@ def measure(
     )
     tried = images.take(pa.array(places))
     request = Request(settings.limits(), settings.s3_options(), settings.views or 0, settings.seed, seconds)
+    backgrounds, place = b"", settings.backgrounds
+    if settings.views and place and place != NONE:
+        backgrounds = read_backgrounds(place, settings.limits(), settings.s3_options()).content
     with tempfile.TemporaryDirectory(prefix="orchard-plan-") as folder:
         shares = [tried.take(pa.array(np.arange(n, count, processes))) for n in range(processes)]
-        results = _together(Path(folder), artifact, request, shares)
+        results = _together(Path(folder), artifact, request, backgrounds, shares)
     rejected = pa.Table.from_pylist([row for result in results for row in result.rejected], schema=REJECTED)
     if not any(result.featurized for result in results):
         mostly = sentence(commonest_kinds(rejected)[0])
@@ -150,7 +155,9 @@ def _artifact(images: pa.Table, settings: Settings) -> Artifact:
     return replace(artifact, fit=fit, test_views=int(settings.test_views or 1), square_root=square_root)
 
 
-def _together(folder: Path, artifact: Artifact, request: Request, shares: Sequence[pa.Table]) -> list[Result]:
+def _together(
+    folder: Path, artifact: Artifact, request: Request, backgrounds: bytes, shares: Sequence[pa.Table]
+) -> list[Result]:
     """Let a process work on each share of the images, all at the same time."""
     with ExitStack() as opened:
         started = []
@@ -158,6 +165,7 @@ def _together(folder: Path, artifact: Artifact, request: Request, shares: Sequen
             own = folder / str(number)
             own.mkdir()
             (own / process.ARTIFACT).write_bytes(artifact.to_bytes())
+            (own / process.BACKGROUNDS).write_bytes(backgrounds)
             pq.write_table(share, own / process.IMAGES)
             worker = child.start(
                 "orchard.planning.process", own, request, stdin=subprocess.PIPE, stdout=subprocess.PIPE

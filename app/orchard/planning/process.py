@@ -2,7 +2,7 @@
 
 It says when it is ready, waits for a line, and then works, so that all of them work at the same time::
 
-    folder/request.json, artifact, images.parquet  ->  folder/result.json
+    folder/request.json, artifact, images.parquet, backgrounds.npz  ->  folder/result.json
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from orchard import child, memory
 from orchard.errors import OrchardError
 from orchard.features.artifact import Artifact
 from orchard.features.engines import Engine, load_engine
-from orchard.features.worker import TaskRows, encoded, worked_on
+from orchard.features.views import pictures
+from orchard.features.worker import Drawn, TaskRows, encoded, worked_on
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.reading import contents
 from orchard.layout import REJECTED, Dataset
 from orchard.storage import S3Options
+from orchard.vocabulary import Fit
 
 ARTIFACT, IMAGES, RESULT = "artifact", "images.parquet", "result.json"
+BACKGROUNDS = "backgrounds.npz"
 CHUNK = 8
 """Images that are worked on before the clock is looked at."""
 
@@ -97,7 +100,8 @@ def main(folder: Path) -> int:
         lines.write("ready\n")
         if not sys.stdin.readline():  # the parent is gone
             return 0
-        result = _measured(request, artifact, engine, images, found)
+        drawn = Drawn(request.views, request.seed, pictures((folder / BACKGROUNDS).read_bytes()))
+        result = _measured(request, drawn, engine, images, found, fit=artifact.fit)
     except OrchardError as error:
         return child.leave_error(folder, error)
     times = {"read_seconds": read - started, "compile_seconds": compiled - read, "single_seconds": single}
@@ -119,7 +123,7 @@ def _single_seconds(engine: Engine, artifact: Artifact, found: list[Any], limits
 
 
 def _measured(
-    request: Request, artifact: Artifact, engine: Engine, images: pa.Table, found: list[Any]
+    request: Request, drawn: Drawn, engine: Engine, images: pa.Table, found: list[Any], *, fit: Fit
 ) -> dict[str, Any]:
     parts: list[dict[Dataset, pa.Table]] = []
     worked = 0
@@ -131,9 +135,8 @@ def _measured(
             found[worked : worked + CHUNK],
             engine,
             limits=request.limits,
-            fit=artifact.fit,
-            views=request.views,
-            seed=request.seed,
+            fit=fit,
+            drawn=drawn,
         )
         parts.append(rows.tables())
         worked += part.num_rows

@@ -71,6 +71,7 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- range $name := list "cards" "corrections" "unknown" -}}
 {{- with get $v.settings $name }}{{ include "orchard.reachable" (dict "root" $ "name" (printf "settings.%s" $name) "place" .) }}{{ end -}}
 {{- end -}}
+{{- with $v.settings.backgrounds }}{{ if ne . "none" }}{{ include "orchard.reachable" (dict "root" $ "name" "settings.backgrounds" "place" .) }}{{ end }}{{ end -}}
 {{- with $v.settings.weights }}{{ if not (has . (list "imagenet" "random")) }}{{ include "orchard.reachable" (dict "root" $ "name" "settings.weights" "place" .) }}{{ end }}{{ end -}}
 {{- end -}}
 {{- if $v.serve.enabled }}{{ with $v.serve.model }}{{ include "orchard.reachable" (dict "root" $ "name" "serve.model" "place" .) }}{{ end }}{{ end -}}
