@@ -29,6 +29,8 @@ class Stub:
     scheme: str = "http"
     path: str = ""
     """In front of the bucket's."""
+    hosted: bool = False
+    """Whether the bucket is in the host's name, as at Amazon, rather than in the path."""
     objects: dict[str, bytes] = field(default_factory=dict)
     refused: dict[str, Answer] = field(default_factory=dict)
     """By key: what a request for it is answered."""
@@ -49,8 +51,9 @@ class Stub:
         self, method: str, target: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
         path, _, query = target.partition("?")
-        assert path.startswith(f"{self.path}/b"), path
-        key = unquote(path.removeprefix(f"{self.path}/b").removeprefix("/"))
+        bucket = f"{self.path}{'' if self.hosted else '/b'}"
+        assert path.startswith(bucket or "/"), path
+        key = unquote(path.removeprefix(bucket).removeprefix("/"))
         if refusal := self.check(headers.get("authorization", "")) or self.refused.get(key):
             return refusal[0], {}, refusal[1]
         if "list-type" in query:

@@ -60,7 +60,8 @@ class Requests:
         from botocore.awsrequest import AWSRequest
         from botocore.credentials import ReadOnlyCredentials
 
-        path = "/" + quote(key, safe="/~") if key else ""
+        at_root = not urlsplit(self._root).path  # the bucket is in the host's name: a request needs a path all the same
+        path = "/" + quote(key, safe="/~") if key or at_root else ""
         if query:
             path += "?" + urlencode(sorted(query.items()), quote_via=quote, safe="~")
         request = AWSRequest(method, self._root + path, headers=dict(headers))
