@@ -79,7 +79,9 @@ def extract(
 
     output = output or tempfile.mkdtemp(prefix="orchard-")
     check_apart(source, output)
-    with Pipeline(output, load(settings), spark) as pipeline:
+    found = load(settings)
+    found.check_regions(*([source] if isinstance(source, str) else source), output)
+    with Pipeline(output, found, spark) as pipeline:
         pipeline.extract(source)
         pipeline.finish()
     return read(spark, output, Dataset.FEATURES, **settings)
@@ -219,8 +221,10 @@ def predict(
 
     found = load(settings)
     s3, limits = found.s3_options(), found.limits()
+    images = [images] if isinstance(images, str) else images
+    found.check_regions(output, *images)
     model = Model.load(output, s3)
-    listed = find_images([images] if isinstance(images, str) else images, s3)
+    listed = find_images(images, s3)
     if spark is None:
         answers = predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions)
     else:

@@ -123,6 +123,7 @@ def extract(source: str | Sequence[str], output: str, as_json: bool, **flags: An
 
     settings = settings_from(flags)
     check_apart(source, output)
+    settings.check_regions(*([source] if isinstance(source, str) else source), output)
     with Pipeline(output, settings) as pipeline:
         pipeline.extract(source)
         return _print_outcome(pipeline.finish(), as_json)

@@ -34,6 +34,8 @@ class Stub:
     objects: dict[str, bytes] = field(default_factory=dict)
     refused: dict[str, Answer] = field(default_factory=dict)
     """By key: what a request for it is answered."""
+    location: Answer = (200, b"<LocationConstraint/>")
+    """To whoever asks for the bucket's region."""
     quotes: bool = True
     """Whether listings know ``encoding-type=url``."""
     page: int = 1000
@@ -56,6 +58,8 @@ class Stub:
         key = unquote(path.removeprefix(bucket).removeprefix("/"))
         if refusal := self.check(headers.get("authorization", "")) or self.refused.get(key):
             return refusal[0], {}, refusal[1]
+        if "location" in query:
+            return self.location[0], {}, self.location[1]
         if "list-type" in query:
             return 200, {}, self._listing({name: value[0] for name, value in parse_qs(query).items()})
         if method == "POST":

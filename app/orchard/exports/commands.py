@@ -48,6 +48,7 @@ def export(
     from orchard.exports.writing import export as write
 
     settings = settings_from(flags)
+    settings.check_regions(output, file)
     done = write(output, file, Format(kind), Precision(precision), weights=weights, s3=settings.s3_options())
     if as_json:
         click.echo(json.dumps({"files": done.files, "card": done.card}, ensure_ascii=False, indent=2))

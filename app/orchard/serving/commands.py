@@ -106,6 +106,7 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
 
     if max_files > queue:
         raise UsageError(f"--max-files {max_files}: the queue of {queue} images has no room for them.")
+    settings.check_regions(output)
     model = Model.load(output, settings.s3_options())
     serving = Serving(
         engines=engines or available_cores(),
