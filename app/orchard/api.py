@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from orchard.layout import Dataset
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from pyspark.sql import DataFrame, SparkSession
 
     from orchard.exports.writing import Exported
@@ -272,6 +274,36 @@ def compare(
     from orchard.settings import load
 
     return compare_backbones(source, output, list(backbones), load(settings), spark, tolerance=tolerance)
+
+
+def erase(
+    output: str,
+    images: str | Sequence[str] = (),
+    *,
+    older_than: "timedelta | None" = None,
+    dry_run: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Erase all that `output` holds of images, as ``orchard erase``.
+
+    Args:
+        output: folder or ``s3a://`` prefix of a run.
+        images: paths or addresses; with a slash at the end all below a folder.
+        older_than: erase the logs of runs that began so long ago instead, and all images if the last commit is so old.
+        dry_run: only say what there is.
+        settings: see the module.
+
+    Returns:
+        The fields of `orchard.erasure.Erasure`.
+
+    Raises:
+        OrchardError: see `orchard.errors`.
+    """
+    from orchard import pipeline
+    from orchard.settings import load
+
+    named = [images] if isinstance(images, str) else list(images)
+    return dict(pipeline.erase(output, named, load(settings), older_than=older_than, dry_run=dry_run))
 
 
 def export(output: str, file: str, *, format: str, precision: str = "float32", **settings: Any) -> "Exported":

@@ -1,8 +1,10 @@
 """The command line: parse, call, print; nothing else."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +14,7 @@ from rich.table import Table
 
 from orchard.cluster import commands as cluster
 from orchard.commandline import run_command
+from orchard.errors import UsageError
 from orchard.exports import commands as export
 from orchard.flags import (
     CLASSIFICATION,
@@ -44,6 +47,19 @@ def _one_or_several(
 
 
 _SOURCES = click.argument("source", nargs=-1, required=True, callback=_one_or_several)
+
+
+class _Age(click.ParamType):
+    """A number of days, as 365d."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Return the time."""
+        found = re.fullmatch(r"([1-9]\d{0,5})d", value)
+        if found is None:
+            self.fail(f"{value!r} is no age such as 365d", param, ctx)
+        return timedelta(days=int(found[1]))
 
 
 class _Orchard(click.Group):
@@ -248,6 +264,54 @@ def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
     return 0 if verdict["mended"] else 3
 
 
+@cli.command(short_help="erase images from an output, and say what was learned from them")
+@click.argument("output")
+@click.argument("images", nargs=-1, metavar="[PATH]...")
+@click.option("--dry-run", is_flag=True, help="only say what is known of them")
+@click.option(
+    "--older-than",
+    type=_Age(),
+    metavar="365d",
+    help="erase what is older instead: logs of runs, and all images if the output was not changed for so long",
+)
+@click.option("--allow-again", is_flag=True, help="let later runs take these images in again")
+@options(*STORAGE)
+def erase(  # noqa: PLR0917 -- click passes each flag by name
+    output: str,
+    images: tuple[str, ...],
+    dry_run: bool,
+    older_than: timedelta | None,
+    allow_again: bool,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Erase all that OUTPUT holds of the images at each PATH, and of all below it if a slash ends it.
+
+    What was learned from them, and what has left OUTPUT, is named with the command that makes it again. Later runs
+    leave these images out, and say so, as long as the source has them.
+
+    \b
+    Example:
+      orchard erase out photos/anna.jpg photos/visitors/ --dry-run
+      orchard erase s3a://bucket/results s3a://bucket/photos/anna.jpg
+      orchard erase out --older-than 365d
+    """
+    from orchard import pipeline
+
+    settings = settings_from(flags)
+    if bool(images) == (older_than is not None):
+        raise UsageError("Say what to erase: give each PATH, or --older-than with an age such as 365d.")
+    if allow_again:
+        if older_than is not None or dry_run:
+            raise UsageError("--allow-again goes with a PATH alone: leave --older-than and --dry-run away.")
+        count = pipeline.allow_again(output, images, settings)
+        _print_json({"allowed_again": count}) if as_json else click.echo(f"{count} images may come again")
+        return 0
+    found = pipeline.erase(output, images, settings, older_than=older_than, dry_run=dry_run)
+    _print_json(found) if as_json else _print_erasure(found)
+    return 0
+
+
 @cli.command(short_help="compare several backbones")
 @click.argument("source")
 @comparison(required=True)
@@ -394,6 +458,20 @@ def _print_outcome(outcome: Any, as_json: bool) -> int:
             err=True,
         )
     return 0 if outcome.within_limits else 1
+
+
+def _print_erasure(found: Any) -> None:
+    done = "erased" if found["erased"] else "to erase"
+    rows = ", ".join(f"{count:,} of {dataset}" for dataset, count in found["rows"].items())
+    lines = [f"{done:<10} {found['images']:,} images" + (f": rows {rows}" if rows else "")]
+    if others := found["neighbours_of_others"]:
+        lines.append(f"{'':<10} as neighbours of {others:,} other images")
+    lines += [f"{'':<10} {file}" for file in found["files"]]
+    lines += [f"{'unknown':<10} {path}: no row names it" for path in found["unknown"]]
+    lines += [f"{'copy':<10} {path} has the same bytes, and stays" for path in found["copies"]]
+    lines += [f"{'source':<10} {path} is still there: delete it" for path in found["in_source"]]
+    lines += [f"{'left':<10} {sentence}" for sentence in found["to_make_again"]]
+    click.echo("\n".join(lines))
 
 
 def _of_sources(metrics: Any) -> list[str]:

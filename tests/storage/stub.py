@@ -49,7 +49,7 @@ class Stub:
     def options(self) -> S3Options:
         return S3Options(f"{self.scheme}://127.0.0.1:{self.port}{self.path}", "us-east-1", timeout=5)
 
-    def answer(  # noqa: PLR0911 -- one for each request
+    def answer(  # noqa: PLR0911, PLR0912 -- one for each request
         self, method: str, target: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
         path, _, query = target.partition("?")

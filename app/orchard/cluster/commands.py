@@ -158,7 +158,7 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
 )
 @_made_for_ec2
 @options(*_IN_SUBMIT)
-def submit(  # noqa: PLR0911, PLR0912, PLR0917 -- click passes each flag by name, and each target has its own
+def submit(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917 -- click passes each flag by name, and each target has its own
     source: str | None,
     output: str,
     command: str,

@@ -15,6 +15,7 @@ from orchard.features.backbones import find
 from orchard.features.extraction import tasks_of
 from orchard.features.pending import find_pending
 from orchard.features.stage import identity_before
+from orchard.images.erased import without_erased
 from orchard.images.rejections import commonest_kinds
 from orchard.images.sources import Listing, check_apart, list_selected
 from orchard.images.splits import assign_splits
@@ -55,6 +56,8 @@ def make_plan(source: str | Sequence[str], output: str | None, settings: Setting
         listing = list_selected(source, output, settings)
     list_seconds = time.perf_counter() - started
     kept = Output(output, s3) if output is not None else None
+    if kept is not None:
+        listing = without_erased(listing, kept.storage)
     settings = _as_before(settings, kept)
     images = _to_do(listing, kept, settings)
     plan = _Planner(listing, images, kept, list_seconds, settings)
