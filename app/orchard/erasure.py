@@ -373,7 +373,10 @@ def _scrubbed(value: Any, names: re.Pattern[str]) -> Any:
     if isinstance(value, list):
         return [_scrubbed(each, names) for each in value if not _is_of(each, names)]
     if isinstance(value, Mapping):
-        return {_scrubbed(key, names): _scrubbed(each, names) for key, each in value.items()}
+        return {
+            _scrubbed(key, names): None if key == "like" and _is_of(each, names) else _scrubbed(each, names)
+            for key, each in value.items()
+        }
     return value
 
 
