@@ -159,7 +159,8 @@ def erase(output: Output, plan: Plan, *, remember: bool = True) -> Erasure:
         if "listed" in properties.get("listing", {}):
             properties["listing"]["listed"] -= plan.said["images"]
         output.start_over(properties, files)
-    return Erasure(**{**plan.said, "erased": True})  # type: ignore[typeddict-item]
+    done: Erasure = {**plan.said, "erased": True}
+    return done
 
 
 def allow_again(output: Output, images: Sequence[str]) -> int:

@@ -40,10 +40,7 @@ def aws(server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Clients of S3 and KMS; the bucket ``here`` is in eu-central-1, ``there`` in us-east-1 and holds an image."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testsecret")
-    clients = {
-        name: boto3.client(name, endpoint_url=server, region_name="eu-central-1")  # type: ignore[call-overload]
-        for name in ("s3", "kms")
-    }
+    clients = {name: boto3.client(name, endpoint_url=server, region_name="eu-central-1") for name in ("s3", "kms")}
     if not clients["s3"].list_buckets()["Buckets"]:
         clients["s3"].create_bucket(Bucket="here", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
         boto3.client("s3", endpoint_url=server, region_name="us-east-1").create_bucket(Bucket="there")
