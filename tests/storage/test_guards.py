@@ -48,6 +48,9 @@ def aws(server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return clients
 
 
+EMR = ["--target", "emr-serverless", "--execution-role-arn", "arn:aws:iam::1:role/a", "--application-id", "b"]
+
+
 def _run(server: str, *words: str) -> tuple[int, str]:
     where = ["--s3-endpoint", server, "--allowed-regions", "eu-central-1,eu-west-1"]
     result = CliRunner().invoke(cli, [*words, *where])
@@ -69,6 +72,7 @@ def _run(server: str, *words: str) -> tuple[int, str]:
         ["report", "s3a://there/out"],
         ["predict", "s3a://here/out", "s3a://there/photos"],
         ["serve", "s3a://there/out"],
+        ["submit", "s3a://here/photos", "-o", "s3a://here/out", *EMR, "--log-uri", "s3://there/logs"],
         ["export", "s3a://here/out", "--format", "onnx", "--to", "s3a://there/fruits.onnx"],
     ],
     ids=lambda words: f"{words[0]}-{len(words)}-{words[-1]}",
