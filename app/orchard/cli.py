@@ -49,17 +49,12 @@ def _one_or_several(
 _SOURCES = click.argument("source", nargs=-1, required=True, callback=_one_or_several)
 
 
-class _Age(click.ParamType):
-    """A number of days, as 365d."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Return the time."""
-        found = re.fullmatch(r"([1-9]\d{0,5})d", value)
-        if found is None:
-            self.fail(f"{value!r} is no age such as 365d", param, ctx)
-        return timedelta(days=int(found[1]))
+def _age(context: click.Context, option: click.Parameter, given: str | None) -> timedelta | None:
+    """Return how old 365d is."""
+    found = re.fullmatch(r"([1-9]\d{0,4})d", given or "")
+    if given is not None and found is None:
+        raise click.BadParameter(f"{given!r} is no age such as 365d.", context, option)
+    return timedelta(days=int(found[1])) if found else None
 
 
 class _Orchard(click.Group):
@@ -270,7 +265,7 @@ def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
 @click.option("--dry-run", is_flag=True, help="only say what is known of them")
 @click.option(
     "--older-than",
-    type=_Age(),
+    callback=_age,
     metavar="365d",
     help="erase what is older instead: logs of runs, and all images if the output was not changed for so long",
 )
