@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from orchard.output import Output
 
 if TYPE_CHECKING:  # workers import the stages, and need neither
     from orchard.progress import Advance
-    from orchard.session import Session
+    from orchard.spark.session import Session
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,15 @@ class Stage:
 def key_of(*values: object) -> str:
     """Return a digest of values that JSON can write."""
     return digest_of(json.dumps(values, sort_keys=True).encode())
+
+
+def key_of_rows(rows: Iterable[object]) -> str:
+    """Return what `key_of` returns of so many values, of which one is in memory at a time: of millions of images."""
+    digest = hashlib.blake2b(b"[", digest_size=16)
+    for number, row in enumerate(rows):
+        digest.update((", " if number else "").encode() + json.dumps(row, sort_keys=True).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def feature_names(output: Output) -> list[str]:

@@ -19,6 +19,7 @@ from orchard import models
 from orchard.errors import InputError, OrchardError, OutputDamaged
 from orchard.features.artifact import Artifact
 from orchard.files import DataFile, digest_of, read_columns, read_file
+from orchard.images.lookup import PathIndex
 from orchard.layout import (
     BACKBONE,
     COMMITS,
@@ -121,10 +122,11 @@ def _mend(output: Output, bad: _Bad, images: pa.Array | None) -> None:
     output.storage.delete(sorted(bad[""]))
     add: dict[Dataset, list[DataFile]] = defaultdict(list)
     remove = set(bad[PARTS])
+    agreeing = PathIndex(pa.array([], pa.string()) if images is None else images)
     for dataset in FEATURIZED if images is not None else ():
         for file in output.files(dataset):
             table = None if file.name in bad[dataset] else read_columns(output.storage, file)
-            kept = table and table.filter(pc.is_in(table["path"], value_set=images))
+            kept = table and table.filter(pa.array(agreeing.has(table["path"])))
             if kept is None or kept.num_rows < file.rows:
                 remove.add(file.name)
                 add[dataset] += [output.stage(dataset, kept)] if kept else []
@@ -180,9 +182,10 @@ def _write_log_anew(output: Output, damage: OutputDamaged) -> int:
         properties["identity"].get("views", 0),
     )
     add: dict[str, list[DataFile]] = {PARTS: list(_networks(output))[:1]}
+    agreeing = PathIndex(images)
     for dataset, found in tables.items():
         for file, table in found:
-            kept = table.filter(pc.is_in(table["path"], value_set=images))
+            kept = table.filter(pa.array(agreeing.has(table["path"])))
             if kept.num_rows:
                 whole = kept.num_rows == table.num_rows
                 add.setdefault(dataset, []).append(file if whole else output.stage(dataset, kept))

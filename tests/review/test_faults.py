@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from orchard.datasets import lists
+from orchard.datasets import list_column
+from orchard.images.lookup import PathIndex
 from orchard.layout import NEIGHBOURS, SUSPECTS, Dataset, Fault
 from orchard.output import Output
 from orchard.reduction.pca import Reduction
@@ -58,20 +59,19 @@ def test_suspect_labels_have_the_confidence_in_the_other_label_as_score() -> Non
 
 def test_near_twins_of_another_label_are_found_and_clusters_counted() -> None:
     table = images(label=["Lemon", "Lemon", "Lime", "Fig", None, "Fig", "Fig"])
-    pairs = [("0.jpg", "1.jpg", 0.99), ("0.jpg", "2.jpg", 0.98), ("1.jpg", "0.jpg", 0.99), ("2.jpg", "0.jpg", 0.98)]
-    pairs += [("3.jpg", "4.jpg", 0.97), ("6.jpg", "5.jpg", 0.97)]
+    pairs = [(0, 1, 0.99), (0, 2, 0.98), (1, 0, 0.99), (2, 0, 0.98), (3, 4, 0.97), (6, 5, 0.97)]
     linked = pa.table([list(column) for column in zip(*pairs, strict=True)], schema=PAIRS)
     found = twins_of_other_labels(table, linked)
     assert found.select(["path", "like"]).to_pylist() == [
         {"path": "0.jpg", "like": "2.jpg"},
         {"path": "2.jpg", "like": "0.jpg"},
     ]
-    assert clusters(table["path"].combine_chunks(), linked) == {
+    assert clusters(table["path"], linked) == {
         "clusters": 3,
         "images": 7,
         "largest": [["0.jpg", "1.jpg", "2.jpg"], ["3.jpg", "4.jpg"], ["5.jpg", "6.jpg"]],
     }
-    assert clusters(table["path"].combine_chunks(), PAIRS.empty_table())["clusters"] == 0
+    assert clusters(table["path"], PAIRS.empty_table())["clusters"] == 0
 
 
 def test_pairs_are_those_of_the_neighbours_that_are_near_enough(tmp_path: Path) -> None:
@@ -84,17 +84,16 @@ def test_pairs_are_those_of_the_neighbours_that_are_near_enough(tmp_path: Path) 
     with output.writing():
         staged = [output.stage(Dataset.NEIGHBOURS, pa.Table.from_pylist(rows[i:], NEIGHBOURS)) for i in (0, 3)]
         output.commit({Dataset.NEIGHBOURS: staged})
-    assert near_pairs(output, 0.95).select(["path", "like"]).to_pylist() == [
-        {"path": "a", "like": "b"},
-        {"path": "a", "like": "c"},
-    ]
+    images = PathIndex(pa.array(["d", "c", "b", "a"]))
+    found = near_pairs(output, images, 0.95)
+    assert found.select(["image", "like"]).to_pylist() == [{"image": 3, "like": 2}, {"image": 3, "like": 1}]
+    assert found.nbytes < 20 * found.num_rows  # and no paths
 
 
 def test_a_long_chain_of_twins_is_one_cluster() -> None:
     order = np.random.default_rng(0).permutation(3000)
-    names = [f"{i}" for i in order]
-    links = pa.table([names[:-1], names[1:], np.ones(2999, np.float32)], schema=PAIRS)
-    found = clusters(pa.array([f"{i}" for i in range(3000)]), links)
+    links = pa.table([order[:-1], order[1:], np.ones(2999, np.float32)], PAIRS.names).cast(PAIRS)
+    found = clusters(pa.chunked_array([[f"{i}" for i in range(3000)]]), links)
     assert (found["clusters"], found["images"]) == (1, 3000)
 
 
@@ -109,7 +108,7 @@ def test_a_stranger_is_an_outlier_and_no_wrong_label() -> None:
     table = images(path=[f"{i}" for i in range(300)], label=[names[i] for i in labels])
     sums = Sums.of(rows, {"label": table["label"].to_pylist()})
     model = LeaveOneOut.fit(sums.labelled, sums.columns["label"], Reduction.fit(sums.moments, components=2))
-    batch = table.append_column("features", lists(rows)).combine_chunks().to_batches()[0]
+    batch = table.append_column("features", list_column(rows)).combine_chunks().to_batches()[0]
     found = Judge(model, names, 1.0)(batch).merge(Judged.none())
     assert outliers(found).select(["path", "fault"]).to_pylist() == [{"path": "1", "fault": "outlier"}]
     wrong = wrong_labels(found)

@@ -15,12 +15,12 @@ from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from orchard.cli.serve import _notice
 from orchard.errors import InputError
 from orchard.features.artifact import Artifact, EngineName, Precision
 from orchard.inference.model import Model
 from orchard.serving import static
 from orchard.serving.app import Serving, create_app
-from orchard.serving.commands import _notice
 from orchard.serving.problems import Problem
 from orchard.storage import S3Options
 

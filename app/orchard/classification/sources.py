@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from orchard.classification.intervals import wilson
 from orchard.datasets import stored
 from orchard.features.regrouping import source_key
+from orchard.images.lookup import PathIndex
 from orchard.layout import INVENTORY, Dataset, SourceAccuracy, SourceMetrics
 from orchard.output import Output
 from orchard.stages import key_of
@@ -58,12 +59,13 @@ def _counted(output: Output, test: pa.Table) -> dict[tuple[str, str], tuple[int,
     """Return by source and classifier how many test images are answered rightly, and how many there are."""
     right: Counter[tuple[str, str]] = Counter()
     images: Counter[tuple[str, str]] = Counter()
-    paths = test["path"].combine_chunks()
+    index, sources = PathIndex(test["path"]), test["source"].combine_chunks()
     for batch in stored(output, Dataset.PREDICTIONS, ["path", "label", "split", "classifier", "predicted"]):
         rows = batch.filter(pc.equal(batch["split"], Split.TEST))
+        places = index.places(rows["path"])
         table = pa.table(
             {
-                "source": pc.fill_null(test["source"].take(pc.index_in(rows["path"], paths)), ""),
+                "source": pc.fill_null(sources.take(pa.array(places, mask=places < 0)), ""),
                 "classifier": rows["classifier"],
                 "right": pc.equal(rows["label"], rows["predicted"]),
             }

@@ -3,11 +3,13 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard.errors import UsageError
 from orchard.files import DataFile, read_columns
+from orchard.images.lookup import PathIndex
 from orchard.images.splits import assign_splits
 from orchard.images.versions import readable, with_versions
 from orchard.layout import CARRIED, FEATURIZED, INVENTORY, REJECTED, VIEWED, Dataset
@@ -123,12 +125,13 @@ def without(output: Output, paths: pa.ChunkedArray) -> tuple[dict[Dataset, list[
     """
     add: dict[Dataset, list[DataFile]] = {}
     remove: list[str] = []
-    for dataset in FEATURIZED if len(paths) else ():
+    dropped = PathIndex(paths)
+    for dataset in FEATURIZED if len(dropped) else ():
         for file in output.files(dataset):
-            is_dropped = pc.is_in(read_columns(output.storage, file, ["path"])["path"], value_set=paths)
-            if not pc.any(is_dropped).as_py():
+            is_dropped = dropped.has(read_columns(output.storage, file, ["path"])["path"])
+            if not is_dropped.any():
                 continue
-            kept = read_columns(output.storage, file).filter(pc.invert(is_dropped))
+            kept = read_columns(output.storage, file).filter(pa.array(~is_dropped))
             remove.append(file.name)
             if kept.num_rows:
                 add.setdefault(dataset, []).append(output.stage(dataset, kept))
@@ -147,15 +150,16 @@ def renamed(output: Output, images: pa.Table) -> tuple[dict[Dataset, list[DataFi
     """
     add: dict[Dataset, list[DataFile]] = {}
     remove: list[str] = []
-    paths = _values(images["path"])
-    for dataset in (Dataset.FEATURES, Dataset.VIEWS, Dataset.INVENTORY) if len(paths) else ():
+    index, images = PathIndex(images["path"]), images.combine_chunks()
+    for dataset in (Dataset.FEATURES, Dataset.VIEWS, Dataset.INVENTORY) if len(index) else ():
         for file in output.files(dataset):
-            if not pc.any(pc.is_in(read_columns(output.storage, file, ["path"])["path"], paths)).as_py():
+            places = index.places(read_columns(output.storage, file, ["path"])["path"])
+            if (places < 0).all():
                 continue
             rows = read_columns(output.storage, file)
-            at = pc.index_in(rows["path"], paths)
+            is_renamed, at = pa.array(places >= 0), pa.array(np.maximum(places, 0))
             for name in (*CARRIED, "split"):
-                new = pc.if_else(pc.is_valid(at), images[name].take(at), rows[name])
+                new = pc.if_else(is_renamed, images[name].take(at), rows[name])
                 rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), new)
             remove.append(file.name)
             add.setdefault(dataset, []).append(output.stage(dataset, rows))

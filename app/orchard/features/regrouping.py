@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchard.files import read_columns
 from orchard.images.groups import describe, groups_of, regrouped, straddles
+from orchard.images.lookup import PathIndex
 from orchard.layout import INVENTORY, Dataset, Grouping
 from orchard.output import Output
-from orchard.stages import key_of
+from orchard.stages import key_of_rows
+
+_BATCH_ROWS = 16_384
+"""Rows that are objects of Python at a time."""
 
 
 def source_key(output: Output) -> str | None:
@@ -17,7 +23,7 @@ def source_key(output: Output) -> str | None:
     images = output.read(Dataset.INVENTORY, ["path", "source"], INVENTORY)
     if images["source"].null_count == images.num_rows:
         return None
-    return key_of(*([row["path"], row["source"]] for row in images.sort_by("path").to_pylist()))
+    return key_of_rows(_pairs(images, "source"))
 
 
 def group_key(output: Output, *, straddling: bool = False) -> str | None:
@@ -26,8 +32,13 @@ def group_key(output: Output, *, straddling: bool = False) -> str | None:
     images = images.filter(images["featurized"])
     if images["group"].null_count == images.num_rows or (straddling and not straddles(images)):
         return None
-    rows = images.select(["path", "group"]).sort_by("path").to_pylist()
-    return key_of(*([row["path"], row["group"]] for row in rows))
+    return key_of_rows(_pairs(images, "group"))
+
+
+def _pairs(images: pa.Table, name: str) -> Iterator[list[str | None]]:
+    """Yield path and another value of each image, in the order of the paths."""
+    for batch in images.select(["path", name]).sort_by("path").to_batches(max_chunksize=_BATCH_ROWS):
+        yield from map(list, zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
 def regroup(output: Output, group_by: str) -> None:
@@ -51,9 +62,11 @@ def update_groups(output: Output, images: pa.Table, grouping: Grouping | None) -
     """
     add, remove = [], []
     names = [name for name in ("group", "source") if name in images.column_names]
+    index, images = PathIndex(images["path"]), images.combine_chunks()
     for file in output.files(Dataset.INVENTORY):
         rows = read_columns(output.storage, file)
-        at = pc.index_in(rows["path"], images["path"].combine_chunks())
+        places = index.places(rows["path"])
+        at = pa.array(places, mask=places < 0)
         differs = False
         for name in names:
             values = images[name].take(at)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from orchard.classification.intervals import wilson
 from orchard.datasets import stored
+from orchard.images.lookup import PathIndex
 from orchard.layout import ApartMetrics, Dataset, Histogram, NeighbourMetrics
 from orchard.output import Output
 from orchard.stages import key_of
@@ -108,13 +109,13 @@ def measure_apart(output: Output, threshold: float) -> dict[str, ApartMetrics]:
             images that have a near twin.
         threshold: see `threshold_of`.
     """
-    near = [pa.array([], pa.string())]
+    near: list[pa.Array] = []
     for batch in stored(output, Dataset.NEIGHBOURS, ["path", "similarities"]):
         has_any = pc.greater(pc.list_value_length(batch["similarities"]), 0)
         rows = batch.filter(has_any)
         nearest = pc.list_element(rows["similarities"], 0)
         near.append(rows["path"].filter(pa.array(is_near(nearest, threshold))))
-    twins = pa.concat_arrays(near)
+    twins = PathIndex(pa.chunked_array(near, pa.string()))
     images: Counter[tuple[str, bool]] = Counter()
     right: Counter[tuple[str, bool]] = Counter()
     for batch in stored(output, Dataset.PREDICTIONS, ["path", "label", "split", "classifier", "predicted"]):
@@ -122,7 +123,7 @@ def measure_apart(output: Output, threshold: float) -> dict[str, ApartMetrics]:
         rows = pa.table(
             {
                 "classifier": test["classifier"],
-                "near": pc.is_in(test["path"], twins),
+                "near": twins.has(test["path"]),
                 "right": pc.equal(test["label"], test["predicted"]),
             }
         )

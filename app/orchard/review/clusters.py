@@ -8,36 +8,39 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard.files import read_columns
+from orchard.images.lookup import PathIndex
 from orchard.layout import ClusterMetrics, Dataset
 from orchard.neighbours.twins import is_near
 from orchard.output import Output
 
 _LARGEST, _PATHS = 10, 20
-PAIRS = pa.schema([("path", pa.string()), ("like", pa.string()), ("similarity", pa.float32())])
-"""An image and a training image that is its near twin."""
+PAIRS = pa.schema([("image", pa.int32()), ("like", pa.int32()), ("similarity", pa.float32())])
+"""The places of an image and of a training image that is its near twin: twelve bytes, where two paths take some two
+hundred, and of a million images that are all alike there are five million pairs."""
 
 
-def near_pairs(output: Output, threshold: float) -> pa.Table:
+def near_pairs(output: Output, images: PathIndex, threshold: float) -> pa.Table:
     """Return the pairs of `PAIRS` in ``neighbours/``, the nearest of each image first.
 
     Args:
         output: with neighbours; one file is in memory at a time, and the pairs.
+        images: all that have neighbours.
         threshold: cosine from which images are near twins.
     """
     found = [PAIRS.empty_table()]
     for file in output.files(Dataset.NEIGHBOURS):
         rows = read_columns(output.storage, file)
-        row = pc.list_parent_indices(rows["neighbours"])
-        similarities = pc.list_flatten(rows["similarities"])
-        pairs = pa.table([rows["path"].take(row), pc.list_flatten(rows["neighbours"]), similarities], schema=PAIRS)
-        found.append(pairs.filter(pa.array(is_near(similarities, threshold))))
+        similarities = np.asarray(pc.list_flatten(rows["similarities"]), np.float32)
+        at = np.flatnonzero(is_near(similarities, threshold))
+        row = np.asarray(pc.list_parent_indices(rows["neighbours"]), np.int64)[at]
+        like = images.places(pc.list_flatten(rows["neighbours"]).take(pa.array(at)))
+        found.append(pa.table([images.places(rows["path"])[row], like, similarities[at]], PAIRS.names).cast(PAIRS))
     return pa.concat_tables(found)
 
 
-def clusters(paths: pa.Array, pairs: pa.Table) -> ClusterMetrics:
-    """Return what there is to say of the clusters that pairs (`PAIRS`) link; all their images are in `paths`."""
-    ends = [np.asarray(pc.index_in(pairs[name], paths), np.int64) for name in ("path", "like")]
-    root = _roots(len(paths), *ends)
+def clusters(paths: pa.ChunkedArray, pairs: pa.Table) -> ClusterMetrics:
+    """Return what there is to say of the clusters that pairs (`PAIRS`) link; places are those in `paths`."""
+    root = _roots(len(paths), *(np.asarray(pairs[name], np.int64) for name in ("image", "like")))
     names, counts = np.unique(root, return_counts=True)
     is_one = counts > 1
     order = np.argsort(-counts[is_one], kind="stable")[:_LARGEST]

@@ -93,16 +93,17 @@ def twins_of_other_labels(images: pa.Table, pairs: pa.Table) -> pa.Table:
 
     Args:
         images: ``path, label, split`` of the inventory.
-        pairs: ``path, like, similarity``, the nearest first, see `orchard.review.clusters`.
+        pairs: of `orchard.review.clusters.PAIRS`, the nearest of each image first.
     """
-    paths = images["path"].combine_chunks()
-    mine, other = (pc.index_in(pairs[name], paths) for name in ("path", "like"))
-    differ = pc.not_equal(images["label"].take(mine), images["label"].take(other))
-    pairs = pairs.filter(pc.fill_null(differ, False))
-    first = pairs.append_column("row", pa.array(np.arange(pairs.num_rows))).group_by("path").aggregate([("row", "min")])
-    pairs = pairs.take(first["row_min"])
-    rows = images.take(pc.index_in(pairs["path"], paths))
-    return _faults(Fault.NEAR_TWIN, rows, like=pairs["like"], score=np.clip(np.asarray(pairs["similarity"]), 0, 1))
+    labels = codes(images["label"])
+    is_labelled = np.asarray(images["label"].is_valid())
+    mine, other = (np.asarray(pairs[name], np.int64) for name in ("image", "like"))
+    differ = np.flatnonzero((labels[mine] != labels[other]) & is_labelled[mine] & is_labelled[other])
+    _, first = np.unique(mine[differ], return_index=True)
+    at = np.sort(differ[first])  # of each image the first pair, which is the nearest
+    pairs = pairs.take(pa.array(at))
+    rows, like = images.take(pairs["image"]), images["path"].take(pairs["like"])
+    return _faults(Fault.NEAR_TWIN, rows, like=like, score=np.clip(np.asarray(pairs["similarity"]), 0, 1))
 
 
 def poor_pictures(images: pa.Table) -> pa.Table:

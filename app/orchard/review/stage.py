@@ -10,6 +10,7 @@ import pyarrow as pa
 from orchard import tasks
 from orchard.classification.training import Classifier
 from orchard.files import DataFile
+from orchard.images.lookup import PathIndex
 from orchard.layout import FEATURES, INVENTORY, STATISTICS, SUSPECT_LIST, Dataset, ReviewMetrics
 from orchard.output import Output
 from orchard.reduction.stage import load
@@ -33,7 +34,7 @@ from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from orchard.progress import Advance
-    from orchard.session import Session
+    from orchard.spark.session import Session
 
 VERSION = 1
 """Raise it when the same features begin to give other faults: what was made before is then made again."""
@@ -85,8 +86,8 @@ def run(
     near = output.recall("neighbours").get("metrics", {})
     linked = None
     if near.get("threshold") is not None:
-        pairs = near_pairs(output, near["threshold"])
-        linked = clusters(images["path"].combine_chunks(), pairs)
+        pairs = near_pairs(output, PathIndex(images["path"]), near["threshold"])
+        linked = clusters(images["path"], pairs)
         faults.append(twins_of_other_labels(images, pairs))
     statistics = _statistics(output)
     if statistics is not None:
