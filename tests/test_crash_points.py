@@ -1,7 +1,7 @@
 """Whenever a writer is killed, every reader sees the output of before or of after, and the next writer goes on.
 
 Each change that a writer makes on disk, in order, is a moment at which it can be killed: all of them are tried, for
-each commit of a first run, of changed settings and back, of replaced and pruned images, and of a new start.
+each commit of a first run, of changed settings and back, of replaced, pruned and erased images, and of a new start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chaos_table import Note
-from orchard import models, output
+from orchard import erasure, models, output
 from orchard.features.pending import without
 from orchard.layout import BACKBONE, LABELS, LOGISTIC_REGRESSION, REDUCTION, SCHEMAS, Dataset
 from orchard.output import NO_MODEL, Output
@@ -113,6 +113,24 @@ def classify(out: Output, mark: str, *, first: bool = True) -> None:
     )
 
 
+def erase(out: Output, path: str) -> None:
+    said = erasure.Erasure(
+        output=out.url,
+        images=1,
+        unknown=[],
+        rows={},
+        neighbours_of_others=0,
+        files=[],
+        copies=[],
+        in_source=[],
+        to_make_again=[],
+        erased=False,
+    )
+    plan = erasure.Plan([path], said)
+    erasure._find_rows(out, plan, pa.array([path]))
+    erasure.erase(out, plan)
+
+
 Step = Callable[[Output], None]
 STEPS: dict[str, Step] = {
     "first images": lambda out: extract(out, "ab", "1"),
@@ -131,6 +149,8 @@ STEPS: dict[str, Step] = {
     "nothing to learn": lambda out: out.commit({}, properties={"classification": "none"}, model=NO_MODEL),
     "new start": lambda out: out.start_over({"fresh": 1}),
     "other images": lambda out: extract(out, "xy", "3"),
+    "their classifier": lambda out: classify(out, "four"),
+    "erased image": lambda out: erase(out, "x"),
 }
 
 

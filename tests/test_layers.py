@@ -13,7 +13,7 @@ DESIGN = REPOSITORY / "docs" / "design.md"
 FLOORS = (
     ("__main__", "cli", "api"),
     ("comparison", "pipeline", "featurizing"),
-    ("planning", "report", "summary", "headline", "verify"),
+    ("planning", "report", "summary", "headline", "verify", "erasure"),
     ("exports", "serving", "watching", "cluster"),
     ("review", "neighbours", "tuning", "classification"),
     ("inference", "reduction"),

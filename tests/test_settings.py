@@ -13,6 +13,7 @@ from orchard.cli import cli
 from orchard.errors import UsageError
 from orchard.settings import OTHER_VARIABLES, Settings, load
 from orchard.settings_text import PREFIX
+from orchard.spark.properties import of_store
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,18 @@ def test_who_answers_and_how_surely_can_be_said(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ORCHARD_ANSWER_WITH", "logistic_regression")
     monkeypatch.setenv("ORCHARD_SURE_AT", "0.95")
     assert (load().answer_with, load().sure_at) == ("logistic_regression", 0.95)
+
+
+def test_a_key_is_for_kms_and_is_told_to_orchard_and_to_hadoop_alike() -> None:
+    settings = load({"s3_encryption": "aws:kms", "s3_kms_key": "arn:aws:kms:eu-central-1:1:key/a"})
+    options = settings.s3_options()
+    assert (options.encryption, options.kms_key) == ("aws:kms", "arn:aws:kms:eu-central-1:1:key/a")
+    hadoop = of_store(settings)
+    assert hadoop["spark.hadoop.fs.s3a.encryption.algorithm"] == "SSE-KMS"
+    assert hadoop["spark.hadoop.fs.s3a.encryption.key"] == options.kms_key
+    assert not any("encryption" in name for name in of_store(load()))
+    with pytest.raises(UsageError, match="give --s3-encryption aws:kms, too"):
+        load({"s3_kms_key": "a", "s3_encryption": "AES256"})
 
 
 def test_a_quality_sets_what_nobody_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from orchard.api import (
         classify,
         compare,
+        erase,
         export,
         extract,
         plan,
@@ -26,6 +27,7 @@ __all__ = [
     "OrchardError",
     "classify",
     "compare",
+    "erase",
     "export",
     "extract",
     "plan",

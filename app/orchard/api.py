@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from orchard.layout import Dataset
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from pyspark.sql import DataFrame, SparkSession
 
     from orchard.exports.writing import Exported
@@ -79,7 +81,9 @@ def extract(
 
     output = output or tempfile.mkdtemp(prefix="orchard-")
     check_apart(source, output)
-    with Pipeline(output, load(settings), spark) as pipeline:
+    found = load(settings)
+    found.check_regions(*([source] if isinstance(source, str) else source), output)
+    with Pipeline(output, found, spark) as pipeline:
         pipeline.extract(source)
         pipeline.finish()
     return read(spark, output, Dataset.FEATURES, **settings)
@@ -219,8 +223,10 @@ def predict(
 
     found = load(settings)
     s3, limits = found.s3_options(), found.limits()
+    images = [images] if isinstance(images, str) else images
+    found.check_regions(output, *images)
     model = Model.load(output, s3)
-    listed = find_images([images] if isinstance(images, str) else images, s3)
+    listed = find_images(images, s3)
     if spark is None:
         answers = predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions)
     else:
@@ -268,6 +274,36 @@ def compare(
     from orchard.settings import load
 
     return compare_backbones(source, output, list(backbones), load(settings), spark, tolerance=tolerance)
+
+
+def erase(
+    output: str,
+    images: str | Sequence[str] = (),
+    *,
+    older_than: "timedelta | None" = None,
+    dry_run: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Erase all that `output` holds of images, as ``orchard erase``.
+
+    Args:
+        output: folder or ``s3a://`` prefix of a run.
+        images: paths or addresses; with a slash at the end all below a folder.
+        older_than: erase the logs of runs that began so long ago instead, and all images if the last commit is so old.
+        dry_run: only say what there is.
+        settings: see the module.
+
+    Returns:
+        The fields of `orchard.erasure.Erasure`.
+
+    Raises:
+        OrchardError: see `orchard.errors`.
+    """
+    from orchard import pipeline
+    from orchard.settings import load
+
+    named = [images] if isinstance(images, str) else list(images)
+    return dict(pipeline.erase(output, named, load(settings), older_than=older_than, dry_run=dry_run))
 
 
 def export(output: str, file: str, *, format: str, precision: str = "float32", **settings: Any) -> "Exported":

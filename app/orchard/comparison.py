@@ -98,6 +98,7 @@ def compare(
     with told(settings.webhook, output) as message:
         message["run"] = new_run_id()
         check_apart(source, output)
+        settings.check_regions(source, output)
         _check_weights(names, settings)
         with RunLog(open_storage(output, settings.s3_options()), message["run"]):
             # The runs of the networks are parts of this one, which tells how it ended.

@@ -11,6 +11,7 @@
     ├── StorageError             4  reading or writing a file or object failed
     │   ├── AccessDenied         3  the store refuses the credentials, or there are none
     │   ├── BucketMissing        3  there is no bucket of that name
+    │   ├── RegionRefused        3  a bucket is not in a region that is allowed
     │   ├── OutputDamaged        3  a file of the output is gone, or not what was written
     │   └── OutputLocked         4  another run writes to the same output
     └── ClusterError             4  Spark, Java or the cluster failed
@@ -74,6 +75,12 @@ class AccessDenied(StorageError):
 
 class BucketMissing(StorageError):
     """The bucket does not exist; as a source that is an InputError."""
+
+    exit_code = 3
+
+
+class RegionRefused(StorageError):
+    """A bucket is not in one of the regions that are allowed, or cannot tell in which it is."""
 
     exit_code = 3
 

@@ -16,6 +16,7 @@ from orchard.features.extraction import ExtractionResult
 from orchard.features.pending import Pending, find_pending
 from orchard.features.regrouping import update_groups
 from orchard.features.weights import tuned
+from orchard.images.erased import without_erased
 from orchard.images.sources import check_weights, list_selected
 from orchard.layout import TO_DO_AGAIN
 from orchard.machine import available_cores
@@ -65,7 +66,7 @@ class Featurizing:
         """
         settings, output, backbone = self.settings, self.output, self._backbone
         with self.meter.stage("list"), stage("list"):
-            listing = list_selected(source, output.url, settings)
+            listing = without_erased(list_selected(source, output.url, settings), output.storage)
             check_weights(source, settings.source_weight)
             if settings.fresh:
                 extraction.start_over(output, source, settings)

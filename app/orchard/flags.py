@@ -52,7 +52,10 @@ SPARK = ("master", "driver_memory", "executor_timeout", "spark_conf")
 SCALING = ("min_executors", "max_executors", "finish_within")
 PRICES = ("core_hour_price", "core_watts")
 TELLING = ("metrics_port", "webhook")
-STORAGE = ("s3_endpoint", "s3_region", "gcs_endpoint", "azure_endpoint", "storage_timeout")
+STORAGE = (
+    *("s3_endpoint", "s3_region", "gcs_endpoint", "azure_endpoint", "storage_timeout"),
+    *("allowed_regions", "s3_encryption", "s3_kms_key", "s3_bucket_key"),
+)
 AROUND = (*SPARK, *SCALING, *TELLING, *PRICES, *STORAGE)
 DRIVERS = {
     "run": (*EXTRACTION, *REDUCTION, *CLASSIFICATION, *AROUND),

@@ -144,6 +144,11 @@ class Output:
         return self._snapshot.damage is None and self._state.sequence == 0
 
     @property
+    def properties(self) -> dict[str, Any]:
+        """All that commits have set, by name."""
+        return dict(self._state.properties)
+
+    @property
     def model_folder(self) -> str | None:
         """``model/<digest>/`` of the model that holds."""
         found: str | None = self._state.properties.get("model")
@@ -407,8 +412,12 @@ class Output:
         log.mark_done(self.storage, self._state)
 
     def _leftovers(self) -> list[str]:
-        """Return all files of an output that has just been started over."""
+        """Return all files of an output that has just been started over, but what it keeps."""
         kept = {file.name for files in self._state.files.values() for file in files.values()}
+        if self.model_folder is not None:
+            kept.add(CURRENT_MODEL)
+        if self.recall("review"):  # people write into its list
+            kept.add(SUSPECT_LIST)
         folders = [*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS, TUNING]
         found = [entry.key for folder in folders for entry in self.storage.list(folder)]
         return [name for name in [*found, METRICS, RUN, REPORT, SUSPECT_LIST] if name not in kept]

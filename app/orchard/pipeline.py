@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from orchard import cards, memory, summary
+from orchard import cards, erasure, memory, summary
 from orchard.classification import stage as classification
 from orchard.classification.regression import prepare
 from orchard.classification.sources import remember_sources
 from orchard.classification.training import chosen
-from orchard.errors import InputError, UsageError
+from orchard.erasure import Erasure
+from orchard.errors import InputError, OrchardError, UsageError
 from orchard.features.regrouping import regroup
 from orchard.featurizing import Featurizing
 from orchard.images.sources import check_apart
@@ -34,12 +36,14 @@ from orchard.runlog import RunLog
 from orchard.settings import Settings
 from orchard.spark.session import Session
 from orchard.stages import Stage, feature_names, key_of
-from orchard.storage import read_path
+from orchard.storage import S3Options, read_path
 from orchard.usage import Meter
 from orchard.webhook import Told, told
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def run(source: str | Sequence[str], output: str, settings: Settings, spark: Spa
     """Do everything: from the images at `source`, one or several, to the report in `output`."""
     with told(settings.webhook, output) as message:
         check_apart(source, output)
+        settings.check_regions(*_several(source), output)
         with Pipeline(output, settings, spark) as pipeline:
             message["run"] = pipeline.output.run_id
             pipeline.extract(source)
@@ -73,6 +78,69 @@ def tune(output: str, settings: Settings, spark: SparkSession | None = None) -> 
         message["run"] = pipeline.output.run_id
         pipeline.tune()
         return _after_features(pipeline, message)
+
+
+def erase(
+    output: str,
+    images: Sequence[str],
+    settings: Settings,
+    *,
+    older_than: timedelta | None = None,
+    dry_run: bool = False,
+) -> Erasure:
+    """Erase images from `output`, or what is older, and say what was learned from them.
+
+    Report, metrics and ``run.json`` are made again of what is left.
+
+    Args:
+        output: folder or ``s3a://`` prefix.
+        images: as `orchard.erasure.find` takes them.
+        settings: say where stores are.
+        older_than: the age of what goes besides: see there.
+        dry_run: only say what there is.
+
+    Raises:
+        InputError: the output is empty.
+        OutputDamaged: it cannot be read.
+        OutputLocked: another run writes to it.
+    """
+    if dry_run:
+        settings.check_regions(output)
+        s3 = settings.s3_options()
+        return erasure.find(_existing(output, s3), images, s3, older_than=older_than).said
+    with Pipeline(output, settings, must_exist=True) as pipeline:
+        kept = pipeline.output
+        plan = erasure.find(kept, images, pipeline.s3, older_than=older_than)
+        done = erasure.erase(kept, plan, remember=older_than is None)
+        if plan.paths:
+            pipeline.remake(report=bool(kept.recall("report")) and kept.rows(Dataset.FEATURES) > 0)
+        return done
+
+
+def allow_again(output: str, images: Sequence[str], settings: Settings) -> int:
+    """Let later runs take erased images in again; return how many of these were erased. Raises as `erase` does."""
+    settings.check_regions(output)
+    kept = _existing(output, settings.s3_options())
+    with kept.writing():
+        return erasure.allow_again(kept, images)
+
+
+def _existing(output: str, s3: S3Options) -> Output:
+    """Return an output that holds something. Raises InputError."""
+    found = Output(output, s3)
+    if found.is_empty:
+        raise InputError(f"{output} holds no results: make some with orchard extract SOURCE --output {output}.")
+    return found
+
+
+def _several(source: str | Sequence[str]) -> Sequence[str]:
+    return [source] if isinstance(source, str) else source
+
+
+def _event_log(spark: SparkSession | None) -> list[str]:
+    """Return where a session of the caller's writes its event log, if it does."""
+    conf = spark.sparkContext.getConf() if spark is not None else None
+    return [conf.get("spark.eventLog.dir", "")] if conf and conf.get("spark.eventLog.enabled") == "true" else []
 
 
 def _after_features(pipeline: Pipeline, message: Told) -> Outcome:
@@ -111,11 +179,10 @@ class Pipeline:
     ) -> None:
         self.settings = settings
         chosen(settings.classifiers, settings.answer_with)  # what cannot be trained is said before any work
+        settings.check_regions(output, *_event_log(spark))
         self.s3 = settings.s3_options()
         self.cards = cards.read(settings.cards, self.s3) if settings.cards else None
-        self.output = Output(output, self.s3)
-        if must_exist and self.output.is_empty:
-            raise InputError(f"{output} holds no results: make some with orchard extract SOURCE --output {output}.")
+        self.output = _existing(output, self.s3) if must_exist else Output(output, self.s3)
         self._session = Session(settings, spark)
         self.meter = Meter(self._session.cores)
         self._expectation = Expectation(self.output, settings)
@@ -239,6 +306,16 @@ class Pipeline:
                 reporting.write_report(output, metrics, run, partial(read_path, s3=self.s3), figures=figures)
             return self.finish(report={"key": key})
         return self.finish()
+
+    def remake(self, *, report: bool) -> None:
+        """Write again what is no part of a commit and was dropped; a report that cannot be made is only missing."""
+        try:
+            if report:
+                self.report(again=True)
+                return
+        except OrchardError as error:
+            log.warning("%s was dropped and cannot be made again now (%s)", REPORT, error)
+        self.finish()
 
     def finish(self, **properties: object) -> Outcome:
         """Remember `properties`, write ``metrics.json`` and ``run.json``, and return what they say."""

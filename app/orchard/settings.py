@@ -271,6 +271,20 @@ class Settings(BaseSettings):
     s3_region: str | None = Field(None, description="S3 region")
     gcs_endpoint: str | None = Field(None, description="endpoint of gs://, if it is not Google's")
     azure_endpoint: str | None = Field(None, description="endpoint of abfss://, if it is not the account's at Azure")
+    allowed_regions: Names = Field(
+        (),
+        description="refuse buckets that are not in one of these regions of S3, such as eu-central-1,eu-west-1, before "
+        "anything is read or written; gs:// and abfss:// too, as they do not tell",
+    )
+    s3_encryption: Literal["AES256", "aws:kms"] | None = Field(
+        None, description="how S3 encrypts what is written; by default as the bucket says"
+    )
+    s3_kms_key: str | None = Field(
+        None, min_length=1, description="key (ARN) for aws:kms; by default the bucket's or the account's"
+    )
+    s3_bucket_key: bool = Field(
+        False, description="let the bucket make a key of its own of the KMS key, which takes fewer requests to KMS"
+    )
     storage_timeout: float = Field(
         300, ge=0, le=86_400, description="seconds to go on trying while the object storage does not answer"
     )
@@ -308,6 +322,8 @@ class Settings(BaseSettings):
             raise ValueError("--min-executors is for --finish-within and --max-executors: give these too, or none")
         if self.max_executors is not None and self.min_executors > self.max_executors:
             raise ValueError("--min-executors is greater than --max-executors")
+        if (self.s3_kms_key or self.s3_bucket_key) and self.s3_encryption != "aws:kms":
+            raise ValueError("--s3-kms-key and --s3-bucket-key are for KMS: give --s3-encryption aws:kms, too")
         return self
 
     def given(self) -> dict[str, Any]:
@@ -336,7 +352,24 @@ class Settings(BaseSettings):
             timeout=self.storage_timeout,
             gcs_endpoint=self.gcs_endpoint,
             azure_endpoint=self.azure_endpoint,
+            allowed_regions=self.allowed_regions,
+            encryption=self.s3_encryption,
+            kms_key=self.s3_kms_key,
+            bucket_key=self.s3_bucket_key,
         ).resolved()
+
+    def check_regions(self, *addresses: str) -> None:
+        """Make sure that the buckets among `addresses`, and those that these settings name, are in allowed regions.
+
+        Raises:
+            RegionRefused: one is not, or cannot tell; nothing of any of them was read or written.
+            StorageError: one cannot be asked.
+        """
+        if self.allowed_regions:
+            from orchard.storage import check_regions
+
+            named = (self.weights, self.cards, self.corrections, self.unknown, *self.spark_conf.values())
+            check_regions([*addresses, *filter(None, named)], self.s3_options())
 
     def limits(self) -> "Limits":
         """Return what an image may cost."""

@@ -15,11 +15,14 @@ from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from orchard.cli.serve import _notice
+from orchard.errors import InputError
 from orchard.features.artifact import Artifact, EngineName, Precision
 from orchard.inference.model import Model
 from orchard.serving import static
 from orchard.serving.app import Serving, create_app
 from orchard.serving.problems import Problem
+from orchard.storage import S3Options
 
 LABELS = ("Apple", "Café crème", "Mango")
 TEXT = sorted(path for path in static.PAGE.glob("*.*") if path.suffix in {".html", ".css", ".js", ".webmanifest"})
@@ -107,6 +110,28 @@ def test_text_is_compressed_for_those_who_take_it(client: TestClient) -> None:
 )
 def test_nothing_else_of_the_disk_can_be_had(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 404
+
+
+def test_a_privacy_notice_is_in_the_page_itself_as_text_or_as_a_link(client: TestClient, tmp_path: Path) -> None:
+    assert 'id="privacy"' not in client.get("/").text
+    page = static.read_page("<script>\\1 & you</script>")["/"].content.decode()
+    assert '<p dir="auto">&lt;script&gt;\\1 &amp; you&lt;/script&gt;</p>' in page
+    assert page.index('id="privacy"') < page.index('id="choose"') < page.index('id="known"')
+    linked = static.read_page('https://example.com/privacy?a="b"&c')["/"].content.decode()
+    assert '<a href="https://example.com/privacy?a=&quot;b&quot;&amp;c" target="_blank" rel="noopener' in linked
+    assert "<a " not in static.read_page("javascript:alert(1)")["/"].content.decode().partition('id="privacy"')[2][:200]
+    assert static.read_page("one")["/sw.js"] != static.read_page("two")["/sw.js"]  # so browsers get the new one
+
+    written = tmp_path / "notice.txt"
+    written.write_text("\nWe keep nothing.\n")
+    assert _notice(str(written), S3Options()) == "We keep nothing."
+    assert _notice("https://example.com/privacy", S3Options()) == "https://example.com/privacy"
+    for content, said in ((b"", "is empty"), (b"\xff\xff", "is no text"), (b"a" * 70_000, "more than 65,536 bytes")):
+        written.write_bytes(content)
+        with pytest.raises(InputError, match=said):
+            _notice(str(written), S3Options())
+    with pytest.raises(InputError, match="does not exist: check --privacy-notice"):
+        _notice(str(tmp_path / "none.txt"), S3Options())
 
 
 def test_a_changed_file_changes_the_service_worker(

@@ -272,7 +272,8 @@ def test_it_answers_without_a_connection_after_a_reload(
 def test_under_a_path_of_a_host_the_whole_page_works_offline_too(
     browser: Browser, model: Model, photo: Callable[[str], Path]
 ) -> None:
-    site = Site.start(model, root_path="/fruits")
+    notice = "Photos stay on your phone <unless>\nyou say so: privacy@example.com & \\1"
+    site = Site.start(model, root_path="/fruits", privacy_notice=notice)
     visitor = Visitor(browser.new_context(locale="en-US", **DESKTOP), f"{site.url}/fruits").waits_for("offline")
     assert visitor.page.url == f"{site.url}/fruits/"
     assert visitor.page.evaluate("navigator.serviceWorker.ready.then((found) => found.scope)") == f"{site.url}/fruits/"
@@ -287,6 +288,14 @@ def test_under_a_path_of_a_host_the_whole_page_works_offline_too(
     visitor.context.set_offline(True)
     visitor.page.reload()
     visitor.waits_for("offline")
+    shown = visitor.page.locator("#privacy p")
+    expect(shown).to_be_visible()
+    assert shown.inner_text() == notice
+    assert shown.bounding_box()["y"] < visitor.page.locator("#add").bounding_box()["y"]  # type: ignore[index]
+    assert violations(visitor.page) == []
+    visitor.page.locator("#language").click()
+    expect(visitor.page.locator("#privacy summary")).to_have_text("Protection des données")
+    visitor.page.locator("#language").click()
     visitor.chooses(photo("Plum 5"))
     expect_answer(visitor.newest, "Plum 5")
     assert visitor.complaints == []

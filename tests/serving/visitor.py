@@ -48,13 +48,15 @@ class Site:
     thread: threading.Thread
 
     @classmethod
-    def start(cls, model: Model, port: int = 0, root_path: str = "") -> "Site":
+    def start(cls, model: Model, port: int = 0, root_path: str = "", privacy_notice: str = "") -> "Site":
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         # Browsers keep connections open.
         config = uvicorn.Config(
-            create_app(model, Serving(root_path=root_path)), log_level="warning", timeout_graceful_shutdown=1
+            create_app(model, Serving(root_path=root_path, privacy_notice=privacy_notice)),
+            log_level="warning",
+            timeout_graceful_shutdown=1,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -29,9 +29,13 @@ class Stub:
     scheme: str = "http"
     path: str = ""
     """In front of the bucket's."""
+    hosted: bool = False
+    """Whether the bucket is in the host's name, as at Amazon, rather than in the path."""
     objects: dict[str, bytes] = field(default_factory=dict)
     refused: dict[str, Answer] = field(default_factory=dict)
     """By key: what a request for it is answered."""
+    location: Answer = (200, b"<LocationConstraint/>")
+    """To whoever asks for the bucket's region."""
     quotes: bool = True
     """Whether listings know ``encoding-type=url``."""
     page: int = 1000
@@ -45,14 +49,17 @@ class Stub:
     def options(self) -> S3Options:
         return S3Options(f"{self.scheme}://127.0.0.1:{self.port}{self.path}", "us-east-1", timeout=5)
 
-    def answer(  # noqa: PLR0911 -- one for each request
+    def answer(  # noqa: PLR0911, PLR0912 -- one for each request
         self, method: str, target: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
         path, _, query = target.partition("?")
-        assert path.startswith(f"{self.path}/b"), path
-        key = unquote(path.removeprefix(f"{self.path}/b").removeprefix("/"))
+        bucket = f"{self.path}{'' if self.hosted else '/b'}"
+        assert path.startswith(bucket or "/"), path
+        key = unquote(path.removeprefix(bucket).removeprefix("/"))
         if refusal := self.check(headers.get("authorization", "")) or self.refused.get(key):
             return refusal[0], {}, refusal[1]
+        if "location" in query:
+            return self.location[0], {}, self.location[1]
         if "list-type" in query:
             return 200, {}, self._listing({name: value[0] for name, value in parse_qs(query).items()})
         if method == "POST":

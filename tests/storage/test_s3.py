@@ -19,6 +19,7 @@ from orchard.images.reading import contents
 from orchard.images.sources import list_images
 from orchard.storage import S3Options, open_storage, read_path
 from orchard.storage import s3 as s3_module
+from orchard.storage.s3_requests import Requests
 from orchard.vocabulary import Reason
 
 from .stub import Stub, error, running
@@ -311,6 +312,13 @@ def test_an_endpoint_may_have_a_path(stub: Stub, path_style: bool | None) -> Non
     storage = open_storage("s3a://b/out", options)
     storage.write("a", b"1")
     assert ([entry.key for entry in storage.list()], storage.read("a")) == (["a"], b"1")
+
+
+def test_a_bucket_is_listed_whose_name_is_in_its_host_s() -> None:
+    with running(Stub(hosted=True, objects={"a": b"1", "a//b": b"2"})) as amazon:
+        requests = Requests(f"http://127.0.0.1:{amazon.port}", "us-east-1", None)  # obstore's part would need DNS
+        assert [found.key for found in requests.page("", None).objects] == ["a", "a//b"]
+        assert requests.send("GET", "a//b").data == b"2"
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
 )
 @_made_for_ec2
 @options(*_IN_SUBMIT)
-def submit(  # noqa: PLR0911, PLR0912, PLR0917 -- click passes each flag by name, and each target has its own
+def submit(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917 -- click passes each flag by name, and each target has its own
     source: str | None,
     output: str,
     command: str,
@@ -253,6 +253,8 @@ def submit(  # noqa: PLR0911, PLR0912, PLR0917 -- click passes each flag by name
                 "On EMR the execution role gives access: leave --s3-secret, --s3-role, --gcs-account, --azure-client "
                 "and --claim away."
             )
+        if not dry_run:  # elsewhere the driver does so, which may have more rights than this machine
+            job.settings.check_regions(*filter(None, (source, output, bundle, log_uri)))
         if webhook_secret or job.settings.bounds():
             raise UsageError(
                 "On EMR pods get no Secret of yours and the driver may not scale: leave --webhook-secret and "

@@ -48,6 +48,7 @@ def export(
     from orchard.exports.writing import export as write
 
     settings = settings_from(flags)
+    settings.check_regions(output, file)
     done = write(output, file, Format(kind), StoredPrecision(precision), weights=weights, s3=settings.s3_options())
     if as_json:
         print_json({"files": done.files, "card": done.card})

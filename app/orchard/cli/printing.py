@@ -185,3 +185,18 @@ def table_of(first: str, *others: str) -> Table:
     for name in others:
         table.add_column(name, justify="right")
     return table
+
+
+def print_erasure(found: Any) -> None:
+    """Print what is known of images, and what becomes of it."""
+    done = "erased" if found["erased"] else "to erase"
+    rows = ", ".join(f"{count:,} of {dataset}" for dataset, count in found["rows"].items())
+    lines = [f"{done:<10} {found['images']:,} images" + (f": rows {rows}" if rows else "")]
+    if others := found["neighbours_of_others"]:
+        lines.append(f"{'':<10} as neighbours of {others:,} other images")
+    lines += [f"{'':<10} {file}" for file in found["files"]]
+    lines += [f"{'unknown':<10} {path}: no row names it" for path in found["unknown"]]
+    lines += [f"{'copy':<10} {path} has the same bytes, and stays" for path in found["copies"]]
+    lines += [f"{'source':<10} {path} is still there: delete it" for path in found["in_source"]]
+    lines += [f"{'left':<10} {sentence}" for sentence in found["to_make_again"]]
+    click.echo("\n".join(lines))

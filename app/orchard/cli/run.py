@@ -1,13 +1,24 @@
 """The commands that make and check an output: parse, call, print; nothing else."""
 
+import re
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
 from orchard.cli.group import cli
-from orchard.cli.printing import print_comparison, print_json, print_outcome, print_plan, print_table, table_of
+from orchard.cli.printing import (
+    print_comparison,
+    print_erasure,
+    print_json,
+    print_outcome,
+    print_plan,
+    print_table,
+    table_of,
+)
+from orchard.errors import UsageError
 from orchard.flags import (
     CLASSIFICATION,
     DRIVERS,
@@ -31,6 +42,14 @@ def _one_or_several(
 
 
 _SOURCES = click.argument("source", nargs=-1, required=True, callback=_one_or_several)
+
+
+def _age(context: click.Context, option: click.Parameter, given: str | None) -> timedelta | None:
+    """Return how old 365d is."""
+    found = re.fullmatch(r"([1-9]\d{0,4})d", given or "")
+    if given is not None and found is None:
+        raise click.BadParameter(f"{given!r} is no age such as 365d.", context, option)
+    return timedelta(days=int(found[1])) if found else None
 
 
 @cli.command(short_help="do all stages, from the images to the report")
@@ -91,6 +110,7 @@ def extract(source: str | Sequence[str], output: str, as_json: bool, **flags: An
 
     settings = settings_from(flags)
     check_apart(source, output)
+    settings.check_regions(*([source] if isinstance(source, str) else source), output)
     with Pipeline(output, settings) as pipeline:
         pipeline.extract(source)
         return print_outcome(pipeline.finish(), as_json)
@@ -213,6 +233,54 @@ def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
             lines.append(f"mended     {again} by the next orchard run")
         click.echo("\n".join(lines))
     return 0 if verdict["mended"] else 3
+
+
+@cli.command(short_help="erase images from an output, and say what was learned from them")
+@click.argument("output")
+@click.argument("images", nargs=-1, metavar="[PATH]...")
+@click.option("--dry-run", is_flag=True, help="only say what is known of them")
+@click.option(
+    "--older-than",
+    callback=_age,
+    metavar="365d",
+    help="erase what is older instead: logs of runs, and all images if the output was not changed for so long",
+)
+@click.option("--allow-again", is_flag=True, help="let later runs take these images in again")
+@options(*STORAGE)
+def erase(  # noqa: PLR0917 -- click passes each flag by name
+    output: str,
+    images: tuple[str, ...],
+    dry_run: bool,
+    older_than: timedelta | None,
+    allow_again: bool,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Erase all that OUTPUT holds of the images at each PATH, and of all below it if a slash ends it.
+
+    What was learned from them, and what has left OUTPUT, is named with the command that makes it again. Later runs
+    leave these images out, and say so, as long as the source has them.
+
+    \b
+    Example:
+      orchard erase out photos/anna.jpg photos/visitors/ --dry-run
+      orchard erase s3a://bucket/results s3a://bucket/photos/anna.jpg
+      orchard erase out --older-than 365d
+    """
+    from orchard import pipeline
+
+    settings = settings_from(flags)
+    if bool(images) == (older_than is not None):
+        raise UsageError("Say what to erase: give each PATH, or --older-than with an age such as 365d.")
+    if allow_again:
+        if older_than is not None or dry_run:
+            raise UsageError("--allow-again goes with a PATH alone: leave --older-than and --dry-run away.")
+        count = pipeline.allow_again(output, images, settings)
+        print_json({"allowed_again": count}) if as_json else click.echo(f"{count} images may come again")
+        return 0
+    found = pipeline.erase(output, images, settings, older_than=older_than, dry_run=dry_run)
+    print_json(found) if as_json else print_erasure(found)
+    return 0
 
 
 @cli.command(short_help="compare several backbones")

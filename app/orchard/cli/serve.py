@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 
-from orchard.errors import UsageError
+from orchard.delimited import decoded, read_table
+from orchard.errors import InputError, UsageError
 from orchard.flags import STORAGE, options, settings_from
 from orchard.progress import configure_logging
+from orchard.storage import S3Options
 
 MIB = 2**20
 _COUNT = click.IntRange(min=1)
 _SECONDS = click.FloatRange(min=0)
+_NOTICE_BYTES = 64 * 2**10
 
 
 @click.command(short_help="answer over HTTP what is on a photograph")
@@ -55,6 +58,11 @@ _SECONDS = click.FloatRange(min=0)
     help="then, how long requests under way may take  [default: 30]",
 )
 @click.option("--cors-origin", "cors_origins", multiple=True, metavar="URL", help="page that may ask; can be repeated")
+@click.option(
+    "--privacy-notice",
+    metavar="FILE|URL",
+    help="privacy notice that the page shows: a file of plain text (in a bucket too), or an https:// address",
+)
 @click.option("--root-path", default="", metavar="PATH", help="path under which a proxy has it, such as /fruits")
 @options(*STORAGE)
 def serve(  # noqa: PLR0917 -- click passes each flag by name
@@ -74,6 +82,7 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     drain_seconds: float,
     shutdown_seconds: float,
     cors_origins: tuple[str, ...],
+    privacy_notice: str | None,
     root_path: str,
     as_json: bool,
     **flags: Any,
@@ -106,6 +115,8 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
 
     if max_files > queue:
         raise UsageError(f"--max-files {max_files}: the queue of {queue} images has no room for them.")
+    settings.check_regions(output, *([privacy_notice] if privacy_notice else []))
+    notice = _notice(privacy_notice, settings.s3_options()) if privacy_notice else ""
     model = Model.load(output, settings.s3_options())
     serving = Serving(
         engines=engines or available_cores(),
@@ -122,9 +133,28 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
         request_seconds=request_seconds,
         cors_origins=cors_origins,
         root_path=root_path,
+        privacy_notice=notice,
     )
     server.run(model, serving, host=host, port=port, drain_seconds=drain_seconds, shutdown_seconds=shutdown_seconds)
     return 0
+
+
+def _notice(given: str, s3: S3Options) -> str:
+    """Return what the page shows. Raises InputError: the file is not there, is no text, or is too long."""
+    from orchard.serving.static import is_address
+
+    if is_address(given):
+        return given
+    data = read_table(given, "privacy-notice", _NOTICE_BYTES, s3)
+    if len(data) > _NOTICE_BYTES:
+        raise InputError(f"privacy-notice {given} has more than {_NOTICE_BYTES:,} bytes: shorten it, or give a URL.")
+    try:
+        text = decoded(data).strip()
+    except ValueError as error:
+        raise InputError(f"privacy-notice {given} is no text in UTF-8: save it so.") from error
+    if not text:
+        raise InputError(f"privacy-notice {given} is empty: write into it what people are to know.")
+    return text
 
 
 COMMANDS = (serve,)

@@ -16,6 +16,7 @@ from orchard.features.backgrounds import of_run
 from orchard.features.extraction import tasks_of
 from orchard.features.pending import find_pending
 from orchard.features.stage import identity_before, views_that_stay
+from orchard.images.erased import without_erased
 from orchard.images.rejections import commonest_kinds
 from orchard.images.sources import Listing, check_apart, list_selected
 from orchard.images.splits import assign_splits
@@ -47,6 +48,7 @@ def make_plan(source: str | Sequence[str], output: str | None, settings: Setting
     """
     if output is not None:
         check_apart(source, output)
+    settings.check_regions(*([source] if isinstance(source, str) else source), *([output] if output else []))
     backbone, s3 = find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size), settings.s3_options()
     if settings.tune:
         last_kept(backbone)
@@ -55,6 +57,8 @@ def make_plan(source: str | Sequence[str], output: str | None, settings: Setting
         listing = list_selected(source, output, settings)
     list_seconds = time.perf_counter() - started
     kept = Output(output, s3) if output is not None else None
+    if kept is not None:
+        listing = without_erased(listing, kept.storage)
     settings = _as_before(settings, kept)
     images = _to_do(listing, kept, settings)
     plan = _Planner(listing, images, kept, list_seconds, settings)

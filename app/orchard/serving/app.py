@@ -50,6 +50,8 @@ class Serving:
     """Within which an answer is there, from the end of the body."""
     cors_origins: Sequence[str] = ()
     """Pages of other origins that may ask."""
+    privacy_notice: str = ""
+    """Text, or address, that the page shows before anyone takes a photo; empty: none."""
     root_path: str = ""
     """Path under which a proxy passes requests on, such as ``/fruits``, whether it takes it off or not."""
 
@@ -118,7 +120,7 @@ def create_app(model: Model, serving: Serving | None = None, state: Lifecycle | 
     _add_prediction(app, handler, model, serving)
     _add_model(app, model)
     _add_probes(app, pool, counted, state)
-    app.include_router(static.router(model))
+    app.include_router(static.router(model, serving.privacy_notice))
     app.include_router(reference.router())
     openapi.describe_problems(app)
     app.add_exception_handler(HTTPException, _leave_to_observed)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import html
 import json
 import logging
+import re
 import threading
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +45,8 @@ _FILES = {
     ),
     "text/javascript; charset=utf-8",
 )
+# In the page itself, so that it is there before any script, without one, and offline.
+_NOTICE = re.compile(r'( *<details id="privacy".*?<p)></p>(.*?</details>\n\n)', re.DOTALL)
 _ROOT = {"index.html": "/", "manifest.webmanifest": "/manifest.webmanifest"}
 
 _log = logging.getLogger(__name__)
@@ -79,9 +83,14 @@ class File:
         return Response(self.content, media_type=self.media_type, headers=headers)
 
 
-def router(model: Model) -> APIRouter:
-    """Return the routes of the page for a model, whose form for the browser is made in the background from now on."""
-    files = read_page()
+def router(model: Model, notice: str = "") -> APIRouter:
+    """Return the routes of the page for a model, whose form for the browser is made in the background from now on.
+
+    Args:
+        model: what answers.
+        notice: see `with_notice`.
+    """
+    files = read_page(notice)
     exported = ExportedModel(model)
     exported.start()
     page = APIRouter(include_in_schema=False)
@@ -108,11 +117,19 @@ def router(model: Model) -> APIRouter:
     return page
 
 
-def read_page() -> dict[str, File]:
-    """Return every file of the page by the path it is served at, the service worker with the list of the others."""
+def read_page(notice: str = "") -> dict[str, File]:
+    """Return every file of the page by the path it is served at, the service worker with the list of the others.
+
+    ``notice`` is as in `with_notice`.
+    """
     types = _FILES | {RUNTIME[0]: "text/javascript; charset=utf-8", RUNTIME[1]: "application/wasm"}
     files = {
-        _ROOT.get(name, f"/assets/{name}"): File.of((PAGE / name).read_bytes(), media_type)
+        _ROOT.get(name, f"/assets/{name}"): File.of(
+            with_notice((PAGE / name).read_text("utf-8"), notice).encode()
+            if name == "index.html"
+            else (PAGE / name).read_bytes(),
+            media_type,
+        )
         for name, media_type in types.items()
         if name in _FILES or (PAGE / name).is_file()
     }
@@ -120,6 +137,26 @@ def read_page() -> dict[str, File]:
     listed = json.dumps({"version": version, "files": sorted(files)})
     script = f"const PAGE = {listed};\n".encode() + (PAGE / "sw.js").read_bytes()
     return files | {"/sw.js": File.of(script, "text/javascript; charset=utf-8")}
+
+
+def with_notice(page: str, notice: str) -> str:
+    """Return the page with a privacy notice above the buttons that take photos, or without one.
+
+    Args:
+        page: its HTML.
+        notice: plain text, or the address (``https://…``) of a notice that is linked to; empty: there is none.
+    """
+    if not notice:
+        return _NOTICE.sub("", page)
+    escaped = html.escape(notice)
+    if is_address(notice):
+        escaped = f'<a href="{escaped}" target="_blank" rel="noopener noreferrer">{escaped}</a>'
+    return _NOTICE.sub(lambda found: f'{found[1]} dir="auto">{escaped}</p>{found[2]}', page)
+
+
+def is_address(notice: str) -> bool:
+    """Return whether a notice is somewhere on the web, rather than the text itself."""
+    return re.fullmatch(r"https?://[^/\s]+\S*", notice) is not None
 
 
 def about_model(model: Model, *, runtime: bool) -> File:

@@ -64,5 +64,7 @@ def of_store(settings: Settings) -> dict[str, str]:
         "path.style.access": "true" if s3.endpoint and s3.path_style else None,
         # Hadoop's own choice knows no web identity, which is how a pod has a role.
         "aws.credentials.provider": "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider",
+        "encryption.algorithm": {"aws:kms": "SSE-KMS"}.get(s3.encryption or "", s3.encryption),
+        "encryption.key": s3.kms_key,
     }
     return {f"spark.hadoop.fs.s3a.{name}": value for name, value in properties.items() if value}

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Iterable
 
 from orchard.storage.addresses import SCHEME, SPELLED, Location, is_object, local_path, split_object_url
 from orchard.storage.interface import Entry, S3Options, Storage
@@ -18,6 +19,7 @@ __all__ = [
     "ObjectStorage",
     "S3Options",
     "Storage",
+    "check_regions",
     "is_object",
     "local_path",
     "may_read",
@@ -41,6 +43,17 @@ def open_storage(url: str, s3: S3Options = DEFAULT_S3) -> Storage:
     if location := split_object_url(url):
         return ObjectStorage(location.bucket, location.key, s3.resolved(), location.scheme)
     return LocalStorage(readable_path(os.fsencode(local_path(url))))
+
+
+def check_regions(addresses: Iterable[str], s3: S3Options) -> None:
+    """Make sure that every bucket among the addresses is in an allowed region, before anything of any is touched.
+
+    Raises RegionRefused, and StorageError if a bucket cannot be asked.
+    """
+    if s3.allowed_regions:
+        found = filter(None, map(split_object_url, addresses))
+        for scheme, bucket in sorted({(location.scheme, location.bucket) for location in found}):
+            ObjectStorage(bucket, "", s3.resolved(), scheme).reach()
 
 
 def read_path(path: str, s3: S3Options = DEFAULT_S3, max_bytes: int | None = None) -> bytes:

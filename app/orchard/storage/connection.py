@@ -70,6 +70,10 @@ class Connection:
 
     store: "S3Store | GCSStore | AzureStore"
 
+    def region(self) -> str | None:
+        """Where the bucket is stored; None: that cannot be told."""
+        return None
+
     def page(self, prefix: str, after: object | None) -> Page:
         """The objects whose keys begin with ``prefix``, a folder's; ``after`` is the ``next`` of the page before."""
         last, stream = (after.last, after.stream) if isinstance(after, _Position) else (None, None)

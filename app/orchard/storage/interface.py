@@ -25,6 +25,10 @@ class S3Options:
         timeout: seconds for which the store may fail to answer before that is an error; until then it is asked again.
         gcs_endpoint: URL of what answers as Google Cloud Storage does; None: ``STORAGE_EMULATOR_HOST``, else Google's.
         azure_endpoint: URL of an account's blob service; None: ``AZURE_STORAGE_ENDPOINT``, else Azure's.
+        allowed_regions: of buckets that may be connected to; empty: all.
+        encryption: how S3 is to encrypt what is written, such as ``aws:kms``; None: as the bucket says.
+        kms_key: the key's ARN, id or alias; None: the bucket's own.
+        bucket_key: whether the bucket may encrypt with a key of its own, made of that one, which takes fewer requests.
     """
 
     endpoint: str | None = None
@@ -33,6 +37,14 @@ class S3Options:
     timeout: float = 20.0
     gcs_endpoint: str | None = None
     azure_endpoint: str | None = None
+    allowed_regions: tuple[str, ...] = ()
+    encryption: str | None = None
+    kms_key: str | None = None
+    bucket_key: bool = False
+
+    def __post_init__(self) -> None:
+        """Take a list as well: what other processes are told goes through JSON."""
+        object.__setattr__(self, "allowed_regions", tuple(self.allowed_regions))
 
     def resolved(self) -> "S3Options":
         """These options with this process' environment filled in, so that workers need not have it."""

@@ -51,6 +51,10 @@ class ObjectStorage:
         """``s3a://bucket/prefix``, or another store's."""
         return Location(self.scheme, self.bucket, self.prefix).url
 
+    def reach(self) -> None:
+        """Connect to the bucket, which is refused if it is not in an allowed region. Raises StorageError."""
+        self._try(lambda _: None, "")
+
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """See `Storage`. Empty objects with a slash at the end, which stand for folders, are left out."""
         found = self._pages(prefix)

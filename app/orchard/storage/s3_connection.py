@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from obstore.store import S3Store
 
+from orchard.errors import RegionRefused
 from orchard.storage import aws
+from orchard.storage.addresses import Location
 from orchard.storage.clouds import AzureConnection, GoogleConnection
 from orchard.storage.connection import ODD, RETRIES, Connection, Page, client
 from orchard.storage.interface import S3Options
@@ -24,7 +26,10 @@ _FORGET_SECONDS = 60.0
 
 
 def connect(bucket: str, s3: S3Options, scheme: str = "s3a") -> Connection:
-    """One connection pool for each bucket and process. Raises AccessDenied without credentials."""
+    """One connection pool for each bucket and process.
+
+    Raises AccessDenied without credentials, RegionRefused before anything is read where the bucket may not be.
+    """
     return _connect(bucket, replace(s3, timeout=0), scheme)
 
 
@@ -40,7 +45,19 @@ def _connect(bucket: str, s3: S3Options, scheme: str) -> Connection:
         "gs": GoogleConnection,
         "abfss": AzureConnection,
     }
-    return kinds[scheme](bucket, s3.resolved())
+    connection = kinds[scheme](bucket, s3.resolved())
+    if s3.allowed_regions:
+        _check_region(Location(scheme, bucket, "").root, connection.region(), s3.allowed_regions)
+    return connection
+
+
+def _check_region(address: str, region: str | None, allowed: tuple[str, ...]) -> None:
+    if region not in allowed:
+        where = "does not tell in which region it is" if region is None else f"is in {region}"
+        raise RegionRefused(
+            f"{address} {where}, and --allowed-regions is {','.join(allowed)}: nothing of it was read or written; "
+            "take a bucket of S3 in one of these."
+        )
 
 
 class S3Connection(Connection):
@@ -61,6 +78,12 @@ class S3Connection(Connection):
             credentials = aws.Credentials(region)
             credentials()  # now, for it may take a while to find out that there are none
         config: S3Config = {"region": region, "virtual_hosted_style_request": not s3.path_style}
+        if s3.encryption:
+            config["server_side_encryption"] = s3.encryption
+        if s3.kms_key:
+            config["sse_kms_key_id"] = s3.kms_key
+        if s3.bucket_key:
+            config["sse_bucket_key_enabled"] = True
         if s3.endpoint:
             config["endpoint"] = endpoint if s3.path_style else root  # obstore wants the bucket in it then
         options = client(endpoint)
@@ -74,6 +97,10 @@ class S3Connection(Connection):
             credential_provider=credentials,
             retry_config=RETRIES,
         )
+
+    def region(self) -> str | None:
+        """See `Requests`."""
+        return self.requests.region()
 
     def page(self, prefix: str, after: object | None) -> Page:
         """See `Requests`."""

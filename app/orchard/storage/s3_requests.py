@@ -52,15 +52,36 @@ class Requests:
         except Refused as error:
             raise Refused(f"list request: {error}") from error
 
+    def region(self) -> str | None:
+        """Where the bucket is stored: S3 says so even to those who may not read it. None: this server does not say."""
+        head = self._answer("HEAD", "")
+        if head.status >= 500:
+            raise Refused.answer(head.status, head.reason, b"")
+        if told := head.headers.get("x-amz-bucket-region"):
+            return told
+        location = self._answer("GET", "", {"location": ""})
+        if location.status in (403, 405, 501):
+            return None
+        found = _xml(_successful(location).data)
+        if not found.tag.endswith("LocationConstraint"):
+            return None
+        return {"": "us-east-1", "EU": "eu-west-1"}.get((found.text or "").strip(), found.text)
+
     def send(
         self, method: str, key: str, query: Mapping[str, str] = _NONE, headers: Mapping[str, str] = _NONE
     ) -> urllib3.BaseHTTPResponse:
         """The answer for exactly this key. Raises Refused if it is no success, urllib3's HTTPError if none comes."""
+        return _successful(self._answer(method, key, query, headers))
+
+    def _answer(
+        self, method: str, key: str, query: Mapping[str, str] = _NONE, headers: Mapping[str, str] = _NONE
+    ) -> urllib3.BaseHTTPResponse:
         from botocore.auth import S3SigV4Auth
         from botocore.awsrequest import AWSRequest
         from botocore.credentials import ReadOnlyCredentials
 
-        path = "/" + quote(key, safe="/~") if key else ""
+        at_root = not urlsplit(self._root).path  # the bucket is in the host's name: a request needs a path all the same
+        path = "/" + quote(key, safe="/~") if key or at_root else ""
         if query:
             path += "?" + urlencode(sorted(query.items()), quote_via=quote, safe="~")
         request = AWSRequest(method, self._root + path, headers=dict(headers))
@@ -72,12 +93,7 @@ class Requests:
             S3SigV4Auth(known, "s3", self._region).add_auth(request)
         # By the pool itself: its manager would shorten a/../b.
         pool, start = self._pool
-        answer = pool.urlopen(
-            method, start + path, headers=dict(request.headers.items()), retries=False, redirect=False
-        )
-        if answer.status >= 300:
-            raise Refused.answer(answer.status, answer.reason, answer.data)
-        return answer
+        return pool.urlopen(method, start + path, headers=dict(request.headers.items()), retries=False, redirect=False)
 
     @functools.cached_property
     def _pool(self) -> tuple[urllib3.HTTPConnectionPool, str]:
@@ -95,6 +111,12 @@ class Requests:
             return urllib3.PoolManager(**options).connection_from_url(self._root), url.path
         pool = urllib3.ProxyManager(proxy, **options).connection_from_url(self._root)
         return pool, self._root if url.scheme == "http" else url.path
+
+
+def _successful(answer: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
+    if answer.status >= 300:
+        raise Refused.answer(answer.status, answer.reason, answer.data)
+    return answer
 
 
 def _parsed(body: bytes) -> Page:
