@@ -14,10 +14,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from moto import mock_aws
-from moto.cloudformation import cloudformation_backends
+from moto.cloudformation.models import cloudformation_backends
 from moto.cloudformation.parsing import clean_json
 from moto.cloudformation.utils import yaml_tag_constructor
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 
 from conftest import REPOSITORY
 from orchard.cli import cli
