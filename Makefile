@@ -97,6 +97,7 @@ check: setup ## format, lint and types, changing nothing
 	$(BIN)/shellcheck $(SCRIPTS)
 	$(BIN)/hadolint docker/Dockerfile docker/*/Dockerfile
 	$(BIN)/yamllint --strict .
+	$(BIN)/cfn-lint emr/cloudformation/*.yaml
 	@if [ -x $(ESLINT) ]; then $(ESLINT) .; else echo "note: npm has not brought ESLint: JavaScript is not checked" >&2; fi
 
 format: setup ## format code and prose, and mend what the linter can
