@@ -368,7 +368,14 @@ class Settings(BaseSettings):
         if self.allowed_regions:
             from orchard.storage import check_regions
 
-            named = (self.weights, self.cards, self.corrections, self.unknown, self.backgrounds, *self.spark_conf.values())
+            named = (
+                self.weights,
+                self.cards,
+                self.corrections,
+                self.unknown,
+                self.backgrounds,
+                *self.spark_conf.values(),
+            )
             check_regions([*addresses, *filter(None, named)], self.s3_options())
 
     def limits(self) -> "Limits":
