@@ -28,7 +28,7 @@ MAX_LOOKS = 24  # the mistakes that are seen without opening anything
 MAX_SECONDS = 10.0  # after which no other image is looked at
 BUDGET = 150_000  # characters of all pictures together
 
-_DARKEST = 0.72  # of what says nothing for the answer
+_DARKEST = 0.6  # of what says nothing for the answer
 _MUCH = 0.5  # of what the cell says that says most
 
 
