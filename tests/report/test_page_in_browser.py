@@ -105,21 +105,23 @@ def test_a_switch_shows_where_the_network_looked(desktop: Opened) -> None:
         "aria-label", re.compile("; looked at: (middle|left|right|top|bottom|nowhere)")
     )
 
-    def opacities() -> set[str]:
-        page.wait_for_timeout(250)  # it fades in
-        opacity = "all => all.map(one => getComputedStyle(one, '::after').opacity)"
-        return set(shades.evaluate_all(opacity))
+    def expect_opacity(of: str) -> None:
+        for _ in range(100):  # it fades
+            found = set(shades.evaluate_all("all => all.map(one => getComputedStyle(one, '::after').opacity)"))
+            if found == {of}:
+                return
+            page.wait_for_timeout(50)
+        assert found == {of}
 
     page.mouse.move(0, 0)
-    assert opacities() == {"0"}
-    switch = page.get_by_label("Where it looked")
-    switch.focus()
+    expect_opacity("0")
+    page.get_by_label("Where it looked").focus()
     page.keyboard.press("Space")
-    assert opacities() == {"1"}
+    expect_opacity("1")
     picture = shades.first.evaluate("one => getComputedStyle(one, '::after').backgroundImage")
     assert picture.startswith('url("data:image/webp;base64,')
     page.keyboard.press("Space")
-    assert opacities() == {"0"}
+    expect_opacity("0")
 
 
 @pytest.mark.parametrize("width", [320, 390, 800, 1280])
