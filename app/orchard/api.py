@@ -212,7 +212,7 @@ def predict(
 
     Returns:
         For each image, in order: ``path, answer, label, kind, confidence, familiarity, top``, of a model with further
-        label columns ``columns``, and ``regions`` if asked for; or ``path, reason, detail`` if it cannot be read.
+        label columns ``columns``, and ``regions, map`` if asked for; or ``path, reason, detail`` if it cannot be read.
 
     Raises:
         OrchardError: see `orchard.errors`.

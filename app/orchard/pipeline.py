@@ -23,6 +23,7 @@ from orchard.features.regrouping import regroup
 from orchard.featurizing import Featurizing
 from orchard.images.sources import check_apart
 from orchard.inference import unknown
+from orchard.inference.model import Model
 from orchard.layout import METRICS, REPORT, RUN, Dataset, Metrics, Sizes
 from orchard.neighbours import stage as neighbours
 from orchard.neighbours.twins import remember_apart
@@ -303,7 +304,8 @@ class Pipeline:
                 planned=self._planned().get("planned"),
             )
             with self.meter.stage("report"), stage("report"):
-                reporting.write_report(output, metrics, run, partial(read_path, s3=self.s3), figures=figures)
+                read_image, load_model = partial(read_path, s3=self.s3), partial(Model.load, output.url, self.s3)
+                reporting.write_report(output, metrics, run, read_image, load_model, figures=figures)
             return self.finish(report={"key": key})
         return self.finish()
 

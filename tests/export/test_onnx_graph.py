@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -16,13 +17,14 @@ from orchard.classification import discriminant
 from orchard.errors import OrchardError, UsageError
 from orchard.exports import onnx_graph
 from orchard.exports.formats import StoredPrecision
-from orchard.exports.graph import folded_graph
+from orchard.exports.graph import folded_graph, output_shapes
 from orchard.exports.onnx_graph import to_onnx
 from orchard.features.artifact import Artifact, EngineName
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.engines import import_openvino, load_engine
+from orchard.features.engines import cells_of, import_openvino, load_engine
 from orchard.inference.calibration import Calibration
+from orchard.inference.class_map import class_map
 from orchard.inference.columns import Column
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.kinds import Kinds
@@ -80,6 +82,32 @@ def test_a_backbone_answers_in_onnx_as_in_openvino(backbone: str, fruits: Path) 
     features = load_engine(model.artifact)(list(images))
     assert np.abs(model.familiarities(features) - familiarity).max() < 1e-3
     assert np.abs(found.colour_probabilities - model.columns[0].probabilities(features)).max() < 1e-3
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_where_it_looks_is_what_the_pipeline_says(views: int, fruits: Path) -> None:
+    photo = np.asarray(Image.open(next((fruits / "Test" / "Mango").glob("*.jpg"))).convert("RGB"))
+    model = model_of(FEW[0])
+    model = replace(model, artifact=replace(model.artifact, square_root=views > 1, test_views=views))
+    file = to_onnx(model, where=True)
+    assert [output.name for output in onnx.load_model_from_string(file).graph.output] == list(
+        output_shapes(model, where=True)
+    )
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    both = np.stack([photo, photo[::-1]])
+    found = dict(zip(names, session.run(None, {"image": both}), strict=True))
+    engine, cells = load_engine(model.artifact), cells_of(model.artifact)
+    for number, image in enumerate(both):
+        label = model.labels[int(model.scores(engine([image]))[0].argmax())]
+        said = np.maximum(found["class_map"][number], 0)
+        np.testing.assert_allclose(said / said.max(), class_map(model, cells(image), label), atol=0.006)
+    if views > 1:
+        single = model.familiarities(engine.single(list(both)))
+        np.testing.assert_allclose(found["whole_familiarity"], single, atol=1e-3)
+        assert set(found) >= {"whole_probabilities", "familiarity"}
+    else:
+        assert set(found) == {"probabilities", "familiarity", "colour_probabilities", "class_map"}
 
 
 def test_kinds_are_computed_from_the_probabilities_that_are_an_output() -> None:

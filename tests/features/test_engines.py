@@ -15,7 +15,7 @@ from orchard.errors import ClusterError, OrchardError, UsageError
 from orchard.features.artifact import VIEW_SHARES, Artifact, EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.engines import OpenVinoEngine, load_engine, resolve_precision, square_root
+from orchard.features.engines import OpenVinoEngine, cells_of, load_engine, resolve_precision, square_root
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle
 
@@ -106,14 +106,22 @@ def test_the_tensorflow_engine_gives_what_keras_predicts(images, keras_features,
     artifact = build_artifact(find("EfficientNetLite0"), engine=EngineName.TENSORFLOW)
     np.savez(tmp_path / "images.npz", *images)
     script = (
-        "import pickle, sys; import numpy as np; from orchard.features.engines import load_engine;"
-        "images = np.load(sys.argv[1]); engine = load_engine(pickle.load(sys.stdin.buffer));"
-        "np.save(sys.argv[2], engine([images[key] for key in images]))"
+        "import pickle, sys; import numpy as np; from orchard.features.engines import cells_of, load_engine;"
+        "images = np.load(sys.argv[1]); artifact = pickle.load(sys.stdin.buffer); engine = load_engine(artifact);"
+        "of_cells = cells_of(artifact)(images['arr_0']).mean(axis=(0, 1))[np.newaxis];"
+        "np.save(sys.argv[2], np.concatenate([engine([images[key] for key in images]), of_cells]))"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "images.npz"), str(tmp_path / "features.npy")]
     subprocess.run(command, input=pickle.dumps(artifact), check=True, capture_output=True)
-    features = np.load(tmp_path / "features.npy")
-    assert cosines(features, keras_features["EfficientNetLite0"]).min() > 0.9999
+    *features, of_cells = np.load(tmp_path / "features.npy")
+    assert cosines(np.array(features), keras_features["EfficientNetLite0"]).min() > 0.9999
+    np.testing.assert_allclose(of_cells, features[0], atol=1e-4)
+
+
+def test_features_are_the_mean_of_the_cells_of_the_last_grid(lite, images):
+    cells = cells_of(lite)(images[0])
+    assert cells.shape == (7, 7, 1280)
+    np.testing.assert_allclose(cells.mean(axis=(0, 1)), load_engine(lite)(images[:1])[0], atol=1e-4)
 
 
 def test_features_do_not_depend_on_the_neighbours(lite, images):

@@ -259,7 +259,8 @@ def test_images_without_views_get_them_and_are_otherwise_done(output: Output) ->
             viewed=None if viewed is None else pa.array(viewed, pa.string()),
         )
         assert found.unviewed.schema == LISTING
-        return found.unviewed["path"].to_pylist()
+        paths: list[str] = found.unviewed["path"].to_pylist()
+        return paths
 
     inventory = output.read(Dataset.INVENTORY, INVENTORY.names, INVENTORY).to_pylist()
     training = [row["path"] for row in inventory if row["featurized"] and row["split"] == "train"]

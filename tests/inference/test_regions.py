@@ -1,6 +1,8 @@
-"""Several things on one picture are found, each where it is."""
+"""Several things on one picture are found, each where it is, and where the network looks is shown exactly."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,14 @@ from PIL import Image
 import orchard
 from orchard.cli import cli
 from orchard.errors import UsageError
-from orchard.inference.regions import boxes
+from orchard.features.artifact import Artifact, EngineName, Precision
+from orchard.features.engines import cells_of
+from orchard.images.decoding import Decoded
+from orchard.inference.class_map import MOST_CELLS, class_map, scores_of_cells
+from orchard.inference.model import Model
+from orchard.inference.predictor import PLACE_IMAGES, Predictor
+from orchard.inference.regions import boxes, square, within
+from orchard.vocabulary import Fit
 
 
 def write(path: Path, tiles: list[list[Path]]) -> Path:
@@ -45,7 +54,14 @@ def test_each_fruit_of_a_picture_is_found_where_it_is(trained: Path, fruits: Pat
     assert four["Plum 5"] == [0.0, 0.5, 0.5, 1.0] and four["Raspberry"] == [0.5, 0.0, 1.0, 0.5]
     # What the whole picture comes to is as it is without.
     plain = orchard.predict(None, str(trained), list(files))
-    assert [{name: value for name, value in one.items() if name != "regions"} for one in answers] == plain
+    assert [{name: one[name] for name in one if name not in ("regions", "map")} for one in answers] == plain
+    # Half of the picture speaks for what is likeliest: the half that shows it.
+    for name, halves in (("row.jpg", ("Mango", "Raspberry")), ("column.jpg", ("Plum 5", "Orange 2"))):
+        (answer,) = (one for one in answers if one["path"] == str(tmp_path / name))
+        said = np.array(answer["map"]) if name == "row.jpg" else np.array(answer["map"]).T
+        assert said.shape == (7, 7) and said.max() == 1 and said.min() >= 0
+        first, second = said[:, :3].sum(), said[:, -3:].sum()
+        assert {answer["top"][0]["label"]: first > second} in ({halves[0]: True}, {halves[1]: False})
 
     command = ["predict", str(trained), str(tmp_path / "row.jpg"), "--no-spark", "--regions", "--format"]
     printed = json.loads(CliRunner().invoke(cli, [*command, "jsonl"]).output)
@@ -89,6 +105,63 @@ def test_what_is_found_is_measured_by_the_kinds_in_the_names_of_files(
 @pytest.mark.parametrize(("width", "height", "parts"), [(100, 100, 14), (200, 100, 13), (100, 300, 13), (1, 1, 14)])
 def test_parts_cover_a_picture_whatever_its_shape(width: int, height: int, parts: int) -> None:
     found = boxes(width, height)
-    assert len(found) == len(set(found)) == parts
+    assert len(found) == len(set(found)) == parts < PLACE_IMAGES
     assert found[0] == (0, 0, 1, 1)
     assert all(0 <= left < right <= 1 and 0 <= top < bottom <= 1 for left, top, right, bottom in found)
+
+
+@pytest.mark.parametrize("square_root", [False, True])
+def test_the_cells_of_a_map_come_to_the_score(trained: Path, fruits: Path, square_root: bool) -> None:
+    model = Model.load(str(trained))
+    model = replace(model, artifact=replace(model.artifact, square_root=square_root))
+    predictor = Predictor(model, batch_size=1)
+    image = predictor.decode(next((fruits / "Test" / "Mango").glob("*.jpg")).read_bytes())
+    assert isinstance(image, Decoded)
+    cells = cells_of(model.artifact)(image.pixels)
+    assert cells.shape == (7, 7, 1280)
+    scores = scores_of_cells(model, cells)
+    assert scores.shape == (7, 7, 11)
+    expected = model.scores(predictor.features([image.pixels]))[0]
+    np.testing.assert_allclose(scores.mean(axis=(0, 1)), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_map_is_small_and_says_what_speaks_for_a_label() -> None:
+    artifact = Artifact("none", 1, 640, 2, EngineName.OPENVINO, Precision.FLOAT32, "none", "0" * 32, topology=b"")
+    model = Model(artifact, ("a", "b", "c"), np.array([[1, 0], [0, 1], [0, 0]], np.float32), np.zeros(3, np.float32))
+    cells = np.zeros((20, 20, 2), np.float32)
+    cells[:10, :10, 0] = 3  # speaks for a, there
+    cells[10:, 10:, 1] = 1
+    said = np.array(class_map(model, cells, "a"))
+    assert said.shape == (MOST_CELLS, MOST_CELLS)
+    assert (said[:8, :8] == 1).all() and said[8:].max() == 0 and said[:, 8:].max() == 0
+    assert np.array(class_map(model, np.zeros((3, 3, 2), np.float32), "c")).tolist() == [[0.0] * 3] * 3
+
+
+@pytest.mark.parametrize(
+    ("fit", "seen", "of_left_half"),
+    [
+        (Fit.STRETCH, (0, 0, 1, 1), (0, 0, 0.5, 1)),
+        (Fit.CROP, (0.25, 0, 0.75, 1), (0.25, 0, 0.5, 1)),
+        (Fit.PAD, (0, -0.5, 1, 1.5), (0, 0, 0.5, 1)),
+    ],
+)
+def test_a_part_of_what_the_network_sees_is_a_part_of_the_picture(
+    fit: Fit, seen: tuple[float, ...], of_left_half: tuple[float, ...]
+) -> None:
+    assert square(200, 100, fit) == seen
+    assert within(square(200, 100, fit), (0.0, 0.0, 0.5, 1.0)) == of_left_half
+
+
+def test_a_cropped_picture_has_boxes_in_the_whole_picture(trained: Path, fruits: Path) -> None:
+    model = Model.load(str(trained))
+    cropping = replace(model, artifact=replace(model.artifact, fit=Fit.CROP))
+    mango = Image.open(sorted((fruits / "Test" / "Mango").glob("*.jpg"))[7]).convert("RGB")
+    wide = Image.new("RGB", (500, 100), "white")
+    wide.paste(mango, (200, 0))
+    file = io.BytesIO()
+    wide.save(file, "png")
+    predictor = Predictor(cropping)
+    image = predictor.decode_larger(file.getvalue())
+    assert isinstance(image, Decoded)
+    (found,) = predictor.regions(image)
+    assert found.name == "Mango" and found.box == pytest.approx((0.4, 0, 0.6, 1))

@@ -132,9 +132,9 @@ def test_other_backgrounds_make_the_views_again_and_nothing_else(spark: Any, tmp
         path = tmp_path / "studio" / ("Test" if number < 2 else "Training") / colour / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
-    for name, colour in (("blue", (0, 0, 200)), ("grey", (90, 90, 90))):
+    for name, light in (("blue", (0, 0, 200)), ("grey", (90, 90, 90))):
         (tmp_path / name).mkdir()
-        Image.new("RGB", (60, 60), colour).save(tmp_path / name / "1.png")
+        Image.new("RGB", (60, 60), light).save(tmp_path / name / "1.png")
     output = str(tmp_path / "out")
 
     def extract(**backgrounds: str) -> tuple[dict[str, Any], list[str], dict[tuple[str, int], list[float]]]:

@@ -1,6 +1,7 @@
 """A run's output with drawn images, real Parquet and the metrics that belong to them."""
 
 import io
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from PIL import Image, ImageDraw
 
 from orchard import layout
 from orchard.classification.metrics import evaluate
+from orchard.features.artifact import Artifact, EngineName, Precision
+from orchard.features.engines import import_openvino
+from orchard.inference.model import Model
 from orchard.layout import Baseline, ClassifierMetrics, Dataset, Metrics, Run
 from orchard.output import Output
 
@@ -344,6 +348,29 @@ def write_output(folder: Path, labels: Sequence[str], per_label: int = 6, n_comp
     return images.__getitem__
 
 
+def a_model(labels: Sequence[str]) -> Model:
+    """A model to which all labels but the first look dark: its network averages 4 x 4 cells of what white lacks."""
+    openvino = import_openvino()
+    from openvino import opset13 as opset
+
+    pixels = opset.parameter([8, 32, 32, 3], openvino.Type.f32)
+    planes = opset.transpose(opset.subtract(np.float32(255), pixels), np.array([0, 3, 1, 2]))
+    cells = opset.avg_pool(planes, [8, 8], [0, 0], [0, 0], [8, 8], True)
+    graph = openvino.Model([opset.reduce_mean(cells, np.array([2, 3]), False)], [pixels])
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(graph, f"{folder}/model.xml", compress_to_fp16=False)
+        topology, parameters = (Path(folder, f"model.{suffix}").read_bytes() for suffix in ("xml", "bin"))
+    artifact = Artifact(
+        *("tiny", 1.0, 32, 3, EngineName.OPENVINO, Precision.FLOAT32, "none", "0" * 32),
+        topology=topology,
+        parameters=parameters,
+    )
+    weights = np.ones((len(labels), 3), np.float32)
+    weights[0] = 0
+    bias = np.zeros(len(labels), np.float32)
+    return Model(artifact, tuple(labels), weights, bias, classifier="logistic_regression")
+
+
 @pytest.fixture
 def labels() -> list[str]:
     return ["Apple", "Cherry", "Lemon", "Mango"]
@@ -370,3 +397,8 @@ def _a_run() -> Callable[[], Run]:
 @pytest.fixture(scope="session", name="write_output")
 def _write_output() -> Callable[..., ReadImage]:
     return write_output
+
+
+@pytest.fixture(scope="session", name="a_model")
+def _a_model() -> Callable[[Sequence[str]], Model]:
+    return a_model

@@ -3,13 +3,14 @@
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from orchard.inference.model import Model
 from orchard.layout import Metrics, Run
 from orchard.output import Output
 from orchard.report import ReportData, collect, render
@@ -44,10 +45,12 @@ def report(
     a_run: Callable[[], Run],
     metrics_of: Callable[..., Metrics],
     write_output: Callable[..., Callable[[str], bytes]],
+    a_model: Callable[[Sequence[str]], Model],
 ) -> Path:
     folder = tmp_path_factory.mktemp("report")
     read_image = write_output(folder / "out", LABELS)
-    page = render(collect(Output(str(folder / "out")), metrics_of(LABELS), a_run(), read_image))
+    model = a_model(LABELS)
+    page = render(collect(Output(str(folder / "out")), metrics_of(LABELS), a_run(), read_image, lambda: model))
     return _written(folder, page)
 
 
@@ -92,6 +95,33 @@ def test_names_run_no_script_and_pictures_load(desktop: Opened) -> None:
     picture = desktop.page.locator(".gallery .shot").first.evaluate("shot => getComputedStyle(shot).backgroundImage")
     size = "url => new Promise(done => { const i = new Image(); i.onload = () => done(i.naturalWidth); i.src = url })"
     assert desktop.page.evaluate(size, picture.removeprefix('url("').removesuffix('")')) == 100
+
+
+def test_a_switch_shows_where_the_network_looked(desktop: Opened) -> None:
+    page = desktop.page
+    shades = page.locator("#mistakes .looked")
+    assert shades.count() == 24
+    expect(shades.first).to_have_attribute(
+        "aria-label", re.compile("; looked at: (middle|left|right|top|bottom|nowhere)")
+    )
+
+    def expect_opacity(of: str) -> None:
+        for _ in range(100):  # it fades
+            found = set(shades.evaluate_all("all => all.map(one => getComputedStyle(one, '::after').opacity)"))
+            if found == {of}:
+                return
+            page.wait_for_timeout(50)
+        assert found == {of}
+
+    page.mouse.move(0, 0)
+    expect_opacity("0")
+    page.get_by_label("Where it looked").focus()
+    page.keyboard.press("Space")
+    expect_opacity("1")
+    picture = shades.first.evaluate("one => getComputedStyle(one, '::after').backgroundImage")
+    assert picture.startswith('url("data:image/webp;base64,')
+    page.keyboard.press("Space")
+    expect_opacity("0")
 
 
 @pytest.mark.parametrize("width", [320, 390, 800, 1280])

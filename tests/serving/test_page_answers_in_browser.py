@@ -22,6 +22,7 @@ from orchard.cards import Cards
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.inference.kinds import Kinds
 from orchard.inference.model import Model
+from orchard.inference.regions import square
 from orchard.serving import static
 from orchard.vocabulary import Fit
 
@@ -123,6 +124,84 @@ def test_what_is_unlike_anything_learned_gets_no_name(asking: Visitor, photo: Ca
     expect(asking.newest.locator(".fact")).to_be_hidden()
     assert not re.search("Plum|Mango|%", asking.newest.locator(".answer").inner_text())
     assert violations(asking.page) == []
+
+
+def test_where_it_looks_is_shown_on_this_device_as_the_server_says_it(
+    desktop: Visitor, site: Site, photo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    tiles = [np.asarray(Image.open(photo(label)).convert("RGB").resize((200, 200))) for label in ("Mango", "Raspberry")]
+    Image.fromarray(np.concatenate(tiles, axis=1)).save(tmp_path / "both.png")
+    expected = site.ask(tmp_path / "both.png", regions="true")
+    assert {region["name"] for region in expected["regions"]} == {"Mango", "Raspberry"}
+    sent = desktop.sent
+    desktop.chooses(tmp_path / "both.png")
+    button = desktop.newest.get_by_role("button", name="Where it looks")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    expect(desktop.newest.locator(".where")).to_be_hidden()
+    button.focus()
+    desktop.page.keyboard.press("Enter")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    words = desktop.newest.locator(".where-words")
+    expect(words).to_contain_text("On this photo: ")
+    expect(words).to_contain_text(re.compile(r"Mango \(.*\), (on the left|top left|bottom left)"))
+    expect(desktop.newest.locator(".where span")).to_have_text([region["name"] for region in expected["regions"]])
+    boxes = desktop.newest.locator(".where span").evaluate_all(
+        "all => all.map(({ style }) => [style.left, style.width])"
+    )
+    percents = [[float(value.removesuffix("%")) / 100 for value in box] for box in boxes]
+    lefts = [[left, right - left] for left, _, right, _ in (region["box"] for region in expected["regions"])]
+    np.testing.assert_allclose(percents, lefts, atol=1e-6)
+    alpha = desktop.newest.locator(".where canvas").evaluate(
+        """canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]
+          .filter((_, at) => at % 4 === 3)"""
+    )
+    shares = 1 - np.array(alpha).reshape(7, 7) / 255 / 0.6
+    np.testing.assert_allclose(shares, expected["map"], atol=0.03)
+    assert desktop.sent == sent
+    assert violations(desktop.page) == []
+    button.click()
+    expect(desktop.newest.locator(".where")).to_be_hidden()
+    expect(words).to_be_hidden()
+
+
+def test_who_was_answered_by_the_server_asks_it_where_it_looks(asking: Visitor, photo: Callable[[str], Path]) -> None:
+    regions = [
+        {"box": [0, 0, 0.5, 1], "name": "Plum <b>", "confidence": 0.97},
+        {"box": [0.5, 0, 1, 0.5], "name": "Mango", "confidence": 0.94},
+    ]
+    _answers(asking.context, answer="unknown", regions=regions, map=[[0, 0, 0.4], [0, 0.1, 1], [0, 0, 0.4]])
+    _asks(asking, photo("Mango"))
+    assert "regions" not in asking.requests[-1]
+    asking.newest.get_by_role("button", name="Where it looks").tap()
+    words = asking.newest.locator(".where-words")
+    expect(words).to_have_text(
+        "Bright is what it looked at most: on the right. On this photo: Plum <b> (97%), on the left; Mango (94%), "
+        "top right."
+    )
+    assert asking.requests[-1].endswith("/v1/predict?top=5&regions=true")
+    assert asking.page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = asking.newest.locator(".look").bounding_box()
+    assert box is not None and min(box["width"], box["height"]) >= 44
+    assert violations(asking.page) == []
+    asking.page.locator("#language").tap()
+    expect(words).to_contain_text("Sur cette photo : Plum <b> (97 %), à gauche; Mango (94 %), en haut à droite.")
+    asking.page.locator("#language").tap()
+    # It could not be had: that is said, and asked again at the next try.
+    asking.newest.locator(".look").tap()
+    _answers(asking.context, answer="unknown")
+    _asks(asking, photo("Mango"))
+    asking.context.unroute("**/v1/predict*")
+    asking.context.route("**/v1/predict*", lambda route: route.fulfill(status=422, json={"reason": "corrupt"}))
+    asking.newest.locator(".look").tap()
+    expect(asking.newest.locator(".where-words")).to_have_text("It could not be shown where it looks.")
+
+
+@pytest.mark.parametrize("fit", Fit)
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (100, 400)])
+def test_what_the_model_sees_of_a_photo_is_known_here_too(desktop: Visitor, fit: Fit, width: int, height: int) -> None:
+    code = "async ([size, fit]) => (await import('/assets/regions.js')).square(size, fit)"
+    seen = desktop.page.evaluate(code, [{"width": width, "height": height}, fit])
+    assert seen == pytest.approx(square(width, height, fit))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import orchard
 from orchard.errors import ClusterError
 from orchard.images.decoding import Limits, Rejection
 from orchard.inference.model import Model
@@ -150,6 +151,42 @@ def test_below_the_threshold_the_answer_is_not_sure(strict: Server, photographs:
 def test_top_is_a_number_of_labels_that_there_are(server: Server, photographs: list[bytes], top: str) -> None:
     response = server.client.post(f"/v1/predict?top={top}", files={"file": photographs[0]})
     _problem(response, 422, "bad_parameter")
+
+
+def test_what_is_where_is_what_the_command_says(
+    server: Server, trained: Path, photographs: list[bytes], tmp_path: Path
+) -> None:
+    pictures = [np.asarray(Image.open(io.BytesIO(photographs[n])).convert("RGB").resize((150, 200))) for n in (0, -1)]
+    both = tmp_path / "both.png"
+    Image.fromarray(np.concatenate(pictures, axis=1)).save(both)
+    (expected,) = orchard.predict(None, str(trained), str(both), regions=True)
+    files = [("files", both.read_bytes()), ("files", b"no image"), ("files", photographs[0])]
+    response = server.client.post("/v1/predict?regions=true", files=files)
+    found, broken, lone = response.json()["predictions"]
+    assert len(found["regions"]) == len(expected["regions"]) == 2
+    for seen, said in zip(found["regions"], expected["regions"], strict=True):
+        assert (seen["name"], seen["box"]) == (said["name"], said["box"])
+        assert seen["confidence"] == pytest.approx(said["confidence"], abs=1e-4)
+    np.testing.assert_allclose(found["map"], expected["map"], atol=0.011)
+    assert found["top"][0]["label"] == expected["top"][0]["label"]
+    assert broken["error"]["reason"] == "unsupported_format"
+    assert len(lone["regions"]) <= 1 and len(lone["map"]) == 7
+    # Nobody else pays for it, and others of the same queue are answered as ever.
+    plain = server.client.post("/v1/predict?regions=false", files={"file": photographs[0]}).json()["predictions"][0]
+    assert "regions" not in plain and "map" not in plain
+    for wrong in ("yes", "", "true&regions=true"):
+        refused = server.client.post(f"/v1/predict?regions={wrong}", files={"file": photographs[0]})
+        _problem(refused, 422, "bad_parameter")
+
+
+def test_what_is_where_takes_the_room_of_what_it_costs(strict: Server, photographs: list[bytes]) -> None:
+    """The queue of this server has room for 8."""
+    alone = strict.client.post("/v1/predict?regions=true", files={"file": photographs[0]})
+    assert alone.status_code == 200 and alone.json()["predictions"][0]["map"]
+    files = [("files", photographs[0])] * 2
+    body = _problem(strict.client.post("/v1/predict?regions=true", files=files), 503, "queue_full")
+    assert "takes the room of 15" in str(body["detail"])
+    assert strict.client.post("/v1/predict", files=files).status_code == 200
 
 
 def test_many_clients_at_once_get_each_their_own_answer(server: Server, photographs: list[bytes]) -> None:

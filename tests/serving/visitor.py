@@ -73,9 +73,10 @@ class Site:
         self.server.should_exit = True
         self.thread.join(10)
 
-    def ask(self, photo: Path) -> dict[str, Any]:
+    def ask(self, photo: Path, **parameters: str) -> dict[str, Any]:
         """What the server's own model says of a photograph."""
-        answer = httpx.post(f"{self.url}/v1/predict?top=5", files={"file": (photo.name, photo.read_bytes())})
+        files = {"file": (photo.name, photo.read_bytes())}
+        answer = httpx.post(f"{self.url}/v1/predict", params={"top": "5", **parameters}, files=files, timeout=30)
         answer.raise_for_status()
         [prediction] = answer.json()["predictions"]
         return dict(prediction)

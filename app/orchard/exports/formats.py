@@ -23,6 +23,12 @@ KIND_PROBABILITIES = probabilities_of("kind")
 FAMILIARITY = "familiarity"
 """An output of the graph: float32 (n,), 0..1; see `orchard.inference.familiarity.Familiarity`."""
 
+CLASS_MAP = "class_map"
+"""An output of the graph for the page: float32 (n, height, width), what each cell of the last grid of the whole picture
+says for the likeliest label beyond what it says for labels on average; see `orchard.inference.class_map`."""
+WHOLE = "whole_"
+"""Before the name of an output for the page: the same of the whole picture alone, without the other views."""
+
 
 class Format(StrEnum):
     """What a model is exported to."""

@@ -9,22 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import UsageError
-from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, probabilities_of
+from orchard.exports.formats import CLASS_MAP, FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, WHOLE, probabilities_of
 from orchard.exports.views import Operations, Side, view
 from orchard.features.artifact import VIEW_SHARES, Artifact, EngineName
-from orchard.features.engines import SMALLEST, import_openvino
+from orchard.features.engines import SMALLEST, averaged, import_openvino
 from orchard.inference.columns import Column
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.model import Model
 
 
-def folded_graph(model: Model) -> Any:
+def folded_graph(model: Model, *, where: bool = False) -> Any:
     """Return `model` as an openvino.Model from `INPUT` to `OUTPUT` and `FAMILIARITY`, float32 but for the input.
 
     The input, uint8 (n, height, width, 3), may have any n, height and width. It is resized to the network's size by
     Pillow's bilinear filter, which smooths when it shrinks, as `orchard.images.decoding.decode` does, and is plain
     bilinear when it enlarges, as `orchard.features.resizing.Resizer` is; or cut into the views whose features are
     averaged, see `_views`.
+
+    Args:
+        model: the model.
+        where: whether it is to say where it looks, too: `CLASS_MAP`, and if there are several views what `WHOLE` says
+            of label, kind and familiarity.
 
     Raises:
         UsageError: the model is one of TensorFlow's.
@@ -45,22 +50,24 @@ def folded_graph(model: Model) -> Any:
     matrix, bias = head(model)
     features = graph.get_results()[0].input_value(0)
     if artifact.square_root:
-        least = np.array(SMALLEST, np.float32)
-        features = opset.divide(features, opset.sqrt(opset.maximum(opset.abs(features), least))).output(0)
+        features = opset.divide(features, _lengths(opset, features)).output(0)
     if len(shares) > 1:
         of_views = opset.reshape(features, np.array([len(shares), -1, artifact.n_features]), False)
         features = opset.reduce_mean(of_views, [0], False).output(0)
-    scores = opset.add(opset.matmul(features, matrix, False, False), bias, name="scores")
-    probabilities = opset.softmax(scores, 1, name=OUTPUT)
-    outputs = {OUTPUT: probabilities}
-    if model.familiarity is not None:
-        outputs[FAMILIARITY] = _familiarity(opset, features, model.familiarity)
-    if model.kinds is not None:
-        outputs[KIND_PROBABILITIES] = opset.matmul(probabilities, model.kinds.shares, False, False)
+    weights = opset.constant(matrix)
+    scores = opset.add(opset.matmul(features, weights, False, False), bias, name="scores")
+    outputs = _answers(opset, model, features, scores)
     for column in model.columns:
-        weights, bias = head(column)
-        of_column = opset.add(opset.matmul(features, weights, False, False), bias)
+        of_value, shift = head(column)
+        of_column = opset.add(opset.matmul(features, of_value, False, False), shift)
         outputs[probabilities_of(column.name)] = opset.softmax(of_column, 1, name=probabilities_of(column.name))
+    if where:
+        cells = _cells_of_whole(opset, graph, artifact)
+        outputs[CLASS_MAP] = _class_map(opset, scores, cells, (weights, bias), square_root=artifact.square_root)
+        if len(shares) > 1:
+            whole = opset.gather(of_views, np.array(0), np.array(0)).output(0)
+            of_whole = opset.add(opset.matmul(whole, weights, False, False), bias)
+            outputs |= _answers(opset, model, whole, of_whole, WHOLE)
     results = [opset.result(node, name=f"{name}/result") for name, node in outputs.items()]
     folded = openvino.Model(results, [pixels], model.artifact.backbone)
     folded.inputs[0].tensor.set_names({INPUT})
@@ -123,8 +130,64 @@ def _operations(opset: Any) -> Operations:
     )
 
 
-def _familiarity(opset: Any, features: Any, familiarity: Familiarity) -> Any:
-    """Return the node of what `Familiarity` computes of `features`."""
+def _lengths(opset: Any, features: Any) -> Any:
+    """Return what `orchard.features.engines.square_root` divides features by."""
+    return opset.sqrt(opset.maximum(opset.abs(features), np.array(SMALLEST, np.float32)))
+
+
+def _answers(opset: Any, model: Model, features: Any, scores: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the outputs for label, kind and familiarity by name."""
+    probabilities = opset.softmax(scores, 1, name=prefix + OUTPUT)
+    outputs = {prefix + OUTPUT: probabilities}
+    if model.familiarity is not None:
+        outputs[prefix + FAMILIARITY] = _familiarity(opset, features, model.familiarity, prefix + FAMILIARITY)
+    if model.kinds is not None:
+        outputs[prefix + KIND_PROBABILITIES] = opset.matmul(probabilities, model.kinds.shares, False, False)
+    return outputs
+
+
+def _cells_of_whole(opset: Any, graph: Any, artifact: Artifact) -> Any:
+    """Return the last grid of whole pictures, (n, n_features, height, width)."""
+    cells, channels = averaged(graph)
+    if channels == 3:
+        cells = opset.transpose(cells, np.array([0, 3, 1, 2])).output(0)
+    _, *shape = (side.get_length() for side in list(cells.get_partial_shape())[1:])
+    by_view = opset.reshape(
+        cells, np.array([len(VIEW_SHARES[artifact.test_views]), -1, artifact.n_features, *shape]), False
+    )
+    return opset.gather(by_view, np.array(0), np.array(0))
+
+
+def _class_map(
+    opset: Any, scores: Any, cells: Any, linear: tuple[Any, NDArray[np.float32]], *, square_root: bool
+) -> Any:
+    """Return the node of `CLASS_MAP`.
+
+    Args:
+        opset: OpenVINO's operations.
+        scores: (n, n_classes).
+        cells: (n, n_features, height, width).
+        linear: weights (n_features, n_classes), a constant, and bias (1, n_classes).
+        square_root: whether the scores are of the roots of features.
+    """
+    weights, bias = linear
+    on_average = weights.get_data().mean(axis=1)[np.newaxis]
+    n_features, height, width = (side.get_length() for side in list(cells.output(0).get_partial_shape())[1:])
+    likeliest = opset.convert(opset.equal(scores, opset.reduce_max(scores, [1], True)), "f32")
+    row = opset.subtract(opset.matmul(likeliest, weights, False, True), on_average)
+    offset = opset.subtract(
+        opset.matmul(likeliest, np.ascontiguousarray(bias.T), False, False), bias.mean(keepdims=True)
+    )
+    flat = opset.reshape(cells, np.array([-1, n_features, height * width]), False)
+    if square_root:
+        row = opset.divide(row, _lengths(opset, opset.reduce_mean(flat, [2], False)))
+    said = opset.matmul(opset.reshape(row, np.array([-1, 1, n_features]), False), flat, False, False)
+    said = opset.add(said, opset.reshape(offset, np.array([-1, 1, 1]), False))
+    return opset.reshape(said, np.array([-1, height, width]), False)
+
+
+def _familiarity(opset: Any, features: Any, familiarity: Familiarity, name: str) -> Any:
+    """Return the node of what `Familiarity` computes of `features`, of that name."""
 
     def squares(node: Any) -> Any:
         return opset.reduce_sum(opset.multiply(node, node), [1], False)
@@ -140,17 +203,20 @@ def _familiarity(opset: Any, features: Any, familiarity: Familiarity) -> Any:
     whole = opset.subtract(opset.multiply(squares(scaled), np.array([familiarity.isotropic], np.float32)), spread)
     lengths = opset.sqrt(opset.multiply(opset.sqrt(among), opset.sqrt(opset.maximum(whole, among))))
     score = opset.divide(nearest, opset.maximum(lengths, np.array([1e-12], np.float32)))
-    return opset.clamp(score, 0.0, 1.0, name=FAMILIARITY)
+    return opset.clamp(score, 0.0, 1.0, name=name)
 
 
-def output_shapes(model: Model) -> dict[str, list[str | int]]:
-    """Return the shape of each output of the graph, ``n`` for the images."""
+def output_shapes(model: Model, *, where: bool = False) -> dict[str, list[str | int]]:
+    """Return the shape of each output of the graph, ``n`` for the images; where it looks, if that is asked for."""
     shapes: dict[str, list[str | int]] = {OUTPUT: ["n", len(model.labels)]}
     if model.familiarity is not None:
         shapes[FAMILIARITY] = ["n"]
     if model.kinds is not None:
         shapes[KIND_PROBABILITIES] = ["n", len(model.kinds.names)]
-    return shapes | {probabilities_of(column.name): ["n", len(column.values)] for column in model.columns}
+    several = model.artifact.test_views > 1
+    of_whole = {WHOLE + name: shape for name, shape in shapes.items()} if several else {}
+    shapes |= {probabilities_of(column.name): ["n", len(column.values)] for column in model.columns}
+    return {**shapes, CLASS_MAP: ["n", "rows", "columns"], **of_whole} if where else shapes
 
 
 def head(of: Model | Column) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -31,12 +31,17 @@ _LEAST_HALVED = 1024
 
 
 def to_onnx(
-    model: Model, precision: StoredPrecision = StoredPrecision.FLOAT32, metadata: Mapping[str, str] | None = None
+    model: Model,
+    precision: StoredPrecision = StoredPrecision.FLOAT32,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    where: bool = False,
 ) -> bytes:
     """Return `model` as an ONNX file from uint8 (n, height, width, 3) pixels to probabilities (n, n_classes).
 
     float16 halves the file: the weights are stored so, and cast to float32 when the file is loaded. ``metadata`` is
-    written beside labels, threshold and digest. Needs neither TensorFlow nor ONNX Runtime; 0.3 s for EfficientNetLite0.
+    written beside labels, threshold and digest. ``where`` is that of `folded_graph`. Needs neither TensorFlow nor ONNX
+    Runtime; 0.3 s for EfficientNetLite0.
 
     Raises:
         UsageError: `onnx` is not installed; the model is one of TensorFlow's; int8, and the network is not.
@@ -45,14 +50,14 @@ def to_onnx(
     if precision is StoredPrecision.INT8 and model.artifact.precision is not Precision.INT8:
         raise UsageError("int8 needs images to calibrate with: orchard export OUT --format onnx --precision int8.")
     onnx = import_onnx()
-    translation = _Translation(folded_graph(model), half=precision is StoredPrecision.FLOAT16)
+    translation = _Translation(folded_graph(model, where=where), half=precision is StoredPrecision.FLOAT16)
     graph = onnx.helper.make_graph(
         translation.nodes,
         model.artifact.backbone,
         [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ["n", "height", "width", 3])],
         [
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-            for name, shape in output_shapes(model).items()
+            for name, shape in output_shapes(model, where=where).items()
         ],
         translation.initializers,
     )
@@ -423,6 +428,7 @@ _SIMPLE = {
     "Subtract": "Sub",
     "Multiply": "Mul",
     "Divide": "Div",
+    "Equal": "Equal",
     "Relu": "Relu",
     "Sigmoid": "Sigmoid",
     "Erf": "Erf",

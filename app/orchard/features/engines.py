@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,25 +104,27 @@ class OpenVinoEngine(_BatchedEngine):
                 "This machine's processor does not compute in bfloat16, which the driver's does and chose: "
                 "use --precision float32, so that every executor computes alike."
             )
-        bfloat16 = artifact.precision is Precision.BFLOAT16
-        settings = {
-            "INFERENCE_NUM_THREADS": 1,
-            "NUM_STREAMS": 1,
-            # Pinned, two workers of one machine would share its first core and be half as fast.
-            "ENABLE_CPU_PINNING": False,
-            # Never left to the processor at hand: features of one output are computed alike.
-            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-        }
         graph = core.read_model(artifact.topology, artifact.parameters)
         if batch_size != BATCH_SIZE:
             graph.reshape(self._batch.shape)
-        self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
+        self._request = core.compile_model(graph, "CPU", _settings(artifact)).create_infer_request()
         self._request.set_input_tensor(openvino.Tensor(self._batch, shared_memory=True))
 
     def _infer(self) -> NDArray[np.float32]:
         self._request.infer()
         features: NDArray[np.float32] = self._request.get_output_tensor().data
         return features
+
+
+def _settings(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        # Pinned, two workers of one machine would share its first core and be half as fast.
+        "ENABLE_CPU_PINNING": False,
+        # Never left to the processor at hand: features of one output are computed alike.
+        "INFERENCE_PRECISION_HINT": "bf16" if artifact.precision is Precision.BFLOAT16 else "f32",
+    }
 
 
 class TensorFlowEngine(_BatchedEngine):
@@ -141,19 +143,70 @@ class TensorFlowEngine(_BatchedEngine):
                 tensorflow.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError:
             pass  # someone else in this process has used TensorFlow already, with settings of his own
-        import keras
-
-        keras.config.set_image_data_format("channels_last")
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.keras"
-            path.write_bytes(artifact.topology)
-            model = keras.saving.load_model(path, compile=False)
+        model = _keras_network(artifact)
         signature = tensorflow.TensorSpec(self._batch.shape, tensorflow.float32)
         self._run = tensorflow.function(lambda x: model(x, training=False), input_signature=[signature])
 
     def _infer(self) -> NDArray[np.float32]:
         features: NDArray[np.float32] = self._run(self._batch).numpy()
         return features
+
+
+def _keras_network(artifact: Artifact) -> Any:
+    import keras
+
+    keras.config.set_image_data_format("channels_last")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        path.write_bytes(artifact.topology)
+        return keras.saving.load_model(path, compile=False)
+
+
+Cells = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""What the features of an image, uint8 (height, width, 3), are the mean of: float32 (rows, columns, n_features)."""
+
+
+def cells_of(artifact: Artifact) -> Cells:
+    """Make a network ready to show the last grid that it averages, without views and before any square root.
+
+    The network of an engine does not show it; this is another one, for those who ask.
+    """
+    run = _openvino_cells(artifact) if artifact.engine is EngineName.OPENVINO else _tensorflow_cells(artifact)
+    resize = Resizer(artifact.input_size)
+
+    def cells(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batch = np.empty((1, artifact.input_size, artifact.input_size, 3), np.float32)
+        resize(image, batch[0])
+        return run(batch)
+
+    return cells
+
+
+def _openvino_cells(artifact: Artifact) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    openvino = import_openvino()
+    core = openvino.Core()
+    graph = core.read_model(artifact.topology, artifact.parameters)
+    graph.reshape([1, artifact.input_size, artifact.input_size, 3])
+    cells, channels = averaged(graph)
+    compiled = core.compile_model(openvino.Model([cells], graph.get_parameters()), "CPU", _settings(artifact))
+    return lambda batch: np.moveaxis(compiled(batch)[0], channels, -1)[0]
+
+
+def _tensorflow_cells(artifact: Artifact) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    import keras
+
+    model = _keras_network(artifact)
+    *_, before, network = model.layers
+    prepared = keras.Model(model.input, before.output)
+    until = keras.Model(network.input, network.layers[-1].input)  # the last layer averages
+    return lambda batch: until(prepared(batch, training=False), training=False).numpy()[0]
+
+
+def averaged(graph: Any) -> tuple[Any, int]:
+    """Return what an openvino.Model ends in the global average of, as all backbones do, and which axis has features."""
+    mean = graph.get_results()[0].input_value(0).get_node()
+    (channels,) = {1, 2, 3} - set(mean.input_value(1).get_node().get_data().tolist())
+    return mean.input_value(0), channels
 
 
 def square_root(features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from orchard.images.reading import contents
 from orchard.images.sources import list_images
 from orchard.inference.columns import ColumnAnswer
 from orchard.inference.model import Model
-from orchard.inference.predictor import Predictor
+from orchard.inference.predictor import Place, Predictor
 from orchard.layout import LISTING
 from orchard.storage import S3Options, local_path
 from orchard.vocabulary import Answer, Reason
@@ -68,7 +68,8 @@ class Answered(TypedDict, total=False):
     familiarity: float  # 0..1: how near the image lies to what was learned
     top: list[Candidate]
     columns: dict[str, ColumnValue]  # by name; only of a model with further label columns
-    regions: list[Seen]  # if they are asked for
+    regions: list[Seen]  # if they are asked for, as is:
+    map: list[list[float]]  # see `orchard.inference.class_map.class_map`, of the first candidate
     reason: Reason
     detail: str
 
@@ -178,12 +179,15 @@ def _answers(
         if prediction.columns:
             answered["columns"] = column_values(prediction.columns)
         if regions:
-            answered["regions"] = [
-                Seen(box=list(region.box), name=region.name, confidence=region.confidence)
-                for region in predictor.regions(image)
-            ]
+            place = predictor.place(image, prediction)
+            answered |= Answered(regions=seen(place), map=place.map)
         answers.append(answered)
     return answers
+
+
+def seen(place: Place) -> list[Seen]:
+    """Return what is found on an image."""
+    return [Seen(box=list(found.box), name=found.name, confidence=found.confidence) for found in place.regions]
 
 
 def column_values(said: Sequence[ColumnAnswer]) -> dict[str, ColumnValue]:

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.features.artifact import BATCH_SIZE, EngineName, Precision
-from orchard.features.engines import Engine, OpenVinoEngine, TensorFlowEngine, resolve_precision
+from orchard.features.artifact import BATCH_SIZE, Artifact, EngineName, Precision
+from orchard.features.engines import Cells, Engine, OpenVinoEngine, TensorFlowEngine, cells_of, resolve_precision
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.inference import columns, regions
+from orchard.inference.class_map import class_map
 from orchard.inference.columns import ColumnAnswer
 from orchard.inference.model import Model
 from orchard.inference.regions import Region
 from orchard.vocabulary import Answer, Fit
 
 DEFAULT_LIMITS = Limits()
+PLACE_IMAGES = regions.MOST_BOXES + 1
+"""Images that to say what is where of one costs as much as, at most."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is where on one image."""
+
+    regions: tuple[Region, ...]
+    """What is found on it, the surest first."""
+    map: list[list[float]]
+    """How much each cell of the square that the network sees speaks for the likeliest label, see `class_map`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,8 @@ class Prediction:
     """The kind if it is sure, be the label so or not."""
     columns: tuple[ColumnAnswer, ...] = ()
     """What the model's further label columns say."""
+    place: Place | None = None
+    """What is where, if that is asked for."""
 
     @property
     def label(self) -> str | None:
@@ -52,11 +68,8 @@ class Predictor:
     """
 
     def __init__(self, model: Model, *, batch_size: int = BATCH_SIZE, limits: Limits = DEFAULT_LIMITS) -> None:
-        artifact = model.artifact
+        artifact = for_this_processor(model.artifact)
         openvino = artifact.engine is EngineName.OPENVINO
-        rounded = artifact.precision is Precision.BFLOAT16
-        if rounded and openvino and resolve_precision("auto") is not Precision.BFLOAT16:
-            artifact = replace(artifact, precision=Precision.FLOAT32)
         self.model = model
         self._limits = limits
         self._engine: Engine = (
@@ -80,9 +93,24 @@ class Predictor:
     def regions(self, image: Decoded) -> list[Region]:
         """Return what is on an image of `decode_larger`, part by part; it costs as much as 13 or 14 images."""
         pixels = image.pixels if image.larger is None else image.larger
-        stretched = self.model.artifact.fit is Fit.STRETCH
-        shape = (image.width, image.height) if stretched else (pixels.shape[1], pixels.shape[0])
-        return regions.find(self.model, self._engine.single, pixels, shape)
+        fit = self.model.artifact.fit
+        shape = (image.width, image.height) if fit is Fit.STRETCH else (pixels.shape[1], pixels.shape[0])
+        found = regions.find(self.model, self._engine.single, pixels, shape)
+        seen = regions.square(image.width, image.height, fit)
+        return [replace(region, box=regions.within(seen, region.box)) for region in found]
+
+    def map(self, image: Decoded, label: str) -> list[list[float]]:
+        """Return where an image looks like a label, see `class_map`; it costs as much as one image."""
+        return class_map(self.model, self._cells(image.pixels), label)
+
+    @cached_property
+    def _cells(self) -> Cells:
+        """Made ready when it is first asked for: who does not ask does not pay."""
+        return cells_of(for_this_processor(self.model.artifact))
+
+    def place(self, image: Decoded, prediction: Prediction) -> Place:
+        """Return what is where on an image of `decode_larger`; it costs as much as `PLACE_IMAGES` images."""
+        return Place(tuple(self.regions(image)), self.map(image, prediction.top[0][0]))
 
     def features(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return (n, n_features) of n decoded images, uint8 (height, width, 3), RGB."""
@@ -91,6 +119,14 @@ class Predictor:
     def predict(self, images: Sequence[NDArray[np.uint8]], top: int = 5) -> list[Prediction]:
         """Return the answer to each decoded image, with its ``top`` likeliest labels."""
         return answer(self.model, self.features(images), top) if len(images) else []
+
+
+def for_this_processor(artifact: Artifact) -> Artifact:
+    """Return the network as it can be run here: of bfloat16 in float32 where there is none."""
+    rounded = artifact.precision is Precision.BFLOAT16 and artifact.engine is EngineName.OPENVINO
+    if rounded and resolve_precision("auto") is not Precision.BFLOAT16:
+        return replace(artifact, precision=Precision.FLOAT32)
+    return artifact
 
 
 def answer(model: Model, features: NDArray[np.float32], top: int) -> list[Prediction]:

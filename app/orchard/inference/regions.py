@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 
 from orchard.features.views import cut
 from orchard.inference.model import Model
+from orchard.vocabulary import Fit
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, as shares of width and height, 0..1."""
 
 LARGER = 2
 """Times the network's input size: what a picture is decoded to, so that a quarter fills the network's input."""
-_FAMILIAR = 0.9
+MOST_BOXES = 14
+"""Parts of a picture."""
+FAMILIAR = 0.9
 """Of the model's threshold of familiarity: a part shows less of what surrounds a thing than a picture of it does."""
-_CONFIDENT = 0.9
-_OBLONG = 4 / 3
+CONFIDENT = 0.9
+OBLONG = 4 / 3
 """Longer side to shorter, from which on halves are cut across the longer one alone, and one more in its middle."""
 
 
@@ -49,11 +52,35 @@ def boxes(width: int, height: int) -> list[Box]:
     corners = [(x, y) for y in (0.0, 0.5) for x in (0.0, 0.5)]
     between = [(0.25, 0.0), (0.0, 0.25), (0.25, 0.25), (0.5, 0.25), (0.25, 0.5)]
     found += [(x, y, x + 0.5, y + 0.5) for x, y in corners + between]
-    if height <= _OBLONG * width:
-        found += [(x, 0.0, x + 0.5, 1.0) for x in (half if width > _OBLONG * height else half[::2])]
-    if width <= _OBLONG * height:
-        found += [(0.0, y, 1.0, y + 0.5) for y in (half if height > _OBLONG * width else half[::2])]
+    if height <= OBLONG * width:
+        found += [(x, 0.0, x + 0.5, 1.0) for x in (half if width > OBLONG * height else half[::2])]
+    if width <= OBLONG * height:
+        found += [(0.0, y, 1.0, y + 0.5) for y in (half if height > OBLONG * width else half[::2])]
     return found
+
+
+def square(width: int, height: int, fit: Fit) -> Box:
+    """Return what the network sees of a picture of so many pixels, as shares of it: beyond 0..1 where it is padded."""
+    if fit is Fit.STRETCH:
+        return 0.0, 0.0, 1.0, 1.0
+    side = (min if fit is Fit.CROP else max)(width, height)
+    across, down = side / width, side / height
+    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
+
+
+def within(outer: Box, box: Box) -> Box:
+    """Return a part of a part of a picture as one of the picture."""
+    left, top, right, bottom = outer
+
+    def share(low: float, high: float, of: float) -> float:
+        return min(1.0, max(0.0, low + (high - low) * of))
+
+    return (
+        share(left, right, box[0]),
+        share(top, bottom, box[1]),
+        share(left, right, box[2]),
+        share(top, bottom, box[3]),
+    )
 
 
 def find(
@@ -79,7 +106,7 @@ def find(
     if model.kinds is not None:
         shares, names = model.kinds.probabilities(shares), model.kinds.names
     confidence = shares.max(axis=1)
-    shows = (familiarity >= _FAMILIAR * model.calibration.familiarity) & (confidence >= _CONFIDENT)
+    shows = (familiarity >= FAMILIAR * model.calibration.familiarity) & (confidence >= CONFIDENT)
     found: dict[str, tuple[float, Region]] = {}
     for part in np.flatnonzero(shows):
         name, score = names[int(shares[part].argmax())], float(confidence[part] * familiarity[part])

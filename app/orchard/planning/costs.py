@@ -18,6 +18,7 @@ from orchard.layout import Sizes, StagePlan
 from orchard.neighbours.search import CELL_ROWS, PROBES
 from orchard.neighbours.stage import EXACT_ROWS, SAMPLE_ROWS
 from orchard.planning.kernels import Speeds
+from orchard.report.looks import MAX_LOOKS
 from orchard.report.page import MAX_ICONS, MAX_PICTURES
 from orchard.tuning.training import PROBE_VIEWS
 from orchard.usage import EFFICIENCY
@@ -261,7 +262,8 @@ def _opened(work: Work, speeds: Speeds) -> float:
 
 def _report(work: Work, rates: Rates) -> Cost:
     pictures = min(work.listed, MAX_PICTURES) + min(work.labels, MAX_ICONS) + _GALLERY
-    return Cost(rates.picture_seconds * pictures / work.cores, 0, _STARTS["report"])
+    looked = rates.compile_seconds + MAX_LOOKS * rates.single_seconds
+    return Cost(rates.picture_seconds * pictures / work.cores + looked, 0, _STARTS["report"])
 
 
 STAGES = (

@@ -23,6 +23,7 @@ from orchard.redaction import redacted
 from orchard.report import alerts, figures, formatting, reproduce
 from orchard.report.advice import advise, answered_at, broken_promise
 from orchard.report.drawings import draw
+from orchard.report.looks import Look, looks
 from orchard.report.rendering import environment, source
 from orchard.report.review import ReviewData, collect_review, fault_views, pixel_bars
 from orchard.report.samples import (
@@ -40,6 +41,7 @@ from orchard.report.thumbnails import CELL_PIXELS, GALLERY_PIXELS, ICON_PIXELS, 
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
+    from orchard.inference.model import Model
     from orchard.output import Output
 
 MAX_PICTURES = 600  # points with a thumbnail
@@ -78,6 +80,7 @@ class ReportData:
     rejections: Sequence[RejectedImage] = ()
     icons: Mapping[str, str] = field(default_factory=dict)  # label -> picture
     review: ReviewData = field(default_factory=ReviewData)
+    looks: Mapping[str, Look] = field(default_factory=dict)  # path -> where the network looked, of some mistakes
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,13 @@ class StageBar:
     expected: StagePlan | None  # of the run that did it, if it could tell
 
 
-def collect(output: "Output", metrics: Metrics, run: Run, read_image: Callable[[str], bytes]) -> ReportData:
+def collect(
+    output: "Output",
+    metrics: Metrics,
+    run: Run,
+    read_image: Callable[[str], bytes],
+    load_model: Callable[[], "Model"] | None = None,
+) -> ReportData:
     """Sample an output's datasets and make the pictures, in bounded memory.
 
     Args:
@@ -142,6 +151,7 @@ def collect(output: "Output", metrics: Metrics, run: Run, read_image: Callable[[
         run: what ``run.json`` holds.
         read_image: returns the bytes of the image with a given ``path``; called from several threads. An image
             that cannot be read or decoded has no picture.
+        load_model: returns the output's model, which says where it looked; None: nothing does.
     """
     counts = {label: sum(splits.values()) for label, splits in metrics["labels"].items()}
     points = sample_points(output, counts)
@@ -151,8 +161,8 @@ def collect(output: "Output", metrics: Metrics, run: Run, read_image: Callable[[
         if len(examples) < MAX_ICONS:
             examples.setdefault(point.label, point.path)
     # In this order, what matters most gets its share of the budget first.
-    answering = mistakes.get(alerts.answering(metrics) or "", [])
-    gallery = answering[:MAX_MISTAKES]
+    answering = alerts.answering(metrics) or ""
+    gallery = mistakes.get(answering, [])[:MAX_MISTAKES]
     shots = {mistake.path: GALLERY_PIXELS for mistake in gallery}
     for mistake in gallery:
         shots |= {near.path: CELL_PIXELS for near in mistake.neighbours if near.path not in shots}
@@ -173,6 +183,7 @@ def collect(output: "Output", metrics: Metrics, run: Run, read_image: Callable[[
         sample_rejections(output),
         {label: icon for label, icon in zip(examples, icons, strict=True) if icon is not None},
         collect_review(metrics, points, read_image),
+        looks(gallery, answering, load_model, read_image) if load_model is not None else {},
     )
 
 
@@ -241,6 +252,7 @@ def render(data: ReportData) -> str:
             most_values=most_values,
             has_kinds=any(view.folded is not None for view in views),
             shots={path: number for number, path in enumerate(data.shots)},
+            looks={path: look for path, look in data.looks.items() if path in data.shots},
             drawn=drawn,
             headline=metrics.get("headline"),
             all_images=alerts.all_images(metrics),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchard.files import digest_of
+from orchard.inference.model import Model
 from orchard.layout import REPORT, Metrics, Run
 from orchard.output import Output
 from orchard.report import slides
@@ -21,7 +22,13 @@ def version() -> str:
 
 
 def write_report(
-    output: Output, metrics: Metrics, run: Run, read_image: Callable[[str], bytes], *, figures: Path | None = None
+    output: Output,
+    metrics: Metrics,
+    run: Run,
+    read_image: Callable[[str], bytes],
+    load_model: Callable[[], Model],
+    *,
+    figures: Path | None = None,
 ) -> None:
     """Write the page, see `orchard.report.page.collect`; and its figures into the folder `figures`, if there is one.
 
@@ -30,7 +37,7 @@ def write_report(
     """
     if figures is not None:
         slides.renderer()
-    data = collect(output, metrics, run, read_image)
+    data = collect(output, metrics, run, read_image, load_model)
     output.write(REPORT, render(data).encode())
     if figures is not None:
         _, _, drawn = layout_of(data)

@@ -32,12 +32,16 @@ def thumbnail(content: bytes, pixels: int, quality: int = 60) -> str:
     image = decode(content, 2 * pixels, LIMITS)
     if isinstance(image, Rejection):
         raise ValueError(image.detail)
-    scale = min(1, pixels / max(image.width, image.height))
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    canvas = Image.fromarray(image.pixels).resize(size, Image.Resampling.BICUBIC)
+    canvas = Image.fromarray(image.pixels).resize(fitting(image.width, image.height, pixels), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     canvas.save(buffer, "WEBP", quality=quality)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def fitting(width: int, height: int, pixels: int) -> tuple[int, int]:
+    """Return width and height of an image that is shrunk to fit a square."""
+    scale = min(1, pixels / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def thumbnails(

@@ -19,7 +19,7 @@ from orchard.errors import ClusterError, UsageError
 from orchard.features.artifact import BATCH_SIZE, EngineName
 from orchard.images.decoding import Limits, Rejection
 from orchard.inference.model import Model
-from orchard.inference.predictor import Prediction
+from orchard.inference.predictor import PLACE_IMAGES, Prediction
 from orchard.serving.engine import EngineDied, EngineProcess
 from orchard.serving.problems import Problem, Refusal
 from orchard.vocabulary import Reason
@@ -40,6 +40,8 @@ RETRY_SECONDS = (1.0, 30.0)
 """Pause between tries to start an engine: the first one, and the longest. Each is twice the one before."""
 BATCH_SECONDS = 10.0
 """Within which an engine answers a batch, beside the time for each of its images; it takes 0.02 on an idle core."""
+REGIONS_BATCHES = -(-PLACE_IMAGES // max(BATCH_SIZES))
+"""Batches that an image takes as long as of which is said what is where."""
 WATCH_SECONDS = 0.25
 """How often someone looks whether an engine is late."""
 IDLE_SECONDS = 5.0
@@ -65,9 +67,15 @@ class PendingRequest:
 
     images: Sequence[bytes]
     top: int
+    regions: bool
     done: asyncio.Future[list[ImageResult]]
     started: float = field(default_factory=time.perf_counter)
     outcomes: dict[int, ImageResult] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> int:
+        """Images whose room in the queue each of its own takes."""
+        return PLACE_IMAGES if self.regions else 1
 
     @property
     def given_up(self) -> bool:
@@ -101,6 +109,16 @@ class _Batch:
     items: list[Item]
     again: bool = False
     """It is one image, that is tried the second time."""
+
+    @property
+    def regions(self) -> bool:
+        """Whether it is one image of which is said what is where."""
+        return any(request.regions for request, _ in self.items)
+
+    @property
+    def seconds(self) -> float:
+        """Within which an engine answers it, beside the time for each of its images."""
+        return BATCH_SECONDS * (REGIONS_BATCHES if self.regions else 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -183,26 +201,38 @@ class EnginePool:
 
     @property
     def waiting(self) -> int:
-        """Images in the queue."""
-        return len(self._queue) + len(self._suspects)
+        """Images in the queue; one with regions counts as those that it takes as long as."""
+        return sum(request.cost for request, _ in (*self._queue, *self._suspects))
 
-    def submit(self, images: Sequence[bytes], top: int) -> asyncio.Future[list[ImageResult]]:
+    def submit(self, images: Sequence[bytes], top: int, *, regions: bool = False) -> asyncio.Future[list[ImageResult]]:
         """Return what will be the outcomes, in the order of `images`; cancel it, and those that wait are dropped.
+
+        Args:
+            images: the bytes of each.
+            top: labels that each answer lists.
+            regions: whether to say what is where, too; such an image counts as many, but one alone always has room in
+                an empty queue.
 
         Raises:
             QueueFull: there is no room for all of them.
         """
         loop = asyncio.get_running_loop()
-        request = PendingRequest(images, top, loop.create_future())
-        if len(self._queue) + len(images) > self.capacity:
+        request = PendingRequest(images, top, regions, loop.create_future())
+        if not self._has_room(request):
             self._drop_given_up()
-        if len(self._queue) + len(images) > self.capacity:
+        if not self._has_room(request):
             raise QueueFull
         self._queue.extend((request, index) for index in range(len(images)))
         if not self._share_is_due:  # after the other requests of this turn of the loop, so that they share a batch
             self._share_is_due = True
             loop.call_soon(self._share_out)
         return request.done
+
+    def _has_room(self, request: PendingRequest) -> bool:
+        cost = len(request.images) * request.cost
+        if len(request.images) == 1:
+            cost = min(cost, self.capacity)
+        return sum(waiting.cost for waiting, _ in self._queue) + cost <= self.capacity
 
     async def close(self) -> None:
         """Stop the engines after what they are at."""
@@ -293,7 +323,8 @@ class EnginePool:
             for engine in self._compiled:
                 if engine.under_way:
                     engine.seconds += WATCH_SECONDS
-                    if engine.seconds > BATCH_SECONDS + self._limits.max_seconds * len(engine.under_way[0].items):
+                    batch = engine.under_way[0]
+                    if engine.seconds > batch.seconds + self._limits.max_seconds * len(batch.items):
                         engine.process.kill()
                 elif not self._closing:
                     engine.idle += WATCH_SECONDS
@@ -348,14 +379,17 @@ class EnginePool:
             self._take(engine, max((size for size in self._sizes if size <= share), default=share))
         full = max(self._sizes)
         for engine in self._compiled:
-            quick = len(engine.under_way) == 1 and not engine.seconds
-            if quick and len(self._queue) >= full and self._bytes(full) <= AHEAD_BYTES:
+            quick = len(engine.under_way) == 1 and not engine.seconds and not engine.under_way[0].regions
+            ahead = list(islice(self._queue, full))
+            if quick and len(ahead) == full and _is_light(ahead):
                 self._take(engine, full)
 
     def _take(self, engine: _Engine, size: int) -> None:
-        """Give an engine the next images, at most `size`."""
+        """Give an engine the next images, at most `size`; of those with regions one alone."""
         items: list[Item] = []
         while self._queue and len(items) < size:
+            if items and (self._queue[0][0].regions or items[0][0].regions):
+                break
             item = self._queue.popleft()
             if not item[0].given_up:
                 items.append(item)
@@ -366,11 +400,7 @@ class EnginePool:
         engine.under_way.append(batch)
         engine.idle = 0.0
         images = [request.images[index] for request, index in batch.items]
-        engine.process.send(images, max((request.top for request, _ in batch.items), default=1))
-
-    def _bytes(self, count: int) -> int:
-        """Return how many bytes the next images have."""
-        return sum(len(request.images[index]) for request, index in islice(self._queue, count))
+        engine.process.send(images, max((request.top for request, _ in batch.items), default=1), regions=batch.regions)
 
     def _hand_over(self, items: list[Item], results: Sequence[Prediction | Rejection | Exception]) -> None:
         """Give results to those who wait for them."""
@@ -386,3 +416,9 @@ class EnginePool:
             request.outcomes[index] = ImageResult(result, 1000 * (now - request.started))
             if len(request.outcomes) == len(request.images):
                 request.done.set_result([request.outcomes[index] for index in range(len(request.images))])
+
+
+def _is_light(items: Sequence[Item]) -> bool:
+    """Whether images may lie ready at an engine that is busy."""
+    of_regions = any(request.regions for request, _ in items)
+    return not of_regions and sum(len(request.images[index]) for request, index in items) <= AHEAD_BYTES

@@ -6,7 +6,7 @@ else.
 ::
 
     parent: model, limits, sizes     -> child: compiles, answers None, or the exception that it failed with
-    parent: images, top              -> child: decodes, predicts, answers a list or an exception
+    parent: images, top, regions     -> child: decodes, predicts, answers a list or an exception
     parent: closes its side          -> child: ends
 
 A message is a pickle; the child's begin with their length, 8 bytes, as the event loop has to know it.
@@ -24,6 +24,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from orchard import child
@@ -66,9 +67,9 @@ class EngineProcess:
         if (error := await self._receive()) is not None:
             raise error
 
-    def send(self, images: Sequence[bytes], top: int) -> None:
-        """Give it a batch; those that it has not begun wait their turn."""
-        self._send((list(images), top))
+    def send(self, images: Sequence[bytes], top: int, *, regions: bool = False) -> None:
+        """Give it a batch; those that it has not begun wait their turn. With `regions` it says what is where, too."""
+        self._send((list(images), top, regions))
 
     async def receive(self) -> list[ImageAnswer]:
         """Return the answers to the oldest batch. Raises what it failed with, or EngineDied."""
@@ -119,22 +120,29 @@ class EngineProcess:
             raise EngineDied from error
 
 
-def predict(predictors: dict[int, Predictor], images: Sequence[bytes], top: int, seconds: float) -> list[ImageAnswer]:
+def predict(
+    predictors: dict[int, Predictor], images: Sequence[bytes], top: int, *, regions: bool, seconds: float
+) -> list[ImageAnswer]:
     """Decode images and predict those that can be, in the smallest batch that holds them.
 
     An image that takes more CPU time ends the process by SIGVTALRM, in whatever library it is.
     """
-    any_predictor = next(iter(predictors.values()))
+    largest = predictors[max(predictors)]
+    decode = largest.decode_larger if regions else largest.decode
     decoded = []
     try:
         for image in images:
             signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-            decoded.append(any_predictor.decode(image))
+            decoded.append(decode(image))
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-    pixels = [image.pixels for image in decoded if isinstance(image, Decoded)]
-    size = min((size for size in predictors if size >= len(pixels)), default=max(predictors))
-    predictions = iter(predictors[size].predict(pixels, top) if pixels else ())
+    readable = [image for image in decoded if isinstance(image, Decoded)]
+    size = min((size for size in predictors if size >= len(readable)), default=max(predictors))
+    found = predictors[size].predict([image.pixels for image in readable], top)
+    if regions:
+        places = (largest.place(*each) for each in zip(readable, found, strict=True))
+        found = [replace(one, place=place) for one, place in zip(found, places, strict=True)]
+    predictions = iter(found)
     return [image if isinstance(image, Rejection) else next(predictions) for image in decoded]
 
 
@@ -159,11 +167,11 @@ def main() -> None:
     answer(None)
     while True:
         try:
-            images, top = pickle.load(parent)  # noqa: S301 - the parent's
+            images, top, regions = pickle.load(parent)  # noqa: S301 - the parent's
         except EOFError:
             return
         try:
-            found: object = predict(predictors, images, top, GRACE * limits.max_seconds)
+            found: object = predict(predictors, images, top, regions=regions, seconds=GRACE * limits.max_seconds)
         except Exception as error:  # the request that it concerns logs it
             error.add_note(traceback.format_exc())
             found = error

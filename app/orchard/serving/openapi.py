@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from orchard.inference.description import describe
 from orchard.inference.model import Model
+from orchard.inference.predictor import PLACE_IMAGES
 from orchard.serving.prediction import TOP
 from orchard.serving.problems import MEDIA_TYPE, Refusal
 from orchard.vocabulary import Answer, Fit, Reason
@@ -49,6 +50,16 @@ class ColumnAnswer(BaseModel):
     confidence: float = Field(ge=0, le=1, description="calibrated probability of the likeliest value")
 
 
+class Region(BaseModel):
+    """Something on an image."""
+
+    box: tuple[float, float, float, float] = Field(
+        description="left, top, right and bottom of the part that shows it best: shares of the upright image"
+    )
+    name: str = Field(description="its kind; its label if the model knows no kinds")
+    confidence: float = Field(ge=0, le=1, description="calibrated probability, in that part")
+
+
 class Answered(BaseModel):
     """What is on an image."""
 
@@ -64,6 +75,14 @@ class Answered(BaseModel):
     )
     card: Card | None = Field(
         None, description="only where `cards` asks; null: none, or neither label nor kind is sure"
+    )
+    regions: list[Region] | None = Field(
+        None, description="only where `regions` asks: what is found on the image, the surest first, each kind once"
+    )
+    map: list[list[float]] | None = Field(
+        None,
+        description="only where `regions` asks: how much each cell of the square that the network sees speaks for the "
+        "first of `top`, row by row, as a share of what the cell says that says most; at most 16 x 16",
     )
     milliseconds: float = Field(ge=0, description="from the queue's entrance to the answer")
 
@@ -173,7 +192,11 @@ _PROBLEMS: dict[int, tuple[str, Reason | Refusal | None, str | None]] = {
     408: ("The body did not arrive in time", Refusal.SLOW_BODY, "The body did not arrive within 30 s."),
     413: ("Too many bytes, pixels or files", Reason.TOO_LARGE, "more than 20971520 bytes"),
     415: ("Not an image, or not a body that is understood", Reason.UNSUPPORTED_FORMAT, "looks like text"),
-    422: ("The image cannot be decoded, there is none, or top or cards is wrong", Reason.TRUNCATED, "jpeg: truncated"),
+    422: (
+        "The image cannot be decoded, there is none, or top, cards or regions is wrong",
+        Reason.TRUNCATED,
+        "jpeg: truncated",
+    ),
     500: ("A fault of the server, whose log has the request's id; or the image ended two engines", None, None),
     503: ("The queue is full, or the server is not ready: try again", Refusal.QUEUE_FULL, "256 images may wait."),
 }
@@ -235,6 +258,13 @@ def predict_request(model: Model, max_files: int) -> dict[str, Any]:
                 "allowEmptyValue": True,
                 "description": "add what there is to know, in this language; empty: in those of Accept-Language",
                 "schema": {"type": "string", "examples": ["fr"]},
+            },
+            {
+                "name": "regions",
+                "in": "query",
+                "required": False,
+                "description": f"say what is where, too; it costs as much as {PLACE_IMAGES} images",
+                "schema": {"type": "boolean", "default": False},
             },
         ],
         "requestBody": {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
 from orchard.images.decoding import Rejection
 from orchard.inference.model import Model
-from orchard.inference.predict import column_values
-from orchard.inference.predictor import Prediction
+from orchard.inference.predict import column_values, seen
+from orchard.inference.predictor import PLACE_IMAGES, Prediction
 from orchard.serving.asgi import Receive, Scope, Send
 from orchard.serving.batching import EnginePool, ImageResult, QueueFull
 from orchard.serving.cards import CardOf, requested
@@ -69,11 +70,12 @@ class PredictionHandler:
         body = Body(self._held)
         state.body_pending = True
         try:
-            top = self._top(scope["query_string"])
+            asked = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            top, regions = self._top(asked), _regions(asked)
             card_of = requested(self._model.cards, scope["query_string"], scope["headers"])
             uploads = await read_uploads(scope["headers"], receive, self._limits, body)
             state.images = len(uploads)
-            outcomes = await self._outcomes(uploads, top, receive)
+            outcomes = await self._outcomes(uploads, top, receive, regions=regions)
         except Disconnected:
             raise Gone from None
         finally:
@@ -88,27 +90,27 @@ class PredictionHandler:
         answer = {"model": self._model.digest, "predictions": predictions}
         return _to_json(answer).encode()
 
-    def _top(self, query: bytes) -> int:
+    def _top(self, asked: Mapping[str, list[str]]) -> int:
         """Return how many labels are asked for."""
         classes = len(self._model.labels)
-        if not query:
-            return min(TOP, classes)
-        given = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("top", [str(min(TOP, classes))])
+        given = asked.get("top", [str(min(TOP, classes))])
         text = given[0] if len(given) == 1 else ""
         top = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
         if not 1 <= top <= classes:
             raise Problem(Refusal.BAD_PARAMETER, f"top is a number from 1 to {classes}.")
         return top
 
-    async def _outcomes(self, uploads: list[Upload], top: int, receive: Receive) -> list[ImageResult]:
+    async def _outcomes(self, uploads: list[Upload], top: int, receive: Receive, *, regions: bool) -> list[ImageResult]:
         """Return what came of each file."""
         images = [upload.content for upload in uploads if isinstance(upload.content, bytes)]
         found: list[ImageResult] = []
         if images:
             try:
-                answer = self._pool.submit(images, top)
+                answer = self._pool.submit(images, top, regions=regions)
             except QueueFull:
                 detail = f"{self._pool.capacity} images may wait, and there is no room for these; try again."
+                if regions:
+                    detail += f" With regions an image takes the room of {PLACE_IMAGES}."
                 raise Problem(Refusal.QUEUE_FULL, detail) from None
             found = await self._wait(answer, receive)
         answers = iter(found)
@@ -161,6 +163,14 @@ class PredictionHandler:
         return entry | {"milliseconds": round(outcome.milliseconds, 2)}
 
 
+def _regions(asked: Mapping[str, list[str]]) -> bool:
+    """Return whether what is where is asked for."""
+    given = asked.get("regions", ["false"])
+    if given not in (["true"], ["false"]):
+        raise Problem(Refusal.BAD_PARAMETER, "regions is true or false.")
+    return given == ["true"]
+
+
 def describe(prediction: Prediction, top: int) -> dict[str, Any]:
     """Return a prediction as the answer says it: shares to six decimals, no label if it is not sure."""
     found: dict[str, Any] = {
@@ -176,4 +186,9 @@ def describe(prediction: Prediction, top: int) -> dict[str, Any]:
             name: said | {"confidence": round(said["confidence"], 6)}
             for name, said in column_values(prediction.columns).items()
         }
+    if prediction.place is not None:
+        found["regions"] = [
+            {**region, "confidence": round(region["confidence"], 6)} for region in seen(prediction.place)
+        ]
+        found["map"] = prediction.place.map
     return found

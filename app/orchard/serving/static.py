@@ -21,6 +21,7 @@ from fastapi import APIRouter, Request, Response
 
 from orchard.exports.formats import StoredPrecision, probabilities_of
 from orchard.exports.graph import output_shapes
+from orchard.inference import regions
 from orchard.inference.description import describe
 from orchard.inference.model import Model
 from orchard.serving.problems import Problem
@@ -41,7 +42,7 @@ _FILES = {
 } | dict.fromkeys(
     (
         *("app.js", "answers.js", "camera.js", "cards.js", "consent.js", "corrections.js", "decision.js", "facts.js"),
-        *("pixels.js", "share.js", "texts.js", "whole.js", "worker.js", "zip.js"),
+        *("looking.js", "pixels.js", "regions.js", "share.js", "texts.js", "whole.js", "worker.js", "zip.js"),
     ),
     "text/javascript; charset=utf-8",
 )
@@ -189,11 +190,25 @@ def about_model(model: Model, *, runtime: bool) -> File:
             "size": described.largest_size,
             "fit": described.fit,
         },
-        "outputs": list(output_shapes(model)),
+        "outputs": list(output_shapes(model, where=True)),
+        "regions": _about_regions(model),
         "runtime": runtime,
         "cards": "/cards.json" if model.cards else None,
     }
     return File.of(json.dumps(about, ensure_ascii=False).encode(), "application/json")
+
+
+def _about_regions(model: Model) -> dict[str, Any]:
+    """Return what the page looks for several things by, as `orchard.inference.regions` does."""
+    shapes = {"square": (1, 1), "wide": (2, 1), "tall": (1, 2)}
+    return {
+        "size": regions.LARGER * model.artifact.input_size,
+        "part": model.artifact.input_size,
+        "oblong": regions.OBLONG,
+        "boxes": {name: regions.boxes(*shape) for name, shape in shapes.items()},
+        "familiarity": regions.FAMILIAR * model.calibration.familiarity,
+        "confidence": regions.CONFIDENT,
+    }
 
 
 class ExportedModel:
@@ -213,7 +228,7 @@ class ExportedModel:
         try:
             from orchard.exports.onnx_graph import to_onnx
 
-            content = to_onnx(self._model, StoredPrecision.FLOAT16)
+            content = to_onnx(self._model, StoredPrecision.FLOAT16, where=True)
         except Exception:
             _log.exception("The model cannot be made for browsers, so the page asks the server for every answer.")
             self._failed = True

@@ -40,11 +40,22 @@ export class Answers extends EventTarget {
   }
 
   /** Answer a photo on this device. Throws NoAnswer. */
-  onDevice(blob) {
+  async onDevice(blob) {
+    return { by: "device", ...(await this.#ask("answer", blob)) };
+  }
+
+  /** Yield what is where on a photo, by this device: first {map}, rows of 0..1; then {regions}. Throws NoAnswer. */
+  async *whereOnDevice(blob) {
+    yield await this.#ask("map", blob);
+    yield await this.#ask("regions", blob);
+  }
+
+  #ask(type, blob) {
     const id = ++this.#last;
     return new Promise((resolve, reject) => {
+      if (!this.#worker) throw new NoAnswer("failed");
       this.#pending.set(id, { resolve, reject });
-      this.#worker.postMessage({ type: "answer", id, blob, top: TOP });
+      this.#worker.postMessage({ type, id, blob, top: TOP });
     });
   }
 
@@ -71,11 +82,11 @@ export class Answers extends EventTarget {
   #hear(message) {
     const waiting = this.#pending.get(message.id);
     this.#pending.delete(message.id);
-    if (message.type === "answer") {
-      const { type, id, ...found } = message;
-      waiting?.resolve({ by: "device", ...found });
-    } else if (message.type === "cannot") {
+    if (message.type === "cannot") {
       waiting?.reject(new NoAnswer(message.reason, message.detail));
+    } else if (message.id) {
+      const { type, id, ...found } = message;
+      waiting?.resolve(found);
     } else {
       clearTimeout(this.#timer);
       if (message.type === "starting") this.#expectReady();
@@ -112,15 +123,18 @@ export class Answers extends EventTarget {
   }
 }
 
-/** Send a photo to the server, and return its answer. `onBusy` is called when it asks for patience. Throws NoAnswer. */
-export async function askServer(blob, name, onBusy) {
+/**
+ * Send a photo to the server, and return its answer; with `regions` it has {map, regions}, too. `onBusy` is called when
+ * the server asks for patience. Throws NoAnswer.
+ */
+export async function askServer(blob, name, { onBusy, regions = false } = {}) {
   const started = performance.now();
   for (let tries = 1; ; tries++) {
     const body = new FormData();
     body.append("file", blob, name);
     let response;
     try {
-      response = await fetch(new URL(`../v1/predict?top=${TOP}`, import.meta.url), { method: "POST", body, headers: { accept: "application/json" } });
+      response = await fetch(new URL(`../v1/predict?top=${TOP}${regions ? "&regions=true" : ""}`, import.meta.url), { method: "POST", body, headers: { accept: "application/json" } });
     } catch (error) {
       throw new NoAnswer("offline", error.message);
     }

@@ -22,7 +22,7 @@ let worksOffline = false;
 
 /** Answer photos, one after the other; the first one given ends up on top. */
 async function add(files) {
-  const added = [...files].reverse().map((file) => new Card(file, send)).reverse();
+  const added = [...files].reverse().map((file) => new Card(file, send, where)).reverse();
   let summary = "";
   for (const card of added) summary = await look(card);
   return summary;
@@ -46,7 +46,7 @@ async function look(card) {
 async function ask(card, why) {
   card.show({ type: "working" });
   try {
-    return tell(card, { type: "answer", ...(await askServer(card.file, card.name, () => card.show({ type: "busy" }))) });
+    return tell(card, { type: "answer", ...(await askServer(card.file, card.name, { onBusy: () => card.show({ type: "busy" }) })) });
   } catch ({ reason = "failed" }) {
     return tell(card, reason === "offline" ? { type: "ask", why, reason } : { type: "rejected", reason });
   }
@@ -59,6 +59,12 @@ async function send(card, forAll) {
   const others = why === "missing" || forAll;
   if (others) allow(why, forAll);
   for (const each of others ? waiting(why) : [card]) if (each.waitsFor === why) await ask(each, why);
+}
+
+/** Yield what is where on a photo, by whoever answered it: what has not gone to the server stays here. */
+async function* where(card) {
+  if (card.by === "server") yield await askServer(card.file, card.name, { regions: true });
+  else yield* answers.whereOnDevice(card.file);
 }
 
 function tell(card, state) {

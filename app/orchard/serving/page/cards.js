@@ -2,6 +2,7 @@
 
 import { keep } from "./corrections.js";
 import { showFact } from "./facts.js";
+import { draw, words } from "./looking.js";
 import { canShare, share } from "./share.js";
 import { percent, text, TEXTS, translate } from "./texts.js";
 
@@ -23,10 +24,17 @@ export class Card {
   #number = ++count;
   #state = { type: "working" };
   #kept; // {id, label} of its correction
+  #where; // {map, regions, failed}, as far as they are known
+  #looking = false; // whether it is shown
+  #onWhere;
 
-  /** Put a card for a photo on top of the others. `onAllow(card, forAll)` is called when its photo may go to the server. */
-  constructor(file, onAllow) {
+  /**
+   * Put a card for a photo on top of the others. `onAllow(card, forAll)` is called when its photo may go to the server;
+   * `onWhere(card)` yields parts of {map, regions}.
+   */
+  constructor(file, onAllow, onWhere) {
     this.file = file;
+    this.#onWhere = onWhere;
     this.#element = template.content.firstElementChild.cloneNode(true);
     this.#url = URL.createObjectURL(file);
     const image = this.#find("img");
@@ -39,6 +47,7 @@ export class Card {
       this.#element.focus(); // the button goes
       onAllow(this, this.#find(".allow-all").checked);
     };
+    this.#find(".look").onclick = () => this.#look();
     this.#find(".share-answer").onclick = () => this.#share();
     this.#find(".wrong").onclick = () => this.#correct(true);
     this.#find(".cancel").onclick = () => this.#correct(false);
@@ -60,12 +69,19 @@ export class Card {
    */
   show(state) {
     this.#state = state;
+    this.#where = undefined;
+    this.#looking = false;
     this.render();
   }
 
   /** Why the photo waits for someone to say whether the server may be asked, if it does. */
   get waitsFor() {
     return this.#state.type === "ask" ? this.#state.why : undefined;
+  }
+
+  /** Who has answered, if anyone has. */
+  get by() {
+    return this.#state.by;
   }
 
   /** What is said aloud about the card: the photo's name, and the answer. */
@@ -101,8 +117,43 @@ export class Card {
     this.#find(".by").dataset.by = by ?? "";
     this.#find(".actions").hidden = type !== "answer" || !this.#find("form").hidden;
     this.#find(".share-answer").hidden = !canShare;
+    this.#renderWhere();
     this.#find(".wrong").textContent = text(this.#kept ? "change" : label || kind ? "wrong" : "tell");
     if (this.#kept) this.#note(text("kept", { label: this.#kept.label }));
+  }
+
+  #renderWhere() {
+    const [over, said] = [this.#find(".where"), this.#find(".where-words")];
+    this.#element.classList.toggle("looking", this.#looking);
+    this.#find(".look").setAttribute("aria-pressed", this.#looking);
+    this.#find("figcaption").hidden = this.#looking;
+    over.hidden = said.hidden = !this.#looking;
+    if (!this.#looking) return;
+    const { answer, top } = this.#state;
+    const known = this.#where ?? {};
+    draw(over, this.#find("img"), document.documentElement.dataset.fit, known);
+    const line = words(known, answer === "unknown" ? undefined : top[0].label);
+    if (said.textContent !== line) said.textContent = line;
+  }
+
+  async #look() {
+    this.#looking = !this.#looking;
+    const state = this.#state;
+    const isNew = this.#looking && (!this.#where || this.#where.failed);
+    if (isNew) this.#where = {};
+    this.#renderWhere();
+    if (!isNew) return;
+    const tell = (found) => {
+      if (this.#state !== state) return; // it was answered anew meanwhile
+      this.#where = { ...this.#where, ...found };
+      this.#renderWhere();
+    };
+    try {
+      for await (const { map, regions } of this.#onWhere(this)) tell({ ...(map && { map }), ...(regions && { regions }) });
+    } catch (error) {
+      console.info(error.message);
+      tell({ failed: true });
+    }
   }
 
   remove() {

@@ -18,7 +18,8 @@ export class Rejected extends Error {
  *
  * An image whose sides are both at most `size` keeps its size; any other is stretched to a square of `size`. `fit` is
  * how it becomes square: stretch; crop, where the square in its middle counts alone; pad, with a grey border.
- * Returns {width, height, data}: data is RGB, one byte each, row by row. Throws Rejected.
+ * Returns {width, height, data, original}: data is RGB, one byte each, row by row; original is the image's own {width,
+ * height}. Throws Rejected.
  */
 export async function decode(blob, size, fit = "stretch") {
   if (blob.size === 0) throw new Rejected("empty", "0 bytes");
@@ -30,6 +31,7 @@ export async function decode(blob, size, fit = "stretch") {
   } catch (error) {
     throw new Rejected("unreadable", String(error));
   }
+  const original = { width: bitmap.width, height: bitmap.height };
   try {
     if (fit === "crop") bitmap = await middle(bitmap);
     const longer = Math.max(bitmap.width, bitmap.height);
@@ -41,7 +43,7 @@ export async function decode(blob, size, fit = "stretch") {
     const image = average(bitmap, factor(bitmap.width, wide), factor(bitmap.height, high));
     const resized = fits ? image : stretch(image, wide, high);
     const rounded = { ...resized, data: Uint8Array.from(resized.data, Math.round) };
-    return fit === "pad" ? padded(rounded) : rounded;
+    return { ...(fit === "pad" ? padded(rounded) : rounded), original };
   } finally {
     bitmap.close();
   }
@@ -112,10 +114,13 @@ function average(bitmap, across, down) {
   return { width, height, data };
 }
 
-/** Stretch to another size with an antialiased bilinear (triangle) filter, as Pillow does. */
-export function stretch({ width, height, data }, across, down) {
+/**
+ * Stretch to another size with an antialiased bilinear (triangle) filter, as Pillow does: an image, or the part of it
+ * between the edges left, top, right and bottom, in pixels.
+ */
+export function stretch({ width, height, data }, across, down, [left, top, right, bottom] = [0, 0, width, height]) {
   const wide = new Float32Array(height * across * 3);
-  filter(width, across, (to, from, weight) => {
+  filter(width, [left, right], across, (to, from, weight) => {
     for (let row = 0; row < height; row++) {
       const target = (row * across + to) * 3;
       const source = (row * width + from) * 3;
@@ -123,7 +128,7 @@ export function stretch({ width, height, data }, across, down) {
     }
   });
   const found = new Float32Array(across * down * 3);
-  filter(height, down, (to, from, weight) => {
+  filter(height, [top, bottom], down, (to, from, weight) => {
     const target = to * across * 3;
     const source = from * across * 3;
     for (let index = 0; index < across * 3; index++) found[target + index] += weight * wide[source + index];
@@ -132,11 +137,11 @@ export function stretch({ width, height, data }, across, down) {
 }
 
 /** Call `add(to, from, weight)` for every input pixel that has a part in an output pixel, along one axis. */
-function filter(length, size, add) {
-  const scale = length / size;
+function filter(length, [start, end], size, add) {
+  const scale = (end - start) / size;
   const support = Math.max(scale, 1);
   for (let to = 0; to < size; to++) {
-    const centre = (to + 0.5) * scale;
+    const centre = start + (to + 0.5) * scale;
     const first = Math.max(0, Math.floor(centre - support + 0.5));
     const last = Math.min(length, Math.floor(centre + support + 0.5));
     const weights = [];

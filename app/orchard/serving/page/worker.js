@@ -2,6 +2,7 @@
 
 import { decide } from "./decision.js";
 import { decode, Rejected } from "./pixels.js";
+import { find, shares } from "./regions.js";
 
 const CACHE = "orchard-model";
 // All lie beside this file, under whatever path the server is.
@@ -25,7 +26,7 @@ self.onmessage = ({ data }) => {
     start();
   }
   // One at a time: a session does not answer two at once.
-  if (data.type === "answer") last = last.then(() => answer(data));
+  if (data.type in ASKED) last = last.then(() => reply(data));
 };
 
 /** Start with the model that was kept, if any; then look for a newer one. */
@@ -42,7 +43,8 @@ async function start() {
   }
   post("about", { about });
   await loadCards(about.cards);
-  if (model?.about.digest === about.digest) return;
+  // The same model may have been kept when it said less.
+  if (model?.about.digest === about.digest && String(model.about.outputs) === String(about.outputs)) return;
   if (!about.runtime) {
     if (!model) post("unavailable", { why: "runtime" });
     return;
@@ -96,22 +98,41 @@ function warmUp(session, size) {
   return session.run({ image: tensor });
 }
 
-async function answer({ id, blob, top }) {
-  const started = performance.now();
+// What is told of a photo, by what is asked.
+const ASKED = {
+  async answer({ about, run }, { blob, top }) {
+    const started = performance.now();
+    const outputs = await run(await decode(blob, about.input.size, about.input.fit));
+    return { ...decide(outputs, about, top), milliseconds: performance.now() - started };
+  },
+  async map({ about, run }, { blob }) {
+    const { class_map: said } = await run(await decode(blob, about.input.size, about.input.fit));
+    return { map: shares(said, Math.sqrt(said.length)) };
+  },
+  async regions({ about, run }, { blob }) {
+    return { regions: await find(about, await decode(blob, about.regions.size, about.input.fit), run) };
+  },
+};
+
+async function reply(asked) {
+  const { type, id } = asked;
   if (!model) {
     post("cannot", { id, reason: "unreadable" });
     return;
   }
   try {
     const { about, session } = model;
-    const { width, height, data } = await decode(blob, about.input.size, about.input.fit);
-    const image = new ort.Tensor("uint8", data, [1, height, width, 3]);
-    const found = await session.run({ image });
-    const outputs = Object.fromEntries(Object.entries(found).map(([name, tensor]) => [name, tensor.data]));
-    post("answer", { id, ...decide(outputs, about, top), milliseconds: performance.now() - started });
+    post(type, { id, ...(await ASKED[type]({ about, run: (picture) => run(session, picture) }, asked)) });
   } catch (error) {
     post("cannot", { id, reason: error instanceof Rejected ? error.reason : "failed", detail: error.message });
   }
+}
+
+/** What the model says of pixels: an array for each of its outputs. */
+async function run(session, { width, height, data }) {
+  const image = new ort.Tensor("uint8", data, [1, height, width, 3]);
+  const found = await session.run({ image });
+  return Object.fromEntries(Object.entries(found).map(([name, tensor]) => [name, tensor.data]));
 }
 
 /** Load the model, telling how far it is; waits while the server is making it. */
