@@ -246,6 +246,17 @@ def _stay_on_this_machine() -> None:
             ) from None
 
 
+def options_of(settings: Settings) -> dict[str, Any]:
+    """Return what `start` is to be told where settings decide."""
+    return {
+        "master": settings.master,
+        "driver_memory": settings.driver_memory,
+        "executor_timeout": settings.executor_timeout,
+        "conf": _s3a(settings) | settings.spark_conf,
+        "bounds": settings.bounds(),
+    }
+
+
 def _s3a(settings: Settings) -> dict[str, str]:
     """Return what Hadoop's connector must know to write to the same object store as Orchard, such as an event log."""
     s3 = settings.s3_options()
@@ -317,13 +328,7 @@ class Session:
 
     def __init__(self, settings: Settings, given: "SparkSession | None" = None) -> None:
         self._given = given
-        self._options: dict[str, Any] = {
-            "master": settings.master,
-            "driver_memory": settings.driver_memory,
-            "executor_timeout": settings.executor_timeout,
-            "conf": _s3a(settings) | settings.spark_conf,
-            "bounds": settings.bounds(),
-        }
+        self._options = options_of(settings)
         self._leaving = Event()
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-spark")
         self._started: Future[SparkSession] | None = None
