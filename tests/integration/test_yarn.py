@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import nbformat
 import pyspark
 import pytest
 from click.testing import CliRunner
-from nbclient import NotebookClient
 from pyspark.sql import SparkSession
 
 import orchard
@@ -32,7 +30,7 @@ from orchard.features import conversion
 from results import assert_same_results
 
 from .conftest import COLOURS, paint
-from .test_notebook import NOTEBOOK, report_of
+from .test_notebook import run_example
 
 MAIN = REPOSITORY / "docker" / "main.py"
 SPARK = Path(pyspark.__file__).parent
@@ -122,7 +120,7 @@ def here(spark: SparkSession, many: Path, tmp_path_factory: pytest.TempPathFacto
     return out
 
 
-def until(look: Callable[[], T], process: "subprocess.Popen[bytes]", log: Path) -> T:
+def until(look: Callable[[], T | None], process: "subprocess.Popen[bytes]", log: Path) -> T:
     """Return what `look` finds as soon as it is true, while a process runs."""
     end = time.monotonic() + 300
     while not (found := look()):
@@ -228,8 +226,6 @@ def committed_images(out: Path) -> int:
 
 
 def test_the_example_notebook_runs_on_the_cluster(yarn: Yarn, tmp_path: Path) -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
-    client.execute(env=yarn.environment | {"ORCHARD_MASTER": "yarn", "PYSPARK_PYTHON": sys.executable})
-    run = json.loads(report_of(notebook).with_name("run.json").read_text())
+    environment = yarn.environment | {"ORCHARD_MASTER": "yarn", "PYSPARK_PYTHON": sys.executable}
+    run = json.loads(run_example(tmp_path, env=environment).with_name("run.json").read_text())
     assert run["machine"]["spark_master"] == "yarn"
