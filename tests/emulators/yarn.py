@@ -18,7 +18,7 @@ SITE = {
     "yarn.resourcemanager.bind-host": "127.0.0.1",
     "yarn.nodemanager.hostname": "127.0.0.1",
     # What is promised, of which little is used: a driver and two executors in the sizes that EMR gives them.
-    "yarn.nodemanager.resource.memory-mb": "12288",
+    "yarn.minicluster.yarn.nodemanager.resource.memory-mb": "12288",
     "yarn.nodemanager.resource.cpu-vcores": "8",
     "yarn.scheduler.minimum-allocation-mb": "128",
     "yarn.scheduler.maximum-allocation-mb": "8192",
@@ -27,6 +27,7 @@ SITE = {
     "yarn.scheduler.capacity.root.default.capacity": "100",
     "yarn.scheduler.capacity.maximum-am-resource-percent": "1.0",
     # A container that takes more memory than it asked for is killed, as on EMR; mapped files do not count.
+    "yarn.minicluster.control-resource-monitoring": "true",
     "yarn.nodemanager.pmem-check-enabled": "true",
     "yarn.nodemanager.vmem-check-enabled": "false",
     "yarn.nodemanager.disk-health-checker.enable": "false",
