@@ -46,6 +46,7 @@ LONGEST = (
     "integration/test_resume.py",
     "integration/test_interruption.py",
     "integration/test_run.py",
+    "integration/test_yarn.py",
     "tuning/test_tuning.py",
     "chaos/test_kills.py",
     "export/test_parity.py",
