@@ -112,6 +112,17 @@ def _check_bounds(bounds: Bounds | None, master: str, allocator: str) -> None:
         log.warning("--finish-within is not used: there is no set of executors on %s that could be scaled", master)
 
 
+def options_of(settings: Settings) -> dict[str, Any]:
+    """Return what `start` is to be told where settings decide."""
+    return {
+        "master": settings.master,
+        "driver_memory": settings.driver_memory,
+        "executor_timeout": settings.executor_timeout,
+        "conf": properties.of_store(settings) | settings.spark_conf,
+        "bounds": settings.bounds(),
+    }
+
+
 class Session:
     """A Spark session that starts while other work goes on.
 
@@ -122,13 +133,7 @@ class Session:
 
     def __init__(self, settings: Settings, given: "SparkSession | None" = None) -> None:
         self._given = given
-        self._options: dict[str, Any] = {
-            "master": settings.master,
-            "driver_memory": settings.driver_memory,
-            "executor_timeout": settings.executor_timeout,
-            "conf": properties.of_store(settings) | settings.spark_conf,
-            "bounds": settings.bounds(),
-        }
+        self._options = options_of(settings)
         self._leaving = Event()
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-spark")
         self._started: Future[SparkSession] | None = None
@@ -142,6 +147,20 @@ class Session:
             self._started = self._starter.submit(start, leaving=self._leaving, **self._options)
         if then:
             self._starter.submit(lambda: then(self.spark))
+
+    def start_if_awaited(self) -> None:
+        """Begin to start Spark where its absence would end the driver, be there work for it or not.
+
+        YARN's application master waits 100 seconds for a session, which listing a bucket may take, and takes a driver
+        that has ended without one as failed.
+        """
+        if self._given is None and "PYSPARK_GATEWAY_PORT" in os.environ:
+            from pyspark import SparkConf, SparkContext
+
+            SparkContext._ensure_initialized()
+            conf = SparkConf()
+            if (conf.get("spark.master"), conf.get("spark.submit.deployMode")) == ("yarn", "cluster"):
+                self.start()
 
     @property
     def spark(self) -> "SparkSession":
