@@ -83,6 +83,12 @@ def test_another_python_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert os.environ["PYSPARK_PYTHON"] == sys.executable
 
 
+def test_a_notebooks_session_is_where_the_settings_say() -> None:
+    code = "import orchard; c = orchard.start_spark().sparkContext; print(c.master, c.appName)"
+    ran = run(sys.executable, "-c", code, ORCHARD_MASTER="local[1]", ORCHARD_SPARK_CONF='{"spark.app.name": "hub"}')
+    assert ran.stdout.split() == ["local[1,4]", "hub"], ran.stderr
+
+
 def test_what_java_says_when_it_has_no_memory_is_told() -> None:
     code = "from orchard.spark import session; session.start(master='local[1]', driver_memory='99999999g')"
     ran = run(sys.executable, "-c", code)

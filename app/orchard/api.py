@@ -20,10 +20,20 @@ if TYPE_CHECKING:
 
 
 def start_spark(**options: Any) -> "SparkSession":
-    """Start a local Spark session fit for the other functions; see `orchard.spark.session.start` for the options."""
-    from orchard.spark.session import start
+    """Start a Spark session fit for the other functions, or return the one that runs.
 
-    return start(**options)
+    Args:
+        options: of `orchard.spark.session.start`. What is not given is as the settings have it, so ``ORCHARD_MASTER`` and
+            ``ORCHARD_SPARK_CONF`` decide where a notebook works; without them it is this machine.
+
+    Raises:
+        ClusterError: Java is missing, Spark does not start, or no executor comes.
+        UsageError: a variable or the settings file is wrong, or the event log cannot be written.
+    """
+    from orchard.settings import load
+    from orchard.spark.session import options_of, start
+
+    return start(**options_of(load()) | options)
 
 
 def run(spark: "SparkSession", source: str | Sequence[str], output: str, **settings: Any) -> "Outcome":

@@ -100,6 +100,17 @@ def start(
     return spark
 
 
+def options_of(settings: Settings) -> dict[str, Any]:
+    """Return what `start` is to be told where settings decide."""
+    return {
+        "master": settings.master,
+        "driver_memory": settings.driver_memory,
+        "executor_timeout": settings.executor_timeout,
+        "conf": properties.of_store(settings) | settings.spark_conf,
+        "bounds": settings.bounds(),
+    }
+
+
 def _say_no_more_than_once(context: "SparkContext") -> None:
     """Leave it to what fails to say that the JVM is gone: PySpark's server of accumulators prints a traceback, too."""
     server = getattr(context, "_accumulatorServer", None)
@@ -122,13 +133,7 @@ class Session:
 
     def __init__(self, settings: Settings, given: "SparkSession | None" = None) -> None:
         self._given = given
-        self._options: dict[str, Any] = {
-            "master": settings.master,
-            "driver_memory": settings.driver_memory,
-            "executor_timeout": settings.executor_timeout,
-            "conf": properties.of_store(settings) | settings.spark_conf,
-            "bounds": settings.bounds(),
-        }
+        self._options = options_of(settings)
         self._leaving = Event()
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-spark")
         self._started: Future[SparkSession] | None = None
