@@ -160,7 +160,7 @@ build-helm-unittest: # not by `go install`, which refuses a module that replaces
 	go build -C "$$(cd / && go mod download -json github.com/helm-unittest/helm-unittest@v1.1.2 | \
 		sed -n 's/^\t"Dir": "\(.*\)",/\1/p')" -o $(CURDIR)/.tools/bin/helm-unittest ./cmd/helm-unittest
 
-emulators: .tools/bin/fake-gcs-server .tools/bin/azurite-blob ## Google's and Azure's storage for the tests, in .tools/bin (Go, npm)
+emulators: .tools/bin/fake-gcs-server .tools/bin/azurite-blob .tools/bin/mini-yarn ## Google's and Azure's storage and YARN for the tests, in .tools/bin (Go, npm, Maven)
 
 # As of upstream it has none of the XML API's PUT, with which clients write, copy, and create what is not there.
 FAKE_GCS := github.com/fsouza/fake-gcs-server@v1.56.1
@@ -177,6 +177,13 @@ FAKE_GCS := github.com/fsouza/fake-gcs-server@v1.56.1
 	cp tests/emulators/package.json tests/emulators/package-lock.json .tools/azurite
 	cd .tools/azurite && npm ci --silent --ignore-scripts
 	printf '#!/bin/sh\nexec node "$$(dirname "$$0")/../azurite/node_modules/azurite/dist/src/blob/main.js" "$$@"\n' >$@
+	chmod +x $@
+
+# PySpark starts it, of the environment that runs the tests.
+.tools/bin/mini-yarn: tests/emulators/pom.xml
+	@mkdir -p .tools/bin
+	mvn --batch-mode --quiet --strict-checksums --file $< -Djars=$(CURDIR)/.tools/yarn dependency:copy-dependencies
+	printf '#!/bin/sh\nexec "$(CURDIR)/$(BIN)/python" "$(CURDIR)/tests/emulators/yarn.py" "$(CURDIR)/.tools/yarn" "$$@"\n' >$@
 	chmod +x $@
 
 chart: setup tools build/schemas ## check the chart: lint, unit tests, its examples against the schemas, all up to date

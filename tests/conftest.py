@@ -46,6 +46,7 @@ LONGEST = (
     "integration/test_resume.py",
     "integration/test_interruption.py",
     "integration/test_run.py",
+    "integration/test_yarn.py",
     "tuning/test_tuning.py",
     "chaos/test_kills.py",
     "export/test_parity.py",
@@ -245,10 +246,10 @@ def _emulator(scheme: str, folder: Path) -> Iterator[Cloud]:
         port = free.getsockname()[1]
     endpoint, log = f"http://127.0.0.1:{port}", folder / "emulator.log"
     if scheme == "gs":
-        command = [_emulators("fake-gcs-server"), "-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-port={port}"]
+        command = [emulator("fake-gcs-server"), "-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-port={port}"]
         command.append(f"-public-host=127.0.0.1:{port}")
     else:
-        command = [_emulators("azurite-blob"), "--silent", "--disableTelemetry", "--inMemoryPersistence"]
+        command = [emulator("azurite-blob"), "--silent", "--disableTelemetry", "--inMemoryPersistence"]
         command += ["--skipApiVersionCheck", "--blobHost=127.0.0.1", f"--blobPort={port}"]
         endpoint += f"/{AZURITE}"
     with log.open("wb") as output:
@@ -261,7 +262,7 @@ def _emulator(scheme: str, folder: Path) -> Iterator[Cloud]:
             process.wait(10)
 
 
-def _emulators(name: str) -> str:
+def emulator(name: str) -> str:
     """The command of that name: installed, or made with Go or npm."""
     if found := shutil.which(name):
         return found

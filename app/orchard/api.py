@@ -23,8 +23,8 @@ def start_spark(**options: Any) -> "SparkSession":
     """Start a Spark session fit for the other functions, or return the one that runs.
 
     Args:
-        options: of `orchard.spark.session.start`. What is not given is as the settings have it, so ``ORCHARD_MASTER`` and
-            ``ORCHARD_SPARK_CONF`` decide where a notebook works; without them it is this machine.
+        options: of `orchard.spark.session.start`. What is not given is as the settings have it, so ``ORCHARD_MASTER``
+            and ``ORCHARD_SPARK_CONF`` decide where a notebook works; without them it is this machine.
 
     Raises:
         ClusterError: Java is missing, Spark does not start, or no executor comes.

@@ -199,6 +199,7 @@ class Pipeline:
             opened.enter_context(self.output.writing(unchecked=self.settings.fresh))
             opened.enter_context(RunLog(self.output.storage, self.output.run_id))
             opened.callback(self._session.stop)
+            self._session.start_if_awaited()
             opened.enter_context(self.meter)
             self._opened = opened.pop_all()
         return self

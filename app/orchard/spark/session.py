@@ -148,6 +148,20 @@ class Session:
         if then:
             self._starter.submit(lambda: then(self.spark))
 
+    def start_if_awaited(self) -> None:
+        """Begin to start Spark where its absence would end the driver, be there work for it or not.
+
+        YARN's application master waits 100 seconds for a session, which listing a bucket may take, and takes a driver
+        that has ended without one as failed.
+        """
+        if self._given is None and "PYSPARK_GATEWAY_PORT" in os.environ:
+            from pyspark import SparkConf, SparkContext
+
+            SparkContext._ensure_initialized()
+            conf = SparkConf()
+            if (conf.get("spark.master"), conf.get("spark.submit.deployMode")) == ("yarn", "cluster"):
+                self.start()
+
     @property
     def spark(self) -> "SparkSession":
         """The session, once it is up. Raises ClusterError if it does not start."""
