@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.markers import Marker
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
 IN_EMR = ("pyspark", "py4j")
@@ -48,7 +50,7 @@ def make(folder: Path, lock: Path, python: str, wheel: Path | None = None) -> Pa
         work = Path(temporary)
         wheels = work / "wheels"
         wheels.mkdir()
-        (work / "runtime.lock").write_text(without(lock.read_text(), IN_EMR))
+        (work / "runtime.lock").write_text(for_nodes(lock.read_text(), python))
         download(work / "runtime.lock", wheels, python)
         if wheel is None:
             pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, REPOSITORY)
@@ -64,13 +66,23 @@ def make(folder: Path, lock: Path, python: str, wheel: Path | None = None) -> Pa
     return bundle
 
 
-def without(lock: str, names: Sequence[str]) -> str:
-    """Return a lock without some of its packages."""
+def for_nodes(lock: str, python: str) -> str:
+    """Return what a lock pins for EMR's nodes, but for what is there: pip itself would choose for this machine."""
+    node = {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+    }
     kept, keeps = [], True
     for line in lock.splitlines(keepends=True):
+        requirement, _, condition = line.partition(" ; ")
+        condition = condition.strip(" \\\n")
         if not line.startswith((" ", "#")):
-            keeps = line.partition("==")[0].strip() not in names
-        kept += [line] if keeps else []
+            keeps = requirement.partition("==")[0].strip() not in IN_EMR
+            keeps = keeps and (not condition or Marker(condition).evaluate(node))
+        if keeps:
+            kept.append(f"{requirement} \\\n" if condition else line)
     return "".join(kept)
 
 

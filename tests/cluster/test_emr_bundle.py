@@ -73,14 +73,22 @@ def test_a_bundle_that_is_not_the_one_submitted_is_refused(tmp_path: Path, bundl
     assert not (tmp_path / "home").exists()
 
 
-def test_the_bundle_holds_what_spark_does_not_bring(bundling: Any, bundle: Path) -> None:
+def test_the_bundle_holds_what_a_step_begins_with(bundle: Path) -> None:
     with tarfile.open(bundle) as tar:
         assert {"main.py", "python-version"} < set(tar.getnames())
+
+
+@pytest.mark.parametrize(("python", "scipy"), [("3.11", "1.17.1"), ("3.12", "1.18.1")])
+def test_a_bundle_is_made_for_the_nodes_whatever_makes_it(bundling: Any, python: str, scipy: str) -> None:
+    """The bundle's Python and machine decide which of a package's versions are in it, not those of who runs pip."""
     lock = (REPOSITORY / "docker" / "requirements.lock").read_text()
-    kept = bundling.without(lock, bundling.IN_EMR)
-    assert "\npyspark==" in lock and "\npy4j==" in lock
-    assert "\npyspark==" not in kept and "\npy4j==" not in kept and "\nkeras==" in kept
-    assert len(lock.splitlines()) - len(kept.splitlines()) < 10
+    kept = bundling.for_nodes(lock, python)
+    pinned = dict(line.rstrip("\\ ").split("==") for line in kept.splitlines() if "==" in line)
+    assert pinned["scipy"] == scipy
+    assert {"keras", "tensorflow-cpu"} < pinned.keys()
+    assert not {"pyspark", "py4j", "tensorflow"} & pinned.keys()
+    assert " ; " not in kept
+    assert all(f"\n{name}==" in lock for name in ("pyspark", "py4j", "tensorflow"))
 
 
 def test_the_bundle_goes_to_s3_with_its_script(bundling: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
