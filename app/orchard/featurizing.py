@@ -1,4 +1,4 @@
-"""From a source, or what an output lists, to its features: pending images are listed, tuned for and featurized."""
+"""From a source, or the images of an output, to features: list what is pending, tune, featurize."""
 
 from __future__ import annotations
 

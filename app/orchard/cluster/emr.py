@@ -1,4 +1,4 @@
-"""The same job on EMR on EKS: the request, its state and its end, by AWS's API."""
+"""Jobs on EMR on EKS, through AWS's API: the request, the state, and the end."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""The command that writes the model as one file: parse, call, print; nothing else."""
+"""The command that exports the model: parse, call, print; nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One OpenVINO graph from pixels to probabilities and familiarity: resize or views, network, linear layers."""
+"""One OpenVINO graph from pixels to probabilities and familiarity: resizing or views, backbone, linear layers."""
 
 from __future__ import annotations
 

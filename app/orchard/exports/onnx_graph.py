@@ -1,4 +1,4 @@
-"""From OpenVINO's graph to ONNX, operation by operation: what a browser, iOS and any server can run.
+"""Converts OpenVINO's graph to ONNX, one operation at a time, for browsers, iOS and servers.
 
 The graph has gone through OpenVINO's common passes before (batch normalisation folded, channels first), so that few
 kinds of operations are left, and ONNX Runtime has little to do when it loads the file.

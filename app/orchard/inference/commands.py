@@ -1,4 +1,4 @@
-"""The command that says what is on images: parse, call, print; nothing else."""
+"""The command that classifies images: parse, call, print; nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the figures come to: is the data good, is the model good, and what to do next."""
+"""The report's three answers: is the data good, is the model good, and what to do next."""
 
 from __future__ import annotations
 

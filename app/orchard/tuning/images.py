@@ -1,4 +1,4 @@
-"""Which images a network is tuned on, and which tell when to stop."""
+"""Which images a backbone is tuned on, and which decide when to stop."""
 
 from __future__ import annotations
 

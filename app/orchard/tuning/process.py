@@ -1,4 +1,4 @@
-"""Tuning in a process of its own, which is thrown away with TensorFlow's memory; the driver follows it by its lines.
+"""Tuning in a child process, which ends with TensorFlow's memory; the driver follows it by its output lines.
 
 ::
 

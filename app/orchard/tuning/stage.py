@@ -1,4 +1,4 @@
-"""The stage from an output's images to a tuned network, which features are then made with.
+"""The stage from an output's images to a tuned backbone, with which features are then extracted.
 
 What has been trained is kept as a checkpoint beside the commits, where the next start finds it, on whatever machine;
 activations lie in the cache of this one. The commit that brings the weights drops what the network of before has made,

@@ -1,4 +1,4 @@
-"""The command that answers to frames as they come: parse, call, print; nothing else."""
+"""The command that classifies frames: parse, call, print; nothing else."""
 
 from __future__ import annotations
 

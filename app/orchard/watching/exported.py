@@ -1,4 +1,4 @@
-"""A file that `orchard export` wrote, and its answers, by what runs such files alone."""
+"""A file that `orchard export` wrote, and its answers, using only a runtime for such files."""
 
 from __future__ import annotations
 
