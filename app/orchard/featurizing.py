@@ -108,7 +108,7 @@ class Featurizing:
         with self.meter.stage("tune", cores=available_cores()):
             images = tuning.tune_again(output, settings)
         if images is None:
-            log.info("the network was tuned on these images already")
+            log.info("the backbone was tuned on these images already")
             return 0
         identity = extraction.identity_before(output)
         pending = find_pending(

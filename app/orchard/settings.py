@@ -39,7 +39,7 @@ SETTINGS_FILE = Path("orchard.toml")
 """Read from the working directory when no ``--config`` is given and it is there."""
 
 OTHER_VARIABLES = {
-    "CACHE": "folder of converted networks, instead of ~/.cache/orchard",
+    "CACHE": "folder of converted backbones, instead of ~/.cache/orchard",
     "JOB_UID": "of the Kubernetes Job, by the downward API: its next pod goes on where the last one stopped",
     "POD_NAME": "of the driver, by the downward API",
     "POD_NAMESPACE": "of the driver, by the downward API",

@@ -188,7 +188,7 @@ async def _leave_to_observed(_: Request, error: Exception) -> Response:
 def _add_prediction(app: FastAPI, handler: PredictionHandler, model: Model, serving: Serving) -> None:
     @app.post(
         PREDICT,
-        summary="Say what is on one image or several",
+        summary="Classify one image or several",
         response_class=Response,
         responses={
             200: {"model": documents.Predictions, "content": documents.answer_example(model)},
@@ -216,13 +216,13 @@ def _add_model(app: FastAPI, model: Model) -> None:
 
 
 def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state: State) -> None:
-    @app.get(HEALTH, summary="The process lives", response_model=documents.Health)
+    @app.get(HEALTH, summary="Liveness: the process runs", response_model=documents.Health)
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get(
         READY,
-        summary="The engines are compiled, one can answer, and the server is not about to stop",
+        summary="Readiness: an engine can answer, and the server is not stopping",
         response_model=documents.Health,
         responses=documents.problems(503),
     )
@@ -237,7 +237,7 @@ def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state:
 
     text = {"text/plain": {"schema": {"type": "string"}}}
 
-    @app.get(METRICS, summary="Figures for Prometheus", response_class=Response, responses={200: {"content": text}})
+    @app.get(METRICS, summary="Metrics for Prometheus", response_class=Response, responses={200: {"content": text}})
     async def figures() -> Response:
         return Response(counted.exposition(), media_type=metrics.CONTENT_TYPE)
 

@@ -47,7 +47,7 @@ class Metrics:
             self._answers.labels(answer)
         self._batches = Histogram(
             "orchard_batch_images",
-            "Images that went through the network at once",
+            "Images in one batch of an engine",
             buckets=(1, 2, 4, 8),
             registry=self._registry,
         )

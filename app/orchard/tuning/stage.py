@@ -81,7 +81,9 @@ def tune(output: Output, images: pa.Table, identity: dict[str, Any], settings: S
         OrchardError: see `orchard.tuning.process.tune`.
     """
     if output.rows(Dataset.INVENTORY):
-        raise OutputDamaged(f"{output.url} has lost its tuned network and the weights of it: start over with --fresh.")
+        raise OutputDamaged(
+            f"{output.url} has lost its tuned backbone and that backbone's weights: start again with --fresh."
+        )
     key = _key(images, identity, settings)
     weights, metrics = _train(output, images, identity, settings, key)
     output.commit(
