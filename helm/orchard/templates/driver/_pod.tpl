@@ -1,4 +1,4 @@
-{{/* The driver's pod template: whole in mode job; in mode operator Spark adds image, arguments and resources. */}}
+{{/* The driver's pod template: complete in mode job; in mode operator Spark adds image, arguments and resources. */}}
 {{- define "orchard.driverTemplate" -}}
 {{- $name := include "orchard.fullname" . -}}
 metadata:
@@ -66,7 +66,7 @@ spec:
         - name: ORCHARD_APP_ID
           value: {{ $name }}
         {{- if eq .Values.mode "job" }}
-        # What a setting such as fresh is done once for, however many drivers the Job takes.
+        # Identifies the Job, so that a setting such as fresh takes effect once, not for each driver.
         - name: ORCHARD_JOB_UID
           valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}
         {{- end }}
@@ -112,7 +112,7 @@ orchard/rerun: {{ . | toString | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* What the driver's container may use; in mode operator Spark adds CPU and memory itself. */}}
+{{/* Limits of the driver's container; in mode operator Spark adds CPU and memory itself. */}}
 {{- define "orchard.driverLimits" -}}
 {{- $limits := dict -}}
 {{- if ne .Values.mode "operator" -}}
@@ -128,7 +128,7 @@ orchard/rerun: {{ . | toString | quote }}
 {{- add (include "orchard.mebibytes" $driver.memory) (include "orchard.mebibytes" $driver.memoryOverhead) -}}Mi
 {{- end -}}
 
-{{/* The values of the driver: those of tune.resources in their place where it tunes the network. */}}
+{{/* The values of the driver, with those of tune.resources if it tunes a backbone. */}}
 {{- define "orchard.driver" -}}
 {{- $settings := .Values.settings -}}
 {{- $tunes := eq (toString $settings.quality) "best" -}}

@@ -31,7 +31,7 @@ spec:
         limits:
           {{- toYaml . | nindent 10 }}
         {{- end }}
-      # Why one ends that hardly began.
+      # Shows why an executor failed at its start.
       terminationMessagePolicy: FallbackToLogsOnError
       volumeMounts:
         {{- include "orchard.volumeMounts" . | nindent 8 }}

@@ -1,4 +1,4 @@
-{{/* Resources of a pod of helm test: dict "root" $ "requests" …. What a quota asks of the driver, it asks of this pod too. */}}
+{{/* Resources of a pod of helm test: dict "root" $ "requests" …. A quota that demands limits for the driver demands them for this pod too. */}}
 {{- define "orchard.testResources" -}}
 {{- with .root.Values.tests.resources -}}
 {{- toYaml . -}}
