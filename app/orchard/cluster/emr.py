@@ -202,7 +202,7 @@ class Emr(Service):
     def log(self, identity: str) -> list[str]:
         """Raise ClusterError, which says where the log lies."""
         raise ClusterError(
-            f"EMR on EKS keeps it elsewhere: {self.status(identity).logs or 'name --log-uri next time'}."
+            f"EMR on EKS keeps the log elsewhere: {self.status(identity).logs or 'name --log-uri next time'}."
         )
 
     def _end(self, identity: str) -> None:

@@ -73,7 +73,7 @@ def check_engine(model: Model) -> None:
     """Raise UsageError, with what to take instead, unless the model's network is one of OpenVINO's."""
     if model.artifact.engine is not EngineName.OPENVINO:
         raise UsageError(
-            f"The network in this output is one for --engine {model.artifact.engine}: take --format keras or litert, "
+            f"The backbone in this output is for --engine {model.artifact.engine}: take --format keras or litert, "
             "or run orchard run again with --engine openvino."
         )
 
