@@ -27,7 +27,7 @@ def main() -> int:
     """Make the bundle, and upload it with ``--upload``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", type=Path, default=REPOSITORY / "build" / "emr", help="local folder for the bundle")
-    parser.add_argument("--upload", metavar="s3://…", help="S3 address to upload the bundle, bootstrap.sh and configuration.json to")
+    parser.add_argument("--upload", metavar="s3://…", help="upload bundle, bootstrap.sh and configuration.json there")
     parser.add_argument("--lock", type=Path, default=REPOSITORY / "docker" / "requirements.lock")
     parser.add_argument("--python-version", default="3.11")
     parser.add_argument("--wheel", type=Path, help="Orchard's wheel  [default: built from this checkout]")
