@@ -26,18 +26,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from measuring import MB, REPOSITORY, Kind, MemoryWatch, parser, report, save
-from orchard import session
 from orchard.classification import regression
 from orchard.classification.forest import grow
 from orchard.classification.rows import Marked, Rows
 from orchard.classification.stage import Classification
-from orchard.datasets import batches, lists, matrix
+from orchard.datasets import batches, list_column, matrix
 from orchard.files import DataFile
 from orchard.layout import REDUCED, Dataset, FittedBy
 from orchard.output import Output
 from orchard.pipeline import Pipeline
 from orchard.reduction.statistics import ClassSums, Role
 from orchard.settings import Settings, load
+from orchard.spark import session
 from orchard.storage import Storage
 
 K, CLASSES, PART_ROWS = 256, 100, 16_384
@@ -74,7 +74,7 @@ def make(output: Output, rows: int) -> None:
         names = pa.array([f"/{number}.jpg" for number in range(start, start + len(classes))])
         labels = pa.array(LABELS).take(pa.array(classes))
         nothing = pa.nulls(len(classes), pa.string())
-        columns = [names, labels, nothing, pa.repeat(pa.scalar("train"), len(classes)), lists(values)]
+        columns = [names, labels, nothing, pa.repeat(pa.scalar("train"), len(classes)), list_column(values)]
         files.append(output.stage(Dataset.REDUCED, pa.table(columns, schema=REDUCED)))
     output.commit({Dataset.REDUCED: files})
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from measuring import MB, report, save
 from orchard.errors import UsageError
-from orchard.exports.formats import FAMILIARITY, INPUT, OUTPUT, Format, Precision, card_beside, check
+from orchard.exports.formats import FAMILIARITY, INPUT, OUTPUT, Format, StoredPrecision, card_beside, check
 from orchard.exports.writing import export
-from orchard.features.artifact import Precision as Computing
+from orchard.features.artifact import Precision
 from orchard.features.engines import import_openvino
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
@@ -57,14 +57,14 @@ def main() -> int:
     """Export, run, print."""
     arguments = _arguments()
     model = Model.load(arguments.output)
-    reference = replace(model, artifact=replace(model.artifact, precision=Computing.FLOAT32))
+    reference = replace(model, artifact=replace(model.artifact, precision=Precision.FLOAT32))
     predictor = Predictor(reference, batch_size=1)
     images, labels = _images(arguments.images, predictor, model.labels)
     truth = np.array([model.labels.index(label) for label in labels])
     expected, milliseconds = _timed(_one_by_one(predictor), images)
     threshold = model.calibration.familiarity
     rows = [_row("pipeline, float32", 0, expected, expected, truth, threshold, milliseconds)]
-    if model.artifact.precision is not Computing.FLOAT32:
+    if model.artifact.precision is not Precision.FLOAT32:
         found, milliseconds = _timed(_one_by_one(Predictor(model, batch_size=1)), images)
         rows.append(_row(f"pipeline, {model.artifact.precision}", 0, found, expected, truth, threshold, milliseconds))
     with tempfile.TemporaryDirectory() as scratch:
@@ -109,9 +109,9 @@ def _arguments() -> argparse.Namespace:
     return found.parse_args()
 
 
-def _variants() -> Iterator[tuple[Format, Precision]]:
+def _variants() -> Iterator[tuple[Format, StoredPrecision]]:
     for kind in (Format.OPENVINO, Format.ONNX, Format.LITERT, Format.KERAS):
-        for precision in Precision:
+        for precision in StoredPrecision:
             try:
                 check(kind, precision, f"file{kind.suffix}")
             except UsageError:

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from measuring import MB, Kind, descendants, images_folder, parser, report, save, use_shared_keras_home
-from orchard import session
 from orchard.features.artifact import Artifact, EngineName
 from orchard.features.backbones import DEFAULT_BACKBONE, find
 from orchard.features.conversion import build_artifact
@@ -41,6 +40,7 @@ from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.sources import list_images
 from orchard.layout import Dataset
 from orchard.output import Output
+from orchard.spark import session
 from orchard.storage import S3Options
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 
 from orchard import api
 from orchard.classification import discriminant
-from orchard.exports.formats import Precision
+from orchard.exports.formats import StoredPrecision
 from orchard.exports.onnx_graph import to_onnx
 from orchard.inference.calibration import softmax
 from orchard.inference.kinds import Kinds
@@ -174,7 +174,7 @@ def _kinds(data: Features) -> None:
 def _cost(output: Path) -> None:
     model = Model.load(str(output))
     bare = replace(model, familiarity=None)
-    for precision in (Precision.FLOAT32, Precision.FLOAT16):
+    for precision in (StoredPrecision.FLOAT32, StoredPrecision.FLOAT16):
         sizes = [len(to_onnx(each, precision)) for each in (model, bare)]
         _say(
             f"ONNX, {precision}", f"{sizes[0] / 1e6:.2f} MB, of which familiarity {(sizes[0] - sizes[1]) / 1e6:.2f} MB"

@@ -25,8 +25,8 @@ from orchard.features.pending import renamed
 from orchard.layout import INVENTORY, LISTING, SUSPECT_LIST, Dataset, Fault
 from orchard.output import Output
 from orchard.pipeline import Pipeline
-from orchard.session import start
 from orchard.settings import load
+from orchard.spark.session import start
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Self
 
 from orchard.images.sample import FRUITS, write_sample
 from orchard.images.sources import list_images
-from orchard.session import available_cores
+from orchard.machine import available_cores
 from orchard.storage import S3Options
 from orchard.version import VERSION
 

@@ -20,14 +20,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import measuring
-from orchard import session
-from orchard.datasets import lists, matrix
+from orchard.datasets import list_column, matrix
 from orchard.layout import FEATURES, Dataset
 from orchard.neighbours.cells import CENTRE_ROWS, MAX_CELL_ROWS, MAX_CELLS
 from orchard.neighbours.search import CELL_ROWS, Nearest, centres, probed
 from orchard.neighbours.space import Space
 from orchard.neighbours.stage import find_neighbours
 from orchard.output import Output
+from orchard.spark import session
 
 SHOTS = 5
 WIDTH = 160
@@ -72,7 +72,7 @@ def generate(output: Output, real: NDArray[np.float32], labels: NDArray[np.str_]
                 "split": np.where(rng.random(n) < 0.2, "test", "train"),
                 "width": np.full(n, 100, np.int32),
                 "height": np.full(n, 100, np.int32),
-                "features": lists(values),
+                "features": list_column(values),
             },
             schema=FEATURES,
         )

@@ -22,11 +22,11 @@ from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from orchard import session
-from orchard.datasets import lists
+from orchard.datasets import list_column
 from orchard.layout import FEATURES, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import reduce
+from orchard.spark import session
 
 
 def generate(output: Output, rows: int, n_features: int, rows_per_file: int = 1000) -> None:
@@ -43,7 +43,7 @@ def generate(output: Output, rows: int, n_features: int, rows_per_file: int = 10
         splits = ["test" if i % 4 == 3 else "train" for i in range(start, start + n)]
         labels = [f"class {i % 58}" for i in range(start, start + n)]
         sides = pa.array([100] * n, pa.int32())
-        features = lists((values * unit + offset).astype(np.float32))
+        features = list_column((values * unit + offset).astype(np.float32))
         table = pa.table([pa.array(names), pa.array(labels), pa.array(splits), sides, sides, features], schema=FEATURES)
         staged.append(output.stage(Dataset.FEATURES, table))
     output.commit({Dataset.FEATURES: staged})

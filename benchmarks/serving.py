@@ -39,7 +39,7 @@ from statistics import median, quantiles
 
 from measuring import images_folder, parser, report, save
 from orchard.images.decoding import Decoded
-from orchard.session import available_cores
+from orchard.machine import available_cores
 
 PHOTOGRAPHS = 128
 WARM_UP_SECONDS = 2
@@ -200,7 +200,7 @@ def _free_port() -> int:
 
 
 def _orchard(output: str, port: int) -> list[str]:
-    start = "from orchard.serving.commands import serve; serve()"
+    start = "from orchard.cli.serve import serve; serve()"
     return [sys.executable, "-c", start, output, "--port", str(port)]
 
 

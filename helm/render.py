@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from orchard.settings import Settings, as_text
+from orchard.settings import Settings
+from orchard.settings_text import as_text
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "orchard"

@@ -26,7 +26,7 @@ from pyspark.sql import SparkSession
 
 import orchard.api
 from chaos_table import note, pytest_terminal_summary  # noqa: F401 -- fixture and hook
-from orchard import session
+from orchard.spark import session
 from orchard.storage import S3Options
 
 REPOSITORY = Path(__file__).resolve().parents[1]

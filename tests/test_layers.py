@@ -18,12 +18,12 @@ FLOORS = (
     ("review", "neighbours", "tuning", "classification"),
     ("inference", "reduction"),
     ("features",),
-    ("session", "tasks", "datasets", "stages", "monitoring", "usage", "cluster.executors", "cluster.client"),
-    ("images", "settings", "flags", "cluster.autoscaling", "cluster.reasons"),
+    ("spark", "tasks", "datasets", "stages", "monitoring", "usage", "cluster.executors", "cluster.client"),
+    ("images", "settings", "settings_text", "flags", "cluster.autoscaling", "cluster.reasons"),
     ("output", "log", "models", "lock", "upgrade"),
     ("cards", "files", "delimited"),
     ("storage", "commandline", "child", "runlog", "webhook", "progress", "interruption"),
-    ("orchard", "errors", "layout", "vocabulary", "redaction", "memory", "npz", "version"),
+    ("orchard", "errors", "layout", "vocabulary", "redaction", "memory", "machine", "npz", "version"),
 )
 """The rooms of `orchard`, the highest floor first. A module of a package may stand on another floor than the rest."""
 

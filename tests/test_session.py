@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
 
-from orchard import child, session
+from orchard import child
 from orchard.errors import ClusterError
+from orchard.spark import jvm
 
 ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
@@ -64,7 +65,7 @@ def test_a_run_on_a_machine_without_a_name_in_a_locale_without_accents_beside_an
 
 def test_keys_on_a_machine_without_a_name_are_told_of() -> None:
     """Spark itself ends with a stack trace."""
-    code = "from orchard import session; session.start(master='local[1]')"
+    code = "from orchard.spark import session; session.start(master='local[1]')"
     ran = run(*nameless(), sys.executable, "-c", code, AWS_ACCESS_KEY_ID="any")
     assert 'add "127.0.0.1 nowhere.invalid" to /etc/hosts' in ran.stderr.splitlines()[-1]
 
@@ -73,17 +74,17 @@ def test_another_python_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     caplog.set_level("INFO")
     for name in ("PYSPARK_PYTHON", "SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME"):
         monkeypatch.setenv(name, "")
-    session._stay_on_this_machine()
-    session._stay_on_this_machine()
+    jvm.stay_on_this_machine()
+    jvm.stay_on_this_machine()
     assert not caplog.text
     monkeypatch.setenv("PYSPARK_PYTHON", "/usr/bin/python2")
-    session._stay_on_this_machine()
+    jvm.stay_on_this_machine()
     assert "PYSPARK_PYTHON=/usr/bin/python2 is not used" in caplog.text
     assert os.environ["PYSPARK_PYTHON"] == sys.executable
 
 
 def test_what_java_says_when_it_has_no_memory_is_told() -> None:
-    code = "from orchard import session; session.start(master='local[1]', driver_memory='99999999g')"
+    code = "from orchard.spark import session; session.start(master='local[1]', driver_memory='99999999g')"
     ran = run(sys.executable, "-c", code)
     assert ran.stderr.splitlines()[-1].startswith("orchard.errors.ClusterError: Java did not start for Spark (")
     assert "heap" in ran.stderr.splitlines()[-1]
@@ -94,7 +95,7 @@ def test_what_java_says_when_it_has_no_memory_is_told() -> None:
 def test_what_java_says_of_its_options_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Xnonsense")
     with pytest.raises(ClusterError, match=r"java does not start \(Unrecognized option: -Xnonsense\)"):
-        session.check_java()
+        jvm.check_java()
 
 
 @pytest.mark.parametrize(
@@ -113,9 +114,9 @@ def test_a_java_that_does_not_run_is_told(
     (tmp_path / "bin" / "java").write_text(f"#!/bin/sh\n{script.replace('sleep', 'exec sleep')}\n")
     (tmp_path / "bin" / "java").chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    monkeypatch.setattr(session, "JAVA_SECONDS", 0.5)
+    monkeypatch.setattr(jvm, "JAVA_SECONDS", 0.5)
     with pytest.raises(ClusterError, match=said):
-        session.check_java()
+        jvm.check_java()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_a_java_that_does_not_run_is_told(
     ],
 )
 def test_the_line_that_tells_most_is_found(said: str, told: str) -> None:
-    assert session._last_words(said.splitlines()) == told
+    assert jvm._last_words(said.splitlines()) == told
 
 
 def test_a_command_in_a_locale_without_accents_names_files_as_they_are(tmp_path: Path) -> None:

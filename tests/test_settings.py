@@ -11,7 +11,8 @@ import pytest
 from conftest import REPOSITORY
 from orchard.cli import cli
 from orchard.errors import UsageError
-from orchard.settings import OTHER_VARIABLES, PREFIX, Settings, load
+from orchard.settings import OTHER_VARIABLES, Settings, load
+from orchard.settings_text import PREFIX
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,9 @@
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from orchard import datasets, tasks
 from orchard.errors import AccessDenied, ClusterError, InputError, OrchardError, OutputDamaged, StorageError
 from orchard.files import DataFile
 from orchard.layout import REDUCED
-from orchard.session import with_attempts
+from orchard.spark.properties import with_attempts
 from orchard.storage import open_storage
 
 SENTENCE = "Two lines\nof “é” \\x and ${braces}: mend them."
@@ -150,3 +152,26 @@ def test_only_jobs_of_orchard_are_cancelled(spark: SparkSession) -> None:
             pass
         assert set(context.getJobTags()) == {"orchard"}
     assert set(context.getJobTags()) == set()
+
+
+def test_batches_are_taken_while_there_is_room_and_answered_in_their_order(spark: SparkSession) -> None:
+    taken: list[int] = []
+
+    def batches() -> Iterator[list[int]]:
+        for number in range(1, 5):
+            taken.append(number)
+            yield [-number, number]
+
+    with closing(tasks.run_batches(spark.sparkContext, abs, batches(), in_order=True)) as found:
+        assert next(found) == [1, 1]
+        assert taken == [1, 2]
+        assert list(found) == [[2, 2], [3, 3], [4, 4]]
+
+
+def test_batches_that_are_given_up_end_on_spark(spark: SparkSession) -> None:
+    def tick() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(tasks.run_batches(spark.sparkContext, time.sleep, [[600.0], [600.0]], tick=tick))
+    assert tasks.run(spark.sparkContext, abs, [-1, -2]) == [1, 2]

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from orchard.datasets import lists
+from orchard.datasets import list_column
 from orchard.errors import InputError, OrchardError, OutputDamaged
 from orchard.features.artifact import Artifact, EngineName, Precision
 from orchard.layout import BACKBONE, DERIVED, EXTRACTED, LABELS, LOGISTIC_REGRESSION, REDUCTION, SCHEMAS, Dataset
@@ -27,7 +27,7 @@ def rows(dataset: Dataset, paths: list[str]) -> pa.Table:
     table = pa.Table.from_pylist(found, SCHEMAS[dataset])
     for name in {"features", "pca_features"} & set(table.column_names):
         place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.schema.field(name), lists(np.ones((len(paths), 3), np.float32)))
+        table = table.set_column(place, table.schema.field(name), list_column(np.ones((len(paths), 3), np.float32)))
     return table
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def start_spark(**options: Any) -> "SparkSession":
-    """Start a local Spark session fit for the other functions; see `orchard.session.start` for the options."""
-    from orchard.session import start
+    """Start a local Spark session fit for the other functions; see `orchard.spark.session.start` for the options."""
+    from orchard.spark.session import start
 
     return start(**options)
 
@@ -286,8 +286,8 @@ def export(output: str, file: str, *, format: str, precision: str = "float32", *
     Raises:
         OrchardError: see `orchard.errors`.
     """
-    from orchard.exports.formats import Format, Precision
+    from orchard.exports.formats import Format, StoredPrecision
     from orchard.exports.writing import export as write
     from orchard.settings import load
 
-    return write(output, file, Format(format), Precision(precision), s3=load(settings).s3_options())
+    return write(output, file, Format(format), StoredPrecision(precision), s3=load(settings).s3_options())

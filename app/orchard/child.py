@@ -1,19 +1,34 @@
-"""Child processes that run Orchard's Python: they find the package, use UTF-8, and send their errors to the parent."""
+"""Child processes that run Orchard's Python: they find the package, use UTF-8, and send their errors to the parent.
+
+Those that do one thing and end share a folder with the parent::
+
+    parent: request.json, what else it needs  ->  child: its results, or error.json; log: what libraries print
+"""
 
 import codecs
 import io
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import orchard
 from orchard import errors
 from orchard.errors import OrchardError
 
-_ERROR = "error.json"
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_REQUEST, _ERROR, _LOG = "request.json", "error.json", "log"
 _ESCAPED = "orchard-escaped"
+
+KERAS = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+"""In the environment of a process that takes Keras: its backend, unless another is named; no chatter, no GPU."""
 
 UTF8 = {"PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
 """In the environment of a process, Python's or Java's: it names files in UTF-8, whatever the locale."""
@@ -32,6 +47,49 @@ def options(**variables: str) -> dict[str, Any]:
     What a terminal sends on Ctrl-C is for the parent, which ends its children itself.
     """
     return {"env": environment(**variables), "start_new_session": True}
+
+
+def start(
+    module: str,
+    folder: Path,
+    request: "DataclassInstance",
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen[bytes]:
+    """Start a process that does what a request asks for.
+
+    Args:
+        module: whose ``main`` it calls with the folder.
+        folder: that it shares with this process.
+        request: the process gets it as JSON, see `request_of`.
+        stdin: as of `subprocess.Popen`.
+        stdout: likewise; None: what it prints goes to its log.
+        variables: in its environment.
+    """
+    (folder / _REQUEST).write_text(json.dumps(asdict(request)))
+    (folder / _ERROR).unlink(missing_ok=True)
+    with (folder / _LOG).open("wb") as log:
+        return subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", module, str(folder)],
+            stdin=stdin,
+            stdout=log if stdout is None else stdout,
+            stderr=log,
+            **options(**variables),
+        )
+
+
+def request_of(folder: Path) -> dict[str, Any]:
+    """Return, in the child, what it is asked for."""
+    found: dict[str, Any] = json.loads((folder / _REQUEST).read_text())
+    return found
+
+
+def last_words(folder: Path, code: int | None) -> str:
+    """Return how a child ended that left neither results nor an error: its exit code, and its log's last line."""
+    lines = (folder / _LOG).read_text(errors="replace").strip().splitlines() or ["no output"]
+    return f"broke off with code {code} ({lines[-1]})"
 
 
 def is_ascii(encoding: str) -> bool:

@@ -18,8 +18,8 @@ from orchard.planning.probe import measure as time_of
 from orchard.redaction import redacted
 from orchard.report.comparison import render
 from orchard.runlog import RunLog
-from orchard.session import Session
 from orchard.settings import Settings
+from orchard.spark.session import Session
 from orchard.storage import open_storage
 from orchard.summary import as_json
 from orchard.tuning.blocks import last_kept

@@ -88,7 +88,7 @@ def matrix(column: pa.Array) -> NDArray[np.float32]:
     return rows
 
 
-def lists(rows: NDArray[np.float32]) -> pa.Array:
+def list_column(rows: NDArray[np.float32]) -> pa.Array:
     """Return (n, d) float32 as a column of lists, the opposite of `matrix`."""
     offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))

@@ -17,11 +17,12 @@ from orchard.features.regrouping import update_groups
 from orchard.features.weights import tuned
 from orchard.images.sources import check_weights, list_selected
 from orchard.layout import TO_DO_AGAIN
+from orchard.machine import available_cores
 from orchard.output import Output
 from orchard.planning.outcome import Expectation
 from orchard.progress import stage
-from orchard.session import Session, available_cores
 from orchard.settings import Settings
+from orchard.spark.session import Session
 from orchard.tuning import stage as tuning
 from orchard.tuning.blocks import last_kept
 from orchard.usage import Meter

@@ -9,7 +9,8 @@ import click
 
 from orchard import progress
 from orchard.redaction import without_secrets
-from orchard.settings import Settings, as_text, load
+from orchard.settings import Settings, load
+from orchard.settings_text import as_text, flag_of
 
 SELECTION = (
     "limit",
@@ -89,7 +90,7 @@ def comparison(*, required: bool) -> Callable[[Command], Command]:
 
 def _option(name: str) -> Callable[[Command], Command]:
     field = Settings.model_fields[name]
-    flag = "--" + name.replace("_", "-")
+    flag = flag_of(name)
     described = field.description or ""
     if field.default not in (None, (), False, {}):
         described += f"  [default: {as_text(name, field.default)}]"
@@ -121,7 +122,7 @@ def settings_from(flags: dict[str, Any]) -> Settings:
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     for name in ("spark_conf", "source_weight"):
         if name in given:
-            given[name] = key_values(given[name], f"--{name.replace('_', '-')}")
+            given[name] = key_values(given[name], flag_of(name))
     return load(given, config)
 
 

@@ -50,9 +50,11 @@ STATISTICS = "statistics.npz"
 """What one pass over the features left for the classifiers; no part of a model."""
 TUNED = "tuned.weights.h5"
 """The weights of a tuned network, as Keras saves them; no part of a model, which has the network."""
+HEAD = "head.npz"
+"""What was trained on top of a tuned network, see `orchard.classification.tuned_head`; no part of a model."""
 TO_DO_AGAIN = "listing.parquet"
 """What is to be featurized again by a tuned network, rows of `LISTING`; gone when it is done."""
-NOT_IN_MODELS = (STATISTICS, TUNED, TO_DO_AGAIN)
+NOT_IN_MODELS = (STATISTICS, TUNED, HEAD, TO_DO_AGAIN)
 LABELS = "labels.json"
 CALIBRATION = "calibration.json"
 FAMILIARITY = "familiarity.npz"
@@ -61,6 +63,7 @@ CARDS = "cards.json"
 KINDS = "kinds.npz"
 COLUMNS = "columns.npz"
 LOGISTIC_REGRESSION = "logistic_regression.npz"
+TUNED_HEAD = "tuned_head.npz"
 RANDOM_FOREST = "random_forest.npz"
 
 
@@ -312,6 +315,8 @@ class FittedBy(StrEnum):
     """Orchard, from the sums of the reduction's pass."""
     SCIKIT_LEARN = "scikit-learn"
     """In the driver."""
+    TUNING = "tuning"
+    """The process that tuned the network, and Orchard, see `orchard.classification.tuned_head`."""
     SPARK_ML = "Spark ML"
     """In the executors, as the driver could not hold the rows."""
 

@@ -5,7 +5,7 @@
     OUT/model/current.json                {"folder": "model/<digest>/"}
     OUT/model/<digest>/manifest.json      the digest of every part; <digest> is the digest of this file
     OUT/model/<digest>/backbone, reduction.npz, labels.json, calibration.json, familiarity.npz,
-                       linear_discriminant.npz, logistic_regression.npz, random_forest.npz
+                       linear_discriminant.npz, tuned_head.npz, logistic_regression.npz, random_forest.npz
                        and, where there are any, kinds.npz, columns.npz and cards.json
 
 A part that is of another run, or was edited, is not what the manifest says, and another manifest has another name: a

@@ -31,8 +31,8 @@ from orchard.reduction import stage as reduction
 from orchard.report import stage as reporting
 from orchard.review import stage as review
 from orchard.runlog import RunLog
-from orchard.session import Session
 from orchard.settings import Settings
+from orchard.spark.session import Session
 from orchard.stages import Stage, feature_names, key_of
 from orchard.storage import read_path
 from orchard.usage import Meter

@@ -26,14 +26,13 @@ from pydantic_settings import (
 
 from orchard.errors import UsageError
 from orchard.redaction import without_secrets
+from orchard.settings_text import PREFIX, flag_of, variable_of
 from orchard.storage.interface import S3Options
 
 if TYPE_CHECKING:
     from orchard.cluster.autoscaling import Bounds
     from orchard.images.limits import Limits
 log = logging.getLogger(__name__)
-
-PREFIX = "ORCHARD_"
 
 SETTINGS_FILE = Path("orchard.toml")
 """Read from the working directory when no ``--config`` is given and it is there."""
@@ -55,11 +54,11 @@ _REAL_PHOTOS: Mapping[str, object] = {
     "views": 8,
     "test_views": "3",
     "fit_validation": True,
-    "answer_with": "linear_discriminant",  # which alone is fitted on views
+    "answer_with": "linear_discriminant",  # which is fitted on views
 }
 QUALITIES: Mapping[str | None, Mapping[str, object]] = {
     "balanced": {**_REAL_PHOTOS, "transform": "square_root"},
-    "best": {**_REAL_PHOTOS, "tune": True},
+    "best": {**_REAL_PHOTOS, "tune": True, "answer_with": "tuned_head"},
 }
 """What a quality other than fast, which is the defaults, comes to."""
 
@@ -224,7 +223,9 @@ class Settings(BaseSettings):
         description="classifiers to train, separated by commas",
     )
     answer_with: str | None = Field(
-        None, description="linear classifier of the model, instead of the one that is best on held-out images"
+        None,
+        description="linear classifier of the model, instead of the one that is best on held-out images; a tuned "
+        "backbone also has tuned_head",
     )
     unknown: str | None = Field(
         None,
@@ -327,6 +328,15 @@ class Settings(BaseSettings):
             raise ValueError("--min-executors is greater than --max-executors")
         return self
 
+    def given(self) -> dict[str, Any]:
+        """Return what flags, variables or the settings file have set, in the order of the settings."""
+        return {name: getattr(self, name) for name in Settings.model_fields if name in self.model_fields_set}
+
+    def recorded(self) -> dict[str, Any]:
+        """Return every setting ready for JSON, without secrets."""
+        recorded: dict[str, Any] = without_secrets(self.model_dump(mode="json"))
+        return recorded
+
     def bounds(self) -> "Bounds | None":
         """Return within which bounds the number of executors follows the work; None: it does not."""
         from orchard.cluster.autoscaling import Bounds
@@ -385,17 +395,6 @@ class Settings(BaseSettings):
 
 def _bytes(amount: str) -> int:
     return int(amount[:-1]) << {"k": 10, "m": 20, "g": 30}[amount[-1].lower()]
-
-
-def as_text(name: str, value: object) -> str:
-    """Return a setting's value as its variable, its flag and its default in the help are written."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(value)
-    if name == "max_rejected" and isinstance(value, float):
-        return f"{100 * value:.12g}%"
-    return str(value)
 
 
 def load(flags: Mapping[str, object] | None = None, config: Path | None = None) -> Settings:
@@ -468,7 +467,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _sentence(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
         found = re.search(r'field "(\w+)"', str(error))
-        name = PREFIX + (found[1].upper() if found else "*")
+        name = variable_of(found[1] if found else "*")
         return f'{name} cannot be read: write it as JSON, such as {{"key": "value"}}.'
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
@@ -480,7 +479,6 @@ def _sentence(error: ValidationError | SettingsError) -> str:
         return f"There is no setting called {name}: " + (
             f"did you mean {near[0]}?" if near else "`orchard run --help` lists them."
         )
-    flag = "--" + name.replace("_", "-")
     key = f" {within[0]}" if within else ""
     value = without_secrets(first["input"], within[0] if within else name)
-    return f"{flag}{key} (or {PREFIX}{name.upper()}) cannot be {value!r}: {message[0].lower()}{message[1:]}."
+    return f"{flag_of(name)}{key} (or {variable_of(name)}) cannot be {value!r}: {message[0].lower()}{message[1:]}."

@@ -13,7 +13,7 @@ from orchard.output import Output
 
 if TYPE_CHECKING:  # workers import the stages, and need neither
     from orchard.progress import Advance
-    from orchard.session import Session
+    from orchard.spark.session import Session
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from orchard.features.backbones import find
 from orchard.headline import headline
 from orchard.images.rejections import commonest_kinds
 from orchard.layout import INVENTORY, REJECTED, Dataset, Fitting, ImageCounts, Metrics, Planned, Run, Selection, Usage
+from orchard.machine import available_cores
 from orchard.output import Output
 from orchard.redaction import without_secrets
-from orchard.session import available_cores
 from orchard.settings import Settings
 from orchard.version import VERSION
 
@@ -134,7 +134,7 @@ def run(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         source=output.recall("listing").get("source", ""),
         output=output.url,
-        settings=settings.model_dump(mode="json"),
+        settings=settings.recorded(),
         backbone=identity | {"name": backbone.name, "input_size": backbone.input_size, "top1": backbone.top1},
         fitting=_fitting(output, selection) if selection else None,
         versions=_versions(),

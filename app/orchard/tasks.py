@@ -8,8 +8,8 @@ import base64
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -31,8 +31,12 @@ P = ParamSpec("P")
 ATTEMPTS = 4
 """At a task, in a local run as in a cluster (Spark's ``spark.task.maxFailures``, which local masters ignore)."""
 
+BATCHES_IN_FLIGHT = 2
+"""While the last tasks of one batch run, those of the next fill the free slots."""
+
 _TAG = "orchard"
 _AGAIN_SECONDS = 0.2
+_TICK_SECONDS = 0.25
 _MARK = "orchard-error:"
 _MARKED = re.compile(rf"{_MARK}([\w=-]+)")
 _GUESS = "most likely for want of memory"
@@ -88,6 +92,51 @@ def run(context: "SparkContext", function: Callable[[T], R], items: Sequence[T])
     with at_work(context):
         found: list[R] = context.parallelize(items, len(items)).map(partial(_call, function)).collect()
     return found
+
+
+def run_batches(
+    context: "SparkContext",
+    function: Callable[[T], R],
+    batches: Iterable[Sequence[T]],
+    *,
+    in_order: bool = False,
+    tick: Callable[[], object] = lambda: None,
+) -> Generator[list[R], None, None]:
+    """Yield what `run` returns for each batch, with `BATCHES_IN_FLIGHT` of them handed out at a time.
+
+    Close it (`contextlib.closing`), so that what is under way ends with it.
+
+    Args:
+        context: Spark's.
+        function: called in the workers, one task an item.
+        batches: taken one by one, when there is room for another.
+        in_order: of `batches`; otherwise as they are done.
+        tick: called again and again while results are waited for; what it raises ends the work.
+
+    Raises:
+        OrchardError: what a worker raised four times.
+        ClusterError: Spark gave up.
+        KeyboardInterrupt: the command is to end.
+    """
+    left = iter(batches)
+    in_flight: list[Future[list[R]]] = []
+    with ThreadPoolExecutor(BATCHES_IN_FLIGHT, thread_name_prefix="orchard-batch") as threads:
+        try:
+            while True:
+                while len(in_flight) < BATCHES_IN_FLIGHT and (batch := next(left, None)) is not None:
+                    in_flight.append(threads.submit(run, context, function, batch))
+                if not in_flight:
+                    return
+                wanted = in_flight[:1] if in_order else in_flight
+                finished, _ = wait(wanted, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
+                interruption.check()
+                tick()
+                for done in finished:
+                    in_flight.remove(done)
+                    yield done.result()
+        except BaseException:
+            cancel(context, in_flight)
+            raise
 
 
 def tree_reduce(

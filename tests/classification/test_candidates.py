@@ -5,6 +5,10 @@ import pytest
 
 from orchard.classification.candidates import choose
 from orchard.classification.held_out import HeldOut, judge
+from orchard.classification.training import Classifier
+from orchard.classification.training import chosen as trained
+from orchard.classification.tuned_head import Head, mix
+from orchard.errors import UsageError
 from orchard.inference.calibration import LEAST_ROWS, Calibration
 from orchard.inference.linear import Linear
 from orchard.layout import Trial
@@ -87,3 +91,45 @@ def test_between_those_that_chance_sets_apart_the_truer_confidences_decide() -> 
     assert name == REGRESSION and "none is better than by chance (linear discriminant 98.7%" in why
     assert choose(found, None, 10_000)[0] == DISCRIMINANT
     assert choose(trials((0.80, 0.9), (0.69, 0.8)), None, 296)[0] == DISCRIMINANT
+
+
+def test_a_head_answers_with_the_discriminant_where_both_are_right_more_often_than_either() -> None:
+    """Two classifiers that see a half of the features each: of labels that differ in both halves both are needed."""
+    random = np.random.default_rng(0)
+    classes = random.integers(0, 4, 2_000)
+    features = np.zeros((2_000, 4), np.float32)
+    features[:, :2] = np.eye(2)[classes // 2]  # the first tells pairs, the second who of a pair
+    features[:, 2:] = np.eye(2)[classes % 2]
+    features += random.normal(0, 0.7, features.shape).astype(np.float32)
+    pairs = np.array([[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0]], np.float32)
+    within = np.array([[0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
+    first, second = Linear(90 * pairs, np.zeros(4, np.float32)), Linear(within, np.zeros(4, np.float32))
+
+    found = mix(first, second, features, classes)
+    right = [(linear(features).argmax(1) == classes).mean() for linear in (first, second, found(first, second))]
+    assert found.share == 0.5, "both know as much, however large their scores are"
+    assert found.temperatures[0] > 30 * found.temperatures[1]
+    assert right[2] > max(right[:2]) + 0.1
+    assert mix(first, Linear(0 * within, second.bias), features, classes).share < 1, "what knows nothing is not asked"
+
+
+def test_a_head_is_asked_by_label_and_only_if_it_knows_all() -> None:
+    linear = Linear(np.arange(6, dtype=np.float32).reshape(3, 2), np.arange(3, dtype=np.float32))
+    head = Head.from_bytes(Head(linear, ["ä", "b", "c"]).to_bytes())
+    assert head.labels == ["ä", "b", "c"]
+    found = head.of(["c", "ä"])
+    assert found and found.bias.tolist() == [2, 0] and found.weights.tolist() == [[4, 5], [0, 1]]
+    assert head.of(["ä", "new"]) is None
+
+
+def test_a_tuned_head_needs_no_name_and_is_passed_over_where_there_is_none() -> None:
+    names = ["linear_discriminant", "random_forest"]
+    assert trained(names, None, is_tuned=True) == [
+        Classifier.LINEAR_DISCRIMINANT,
+        Classifier.TUNED_HEAD,
+        Classifier.RANDOM_FOREST,
+    ]
+    assert trained(names, "tuned_head") == [Classifier.LINEAR_DISCRIMINANT, Classifier.RANDOM_FOREST]
+    assert trained(["random_forest", "tuned_head"], "tuned_head", is_tuned=True) == [Classifier.RANDOM_FOREST]
+    with pytest.raises(UsageError, match="--answer-with logistic_regression"):
+        trained(names, "logistic_regression", is_tuned=True)

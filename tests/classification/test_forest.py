@@ -11,7 +11,7 @@ from sklearn.tree import ExtraTreeClassifier
 from orchard.classification import forest
 from orchard.classification.forest import TREES, Forest, grow
 from orchard.classification.rows import Rows
-from orchard.datasets import lists
+from orchard.datasets import list_column
 from orchard.files import DataFile
 from orchard.reduction.statistics import Role
 
@@ -31,7 +31,7 @@ def rows(values: NDArray[np.float32] = VALUES, classes: NDArray[np.integer] = CL
             columns = {
                 "path": pa.array([f"{i}.jpg" for i in range(len(values))][part]),
                 "label": pa.array([LABELS[i] for i in classes[part]]),
-                "pca_features": lists(values[part]),
+                "pca_features": list_column(values[part]),
             }
             yield pa.record_batch(columns), ROLES[part]
 

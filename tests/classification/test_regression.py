@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from orchard.classification import regression
 from orchard.classification.rows import Rows
-from orchard.datasets import lists
+from orchard.datasets import list_column
 from orchard.files import DataFile
 from orchard.layout import FittedBy
 from orchard.reduction.statistics import ClassSums, Role
@@ -30,7 +30,7 @@ def rows(classes: NDArray[np.integer], *, last: int = 0) -> Rows:
             columns = {
                 "path": pa.array([f"{i}.jpg" for i in range(400)][part]),
                 "label": pa.array([LABELS[i] for i in classes[part]]),
-                "pca_features": lists(VALUES[part]),
+                "pca_features": list_column(VALUES[part]),
             }
             yield pa.record_batch(columns), ROLES[part]
 
@@ -70,7 +70,7 @@ def test_a_row_that_weighs_three_counts_as_three_rows() -> None:
         columns = {
             "path": pa.array([f"{i:04}" for i in range(len(chosen))]),
             "label": pa.array([LABELS[i] for i in CLASSES[chosen]]),
-            "pca_features": lists(VALUES[chosen]),
+            "pca_features": list_column(VALUES[chosen]),
         }
         batch = pa.record_batch(columns | ({} if weights is None else {"weight": pa.array(weights)}))
         read = Rows(

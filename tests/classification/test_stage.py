@@ -18,7 +18,8 @@ from orchard.classification.forest import Forest
 from orchard.classification.held_out import HeldOut
 from orchard.classification.stage import Classification, classify
 from orchard.classification.training import Classifier
-from orchard.datasets import lists, matrix
+from orchard.classification.tuned_head import Head
+from orchard.datasets import list_column, matrix
 from orchard.errors import InputError, TrainingError
 from orchard.features.regrouping import update_groups
 from orchard.images.groups import frame_names, groups_of, regrouped
@@ -26,7 +27,7 @@ from orchard.inference.calibration import Calibration, Decision
 from orchard.inference.columns import from_bytes
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.linear import Linear
-from orchard.layout import COLUMNS, FEATURES, INVENTORY, PREDICTIONS, REDUCED, Dataset
+from orchard.layout import COLUMNS, FEATURES, HEAD, INVENTORY, PREDICTIONS, REDUCED, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import load, reduce
 from orchard.reduction.statistics import Sums
@@ -57,7 +58,9 @@ def commit(output: Output, rows: Rows, *, grouped: bool = False, further: Sequen
         image["label_columns"] = json.dumps(columns) if columns else None
         value[0] += {"ripe": 4, "raw": -4}.get(columns.get("ripeness", ""), 30)
     features = pa.Table.from_pylist([image | {"width": 100, "height": 100} for image in images], FEATURES)
-    features = features.set_column(FEATURES.get_field_index("features"), FEATURES.field("features"), lists(values))
+    features = features.set_column(
+        FEATURES.get_field_index("features"), FEATURES.field("features"), list_column(values)
+    )
     frames = frame_names([path for path, _, _ in rows], [label for _, label, _ in rows])
     groups = frames if grouped else [None] * len(rows)
     inventory = pa.Table.from_pylist(
@@ -239,6 +242,32 @@ def test_the_saved_classifiers_answer_as_the_predictions_say(whole: tuple[Output
         "logistic_regression": "scikit-learn",
         "random_forest": "scikit-learn",
     }
+
+
+def test_the_head_of_a_tuned_network_answers_together_with_the_discriminant(
+    spark: SparkSession, whole: tuple[Output, Classification], run: Callable[..., Classification], output: Output
+) -> None:
+    """One that gives the labels in another order, its own scale, and is as good as the discriminant; or lacks one."""
+    files = whole[0].classifier_files()
+    labels = json.loads(files["labels.json"])
+    good = Linear.from_bytes(files["linear_discriminant.npz"], load(whole[0]))
+    head = Head(Linear(good.weights[::-1] / 50, good.bias[::-1] / 50), labels[::-1])
+    output.commit({}, parts={HEAD: head.to_bytes()})
+    asked = [Classifier.LINEAR_DISCRIMINANT, Classifier.TUNED_HEAD]
+    result = run(WHOLE, asked, sure_at=0.95, answer_with="tuned_head")
+    assert list(result["classifiers"]) == ["linear_discriminant", "tuned_head"]
+    assert result["selection"] and result["selection"]["chosen"] == "tuned_head"
+    found = output.classifier_files()
+    assert Decision.from_bytes(found["calibration.json"]).classifier == "tuned_head"
+    mixed = Linear.from_bytes(found["tuned_head.npz"], load(output))
+    features = matrix(output.read(Dataset.FEATURES, ["features"], FEATURES)["features"].combine_chunks())
+    assert (mixed(features).argmax(1) == good(features).argmax(1)).mean() > 0.99
+    confusion = result["classifiers"]["tuned_head"]["confusion"]
+    assert confusion == result["classifiers"]["linear_discriminant"]["confusion"]
+
+    output.commit({}, parts={HEAD: Head(head.linear, ["plum", "cherry", "quince"]).to_bytes()})
+    result = classify(spark, output, asked, key="another", seed=1, split_by_group=False, **MEMORY)
+    assert list(result["classifiers"]) == ["linear_discriminant"], "it does not know all labels"
 
 
 def test_a_regression_that_the_driver_does_not_hold_is_spark_ml_s_and_the_same(

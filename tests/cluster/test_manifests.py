@@ -15,7 +15,8 @@ from conftest import REPOSITORY
 from orchard.cli import cli
 from orchard.cluster.manifests import RENDERED, TUNING, Submission, render
 from orchard.errors import UsageError
-from orchard.settings import Settings, as_text, load
+from orchard.settings import Settings, load
+from orchard.settings_text import as_text
 
 SOURCE, OUTPUT = "s3a://bucket/photos", "s3a://bucket/out"
 

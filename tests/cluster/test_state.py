@@ -11,7 +11,7 @@ from kubernetes import client
 from orchard.cluster import reasons
 from orchard.cluster.follow import Display
 from orchard.cluster.jobs import _Patience
-from orchard.cluster.reasons import Reason
+from orchard.cluster.reasons import Hindrance
 from orchard.cluster.state import Observation, Progress, json_line
 
 NOW = datetime.now(UTC)
@@ -235,14 +235,14 @@ def test_an_init_container_that_failed_is_named() -> None:
 def test_what_waiting_hardly_mends_is_waited_for_shortly() -> None:
     now = 0.0
     patience = _Patience(600, clock=lambda: now)
-    missing = Reason("the image is missing", definite=True)
+    missing = Hindrance("the image is missing", definite=True)
     assert patience.exhausted_by(missing) is None
     now = 19
     assert patience.exhausted_by(missing) is None
     now = 20
     assert patience.exhausted_by(missing) == "the image is missing"
     assert patience.exhausted_by(None) is None
-    full = Reason("it fits on no node", definite=False)
+    full = Hindrance("it fits on no node", definite=False)
     assert patience.exhausted_by(full) is None
     now = 619
     assert patience.exhausted_by(full) is None

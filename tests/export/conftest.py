@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 import orchard.api
 from export.runtimes import Answers, Exporter, Photographs, run_tensorflow
-from orchard.exports.formats import Format, Precision
+from orchard.exports.formats import Format, StoredPrecision
 from orchard.exports.writing import export
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
@@ -77,7 +77,7 @@ def looked_at(looking: Path, photographs: Photographs) -> Photographs:
 def exporter(output: Path, folder: Path) -> Exporter:
     """Return what writes the model of an output as a file of a format and precision, once."""
 
-    def export_once(kind: Format, precision: Precision) -> Path:
+    def export_once(kind: Format, precision: StoredPrecision) -> Path:
         file = folder / f"{precision}{kind.suffix}"
         if not file.exists():
             export(str(output), str(file), kind, precision)
@@ -103,7 +103,11 @@ def answers_of_tensorflow(
     exported: Exporter, photographs: Photographs, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Answers]:
     """Of the files that TensorFlow runs, by their names, the answers."""
-    wanted = [(Format.KERAS, Precision.FLOAT32), (Format.LITERT, Precision.FLOAT32), (Format.LITERT, Precision.INT8)]
+    wanted = [
+        (Format.KERAS, StoredPrecision.FLOAT32),
+        (Format.LITERT, StoredPrecision.FLOAT32),
+        (Format.LITERT, StoredPrecision.INT8),
+    ]
     with ThreadPoolExecutor(2) as pool:
         files = list(pool.map(lambda one: exported(*one), wanted))
     return run_tensorflow(files, photographs, tmp_path_factory.mktemp("answers"))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchard.exports.formats import Format, Precision
+from orchard.exports.formats import Format, StoredPrecision
 from orchard.features.engines import import_openvino
 
-Exporter = Callable[[Format, Precision], Path]
+Exporter = Callable[[Format, StoredPrecision], Path]
 
 
 class Answers(NamedTuple):

@@ -16,12 +16,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from export.runtimes import Exporter
+from orchard.cli.export import export
 from orchard.errors import InputError, StorageError, UsageError, WeightsUnavailable
-from orchard.exports.commands import export
-from orchard.exports.formats import Format, Precision, card_beside
+from orchard.exports.formats import Format, StoredPrecision, card_beside
 from orchard.exports.keras_model import keras_file
 from orchard.exports.quantization import Images, in_other_numbers, matching
-from orchard.features.artifact import Precision as Computing
+from orchard.features.artifact import Precision
 from orchard.features.engines import import_openvino
 from orchard.inference.model import Model
 
@@ -76,16 +76,16 @@ def test_the_card_says_what_an_app_and_a_lawyer_need(trained: Path, model: Model
 
 
 def test_labels_and_card_are_inside_the_file_too(model: Model, exported: Exporter) -> None:
-    properties = {p.key: p.value for p in onnx.load(exported(Format.ONNX, Precision.INT8)).metadata_props}
+    properties = {p.key: p.value for p in onnx.load(exported(Format.ONNX, StoredPrecision.INT8)).metadata_props}
     assert json.loads(properties["labels"]) == list(model.labels)
     assert json.loads(properties["model_card"])["precision"] == "int8"
-    graph = import_openvino().Core().read_model(exported(Format.OPENVINO, Precision.FLOAT32))
+    graph = import_openvino().Core().read_model(exported(Format.OPENVINO, StoredPrecision.FLOAT32))
     assert json.loads(graph.get_rt_info(["orchard", "labels"]).astype(str)) == list(model.labels)
     assert json.loads(graph.get_rt_info(["orchard", "model_card"]).astype(str))["digest"] == model.digest
 
 
 def test_the_card_is_in_the_metadata_of_a_litert_file(model: Model, exported: Exporter) -> None:
-    content = exported(Format.LITERT, Precision.FLOAT32).read_bytes()
+    content = exported(Format.LITERT, StoredPrecision.FLOAT32).read_bytes()
     assert b"model.json" in content and json.dumps(list(model.labels)).encode() in content
 
 
@@ -140,7 +140,7 @@ def test_other_weights_than_the_models_are_refused(model: Model) -> None:
     other = replace(model, artifact=replace(model.artifact, weights_digest="0" * 32))
     with pytest.raises(WeightsUnavailable, match="are not those that the model was made with: give the same file"):
         keras_file(other, Format.KERAS, weights="imagenet")
-    of_int8 = replace(other, artifact=replace(other.artifact, precision=Computing.INT8))
+    of_int8 = replace(other, artifact=replace(other.artifact, precision=Precision.INT8))
     with pytest.raises(WeightsUnavailable, match="or take --precision int8, which needs none"):
         in_other_numbers(of_int8, Images([], ""), weights="imagenet", seed=0)
 
@@ -159,7 +159,7 @@ def test_floats_of_a_run_in_int8_are_made_of_the_weights_again(model: Model, fru
     pixels = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     images = Images(pixels, "0" * 32)
     int8 = in_other_numbers(model, images, weights="imagenet", seed=0)
-    assert int8.artifact.precision is Computing.INT8 and int8.calibration != model.calibration
+    assert int8.artifact.precision is Precision.INT8 and int8.calibration != model.calibration
     again = in_other_numbers(int8, images, weights="imagenet", seed=0)
     assert again.artifact == model.artifact
     assert again.calibration.familiarity == pytest.approx(model.calibration.familiarity, abs=3e-4)
@@ -172,4 +172,4 @@ def test_a_keras_application_leaves_as_litert() -> None:
 
     artifact = build_artifact(find("MobileNetV3Small"), weights="random", seed=3)
     model = Model(artifact, ("a", "b"), np.zeros((2, artifact.n_features), np.float32), np.zeros(2, np.float32))
-    assert len(keras_file(model, Format.LITERT, Precision.FLOAT16, weights="random", seed=3).data) > 1_000_000
+    assert len(keras_file(model, Format.LITERT, StoredPrecision.FLOAT16, weights="random", seed=3).data) > 1_000_000

@@ -16,7 +16,7 @@ from PIL import Image
 
 from export.runtimes import Exporter
 from orchard.exports.card import model_card
-from orchard.exports.formats import Format, Precision, card_beside
+from orchard.exports.formats import Format, StoredPrecision, card_beside
 from orchard.inference.model import Model
 from orchard.serving import static
 from serving.visitor import cannot
@@ -31,7 +31,7 @@ def block(language: str) -> str:
 
 
 def test_the_example_in_python_tells_a_fruit(exported: Exporter, fruits: Path, tmp_path: Path) -> None:
-    file = exported(Format.ONNX, Precision.FLOAT32)
+    file = exported(Format.ONNX, StoredPrecision.FLOAT32)
     shutil.copy(file, tmp_path / "fruits.onnx")
     card = json.loads(card_beside(file).read_text())
     (tmp_path / "fruits.onnx.json").write_text(json.dumps(card | {"threshold": 0.5, "familiarity_threshold": 0.3}))
@@ -44,7 +44,7 @@ def test_the_example_for_the_web_tells_a_fruit_in_node(exported: Exporter, fruit
     node, packages = shutil.which("node"), static.PAGE / "node_modules"
     if node is None or not packages.is_dir():
         cannot("there is no Node.js, or npm has not brought the page's runtime: make setup")
-    file = exported(Format.ONNX, Precision.FLOAT16)
+    file = exported(Format.ONNX, StoredPrecision.FLOAT16)
     shutil.copy(file, tmp_path / "fruits.onnx")
     card = json.loads(card_beside(file).read_text())
     (tmp_path / "fruits.onnx.json").write_text(json.dumps(card | {"threshold": 0.5, "familiarity_threshold": 0.3}))
@@ -67,7 +67,7 @@ def test_the_examples_for_phones_are_what_their_grammars_allow(language: str, gr
 
 
 def test_the_card_in_the_page_has_the_fields_of_a_card(model: Model) -> None:
-    shown, card = json.loads(block("json")), model_card(model, Format.ONNX, Precision.FLOAT32)
+    shown, card = json.loads(block("json")), model_card(model, Format.ONNX, StoredPrecision.FLOAT32)
     assert set(shown) == {*card, "cards", "file"}
     for part in ("input", "answers", "backbone", "licences"):
         assert set(shown[part]) == set(card[part])

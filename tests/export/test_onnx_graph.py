@@ -15,7 +15,7 @@ from export.runtimes import Answers, run_onnx
 from orchard.classification import discriminant
 from orchard.errors import OrchardError, UsageError
 from orchard.exports import onnx_graph
-from orchard.exports.formats import Precision
+from orchard.exports.formats import StoredPrecision
 from orchard.exports.graph import folded_graph
 from orchard.exports.onnx_graph import to_onnx
 from orchard.features.artifact import Artifact, EngineName
@@ -122,7 +122,7 @@ def test_everything_linear_is_one_layer_and_batch_normalisation_is_folded(model:
 
 def test_a_server_can_afford_to_make_it_when_asked(model: Model) -> None:
     started = time.process_time()
-    to_onnx(model, Precision.FLOAT16)
+    to_onnx(model, StoredPrecision.FLOAT16)
     assert time.process_time() - started < 2
     assert "onnxruntime" not in vars(onnx_graph) and "tensorflow" not in vars(onnx_graph)
 
@@ -139,7 +139,7 @@ def test_the_temperature_is_in_the_file(model: Model, fruits: Path) -> None:
 
 def test_int8_is_not_made_without_images(model: Model) -> None:
     with pytest.raises(UsageError, match="needs images to calibrate with: orchard export"):
-        to_onnx(model, Precision.INT8)
+        to_onnx(model, StoredPrecision.INT8)
 
 
 def test_a_network_of_tensorflows_is_refused_with_the_way_out(model: Model) -> None:

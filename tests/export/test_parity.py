@@ -11,16 +11,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.runtimes import Answers, Exporter, Photographs, Run, run_onnx, run_openvino, run_tensorflow
-from orchard.exports.formats import Format, Precision, card_beside
+from orchard.exports.formats import Format, StoredPrecision, card_beside
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
 
 # How much of the accuracy may be lost; measured on 2,878 photographs of 58 classes: see docs/export.md.
-ALLOWED_LOSS = {Precision.FLOAT16: 0.005, Precision.INT8: 0.03}
+ALLOWED_LOSS = {StoredPrecision.FLOAT16: 0.005, StoredPrecision.INT8: 0.03}
 # How far familiarity may be off, on average and at most; measured on 550 photographs: 9e-7 and 9e-4 at most, and of
 # int8, whose noise lies at a right angle to the classes, 0.02 on average and 0.07 at most.
-FAMILIARITY_DIFFERS = {Precision.FLOAT32: (1e-4, 1e-3), Precision.FLOAT16: (1e-3, 5e-3), Precision.INT8: (0.04, 0.15)}
+FAMILIARITY_DIFFERS = {
+    StoredPrecision.FLOAT32: (1e-4, 1e-3),
+    StoredPrecision.FLOAT16: (1e-3, 5e-3),
+    StoredPrecision.INT8: (0.04, 0.15),
+}
 
 
 def in_batches(run: Run, images: NDArray[np.uint8], size: int = 50) -> Answers:
@@ -28,7 +32,7 @@ def in_batches(run: Run, images: NDArray[np.uint8], size: int = 50) -> Answers:
     return Answers(*(np.concatenate(values) for values in zip(*batches, strict=True)))
 
 
-def check_answers(model: Model, precision: Precision, answers: Answers, photographs: Photographs) -> None:
+def check_answers(model: Model, precision: StoredPrecision, answers: Answers, photographs: Photographs) -> None:
     found = answers.probabilities
     assert found.shape == (len(photographs.label), len(model.labels))
     assert answers.familiarity.shape == (len(photographs.label),)
@@ -38,9 +42,9 @@ def check_answers(model: Model, precision: Precision, answers: Answers, photogra
     (column,) = model.columns
     assert np.abs(answers.colour_probabilities.sum(axis=1) - 1).max() < 1e-3
     same = np.array(column.values)[answers.colour_probabilities.argmax(axis=1)] == photographs.colour
-    assert same.mean() >= (0.995 if precision is Precision.FLOAT32 else 1 - ALLOWED_LOSS[precision])
+    assert same.mean() >= (0.995 if precision is StoredPrecision.FLOAT32 else 1 - ALLOWED_LOSS[precision])
     labels = np.array(model.labels)[found.argmax(axis=1)]
-    if precision is Precision.FLOAT32:
+    if precision is StoredPrecision.FLOAT32:
         assert np.mean(labels == photographs.predicted) >= 0.995
         assert np.abs(found.max(axis=1) - photographs.confidence).max() < 1e-2
         return
@@ -51,17 +55,17 @@ def check_answers(model: Model, precision: Precision, answers: Answers, photogra
     assert right >= right_before - ALLOWED_LOSS[precision]
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", StoredPrecision)
 def test_onnx_answers_as_the_pipeline_did(
-    model: Model, exported: Exporter, photographs: Photographs, precision: Precision
+    model: Model, exported: Exporter, photographs: Photographs, precision: StoredPrecision
 ) -> None:
     run = run_onnx(exported(Format.ONNX, precision))
     check_answers(model, precision, in_batches(run, photographs.pixels), photographs)
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", StoredPrecision)
 def test_openvino_answers_as_the_pipeline_did(
-    model: Model, exported: Exporter, photographs: Photographs, precision: Precision
+    model: Model, exported: Exporter, photographs: Photographs, precision: StoredPrecision
 ) -> None:
     run = run_openvino(exported(Format.OPENVINO, precision))
     check_answers(model, precision, in_batches(run, photographs.pixels), photographs)
@@ -70,15 +74,15 @@ def test_openvino_answers_as_the_pipeline_did(
 def test_keras_answers_as_the_pipeline_did_where_orchard_is_not_installed(
     model: Model, answers_of_tensorflow: dict[str, Answers], photographs: Photographs
 ) -> None:
-    check_answers(model, Precision.FLOAT32, answers_of_tensorflow["float32.keras"], photographs)
+    check_answers(model, StoredPrecision.FLOAT32, answers_of_tensorflow["float32.keras"], photographs)
 
 
-@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8])
+@pytest.mark.parametrize("precision", [StoredPrecision.FLOAT32, StoredPrecision.INT8])
 def test_litert_answers_as_the_pipeline_did(
     model: Model,
     answers_of_tensorflow: dict[str, Answers],
     photographs: Photographs,
-    precision: Precision,
+    precision: StoredPrecision,
 ) -> None:
     check_answers(model, precision, answers_of_tensorflow[f"{precision}.tflite"], photographs)
 
@@ -89,7 +93,7 @@ def test_int8_knows_the_photographs_that_float32_knows_by_a_threshold_of_its_own
     """With ONNX Runtime's int8 and float32's threshold 28 % were unknown."""
     assert np.mean(photographs.familiarity < model.calibration.familiarity) < 0.02
     for kind in (Format.ONNX, Format.OPENVINO, Format.LITERT):
-        file = exported(kind, Precision.INT8)
+        file = exported(kind, StoredPrecision.INT8)
         card = json.loads(card_beside(file).read_text())
         threshold = card["familiarity_threshold"]
         assert 0.8 * model.calibration.familiarity < threshold < model.calibration.familiarity
@@ -104,11 +108,11 @@ def test_int8_knows_the_photographs_that_float32_knows_by_a_threshold_of_its_own
 
 
 def test_openvino_and_onnx_in_int8_are_the_same_network(exported: Exporter, photographs: Photographs) -> None:
-    file = exported(Format.ONNX, Precision.INT8)
+    file = exported(Format.ONNX, StoredPrecision.INT8)
     operations = [node.op_type for node in onnx.load(file).graph.node]
     assert operations.count("QuantizeLinear") > 40 and operations.count("Conv") == 49
     pixels = photographs.pixels[::10]
-    one, other = run_onnx(file)(pixels), run_openvino(exported(Format.OPENVINO, Precision.INT8))(pixels)
+    one, other = run_onnx(file)(pixels), run_openvino(exported(Format.OPENVINO, StoredPrecision.INT8))(pixels)
     assert np.abs(one.familiarity - other.familiarity).max() < 0.03
     assert (one.probabilities.argmax(1) == other.probabilities.argmax(1)).all()
 
@@ -117,30 +121,30 @@ def test_openvino_and_onnx_in_int8_are_the_same_network(exported: Exporter, phot
 def test_litert_in_float16_answers_as_the_pipeline_did(
     model: Model, exported: Exporter, photographs: Photographs, tmp_path: Path
 ) -> None:
-    file = exported(Format.LITERT, Precision.FLOAT16)
+    file = exported(Format.LITERT, StoredPrecision.FLOAT16)
     found = run_tensorflow([file], photographs, tmp_path)[file.name]
-    check_answers(model, Precision.FLOAT16, found, photographs)
+    check_answers(model, StoredPrecision.FLOAT16, found, photographs)
 
 
 def test_smaller_precisions_make_smaller_files(exported: Exporter, answers_of_tensorflow: dict[str, Answers]) -> None:
     assert answers_of_tensorflow  # all of them have been written
 
-    def size(kind: Format, precision: Precision) -> int:
+    def size(kind: Format, precision: StoredPrecision) -> int:
         file = exported(kind, precision)
         return (file.with_suffix(".bin") if kind is Format.OPENVINO else file).stat().st_size
 
     for kind in (Format.ONNX, Format.OPENVINO):
-        assert size(kind, Precision.FLOAT16) < 0.55 * size(kind, Precision.FLOAT32)
+        assert size(kind, StoredPrecision.FLOAT16) < 0.55 * size(kind, StoredPrecision.FLOAT32)
     for kind in (Format.ONNX, Format.OPENVINO, Format.LITERT):
         # What follows the features stays float32: 1.4 MB of familiarity.
-        assert size(kind, Precision.INT8) < 0.37 * size(kind, Precision.FLOAT32)
+        assert size(kind, StoredPrecision.INT8) < 0.37 * size(kind, StoredPrecision.FLOAT32)
 
 
 @pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])
 def test_a_large_photo_is_shrunk_as_the_pipeline_shrinks_it(
     model: Model, exported: Exporter, photographs: Photographs, kind: Format
 ) -> None:
-    file = exported(kind, Precision.FLOAT32)
+    file = exported(kind, StoredPrecision.FLOAT32)
     run = run_onnx(file) if kind is Format.ONNX else run_openvino(file)
     predictor = Predictor(model, batch_size=1)
     for index in range(0, len(photographs.label), 110):
@@ -159,7 +163,7 @@ def test_a_large_photo_is_shrunk_as_the_pipeline_shrinks_it(
 
 @pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])
 def test_a_photo_may_have_any_size_and_come_in_a_batch(exported: Exporter, fruits: Path, kind: Format) -> None:
-    file = exported(kind, Precision.FLOAT32)
+    file = exported(kind, StoredPrecision.FLOAT32)
     run = run_onnx(file) if kind is Format.ONNX else run_openvino(file)
     photo = np.asarray(Image.open(next((fruits / "Test" / "Mango").glob("*.jpg"))).convert("RGB"))
     for height, width in ((1, 1), (37, 500), (224, 224), (600, 31)):
@@ -169,10 +173,10 @@ def test_a_photo_may_have_any_size_and_come_in_a_batch(exported: Exporter, fruit
             assert np.abs(np.array(others) - one).max() < 1e-5
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", StoredPrecision)
 @pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])
 def test_three_views_are_cut_inside_the_file(
-    looking: Path, exported_views: Exporter, looked_at: Photographs, kind: Format, precision: Precision
+    looking: Path, exported_views: Exporter, looked_at: Photographs, kind: Format, precision: StoredPrecision
 ) -> None:
     file = exported_views(kind, precision)
     run = run_onnx(file) if kind is Format.ONNX else run_openvino(file)
@@ -182,13 +186,18 @@ def test_three_views_are_cut_inside_the_file(
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [
-        (Format.KERAS, Precision.FLOAT32),
-        pytest.param(Format.LITERT, Precision.FLOAT32, marks=pytest.mark.slow),
-        pytest.param(Format.LITERT, Precision.INT8, marks=pytest.mark.slow),
+        (Format.KERAS, StoredPrecision.FLOAT32),
+        pytest.param(Format.LITERT, StoredPrecision.FLOAT32, marks=pytest.mark.slow),
+        pytest.param(Format.LITERT, StoredPrecision.INT8, marks=pytest.mark.slow),
     ],
 )
 def test_three_views_are_cut_inside_the_files_of_tensorflow_too(
-    looking: Path, exported_views: Exporter, looked_at: Photographs, tmp_path: Path, kind: Format, precision: Precision
+    looking: Path,
+    exported_views: Exporter,
+    looked_at: Photographs,
+    tmp_path: Path,
+    kind: Format,
+    precision: StoredPrecision,
 ) -> None:
     file = exported_views(kind, precision)
     found = run_tensorflow([file], looked_at, tmp_path)[file.name]
@@ -201,7 +210,7 @@ def test_views_of_a_photo_of_any_size_are_those_of_the_pipeline(
 ) -> None:
     """To the rounding, but where a large one is shrunk in two steps, whose first is coarser in the pipeline."""
     model = Model.load(str(looking))
-    file, predictor = exported_views(kind, Precision.FLOAT32), Predictor(model, batch_size=3)
+    file, predictor = exported_views(kind, StoredPrecision.FLOAT32), Predictor(model, batch_size=3)
     run = run_onnx(file) if kind is Format.ONNX else run_openvino(file)
     photo = Image.open(next((fruits / "Test" / "Mango").glob("*.jpg")))
     for size, differs in (
@@ -220,7 +229,7 @@ def test_views_of_a_photo_of_any_size_are_those_of_the_pipeline(
 
 def test_the_card_says_what_views_the_file_takes(exported: Exporter, exported_views: Exporter) -> None:
     one, three = (
-        json.loads(card_beside(export(Format.ONNX, Precision.FLOAT32)).read_text())["input"]
+        json.loads(card_beside(export(Format.ONNX, StoredPrecision.FLOAT32)).read_text())["input"]
         for export in (exported, exported_views)
     )
     assert (one["views"], one["size"], three["views"], three["size"]) == (1, 224, 3, 320)

@@ -9,7 +9,7 @@ from openvino import opset13
 from PIL import Image
 
 from orchard.exports.graph import _views
-from orchard.features.artifact import LARGER, PARTS, Artifact
+from orchard.features.artifact import LARGER, VIEW_SHARES, Artifact
 from orchard.features.engines import import_openvino
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle
@@ -41,7 +41,7 @@ def test_they_are_pillows(cut: Any, height: int, width: int) -> None:
         resized = [Image.fromarray(p).resize((LARGEST, LARGEST), Image.Resampling.BILINEAR) for p in pictures]
         pictures = np.stack([np.asarray(picture) for picture in resized])
     expected = np.empty_like(found)
-    for of_part, part in zip(expected, PARTS[3], strict=True):
+    for of_part, part in zip(expected, VIEW_SHARES[3], strict=True):
         for picture, out in zip(pictures, of_part, strict=True):
             Resizer(SIZE)(middle(picture, part, SIZE), out)
     differences = np.abs(found - expected)

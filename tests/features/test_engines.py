@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from orchard.errors import ClusterError, OrchardError, UsageError
-from orchard.features.artifact import PARTS, Artifact, EngineName, Precision
+from orchard.features.artifact import VIEW_SHARES, Artifact, EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
 from orchard.features.engines import OpenVinoEngine, load_engine, resolve_precision, square_root
@@ -148,7 +148,7 @@ def test_roots_are_taken_of_each_view_and_keep_their_sign(lite, photos):
     assert Artifact.from_bytes(rooted.to_bytes()) == rooted
     images = [np.asarray(Image.fromarray(photo).resize((300, 300))) for photo in photos.values()]
     views = load_engine(replace(lite, test_views=3))
-    views_of = [middle(image, part, 224) for image in images for part in PARTS[3]]
+    views_of = [middle(image, part, 224) for image in images for part in VIEW_SHARES[3]]
     expected = np.sqrt(views.single(views_of)).reshape(len(images), 3, -1).mean(axis=1)
     np.testing.assert_allclose(load_engine(rooted)(images), expected, atol=1e-5)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from orchard.exports.card import model_card
-from orchard.exports.formats import Format, Precision
+from orchard.exports.formats import Format, StoredPrecision
 from orchard.exports.graph import output_shapes
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
@@ -23,7 +23,7 @@ from orchard.layout import BACKBONE, CALIBRATION, COLUMNS, FAMILIARITY, LABELS, 
 from orchard.output import Output
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Reduction
-from orchard.serving.documents import model_card as api_card
+from orchard.serving.openapi import model_card as api_card
 from orchard.serving.static import about_model
 
 
@@ -71,7 +71,7 @@ def test_a_models_columns_are_kept_answered_and_described(tmp_path: Path) -> Non
     assert said[0]["confidence"] == said[2]["confidence"] > 0.8 > said[1]["confidence"] > 0.5
 
     assert output_shapes(model)["ripeness_probabilities"] == ["n", 2]
-    card = model_card(model, Format.ONNX, Precision.FLOAT32)
+    card = model_card(model, Format.ONNX, StoredPrecision.FLOAT32)
     assert card["columns"][0]["threshold"] == 0.8 and card["outputs"][-1]["name"] == "ripeness_probabilities"
     assert api_card(model).columns == {"ripeness": ["raw", "ripe"]}
     about = json.loads(about_model(model, runtime=True).content)

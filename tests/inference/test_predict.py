@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from orchard.cli import predict as commands
 from orchard.features.views import middle
 from orchard.images.decoding import Decoded
-from orchard.inference import commands
 from orchard.inference.model import Model
 from orchard.inference.predict import Answered, Candidate
 from orchard.inference.predictor import Predictor

@@ -12,12 +12,12 @@ from orchard import memory
 from orchard.classification.training import chosen
 from orchard.errors import InputError
 from orchard.layout import LISTING, StagePlan
+from orchard.machine import available_cores
 from orchard.planning.costs import STAGES, WITHIN, Rates, Source, Work, corrections, estimates, sizes
 from orchard.planning.kernels import Speeds
 from orchard.planning.probe import measure
 from orchard.planning.work import slots_of
 from orchard.report import page
-from orchard.session import available_cores
 from orchard.settings import Settings
 
 SPEEDS = Speeds(0.01, 4e-11, 3e-11, 2e-8, 5e-7, 2e-9, 11.0, 1.0, 0.1)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from orchard.datasets import lists, matrix, read
+from orchard.datasets import list_column, matrix, read
 from orchard.errors import InputError, TrainingError
 from orchard.layout import FEATURES, REDUCED, Dataset
 from orchard.output import Output
@@ -40,7 +40,7 @@ def commit(output: Output, values: np.ndarray, rows_per_file: int = 50) -> pa.Ta
             pa.array([("train", "test", "train", "validation")[i % 4] for i in range(n)]),
             pa.array([100] * n, pa.int32()),
             pa.array([100] * n, pa.int32()),
-            lists(values),
+            list_column(values),
         ],
         schema=FEATURES,
     )

@@ -22,7 +22,7 @@ from orchard.report.samples import (
     Mistake,
     Neighbour,
     Point,
-    Rejection,
+    RejectedImage,
 )
 from orchard.report.thumbnails import BUDGET
 
@@ -143,7 +143,7 @@ def test_hostile_names_are_text_wherever_they_stand(
         ["UklGRg==", None],
         {"logistic_regression": [mistake], "random_forest": [mistake]},
         {HOSTILE: "UklGRg=="},
-        [Rejection(HOSTILE, HOSTILE, HOSTILE)],
+        [RejectedImage(HOSTILE, HOSTILE, HOSTILE)],
         {HOSTILE: "UklGRg=="},
     )
     page = Elements(render(data))
@@ -208,7 +208,7 @@ def test_the_page_of_a_huge_collection_stays_under_five_megabytes(
         ["A" * share] * 600,
         {"classifier_0": mistakes} | {f"classifier_{i}": mistakes[:of_others] for i in (1, 2, 3)},
         {mistake.path: "A" * share for mistake in mistakes},
-        [Rejection(path, "corrupt", "x" * 5_000)] * 35,
+        [RejectedImage(path, "corrupt", "x" * 5_000)] * 35,
         dict.fromkeys(labels[:120], "A" * share),
     )
     page = render(data).encode()

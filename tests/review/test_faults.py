@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from orchard.datasets import lists
+from orchard.datasets import list_column
 from orchard.layout import NEIGHBOURS, SUSPECTS, Dataset, Fault
 from orchard.output import Output
 from orchard.reduction.pca import Reduction
@@ -109,7 +109,7 @@ def test_a_stranger_is_an_outlier_and_no_wrong_label() -> None:
     table = images(path=[f"{i}" for i in range(300)], label=[names[i] for i in labels])
     sums = Sums.of(rows, {"label": table["label"].to_pylist()})
     model = LeaveOneOut.fit(sums.labelled, sums.columns["label"], Reduction.fit(sums.moments, components=2))
-    batch = table.append_column("features", lists(rows)).combine_chunks().to_batches()[0]
+    batch = table.append_column("features", list_column(rows)).combine_chunks().to_batches()[0]
     found = Judge(model, names, 1.0)(batch).merge(Judged.none())
     assert outliers(found).select(["path", "fault"]).to_pylist() == [{"path": "1", "fault": "outlier"}]
     wrong = wrong_labels(found)

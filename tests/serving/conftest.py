@@ -26,7 +26,7 @@ from orchard.serving import reference, static
 
 from .visitor import AXE, DESKTOP, Site, Visitor, cannot, launch
 
-START = "from orchard.serving.commands import serve; serve()"
+START = "from orchard.cli.serve import serve; serve()"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from orchard.serving.commands import serve
+from orchard.cli.serve import serve
 from orchard.serving.problems import STATUS, Refusal
 from orchard.vocabulary import Reason
 

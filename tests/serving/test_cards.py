@@ -13,7 +13,7 @@ from orchard.inference.calibration import Calibration
 from orchard.inference.model import Model
 from orchard.serving.app import Serving, create_app
 from orchard.serving.cards import accepted, requested
-from orchard.serving.documents import Card
+from orchard.serving.openapi import Card
 from orchard.serving.problems import Problem
 
 CARDS = Cards(

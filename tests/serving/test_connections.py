@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from orchard.serving import server
-from orchard.serving.observability import AsgiApp, Receive, Scope, Send
+from orchard.serving.asgi import AsgiApp, Receive, Scope, Send
 
 from .conftest import Server, serving  # type: ignore[import-not-found]
 

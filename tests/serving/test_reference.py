@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, expect
 
 from orchard.serving import metrics, reference
-from orchard.serving.observability import Observed
+from orchard.serving.observability import RequestMiddleware
 from orchard.serving.problems import Problem
 
 from .visitor import DESKTOP, Visitor
@@ -26,7 +26,7 @@ def url(npm_parts: None) -> Iterator[str]:  # noqa: ARG001 -- serves them
     app.add_api_route("/healthz", lambda: {"status": "alive"}, summary="The process lives")
     app.add_api_route("/v1/predict", lambda: {}, methods=["POST"])
     app.include_router(reference.router())
-    app.add_middleware(partial(Observed, metrics=metrics.Metrics(), routes=(), draining=lambda: False))
+    app.add_middleware(partial(RequestMiddleware, metrics=metrics.ServerMetrics(), routes=(), draining=lambda: False))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))

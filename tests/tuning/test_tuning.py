@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from orchard.classification.tuned_head import Head
 from orchard.errors import StorageError, TrainingError, UsageError
 from orchard.features.backbones import REGISTRY, find
 from orchard.images.limits import Limits
+from orchard.layout import HEAD, TUNED
 from orchard.storage import S3Options
 from orchard.tuning import process
 from orchard.tuning.activations import Activations
@@ -154,7 +156,7 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
     )
     folder, told = tmp_path / "work", Counter[str]()
 
-    def tune(stop: bool) -> tuple[bytes, dict[str, Any]]:
+    def tune(stop: bool) -> tuple[dict[str, bytes], dict[str, Any]]:
         def saved(_: bytes) -> None:
             told["saved"] += 1
             if stop:
@@ -175,10 +177,12 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
     before = Progress.load(folder / process.CHECKPOINT)
     written = (folder / "training" / "activations").stat().st_mtime_ns
     told.clear()
-    weights, found = tune(stop=False)
+    files, found = tune(stop=False)
     assert (folder / "training" / "activations").stat().st_mtime_ns == written
     assert told["saved"] == 3 - before.epoch
     assert found["images"] == 63 and found["held_out"] == 32 and found["epochs"] == found["epochs_asked"] == 3
     assert len(found["history"]) == 4 and found["history"][: before.epoch + 1] == before.history
-    assert len(weights) > 10_000_000
+    assert len(files[TUNED]) > 10_000_000
+    head = Head.from_bytes(files[HEAD])
+    assert head.labels == ["green", "red"] and head.linear.weights.shape == (2, 1280)
     assert json.loads((folder / "result.json").read_text()) == found

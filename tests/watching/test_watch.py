@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchard.exports.formats import Format, Precision, card_beside
+from orchard.exports.formats import Format, StoredPrecision, card_beside
 from orchard.exports.writing import export
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
@@ -29,7 +29,7 @@ NOT_THERE = "pyspark", "tensorflow", "keras", "pyarrow", "pandas", "pydantic", "
 @pytest.fixture(scope="session")
 def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("robot") / "fruits.onnx"
-    export(str(trained), str(file), Format.ONNX, Precision.FLOAT32)
+    export(str(trained), str(file), Format.ONNX, StoredPrecision.FLOAT32)
     return file
 
 

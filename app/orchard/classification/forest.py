@@ -24,8 +24,8 @@ from orchard import npz
 from orchard.classification.rows import Rows, sort_by_path, weights_of
 from orchard.datasets import matrix
 from orchard.images.selection import seeded_hashes
+from orchard.machine import available_cores
 from orchard.reduction.statistics import Role
-from orchard.session import available_cores
 
 COMPONENTS = 128
 """The forest sees the first ones only."""

@@ -132,7 +132,7 @@ class _OfFeatures:
         return self.forest(self.projection(features))
 
 
-Answer = Linear | _OfFeatures
+FeatureClassifier = Linear | _OfFeatures
 
 
 def _fit(
@@ -145,7 +145,7 @@ def _fit(
     reduction: Reduction,
     seed: int,
     memory: int,
-) -> tuple[Answer, FittedBy] | None:
+) -> tuple[FeatureClassifier, FittedBy] | None:
     """Return what tells the class of features, and what fitted it; None if memory does not hold it.
 
     `sums` are those of `rows`, `seen` those with their views, which the discriminant learns from.
@@ -174,7 +174,7 @@ def _pairs(
     spark: SparkSession,
     output: Output,
     masks: Mapping[str, NDArray[np.bool_]],
-    answer: Answer,
+    answer: FeatureClassifier,
     labels: Sequence[str],
 ) -> tuple[list[str], list[str], list[int]]:
     """Count the pairs of label and prediction of a classifier on features."""
@@ -196,7 +196,7 @@ def _count_pairs(
     masks: Mapping[str, NDArray[np.bool_]],
     files: Sequence[DataFile],
 ) -> Counter[tuple[str, str]]:
-    answer: Answer = pickle.loads(shared.value)  # noqa: S301 - the driver's
+    answer: FeatureClassifier = pickle.loads(shared.value)  # noqa: S301 - the driver's
     found: Counter[tuple[str, str]] = Counter()
     for file in files:
         for batch, in_train in with_marks(batches(storage, file, ["label", "features"]), masks[file.name]):

@@ -29,6 +29,7 @@ from orchard.layout import (
     CARRIED,
     COLUMNS,
     FAMILIARITY,
+    HEAD,
     INVENTORY,
     KINDS,
     LABEL_COLUMNS,
@@ -54,8 +55,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from orchard.progress import Advance
-    from orchard.session import Session
     from orchard.settings import Settings
+    from orchard.spark.session import Session
 
 VERSION = 5
 """Raise it when the same features begin to give other classifiers: what was made before is then made again."""
@@ -92,7 +93,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
         InputError: the features were not reduced since they last changed.
         UsageError: the settings name classifiers that do not exist.
     """
-    classifiers = chosen(settings.classifiers, settings.answer_with)
+    classifiers = chosen(settings.classifiers, settings.answer_with, is_tuned=output.has_part(HEAD))
     reduced = output.recall("reduction").get("key")
     if reduced is None:
         raise InputError(f"The features in {output.url} are not reduced yet: start with orchard reduce {output.url}.")
@@ -194,6 +195,8 @@ def classify(
     counts = _kinds_of_labels(rows, fitted_on)
     candidates = Candidates(spark, output, seed=seed, memory=memory, sure_at=sure_at, counts=counts)
 
+    if not candidates.has_head:
+        classifiers = [classifier for classifier in classifiers if classifier is not Classifier.TUNED_HEAD]
     found, files = _begin(output, key, rows, candidates, fitted_on)
     candidates.begin([classifier for classifier in classifiers if classifier not in found["classifiers"]])
     for classifier in classifiers:
@@ -229,7 +232,8 @@ def classify(
             found["group_split"] = evaluate_groups(
                 spark,
                 output,
-                [classifier for classifier in classifiers if classifier in found["classifiers"]],
+                # The head has seen every group.
+                [c for c in classifiers if c in found["classifiers"] and c is not Classifier.TUNED_HEAD],
                 components=candidates.reduction.n_components_,
                 seed=seed,
                 memory=memory,

@@ -12,6 +12,7 @@ class Classifier(StrEnum):
     """What can be trained."""
 
     LINEAR_DISCRIMINANT = "linear_discriminant"
+    TUNED_HEAD = "tuned_head"
     LOGISTIC_REGRESSION = "logistic_regression"
     RANDOM_FOREST = "random_forest"
 
@@ -21,8 +22,16 @@ class Classifier(StrEnum):
         return self is not Classifier.RANDOM_FOREST
 
 
-def chosen(names: Sequence[str], answer_with: str | None) -> list[Classifier]:
+def chosen(names: Sequence[str], answer_with: str | None, *, is_tuned: bool = False) -> list[Classifier]:
     """Return the classifiers of these names, among which is the one that is to answer.
+
+    The head that a network was tuned with comes after the discriminant, which it is a part of the answer with; it
+    needs no name, and asked for to answer where there is none, it is passed over.
+
+    Args:
+        names: as a person gives them.
+        answer_with: the one that is to answer, if that is not to be measured.
+        is_tuned: whether there is such a head.
 
     Raises:
         UsageError: there is no such classifier, or the one that is to answer is not a linear one of them.
@@ -30,9 +39,11 @@ def chosen(names: Sequence[str], answer_with: str | None) -> list[Classifier]:
     unknown = [name for name in names if name not in list(Classifier)]
     if unknown:
         raise UsageError(f"There is no classifier {unknown[0]!r}: choose among {', '.join(Classifier)}.")
-    found = [Classifier(name) for name in names]
+    found = [Classifier(name) for name in names if name != Classifier.TUNED_HEAD]
+    if is_tuned and Classifier.LINEAR_DISCRIMINANT in found:
+        found.insert(found.index(Classifier.LINEAR_DISCRIMINANT) + 1, Classifier.TUNED_HEAD)
     linear = [classifier for classifier in found if classifier.is_linear]
-    if answer_with is not None and answer_with not in linear:
+    if answer_with not in (None, Classifier.TUNED_HEAD, *linear):
         raise UsageError(
             f"--answer-with {answer_with}: choose among the linear classifiers to train ({', '.join(linear)})."
         )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from orchard import progress
-from orchard.cluster.manifests import Submission, command_line, spark_properties
+from orchard.cluster.manifests import Submission, spark_properties
 from orchard.errors import ClusterError, UsageError
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class JobRun:
             "jobDriver": {
                 "sparkSubmitJobDriver": {
                     "entryPoint": ENTRY_POINT,
-                    "entryPointArguments": [*job.arguments, *command_line(job.settings, job.command)],
+                    "entryPointArguments": [*job.arguments, *job.flags],
                     "sparkSubmitParameters": f"--conf spark.kubernetes.container.image={job.image}",
                 }
             },

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchard.cluster.emr import PROJECT, EmrState, Service, call, client
-from orchard.cluster.manifests import Submission, command_line
+from orchard.cluster.manifests import Submission
 from orchard.errors import ClusterError
 
 RELEASE = "emr-7.13.0"
@@ -63,7 +63,7 @@ class Step:
             "ActionOnFailure": "CONTINUE",
             "HadoopJarStep": {
                 "Jar": "command-runner.jar",
-                "Args": [*submit, *words, *command_line(job.settings, job.command)],
+                "Args": [*submit, *words, *job.flags],
             },
         }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchard.cluster.emr import ENTRY_POINT, PROJECT, EmrState, Service, call, client
 from orchard.cluster.emr_ec2 import RELEASE, properties, read_log
-from orchard.cluster.manifests import Submission, command_line
+from orchard.cluster.manifests import Submission
 
 _RUNNING = {"SUBMITTED", "PENDING", "SCHEDULED", "RUNNING", "CANCELLING", "QUEUED"}
 IDLE_MINUTES = 15
@@ -55,7 +55,7 @@ class ServerlessRun:
             "jobDriver": {
                 "sparkSubmit": {
                     "entryPoint": ENTRY_POINT,
-                    "entryPointArguments": [*job.arguments, *command_line(job.settings, job.command)],
+                    "entryPointArguments": [*job.arguments, *job.flags],
                 }
             },
             "configurationOverrides": {

@@ -117,7 +117,7 @@ def attend(context: "SparkContext", timeout: float, leaving: Event, bounds: Boun
     """
     started = reminded = time.monotonic()
     hindered_since: float | None = None
-    reason: reasons.Reason | None = None
+    reason: reasons.Hindrance | None = None
     while not (_registered(context, reason) or leaving.wait(POLL_SECONDS)):
         now = time.monotonic()
         reason = _why_not(context)
@@ -138,7 +138,7 @@ def count(context: "SparkContext") -> int:
     return int(context._jsc.sc().getExecutorIds().size())
 
 
-def _registered(context: "SparkContext", reason: reasons.Reason | None) -> int:
+def _registered(context: "SparkContext", reason: reasons.Hindrance | None) -> int:
     """Return how many executors are registered; `reason` is why there were none a moment ago.
 
     Raises:
@@ -158,7 +158,7 @@ def last_trouble() -> str | None:
     return _trouble
 
 
-def _why_not(context: "SparkContext") -> reasons.Reason | None:
+def _why_not(context: "SparkContext") -> reasons.Hindrance | None:
     """Return why this application has no executors, as far as the driver's role lets it see."""
     with contextlib.suppress(ClusterError):
         cluster, pods = _cluster_and_pods(context)

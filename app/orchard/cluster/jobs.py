@@ -11,8 +11,8 @@ from orchard.cluster import reasons
 from orchard.cluster.client import MANAGER, OPERATOR, Cluster, Log, Unreachable
 from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
-from orchard.cluster.manifests import INSTANCE, Manifest
-from orchard.cluster.reasons import Reason
+from orchard.cluster.manifests import INSTANCE, KubernetesObject
+from orchard.cluster.reasons import Hindrance
 from orchard.cluster.state import Observation, Status, executor_set
 from orchard.errors import ClusterError, UsageError
 
@@ -34,7 +34,7 @@ class PodGone(ClusterError):
     """The pod whose log is asked for is there no more."""
 
 
-def submit(cluster: Cluster, name: str, manifests: list[Manifest]) -> None:
+def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> None:
     """Apply the manifests of a job, the Job first: it owns the rest, so that whatever deletes it deletes all.
 
     A finished job of the same name gives way; one that runs with the same settings is left as it is, but for the number
@@ -74,12 +74,12 @@ def submit(cluster: Cluster, name: str, manifests: list[Manifest]) -> None:
         raise
 
 
-def _owned_by(job: Any, manifest: Manifest) -> Manifest:
+def _owned_by(job: Any, manifest: KubernetesObject) -> KubernetesObject:
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.metadata.name, "uid": job.metadata.uid}
     return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [owner]}}
 
 
-def _renumber(cluster: Cluster, seen: Observation, manifests: list[Manifest]) -> None:
+def _renumber(cluster: Cluster, seen: Observation, manifests: list[KubernetesObject]) -> None:
     """Tell the driver of a running job how many executors are wanted now."""
     name = f"{seen.name}-pods"
     (pods,) = (each for each in manifests if each["kind"] == "ConfigMap" and each["metadata"]["name"] == name)
@@ -356,14 +356,14 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _hindrance(seen: Observation) -> Reason | None:
+def _hindrance(seen: Observation) -> Hindrance | None:
     """Return why a job does not start; that nothing is known of it is a reason too, which may pass."""
-    waits = Reason(f"nothing is known of its pod, {seen.name} is {seen.state}", definite=False)
+    waits = Hindrance(f"nothing is known of its pod, {seen.name} is {seen.state}", definite=False)
     return seen.hindrance() or (waits if seen.state == "pending" else None)
 
 
-def _waits(pod: Any) -> Reason | None:
-    waits = Reason(f"pod {pod.metadata.name} has not started", definite=False)
+def _waits(pod: Any) -> Hindrance | None:
+    waits = Hindrance(f"pod {pod.metadata.name} has not started", definite=False)
     return reasons.of_pod(pod) or (waits if pod.status.phase == "Pending" else None)
 
 
@@ -468,7 +468,7 @@ class _Patience:
         self._timeout, self._clock = timeout, clock
         self._since: float | None = None
 
-    def exhausted_by(self, reason: Reason | None) -> str | None:
+    def exhausted_by(self, reason: Hindrance | None) -> str | None:
         """Return the reason's sentence once it has held for too long."""
         if reason is None:
             self._since = None

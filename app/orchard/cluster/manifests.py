@@ -5,7 +5,7 @@ import hashlib
 import json
 import os.path
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 from orchard.cluster.client import MANAGER
 from orchard.errors import UsageError
 from orchard.flags import DRIVERS
-from orchard.settings import Settings, as_text
+from orchard.settings import Settings
+from orchard.settings_text import as_text, command_line, flag_of, variable_of
 from orchard.storage import local_path, split_object_url
 
 RENDERED = Path(__file__).with_name("job.yaml")
@@ -26,8 +27,11 @@ _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _MEMORY, _CPU = re.compile(r"[1-9][0-9]*[mg]"), re.compile(r"[1-9][0-9]*m|(?=.*[1-9])[0-9]+(\.[0-9]+)?")
 """Sizes as the chart's schema takes them."""
 _LEAST_HEAP = 512 * 2**20
+_ELSEWHERE = {"source_weight", "master", "spark_conf", "webhook"}
+"""Settings that are no variable of the job's: there is one source, so none has a weight; a webhook is secret and stands
+in the Secret that pods get."""
 
-Manifest = dict[str, Any]
+KubernetesObject = dict[str, Any]
 
 
 TUNING = {"memory": "3g", "cpu": "2", "disk": "4Gi"}
@@ -104,14 +108,14 @@ class Submission:
         """Refuse what the chart refuses."""
         for name in ("executor_memory", "executor_memory_overhead", "driver_memory_overhead"):
             if (size := getattr(self, name)) is not None and not _MEMORY.fullmatch(size):
-                raise UsageError(f"{_flag(name)} {size} is no size as Spark writes it: give one such as 900m or 2g.")
+                raise UsageError(f"{flag_of(name)} {size} is no size as Spark writes it: give one such as 900m or 2g.")
         for name in ("executor_core_request", "driver_core_request"):
             if (cpus := getattr(self, name)) is not None and not _CPU.fullmatch(cpus):
-                raise UsageError(f"{_flag(name)} {cpus} is no number of CPUs: give one such as 500m or 2.")
+                raise UsageError(f"{flag_of(name)} {cpus} is no number of CPUs: give one such as 500m or 2.")
         heaps = {"executor_memory": self.executor_memory, "driver_memory": self.settings.driver_memory}
         for name, heap in heaps.items():
             if heap is not None and _bytes(heap) < _LEAST_HEAP:
-                raise UsageError(f"{_flag(name)} {heap} is too little: Spark starts with 512m at the least.")
+                raise UsageError(f"{flag_of(name)} {heap} is too little: Spark starts with 512m at the least.")
         cores, given = self.executor_cores or _rendered_cores(), self.executor_memory_overhead
         least = _least_overhead(cores)
         if given is not None and _bytes(given) < _bytes(least):
@@ -169,6 +173,17 @@ class Submission:
             words += ["--tolerance", f"{self.tolerance:g}"] if self.tolerance is not None else []
         return [*words, *(["--json"] if self.as_json else [])]
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are given and that mean something in a cluster."""
+        return {name: value for name, value in self.settings.given().items() if name not in _ELSEWHERE}
+
+    @property
+    def flags(self) -> list[str]:
+        """These settings as words of the command line, as far as the command has them."""
+        known = {name: value for name, value in self.given.items() if name in DRIVERS[self.command]}
+        return [word for words in command_line(known) for word in words]
+
     def executor_properties(self) -> dict[str, str]:
         """Return the Spark properties that say how many executors of what size there are."""
         # As the chart derives them: sizing.md says why.
@@ -185,24 +200,12 @@ class Submission:
         return {key: str(value) for key, value in sizes.items() if value is not None}
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _least_overhead(cores: int) -> str:
     """Return what sizing.md knows of executors: the JVM's own memory and a Python worker for each core."""
     return f"{384 + 450 * cores}m"
 
 
-def given(settings: Settings) -> dict[str, Any]:
-    """Return the settings that flags, variables or the file have set and that mean something in a cluster."""
-    # There is one source, so none has a weight. A webhook is secret: it stands in the Secret that pods get.
-    elsewhere = {"source_weight", "master", "spark_conf", "webhook"}
-    names = settings.model_fields_set - elsewhere
-    return {name: getattr(settings, name) for name in Settings.model_fields if name in names}
-
-
-def render(submission: Submission, namespace: str) -> list[Manifest]:
+def render(submission: Submission, namespace: str) -> list[KubernetesObject]:
     """Return the manifests of a job in a namespace, the Job itself first."""
     objects = [_renamed(manifest, _names(submission.name), submission.name) for manifest in _rendered()]
     (job,) = (manifest for manifest in objects if manifest["kind"] == "Job")
@@ -233,7 +236,7 @@ def render(submission: Submission, namespace: str) -> list[Manifest]:
     return [job, *(manifest for manifest in objects if manifest is not job)]
 
 
-def _scale_by_work(pods: Manifest, role: Manifest) -> None:
+def _scale_by_work(pods: KubernetesObject, role: KubernetesObject) -> None:
     """Let the driver read the number of its executors, too, which it chooses itself: as the chart's ``autoscale``."""
     pods.pop("executors")
     for rule in role["rules"]:
@@ -241,22 +244,22 @@ def _scale_by_work(pods: Manifest, role: Manifest) -> None:
             rule["verbs"] = ["get", *rule["verbs"]]
 
 
-def to_yaml(*manifests: Manifest) -> str:
+def to_yaml(*manifests: KubernetesObject) -> str:
     """Return manifests as a YAML stream."""
     import yaml
 
     return "---\n".join(yaml.safe_dump(manifest, sort_keys=False, width=120) for manifest in manifests)
 
 
-def _from_yaml(text: str) -> Manifest:
+def _from_yaml(text: str) -> KubernetesObject:
     import yaml
 
-    loaded: Manifest = yaml.safe_load(text)
+    loaded: KubernetesObject = yaml.safe_load(text)
     return loaded
 
 
 @functools.cache
-def _rendered() -> tuple[Manifest, ...]:
+def _rendered() -> tuple[KubernetesObject, ...]:
     """Return the chart's manifests, which are read by all and changed by none: `_renamed` makes new ones."""
     import yaml
 
@@ -285,12 +288,12 @@ def driver_memory_overhead() -> str:
     return f"{(_bytes(_rendered_driver()['resources']['limits']['memory']) - _bytes(heap)) // 2**20}m"
 
 
-def _rendered_driver() -> Manifest:
+def _rendered_driver() -> KubernetesObject:
     (job,) = (manifest for manifest in _rendered() if manifest["kind"] == "Job")
     return _container(job["spec"]["template"]["spec"])
 
 
-def _one(objects: Iterable[Manifest], kind: str, suffix: str) -> Manifest:
+def _one(objects: Iterable[KubernetesObject], kind: str, suffix: str) -> KubernetesObject:
     (found,) = (m for m in objects if m["kind"] == kind and m["metadata"]["name"].endswith(suffix))
     return found
 
@@ -326,8 +329,8 @@ def _renamed_entry(key: str, value: Any, names: Mapping[str, str], name: str) ->
 
 
 def _fill_settings(data: dict[str, str], submission: Submission) -> dict[str, str]:
-    for name, value in given(submission.settings).items():
-        data[f"ORCHARD_{name.upper()}"] = as_text(name, value)
+    for name, value in submission.given.items():
+        data[variable_of(name)] = as_text(name, value)
     properties = json.loads(data["ORCHARD_SPARK_CONF"])
     if submission.image:
         properties["spark.kubernetes.container.image"] = submission.image
@@ -336,7 +339,7 @@ def _fill_settings(data: dict[str, str], submission: Submission) -> dict[str, st
     return data
 
 
-def _fill_driver(pod: Manifest, submission: Submission) -> None:
+def _fill_driver(pod: KubernetesObject, submission: Submission) -> None:
     _fill_pod(pod, submission)
     container = _container(pod)
     container["args"] = submission.arguments
@@ -359,7 +362,7 @@ def _fill_driver(pod: Manifest, submission: Submission) -> None:
         )
 
 
-def _fill_pod(pod: Manifest, submission: Submission) -> None:
+def _fill_pod(pod: KubernetesObject, submission: Submission) -> None:
     """Give driver or executor what both have: the Secret with the store's keys, the claims."""
     container = _container(pod)
     if submission.s3_secret:
@@ -370,8 +373,8 @@ def _fill_pod(pod: Manifest, submission: Submission) -> None:
         container.setdefault("volumeMounts", []).append({"name": volume["name"], "mountPath": path})
 
 
-def _container(pod: Manifest) -> Manifest:
-    container: Manifest = pod["containers"][0]
+def _container(pod: KubernetesObject) -> KubernetesObject:
+    container: KubernetesObject = pod["containers"][0]
     return container
 
 
@@ -381,22 +384,10 @@ def _bytes(memory: str) -> int:
     return int(float(text[:-1]) * _UNITS[text[-1]]) if text[-1] in _UNITS else int(text)
 
 
-def _digest(template: Manifest, settings: dict[str, str], pods: dict[str, str]) -> str:
+def _digest(template: KubernetesObject, settings: dict[str, str], pods: dict[str, str]) -> str:
     """Return what is the same for jobs that differ in nothing but the number of executors."""
     properties = json.loads(settings["ORCHARD_SPARK_CONF"])
     properties.pop("spark.executor.instances", None)
     pods = {name: text for name, text in pods.items() if name != "executors"}
     whole = [template, {**settings, "ORCHARD_SPARK_CONF": properties}, pods]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def command_line(settings: Settings, command: str) -> Iterator[str]:
-    """Yield the flags that give a command these settings, as far as it has them."""
-    for name, value in given(settings).items():
-        if name not in DRIVERS[command]:
-            continue
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            yield from [flag] if value else []
-        else:
-            yield from (flag, as_text(name, value))

@@ -32,7 +32,7 @@ _COMPLAINT = re.compile(r"(?:Exception|Error)\b.*: \S")
 
 
 @dataclass(frozen=True)
-class Reason:
+class Hindrance:
     """Why a pod does not run."""
 
     sentence: str
@@ -40,34 +40,34 @@ class Reason:
     """Whether it will not go away by itself; a pod that fits on no node may yet get one."""
 
 
-def of_pod(pod: "V1Pod") -> Reason | None:
+def of_pod(pod: "V1Pod") -> Hindrance | None:
     """Return why `pod` does not start; None if it runs or is merely on its way."""
     name = pod.metadata.name
     for condition in pod.status.conditions or []:
         if condition.type == "PodScheduled" and condition.status == "False":
-            return Reason(f"pod {name} fits on no node: {(condition.message or '').rstrip('.')}", definite=False)
+            return Hindrance(f"pod {name} fits on no node: {(condition.message or '').rstrip('.')}", definite=False)
     statuses = [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
     for status in statuses:
         waiting = status.state.waiting if status.state else None
         if waiting and waiting.reason in _DEFINITE:
             text = _DEFINITE[waiting.reason].format(image=status.image, message=waiting.message or waiting.reason)
-            return Reason(f"pod {name} does not start, {text}", definite=True)
+            return Hindrance(f"pod {name} does not start, {text}", definite=True)
     return of_end(pod)
 
 
-def of_end(pod: "V1Pod") -> Reason | None:
+def of_end(pod: "V1Pod") -> Hindrance | None:
     """Return why a container of `pod` has ended, also if it was started again: for memory, or at its start."""
     name = pod.metadata.name
     for status in pod.status.container_statuses or []:
         last = status.last_state.terminated if status.last_state else None
         ended = last or (status.state.terminated if status.state else None)
         if ended and ended.reason == "OOMKilled":
-            return Reason(f"pod {name} ran out of memory and was killed: give it more", definite=False)
+            return Hindrance(f"pod {name} ran out of memory and was killed: give it more", definite=False)
         count = status.restart_count or 0
         crashes = (count >= _CRASHES or (ended and _NO_ACCIDENT.search(ended.message or ""))) and not _works(status)
         if ended and crashes and ended.exit_code not in _TOLD_TO_END and _is_start(ended.started_at, ended.finished_at):
             words = last_words(ended.message or "") or f"exit code {ended.exit_code}"
-            return Reason(f"pod {name} ends at its start ({words}): correct what it says", definite=True)
+            return Hindrance(f"pod {name} ends at its start ({words}): correct what it says", definite=True)
     return None
 
 
@@ -101,7 +101,7 @@ def last_words(message: str) -> str:
     return (lines or [""])[-1][:300].rstrip(".")
 
 
-def of_events(events: "Iterable[CoreV1Event]") -> Reason | None:
+def of_events(events: "Iterable[CoreV1Event]") -> Hindrance | None:
     """Return why pods were refused or cannot mount a volume, by the newest such warning; None if there is none."""
     refused = [event for event in events if event.reason in _REFUSALS and event.type == "Warning"]
     if not refused:
@@ -109,11 +109,15 @@ def of_events(events: "Iterable[CoreV1Event]") -> Reason | None:
     newest = max(refused, key=lambda e: str(e.last_timestamp or e.event_time or ""))
     message = newest.message or ""
     if newest.reason == "FailedMount":  # what is missing may be made at any moment, and is then mounted
-        return Reason(f"a volume cannot be mounted ({message}): create what is missing", definite=False)
+        return Hindrance(f"a volume cannot be mounted ({message}): create what is missing", definite=False)
     _, _, cause = message.partition(" is forbidden: ")
     if "exceeded quota" in message:
-        return Reason(f"the namespace's quota does not allow the pod ({cause or message}): ask for less", definite=True)
+        return Hindrance(
+            f"the namespace's quota does not allow the pod ({cause or message}): ask for less", definite=True
+        )
     if "failed quota" in message:  # it counts what the pod does not name
         limits = "the chart's coreLimit and ephemeralStorage.limit of driver and executor"
-        return Reason(f"the namespace's quota does not allow the pod ({cause or message}): set {limits}", definite=True)
-    return Reason(f"Kubernetes refuses the pod ({cause or message})", definite=True)
+        return Hindrance(
+            f"the namespace's quota does not allow the pod ({cause or message}): set {limits}", definite=True
+        )
+    return Hindrance(f"Kubernetes refuses the pod ({cause or message})", definite=True)

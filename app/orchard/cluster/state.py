@@ -19,8 +19,8 @@ SAYING = "orchard: "
 _MEANT = (1, 2, 3, 4, 130, 143)
 """Exit codes that Orchard itself gives; any other is the container's end, not the run's."""
 
-State = Literal["pending", "running", "completed", "failed"]
-_OF_APPLICATION: dict[str, State] = {
+JobState = Literal["pending", "running", "completed", "failed"]
+_OF_APPLICATION: dict[str, JobState] = {
     "RUNNING": "running",
     "SUCCEEDING": "completed",
     "COMPLETED": "completed",
@@ -35,7 +35,7 @@ class Status:
 
     name: str
     namespace: str
-    state: State
+    state: JobState
     reason: str | None
     """Why it failed, does not start, or lacks executors."""
     stage: str | None
@@ -128,7 +128,7 @@ class Observation:
         return self.drivers[-1] if self.drivers else None
 
     @property
-    def state(self) -> State:
+    def state(self) -> JobState:
         """The job's, or that of its driver where the operator made it."""
         condition = self._finished()
         if condition:
@@ -181,13 +181,13 @@ class Observation:
         )
         return f"The driver's pod {pod_name} failed: {why.rstrip('.')}."
 
-    def hindrance(self) -> reasons.Reason | None:
+    def hindrance(self) -> reasons.Hindrance | None:
         """Return why the driver does not start; None if it runs or is on its way."""
         if self.driver is not None and self.driver.status.phase == "Pending":
             return reasons.of_pod(self.driver) or reasons.of_events(self.cluster.events(self.driver.metadata.name))
         if self.job is not None and self.state == "pending":
             if self.job.spec is not None and self.job.spec.suspend:
-                return reasons.Reason(
+                return reasons.Hindrance(
                     "its Job is suspended: a queue such as Kueue, or a person, holds it", definite=False
                 )
             since = _born(self.driver or self.job)  # what kept back an earlier driver is past
@@ -209,7 +209,7 @@ class Observation:
         reason = next(filter(None, map(reasons.of_end, self.executors)), None)
         return f"An executor was lost: {reason.sentence}." if reason else None
 
-    def executor_hindrance(self, since: datetime | None = None) -> reasons.Reason | None:
+    def executor_hindrance(self, since: datetime | None = None) -> reasons.Hindrance | None:
         """Return why there are fewer executors than wanted; of events only those after `since`."""
         if self.set is None or (self.set.status.ready_replicas or 0) >= self.set.spec.replicas:
             return None
@@ -223,7 +223,7 @@ class Observation:
             return None  # all are there and start
         return self._refusal(self.set, since or _born(self.set))
 
-    def _refusal(self, maker: Any, since: datetime) -> reasons.Reason | None:
+    def _refusal(self, maker: Any, since: datetime) -> reasons.Hindrance | None:
         events = self.cluster.events(maker.metadata.name)
         return reasons.of_events(event for event in events if _seen(event) >= since)
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision, probabilities_of
+from orchard.exports.formats import (
+    FAMILIARITY,
+    INPUT,
+    KIND_PROBABILITIES,
+    OUTPUT,
+    Format,
+    StoredPrecision,
+    probabilities_of,
+)
 from orchard.exports.graph import output_shapes
-from orchard.features.artifact import AFTER_TUNING, PARTS, Artifact
+from orchard.features.artifact import AFTER_TUNING, VIEW_SHARES, Artifact
 from orchard.features.backbones import find
 from orchard.images.decoding import GREY
+from orchard.inference.description import TrainingDescription, describe
 from orchard.inference.model import Model
 from orchard.redaction import redacted
 from orchard.version import VERSION
@@ -27,35 +36,35 @@ _WEIGHTS_LICENCES = {
 }
 
 
-def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, Any]:
+def model_card(model: Model, kind: Format, precision: StoredPrecision) -> dict[str, Any]:
     """Return the card of `model` in a format and precision, ready for JSON, without the file's name and size."""
-    artifact, calibration = model.artifact, model.calibration
+    artifact, described = model.artifact, describe(model)
     backbone = find(artifact.backbone, alpha=artifact.alpha, input_size=artifact.input_size)
     card: dict[str, Any] = {
         "card_version": CARD_VERSION,
         "description": f"Classifies photos into {len(model.labels)} classes.",
-        "digest": model.digest,
+        "digest": described.digest,
         "format": str(kind),
         "precision": str(precision),
-        "labels": list(model.labels),
-        "kinds": list(model.kinds.names) if model.kinds else None,
+        "labels": described.labels,
+        "kinds": described.kinds,
         "columns": [
             {
                 "name": column.name,
-                "values": list(column.values),
+                "values": column.values,
                 "output": probabilities_of(column.name),
-                "temperature": column.calibration.temperature,
-                "threshold": column.calibration.threshold,
+                "temperature": column.temperature,
+                "threshold": column.threshold,
             }
-            for column in model.columns
+            for column in described.columns
         ],
         "input": _input(kind, artifact),
         "outputs": _outputs(model, 1 if kind is Format.LITERT else "n"),
-        "classifier": model.classifier,
-        "temperature": calibration.temperature,
-        "threshold": calibration.threshold,
-        "familiarity_threshold": calibration.familiarity,
-        "kind_threshold": model.kinds.threshold if model.kinds else None,
+        "classifier": described.classifier,
+        "temperature": described.temperature,
+        "threshold": described.threshold,
+        "familiarity_threshold": described.familiarity_threshold,
+        "kind_threshold": described.kind_threshold,
         "answers": {
             Answer.UNKNOWN: "If familiarity is below familiarity_threshold: it is unlike anything that was learned.",
             Answer.NOT_SURE: "Otherwise, if the greatest probability is below threshold: which label is not sure.",
@@ -72,15 +81,16 @@ def model_card(model: Model, kind: Format, precision: Precision) -> dict[str, An
             "weights": redacted(artifact.weights),
             "weights_digest": artifact.weights_digest,
             "imagenet_top1_percent": backbone.top1 if artifact.weights == "imagenet" else None,
-            "features_computed_in": str(artifact.precision),
+            "features_computed_in": described.precision,
         },
-        "training": _training(model),
+        "training": _training(model, described.training),
         "licences": {
             "orchard": "Apache-2.0",
             "backbone_weights": _weights_licence(backbone.family, artifact.weights.removesuffix(AFTER_TUNING)),
             "training_images": "to be stated by whoever trained the model",
         },
-        "versions": {"orchard": VERSION} | _trained_with(model),
+        "versions": {"orchard": VERSION}
+        | {f"trained_with_{name}": str(version) for name, version in described.training.versions.items()},
     }
     return card
 
@@ -129,7 +139,7 @@ def _input(kind: Format, artifact: Artifact) -> dict[str, Any]:
 def _resize(kind: Format, artifact: Artifact) -> str:
     size, largest = (f"{side} x {side}" for side in (artifact.input_size, artifact.decoded_size))
     if artifact.test_views > 1:
-        middles = " and ".join(f"{part:g}" for part in PARTS[artifact.test_views][1:])
+        middles = " and ".join(f"{share:g}" for share in VIEW_SHARES[artifact.test_views][1:])
         views = f"bilinear to {size}, smoothing when it shrinks, of the whole and of its middle, {middles} of each side"
         first = "the file brings" if kind in (Format.ONNX, Format.OPENVINO) else "bring"
         return f"{views}; done by the file; {first} a larger photo to {largest} first"
@@ -139,23 +149,17 @@ def _resize(kind: Format, artifact: Artifact) -> str:
     return f"bilinear to {size}, smoothing when it shrinks; done by the file"
 
 
-def _training(model: Model) -> dict[str, Any]:
-    metrics = model.metrics
-    labels: dict[str, dict[str, int]] = metrics.get("labels", {})
-    splits: dict[str, int] = {}
-    for counts in labels.values():
-        for split, count in counts.items():
-            splits[split] = splits.get(split, 0) + count
+def _training(model: Model, training: TrainingDescription) -> dict[str, Any]:
+    metrics, measured = model.metrics, training.test
     found: dict[str, Any] = {
-        "run_id": model.run.get("run_id"),
-        "finished": model.run.get("finished"),
-        "images": metrics.get("images", {}).get("featurized"),
+        "run_id": training.run_id,
+        "finished": training.finished,
+        "images": training.images,
         "classes": len(model.labels),
-        "images_by_split": splits,
-        "images_by_label": labels,
-        "components": metrics.get("pca", {}).get("k"),
+        "images_by_split": training.images_by_split,
+        "images_by_label": training.images_by_label,
+        "components": training.components,
     }
-    measured = metrics.get("classifiers", {}).get(model.classifier)
     if measured:
         wanted = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "test_rows", "train_rows")
         found["test"] = {name: measured[name] for name in wanted if name in measured}
@@ -175,8 +179,3 @@ def _weights_licence(family: str, weights: str) -> str:
     if weights == "imagenet":
         return f"{_WEIGHTS_LICENCES.get(family, 'Apache-2.0')} as far as known: check with their publisher"
     return "none: random" if weights.startswith("random") else f"that of {redacted(weights)}"
-
-
-def _trained_with(model: Model) -> dict[str, str]:
-    versions = model.run.get("versions")
-    return {f"trained_with_{name}": str(version) for name, version in versions.items()} if versions else {}

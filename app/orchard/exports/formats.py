@@ -38,7 +38,7 @@ class Format(StrEnum):
         return {"onnx": ".onnx", "openvino": ".xml", "keras": ".keras", "litert": ".tflite"}[self]
 
 
-class Precision(StrEnum):
+class StoredPrecision(StrEnum):
     """How an exported model's weights are stored; int8 computes in whole numbers, too."""
 
     FLOAT32 = "float32"
@@ -51,9 +51,9 @@ def card_beside(file: Path) -> Path:
     return file.with_name(f"{file.name}.json")
 
 
-def check(kind: Format, precision: Precision, file: str) -> None:
+def check(kind: Format, precision: StoredPrecision, file: str) -> None:
     """Raise UsageError, with what to take instead, for a format that lacks the precision or has another suffix."""
-    if kind is Format.KERAS and precision is not Precision.FLOAT32:
+    if kind is Format.KERAS and precision is not StoredPrecision.FLOAT32:
         raise UsageError(
             f"--format keras is float32 alone, not {precision}: take --format litert for a phone, or onnx."
         )

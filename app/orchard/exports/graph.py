@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from orchard.errors import UsageError
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, probabilities_of
 from orchard.exports.views import Operations, Side, view
-from orchard.features.artifact import PARTS, Artifact, EngineName
+from orchard.features.artifact import VIEW_SHARES, Artifact, EngineName
 from orchard.features.engines import SMALLEST, import_openvino
 from orchard.inference.columns import Column
 from orchard.inference.familiarity import Familiarity
@@ -34,21 +34,21 @@ def folded_graph(model: Model) -> Any:
     from openvino import opset13 as opset
 
     artifact = model.artifact
-    size, parts = artifact.input_size, PARTS[artifact.test_views]
+    size, shares = artifact.input_size, VIEW_SHARES[artifact.test_views]
     graph = openvino.Core().read_model(artifact.topology, artifact.parameters)
     graph.reshape([-1, size, size, 3])
     pixels = opset.parameter(openvino.PartialShape([-1, -1, -1, 3]), openvino.Type.u8, name=INPUT)
     # In float32, so that nothing is rounded between; channels last, which takes OpenVINO half as long for 3 megapixels.
     numbers = opset.convert(pixels, "f32")
-    seen = _resized(opset, numbers, [size, size]) if len(parts) == 1 else _views(opset, numbers, artifact)
+    seen = _resized(opset, numbers, [size, size]) if len(shares) == 1 else _views(opset, numbers, artifact)
     graph.get_parameters()[0].output(0).replace(seen.output(0))
     matrix, bias = head(model)
     features = graph.get_results()[0].input_value(0)
     if artifact.square_root:
         least = np.array(SMALLEST, np.float32)
         features = opset.divide(features, opset.sqrt(opset.maximum(opset.abs(features), least))).output(0)
-    if len(parts) > 1:
-        of_views = opset.reshape(features, np.array([len(parts), -1, artifact.n_features]), False)
+    if len(shares) > 1:
+        of_views = opset.reshape(features, np.array([len(shares), -1, artifact.n_features]), False)
         features = opset.reduce_mean(of_views, [0], False).output(0)
     scores = opset.add(opset.matmul(features, matrix, False, False), bias, name="scores")
     probabilities = opset.softmax(scores, 1, name=OUTPUT)
@@ -84,7 +84,7 @@ def _resized(opset: Any, numbers: Any, sizes: Any) -> Any:
 
 
 def _views(opset: Any, numbers: Any, artifact: Artifact) -> Any:
-    """Return the views of images (n, height, width, 3), as many times n, of the network's size: all of a part together.
+    """Return the views of images (n, height, width, 3), as many times n, of the network's size, share by share.
 
     A picture with a side of more than `Artifact.decoded_size` is brought to a square of it first, as it is decoded.
     """
@@ -102,7 +102,7 @@ def _views(opset: Any, numbers: Any, artifact: Artifact) -> Any:
         return Side(opset.reshape(pixels, np.array([1, -1]), False), length)
 
     operations, both = _operations(opset), (side(0), side(1))
-    seen = [view(operations, planes, both, part, size) for part in PARTS[artifact.test_views]]
+    seen = [view(operations, planes, both, share, size) for share in VIEW_SHARES[artifact.test_views]]
     return opset.transpose(opset.concat(seen, 0), np.array([0, 3, 2, 1]))
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,12 +26,19 @@ from numpy.typing import NDArray
 
 from orchard import child
 from orchard.errors import OrchardError, WeightsUnavailable
-from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, Precision, probabilities_of
+from orchard.exports.formats import (
+    FAMILIARITY,
+    INPUT,
+    KIND_PROBABILITIES,
+    OUTPUT,
+    Format,
+    StoredPrecision,
+    probabilities_of,
+)
 from orchard.exports.graph import head
 from orchard.exports.quantization import Images, familiarity_of, matching
 from orchard.exports.views import Side, view
-from orchard.features.artifact import PARTS
-from orchard.features.artifact import Precision as Computing
+from orchard.features.artifact import VIEW_SHARES, Precision
 from orchard.features.backbones import Backbone, find
 from orchard.features.engines import SMALLEST
 from orchard.features.quantization import FLOAT32_CONVOLUTIONS
@@ -53,7 +60,7 @@ class _Request:
     """What the child is to build."""
 
     format: Format
-    precision: Precision
+    precision: StoredPrecision
     backbone: str
     alpha: float
     input_size: int
@@ -81,7 +88,7 @@ class KerasFile(NamedTuple):
 def keras_file(
     model: Model,
     kind: Format,
-    precision: Precision = Precision.FLOAT32,
+    precision: StoredPrecision = StoredPrecision.FLOAT32,
     *,
     weights: str,
     seed: int = 0,
@@ -122,7 +129,6 @@ def keras_file(
     matrix, bias = head(model)
     with tempfile.TemporaryDirectory(prefix="orchard-export-") as scratch:
         folder = Path(scratch)
-        (folder / "request.json").write_text(json.dumps(asdict(request)))
         np.savez(folder / "head.npz", weights=matrix, bias=bias[0])
         if model.familiarity is not None:
             (folder / "familiarity.npz").write_bytes(model.familiarity.to_bytes())
@@ -134,9 +140,9 @@ def keras_file(
         if images is not None and images.pixels:
             squares = _resized(images.pixels, artifact.decoded_size)
             np.save(folder / "images.npy", squares)
-            if artifact.precision is Computing.INT8:  # which the child cannot compute
+            if artifact.precision is Precision.INT8:  # which the child cannot compute
                 np.save(folder / "before.npy", familiarity_of(model, images._replace(pixels=list(squares))))
-        _run_child(folder, artifact.backbone)
+        _run_child(folder, request)
         threshold = json.loads((folder / "threshold.json").read_text())
         return KerasFile((folder / f"model{kind.suffix}").read_bytes(), float(threshold))
 
@@ -158,22 +164,21 @@ def _check_digest(request: _Request, weights: Weights) -> None:
         )
 
 
-def _run_child(folder: Path, backbone: str) -> None:
-    options = child.options(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
-    command = [sys.executable, "-m", "orchard.exports.keras_model", str(folder)]
+def _run_child(folder: Path, request: _Request) -> None:
+    process = child.start("orchard.exports.keras_model", folder, request, variables=child.KERAS)
     try:
-        done = subprocess.run(  # noqa: S603 - our own module
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False, **options
-        )
+        process.wait(_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise OrchardError(
-            f"Exporting {backbone} took more than {_SECONDS / 60:.0f} minutes: take --precision float32."
+            f"Exporting {request.backbone} took more than {_SECONDS / 60:.0f} minutes: take --precision float32."
         ) from error
+    finally:
+        process.kill()
+        process.wait()
     child.raise_error(folder)
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
+    if process.returncode:
         raise OrchardError(
-            f"Exporting {backbone} broke off with code {done.returncode} ({lines[-1]}): check the memory, or take "
+            f"Exporting {request.backbone} {child.last_words(folder, process.returncode)}: check the memory, or take "
             "--format onnx."
         )
 
@@ -183,8 +188,8 @@ def _run_child(folder: Path, backbone: str) -> None:
 
 def main(folder: Path) -> int:
     """Build what ``folder/request.json`` asks for as ``folder/model.keras`` or ``.tflite``."""
-    values = json.loads((folder / "request.json").read_text())
-    values |= {"format": Format(values["format"]), "precision": Precision(values["precision"])}
+    values = child.request_of(folder)
+    values |= {"format": Format(values["format"]), "precision": StoredPrecision(values["precision"])}
     request = _Request(**values)
     path = folder / f"model{request.format.suffix}"
     try:
@@ -239,19 +244,19 @@ def _folded(request: _Request, folder: Path) -> keras.Model:
     litert = request.format is Format.LITERT
     image = keras.Input((None, None, 3), batch_size=1 if litert else None, name=INPUT, dtype="uint8")
     numbers = keras.layers.Rescaling(1.0, name="float32")(image)
-    parts = PARTS[request.test_views]
-    if len(parts) == 1:
+    shares = VIEW_SHARES[request.test_views]
+    if len(shares) == 1:
         seen = keras.layers.Resizing(size, size, interpolation="bilinear", antialias=smooth, name="resize")(numbers)
     else:
-        seen = _views(numbers, parts, size)
+        seen = _views(numbers, shares, size)
     with np.load(folder / "head.npz") as arrays:
         matrix, bias = arrays["weights"], arrays["bias"]
     dense = keras.layers.Dense(len(bias), activation="softmax", name=OUTPUT)
     features = network(seen)
     if request.square_root:
         features = features / keras.ops.sqrt(keras.ops.maximum(keras.ops.abs(features), SMALLEST))
-    if len(parts) > 1:
-        of_views = keras.ops.reshape(features, (len(parts), -1, features.shape[-1]))
+    if len(shares) > 1:
+        of_views = keras.ops.reshape(features, (len(shares), -1, features.shape[-1]))
         features = keras.ops.mean(of_views, axis=0)
     outputs = {OUTPUT: dense(features)}
     path = folder / "familiarity.npz"
@@ -276,8 +281,8 @@ def _folded(request: _Request, folder: Path) -> keras.Model:
     return model
 
 
-def _views(numbers: Any, parts: Sequence[float], size: int) -> Any:
-    """Return the views of images (n, height, width, 3), as many times n, of the network's size: all of a part together.
+def _views(numbers: Any, shares: Sequence[float], size: int) -> Any:
+    """Return the views of images (n, height, width, 3), as many times n, of the network's size, share by share.
 
     A picture is not brought to `Artifact.decoded_size` first, as no standard layer does so to large ones alone.
     """
@@ -290,7 +295,7 @@ def _views(numbers: Any, parts: Sequence[float], size: int) -> Any:
 
     sides = side(numbers[0, :, 0, 0]), side(numbers[0, 0, :, 0])
     planes = ops.transpose(numbers, (0, 3, 2, 1))
-    seen = [view(ops, planes, sides, part, size) for part in parts]
+    seen = [view(ops, planes, sides, share, size) for share in shares]
     return ops.transpose(ops.concatenate(seen, axis=0), (0, 3, 2, 1))
 
 
@@ -318,7 +323,7 @@ def _familiarity(features: Any, familiarity: Familiarity) -> Any:
     return ops.clip(nearest / ops.maximum(lengths, 1e-12), 0.0, 1.0)
 
 
-def _litert(model: keras.Model, precision: Precision, folder: Path) -> bytes:
+def _litert(model: keras.Model, precision: StoredPrecision, folder: Path) -> bytes:
     import keras
     import tensorflow as tf
 
@@ -331,12 +336,12 @@ def _litert(model: keras.Model, precision: Precision, folder: Path) -> bytes:
     archive.add_endpoint("serving_default", serve, [tf.TensorSpec((1, None, None, 3), tf.uint8, name=INPUT)])
     archive.write_out(str(folder / "saved"), verbose=False)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
-    float32 = _float32_nodes(converter.convert()) if precision is Precision.INT8 else []
-    if precision is not Precision.FLOAT32:
+    float32 = _float32_nodes(converter.convert()) if precision is StoredPrecision.INT8 else []
+    if precision is not StoredPrecision.FLOAT32:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if precision is Precision.FLOAT16:
+    if precision is StoredPrecision.FLOAT16:
         converter.target_spec.supported_types = [tf.float16]
-    if precision is not Precision.INT8:
+    if precision is not StoredPrecision.INT8:
         data: bytes = converter.convert()
         return data
     images = np.load(folder / "images.npy")

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import OrchardError, UsageError
-from orchard.exports.formats import INPUT, Precision
+from orchard.exports.formats import INPUT, StoredPrecision
 from orchard.exports.graph import constant, folded_graph, output_shapes
-from orchard.features.artifact import Precision as Computing
+from orchard.features.artifact import Precision
 from orchard.inference.model import Model
 from orchard.version import VERSION
 
@@ -30,7 +30,9 @@ IR_VERSION = 10  # what ONNX Runtime 1.18 and later read, in the browser too
 _LEAST_HALVED = 1024
 
 
-def to_onnx(model: Model, precision: Precision = Precision.FLOAT32, metadata: Mapping[str, str] | None = None) -> bytes:
+def to_onnx(
+    model: Model, precision: StoredPrecision = StoredPrecision.FLOAT32, metadata: Mapping[str, str] | None = None
+) -> bytes:
     """Return `model` as an ONNX file from uint8 (n, height, width, 3) pixels to probabilities (n, n_classes).
 
     float16 halves the file: the weights are stored so, and cast to float32 when the file is loaded. ``metadata`` is
@@ -40,10 +42,10 @@ def to_onnx(model: Model, precision: Precision = Precision.FLOAT32, metadata: Ma
         UsageError: `onnx` is not installed; the model is one of TensorFlow's; int8, and the network is not.
         OrchardError: the network holds an operation that is not known here.
     """
-    if precision is Precision.INT8 and model.artifact.precision is not Computing.INT8:
+    if precision is StoredPrecision.INT8 and model.artifact.precision is not Precision.INT8:
         raise UsageError("int8 needs images to calibrate with: orchard export OUT --format onnx --precision int8.")
     onnx = import_onnx()
-    translation = _Translation(folded_graph(model), half=precision is Precision.FLOAT16)
+    translation = _Translation(folded_graph(model), half=precision is StoredPrecision.FLOAT16)
     graph = onnx.helper.make_graph(
         translation.nodes,
         model.artifact.backbone,

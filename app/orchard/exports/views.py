@@ -38,7 +38,7 @@ class Side(NamedTuple):
     """int32."""
 
 
-def view(operations: Operations, picture: Any, sides: tuple[Side, Side], part: float, size: int) -> Any:
+def view(operations: Operations, picture: Any, sides: tuple[Side, Side], share: float, size: int) -> Any:
     """Return the middle of pictures as the network sees it.
 
     Pillow's triangle, which smooths where it shrinks, first brings the middle to at most `size` pixels, and rounds
@@ -49,13 +49,13 @@ def view(operations: Operations, picture: Any, sides: tuple[Side, Side], part: f
         operations: of the library that the others are of.
         picture: (n, 3, width, height) float32, whole numbers of 0..255.
         sides: height and width.
-        part: of each side, in the middle.
+        share: of each side, in the middle.
         size: pixels of a side of the view.
 
     Returns:
         (n, 3, size, size) float32, by columns as `picture` is.
     """
-    high, wide = (_Along(operations, side, part, size) for side in sides)
+    high, wide = (_Along(operations, side, share, size) for side in sides)
 
     def turned(picture: Any) -> Any:
         return operations.swapaxes(picture, 2, 3)
@@ -71,9 +71,9 @@ class _Along:
     by pixels. Lengths are in units of 1 / (2 * denominator * seen) of a pixel.
     """
 
-    def __init__(self, operations: Operations, side: Side, part: float, size: int) -> None:
+    def __init__(self, operations: Operations, side: Side, share: float, size: int) -> None:
         self._of = of = operations
-        numerator, denominator = Fraction(part).limit_denominator(100).as_integer_ratio()
+        numerator, denominator = Fraction(share).limit_denominator(100).as_integer_ratio()
         none, one, two, of_part, of_whole, most = map(_whole, (0, 1, 2, numerator, denominator, size))
         odd = np.arange(1, 2 * size, 2, dtype=np.int32)
         inside = side.length * of_part

@@ -13,12 +13,12 @@ from typing import Any
 from orchard import interruption
 from orchard.errors import InputError
 from orchard.exports.card import model_card
-from orchard.exports.formats import Format, Precision, card_beside, check
+from orchard.exports.formats import Format, StoredPrecision, card_beside, check
 from orchard.exports.graph import folded_graph
 from orchard.exports.keras_model import keras_file
 from orchard.exports.onnx_graph import to_onnx
 from orchard.exports.quantization import Images, in_other_numbers, training_images
-from orchard.features.artifact import Precision as Computing
+from orchard.features.artifact import Precision
 from orchard.features.engines import import_openvino
 from orchard.features.weights import tuned
 from orchard.inference.model import Model
@@ -41,7 +41,7 @@ def export(
     output: str,
     file: str,
     kind: Format,
-    precision: Precision = Precision.FLOAT32,
+    precision: StoredPrecision = StoredPrecision.FLOAT32,
     *,
     weights: str | None = None,
     s3: S3Options = DEFAULT_S3,
@@ -105,14 +105,14 @@ def export(
 
 
 def _images(
-    output: str, model: Model, kind: Format, precision: Precision, *, seed: int, s3: S3Options
+    output: str, model: Model, kind: Format, precision: StoredPrecision, *, seed: int, s3: S3Options
 ) -> Images | None:
     """Return training images for an export that computes in other numbers than the run did; None for any other.
 
     Raises:
         InputError: int8 lacks them. Floats can do without: then they keep the run's threshold.
     """
-    int8, in_int8 = precision is Precision.INT8, model.artifact.precision is Computing.INT8
+    int8, in_int8 = precision is StoredPrecision.INT8, model.artifact.precision is Precision.INT8
     if not (int8 or in_int8) or (int8 and in_int8 and kind is not Format.LITERT):
         return None
     try:
@@ -125,7 +125,7 @@ def _images(
 
 
 def openvino_files(
-    model: Model, precision: Precision = Precision.FLOAT32, card: str = "{}", digest: str | None = None
+    model: Model, precision: StoredPrecision = StoredPrecision.FLOAT32, card: str = "{}", digest: str | None = None
 ) -> dict[str, bytes]:
     """Return the graph (``.xml``) and the constants (``.bin``), with labels and card in the graph's ``rt_info``.
 
@@ -141,5 +141,5 @@ def openvino_files(
     graph.set_rt_info(card, ["orchard", "model_card"])
     with tempfile.TemporaryDirectory(prefix="orchard-export-") as folder:
         path = Path(folder) / "model.xml"
-        openvino.save_model(graph, path, compress_to_fp16=precision is Precision.FLOAT16)
+        openvino.save_model(graph, path, compress_to_fp16=precision is StoredPrecision.FLOAT16)
         return {".xml": path.read_bytes(), ".bin": path.with_suffix(".bin").read_bytes()}

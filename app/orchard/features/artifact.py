@@ -17,9 +17,9 @@ FEATURES_VERSION = 1
 BATCH_SIZE = 8
 
 
-PARTS = {1: (1.0,), 3: (1.0, 7 / 8, 7 / 10)}
+VIEW_SHARES = {1: (1.0,), 3: (1.0, 7 / 8, 7 / 10)}
 """Of each side, in the middle: what the views see, by their number."""
-LARGER = 1 / min(PARTS[3])
+LARGER = 1 / min(VIEW_SHARES[3])
 """Times the network's input size: what an image is decoded to for views, so that few have to be enlarged."""
 
 

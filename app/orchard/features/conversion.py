@@ -26,7 +26,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -107,15 +107,10 @@ class Build:
 
     def _start(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="orchard-build-")
-        options = child.options(
-            KERAS_BACKEND=_keras_backend(self._request), TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1"
+        variables = child.KERAS | {"KERAS_BACKEND": _keras_backend(self._request)}
+        self._process = child.start(
+            "orchard.features.conversion", Path(self._scratch.name), self._request, variables=variables
         )
-        command = [sys.executable, "-m", "orchard.features.conversion", self._scratch.name]
-        (Path(self._scratch.name) / "request.json").write_text(json.dumps(asdict(self._request)))
-        with (Path(self._scratch.name) / "log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options
-            )
         self._ending.enter_context(interruption.in_order(self._process.kill))
 
     def _collect(self) -> Artifact:
@@ -126,10 +121,9 @@ class Build:
             child.raise_error(folder)
             artifact = _read(folder / "artifact")
             if artifact is None:
-                lines = (folder / "log").read_text(errors="replace").strip().splitlines() or ["no output"]
                 raise OrchardError(
-                    f"Building {self._request.backbone} broke off with code {self._process.returncode} "
-                    f"({lines[-1]}): check the memory, or take another backbone or engine."
+                    f"Building {self._request.backbone} {child.last_words(folder, self._process.returncode)}: "
+                    "check the memory, or take another backbone or engine."
                 )
         except subprocess.TimeoutExpired as error:
             raise OrchardError(
@@ -371,7 +365,7 @@ def _keep_float32(topology: bytes, convolutions: int) -> bytes:
 
 def main(folder: Path) -> int:
     """Build what ``folder/request.json`` asks for into ``folder/artifact`` and the cache."""
-    values = json.loads((folder / "request.json").read_text())
+    values = child.request_of(folder)
     values |= {"engine": EngineName(values["engine"]), "precision": Precision(values["precision"])}
     if values["sample"] is not None:
         values["sample"] = Sample.from_json(values["sample"])

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchard.errors import ClusterError, OrchardError, UsageError
-from orchard.features.artifact import BATCH_SIZE, PARTS, Artifact, EngineName, Precision
+from orchard.features.artifact import BATCH_SIZE, VIEW_SHARES, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle
@@ -59,17 +59,17 @@ class _BatchedEngine:
         self.n_features = artifact.n_features
         self.input_size = artifact.input_size
         self.decoded_size = artifact.decoded_size
-        self._parts = PARTS[artifact.test_views]
+        self._shares = VIEW_SHARES[artifact.test_views]
         self._square_root = artifact.square_root
         self._name = artifact.backbone
         self._resize = Resizer(artifact.input_size)
         self._batch = np.zeros((batch_size, artifact.input_size, artifact.input_size, 3), np.float32)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        if len(self._parts) == 1:
+        if len(self._shares) == 1:
             return self.single(images)
-        views = [middle(image, part, self.input_size) for image in images for part in self._parts]
-        features = self.single(views).reshape(len(images), len(self._parts), self.n_features)
+        views = [middle(image, share, self.input_size) for image in images for share in self._shares]
+        features = self.single(views).reshape(len(images), len(self._shares), self.n_features)
         averaged: NDArray[np.float32] = features.mean(axis=1)
         return averaged
 

@@ -11,8 +11,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard import interruption, tasks
+from orchard import tasks
 from orchard.errors import AccessDenied, OrchardError
 from orchard.features.artifact import Artifact, EngineName
 from orchard.features.sharing import Done
@@ -45,8 +44,6 @@ MAXIMUM_TASK_IMAGES = 2048
 TASKS_PER_SLOT = 4
 # An executor that joins late must find work before the driver has noticed it.
 MINIMUM_TASKS_PER_BATCH = 16
-# While the last tasks of one batch run, those of the next fill the free slots.
-BATCHES_IN_FLIGHT = 2
 
 
 @dataclass
@@ -119,37 +116,33 @@ def extract(
     plan, numbers = _Plan(images, images_a_task), itertools.count()
     started = time.monotonic()
     shown = 0
-    in_flight: set[Future[list[TaskReport]]] = set()
-    with ThreadPoolExecutor(BATCHES_IN_FLIGHT, thread_name_prefix="orchard-batch") as batches:
-        try:
-            while True:
-                while len(in_flight) < BATCHES_IN_FLIGHT and not plan.is_exhausted:
-                    batch = [Task(next(numbers), pack(t)) for t in plan.next_batch(context.defaultParallelism)]
-                    in_flight.add(batches.submit(tasks.run, context, partial(featurize, job), batch))
-                if not in_flight:
-                    break
-                finished, _ = wait(in_flight, timeout=0.25, return_when=FIRST_COMPLETED)
-                interruption.check()
-                reports.look()
-                progress(0)
-                for done in finished:
-                    in_flight.remove(done)
-                    reports.look(done.result())
-                    reports.commit(output, result)
-                    progress(result.images - shown)
-                    shown = result.images
-                    plan.learn(result)
-                    if result.first_commit_seconds is None:
-                        result.first_commit_seconds = time.monotonic() - started
-                        if learned:
-                            learned(result)
-        except BaseException:
-            tasks.cancel(context, in_flight)
-            with contextlib.suppress(OrchardError):  # what went wrong first is what is told
+
+    def batches() -> Iterator[list[Task]]:
+        while not plan.is_exhausted:
+            yield [Task(next(numbers), pack(images)) for images in plan.next_batch(context.defaultParallelism)]
+
+    def tick() -> None:
+        reports.look()
+        progress(0)
+
+    try:
+        with contextlib.closing(tasks.run_batches(context, partial(featurize, job), batches(), tick=tick)) as done:
+            for found in done:
+                reports.look(found)
                 reports.commit(output, result)
-            raise
-        finally:
-            result.seconds = time.monotonic() - started
+                progress(result.images - shown)
+                shown = result.images
+                plan.learn(result)
+                if result.first_commit_seconds is None:
+                    result.first_commit_seconds = time.monotonic() - started
+                    if learned:
+                        learned(result)
+    except BaseException:
+        with contextlib.suppress(OrchardError):  # what went wrong first is what is told
+            reports.commit(output, result)
+        raise
+    finally:
+        result.seconds = time.monotonic() - started
     job.artifact.unpersist()
     progress(result.images - shown)
     if result.rejected[Reason.UNREADABLE] == result.images and not output.rows(Dataset.FEATURES):

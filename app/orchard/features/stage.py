@@ -26,8 +26,8 @@ from orchard.layout import BACKBONE, DERIVED, EXTRACTED, FORGOTTEN, INVENTORY, S
 from orchard.output import Output
 from orchard.progress import stage
 from orchard.redaction import redacted
-from orchard.session import Session
 from orchard.settings import Settings
+from orchard.spark.session import Session
 from orchard.stages import key_of
 from orchard.usage import Meter
 from orchard.vocabulary import Fit

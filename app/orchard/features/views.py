@@ -27,10 +27,10 @@ _TINT = 0.08  # of each channel
 _BLURRED, _BLUR = 0.25, 1.5  # how many, and the greatest standard deviation in pixels
 
 
-def middle(pixels: NDArray[np.uint8], part: float, size: int) -> NDArray[np.uint8]:
-    """Return the middle of an image, uint8 (height, width, 3): `part` of each side, in at most `size` pixels a side."""
+def middle(pixels: NDArray[np.uint8], share: float, size: int) -> NDArray[np.uint8]:
+    """Return the middle of an image, uint8 (height, width, 3): `share` of each side, in at most `size` pixels."""
     height, width = pixels.shape[:2]
-    left, top = (1 - part) / 2 * width, (1 - part) / 2 * height
+    left, top = (1 - share) / 2 * width, (1 - share) / 2 * height
     return cut(pixels, (left, top, width - left, height - top), size)
 
 

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard import memory
-from orchard.datasets import lists
+from orchard.datasets import list_column
 from orchard.errors import StorageError
 from orchard.features.artifact import LARGER, EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
@@ -159,14 +159,14 @@ def worked_on(
     fit: Fit,
     views: int,
     seed: int,
-) -> Rows:
+) -> TaskRows:
     """Decode and featurize the images of a task (schema `LISTING`), whose contents are `found` in their order."""
-    rows = Rows(task, engine, views, seed)
+    rows = TaskRows(task, engine, views, seed)
     for row, data in enumerate(found):
         if isinstance(data, Rejection):
             rows.reject(row, data)
             continue
-        rows.read(row, data)
+        rows.note_content(row, data)
         image = decode(data, engine.decoded_size, limits, fit, rows.larger(row))
         if isinstance(image, Rejection):
             rows.reject(row, image)
@@ -212,7 +212,7 @@ def _freeze_imports() -> None:
     gc.freeze()
 
 
-class Rows:
+class TaskRows:
     """The rows of one task, collected column by column; at most `BUFFERED_IMAGES` images are held as pixels."""
 
     def __init__(self, task: pa.Table, engine: Engine, views: int, seed: int) -> None:
@@ -242,7 +242,7 @@ class Rows:
         """Of the rejections."""
         return Counter(rejection.reason for _, rejection in self._rejected)
 
-    def read(self, row: int, data: bytes) -> None:
+    def note_content(self, row: int, data: bytes) -> None:
         """Remember what a file's content was."""
         self._bytes[row] = len(data)
         self._digests[row] = digest_of(data)
@@ -287,7 +287,7 @@ class Rows:
                 **{name: featurized[name] for name in ("path", *CARRIED, "split")},
                 "width": pa.array(width, pa.int32()),
                 "height": pa.array(height, pa.int32()),
-                "features": lists(matrix),
+                "features": list_column(matrix),
             },
             schema=FEATURES,
         )
@@ -305,7 +305,7 @@ class Rows:
                 {
                     **{name: viewed[name] for name in ("path", *CARRIED, "split")},
                     "view": pa.array(np.tile(np.arange(self._views), len(self._viewed)), pa.int32()),
-                    "features": lists(np.concatenate(self._view_features)),
+                    "features": list_column(np.concatenate(self._view_features)),
                 }
             )
             .select(VIEWS.names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 STDIN = "-"
 TASK_IMAGES = 128
 """Of a task on Spark; what is lost if an executor is."""
-# Kept waiting beside the batch that runs, so that no executor idles while answers are printed.
-_BATCHES_IN_FLIGHT = 2
 
 
 class Candidate(TypedDict):
@@ -134,21 +132,12 @@ def predict_on_spark(
     job = _Job(model.digest, context.broadcast(pickle.dumps(model)), limits, s3, top, regions)
     packed = (pack(images.slice(start, TASK_IMAGES)) for start in range(0, images.num_rows, TASK_IMAGES))
     batch_tasks = 4 * context.defaultParallelism
-    with ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix="orchard-predict") as threads:
-        waiting: list[Future[list[list[Answered]]]] = []
-        try:
-            while True:
-                while len(waiting) < _BATCHES_IN_FLIGHT and (batch := list(islice(packed, batch_tasks))):
-                    waiting.append(threads.submit(tasks.run, context, partial(answer_task, job), batch))
-                if not waiting:
-                    break
-                found = waiting[0].result()
-                waiting.pop(0)
-                for answers in found:
-                    progress(len(answers))
-                    yield from answers
-        finally:
-            tasks.cancel(context, waiting)
+    batches = iter(lambda: list(islice(packed, batch_tasks)), [])
+    with closing(tasks.run_batches(context, partial(answer_task, job), batches, in_order=True)) as found:
+        for answered in found:
+            for answers in answered:
+                progress(len(answers))
+                yield from answers
 
 
 _predictors: dict[str, Predictor] = {}

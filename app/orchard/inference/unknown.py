@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from orchard.progress import Advance
-    from orchard.session import Session
     from orchard.settings import Settings
+    from orchard.spark.session import Session
 
 
 def stage_of(output: Output, settings: Settings) -> Stage | None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from orchard.progress import Advance
-    from orchard.session import Session
     from orchard.settings import Settings
+    from orchard.spark.session import Session
 
 VERSION = 1
 """Raise it when the same features begin to give other neighbours: what was made before is then made again."""

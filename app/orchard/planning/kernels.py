@@ -19,8 +19,7 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from orchard import session
-from orchard.datasets import lists
+from orchard.datasets import list_column
 from orchard.errors import ClusterError
 from orchard.files import parquet_bytes
 from orchard.layout import REDUCED
@@ -28,6 +27,7 @@ from orchard.neighbours.search import Nearest
 from orchard.reduction.moments import Moments
 from orchard.reduction.stage import as_csv
 from orchard.report.thumbnails import POINT_PIXELS, thumbnail
+from orchard.spark import jvm
 from orchard.storage import S3Options, read_path
 
 _FEATURES, _ROWS, _VALUES, _DIRECTIONS, _SORTED = 320, 256, 128, 128, 2**15
@@ -76,7 +76,7 @@ def speeds() -> Speeds:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     names = pa.array([f"/{number:08d}.jpg" for number in range(_ROWS)])
     values = random.standard_normal((_ROWS, _VALUES)).astype(np.float32)
-    reduced = pa.record_batch([names, *[pa.array(["name"] * _ROWS)] * 3, lists(values)], schema=REDUCED)
+    reduced = pa.record_batch([names, *[pa.array(["name"] * _ROWS)] * 3, list_column(values)], schema=REDUCED)
     numbers, labels = np.arange(_ROWS), np.arange(_ROWS) % 8
     unsorted = random.standard_normal(_SORTED)
     n_bytes = [0]
@@ -120,7 +120,7 @@ def launch() -> float:
     """Return the seconds that starting a program takes: what Spark's start and its jobs are counted in."""
     started = time.perf_counter()
     try:
-        session.check_java()
+        jvm.check_java()
     except ClusterError:
         started = time.perf_counter()
         subprocess.run([sys.executable, "-c", "import numpy"], check=False)

@@ -19,13 +19,13 @@ from orchard.images.rejections import commonest_kinds
 from orchard.images.sources import Listing, check_apart, list_selected
 from orchard.images.splits import assign_splits
 from orchard.layout import Sizes, StagePlan
+from orchard.machine import available_cores
 from orchard.output import Output
 from orchard.planning.costs import Rates, Work, estimates, sizes
 from orchard.planning.kernels import Speeds, picture_seconds, speeds
 from orchard.planning.probe import Measured, measure
 from orchard.planning.work import slots_of, work_of
 from orchard.progress import stage
-from orchard.session import available_cores
 from orchard.settings import QUALITIES, Settings
 from orchard.tuning.blocks import last_kept
 from orchard.usage import usage

@@ -7,7 +7,6 @@ import os
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -158,13 +157,10 @@ def _together(folder: Path, artifact: Artifact, request: Request, shares: Sequen
         for number, share in enumerate(shares):
             own = folder / str(number)
             own.mkdir()
-            (own / process.REQUEST).write_text(request.to_json())
             (own / process.ARTIFACT).write_bytes(artifact.to_bytes())
             pq.write_table(share, own / process.IMAGES)
-            log = opened.enter_context((own / "log").open("wb"))
-            command = [sys.executable, "-m", "orchard.planning.process", str(own)]
-            worker = subprocess.Popen(  # noqa: S603 - our own module
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, **child.options()
+            worker = child.start(
+                "orchard.planning.process", own, request, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             opened.callback(_end, worker)
             opened.enter_context(interruption.in_order(worker.kill))
@@ -189,9 +185,8 @@ def _result(own: Path, worker: subprocess.Popen[bytes]) -> Result:
     try:
         return Result(**json.loads((own / process.RESULT).read_text()))
     except OSError:
-        lines = (own / "log").read_text(errors="replace").strip().splitlines() or ["no output"]
         raise OrchardError(
-            f"Working on a few images broke off with code {worker.returncode} ({lines[-1]}): make room in memory, or "
+            f"Working on a few images {child.last_words(own, worker.returncode)}: make room in memory, or "
             "lower --max-pixels."
         ) from None
 

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from orchard import child, memory
 from orchard.errors import OrchardError
 from orchard.features.artifact import Artifact
 from orchard.features.engines import Engine, load_engine
-from orchard.features.worker import Rows, encoded, worked_on
+from orchard.features.worker import TaskRows, encoded, worked_on
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.reading import contents
 from orchard.layout import REJECTED, Dataset
 from orchard.storage import S3Options
 
-REQUEST, ARTIFACT, IMAGES, RESULT = "request.json", "artifact", "images.parquet", "result.json"
+ARTIFACT, IMAGES, RESULT = "artifact", "images.parquet", "result.json"
 CHUNK = 8
 """Images that are worked on before the clock is looked at."""
 
@@ -45,14 +45,9 @@ class Request:
     """After which no further images are begun."""
 
     @classmethod
-    def from_json(cls, text: str) -> Request:
-        """Return what `to_json` wrote."""
-        found = json.loads(text)
+    def of(cls, found: dict[str, Any]) -> Request:
+        """Return what `orchard.child.request_of` read."""
         return cls(**found | {"limits": Limits(**found["limits"]), "s3": S3Options(**found["s3"])})
-
-    def to_json(self) -> str:
-        """Return it as text."""
-        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def main(folder: Path) -> int:
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print
     try:
-        request = Request.from_json((folder / REQUEST).read_text())
+        request = Request.of(child.request_of(folder))
         artifact = Artifact.from_bytes((folder / ARTIFACT).read_bytes())
         images = pq.read_table(folder / IMAGES)
         started = time.perf_counter()
@@ -131,7 +126,7 @@ def _measured(
     started, cpu = time.perf_counter(), time.process_time()
     while worked < images.num_rows and (not worked or time.perf_counter() - started < request.seconds):
         part = images.slice(worked, CHUNK)
-        rows: Rows = worked_on(
+        rows: TaskRows = worked_on(
             part,
             found[worked : worked + CHUNK],
             engine,

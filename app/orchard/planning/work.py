@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from orchard.classification.training import chosen
 from orchard.features.backbones import Backbone
 from orchard.features.extraction import tasks_of
+from orchard.machine import available_cores
 from orchard.output import Output
 from orchard.planning.costs import Work
-from orchard.session import available_cores
 from orchard.settings import Settings
 from orchard.tuning.blocks import activation_bytes
 from orchard.tuning.stage import views_of

@@ -15,7 +15,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from orchard import tasks
-from orchard.datasets import balance, batches, lists, matrix, with_marks
+from orchard.datasets import balance, batches, list_column, matrix, with_marks
 from orchard.errors import InputError, TrainingError
 from orchard.features.regrouping import group_key, source_key
 from orchard.files import DataFile, parquet_bytes, part, stage_file
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from orchard.progress import Advance
-    from orchard.session import Session
     from orchard.settings import Settings
+    from orchard.spark.session import Session
 
 VERSION = 3
 """Raise it when the same features begin to give another reduction: what was made before is then made again."""
@@ -344,7 +344,7 @@ def project_batches(storage: Storage, projection: Projection, file: DataFile) ->
     """Yield the rows of a features file reduced, with the columns of `REDUCED`."""
     for batch in batches(storage, file, [*_COLUMNS, "features"]):
         reduced = projection(matrix(batch.column("features")))
-        yield pa.record_batch([*(batch.column(c) for c in _COLUMNS), lists(reduced)], schema=REDUCED)
+        yield pa.record_batch([*(batch.column(c) for c in _COLUMNS), list_column(reduced)], schema=REDUCED)
 
 
 @dataclass(frozen=True)

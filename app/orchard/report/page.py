@@ -31,7 +31,7 @@ from orchard.report.samples import (
     Mistake,
     Pairs,
     Point,
-    Rejection,
+    RejectedImage,
     sample_points,
     sample_rejections,
     worst_mistakes,
@@ -75,7 +75,7 @@ class ReportData:
     pictures: Sequence[str | None] = ()  # of the first points
     mistakes: Mapping[str, Sequence[Mistake]] = field(default_factory=dict)  # of each classifier, the surest first
     shots: Mapping[str, str] = field(default_factory=dict)  # path -> picture: of mistakes and what is near to them
-    rejections: Sequence[Rejection] = ()
+    rejections: Sequence[RejectedImage] = ()
     icons: Mapping[str, str] = field(default_factory=dict)  # label -> picture
     review: ReviewData = field(default_factory=ReviewData)
 

@@ -7,6 +7,7 @@ from orchard.layout import Run
 from orchard.redaction import HIDDEN, is_secret, redacted
 from orchard.report.formatting import NOTHING
 from orchard.settings import Settings
+from orchard.settings_text import command_line
 
 # Settings of how a run treats what is there already, and whom it tells: no part of what the results are.
 _ONE_OFF = frozenset({"fresh", "prune", "retry_rejected", "metrics_port", "core_hour_price", "core_watts"})
@@ -16,21 +17,14 @@ def command(run: Run, **changed: object) -> str:
     """The shell command of the run, with the settings that differ from the defaults, one a line; some may be others."""
     sources = run.get("sources", [run["source"]])
     lines = [f"orchard run {' '.join(map(_quote, sources))}", f"--output {_quote(run['output'])}"]
+    given = {}
     for name, value in (run["settings"] | changed).items():
         field = Settings.model_fields.get(name)
-        if (
-            field is None
-            or value is None
-            or is_secret(name)
-            or (name in _ONE_OFF and name not in changed)
-            or _plain(value) == _plain(field.default)
-        ):
+        if field is None or value is None or (name in _ONE_OFF and name not in changed):
             continue
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            lines += [flag] if value else []
-        else:
-            lines += [f"{flag} {_quote(text)}" for text in _arguments(name, value)]
+        if _plain(value) != _plain(field.default):
+            given[name] = value
+    lines += [" ".join((flag, *map(_quote, values))) for flag, *values in command_line(given)]
     return " \\\n  ".join(lines)
 
 
@@ -47,16 +41,6 @@ def shown(value: object, name: str = "") -> str:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return ", ".join(shown(item) for item in value)
     return redacted(str(value))
-
-
-def _arguments(name: str, value: object) -> list[str]:
-    if isinstance(value, Mapping):
-        return [f"{key}={item}" for key, item in value.items() if not is_secret(str(key))]
-    if isinstance(value, list | tuple):
-        return [",".join(map(str, value))]
-    if name == "max_rejected" and isinstance(value, float):
-        return [f"{value * 100:g}%"]
-    return [str(value)]
 
 
 def _quote(text: str) -> str:

@@ -67,7 +67,7 @@ Pairs = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Rejection:
+class RejectedImage:
     """An image that did not become features, and why."""
 
     path: str
@@ -184,16 +184,16 @@ def _neighbours(output: "Output", paths: Collection[str]) -> dict[str, tuple[Nei
     }
 
 
-def sample_rejections(output: "Output", per_reason: int = MAX_REJECTIONS_PER_REASON) -> list[Rejection]:
+def sample_rejections(output: "Output", per_reason: int = MAX_REJECTIONS_PER_REASON) -> list[RejectedImage]:
     """The first few rejected images of every reason."""
     seen: Counter[str] = Counter()
-    kept: list[Rejection] = []
+    kept: list[RejectedImage] = []
     for batch in stored(output, Dataset.REJECTED):
         for row in _rows(batch, ["path", "reason", "detail"]):
             path, reason, detail = row
             if seen[reason or ""] < per_reason:
                 seen[reason or ""] += 1
-                kept.append(Rejection(path or "", reason or "", detail or ""))
+                kept.append(RejectedImage(path or "", reason or "", detail or ""))
     return sorted(kept, key=lambda rejection: (rejection.reason, rejection.path))
 
 

@@ -33,7 +33,7 @@ from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
     from orchard.progress import Advance
-    from orchard.session import Session
+    from orchard.spark.session import Session
 
 VERSION = 1
 """Raise it when the same features begin to give other faults: what was made before is then made again."""

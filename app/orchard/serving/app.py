@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -15,22 +14,23 @@ from starlette.responses import RedirectResponse
 
 from orchard.images.decoding import Limits
 from orchard.inference.model import Model
-from orchard.serving import documents, metrics, reference, static
+from orchard.serving import metrics, openapi, reference, static
+from orchard.serving.asgi import AsgiApp, Receive, Scope, Send
 from orchard.serving.batching import EnginePool
-from orchard.serving.observability import AsgiApp, Observed, Receive, Scope, Send
+from orchard.serving.observability import RequestMiddleware
 from orchard.serving.prediction import PredictionHandler
 from orchard.serving.problems import Problem, Refusal
-from orchard.serving.uploads import Held, UploadLimits
+from orchard.serving.uploads import MemoryBudget, UploadLimits
 from orchard.version import VERSION
 
 PREDICT = "/v1/predict"
-MODEL = "/v1/model"
+MODEL_ROUTE = "/v1/model"
 HEALTH = "/healthz"
 READY = "/readyz"
-METRICS = "/metrics"
+METRICS_ROUTE = "/metrics"
 OPENAPI = "/openapi.json"
 PAGE = ("/", "/sw.js", "/manifest.webmanifest", "/model.json", "/cards.json", "/model.onnx")
-ROUTES = (PREDICT, MODEL, HEALTH, READY, METRICS, OPENAPI, reference.DOCS, *PAGE)
+ROUTES = (PREDICT, MODEL_ROUTE, HEALTH, READY, METRICS_ROUTE, OPENAPI, reference.DOCS, *PAGE)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Serving:
 
 
 @dataclass
-class State:
+class Lifecycle:
     """What the server tells the application."""
 
     draining: bool = False
@@ -64,12 +64,12 @@ class State:
     """What an engine could not start for."""
 
 
-def create_app(model: Model, serving: Serving | None = None, state: State | None = None) -> AsgiApp:
+def create_app(model: Model, serving: Serving | None = None, state: Lifecycle | None = None) -> AsgiApp:
     """Return the application that answers with `model`; its engines are compiled when it starts."""
     serving = serving or Serving()
-    state = state or State()
-    counted = metrics.Metrics()
-    held = Held(serving.uploads.max_held_bytes)
+    state = state or Lifecycle()
+    counted = metrics.ServerMetrics()
+    held = MemoryBudget(serving.uploads.max_held_bytes)
 
     def failed(error: Exception) -> None:
         state.failure = error
@@ -120,9 +120,9 @@ def create_app(model: Model, serving: Serving | None = None, state: State | None
     _add_probes(app, pool, counted, state)
     app.include_router(static.router(model))
     app.include_router(reference.router())
-    _describe_problems(app)
+    openapi.describe_problems(app)
     app.add_exception_handler(HTTPException, _leave_to_observed)
-    observed = partial(Observed, metrics=counted, routes=ROUTES, draining=lambda: state.draining)
+    observed = partial(RequestMiddleware, metrics=counted, routes=ROUTES, draining=lambda: state.draining)
     app.add_middleware(observed)
     # What is asked most does without the framework's middleware and router, a twentieth of the server's own time.
     answers: AsgiApp = Shortcut(app, {("POST", PREDICT): observed(handler)})
@@ -180,7 +180,7 @@ class Shortcut:
 
 
 async def _leave_to_observed(_: Request, error: Exception) -> Response:
-    """Let `Observed` answer a 404 or a 405, as it answers all errors."""
+    """Let `RequestMiddleware` answer a 404 or a 405, as it answers all errors."""
     assert isinstance(error, HTTPException)
     raise Problem(None, status=error.status_code, headers=dict(error.headers or {}))
 
@@ -191,40 +191,40 @@ def _add_prediction(app: FastAPI, handler: PredictionHandler, model: Model, serv
         summary="Classify one image or several",
         response_class=Response,
         responses={
-            200: {"model": documents.Predictions, "content": documents.answer_example(model)},
-            **documents.problems(400, 408, 413, 415, 422, 500, 503),
+            200: {"model": openapi.Predictions, "content": openapi.answer_example(model)},
+            **openapi.problems(400, 408, 413, 415, 422, 500, 503),
         },
-        openapi_extra=documents.predict_request(model, serving.uploads.max_files),
+        openapi_extra=openapi.predict_request(model, serving.uploads.max_files),
     )
     async def predict(request: Request) -> Response:
         return Response(await handler.answer(request.scope, request.receive), media_type="application/json")
 
 
 def _add_model(app: FastAPI, model: Model) -> None:
-    card = documents.model_card(model)
+    card = openapi.model_card(model)
     content = card.model_dump_json().encode()
     example = {"application/json": {"example": card.model_dump()}}
 
     @app.get(
-        MODEL,
+        MODEL_ROUTE,
         summary="The model that answers",
         response_class=Response,
-        responses={200: {"model": documents.ModelCard, "content": example}},
+        responses={200: {"model": openapi.ModelCard, "content": example}},
     )
     async def describe() -> Response:
         return Response(content, media_type="application/json")
 
 
-def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state: State) -> None:
-    @app.get(HEALTH, summary="Liveness: the process runs", response_model=documents.Health)
+def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.ServerMetrics, state: Lifecycle) -> None:
+    @app.get(HEALTH, summary="Liveness: the process runs", response_model=openapi.Health)
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get(
         READY,
         summary="Readiness: an engine can answer, and the server is not stopping",
-        response_model=documents.Health,
-        responses=documents.problems(503),
+        response_model=openapi.Health,
+        responses=openapi.problems(503),
     )
     async def ready() -> dict[str, str]:
         if state.draining:
@@ -237,22 +237,8 @@ def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.Metrics, state:
 
     text = {"text/plain": {"schema": {"type": "string"}}}
 
-    @app.get(METRICS, summary="Metrics for Prometheus", response_class=Response, responses={200: {"content": text}})
+    @app.get(
+        METRICS_ROUTE, summary="Metrics for Prometheus", response_class=Response, responses={200: {"content": text}}
+    )
     async def figures() -> Response:
         return Response(counted.exposition(), media_type=metrics.CONTENT_TYPE)
-
-
-def _describe_problems(app: FastAPI) -> None:
-    """Add the schema of a problem to the document; no route returns it as its model."""
-    generate: Callable[[], dict[str, Any]] = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        schemas = document["components"]["schemas"]
-        if "Problem" not in schemas:
-            problem = documents.ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(problem.pop("$defs", {}))
-            schemas["Problem"] = problem
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

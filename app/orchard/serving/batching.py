@@ -51,7 +51,7 @@ class QueueFull(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ImageResult:
     """What came of an image."""
 
     result: Prediction | Rejection | Problem
@@ -60,14 +60,14 @@ class Outcome:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class PendingRequest:
     """The images of one request."""
 
     images: Sequence[bytes]
     top: int
-    done: asyncio.Future[list[Outcome]]
+    done: asyncio.Future[list[ImageResult]]
     started: float = field(default_factory=time.perf_counter)
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    outcomes: dict[int, ImageResult] = field(default_factory=dict)
 
     @property
     def given_up(self) -> bool:
@@ -91,7 +91,7 @@ class Observer(Protocol):
         ...
 
 
-Item = tuple[Job, int]
+Item = tuple[PendingRequest, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -186,23 +186,23 @@ class EnginePool:
         """Images in the queue."""
         return len(self._queue) + len(self._suspects)
 
-    def submit(self, images: Sequence[bytes], top: int) -> asyncio.Future[list[Outcome]]:
+    def submit(self, images: Sequence[bytes], top: int) -> asyncio.Future[list[ImageResult]]:
         """Return what will be the outcomes, in the order of `images`; cancel it, and those that wait are dropped.
 
         Raises:
             QueueFull: there is no room for all of them.
         """
         loop = asyncio.get_running_loop()
-        job = Job(images, top, loop.create_future())
+        request = PendingRequest(images, top, loop.create_future())
         if len(self._queue) + len(images) > self.capacity:
             self._drop_given_up()
         if len(self._queue) + len(images) > self.capacity:
             raise QueueFull
-        self._queue.extend((job, index) for index in range(len(images)))
+        self._queue.extend((request, index) for index in range(len(images)))
         if not self._share_is_due:  # after the other requests of this turn of the loop, so that they share a batch
             self._share_is_due = True
             loop.call_soon(self._share_out)
-        return job.done
+        return request.done
 
     async def close(self) -> None:
         """Stop the engines after what they are at."""
@@ -365,24 +365,24 @@ class EnginePool:
     def _give(self, engine: _Engine, batch: _Batch) -> None:
         engine.under_way.append(batch)
         engine.idle = 0.0
-        images = [job.images[index] for job, index in batch.items]
-        engine.process.send(images, max((job.top for job, _ in batch.items), default=1))
+        images = [request.images[index] for request, index in batch.items]
+        engine.process.send(images, max((request.top for request, _ in batch.items), default=1))
 
     def _bytes(self, count: int) -> int:
         """Return how many bytes the next images have."""
-        return sum(len(job.images[index]) for job, index in islice(self._queue, count))
+        return sum(len(request.images[index]) for request, index in islice(self._queue, count))
 
     def _hand_over(self, items: list[Item], results: Sequence[Prediction | Rejection | Exception]) -> None:
         """Give results to those who wait for them."""
         if predicted := sum(isinstance(result, Prediction) for result in results):
             self._observer.batch(predicted)
         now = time.perf_counter()
-        for (job, index), result in zip(items, results, strict=True):
-            if job.given_up:
+        for (request, index), result in zip(items, results, strict=True):
+            if request.given_up:
                 continue
             if isinstance(result, Exception) and not isinstance(result, Problem):
-                job.done.set_exception(result)
+                request.done.set_exception(result)
                 continue
-            job.outcomes[index] = Outcome(result, 1000 * (now - job.started))
-            if len(job.outcomes) == len(job.images):
-                job.done.set_result([job.outcomes[index] for index in range(len(job.images))])
+            request.outcomes[index] = ImageResult(result, 1000 * (now - request.started))
+            if len(request.outcomes) == len(request.images):
+                request.done.set_result([request.outcomes[index] for index in range(len(request.images))])

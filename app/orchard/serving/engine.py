@@ -31,7 +31,7 @@ from orchard.images.decoding import Decoded, Limits, Rejection
 from orchard.inference.model import Model
 from orchard.inference.predictor import Prediction, Predictor
 
-Answer = Prediction | Rejection
+ImageAnswer = Prediction | Rejection
 GRACE = 1.5
 """An image that takes so many times the limit of CPU time is in native code that does not stop by itself."""
 _LENGTH_BYTES = 8
@@ -70,12 +70,12 @@ class EngineProcess:
         """Give it a batch; those that it has not begun wait their turn."""
         self._send((list(images), top))
 
-    async def receive(self) -> list[Answer]:
+    async def receive(self) -> list[ImageAnswer]:
         """Return the answers to the oldest batch. Raises what it failed with, or EngineDied."""
         answer = await self._receive()
         if isinstance(answer, Exception):
             raise answer
-        found: list[Answer] = answer
+        found: list[ImageAnswer] = answer
         return found
 
     def finish(self) -> None:
@@ -119,7 +119,7 @@ class EngineProcess:
             raise EngineDied from error
 
 
-def predict(predictors: dict[int, Predictor], images: Sequence[bytes], top: int, seconds: float) -> list[Answer]:
+def predict(predictors: dict[int, Predictor], images: Sequence[bytes], top: int, seconds: float) -> list[ImageAnswer]:
     """Decode images and predict those that can be, in the smallest batch that holds them.
 
     An image that takes more CPU time ends the process by SIGVTALRM, in whatever library it is.

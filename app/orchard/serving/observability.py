@@ -7,22 +7,16 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
-from orchard.serving.metrics import Metrics
+from orchard.serving.asgi import AsgiApp, Message, Receive, Scope, Send
+from orchard.serving.metrics import ServerMetrics
 from orchard.serving.problems import MEDIA_TYPE, Problem
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("orchard.access")
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CLIENT_GONE = 499
 """In log and metrics, as nginx has it: nobody was there to answer."""
@@ -62,12 +56,12 @@ class Gone(Exception):
 
 
 def exchange(scope: Scope) -> Exchange:
-    """Return what `Observed` knows of the request."""
+    """Return what `RequestMiddleware` knows of the request."""
     found: Exchange = scope["orchard.exchange"]
     return found
 
 
-class Observed:
+class RequestMiddleware:
     """ASGI middleware.
 
     Args:
@@ -80,7 +74,7 @@ class Observed:
     def __init__(
         self,
         app: AsgiApp,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         routes: Collection[str],
         draining: Callable[[], bool],
     ) -> None:

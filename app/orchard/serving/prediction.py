@@ -11,12 +11,13 @@ from orchard.images.decoding import Rejection
 from orchard.inference.model import Model
 from orchard.inference.predict import column_values
 from orchard.inference.predictor import Prediction
-from orchard.serving.batching import EnginePool, Outcome, QueueFull
+from orchard.serving.asgi import Receive, Scope, Send
+from orchard.serving.batching import EnginePool, ImageResult, QueueFull
 from orchard.serving.cards import CardOf, requested
-from orchard.serving.metrics import Metrics
-from orchard.serving.observability import Gone, Receive, Scope, Send, exchange
+from orchard.serving.metrics import ServerMetrics
+from orchard.serving.observability import Gone, exchange
 from orchard.serving.problems import Problem, Refusal
-from orchard.serving.uploads import Body, Disconnected, Held, Upload, UploadLimits, read_uploads
+from orchard.serving.uploads import Body, Disconnected, MemoryBudget, Upload, UploadLimits, read_uploads
 
 TOP = 5
 """Labels of an answer, unless the request says otherwise."""
@@ -42,10 +43,10 @@ class PredictionHandler:
         self,
         model: Model,
         pool: EnginePool,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         *,
         limits: UploadLimits,
-        held: Held,
+        held: MemoryBudget,
         request_seconds: float,
     ) -> None:
         self._model = model
@@ -99,10 +100,10 @@ class PredictionHandler:
             raise Problem(Refusal.BAD_PARAMETER, f"top is a number from 1 to {classes}.")
         return top
 
-    async def _outcomes(self, uploads: list[Upload], top: int, receive: Receive) -> list[Outcome]:
+    async def _outcomes(self, uploads: list[Upload], top: int, receive: Receive) -> list[ImageResult]:
         """Return what came of each file."""
         images = [upload.content for upload in uploads if isinstance(upload.content, bytes)]
-        found: list[Outcome] = []
+        found: list[ImageResult] = []
         if images:
             try:
                 answer = self._pool.submit(images, top)
@@ -112,11 +113,11 @@ class PredictionHandler:
             found = await self._wait(answer, receive)
         answers = iter(found)
         return [
-            Outcome(upload.content, 0.0) if isinstance(upload.content, Rejection) else next(answers)
+            ImageResult(upload.content, 0.0) if isinstance(upload.content, Rejection) else next(answers)
             for upload in uploads
         ]
 
-    async def _wait(self, answer: asyncio.Future[list[Outcome]], receive: Receive) -> list[Outcome]:
+    async def _wait(self, answer: asyncio.Future[list[ImageResult]], receive: Receive) -> list[ImageResult]:
         """Return the answer; give it up when the client goes away, or when it takes too long."""
         watchers: list[asyncio.Task[None]] = []
 
@@ -132,7 +133,7 @@ class PredictionHandler:
             for watcher in watchers:
                 watcher.cancel()
 
-    async def _give_up(self, answer: asyncio.Future[list[Outcome]], receive: Receive) -> None:
+    async def _give_up(self, answer: asyncio.Future[list[ImageResult]], receive: Receive) -> None:
         """End the wait for an answer when the client has gone or the time is over."""
         error: Exception = Gone()
         try:
@@ -145,7 +146,7 @@ class PredictionHandler:
         if not answer.done():
             answer.set_exception(error)
 
-    def _entry(self, upload: Upload, outcome: Outcome, top: int, card_of: CardOf | None) -> dict[str, Any]:
+    def _entry(self, upload: Upload, outcome: ImageResult, top: int, card_of: CardOf | None) -> dict[str, Any]:
         """Return one element of ``predictions``."""
         entry: dict[str, Any] = {} if upload.filename is None else {"filename": upload.filename}
         result = outcome.result

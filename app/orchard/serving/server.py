@@ -19,8 +19,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from orchard.errors import ClusterError, OrchardError
 from orchard.inference.model import Model
-from orchard.serving.app import Serving, State, create_app
-from orchard.serving.observability import AsgiApp
+from orchard.serving.app import Lifecycle, Serving, create_app
+from orchard.serving.asgi import AsgiApp
 from orchard.serving.problems import MEDIA_TYPE, Problem
 from orchard.vocabulary import Reason
 
@@ -255,7 +255,7 @@ class Server(uvicorn.Server):
         drain_seconds: from the signal on, requests are taken for so long, while balancers learn that it is not ready.
     """
 
-    def __init__(self, config: uvicorn.Config, state: State, *, root_path: str, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, state: Lifecycle, *, root_path: str, drain_seconds: float) -> None:
         super().__init__(config)
         self._root_path = root_path
         self._state = state
@@ -314,7 +314,7 @@ def run(
         ClusterError: an engine cannot be compiled on this machine.
         OrchardError: the address cannot be had.
     """
-    state = State()
+    state = Lifecycle()
     app = create_app(model, serving, state)
     every = _every_address(port) if host == "::" else None
     config = _config(app, "0.0.0.0" if host == "::" else host, port, shutdown_seconds)  # noqa: S104

@@ -17,8 +17,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from orchard.exports.formats import Precision, probabilities_of
+from orchard.exports.formats import StoredPrecision, probabilities_of
 from orchard.exports.graph import output_shapes
+from orchard.inference.description import describe
 from orchard.inference.model import Model
 from orchard.serving.problems import Problem
 
@@ -123,40 +124,39 @@ def read_page() -> dict[str, File]:
 
 def about_model(model: Model, *, runtime: bool) -> File:
     """Return ``model.json``: what the page needs to know; ``runtime`` tells whether it can run the model itself."""
+    described = describe(model)
+    kinds = {
+        "names": described.kinds,
+        "threshold": described.kind_threshold,
+        "of_label": described.kind_of_label,
+    }
     about: dict[str, Any] = {
-        "digest": model.digest,
-        "labels": model.labels,
-        "threshold": model.calibration.threshold,
-        "familiarity_threshold": model.calibration.familiarity,
-        "kinds": _about_kinds(model),
+        "digest": described.digest,
+        "labels": described.labels,
+        "threshold": described.threshold,
+        "familiarity_threshold": described.familiarity_threshold,
+        "kinds": kinds if described.kinds else None,
         "columns": [
             {
                 "name": column.name,
                 "output": probabilities_of(column.name),
                 "values": column.values,
-                "threshold": column.calibration.threshold,
+                "threshold": column.threshold,
             }
-            for column in model.columns
+            for column in described.columns
         ],
         "input": {
             "name": "image",
             "dtype": "uint8",
             "layout": "NHWC",
-            "size": model.artifact.decoded_size,
-            "fit": model.artifact.fit,
+            "size": described.largest_size,
+            "fit": described.fit,
         },
         "outputs": list(output_shapes(model)),
         "runtime": runtime,
         "cards": "/cards.json" if model.cards else None,
     }
     return File.of(json.dumps(about, ensure_ascii=False).encode(), "application/json")
-
-
-def _about_kinds(model: Model) -> dict[str, Any] | None:
-    if model.kinds is None:
-        return None
-    of_label = [model.kinds.of_label(place) for place in range(len(model.labels))]
-    return {"names": model.kinds.names, "threshold": model.kinds.threshold, "of_label": of_label}
 
 
 class ExportedModel:
@@ -176,7 +176,7 @@ class ExportedModel:
         try:
             from orchard.exports.onnx_graph import to_onnx
 
-            content = to_onnx(self._model, Precision.FLOAT16)
+            content = to_onnx(self._model, StoredPrecision.FLOAT16)
         except Exception:
             _log.exception("The model cannot be made for browsers, so the page asks the server for every answer.")
             self._failed = True

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from orchard.errors import UsageError
 from orchard.images.decoding import Rejection
+from orchard.serving.asgi import Receive
 from orchard.serving.problems import Problem, Refusal
 from orchard.vocabulary import Reason
 
@@ -23,8 +24,6 @@ MAX_PART_HEADERS = 8
 MAX_PART_HEADER_BYTES = 4096
 MAX_FILENAME = 255
 _FILE_TYPES = ("image/", "application/octet-stream")
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Disconnected(Exception):
 
 
 @dataclass
-class Held:
+class MemoryBudget:
     """How many bytes of bodies the process holds."""
 
     limit: int
@@ -77,7 +76,7 @@ class Held:
 class Body:
     """A request's body as it arrives."""
 
-    held: Held
+    held: MemoryBudget
     size: int = 0
     """Bytes so far."""
     complete: bool = False

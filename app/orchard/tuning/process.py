@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from orchard import child, interruption
+from orchard.classification.tuned_head import Head
 from orchard.errors import OrchardError, TrainingError
 from orchard.features.backbones import Backbone, find
 from orchard.features.conversion import graph_of_tensorflow
 from orchard.features.engines import import_openvino
 from orchard.features.weights import keras_model, locate
 from orchard.images.decoding import Limits
-from orchard.layout import TUNED
+from orchard.layout import HEAD, TUNED
 from orchard.storage import S3Options
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import divided
@@ -39,7 +40,7 @@ from orchard.tuning.training import Trainer, train
 from orchard.vocabulary import Fit
 
 CHECKPOINT = "checkpoint.npz"
-_RESULT, _REQUEST, _LOG = "result.json", "request.json", "log"
+_RESULT = "result.json"
 _IMAGES = ("training.parquet", "held_out.parquet")
 
 
@@ -67,9 +68,8 @@ class Request:
         return find(self.backbone, alpha=self.alpha, input_size=self.input_size)
 
     @classmethod
-    def from_json(cls, text: str) -> Request:
-        """Return what `dataclasses.asdict` made of one."""
-        found = json.loads(text)
+    def of(cls, found: dict[str, Any]) -> Request:
+        """Return what `orchard.child.request_of` read."""
         return cls(
             **found | {"fit": Fit(found["fit"]), "limits": Limits(**found["limits"]), "s3": S3Options(**found["s3"])}
         )
@@ -83,7 +83,7 @@ def tune(
     *,
     done: Callable[[int], None],
     saved: Callable[[bytes], None],
-) -> tuple[bytes, dict[str, Any]]:
+) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Tune a network in a process of its own.
 
     Args:
@@ -95,23 +95,16 @@ def tune(
         saved: gets each new checkpoint.
 
     Returns:
-        The network's weights as Keras saves them, and what it came to, see `orchard.layout.TuningMetrics`.
+        The files by name, `TUNED` and `HEAD`, and what it came to, see `orchard.layout.TuningMetrics`.
 
     Raises:
         OrchardError: the process broke off; or what it raised.
         KeyboardInterrupt: the command is to end.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _REQUEST).write_text(json.dumps(asdict(request)))
     for name, images in zip(_IMAGES, (training, held_out), strict=True):
         pq.write_table(images.select(["path", "size", "label"]), folder / name)
-    (folder / "error.json").unlink(missing_ok=True)
-    options = child.options(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
-    command = [sys.executable, "-m", "orchard.tuning.process", str(folder)]
-    with (folder / _LOG).open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, **options
-        )
+    process = child.start("orchard.tuning.process", folder, request, stdout=subprocess.PIPE, variables=child.KERAS)
     assert process.stdout is not None
     try:
         with interruption.in_order(process.kill), process.stdout:
@@ -128,11 +121,11 @@ def tune(
         process.wait()
     child.raise_error(folder)
     try:
-        return (folder / TUNED).read_bytes(), json.loads((folder / _RESULT).read_text())
+        files = {name: (folder / name).read_bytes() for name in (TUNED, HEAD)}
+        return files, json.loads((folder / _RESULT).read_text())
     except OSError:
-        lines = (folder / _LOG).read_text(errors="replace").strip().splitlines() or ["no output"]
         raise OrchardError(
-            f"Tuning {request.backbone} broke off with code {process.returncode} ({lines[-1]}): start again to go on, "
+            f"Tuning {request.backbone} {child.last_words(folder, process.returncode)}: start again to go on, "
             "with more memory or with fewer images by --tune-images."
         ) from None
 
@@ -144,7 +137,7 @@ def main(folder: Path) -> int:
     """Do what ``folder/request.json`` asks for."""
     say = _channel()
     try:
-        _tune(Request.from_json((folder / _REQUEST).read_text()), folder, say)
+        _tune(Request.of(child.request_of(folder)), folder, say)
     except OrchardError as error:
         return child.leave_error(folder, error)
     return 0
@@ -188,8 +181,9 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     )
     classes = [_classes(table, labels) for table in tables]
     check_readable(classes[0], training, held_out)
+    trainer = Trainer(tail, training, classes[0], held_out, classes[1], seed=request.seed)
     progress = train(
-        Trainer(tail, training, classes[0], held_out, classes[1], seed=request.seed),
+        trainer,
         request.epochs,
         folder / CHECKPOINT,
         most_seconds=request.seconds,
@@ -198,6 +192,7 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
         saved=lambda: say("saved", 0),
     )
     network.save_weights(folder / TUNED)
+    (folder / HEAD).write_bytes(Head(trainer.head, labels).to_bytes())
     result = {
         "images": len(training.known),
         "held_out": len(held_out.known),

@@ -39,9 +39,9 @@ from orchard.layout import (
     TUNING,
     Dataset,
 )
+from orchard.machine import available_cores
 from orchard.output import Output
 from orchard.progress import stage
-from orchard.session import available_cores
 from orchard.settings import Settings
 from orchard.stages import key_of
 from orchard.tuning import process
@@ -85,11 +85,11 @@ def tune(output: Output, images: pa.Table, identity: dict[str, Any], settings: S
             f"{output.url} has lost its tuned backbone and that backbone's weights: start again with --fresh."
         )
     key = _key(images, identity, settings)
-    weights, metrics = _train(output, images, identity, settings, key)
+    files, metrics = _train(output, images, identity, settings, key)
     output.commit(
         {},
         properties={"tuning": {"key": key, "metrics": metrics}},
-        parts={TUNED: weights},
+        parts=files,
     )
     _forget(output)
 
@@ -122,7 +122,7 @@ def tune_again(output: Output, settings: Settings) -> pa.Table | None:
     key = _key(usable, identity, settings)
     if output.recall("tuning").get("key") == key:
         return None
-    weights, metrics = _train(output, usable, identity, settings, key)
+    files, metrics = _train(output, usable, identity, settings, key)
     made_by_build = ("weights_digest", "n_features", "network", "calibration", "agreement")
     others = {name: value for name, value in identity.items() if name not in made_by_build}
     output.commit(
@@ -134,7 +134,7 @@ def tune_again(output: Output, settings: Settings) -> pa.Table | None:
             "identity": others | {"tune": True},
             "tuning": {"key": key, "metrics": metrics, "before": _before(output)},
         },
-        parts={TUNED: weights, TO_DO_AGAIN: parquet_bytes(images).to_pybytes()},
+        parts={**files, TO_DO_AGAIN: parquet_bytes(images).to_pybytes()},
     )
     _forget(output)
     return images
@@ -171,7 +171,7 @@ def _key(images: pa.Table, identity: dict[str, Any], settings: Settings) -> str:
 
 def _train(
     output: Output, images: pa.Table, identity: dict[str, Any], settings: Settings, key: str
-) -> tuple[bytes, dict[str, Any]]:
+) -> tuple[dict[str, bytes], dict[str, Any]]:
     backbone = find(identity["backbone"], alpha=identity["alpha"], input_size=identity["input_size"])
     last_kept(backbone)
     training, held_out = chosen(images, most=settings.tune_images, seed=settings.seed)
@@ -199,7 +199,7 @@ def _train(
     # Every image is worked on once a view, and once an epoch.
     total = held_out.num_rows + training.num_rows * (1 + settings.tune_epochs)
     with stage("tune", total) as advance:
-        weights, metrics = process.tune(request, training, held_out, folder, done=advance, saved=save)
+        files, metrics = process.tune(request, training, held_out, folder, done=advance, saved=save)
     shutil.rmtree(folder, ignore_errors=True)
     first, best = metrics["history"][0], metrics["history"][metrics["best_epoch"]]
     log.info(
@@ -209,7 +209,7 @@ def _train(
     )
     if metrics["epochs"] < min(settings.tune_epochs, metrics["best_epoch"] + 1):
         log.warning("--tune-minutes %g was enough for %d epochs only", settings.tune_minutes, metrics["epochs"])
-    return weights, metrics
+    return files, metrics
 
 
 def views_of(images: int) -> int:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from orchard.classification.discriminant import fit
 from orchard.inference.calibration import fit as calibrated
 from orchard.inference.calibration import log_loss
+from orchard.inference.linear import Linear
 from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Reduction
 from orchard.reduction.statistics import ClassSums
@@ -159,6 +160,12 @@ class Trainer:
         self._features = tensorflow.function(
             lambda rows: tail(tensorflow.cast(rows, tensorflow.float32), training=False), reduce_retracing=True
         )
+
+    @property
+    def head(self) -> Linear:
+        """The classes' scores of features, as they are now."""
+        kernel, bias = self._head.get_weights()
+        return Linear(np.ascontiguousarray(kernel.T), bias)
 
     @property
     def _steps(self) -> int:

@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 from orchard import interruption
+from orchard.cli.printing import print_json
 from orchard.cluster import emr, emr_ec2, emr_serverless
 from orchard.cluster.manifests import Submission, default_image, render, to_yaml
 from orchard.cluster.state import Status, json_line
 from orchard.errors import ClusterError, UsageError
 from orchard.flags import DRIVERS, STORAGE, comparison, key_values, options, settings_from
 from orchard.redaction import is_secret, redacted, without_secrets
+from orchard.settings_text import flag_of
 
 log = logging.getLogger(__name__)
 
@@ -264,7 +266,7 @@ def submit(  # noqa: PLR0911, PLR0912, PLR0917 -- click passes each flag by name
         label = release_label or emr.RELEASE
         run = emr.JobRun(job, virtual_cluster_id, execution_role_arn, label, log_group, log_uri, tags, retries)
         if dry_run:
-            _print_json(run.request())
+            print_json(run.request())
             return 0
         eks = emr.Emr(virtual_cluster_id)
         return _follow_on_emr(eks, eks.start(run), start_timeout, detach=detach)
@@ -289,7 +291,7 @@ def submit(  # noqa: PLR0911, PLR0912, PLR0917 -- click passes each flag by name
             tags=tags,
         )
         if dry_run:
-            _print_json({"JobFlowId": cluster_id, "Steps": [step.step()]} if cluster_id else step.request())
+            print_json({"JobFlowId": cluster_id, "Steps": [step.step()]} if cluster_id else step.request())
             return 0
         ec2 = emr_ec2.Ec2(cluster_id) if cluster_id else emr_ec2.Ec2.made_for(step)
         return _follow_on_emr(ec2, ec2.start(step) if cluster_id else ec2.first(), start_timeout, detach=detach)
@@ -302,7 +304,7 @@ def submit(  # noqa: PLR0911, PLR0912, PLR0917 -- click passes each flag by name
         serverless_run = emr_serverless.ServerlessRun(job, execution_role_arn, label, log_group, log_uri, tags, retries)
         if dry_run:
             made = {} if application_id else {"CreateApplication": serverless_run.application()}
-            _print_json({**made, "StartJobRun": serverless_run.request(application_id or "APPLICATION_ID")})
+            print_json({**made, "StartJobRun": serverless_run.request(application_id or "APPLICATION_ID")})
             return 0
         made_for = emr_serverless.Serverless.made_for
         serverless = emr_serverless.Serverless(application_id) if application_id else made_for(serverless_run)
@@ -336,7 +338,7 @@ def _check_flags(command: str, flags: dict[str, Any]) -> None:
     """Refuse a flag that the driver's command does not have. Raises UsageError."""
     for name in _IN_SUBMIT:
         if name not in DRIVERS[command] and flags[name] not in (None, ()):
-            raise UsageError(f"--{name.replace('_', '-')} is no flag of `orchard {command}`: leave it away.")
+            raise UsageError(f"{flag_of(name)} is no flag of `orchard {command}`: leave it away.")
 
 
 def _context_namespace(context: str | None) -> str:
@@ -391,7 +393,7 @@ def status(
     settings_from(flags)
     if place:
         state = place.status(name)
-        _print_json(without_secrets(state.to_dict())) if as_json else click.echo(redacted(state.sentence))
+        print_json(without_secrets(state.to_dict())) if as_json else click.echo(redacted(state.sentence))
         return state.exit_code or 0
     from orchard.cluster import jobs
     from orchard.cluster.client import Cluster
@@ -402,7 +404,7 @@ def status(
     for nth, found in enumerate(jobs.watch(cluster, name) if watch else [jobs.report(cluster, name)]):
         if as_json:
             told = without_secrets(found.to_dict())
-            click.echo(json.dumps(told, ensure_ascii=False)) if watch else _print_json(told)
+            print_json(told, indent=None if watch else 2)
         else:
             click.echo("\n" * bool(nth), nl=False)
             _print_status(found)
@@ -504,7 +506,7 @@ def scale(  # noqa: PLR0917 -- click passes each flag by name
 
     cluster = Cluster(context=context, namespace=namespace)
     sentence = jobs.scale(cluster, name, executors, wait=not no_wait, timeout=timeout, if_running=if_running)
-    _print_json({"name": name, "executors": executors, "done": sentence}) if as_json else click.echo(sentence)
+    print_json({"name": name, "executors": executors, "done": sentence}) if as_json else click.echo(sentence)
     return 0
 
 
@@ -524,7 +526,7 @@ def retry(name: str, namespace: str | None, context: str | None, as_json: bool, 
     from orchard.cluster.client import Cluster
 
     sentence = jobs.retry(Cluster(context=context, namespace=namespace), name)
-    _print_json({"name": name, "done": sentence}) if as_json else click.echo(sentence)
+    print_json({"name": name, "done": sentence}) if as_json else click.echo(sentence)
     return 0
 
 
@@ -549,15 +551,11 @@ def cancel(name: str, namespace: str | None, context: str | None, as_json: bool,
         from orchard.cluster.client import Cluster
 
         sentence = jobs.cancel(Cluster(context=context, namespace=namespace), name)
-    _print_json({"name": name, "done": sentence}) if as_json else click.echo(sentence)
+    print_json({"name": name, "done": sentence}) if as_json else click.echo(sentence)
     return 0
 
 
 COMMANDS = (submit, status, logs, scale, retry, cancel)
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def _print_status(found: Status) -> None:

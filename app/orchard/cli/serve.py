@@ -144,9 +144,9 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     except ModuleNotFoundError as error:
         raise UsageError(f"orchard serve needs {error.name}: `pip install '.[serve]'` in Orchard's checkout.") from None
     from orchard.inference.model import Model
+    from orchard.machine import available_cores
     from orchard.serving.app import Serving
     from orchard.serving.uploads import UploadLimits
-    from orchard.session import available_cores
 
     if max_files > queue:
         raise UsageError(f"--max-files {max_files}: the queue of {queue} images has no room for them.")

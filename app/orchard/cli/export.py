@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from orchard.exports.formats import Format, Precision
+from orchard.cli.printing import print_json
+from orchard.exports.formats import Format, StoredPrecision
 from orchard.flags import STORAGE, options, settings_from
 
 
@@ -28,8 +28,8 @@ from orchard.flags import STORAGE, options, settings_from
 )
 @click.option(
     "--precision",
-    default=str(Precision.FLOAT32),
-    type=click.Choice([str(precision) for precision in Precision]),
+    default=str(StoredPrecision.FLOAT32),
+    type=click.Choice([str(precision) for precision in StoredPrecision]),
     help="number format of the stored weights; int8 also computes in int8  [default: float32]",
 )
 @click.option(
@@ -55,9 +55,9 @@ def export(
     from orchard.exports.writing import export as write
 
     settings = settings_from(flags)
-    done = write(output, file, Format(kind), Precision(precision), weights=weights, s3=settings.s3_options())
+    done = write(output, file, Format(kind), StoredPrecision(precision), weights=weights, s3=settings.s3_options())
     if as_json:
-        click.echo(json.dumps({"files": done.files, "card": done.card}, ensure_ascii=False, indent=2))
+        print_json({"files": done.files, "card": done.card})
         return 0
     for name, size in done.files.items():
         click.echo(f"{size / 1e6:8.2f} MB  {name}")

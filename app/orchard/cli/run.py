@@ -1,18 +1,13 @@
-"""The command line: parse, call, print; nothing else."""
+"""The commands that make and check an output: parse, call, print; nothing else."""
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from orchard.cluster import commands as cluster
-from orchard.commandline import run_command
-from orchard.exports import commands as export
+from orchard.cli.group import cli
+from orchard.cli.printing import print_comparison, print_json, print_outcome, print_plan, print_table, table_of
 from orchard.flags import (
     CLASSIFICATION,
     DRIVERS,
@@ -25,14 +20,6 @@ from orchard.flags import (
     options,
     settings_from,
 )
-from orchard.inference import commands as inference
-from orchard.serving import commands as serving
-from orchard.version import VERSION
-from orchard.watching import commands as watching
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def _one_or_several(
@@ -44,25 +31,6 @@ def _one_or_several(
 
 
 _SOURCES = click.argument("source", nargs=-1, required=True, callback=_one_or_several)
-
-
-class _Orchard(click.Group):
-    """Commands in the order in which people meet them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
-        return list(self.commands)
-
-
-@click.group(cls=_Orchard, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(VERSION, prog_name="orchard")
-def cli() -> None:
-    """Turn a large collection of images into features, a reduced table, measured classifiers and a model.
-
-    \b
-    Example:
-      orchard sample photos
-      orchard run photos --output out
-    """
 
 
 @cli.command(short_help="run all stages, from images to the report")
@@ -86,7 +54,7 @@ def run(source: str | Sequence[str], output: str, as_json: bool, **flags: Any) -
     """
     from orchard import pipeline
 
-    return _print_outcome(pipeline.run(source, output, settings_from(flags)), as_json)
+    return print_outcome(pipeline.run(source, output, settings_from(flags)), as_json)
 
 
 @cli.command(short_help="estimate a run: counts, tasks, and each stage's time, memory, disk and cost")
@@ -106,7 +74,7 @@ def plan(source: str | Sequence[str], output: str | None, as_json: bool, **flags
     from orchard.planning.plan import make_plan
 
     planned = make_plan(source, output, settings_from(flags))
-    _print_json(planned) if as_json else _print_plan(planned)
+    print_json(planned) if as_json else print_plan(planned)
     return 0
 
 
@@ -130,7 +98,7 @@ def extract(source: str | Sequence[str], output: str, as_json: bool, **flags: An
     check_apart(source, output)
     with Pipeline(output, settings) as pipeline:
         pipeline.extract(source)
-        return _print_outcome(pipeline.finish(), as_json)
+        return print_outcome(pipeline.finish(), as_json)
 
 
 @cli.command(short_help="fine-tune the backbone on the images of an output")
@@ -145,7 +113,7 @@ def tune(output: str, as_json: bool, **flags: Any) -> int:
     """
     from orchard import pipeline
 
-    return _print_outcome(pipeline.tune(output, settings_from(flags)), as_json)
+    return print_outcome(pipeline.tune(output, settings_from(flags)), as_json)
 
 
 @cli.command(short_help="reduce the features by PCA")
@@ -162,7 +130,7 @@ def reduce(output: str, as_json: bool, **flags: Any) -> int:
 
     with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
         pipeline.reduce()
-        return _print_outcome(pipeline.finish(), as_json)
+        return print_outcome(pipeline.finish(), as_json)
 
 
 @cli.command(short_help="train classifiers, and measure them on the test split")
@@ -181,7 +149,7 @@ def classify(output: str, as_json: bool, **flags: Any) -> int:
         pipeline.neighbours()
         pipeline.classify()
         pipeline.measure_unknown()
-        return _print_outcome(pipeline.finish(), as_json)
+        return print_outcome(pipeline.finish(), as_json)
 
 
 @cli.command(short_help="find wrong labels, twins, and blurred or dark images")
@@ -200,7 +168,7 @@ def review(output: str, as_json: bool, **flags: Any) -> int:
 
     with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
         pipeline.review()
-        return _print_outcome(pipeline.finish(), as_json)
+        return print_outcome(pipeline.finish(), as_json)
 
 
 @cli.command(short_help="write the report again")
@@ -223,7 +191,7 @@ def report(output: str, figures: Path | None, as_json: bool, **flags: Any) -> in
     from orchard.pipeline import Pipeline
 
     with Pipeline(output, settings_from(flags), must_exist=True) as pipeline:
-        return _print_outcome(pipeline.report(again=True, figures=figures), as_json)
+        return print_outcome(pipeline.report(again=True, figures=figures), as_json)
 
 
 @cli.command(short_help="check every file of an output, and repair it")
@@ -244,7 +212,7 @@ def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
 
     verdict = verify_output(Output(output, settings_from(flags).s3_options()), mend=not dry_run)
     if as_json:
-        _print_json(verdict)
+        print_json(verdict)
     else:
         lines = [f"damage     {sentence}" for sentence in verdict["damage"]]
         count = verdict["images_to_do_again"]
@@ -280,9 +248,9 @@ def compare(source: str, backbones: str, output: str, tolerance: float, as_json:
     names = [name.strip() for name in backbones.split(",") if name.strip()]
     rows = compare_backbones(source, output, names, settings_from(flags), tolerance=tolerance)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _print_comparison(rows)
+        print_comparison(rows)
         click.echo(f"page  {output.rstrip('/')}/{COMPARISON_PAGE}")
     return 0
 
@@ -304,7 +272,7 @@ def backbones(as_json: bool, **flags: Any) -> int:
 
     settings_from(flags)
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"name": b.name, "input_size": b.input_size, "n_features": b.n_features}
                 | {"parameters": b.parameters, "megabytes": round(b.megabytes, 1), "depth": b.depth}
@@ -314,14 +282,14 @@ def backbones(as_json: bool, **flags: Any) -> int:
             ]
         )
         return 0
-    table = _table("backbone", "input px", "features", "parameters", "MB", "depth", "top-1", "top-5", "ms an image")
+    table = table_of("backbone", "input px", "features", "parameters", "MB", "depth", "top-1", "top-5", "ms an image")
     for b in REGISTRY.values():
         name = f"{b.name} (default)" if b.name == DEFAULT_BACKBONE else b.name
         published = ("-" if share is None else f"{share:.1f} %" for share in (b.top1, b.top5))
         speed = "-" if b.milliseconds is None else f"{b.milliseconds:.1f}"
         size = f"{b.parameters / 1e6:.1f} M", f"{b.megabytes:.0f}", f"{b.depth}"
         table.add_row(name, f"{b.input_size}", f"{b.n_features:,}", *size, *published, speed)
-    _print_table(table)
+    print_table(table)
     return 0
 
 
@@ -341,186 +309,7 @@ def sample(folder: Path, seed: int, as_json: bool, **flags: Any) -> int:
     settings_from(flags)
     images = write_sample(folder, seed=seed)
     if as_json:
-        _print_json({"folder": str(folder.absolute()), "images": images})
+        print_json({"folder": str(folder.absolute()), "images": images})
     else:
         click.echo(f"{images} images in {folder}; next: orchard run {folder} --output out")
     return 0
-
-
-for _command in (*inference.COMMANDS, *export.COMMANDS, *serving.COMMANDS, *watching.COMMANDS, *cluster.COMMANDS):
-    cli.add_command(_command)
-
-
-def _print_outcome(outcome: Any, as_json: bool) -> int:
-    from orchard.headline import MEASURES
-    from orchard.images.rejections import sentence
-    from orchard.layout import SUSPECT_LIST
-
-    metrics = outcome.metrics
-    if as_json:
-        _print_json({"output": outcome.output, "report": outcome.report, "metrics": metrics})
-    else:
-        images = metrics["images"]
-        lines = [
-            f"images     {images['listed']:,} listed = {images['featurized']:,} featurized + "
-            f"{images['rejected']:,} rejected; {images['decoded']:,} decoded by this run"
-        ]
-        if images["decoded"]:
-            lines[-1] += f" at {metrics['images_per_second']:,.0f} a second"
-        if images["rejected_by_reason"]:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in images["rejected_by_reason"].items())
-            lines.append(f"rejected   {reasons} (see {outcome.output}/rejected)")
-            lines += [f"           {sentence(kind)}" for kind in images.get("rejected_kinds", [])]
-        if "pca" in metrics:
-            pca = metrics["pca"]
-            lines.append(
-                f"reduced    {pca['n_features']:,} features to {pca['k']:,} components, "
-                f"{pca['explained_variance']:.1%} of the variance"
-            )
-        for name, measured in metrics.get("classifiers", {}).items():
-            text = f"{name.replace('_', ' '):<20} accuracy {_with_interval(measured)}, F1 {measured['macro_f1']:.2%}"
-            if (apart := metrics.get("without_near_twins", {}).get(name)) and apart["test_rows"]:
-                text += f"; without near twins {_with_interval(apart)}"
-            if grouped := metrics.get("group_split", {}).get("classifiers", {}).get(name):
-                text += f"; by group {_with_interval(grouped)}"
-            lines.append(text)
-        lines += _of_sources(metrics)
-        if "baseline" in metrics:
-            lines.append(f"{'majority class':<20} accuracy {_with_interval(metrics['baseline'])}")
-        if best := metrics.get("headline"):
-            lines.append(
-                f"headline   {_with_interval(best)} by {best['classifier'].replace('_', ' ')}, on "
-                f"{best['test_rows']:,} {MEASURES[best['measure']].removeprefix('all ')}"
-            )
-        if metrics.get("review", {}).get("faults"):
-            faults = ", ".join(f"{count:,} {fault}" for fault, count in metrics["review"]["faults"].items())
-            lines.append(f"to look at {faults} (see {outcome.output}/{SUSPECT_LIST})")
-        lines += [f"warning    {warning}" for warning in metrics["warnings"]]
-        lines.append(f"report     {outcome.report or 'none yet: orchard report ' + outcome.output}")
-        lines.append(f"seconds    {metrics['seconds']['total']:.1f}")
-        click.echo("\n".join(lines))
-    if not outcome.within_limits:
-        click.echo(
-            f"orchard: {metrics['images']['rejected']} images were rejected, more than --max-rejected allows: "
-            f"look into {outcome.output}/rejected.",
-            err=True,
-        )
-    return 0 if outcome.within_limits else 1
-
-
-def _of_sources(metrics: Any) -> list[str]:
-    """Return a line for each of several sources, with the accuracy of the classifier that answers."""
-    lines = []
-    for name, of in metrics.get("sources", {}).items():
-        answers = of["classifiers"].get(metrics.get("selection", {}).get("chosen", ""))
-        figure = f", accuracy {_with_interval(answers)}" if answers else ""
-        lines.append(f"of {name:<17} {sum(of['images'].values()):,} images{figure}")
-    return lines
-
-
-def _with_interval(measured: Any) -> str:
-    """Return an accuracy with the interval in which it lies with 95 % confidence."""
-    text = f"{measured['accuracy']:.2%}"
-    if interval := measured.get("accuracy_interval"):
-        text += f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-    return text
-
-
-def _print_plan(planned: Any) -> None:
-    from orchard.images.rejections import sentence
-    from orchard.report.formatting import duration
-
-    warnings, kinds, stages, qualities = (
-        planned.pop(name) for name in ("warnings", "rejected_kinds", "stages", "qualities")
-    )
-    for name, value in planned.items():
-        is_bytes = name.endswith("bytes")
-        text = f"{value / 1e6:,.1f} MB" if is_bytes else value if isinstance(value, str) else f"{value:,}"
-        click.echo(f"{name.replace('bytes', 'size').replace('_', ' '):<20} {text}")
-    for kind in kinds:
-        click.echo(f"{'':<20} {sentence(kind)}")
-    for warning in warnings:
-        click.echo(f"{'warning':<20} {warning}")
-
-    click.echo()
-    is_priced = "cost" in planned
-    table = _table("stage", "expected", "between", "core-hours", *(["cost"] * is_priced), "by what is known of")
-    for stage in stages:
-        between = f"{duration(stage['low'])} and {duration(stage['high'])}"
-        figures = [f"{stage[name]:.4f}" for name in ("core_hours", "cost") if name in stage]
-        table.add_row(stage["stage"], duration(stage["seconds"]), between, *figures, stage["after"])
-    _print_table(table)
-    if qualities:
-        click.echo()
-        _print_qualities(qualities)
-
-
-def _print_qualities(qualities: Any) -> None:
-    from orchard.report.formatting import duration
-
-    is_priced = any("cost" in row for row in qualities)
-    columns = ("ms/image", "expected", "between", "worker", "driver", "disk", "core-hours", *(["cost"] * is_priced))
-    table = _table("quality", "backbone", "views", "tuned", *columns)
-    for row in qualities:
-        if "lack" in row:
-            table.add_row(row["quality"], row["lack"])
-            continue
-        memory = (row["worker_memory_bytes"], row["driver_python_bytes"] + row["driver_jvm_bytes"], row["disk_bytes"])
-        table.add_row(
-            row["quality"],
-            f"{row['backbone']}, {row['precision']}",
-            f"{row['views']} + {row['test_views']}",
-            "yes" if row["tune"] else "no",
-            f"{row['ms_per_image']:.1f}",
-            duration(row["seconds"]),
-            f"{duration(row['low'])} and {duration(row['high'])}",
-            *(f"{size / 1e6:,.0f} MB" for size in memory),
-            f"{row['core_hours']:.4f}",
-            *([f"{row['cost']:.4f}"] if "cost" in row else []),
-        )
-    _print_table(table)
-    click.echo("Views: random views of each training image + views that an answer averages.")
-    click.echo("The driver's memory is an upper bound.")
-
-
-def _print_comparison(rows: Any) -> None:
-    from orchard.headline import MEASURES
-
-    table = _table(
-        *("backbone", "classifier", "accuracy", "features", "k", "parameters", "size", "ms/image", "images/s", "")
-    )
-    for row in rows:
-        table.add_row(
-            row["backbone"],
-            row["classifier"].replace("_", " "),
-            _with_interval(row),
-            f"{row['features']:,}",
-            f"{row['k']:,}",
-            f"{row['parameters'] / 1e6:.1f} M",
-            f"{row['size_mb']:.1f} MB",
-            f"{row['ms_per_image']:.2f}",
-            f"{row['images_per_second']:,.0f}",
-            "best trade-off" if row["best_trade_off"] else "",
-            style="bold" if row["best_trade_off"] else None,
-        )
-    _print_table(table)
-    click.echo(f"Accuracy is that of {MEASURES[rows[0]['measure']]}, with its 95 % interval.")
-
-
-def _print_table(table: Table) -> None:
-    """Print a table, whole where there is no terminal to fit it to."""
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
-
-
-def main() -> NoReturn:
-    """Run the command line and exit with its code."""
-    # The server takes its signals itself: for it SIGTERM is a normal end.
-    run_command(cli, in_main_thread=sys.argv[1:2] == ["serve"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
+from orchard.inference.description import describe
 from orchard.inference.model import Model
 from orchard.serving.prediction import TOP
 from orchard.serving.problems import MEDIA_TYPE, Refusal
@@ -140,31 +143,30 @@ class ModelCard(BaseModel):
 
 def model_card(model: Model) -> ModelCard:
     """Return what ``GET /v1/model`` answers; nothing in it tells where images or results lie."""
-    metrics, run = model.metrics, model.run
-    splits = [counts for counts in metrics.get("labels", {}).values() if isinstance(counts, dict)]
-    pca = metrics.get("pca", {})
+    described = describe(model)
+    training, splits = described.training, described.training.images_by_split
     return ModelCard(
-        digest=model.digest,
-        labels=list(model.labels),
-        columns={column.name: list(column.values) for column in model.columns},
-        backbone=model.artifact.backbone,
-        input_size=model.artifact.input_size,
-        fit=model.artifact.fit,
-        test_views=model.artifact.test_views,
-        precision=model.artifact.precision,
-        classifier=model.classifier,
-        threshold=model.calibration.threshold,
-        familiarity_threshold=model.calibration.familiarity,
-        temperature=model.calibration.temperature,
-        accuracy=metrics.get("classifiers", {}).get(model.classifier, {}).get("accuracy"),
+        digest=described.digest,
+        labels=described.labels,
+        columns={column.name: column.values for column in described.columns},
+        backbone=described.backbone,
+        input_size=described.input_size,
+        fit=described.fit,
+        test_views=described.test_views,
+        precision=described.precision,
+        classifier=described.classifier,
+        threshold=described.threshold,
+        familiarity_threshold=described.familiarity_threshold,
+        temperature=described.temperature,
+        accuracy=training.test.get("accuracy"),
         training=Training(
-            finished=run.get("finished"),
-            orchard=run.get("versions", {}).get("orchard"),
-            images=metrics.get("images", {}).get("featurized"),
-            train_images=sum(counts.get("train", 0) for counts in splits) if splits else None,
-            test_images=sum(counts.get("test", 0) for counts in splits) if splits else None,
-            components=pca.get("k"),
-            explained_variance=pca.get("explained_variance"),
+            finished=training.finished,
+            orchard=training.versions.get("orchard"),
+            images=training.images,
+            train_images=splits.get("train", 0) if splits else None,
+            test_images=splits.get("test", 0) if splits else None,
+            components=training.components,
+            explained_variance=training.explained_variance,
         ),
     )
 
@@ -199,6 +201,22 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
             seconds = {"description": "time to wait, in seconds", "required": True, "schema": {"type": "integer"}}
             found[status]["headers"] = {"Retry-After": seconds}
     return found
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Add the schema of a problem to the document; no route returns it as its model."""
+    generate: Callable[[], dict[str, Any]] = app.openapi
+
+    def document_with_problems() -> dict[str, Any]:
+        document = generate()
+        schemas = document["components"]["schemas"]
+        if "Problem" not in schemas:
+            problem = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(problem.pop("$defs", {}))
+            schemas["Problem"] = problem
+        return document
+
+    app.openapi = document_with_problems  # type: ignore[method-assign]
 
 
 def predict_request(model: Model, max_files: int) -> dict[str, Any]:

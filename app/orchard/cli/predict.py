@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchard.cli.printing import print_json
 from orchard.errors import UsageError
 from orchard.flags import IMAGES, SPARK, STORAGE, options, settings_from
 from orchard.progress import stage
@@ -81,7 +81,7 @@ def predict(
     printed = _PRINTERS["jsonl" if as_json else form]
     if not on_spark:
         return printed(predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions), top, columns)
-    from orchard.session import Session
+    from orchard.spark.session import Session
 
     session = Session(settings)
     try:
@@ -126,7 +126,7 @@ def _json_lines(answers: Iterator[Answered], top: int, columns: Sequence[str]) -
     failed = 0
     for answer in answers:
         failed += "reason" in answer
-        click.echo(json.dumps(answer, ensure_ascii=False))
+        print_json(answer, indent=None)
     return 1 if failed else 0
 
 

@@ -1,0 +1,1 @@
+"""Spark: its session, its properties, the JVM of its driver."""

@@ -1,0 +1,200 @@
+"""The SparkSession: all cores of this machine by default, or whatever master the settings or spark-submit name."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from orchard import interruption, memory
+from orchard.cluster import executors
+from orchard.cluster.autoscaling import Bounds
+from orchard.errors import ClusterError, UsageError, first_line
+from orchard.machine import available_cores
+from orchard.settings import Settings
+from orchard.spark import jvm, properties
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+log = logging.getLogger(__name__)
+
+
+def start(
+    *,
+    master: str | None = None,
+    driver_memory: str = "900m",
+    executor_timeout: float = 600,
+    conf: Mapping[str, str] | None = None,
+    leaving: Event | None = None,
+    bounds: Bounds | None = None,
+) -> "SparkSession":
+    """Start Spark, or return the session that runs.
+
+    Args:
+        master: Spark's master URL. None: the one that spark-submit or the environment names, else this machine.
+        driver_memory: heap of the driver's JVM; under a local master its tasks live there too.
+        executor_timeout: seconds to wait for the first executor on Kubernetes.
+        conf: further Spark properties; they win over Orchard's.
+        leaving: once it is set, executors are no longer waited for.
+        bounds: within which the number of executors on Kubernetes follows the work; None: it does not.
+
+    Raises:
+        ClusterError: Java is missing, Spark does not start, or no executor comes.
+        UsageError: the event log cannot be written where it is to go.
+    """
+    jvm.check_java()
+    from pyspark import SparkConf, SparkContext
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    jvm.speak_utf8()
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit has started the JVM, which knows its properties
+        SparkContext._ensure_initialized()
+    spark_conf = SparkConf()
+    given = master or spark_conf.get("spark.master") or os.environ.get("MASTER") or f"local[{available_cores()}]"
+    chosen = properties.with_attempts(given)
+    if chosen != given:
+        spark_conf.set("spark.master", chosen)
+    if chosen.startswith("local"):
+        jvm.stay_on_this_machine()
+    for key, value in (properties.of_master(chosen, driver_memory) | dict(conf or {})).items():
+        if key in (conf or {}):
+            spark_conf.set(key, value)
+        else:
+            spark_conf.setIfMissing(key, value)
+    on_kubernetes = chosen.startswith("k8s://")
+    if on_kubernetes:
+        executors.clear_predecessor(dict(spark_conf.getAll()), executor_timeout)
+    try:
+        jvm.launch(spark_conf)
+        spark = SparkSession.builder.config(conf=spark_conf).getOrCreate()
+    except ClusterError:
+        raise
+    except Exception as error:
+        if "EventLog" in str(error):
+            folder = spark_conf.get("spark.eventLog.dir", "spark.eventLog.dir")
+            raise UsageError(
+                f"The event log's folder {folder} cannot be used ({first_line(error)}): create it (in S3 an object "
+                "below it), allow this run to write there, or switch eventLog.enabled off."
+            ) from error
+        raise ClusterError(
+            f"Spark did not start on {chosen}: {first_line(error)}; "
+            "check the master, the memory and Java (--debug shows all)."
+        ) from error
+    spark.sparkContext.setLogLevel("ERROR")
+    _say_no_more_than_once(spark.sparkContext)
+    _check_bounds(bounds, chosen, spark_conf.get(executors.ALLOCATOR, ""))
+    if on_kubernetes:
+        try:
+            executors.attend(spark.sparkContext, executor_timeout, leaving or Event(), bounds)
+        except BaseException:
+            with contextlib.suppress(Exception):  # its JVM may be gone, which is no news beside the error
+                spark.stop()
+            raise
+    return spark
+
+
+def _say_no_more_than_once(context: "SparkContext") -> None:
+    """Leave it to what fails to say that the JVM is gone: PySpark's server of accumulators prints a traceback, too."""
+    server = getattr(context, "_accumulatorServer", None)
+    if server is not None:
+        server.handle_error = lambda *_: log.debug("Spark's accumulators lost the JVM", exc_info=True)
+
+
+def _check_bounds(bounds: Bounds | None, master: str, allocator: str) -> None:
+    if bounds is not None and not (master.startswith("k8s://") and allocator in executors.SETS):
+        log.warning("--finish-within is not used: there is no set of executors on %s that could be scaled", master)
+
+
+class Session:
+    """A Spark session that starts while other work goes on.
+
+    Args:
+        settings: say where Spark runs and what it may use.
+        given: a session of the caller's, used as it is and left running; None: one is started when it is needed.
+    """
+
+    def __init__(self, settings: Settings, given: "SparkSession | None" = None) -> None:
+        self._given = given
+        self._options: dict[str, Any] = {
+            "master": settings.master,
+            "driver_memory": settings.driver_memory,
+            "executor_timeout": settings.executor_timeout,
+            "conf": properties.of_store(settings) | settings.spark_conf,
+            "bounds": settings.bounds(),
+        }
+        self._leaving = Event()
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-spark")
+        self._started: Future[SparkSession] | None = None
+        self._ending = ExitStack()
+
+    def start(self, then: "Callable[[SparkSession], None] | None" = None) -> None:
+        """Begin to start Spark and return at once; let it do `then` as soon as it is up."""
+        if self._given is None and self._started is None:
+            jvm.check_java()
+            self._ending.enter_context(interruption.in_order(self._abandon))
+            self._started = self._starter.submit(start, leaving=self._leaving, **self._options)
+        if then:
+            self._starter.submit(lambda: then(self.spark))
+
+    @property
+    def spark(self) -> "SparkSession":
+        """The session, once it is up. Raises ClusterError if it does not start."""
+        if self._given is not None:
+            return self._given
+        self.start()
+        assert self._started is not None
+        return self._started.result()
+
+    def cores(self, own: int = 0) -> int:
+        """Return how many cores are held now: Spark's, and `own` of the driver.
+
+        Spark's are those of this machine or of the executors that are registered; under a local master the driver's
+        are among them.
+        """
+        if self._given is None and (self._started is None or not self._started.done()):
+            return own
+        try:
+            context = self.spark.sparkContext
+            if context.master.startswith("local"):
+                return max(own, int(context.defaultParallelism))
+            return own + executors.count(context) * int(context.getConf().get("spark.executor.cores", "1"))
+        except Exception:  # it did not start, or its JVM is gone: others say so
+            return own
+
+    def jvm_memory(self) -> int:
+        """Return the bytes that the driver's JVM has held at its most; 0 where it is not one that was started here."""
+        from pyspark import SparkContext
+
+        process = getattr(SparkContext._gateway, "proc", None)
+        return memory.peak(process.pid) if process is not None else 0
+
+    def stop(self) -> None:
+        """Stop the session if it was started here."""
+        with self._ending:
+            self._leaving.set()
+            if interruption.asked() and self._abandon():
+                return
+            self._starter.shutdown()
+            if self._started is not None and self._started.exception() is None:
+                try:
+                    self._started.result().stop()
+                except Exception as error:  # its JVM is gone, and something else says why
+                    log.debug("Spark could not be stopped: %s", first_line(error))
+
+    def _abandon(self) -> bool:
+        """End a JVM that is still starting, or has its executors in it, with its workers; return whether it was one."""
+        from pyspark import SparkContext
+
+        self._leaving.set()
+        context = SparkContext._active_spark_context
+        alone = SparkContext._gateway is None if context is None else context.master.startswith("local")
+        if alone := alone and "PYSPARK_GATEWAY_PORT" not in os.environ:
+            interruption.end_children()
+        return alone
