@@ -40,7 +40,7 @@ HELM_DOCS = helm-docs --log-level=warning --chart-search-root=helm/orchard --sor
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready $(PAGE)/vendor/.ready ## make .venv with everything in it, the command `orchard` too
+setup: $(VENV)/.ready $(PAGE)/vendor/.ready ## create .venv with all dependencies and the command `orchard`
 
 $(VENV)/.ready: requirements.lock pyproject.toml app/orchard/version.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -58,7 +58,7 @@ $(PAGE)/vendor/.ready: $(PAGE)/package-lock.json $(PAGE)/package.json
 		echo "note: npm was not found, so the page of \`orchard serve\` will not work offline; install Node.js and start again" >&2
 	@! command -v npm >/dev/null || { cd $(PAGE) && npm ci --silent --ignore-scripts && npm run --silent vendor && touch vendor/.ready; }
 
-run: setup ## the whole pipeline on a generated sample (or DATA=folder OUT=folder), then say where the report is
+run: setup ## run the pipeline on a generated sample (or DATA=folder OUT=folder), and print where the report is
 	@if [ "$(DATA)" = build/sample ] && [ ! -d build/sample ]; then $(BIN)/orchard sample build/sample; fi
 	$(BIN)/orchard run "$(DATA)" --output "$(OUT)" $(ARGS)
 
@@ -66,10 +66,10 @@ run: setup ## the whole pipeline on a generated sample (or DATA=folder OUT=folde
 LANES = 2
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(LANES) --dist=loadfile --no-loadscope-reorder --durations=30
 
-test: setup ## all tests (ARGS="-k name" for some, LANES=0: one after another)
+test: setup ## run all tests (ARGS="-k name" for some, LANES=0: one after another)
 	$(PYTEST) $(ARGS)
 
-test-pyspark: setup ## the tests of what meets Spark, with every other PySpark that Orchard supports
+test-pyspark: setup ## run the tests that use Spark, with every other supported PySpark
 	@set -e; for lock in tests/spark-versions/*.lock; do \
 		found=build/pyspark-$$(basename $$lock .lock); echo "== $$found"; \
 		test -d $$found || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $$lock --target $$found; \
@@ -80,7 +80,7 @@ chaos: setup ## kill, stop, fill, damage and fuzz at length (CHAOS=times the gat
 	CHAOS=$(CHAOS) MOMENTS=$$((5 * $(CHAOS))) CHAOS_SUMMARY=build/chaos.md $(PYTEST) -m 'not slow and not e2e' \
 		tests/chaos tests/test_crash_points.py tests/test_lock.py tests/integration/test_interruption.py tests/serving/test_abuse.py $(ARGS)
 
-e2e: setup ## end-to-end tests: the image and the chart on the cluster of KUBECONFIG, which has the image
+e2e: setup ## run the end-to-end tests on the cluster of KUBECONFIG, which must have the image
 	$(PYTEST) -m e2e tests/e2e tests/cluster tests/docker $(ARGS)
 
 # helm/orchard/README.md is made from the chart.
@@ -89,7 +89,7 @@ PROSE = $(filter-out build/% helm/orchard/README.md,$(wildcard *.md */*.md */*/*
 SCRIPTS = .ci/run docker/check-emr k8s/kind-run $(wildcard docker/*.sh)
 ESLINT = $(PAGE)/node_modules/.bin/eslint
 
-check: setup ## format, lint and types, changing nothing
+check: setup ## check format, lint and types, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -100,7 +100,7 @@ check: setup ## format, lint and types, changing nothing
 	$(BIN)/cfn-lint emr/cloudformation/*.yaml
 	@if [ -x $(ESLINT) ]; then $(ESLINT) .; else echo "note: npm has not brought ESLint: JavaScript is not checked" >&2; fi
 
-format: setup ## format code and prose, and mend what the linter can
+format: setup ## format code and prose, and fix what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/mdformat $(PROSE)
@@ -116,10 +116,10 @@ check-emr: ## build the image for EMR on a stand-in of EMR's base, and check it
 	$(MAKE) image-emr EMR_BASE=emr-stand-in:7.13.0
 	DOCKER=$(DOCKER) docker/check-emr $(EMR_IMAGE) emr-stand-in:7.13.0
 
-bundle-emr: setup ## wheel and locked dependencies for EMR on EC2, in build/emr (UPLOAD=s3://bucket/prefix: there too)
+bundle-emr: setup ## bundle wheel and locked dependencies for EMR on EC2, in build/emr (UPLOAD=s3://bucket/prefix: also there)
 	$(BIN)/python emr/bundle.py $(UPLOAD:%=--upload %)
 
-image-sizes: ## what weighs what in the image
+image-sizes: ## list the sizes of the image's parts
 	@$(DOCKER) save $(IMAGE) | $(PYTHON) docker/sizes.py
 
 sbom: ## write the image's bill of materials to build/sbom.cdx.json
@@ -132,7 +132,7 @@ release: ## push image and chart with provenance and bill of materials (REGISTRY
 	$(PYTHON) docker/release.py "$(REGISTRY)" --image $(IMAGE) --version $(VERSION) --docker $(DOCKER) \
 		$(if $(PLAIN_HTTP),--plain-http) $(if $(UNCOMMITTED),--uncommitted)
 
-local-run: ## like run, but in the image, without network (DATA=folder OUT=folder)
+local-run: ## like run, but in the image, without network access (DATA=folder OUT=folder)
 	@$(DOCKER) image inspect $(IMAGE) >/dev/null 2>&1 || $(MAKE) image
 	@mkdir -p build "$(OUT)"
 	@if [ "$(DATA)" = build/sample ] && [ ! -d build/sample ]; then \
@@ -140,7 +140,7 @@ local-run: ## like run, but in the image, without network (DATA=folder OUT=folde
 	@data=$$(realpath "$(DATA)") out=$$(realpath "$(OUT)") && set -x && \
 	$(LOCKED_DOWN) --volume "$$data:$$data:ro" --volume "$$out:$$out" $(IMAGE) run "$$data" --output "$$out" $(ARGS)
 
-tools: $(TOOLS:%=.tools/bin/%) ## the chart's tools in .tools/bin: links to those on the PATH, or built with Go
+tools: $(TOOLS:%=.tools/bin/%) ## provide the chart's tools in .tools/bin: links to the PATH, or built with Go
 
 $(TOOLS:%=.tools/bin/%) .tools/bin/oras:
 	@mkdir -p .tools/bin
@@ -160,7 +160,7 @@ build-helm-unittest: # not by `go install`, which refuses a module that replaces
 	go build -C "$$(cd / && go mod download -json github.com/helm-unittest/helm-unittest@v1.1.2 | \
 		sed -n 's/^\t"Dir": "\(.*\)",/\1/p')" -o $(CURDIR)/.tools/bin/helm-unittest ./cmd/helm-unittest
 
-emulators: .tools/bin/fake-gcs-server .tools/bin/azurite-blob .tools/bin/mini-yarn ## Google's and Azure's storage and YARN for the tests, in .tools/bin (Go, npm, Maven)
+emulators: .tools/bin/fake-gcs-server .tools/bin/azurite-blob .tools/bin/mini-yarn ## build emulators of Google's and Azure's storage and of YARN, in .tools/bin (Go, npm, Maven)
 
 # As of upstream it has none of the XML API's PUT, with which clients write, copy, and create what is not there.
 FAKE_GCS := github.com/fsouza/fake-gcs-server@v1.56.1
@@ -186,7 +186,7 @@ FAKE_GCS := github.com/fsouza/fake-gcs-server@v1.56.1
 	printf '#!/bin/sh\nexec "$(CURDIR)/$(BIN)/python" "$(CURDIR)/tests/emulators/yarn.py" "$(CURDIR)/.tools/yarn" "$$@"\n' >$@
 	chmod +x $@
 
-chart: setup tools build/schemas ## check the chart: lint, unit tests, its examples against the schemas, all up to date
+chart: setup tools build/schemas ## check the chart: lint, unit tests, examples against schemas, generated files
 	$(BIN)/python helm/render.py --check
 	helm lint --quiet --strict helm/orchard --values helm/orchard/ci/job-values.yaml
 	helm-unittest helm/orchard
@@ -201,11 +201,11 @@ build/schemas: helm/schemas.py | setup
 	$(BIN)/python helm/schemas.py $@
 	@touch $@
 
-manifests: setup tools ## write what is made from the chart and the settings: manifests, schema, the chart's README
+manifests: setup tools ## generate manifests, schema and README from the chart and the settings
 	$(BIN)/python helm/render.py
 	$(HELM_DOCS)
 
-kind-run: image tools ## run the pipeline on its sample in a cluster that kind makes
+kind-run: image tools ## run the pipeline on its sample in a cluster that kind creates
 	k8s/kind-run $(IMAGE)
 
 lock: setup ## resolve the dependencies into requirements.lock (UPGRADE=1: newer ones)
@@ -214,5 +214,5 @@ lock: setup ## resolve the dependencies into requirements.lock (UPGRADE=1: newer
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header --quiet --extra serve --constraint requirements.lock pyproject.toml -o docker/requirements.lock
 
-clean: ## remove what was built, the environment too
+clean: ## remove everything that was built, and the environment
 	rm -rf $(VENV) $(PAGE)/vendor $(PAGE)/node_modules .tools build dist out .cache .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
-"""Makes what `bootstrap.sh` installs: Orchard's wheel and its locked dependencies in one file, and puts it into S3.
+"""Makes the bundle that `bootstrap.sh` installs, Orchard's wheel and its locked dependencies, and uploads it to S3.
 
-Each dependency is checked against its hash in the lock; the bundle's digest, printed at the end, goes with the request.
+Each dependency is checked against its hash in the lock. The bundle's digest is printed at the end, for the request.
 """
 
 import argparse
@@ -26,13 +26,13 @@ FILES = ("bootstrap.sh", "configuration.json")
 
 
 def main() -> int:
-    """Make the bundle, and upload it if a place is named."""
+    """Make the bundle, and upload it with ``--upload``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--to", type=Path, default=REPOSITORY / "build" / "emr", help="folder for the bundle")
-    parser.add_argument("--upload", metavar="s3://…", help="where to put it, bootstrap.sh and configuration.json")
+    parser.add_argument("--to", type=Path, default=REPOSITORY / "build" / "emr", help="local folder for the bundle")
+    parser.add_argument("--upload", metavar="s3://…", help="upload bundle, bootstrap.sh and configuration.json there")
     parser.add_argument("--lock", type=Path, default=REPOSITORY / "docker" / "requirements.lock")
     parser.add_argument("--python-version", default="3.11")
-    parser.add_argument("--wheel", type=Path, help="Orchard's wheel  [default: it is built]")
+    parser.add_argument("--wheel", type=Path, help="Orchard's wheel  [default: built from this checkout]")
     given = parser.parse_args()
     bundle = make(given.to, given.lock, given.python_version, given.wheel)
     digest = hashlib.sha256(bundle.read_bytes()).hexdigest()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -40,6 +41,14 @@ def test_flags_of_a_command_are_settings_with_their_defaults() -> None:
     output = CliRunner().invoke(cli, ["run", "--help"]).output
     for text in ("--variance", "0.95", "--backbone", "EfficientNetLite0", "--group-by", "frames", "--s3-endpoint"):
         assert text in output
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_the_help_of_each_flag_says_what_it_is_without_the_flags_before_it(command: str) -> None:
+    for option in cli.commands[command].params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+            assert not re.match(r"(of|that|for|until|after|within|then|without|its)\b", option.help), option.help
 
 
 def test_a_missing_source_is_one_sentence_and_exit_code_3(tmp_path: Path) -> None:

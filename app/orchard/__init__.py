@@ -1,4 +1,4 @@
-"""Orchard: from a large collection of images to features, a reduced table, measured classifiers and a model."""
+"""Orchard turns a large collection of images into features, a reduced table, measured classifiers and a model."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The pipeline for notebooks and programs: the commands as functions over a Spark session of the caller's.
+"""The pipeline for notebooks and programs: each command as a function that takes the caller's Spark session.
 
 Settings are keyword arguments named as in `orchard.settings.Settings`; what is not given comes from ``ORCHARD_*``
 variables, ``orchard.toml`` and the defaults, as on the command line.

@@ -1,4 +1,4 @@
-"""Cards: what people want to know about a label or a kind, in one language or several; they go with the model.
+"""Cards: facts about a label or a kind, in one language or several; they are part of the model.
 
 They are written as a table (CSV), and kept and sent as JSON::
 

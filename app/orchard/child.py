@@ -1,4 +1,4 @@
-"""Python processes of Orchard's own: they find the package, speak UTF-8, and hand their errors to the parent.
+"""Child processes that run Orchard's Python: they find the package, use UTF-8, and send their errors to the parent.
 
 Those that do one thing and end share a folder with the parent::
 

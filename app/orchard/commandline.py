@@ -1,4 +1,4 @@
-"""From a command to the exit code of the process, whatever goes wrong in it; what `orchard watch` starts with, too."""
+"""Runs a command and turns any error into an exit code; `orchard watch` starts here too."""
 
 import sys
 from collections.abc import Sequence

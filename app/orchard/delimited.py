@@ -1,4 +1,4 @@
-"""The text of a table as spreadsheets save it: UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars."""
+"""Reads tables as spreadsheets save them: UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars."""
 
 import codecs
 import csv

@@ -1,4 +1,4 @@
-"""From a source, or what an output lists, to its features: pending images are listed, tuned for and featurized."""
+"""From a source, or the images of an output, to features: list what is pending, tune, featurize."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Featurizing:
         with self.meter.stage("tune", cores=available_cores()):
             images = tuning.tune_again(output, settings)
         if images is None:
-            log.info("the network was tuned on these images already")
+            log.info("the backbone was tuned on these images already")
             return 0
         identity = extraction.identity_before(output)
         backgrounds = of_run(output, settings, identity["views"])

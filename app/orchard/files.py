@@ -1,4 +1,4 @@
-"""Files of an output: named once, written whole, checked when they are read."""
+"""Files of an output: each gets its name once, is written completely, and is checked when it is read."""
 
 from __future__ import annotations
 

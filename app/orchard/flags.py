@@ -74,7 +74,9 @@ def options(*names: str) -> Callable[[Command], Command]:
         command = click.option("--debug", is_flag=True, help="show tracebacks and debug messages")(command)
         command = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")(command)
         config = click.Path(path_type=Path)
-        command = click.option("--config", type=config, help="settings file (default: orchard.toml)")(command)
+        command = click.option(
+            "--config", type=config, help="settings file, in TOML  [default: orchard.toml, if it exists]"
+        )(command)
         for name in reversed(names):
             command = _option(name)(command)
         return command
@@ -88,7 +90,7 @@ def comparison(*, required: bool) -> Callable[[Command], Command]:
         "--backbones",
         required=required,
         metavar="A,B@128,…",
-        help="backbones to compare, separated by commas, each with an input size behind @ if it is not to be its own",
+        help="backbones to compare, separated by commas; NAME@128 gives one an input size of 128 pixels",
     )
     default = "0.01" if required else "the command's"
     tolerance = click.option(
@@ -96,7 +98,7 @@ def comparison(*, required: bool) -> Callable[[Command], Command]:
         type=float,
         default=0.01 if required else None,
         metavar="NUMBER",
-        help=f"accuracy that a faster backbone may cost and still be the best trade-off  [default: {default}]",
+        help=f"how much less accurate a faster backbone may be and still be the best trade-off  [default: {default}]",
     )
     return lambda command: backbones(tolerance(command))
 

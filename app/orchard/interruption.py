@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one way to the end, from any moment of any command.
+"""Ctrl-C and SIGTERM: one way to end any command at any moment.
 
 A command runs in a thread of its own, so that no signal breaks into what it is doing; the main thread waits for both.
 When a signal comes, nothing new is begun (`check`), what runs is stopped and what must end in order gets its time

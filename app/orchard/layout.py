@@ -1,4 +1,4 @@
-"""Every dataset and file of an output, once: where it lies, its columns, types, shapes, units.
+"""Every dataset and file of an output, defined once: its place, columns, types, shapes and units.
 
 Features are stored as ``list<float>`` of one length per output, so that any Parquet reader takes them.
 ``path`` is unique within each dataset but that of views.

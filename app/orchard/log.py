@@ -1,4 +1,4 @@
-"""The log of an output: one record for each commit, each of which names the digest of the one before.
+"""The commit log of an output: one record for each commit, which names the digest of the record before.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Models of an output: each in a folder of its own, which a digest over all its parts names.
+"""Models of an output: each has its own folder, named by a digest of all its parts.
 
 ::
 

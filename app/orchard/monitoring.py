@@ -1,4 +1,4 @@
-"""What Prometheus reads of a run, while it runs, at the port that the setting ``metrics_port`` names.
+"""Metrics for Prometheus while a run lasts, on the port of the setting ``metrics_port``.
 
 Names are the same for every job: which job it is, labels say that Prometheus gives
 a target (``release``, ``namespace``).

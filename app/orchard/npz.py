@@ -1,4 +1,4 @@
-"""Arrays as the bytes of an ``.npz`` file, without pickles."""
+"""Arrays as bytes of an ``.npz`` file, without pickle."""
 
 import io
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a person sees of long work: bars on a terminal, JSON log lines everywhere else."""
+"""Progress of long work: bars on a terminal, JSON log lines otherwise."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What is secret, and text without it: the one rule for settings, commands, URLs, errors and logs.
+"""Hides secrets in settings, commands, URLs, errors and logs, by one rule.
 
 It goes by names (``fs.s3a.secretKey``) and by the looks of values (``https://user:password@host``); in doubt it hides.
 """

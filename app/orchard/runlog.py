@@ -1,4 +1,4 @@
-"""What a run says, kept in its output, so that it can be read when its pod or terminal is gone.
+"""The log of a run, kept in its output, so that it can be read when pod or terminal is gone.
 
 ::
 

@@ -38,7 +38,7 @@ SETTINGS_FILE = Path("orchard.toml")
 """Read from the working directory when no ``--config`` is given and it is there."""
 
 OTHER_VARIABLES = {
-    "CACHE": "folder of converted networks, instead of ~/.cache/orchard",
+    "CACHE": "folder of converted backbones, instead of ~/.cache/orchard",
     "JOB_UID": "of the Kubernetes Job, by the downward API: its next pod goes on where the last one stopped",
     "POD_NAME": "of the driver, by the downward API",
     "POD_NAMESPACE": "of the driver, by the downward API",
@@ -105,58 +105,65 @@ class Settings(BaseSettings):
 
     quality: Literal["fast", "balanced", "best"] = Field(
         "fast",
-        description="sets backbone, precision, views, test views and tuning together, where they are not given",
+        description="choose backbone, views, test views, transform and tuning together; a flag that is given wins",
     )
 
     # What to read
-    limit: int | None = Field(None, ge=1, description="take a stratified sample of N images")
-    labels: Names = Field((), description="take these labels only, separated by commas")
-    label_level: int = Field(1, ge=1, description="make the label of the last N folders of a path, such as Apple/Red")
+    limit: int | None = Field(None, ge=1, description="use only N images, with each label in proportion")
+    labels: Names = Field((), description="use only images with these labels, separated by commas")
+    label_level: int = Field(1, ge=1, description="take the last N folders of a path as the label: 2 gives Apple/Red")
     kind_from: Literal["folder", "words"] | None = Field(
         None,
-        description="where kinds above labels come from: the folder above (Apple/Golden), the first word (Apple 11)",
+        description="take a label's kind from the folder above it (Apple/Golden) or from its first word (Apple 11)",
     )
     label_columns: Names = Field(
         (),
-        description="further columns of the manifest to learn, each with a classifier of its own, such as "
-        "variety,ripeness",
+        description="also learn these columns of the manifest, such as variety,ripeness; each gets its own classifier",
     )
     corrections: str | None = Field(
-        None, description="table (CSV) of images with their right label or to drop, such as a corrected suspects.csv"
+        None, description="CSV table that corrects labels or drops images, such as an edited suspects.csv"
     )
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of test images where the source has no split")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of each label that is held out for testing, if the source has no split"
+    )
     group_by: str | None = Field(
         None,
         min_length=1,
-        description="keep images of one group on one side of the split: a column of the manifest, a regular expression "
-        "on paths whose first group names it, or frames (consecutive frames, guessed from names)",
+        description="keep all images of a group in one split. Name a column of the manifest, a regular expression on "
+        "paths whose first group is the group's name, or frames (consecutive frames, guessed from names)",
     )
     seed: int = Field(42, ge=0, description="seed of every random choice")
 
     # What a picture may be
-    max_bytes: int = Field(64 * 2**20, ge=1, description="reject files of more bytes")
-    max_pixels: int = Field(100_000_000, ge=1, description="reject images of more pixels")
+    max_bytes: int = Field(64 * 2**20, ge=1, description="reject files that are larger, in bytes")
+    max_pixels: int = Field(100_000_000, ge=1, description="reject images that have more pixels")
     max_decode_memory: int = Field(
-        512 * 2**20, ge=1, description="reject images that take more bytes of memory to decode"
+        512 * 2**20, ge=1, description="reject images that need more memory to decode, in bytes"
     )
-    max_decode_seconds: float = Field(20, gt=0, description="reject images that take more CPU seconds to decode")
+    max_decode_seconds: float = Field(
+        20, gt=0, description="reject images that need more CPU time to decode, in seconds"
+    )
     max_rejected: Annotated[int | float, BeforeValidator(_count_or_share)] = Field(
-        0.05, ge=0, description="exit with 1 if more images are rejected: a count, or a share such as 5%"
+        0.05, ge=0, description="exit with code 1 if more images are rejected; a count, or a share such as 5%"
     )
 
     # How features are made
-    backbone: str = Field("EfficientNetLite0", description="the network (`orchard backbones` lists them)")
-    weights: str = Field("imagenet", description="imagenet, random, or a weights file, in a bucket too")
-    alpha: float = Field(1.0, gt=0, description="width of MobileNet and MobileNetV2")
+    backbone: str = Field(
+        "EfficientNetLite0", description="pre-trained network that extracts the features; `orchard backbones` lists all"
+    )
+    weights: str = Field(
+        "imagenet", description="weights of the backbone: imagenet, random, or a file, which may be in a bucket"
+    )
+    alpha: float = Field(1.0, gt=0, description="width multiplier of MobileNet and MobileNetV2")
     fit: Literal["stretch", "crop", "pad"] | None = Field(
-        None, description="how a picture becomes square, recorded with the output; by default stretch for a new one"
+        None, description="how an image becomes square; by default as the output was made, and stretch for a new one"
     )
     views: int | None = Field(
         None,
         ge=0,
         le=32,
-        description="random views of each training image to fit the linear discriminant on, too, recorded with the "
-        "output; by default 0 for a new one",
+        description="number of random views of each training image; the linear discriminant is fitted on them too. By "
+        "default as the output was made, and 0 for a new one",
     )
     backgrounds: str | None = Field(
         None,
@@ -166,51 +173,56 @@ class Settings(BaseSettings):
     )
     test_views: Annotated[Literal["1", "3"] | None, BeforeValidator(_number_as_text)] = Field(
         None,
-        description="views whose features are averaged, for training and answers alike: 1 (the whole) or 3 (and its "
-        "middle, twice), recorded with the output; by default 1 for a new one",
+        description="number of views of an image whose features are averaged, in training and in answers: 1 (the whole "
+        "image) or 3 (also its middle, twice). By default as the output was made, and 1 for a new one",
     )
     transform: Literal["none", "square_root"] | None = Field(
         None,
-        description="of each feature, recorded with the output: square_root makes labels of real photos easier to tell "
-        "apart; by default none for a new one",
+        description="what is applied to each feature; square_root separates the labels of real photos better. By "
+        "default as the output was made, and none for a new one",
     )
     tune: bool = Field(
         False,
-        description="train the network's last blocks on the training images before features are made, recorded with "
-        "the output",
+        description="fine-tune the backbone's last blocks on the training images first, and extract features with the "
+        "tuned backbone",
     )
     tune_minutes: float = Field(
-        20, gt=0, le=10_080, description="minutes that tuning may take: it plans as many epochs as fit"
+        20, gt=0, le=10_080, description="time limit of tuning, in minutes; it runs as many epochs as fit"
     )
-    tune_epochs: int = Field(12, ge=1, le=1000, description="epochs of tuning, if there is the time")
-    tune_images: int = Field(5000, ge=2, le=40_000, description="training images to tune on, of each label alike")
-    engine: Literal["openvino", "tensorflow"] = Field("openvino", description="what runs the network")
+    tune_epochs: int = Field(12, ge=1, le=1000, description="largest number of epochs of tuning")
+    tune_images: int = Field(
+        5000, ge=2, le=40_000, description="number of training images to tune on, in equal parts from each label"
+    )
+    engine: Literal["openvino", "tensorflow"] = Field("openvino", description="library that computes the backbone")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
-        description="auto: bfloat16 where the driver's CPU has it, else int8 where it is known to pay, else float32",
+        description="number format of the backbone; auto: bfloat16 if the driver's CPU supports it, else int8 if that "
+        "is known to be faster, else float32",
     )
     input_size: int | None = Field(
-        None, ge=1, description="pixels of a side of the square that the network sees, if not its own"
+        None, ge=1, description="side of the square input of the backbone, in pixels; by default the backbone's own"
     )
     task_images: int | None = Field(
         None,
         ge=1,
         le=16_384,
-        description="images of a task of the extraction; by default as many as take some five seconds",
+        description="images in one task of the extraction; by default as many as take about five seconds",
     )
 
     # How features are reduced and classified
-    variance: float = Field(0.95, gt=0, le=1, description="keep the components that explain this share")
-    components: int | None = Field(None, ge=1, description="keep K components instead")
+    variance: float = Field(
+        0.95, gt=0, le=1, description="keep as many components as explain this share of the variance"
+    )
+    components: int | None = Field(None, ge=1, description="keep this number of components, instead of --variance")
     source_weight: dict[str, float] = Field(
         {},
-        description="weight of each image of one of several sources in fitting the classifiers, as PATH=0.3 "
-        "(1 if not given); can be repeated",
+        description="weight of the images of one source when classifiers are fitted, as PATH=0.3 (1 if not given); can "
+        "be repeated",
     )
     fit_validation: bool = Field(
         False,
-        description="fit scaler, PCA and classifiers on the validation split, too, once it has chosen and calibrated "
-        "these",
+        description="fit scaler, PCA and classifiers again on training and validation images together, after the "
+        "validation split has chosen and calibrated them",
     )
     classifiers: Names = Field(
         ("linear_discriminant", "logistic_regression", "random_forest"),
@@ -218,59 +230,71 @@ class Settings(BaseSettings):
     )
     answer_with: str | None = Field(
         None,
-        description="the linear classifier that answers, instead of the best on images that are held out; a tuned "
-        "network also has tuned_head",
+        description="linear classifier of the model, instead of the one that is best on held-out images; a tuned "
+        "backbone also has tuned_head",
     )
     unknown: str | None = Field(
-        None, description="images that are none of the labels (as SOURCE): measure what the model says of them"
+        None,
+        description="images that show none of the labels, given like SOURCE: measure how often the model is "
+        "wrongly sure of them",
     )
-    sure_at: float = Field(0.99, gt=0, lt=1, description="how often a sure answer is to be right")
+    sure_at: float = Field(0.99, gt=0, lt=1, description="share of sure answers that must be right")
     classifier_memory: str = Field(
         "512m",
         pattern=r"^\d+[kmgKMG]$",
-        description="memory of the driver's Python that classifiers may take; a regression that takes more is Spark's",
+        description="memory for fitting classifiers in the driver's Python process; Spark fits a regression that needs "
+        "more",
     )
-    cards: str | None = Field(None, description="table (CSV) of what there is to know about labels and kinds")
+    cards: str | None = Field(None, description="CSV table with facts about labels and kinds, which answers show")
 
     # What happens to an output that is there already
-    fresh: bool = Field(False, description="drop what the output holds and start over")
-    prune: bool = Field(False, description="drop rows of images that the source no longer has")
+    fresh: bool = Field(False, description="delete what the output holds and start again")
+    prune: bool = Field(False, description="delete the rows of images that are no longer in the source")
     retry_rejected: bool = Field(False, description="try rejected images again")
 
     # Where Spark runs and what it may use
-    master: str | None = Field(None, description="Spark master; by default all cores of this machine")
-    driver_memory: str = Field("900m", pattern=r"^\d+[kmgKMG]$", description="memory of the driver's JVM")
-    executor_timeout: float = Field(600, gt=0, description="seconds to wait for the first executor on Kubernetes")
-    min_executors: int = Field(1, ge=1, description="fewest executors that --finish-within leaves, on Kubernetes")
+    master: str | None = Field(None, description="Spark master URL; by default local, on all cores of this machine")
+    driver_memory: str = Field("900m", pattern=r"^\d+[kmgKMG]$", description="heap of the driver's JVM")
+    executor_timeout: float = Field(
+        600, gt=0, description="time to wait for the first executor on Kubernetes, in seconds"
+    )
+    min_executors: int = Field(
+        1, ge=1, description="smallest number of executors that --finish-within scales to, on Kubernetes"
+    )
     max_executors: int | None = Field(
-        None, ge=1, description="most executors that --finish-within takes, on Kubernetes"
+        None, ge=1, description="largest number of executors that --finish-within scales to, on Kubernetes"
     )
     finish_within: str | None = Field(
         None,
         pattern=r"^[1-9]\d*[smh]$",
-        description="scale the executors so that extraction ends in this time (90m, 2h), between min and max executors",
+        description="scale the executors so that extraction ends within this time (90m, 2h), between --min-executors "
+        "and --max-executors",
     )
-    spark_conf: dict[str, str] = Field({}, description="further Spark property, key=value; can be repeated")
+    spark_conf: dict[str, str] = Field({}, description="additional Spark property; can be repeated")
 
     # What it tells others, and what its cores cost
     metrics_port: int | None = Field(
-        None, ge=0, le=65_535, description="serve the run's metrics for Prometheus at this port while it runs"
+        None, ge=0, le=65_535, description="serve Prometheus metrics on this port while the run lasts"
     )
     webhook: str | None = Field(
-        None, pattern=r"^https?://[^\s]+$", description="address (URL) that is told by a POST of JSON how the run ended"
+        None,
+        pattern=r"^https?://[^\s]+$",
+        description="URL that receives the run's result as a JSON POST when the run ends",
     )
     core_hour_price: float | None = Field(
-        None, ge=0, description="price of a core-hour, in any currency, for the cost in plan and run.json"
+        None, ge=0, description="price of one core-hour, in any currency; adds costs to plan and run.json"
     )
     core_watts: float | None = Field(
-        None, ge=0, description="watts that a core takes, for the energy in plan and run.json"
+        None, ge=0, description="power of one core, in watts; adds energy to plan and run.json"
     )
 
     # Object storage (keys come from the standard AWS chain: environment, profile, role)
-    s3_endpoint: str | None = Field(None, description="S3 endpoint, if it is not AWS")
+    s3_endpoint: str | None = Field(None, description="URL of an S3-compatible server; by default AWS")
     s3_region: str | None = Field(None, description="S3 region")
-    gcs_endpoint: str | None = Field(None, description="endpoint of gs://, if it is not Google's")
-    azure_endpoint: str | None = Field(None, description="endpoint of abfss://, if it is not the account's at Azure")
+    gcs_endpoint: str | None = Field(None, description="URL of a server for gs:// addresses; by default Google's")
+    azure_endpoint: str | None = Field(
+        None, description="URL of a server for abfss:// addresses; by default the account's own at Azure"
+    )
     allowed_regions: Names = Field(
         (),
         description="refuse buckets that are not in one of these regions of S3, such as eu-central-1,eu-west-1, before "
@@ -286,7 +310,7 @@ class Settings(BaseSettings):
         False, description="let the bucket make a key of its own of the KMS key, which takes fewer requests to KMS"
     )
     storage_timeout: float = Field(
-        300, ge=0, le=86_400, description="seconds to go on trying while the object storage does not answer"
+        300, ge=0, le=86_400, description="time to retry while the object storage does not answer, in seconds"
     )
 
     @model_validator(mode="before")

@@ -1,4 +1,4 @@
-"""What a stage is: work that is done again when its key, a digest of its input and settings, is another one."""
+"""A stage: work that is repeated when its key, a digest of its input and settings, changes."""
 
 from __future__ import annotations
 

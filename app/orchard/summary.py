@@ -1,4 +1,4 @@
-"""What a run came to, for ``metrics.json`` and ``run.json``: counted from the output and remembered from its stages."""
+"""The results of a run, for ``metrics.json`` and ``run.json``: counted from the output, and reported by its stages."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Work on Spark: the one place that hands it out, stops it when the command is to end, and says why it failed.
+"""Work on Spark: the one place that submits it, stops it when the command ends, and says why it failed.
 
 A worker's error travels as its class and its arguments in one word of the text that Spark makes of it, so that the
 driver raises what the worker raised. Everything else that goes wrong on Spark becomes a sentence here.

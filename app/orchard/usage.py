@@ -1,4 +1,4 @@
-"""What a run takes: seconds and, of other people's machines, core-hours; by the settings' prices money and energy."""
+"""What a run uses: seconds, core-hours and, with the settings' prices, money and energy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is everything in an output what was written? What is not is mended, if it can be made again.
+"""Checks every file of an output against what was written, and repairs what can be made again.
 
 What a later stage made is dropped, and made again by the next run. Rows of images are kept where they still agree: an
 image that is in the inventory and in exactly one of ``features`` and ``rejected``. The others are worked on again.

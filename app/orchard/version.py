@@ -1,4 +1,4 @@
-"""What the distribution is called and which version this is; the build takes it from here."""
+"""The name of the distribution and its version; the build reads them from here."""
 
 DISTRIBUTION = "orchard-images"
 """The name that pip knows; on the package index ``orchard`` is somebody else's."""

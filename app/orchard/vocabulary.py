@@ -1,4 +1,4 @@
-"""The closed lists of words that data, files and answers use; what runs on a device has them without pyarrow."""
+"""The closed lists of words that data, files and answers use, free of pyarrow for use on small devices."""
 
 from enum import StrEnum
 

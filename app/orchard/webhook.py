@@ -1,4 +1,4 @@
-"""A word to somebody else's program when a run ends, well or not."""
+"""Sends the result of a run to a webhook when it ends, whether it succeeded or not."""
 
 from __future__ import annotations
 

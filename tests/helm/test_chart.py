@@ -64,6 +64,15 @@ def test_the_chart_has_the_packages_version() -> None:
     assert f"orchard:{VERSION}" in chart["annotations"]["artifacthub.io/images"]
 
 
+def test_a_template_makes_one_kind_and_lies_in_the_folder_of_its_component() -> None:
+    for path in sorted((CHART / "templates").rglob("*.yaml")):
+        name = path.relative_to(CHART / "templates")
+        lines = path.read_text().splitlines()
+        assert len(name.parts) == 2, f"templates/{name} lies in no component's folder"
+        assert sum(line.startswith("kind: ") for line in lines) + ("orchard.policyHead" in path.read_text()) == 1, name
+        assert "---" not in lines, f"templates/{name} makes more than one object"
+
+
 @needs_helm
 @pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.name.removesuffix("-values.yaml"))
 def test_every_pod_of_an_example_is_restricted(values: Path) -> None:

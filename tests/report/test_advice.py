@@ -15,7 +15,7 @@ Make = Callable[..., Advice]
 
 @pytest.fixture
 def good(metrics_of: Callable[..., Metrics], classifier: Callable[..., Any]) -> Metrics:
-    """A run in which nothing is wrong: no step but the one for a better network."""
+    """A run in which nothing is wrong: no step but the one for a better backbone."""
     labels = ["Apple", "Pear"]
     metrics = metrics_of(labels, per_label=100)
     for name in ("group_split", "grouping", "neighbours", "without_near_twins", "cards"):
@@ -54,7 +54,7 @@ def test_a_good_run_is_called_good_with_its_figures(advised: Make) -> None:
     assert (advice.data.level, advice.model.level) == (Level.GOOD, Level.GOOD)
     assert advice.data.sentence.endswith("400 training images or more and 100 test images or more. No file is in both.")
     assert advice.model.sentence.startswith("Accuracy is 97.0% (93.6 to 98.6%); 90.0% of the test images are answered")
-    assert [step.title for step in advice.steps] == ["Compare with a better network"]
+    assert [step.title for step in advice.steps] == ["Compare with a better backbone"]
     command = _flags(advice.steps[0].command)
     assert command[:3] == ["orchard", "compare", "/data/some fruits"]
     assert command[command.index("--output") + 1] == "/data/out-backbones"

@@ -68,7 +68,7 @@ def test_images_are_balanced_and_those_held_out_apart() -> None:
     given = pa.concat_tables([images, listing({"a": 30, "b": 30}, "validation")])
     training, held = chosen(given, most=10_000, seed=1)
     assert training.num_rows == 860 and set(held["split"].to_pylist()) == {"validation"}
-    with pytest.raises(TrainingError, match="too little to tune a network with"):
+    with pytest.raises(TrainingError, match="too little to tune a backbone with"):
         chosen(listing({"a": 100}), most=10, seed=1)
 
 

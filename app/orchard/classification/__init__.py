@@ -1,1 +1,1 @@
-"""Classifiers on the reduced features: training, predictions, and figures that can be trusted."""
+"""Classifiers on the reduced features: training, predictions, and honest measurements."""

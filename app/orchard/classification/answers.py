@@ -1,4 +1,4 @@
-"""How far the answers may be believed: measured on the test images, on which nothing was fitted."""
+"""How often answers are right: measured on the test images, on which nothing was fitted."""
 
 from __future__ import annotations
 

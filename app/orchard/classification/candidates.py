@@ -1,4 +1,4 @@
-"""The linear classifiers: fitted, compared on images that are held out, calibrated on them, and fitted again on all."""
+"""The linear classifiers: fitted, compared and calibrated on held-out images, and fitted again on all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear discriminant analysis from class sums and a Gram matrix: no iteration, and no look at a row."""
+"""Linear discriminant analysis from class sums and a Gram matrix: without iterations, and without the rows."""
 
 from __future__ import annotations
 

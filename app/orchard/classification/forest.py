@@ -1,4 +1,4 @@
-"""The forest: extremely randomised trees on the first components, grown in the driver, each on a sample of the rows.
+"""The forest: extremely randomised trees on the first components, grown in the driver on samples of the rows.
 
 They split at random between the values that rows have (Geurts, Ernst & Wehenkel 2006, "Extremely randomized trees",
 Machine Learning 63), which takes a tenth of the time of looking for the best split. On 9,280 training and 2,878 test

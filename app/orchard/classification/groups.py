@@ -1,4 +1,4 @@
-"""Where groups straddle the split: everything is fitted again with whole groups on one side of it."""
+"""If the split cuts groups: everything is fitted and measured again with whole groups."""
 
 from __future__ import annotations
 

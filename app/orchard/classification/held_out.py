@@ -1,4 +1,4 @@
-"""Images that nothing was fitted on yet: classifiers are chosen on them, and calibrated."""
+"""Held-out images, on which nothing was fitted: they choose between classifiers, and calibrate them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a share that was measured on few images may lie from the true one."""
+"""Confidence intervals of shares that were measured on few images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte-identical images: how many there are, on which sides of the split, and under which labels."""
+"""Byte-identical images: how many there are, in which splits, and under which labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of ``predictions/``: what each classifier says of every labelled image."""
+"""The rows of ``predictions/``: the prediction of each classifier for every labelled image."""
 
 from __future__ import annotations
 

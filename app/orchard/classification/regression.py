@@ -1,4 +1,4 @@
-"""Logistic regression on the components: by scikit-learn in the driver while its rows fit there, else by Spark ML.
+"""Logistic regression on the components: by scikit-learn in the driver if its rows fit, else by Spark ML.
 
 Both have the same minimum: the mean log loss, plus `PENALTY` / 2 times the squares of all coefficients of the
 half-whitened components; intercepts are free. Measured on 9,280 training and 2,878 test images of 58 fruits, 574

@@ -1,4 +1,4 @@
-"""Rows of components that classifiers are fitted on: read in the driver, or in Spark's workers."""
+"""The rows of components on which classifiers are fitted, read in the driver or in Spark's workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy by source, where images come from several ones: of studio pictures it says little about a market."""
+"""Accuracy by source: a high accuracy on studio pictures says little about a market."""
 
 from __future__ import annotations
 

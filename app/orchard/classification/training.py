@@ -1,4 +1,4 @@
-"""What can be trained, and under which names."""
+"""The classifiers that can be trained, and their names."""
 
 from __future__ import annotations
 

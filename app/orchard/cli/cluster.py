@@ -59,14 +59,14 @@ def _made_for_ec2(command: Command) -> Command:
     """Give a command the flags of a cluster that is made."""
     default = emr_ec2.Step
     described: list[tuple[str, str, Any, str]] = [
-        ("--bundle", "s3://…", None, "what its nodes install, as `make bundle-emr` says it"),
-        ("--bundle-sha256", "HEX", None, "its digest"),
-        ("--subnet-id", "ID", None, "where it is made"),
-        ("--instance-profile", "NAME", default.instance_profile, "the role of its nodes"),
-        ("--service-role", "NAME", default.service_role, "EMR's own role"),
-        ("--instance-type", "TYPE", default.instance_type, "of its nodes"),
-        ("--max-instances", "N", default.max_instances, "the most core and task nodes"),
-        ("--idle-minutes", "N", default.idle_minutes, "without a job, after which it ends"),
+        ("--bundle", "s3://…", None, "address of what its nodes install; `make bundle-emr` prints it"),
+        ("--bundle-sha256", "HEX", None, "SHA-256 digest of the bundle"),
+        ("--subnet-id", "ID", None, "its subnet"),
+        ("--instance-profile", "NAME", default.instance_profile, "instance profile of its nodes"),
+        ("--service-role", "NAME", default.service_role, "IAM role that EMR assumes"),
+        ("--instance-type", "TYPE", default.instance_type, "instance type of its nodes"),
+        ("--max-instances", "N", default.max_instances, "largest number of core and task nodes"),
+        ("--idle-minutes", "N", default.idle_minutes, "minutes without a job until it ends"),
     ]
     for flag, metavar, value, text in reversed(described):
         kind = click.IntRange(min=1) if metavar == "N" else click.STRING
@@ -85,12 +85,12 @@ def _resources(command: Command) -> Command:
     """Give a command the flags that say how many executors there are and how large the pods."""
     described = [
         ("--executors", "N", "number of executors"),
-        ("--executor-cores", "N", "tasks that an executor works on at a time"),
+        ("--executor-cores", "N", "number of tasks that an executor runs at a time"),
         ("--executor-memory", "SIZE", "heap of an executor's JVM, such as 512m"),
-        ("--executor-memory-overhead", "SIZE", "an executor's memory beside its heap, some 450m for each core"),
-        ("--executor-core-request", "CPUS", "CPUs that an executor asks for, such as 500m"),
-        ("--driver-core-request", "CPUS", "CPUs that the driver asks for"),
-        ("--driver-memory-overhead", "SIZE", "the driver's memory beside --driver-memory"),
+        ("--executor-memory-overhead", "SIZE", "memory of an executor outside its heap, about 450m for each core"),
+        ("--executor-core-request", "CPUS", "CPUs that an executor requests, such as 500m"),
+        ("--driver-core-request", "CPUS", "CPUs that the driver requests"),
+        ("--driver-memory-overhead", "SIZE", "memory of the driver outside its heap (--driver-memory)"),
     ]
     for flag, metavar, text in reversed(described):
         kind = click.IntRange(min=1) if metavar == "N" else click.STRING
@@ -107,14 +107,16 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
     return given[0] if given else None
 
 
-@click.command(short_help="run in a Kubernetes cluster, or by EMR")
+@click.command(short_help="run on Kubernetes or EMR")
 @click.argument("source", nargs=-1, callback=_only_one)
-@click.option("--output", "-o", required=True, help="bucket's prefix for the results, or a path in a claim")
-@click.option("--command", type=click.Choice(list(DRIVERS)), default="run", help="what the driver does  [default: run]")
+@click.option("--output", "-o", required=True, help="where results go: a prefix of a bucket, or a path in a claim")
+@click.option(
+    "--command", type=click.Choice(list(DRIVERS)), default="run", help="command that the driver runs  [default: run]"
+)
 @comparison(required=False)
 @click.option("--name", default="orchard", help="name of the job  [default: orchard]")
 @_in_cluster
-@click.option("--image", help="image with Orchard  [default: orchard of this version]")
+@click.option("--image", help="container image of Orchard  [default: orchard, tagged with this version]")
 @_resources
 @click.option("--s3-secret", metavar="NAME", help="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 @click.option("--gcs-account", metavar="EMAIL", help="Google service account of the pods (GKE's workload identity)")
@@ -132,31 +134,31 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
     *("--start-timeout", "start_timeout"),
     default=600.0,
     metavar="SECONDS",
-    help="how long the driver may wait for a node  [default: 600]",
+    help="time that the driver may wait for a node, in seconds  [default: 600]",
 )
-@click.option("--detach", is_flag=True, help="do not wait for the job's end")
+@click.option("--detach", is_flag=True, help="return at once, without waiting for the job to end")
 @click.option("--dry-run", is_flag=True, help="print what would be sent, and send nothing")
 @click.option(
     "--target",
     type=click.Choice(["kubernetes", "emr-eks", "emr-ec2", "emr-serverless"]),
     default="kubernetes",
-    help="where to run",
+    help="where to run  [default: kubernetes]",
 )
 @_on_emr
 @click.option("--execution-role-arn", metavar="ARN", help="EMR on EKS, Serverless: the job's IAM role")
 @click.option(
     "--release-label",
-    help=f"EMR: release  [default: the image's, {emr.RELEASE}, on EKS; else {emr_ec2.RELEASE}]",
+    help=f"EMR: release label  [default: {emr.RELEASE} on EKS, as the image's; else {emr_ec2.RELEASE}]",
 )
 @click.option("--log-group", metavar="NAME", help="EMR on EKS, Serverless: CloudWatch log group")
-@click.option("--log-uri", metavar="s3://…", help="EMR: where logs go in S3")
+@click.option("--log-uri", metavar="s3://…", help="EMR: S3 address that logs are written to")
 @click.option("--tags", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="EMR: tag; can be repeated")
 @click.option(
     "--retries",
     type=click.IntRange(min=0),
     default=2,
     metavar="N",
-    help="EMR on EKS, Serverless: retries  [default: 2]",
+    help="EMR on EKS, Serverless: number of retries  [default: 2]",
 )
 @_made_for_ec2
 @options(*_IN_SUBMIT)
@@ -207,11 +209,11 @@ def submit(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917 -- click passes each fla
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Run the pipeline on the images at SOURCE in a cluster, show its progress, and exit as it does.
+    """Run the pipeline on the images at SOURCE in a cluster, show its progress, and exit with its code.
 
-    With --command it runs `orchard compare`, or `orchard tune` on what --output holds.
+    With --command compare it runs `orchard compare`; with --command tune, `orchard tune` on the output.
 
-    Interrupted, it leaves the job running: `orchard logs` and `orchard status` show it, `orchard cancel` ends it.
+    After Ctrl-C the job runs on: `orchard status` and `orchard logs` show it, `orchard cancel` ends it.
 
     \b
     Example:
@@ -366,7 +368,7 @@ def _follow_on_emr(service: emr.Service, identity: str, start_timeout: float, *,
 
 @click.command(short_help="show a job's status")
 @click.argument("name")
-@click.option("--watch", "-w", is_flag=True, help="say it again whenever it changes, until the job ends")
+@click.option("--watch", "-w", is_flag=True, help="print the status again at each change, until the job ends")
 @_in_cluster
 @_on_emr
 @options()
@@ -378,9 +380,9 @@ def status(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Say how the job NAME is: state, progress, executors, and why if something is wrong.
+    """Show the status of the job NAME: state, progress, executors, and the reason of a problem.
 
-    Exits as the job did; with 4 if it cannot start.
+    The exit code is the job's own, or 4 if it cannot start.
 
     \b
     Example:
@@ -414,12 +416,12 @@ def status(
 
 @click.command(short_help="show a job's log")
 @click.argument("name")
-@click.option("--follow", "-f", is_flag=True, help="until the pod ends")
-@click.option("--executor", type=click.IntRange(min=0), metavar="N", help="of executor N instead of the driver")
+@click.option("--follow", "-f", is_flag=True, help="print new lines until the pod ends")
+@click.option("--executor", type=click.IntRange(min=0), metavar="N", help="show executor N's log, not the driver's")
 @_in_cluster
 @_on_emr
-@click.option("--output", "-o", help="read what the last run left in this output; needs no cluster, and no job")
-@click.option("--spark", is_flag=True, help="of that what the driver's Spark said")
+@click.option("--output", "-o", help="show the log that the last run left in this output; needs no cluster")
+@click.option("--spark", is_flag=True, help="show the driver's log of Spark, from the output")
 @options(*STORAGE)
 def logs(  # noqa: PLR0917 -- click passes each flag by name
     name: str,
@@ -432,9 +434,9 @@ def logs(  # noqa: PLR0917 -- click passes each flag by name
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Print the log of the driver of the job NAME, or of one of its executors.
+    """Print the log of the job NAME: its driver's, or that of one executor.
 
-    When the driver's pod is gone it is the log that the run has left in its output. With --json every line is JSON.
+    If the driver's pod is gone, this is the log that the run left in its output. With --json every line is JSON.
 
     \b
     Example:
@@ -476,9 +478,11 @@ def logs(  # noqa: PLR0917 -- click passes each flag by name
 @click.command(short_help="change the number of executors of a running job")
 @click.argument("name")
 @click.argument("executors", type=click.IntRange(min=0), metavar="N")
-@click.option("--timeout", default=300.0, metavar="SECONDS", help="how long to wait for them  [default: 300]")
-@click.option("--no-wait", is_flag=True, help="do not wait for them")
-@click.option("--if-running", is_flag=True, help="a job that does not run is no error")
+@click.option(
+    "--timeout", default=300.0, metavar="SECONDS", help="time to wait for the executors, in seconds  [default: 300]"
+)
+@click.option("--no-wait", is_flag=True, help="do not wait for the executors")
+@click.option("--if-running", is_flag=True, help="exit with 0 if the job is not running")
 @_in_cluster
 @options()
 def scale(  # noqa: PLR0917 -- click passes each flag by name
@@ -492,7 +496,7 @@ def scale(  # noqa: PLR0917 -- click passes each flag by name
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Give the running job NAME N executors, and wait until they have registered with its driver.
+    """Scale the running job NAME to N executors, and wait until they have registered with its driver.
 
     \b
     Example:
@@ -508,12 +512,12 @@ def scale(  # noqa: PLR0917 -- click passes each flag by name
     return 0
 
 
-@click.command(short_help="run a job that has ended again")
+@click.command(short_help="run an ended job again")
 @click.argument("name")
 @_in_cluster
 @options()
 def retry(name: str, namespace: str | None, context: str | None, as_json: bool, **flags: Any) -> int:
-    """Run the job NAME, which has failed, again as it was: when keys, a quota or a bucket are mended.
+    """Run the ended job NAME again with the same settings, such as when keys, a quota or a bucket are mended.
 
     \b
     Example:
@@ -534,7 +538,7 @@ def retry(name: str, namespace: str | None, context: str | None, as_json: bool, 
 @_on_emr
 @options()
 def cancel(name: str, namespace: str | None, context: str | None, as_json: bool, **flags: Any) -> int:
-    """End the job NAME and wait until its pods are gone; what it has committed is kept.
+    """End the job NAME, and wait until its pods are gone. Committed results are kept.
 
     \b
     Example:

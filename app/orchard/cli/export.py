@@ -1,4 +1,4 @@
-"""The command that writes the model as one file: parse, call, print; nothing else."""
+"""The command that exports the model: parse, call, print; nothing else."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ from orchard.exports.formats import Format, StoredPrecision
 from orchard.flags import STORAGE, options, settings_from
 
 
-@click.command(short_help="write the model as one file: ONNX, OpenVINO, Keras or LiteRT")
+@click.command(short_help="export the model as one file: ONNX, OpenVINO, Keras or LiteRT")
 @click.argument("output")
 @click.option(
     *("--format", "kind"),
     required=True,
     type=click.Choice([str(kind) for kind in Format]),
-    help="onnx: browser, iOS, servers; litert: Android; openvino: Intel's processors; keras: to go on in Python",
+    help="onnx: browsers, iOS, servers; litert: Android; openvino: Intel processors; keras: Python",
 )
-@click.option("--to", "file", required=True, metavar="FILE", help="local path or s3a:// URL, with the format's suffix")
+@click.option(
+    "--to",
+    "file",
+    required=True,
+    metavar="FILE",
+    help="file to write: local path or s3a:// URL, with the format's suffix",
+)
 @click.option(
     "--precision",
     default=str(StoredPrecision.FLOAT32),
     type=click.Choice([str(precision) for precision in StoredPrecision]),
-    help="how the weights are stored, in int8 also what is computed with  [default: float32]",
+    help="number format of the stored weights; int8 also computes in int8  [default: float32]",
 )
 @click.option(
     "--weights",
     metavar="TEXT",
-    help="keras, litert, and float32 of a run in int8: the backbone's weights, if they are elsewhere than for the run",
+    help="where the backbone's weights are now, if they have moved since the run; keras, litert, and float32 after "
+    "an int8 run read them",
 )
 @options(*STORAGE)
 def export(
@@ -37,8 +44,8 @@ def export(
 ) -> int:
     """Write the model of OUTPUT to FILE.
 
-    The file takes uint8 RGB pixels of any size, and gives calibrated probabilities and familiarity. Network, scaler,
-    PCA and classifier are one graph in it. A model card is written beside it, as FILE.json.
+    The file holds backbone, scaler, PCA and classifier as one graph. Its input is RGB pixels in uint8, of any size; its
+    outputs are calibrated probabilities and familiarity. A model card is written beside it, as FILE.json.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The command that says what is on images: parse, call, print; nothing else."""
+"""The command that classifies images: parse, call, print; nothing else."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ _SPARK_FROM = 2_000  # images; they take about as long as Spark takes to start
 _TABLE_LABEL = 32  # columns
 
 
-@click.command(short_help="say what is on images, by the model of a run")
+@click.command(short_help="classify images with the model of a run")
 @click.argument("output")
 @click.argument("images", nargs=-1, required=True)
-@click.option("--top", default=5, type=click.IntRange(1), metavar="N", help="name the N likeliest labels  [default: 5]")
+@click.option(
+    "--top", default=5, type=click.IntRange(1), metavar="N", help="print the N likeliest labels  [default: 5]"
+)
 @click.option(
     "--format",
     "form",
     default="table",
     type=click.Choice(["table", "jsonl", "csv"]),
-    help="how to print the answers  [default: table]",
+    help="format of the answers  [default: table]",
 )
 @click.option(
     "--spark/--no-spark",
     default=None,
-    help=f"where to compute  [default: on Spark from {_SPARK_FROM:,} images, or if --master is given]",
+    help=f"compute on Spark, or in this process  [default: on Spark from {_SPARK_FROM:,} images or with --master]",
 )
-@click.option("--regions", is_flag=True, help="also say what is where, if several things are on an image")
+@click.option("--regions", is_flag=True, help="also find several things on one image, and where each is")
 @click.option(
     "--kinds-in-names",
     is_flag=True,
@@ -57,10 +59,10 @@ def predict(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Say what is on IMAGES: files, folders, s3a:// prefixes, patterns, manifests, or - for standard input.
+    """Classify IMAGES: files, folders, s3a:// prefixes, patterns, manifests, or - for standard input.
 
-    There are three answers: sure, not sure (which of these), and unknown: unlike anything learned. The exit code is 1
-    if an image could not be read.
+    There are three answers: sure; not sure, with the likeliest labels; and unknown, for an image that is unlike the
+    training images. The exit code is 1 if an image could not be read.
 
     With --kinds-in-names the last line is about all images: how many of the kinds that names say are found (recall),
     how many of those that are found names say (precision), and which words are none of the model's.

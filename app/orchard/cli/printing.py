@@ -125,7 +125,7 @@ def _print_qualities(qualities: Any) -> None:
 
     is_priced = any("cost" in row for row in qualities)
     columns = ("ms/image", "expected", "between", "worker", "driver", "disk", "core-hours", *(["cost"] * is_priced))
-    table = table_of("quality", "network", "views", "tuned", *columns)
+    table = table_of("quality", "backbone", "views", "tuned", *columns)
     for row in qualities:
         if "lack" in row:
             table.add_row(row["quality"], row["lack"])
@@ -144,8 +144,8 @@ def _print_qualities(qualities: Any) -> None:
             *([f"{row['cost']:.4f}"] if "cost" in row else []),
         )
     print_table(table)
-    click.echo("Views: random ones of each training image + those that answers average.")
-    click.echo("The driver's memory is the most it may be.")
+    click.echo("Views: random views of each training image + views that an answer averages.")
+    click.echo("The driver's memory is an upper bound.")
 
 
 def print_comparison(rows: Any) -> None:

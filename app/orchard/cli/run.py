@@ -52,15 +52,17 @@ def _age(context: click.Context, option: click.Parameter, given: str | None) -> 
     return timedelta(days=int(found[1])) if found else None
 
 
-@cli.command(short_help="do all stages, from the images to the report")
+@cli.command(short_help="run all stages, from images to the report")
 @_SOURCES
-@click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
+@click.option(
+    "--output", "-o", required=True, help="folder or bucket's prefix (s3a://, gs://, abfss://) for the results"
+)
 @options(*DRIVERS["run"])
 def run(source: str | Sequence[str], output: str, as_json: bool, **flags: Any) -> int:
-    """Featurize the images at SOURCE, reduce, classify, and write a report.
+    """Extract features of the images at SOURCE, reduce them, train classifiers, and write a report.
 
-    A second start goes on where the first stopped; if nothing has changed it does nothing. Of several sources the
-    report says how accurate answers are on each.
+    A second run resumes where the first stopped, and does nothing if nothing has changed. With several sources, the
+    report gives the accuracy on each.
 
     \b
     Example:
@@ -74,14 +76,15 @@ def run(source: str | Sequence[str], output: str, as_json: bool, **flags: Any) -
     return print_outcome(pipeline.run(source, output, settings_from(flags)), as_json)
 
 
-@cli.command(short_help="show what a run would do and take: counts, tasks; time, memory, disk and cost of every stage")
+@cli.command(short_help="estimate a run: counts, tasks, and each stage's time, memory, disk and cost")
 @_SOURCES
-@click.option("--output", "-o", help="count as done what this output holds already")
+@click.option("--output", "-o", help="output whose finished images need not be done again")
 @options(*EXTRACTION, *REDUCTION, *CLASSIFICATION, *SPARK, *PRICES, *STORAGE)
 def plan(source: str | Sequence[str], output: str | None, as_json: bool, **flags: Any) -> int:
-    """Say what `orchard run` would do with SOURCE, and what each stage and each quality would take, without doing it.
+    """Estimate what `orchard run` would do with SOURCE, and what each stage and each quality would take.
 
-    A few images are decoded and featurized in memory, by as many processes as would do it, to know how long one takes.
+    Nothing is written. To measure the time for one image, a few are decoded and featurized in memory, by as many
+    processes as a run would use.
 
     \b
     Example:
@@ -94,12 +97,14 @@ def plan(source: str | Sequence[str], output: str | None, as_json: bool, **flags
     return 0
 
 
-@cli.command(short_help="turn images into features")
+@cli.command(short_help="extract the images' features")
 @_SOURCES
-@click.option("--output", "-o", required=True, help="folder or s3a:// prefix for the results")
+@click.option(
+    "--output", "-o", required=True, help="folder or bucket's prefix (s3a://, gs://, abfss://) for the results"
+)
 @options(*EXTRACTION, *SPARK, *STORAGE)
 def extract(source: str | Sequence[str], output: str, as_json: bool, **flags: Any) -> int:
-    """Featurize the images at SOURCE that OUTPUT does not have yet.
+    """Extract features of the images at SOURCE that OUTPUT does not have yet.
 
     \b
     Example:
@@ -116,11 +121,11 @@ def extract(source: str | Sequence[str], output: str, as_json: bool, **flags: An
         return print_outcome(pipeline.finish(), as_json)
 
 
-@cli.command(short_help="train the network's last blocks on the images of an output")
+@cli.command(short_help="fine-tune the backbone on the images of an output")
 @click.argument("output")
 @options(*DRIVERS["tune"])
 def tune(output: str, as_json: bool, **flags: Any) -> int:
-    """Tune the network of OUTPUT on its training images, and make everything else in OUTPUT again with it.
+    """Fine-tune the backbone's last blocks on the training images of OUTPUT, and make everything else there again.
 
     \b
     Example:
@@ -131,11 +136,11 @@ def tune(output: str, as_json: bool, **flags: Any) -> int:
     return print_outcome(pipeline.tune(output, settings_from(flags)), as_json)
 
 
-@cli.command(short_help="turn features into a reduced table")
+@cli.command(short_help="reduce the features by PCA")
 @click.argument("output")
 @options(*REDUCTION, *SPARK, *STORAGE)
 def reduce(output: str, as_json: bool, **flags: Any) -> int:
-    """Fit scaler and PCA on the training features of OUTPUT and write them all reduced.
+    """Fit scaler and PCA on the training features of OUTPUT, and write all features reduced.
 
     \b
     Example:
@@ -148,11 +153,11 @@ def reduce(output: str, as_json: bool, **flags: Any) -> int:
         return print_outcome(pipeline.finish(), as_json)
 
 
-@cli.command(short_help="train classifiers on a reduced table, and measure them")
+@cli.command(short_help="train classifiers, and measure them on the test split")
 @click.argument("output")
 @options(*CLASSIFICATION, *("seed", "test_fraction", "group_by"), *SPARK, *STORAGE)
 def classify(output: str, as_json: bool, **flags: Any) -> int:
-    """Train classifiers on the reduced features of OUTPUT and measure them on its test split.
+    """Train classifiers on the reduced features of OUTPUT, and measure them on its test split.
 
     \b
     Example:
@@ -167,11 +172,13 @@ def classify(output: str, as_json: bool, **flags: Any) -> int:
         return print_outcome(pipeline.finish(), as_json)
 
 
-@cli.command(short_help="look for wrong labels and other faults of the data")
+@cli.command(short_help="find wrong labels, twins, and blurred or dark images")
 @click.argument("output")
 @options(*SPARK, *STORAGE)
 def review(output: str, as_json: bool, **flags: Any) -> int:
-    """Rank the images of OUTPUT that may be at fault in review/suspects.csv, which --corrections takes back.
+    """Write review/suspects.csv: images of OUTPUT with a likely fault, likeliest first.
+
+    Edit the table, and give it to the next run with --corrections.
 
     \b
     Example:
@@ -187,11 +194,14 @@ def review(output: str, as_json: bool, **flags: Any) -> int:
 @cli.command(short_help="write the report again")
 @click.argument("output")
 @click.option(
-    "--figures", metavar="FOLDER", type=click.Path(path_type=Path), help="also write every figure there, as SVG and PNG"
+    "--figures",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="also write each figure to FOLDER, as SVG and PNG",
 )
 @options("max_rejected", *STORAGE)
 def report(output: str, figures: Path | None, as_json: bool, **flags: Any) -> int:
-    """Write report.html, metrics.json and run.json of OUTPUT from what it holds.
+    """Write report.html, metrics.json and run.json of OUTPUT again, from what it holds.
 
     \b
     Example:
@@ -204,14 +214,14 @@ def report(output: str, figures: Path | None, as_json: bool, **flags: Any) -> in
         return print_outcome(pipeline.report(again=True, figures=figures), as_json)
 
 
-@cli.command(short_help="check every file of an output, and mend what can be made again")
+@cli.command(short_help="check every file of an output, and repair it")
 @click.argument("output")
-@click.option("--dry-run", is_flag=True, help="only say what is wrong")
+@click.option("--dry-run", is_flag=True, help="report damage, and change nothing")
 @options(*STORAGE)
 def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
-    """Check every file of OUTPUT against what was committed, and mend what can be made again.
+    """Check every file of OUTPUT against what was committed, and repair what can be made again.
 
-    What cannot be used is dropped; the next `orchard run` makes it again. Exit code 3 says that damage is left.
+    Damaged files are deleted, and the next `orchard run` makes them again. Exit code 3 means that damage is left.
 
     \b
     Example:
@@ -283,15 +293,17 @@ def erase(  # noqa: PLR0917 -- click passes each flag by name
     return 0
 
 
-@cli.command(short_help="compare several backbones")
+@cli.command(short_help="compare several backbones in accuracy, size and speed")
 @click.argument("source")
 @comparison(required=True)
-@click.option("--output", "-o", required=True, help="folder or s3a:// prefix; each backbone gets a folder in it")
+@click.option(
+    "--output", "-o", required=True, help="folder or bucket's prefix for the results; each backbone gets a folder in it"
+)
 @options(*DRIVERS["compare"])
 def compare(source: str, backbones: str, output: str, tolerance: float, as_json: bool, **flags: Any) -> int:
-    """Run the pipeline with several backbones and print one table; the best trade-off is marked.
+    """Run the pipeline with several backbones, and print one table that marks the best trade-off.
 
-    The table is also in OUTPUT, as compare.html and compare.json.
+    OUTPUT gets the table too, as compare.html and compare.json.
 
     \b
     Example:
@@ -316,8 +328,9 @@ def compare(source: str, backbones: str, output: str, tolerance: float, as_json:
 def backbones(as_json: bool, **flags: Any) -> int:
     """List every backbone: input size, features, parameters, size, depth, published ImageNet accuracy, speed.
 
-    MB are those of the weights in float32, without the classifier; depth is the number of layers with parameters, with
-    it; top-1 and top-5 are what the weights' publisher says; ms were measured on one core with AVX2, in float32.
+    MB is the size of the weights in float32, without ImageNet's classifier. Depth counts the layers with parameters,
+    ImageNet's classifier included. Top-1 and top-5 are the accuracies that the weights' publisher states. The time was
+    measured on one core with AVX2, in float32.
 
     \b
     Example:
@@ -348,9 +361,9 @@ def backbones(as_json: bool, **flags: Any) -> int:
     return 0
 
 
-@cli.command(short_help="generate a set of fruit-like images to try things on")
+@cli.command(short_help="generate fruit-like images to try things on")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--seed", default=0, metavar="N", help="another seed, other images  [default: 0]")
+@click.option("--seed", default=0, metavar="N", help="seed of the images  [default: 0]")
 @options()
 def sample(folder: Path, seed: int, as_json: bool, **flags: Any) -> int:
     """Write a labelled sample of fruit-like images to FOLDER, which must be new or empty.

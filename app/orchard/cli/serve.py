@@ -19,51 +19,95 @@ _SECONDS = click.FloatRange(min=0)
 _NOTICE_BYTES = 64 * 2**10
 
 
-@click.command(short_help="answer over HTTP what is on a photograph")
+@click.command(short_help="serve the model: an HTTP API and a page for phones")
 @click.argument("output")
 @click.option(
-    "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all; ::: all, IPv6 too  [default: 127.0.0.1]"
+    "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all, ::: all with IPv6  [default: 127.0.0.1]"
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, metavar="N", help="port  [default: 8080]")
-@click.option("--engines", type=_COUNT, metavar="N", help="processes with an engine  [default: one for each core]")
-@click.option("--queue", type=_COUNT, default=256, metavar="N", help="images that may wait  [default: 256]")
-@click.option("--max-bytes", type=_COUNT, default=20 * MIB, metavar="N", help="of a file  [default: 20971520]")
-@click.option("--max-total-bytes", type=_COUNT, default=64 * MIB, metavar="N", help="of a request  [default: 67108864]")
 @click.option(
-    "--max-held-bytes", type=_COUNT, default=512 * MIB, metavar="N", help="of all requests  [default: 536870912]"
+    "--port", type=click.IntRange(0, 65535), default=8080, metavar="N", help="port to listen on  [default: 8080]"
 )
-@click.option("--max-pixels", type=_COUNT, default=50_000_000, metavar="N", help="of an image  [default: 50000000]")
-@click.option("--max-files", type=_COUNT, default=16, metavar="N", help="of a request  [default: 16]")
+@click.option("--engines", type=_COUNT, metavar="N", help="number of engine processes  [default: one for each core]")
+@click.option(
+    "--queue",
+    type=_COUNT,
+    default=256,
+    metavar="N",
+    help="largest number of images that may wait for an engine  [default: 256]",
+)
+@click.option(
+    "--max-bytes", type=_COUNT, default=20 * MIB, metavar="N", help="largest file, in bytes  [default: 20971520]"
+)
+@click.option(
+    "--max-total-bytes",
+    type=_COUNT,
+    default=64 * MIB,
+    metavar="N",
+    help="largest request, in bytes  [default: 67108864]",
+)
+@click.option(
+    "--max-held-bytes",
+    type=_COUNT,
+    default=512 * MIB,
+    metavar="N",
+    help="largest total of all requests in memory, in bytes  [default: 536870912]",
+)
+@click.option(
+    "--max-pixels", type=_COUNT, default=50_000_000, metavar="N", help="largest image, in pixels  [default: 50000000]"
+)
+@click.option(
+    "--max-files", type=_COUNT, default=16, metavar="N", help="largest number of files in a request  [default: 16]"
+)
 @click.option(
     "--max-decode-seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     metavar="S",
-    help="of CPU time, for an image  [default: 10]",
+    help="CPU time to decode an image, in seconds, at most  [default: 10]",
 )
-@click.option("--body-seconds", type=_SECONDS, default=30.0, metavar="S", help="for a body to arrive  [default: 30]")
-@click.option("--request-seconds", type=_SECONDS, default=30.0, metavar="S", help="for an answer  [default: 30]")
+@click.option(
+    "--body-seconds",
+    type=_SECONDS,
+    default=30.0,
+    metavar="S",
+    help="time limit for a request's body to arrive, in seconds  [default: 30]",
+)
+@click.option(
+    "--request-seconds",
+    type=_SECONDS,
+    default=30.0,
+    metavar="S",
+    help="time limit for an answer, in seconds  [default: 30]",
+)
 @click.option(
     "--drain-seconds",
     type=_SECONDS,
     default=0.0,
     metavar="S",
-    help="after SIGTERM, how long requests are still taken while /readyz says no  [default: 0]",
+    help="time after SIGTERM in which requests are still accepted while /readyz says no, in seconds  [default: 0]",
 )
 @click.option(
     "--shutdown-seconds",
     type=_SECONDS,
     default=30.0,
     metavar="S",
-    help="then, how long requests under way may take  [default: 30]",
+    help="time after that for requests in progress to finish, in seconds  [default: 30]",
 )
-@click.option("--cors-origin", "cors_origins", multiple=True, metavar="URL", help="page that may ask; can be repeated")
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    metavar="URL",
+    help="origin of a web page that may call the API; can be repeated",
+)
+@click.option(
+    "--root-path", default="", metavar="PATH", help="path under which a proxy publishes the server, such as /fruits"
+)
 @click.option(
     "--privacy-notice",
     metavar="FILE|URL",
     help="privacy notice that the page shows: a file of plain text (in a bucket too), or an https:// address",
 )
-@click.option("--root-path", default="", metavar="PATH", help="path under which a proxy has it, such as /fruits")
 @options(*STORAGE)
 def serve(  # noqa: PLR0917 -- click passes each flag by name
     output: str,
@@ -89,8 +133,8 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
 ) -> int:
     """Serve the model of OUTPUT: an API at /v1/predict, a page for phones at /.
 
-    Photographs are neither stored nor logged. SIGTERM ends it after the requests that are under way. With --json the
-    log is JSON lines on a terminal too.
+    Photographs are neither stored nor logged. On SIGTERM the server finishes the requests in progress and ends. With
+    --json the log is JSON lines on a terminal too.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""How many executors a run needs to end in time, by the images that are left; and their set is scaled to it.
+"""How many executors a run needs to end in time, from the number of images left; and scaling to that number.
 
 Only extraction counts images, so it alone asks for more; the stages after it get the fewest. A number that somebody
 else has set, such as by ``kubectl scale``, holds until the next stage.

@@ -1,4 +1,4 @@
-"""One namespace of one Kubernetes cluster: what Orchard asks of its API, and every refusal as one sentence."""
+"""One namespace of one Kubernetes cluster: Orchard's requests to its API, with each refusal as one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same job on EMR on EKS: the request, its state and its end, by AWS's API."""
+"""Jobs on EMR on EKS, through AWS's API: the request, the state, and the end."""
 
 import logging
 import time
@@ -202,7 +202,7 @@ class Emr(Service):
     def log(self, identity: str) -> list[str]:
         """Raise ClusterError, which says where the log lies."""
         raise ClusterError(
-            f"EMR on EKS keeps it elsewhere: {self.status(identity).logs or 'name --log-uri next time'}."
+            f"EMR on EKS keeps the log elsewhere: {self.status(identity).logs or 'name --log-uri next time'}."
         )
 
     def _end(self, identity: str) -> None:

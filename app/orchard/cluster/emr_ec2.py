@@ -1,4 +1,4 @@
-"""The same job as a step of EMR on EC2, in a cluster that there is or in one that is made for it and ends when idle."""
+"""Jobs as steps of EMR on EC2, in an existing cluster or in a new one that ends when it is idle."""
 
 import gzip
 import json

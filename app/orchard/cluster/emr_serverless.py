@@ -1,4 +1,4 @@
-"""The same job on EMR Serverless: an application with Orchard's image, and a job run in it."""
+"""Jobs on EMR Serverless, in an application with Orchard's image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

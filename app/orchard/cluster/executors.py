@@ -1,4 +1,4 @@
-"""What a driver in a pod does about executors: clear away an earlier driver's, wait for the first, tell of changes.
+"""A driver's work on its executors: delete an earlier driver's, wait for the first one, report changes.
 
 It also makes as many as the chart's ``executor.instances`` says, when that changes while it works.
 """

@@ -1,4 +1,4 @@
-"""A driver's log as a person sees it from afar: bars on a terminal, the driver's own lines everywhere else."""
+"""A driver's log, shown to a person elsewhere: bars on a terminal, the driver's own lines otherwise."""
 
 import logging
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""Start, follow, scale and end a job in a cluster, whether `orchard submit`, the chart or the operator made it."""
+"""Start, follow, scale and end a job, whether `orchard submit`, the chart or the operator started it."""
 
 import time
 from collections.abc import Callable, Iterator

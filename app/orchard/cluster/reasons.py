@@ -1,4 +1,4 @@
-"""Why a pod does not start, in one sentence: read from its status and from the events of what should have made it."""
+"""Why a pod does not start, in one sentence, from its status and from the events of its owner."""
 
 import re
 from collections.abc import Iterable

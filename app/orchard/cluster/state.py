@@ -1,4 +1,4 @@
-"""How a job in a cluster is, read from its Job, pods, executors' set, events and log: one answer, no guesses."""
+"""The status of a job in a cluster, from its Job, pods, executors' set, events and log."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The model card: what a file holds, what it takes and gives, how good it is, and who may use it."""
+"""The model card: what a file contains, its inputs and outputs, how accurate it is, and who may use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file formats and precisions that a model leaves in, and which of them go together."""
+"""The file formats and precisions of exports, and which of them go together."""
 
 from __future__ import annotations
 

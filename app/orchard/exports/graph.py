@@ -1,4 +1,4 @@
-"""One OpenVINO graph from pixels to probabilities and familiarity: resize or views, network, linear layers."""
+"""One OpenVINO graph from pixels to probabilities and familiarity: resizing or views, backbone, linear layers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_engine(model: Model) -> None:
     """Raise UsageError, with what to take instead, unless the model's network is one of OpenVINO's."""
     if model.artifact.engine is not EngineName.OPENVINO:
         raise UsageError(
-            f"The network in this output is one for --engine {model.artifact.engine}: take --format keras or litert, "
+            f"The backbone in this output is for --engine {model.artifact.engine}: take --format keras or litert, "
             "or run orchard run again with --engine openvino."
         )
 

@@ -1,4 +1,4 @@
-"""The model in Keras and in LiteRT, built in a process of its own: the parent never imports TensorFlow.
+"""The model in Keras and in LiteRT, built in a child process: the parent never imports TensorFlow.
 
 ::
 

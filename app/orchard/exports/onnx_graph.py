@@ -1,4 +1,4 @@
-"""From OpenVINO's graph to ONNX, operation by operation: what a browser, iOS and any server can run.
+"""Converts OpenVINO's graph to ONNX, one operation at a time, for browsers, iOS and servers.
 
 The graph has gone through OpenVINO's common passes before (batch normalisation folded, channels first), so that few
 kinds of operations are left, and ONNX Runtime has little to do when it loads the file.
@@ -128,7 +128,7 @@ class _Translation:
         translate = _TRANSLATIONS.get(kind)
         if translate is None:
             raise OrchardError(
-                f"The network holds the operation {kind} ({node.get_friendly_name()}), which Orchard cannot write to "
+                f"The backbone holds the operation {kind} ({node.get_friendly_name()}), which Orchard cannot write to "
                 "ONNX: take --format openvino, or another backbone."
             )
         return translate(self, node)
@@ -256,7 +256,7 @@ def _quantization(node: Any) -> tuple[np.float32, np.uint8] | None:
         return None
     low, high, *out = (constant(node, index) for index in (1, 2, 3, 4))
     if low.size > 1 or node.get_attributes()["levels"] != 256 or [low, high] != out:
-        raise OrchardError("The network quantises in a way that Orchard cannot write to ONNX: take --format openvino.")
+        raise OrchardError("The backbone quantises in a way that Orchard cannot write to ONNX: take --format openvino.")
     step = np.float32((high - low).item() / 255)
     return step, np.uint8(np.rint(-low.item() / step))
 
@@ -283,7 +283,7 @@ def _pad(to: _Translation, node: Any) -> str:
     value = float(constant(node, 3)) if node.get_input_size() > 3 else 0.0
     mode = node.get_attributes().get("pad_mode", "constant")
     if mode != "constant":
-        raise OrchardError(f"The network pads by {mode}, which Orchard cannot write to ONNX: take --format openvino.")
+        raise OrchardError(f"The backbone pads by {mode}, which Orchard cannot write to ONNX: take --format openvino.")
     convolutions = all(
         taker.get_node().get_type_name() in ("Convolution", "GroupConvolution") and taker.get_index() == 0
         for taker in node.output(0).get_target_inputs()
@@ -369,7 +369,7 @@ def _interpolate(to: _Translation, node: Any) -> str:
     """Translate the graph's own resize (see `folded_graph`); the networks have none."""
     attributes = node.get_attributes()
     if attributes["mode"] != "bilinear_pillow" or attributes["shape_calculation_mode"] != "sizes":
-        raise OrchardError("The network resizes in a way that Orchard cannot write to ONNX: take --format openvino.")
+        raise OrchardError("The backbone resizes in a way that Orchard cannot write to ONNX: take --format openvino.")
     return to.add(
         "Resize",
         [to.input(node, 0), "", "", to.input(node, 1)],
@@ -383,7 +383,7 @@ def _interpolate(to: _Translation, node: Any) -> str:
 def _strided_slice(to: _Translation, node: Any) -> str:
     attributes = node.get_attributes()
     if any(any(attributes[mask]) for mask in ("new_axis_mask", "shrink_axis_mask", "ellipsis_mask")):
-        raise OrchardError("The network slices in a way that Orchard cannot write to ONNX: take --format openvino.")
+        raise OrchardError("The backbone slices in a way that Orchard cannot write to ONNX: take --format openvino.")
     begin, end, step = (constant(node, index).astype(np.int64) for index in (1, 2, 3))
     far = np.iinfo(np.int64).max
     for values, mask, open_up, open_down in ((begin, "begin_mask", 0, far), (end, "end_mask", far, -far)):

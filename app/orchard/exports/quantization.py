@@ -1,4 +1,4 @@
-"""Exports whose network computes in other numbers than the run did: int8 of float32, or the other way round.
+"""Exports whose backbone has another precision than the run: int8 from float32, or float32 from int8.
 
 The network of OpenVINO and ONNX in int8 is the run's own, or made of it as a run makes it
 (`orchard.features.quantization`); LiteRT has a converter of its own. Other numbers give other features, so that the

@@ -1,4 +1,4 @@
-"""A model written as one file with its card beside it, whole or not at all."""
+"""Writes the model as one file with its card beside it, completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backbone made ready to run: what the driver builds once and every worker gets."""
+"""A backbone that is ready to run: the driver builds it once, and every worker gets it."""
 
 from __future__ import annotations
 

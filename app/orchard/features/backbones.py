@@ -1,4 +1,4 @@
-"""The registry of backbones: what each takes, what it gives, and how good it is on ImageNet.
+"""The table of backbones: input size, number of features, and accuracy on ImageNet.
 
 Everything here is static, so that listing the table imports no framework; tests hold it to the built models.
 ``top1`` and ``top5`` are the accuracy (%) on ImageNet's validation set, one centre crop, that the weights' publisher

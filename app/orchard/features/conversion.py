@@ -1,4 +1,4 @@
-"""From a backbone in Keras to the artifact that workers run, in a process of its own.
+"""Converts a Keras backbone to the artifact that workers run, in a child process.
 
 The process is thrown away, so neither Keras' memory nor its import time falls to the driver::
 

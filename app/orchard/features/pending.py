@@ -1,4 +1,4 @@
-"""What is still to do: the listing against what the output holds already."""
+"""Which images are still to be featurized: the listing compared with what the output holds."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

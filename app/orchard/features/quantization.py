@@ -1,4 +1,4 @@
-"""int8: a network's weights and activations as whole numbers, by post-training quantisation with NNCF.
+"""int8: post-training quantization of a backbone's weights and activations with NNCF.
 
 The ranges of the activations are measured on images of the run itself, and what came of them is kept with the output:
 the same network computes for every worker and every later run.

@@ -1,4 +1,4 @@
-"""The groups of images that were worked on: they may change without an image being decoded again."""
+"""The groups of finished images: they may change without decoding an image again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bilinear resize of an image straight into a row of the network's input batch."""
+"""Bilinear resizing of an image straight into a row of the backbone's input batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an extraction was shared out among executors and workers, bounded however many tasks there were."""
+"""How an extraction was shared among executors and workers, in bounded memory for any number of tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views of an image: fixed ones that its features are the mean of, and random ones to learn from.
+"""Views of an image: fixed ones whose features are averaged, and random ones for training.
 
 Random views are a part of the image, as Inception was trained with (Szegedy et al. 2015,
 https://arxiv.org/abs/1409.4842, section 6: between 3:4 and 4:3; here of more of the area), flipped or not; light and

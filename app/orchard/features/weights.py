@@ -1,4 +1,4 @@
-"""Finding a backbone's weights, and building the Keras model that holds them.
+"""Finds a backbone's weights, and builds the Keras model with them.
 
 Only the process that builds a model calls :func:`keras_model`: it imports Keras.
 """

@@ -1,1 +1,1 @@
-"""Images: which ones a source holds, what they are for, and how their bytes become pixels."""
+"""Images: which ones a source holds, their labels and splits, and how their bytes become pixels."""

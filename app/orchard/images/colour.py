@@ -1,4 +1,4 @@
-"""Colours as the profile of an image means them."""
+"""Converts an image's colours to sRGB by its colour profile."""
 
 import functools
 import io

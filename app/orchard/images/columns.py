@@ -1,4 +1,4 @@
-"""The values of further label columns, such as variety and ripeness: of an image, as one text of JSON."""
+"""The values of further label columns, such as variety and ripeness, stored as one JSON text for each image."""
 
 import json
 from collections.abc import Mapping, Sequence

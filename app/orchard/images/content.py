@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""Finds the format of a file from its first bytes, whatever its name is."""
 
 import re
 from enum import StrEnum

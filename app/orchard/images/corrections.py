@@ -1,4 +1,4 @@
-"""A corrected list of images: other labels than the source says, and images to leave out.
+"""A corrected list of images: labels that replace the source's, and images to leave out.
 
 It has the columns of ``review/suspects.csv``: ``path``, and ``corrected`` with the label that is right, or ``drop``
 with ``yes``; where both are empty nothing changes. Without a column ``corrected``, ``label`` is the right label.

@@ -1,4 +1,4 @@
-"""Bytes into pixels, or into the reason why not; the bytes are not trusted."""
+"""Decodes untrusted bytes into pixels, or into the reason why they cannot be decoded."""
 
 import io
 import warnings

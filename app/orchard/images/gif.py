@@ -1,4 +1,4 @@
-"""A GIF without what lies before its first frame: Pillow keeps every piece of a comment."""
+"""Removes what lies before a GIF's first frame, because Pillow keeps every piece of a comment."""
 
 from orchard.images.limits import Unfit
 from orchard.vocabulary import Reason

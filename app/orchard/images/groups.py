@@ -1,4 +1,4 @@
-"""Groups of images that are not independent of each other: by a manifest's column, a pattern of paths, or guessed."""
+"""Groups of images that belong together: from a manifest's column, a pattern of paths, or consecutive names."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The structure of a JPEG, as far as its cost depends on it: Pillow and libjpeg go through whatever there is."""
+"""Reads the structure of a JPEG as far as it determines the cost of decoding."""
 
 import re
 from collections.abc import Iterator

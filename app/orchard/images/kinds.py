@@ -1,4 +1,4 @@
-"""Kinds, the coarser names above labels: of the folder above, or of a label's leading word."""
+"""Kinds, the coarser names above labels: from the folder above, or from a label's first word."""
 
 import unicodedata
 from typing import Literal

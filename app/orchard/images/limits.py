@@ -1,4 +1,4 @@
-"""What an image may cost, and how that is enforced."""
+"""Limits on what decoding an image may cost, and their enforcement."""
 
 import resource
 import signal

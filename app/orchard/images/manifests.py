@@ -1,4 +1,4 @@
-"""Lists of images in a CSV or Parquet file: one's own, or an S3 Inventory."""
+"""Manifests: lists of images in a CSV or Parquet file, or an S3 Inventory."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""What an image's folders say: its label, its kind and its split."""
+"""Reads an image's label, kind and split from its folders."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""A PNG without what does not concern its pixels: no damaged or boundless chunk is a reason to refuse it."""
+"""Removes chunks of a PNG that do not concern its pixels, so that damage in them does not matter."""
 
 import re
 import struct

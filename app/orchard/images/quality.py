@@ -1,4 +1,4 @@
-"""How bright and how sharp an image is, from the pixels that the network sees."""
+"""Measures how bright and how sharp an image is, on the pixels that the backbone gets."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The bytes of listed images, in order, reading ahead where they are far away."""
+"""Reads the bytes of listed images in order, and ahead of time from remote stores."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

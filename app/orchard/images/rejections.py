@@ -1,4 +1,4 @@
-"""What the rejected images of a source mostly are, and what to do about them."""
+"""Says what most rejected images of a source are, and what to do about them."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""A small labelled collection of drawn fruits, to try everything without a download."""
+"""Generates a small labelled collection of drawn fruits, to try everything without a download."""
 
 import io
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""A seeded order of images, and the part of a listing that a run is to work on."""
+"""A seeded order of images, and the selection of those that a run works on."""
 
 import difflib
 import hashlib

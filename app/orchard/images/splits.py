@@ -1,4 +1,4 @@
-"""Which images train and which test: seeded, stratified by label, stable as images are added."""
+"""Which images train and which test: seeded, stratified by label, and stable when images are added."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""TIFFs of other samples than 8 unsigned bits, for which Pillow has no mode, or a wrong one.
+"""Decodes TIFFs whose samples are not 8 unsigned bits, which Pillow reads wrongly or not at all.
 
 Pillow and libtiff decompress the bytes of the samples, as if they were a grey image that is wider; what they mean is
 worked out here, strip by strip.

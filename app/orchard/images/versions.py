@@ -1,4 +1,4 @@
-"""Size and version of images whose list does not tell them, asked of the storage in few requests."""
+"""Gets size and version of images from the storage if their list lacks them, in few requests."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""What a run has learned, used: one image at a time, a folder, a file for a phone, a server."""
+"""Uses a model: for one image, many images, an exported file or a server."""

@@ -1,4 +1,4 @@
-"""From scores to probabilities that may be believed, and to answers: sure, not sure, or unknown.
+"""Turns scores into calibrated probabilities, and these into answers: sure, not sure, or unknown.
 
 Temperature scaling divides all scores by one number, which leaves every answer as it is and makes the confidence
 fit how often the answers are right (Guo et al. 2017, https://arxiv.org/abs/1706.04599).

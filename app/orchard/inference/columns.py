@@ -1,4 +1,4 @@
-"""Further label columns of a model, such as ripeness: what the label does not tell has a classifier of its own."""
+"""Further label columns of a model, such as ripeness: each has its own classifier."""
 
 from __future__ import annotations
 

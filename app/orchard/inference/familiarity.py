@@ -1,4 +1,4 @@
-"""How near an image lies to what was learned, in the space in which the classes' own spread is white."""
+"""Familiarity: how near an image is to the training images, in a space that whitens the spread within classes."""
 
 from __future__ import annotations
 

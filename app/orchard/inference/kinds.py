@@ -1,4 +1,4 @@
-"""Kinds above labels: what a label is a variety of, such as Apple of Golden Delicious."""
+"""Kinds above labels: Apple is the kind of Golden Delicious."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifiers that are one linear layer on the features, whatever they were fitted by."""
+"""Classifiers that are one linear layer on the features, however they were fitted."""
 
 from __future__ import annotations
 

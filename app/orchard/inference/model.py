@@ -1,4 +1,4 @@
-"""The model in an output: a network, and the linear layers that scaler, PCA and classifiers fold into."""
+"""The model of an output: a backbone, and linear layers that combine scaler, PCA and classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers for many images: a handful in this process, without Spark or Java; a collection on Spark."""
+"""Classifies many images: a few in this process, without Spark and Java; large collections on Spark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that is ready to answer in this process."""
+"""A model that is loaded in this process and ready to classify."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model says of images that are none of its labels: how often it is wrongly sure."""
+"""Measures how often a model is wrongly sure of images that show none of its labels."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The nearest training images of every image, and what they say of the split."""
+"""The nearest training images of every image, and near twins across the split."""

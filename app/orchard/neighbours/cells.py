@@ -1,4 +1,4 @@
-"""The search by cells, for many training images: an image meets those of the cells around it, and no others."""
+"""Approximate search for many training images: an image is compared with those in nearby cells only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exact search: every image is compared with every training image."""
+"""Exact search: every image is compared with every training image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the searches share: rows of features in the space, samples of them, and what becomes of neighbours."""
+"""What both searches share: rows of features in the search space, samples of them, and rows of neighbours."""
 
 from __future__ import annotations
 

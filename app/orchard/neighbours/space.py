@@ -1,4 +1,4 @@
-"""The space in which images are near: the leading directions of the network's features, compared by cosine."""
+"""The space of the search: the leading directions of the features, compared by cosine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Near twins: images so alike that one in training gives the answer to the other in test away."""
+"""Near twins: images so similar that a training image gives away the label of a test image."""
 
 from __future__ import annotations
 

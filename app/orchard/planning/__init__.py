@@ -1,4 +1,4 @@
-"""What a run will take: measured on a few images and a few sums, reckoned for each stage, and set beside what it took.
+"""Estimates what a run takes: measures a few images and sums, estimates each stage, compares it with the real run.
 
 ::
 

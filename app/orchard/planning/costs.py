@@ -1,4 +1,4 @@
-"""What each stage takes: one row a stage, from how much there is to do and how fast this machine does it.
+"""The cost of each stage, from the amount of work and the speed of this machine.
 
 A new stage joins by a row of `STAGES`. What is counted here is work, which no machine changes: so many sums for so many
 rows, and fixed work (starting, Spark's jobs) in starts of a program. What a sum and a start take, this machine tells

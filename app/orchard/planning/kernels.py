@@ -1,4 +1,4 @@
-"""How fast this machine does the sums that the stages after extraction are made of, by a few of each.
+"""Measures how fast this machine computes the sums of the stages after extraction.
 
 What is timed is the code of these stages, on rows that are small enough to take milliseconds; on one thread, and by the
 processor's time, so that other work on the machine counts once, as the slowdown that the probe has seen.

@@ -1,4 +1,4 @@
-"""A run's own plan: made when its first tasks are back, while the others are at work, and set beside what it took."""
+"""A run's own estimate, made after its first tasks, and compared with what the run took."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orchard plan`: what a run would do and take, without writing anything; and what the other qualities would."""
+"""`orchard plan`: estimates a run and the other qualities, without writing anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few images, worked on by as many processes at once as the run will have workers."""
+"""Measures a few images, in as many processes as the run will have workers."""
 
 from __future__ import annotations
 

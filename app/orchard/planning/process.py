@@ -1,4 +1,4 @@
-"""A process that works on a few images as a worker does: several at once tell what a run's workers will take.
+"""A child process that works on a few images as a worker does, to measure time and memory.
 
 It says when it is ready, waits for a line, and then works, so that all of them work at the same time::
 

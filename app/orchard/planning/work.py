@@ -1,4 +1,4 @@
-"""How much there is to do: from the settings and what is listed."""
+"""The amount of work of a run, from the settings and the listing."""
 
 from __future__ import annotations
 

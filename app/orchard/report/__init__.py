@@ -1,4 +1,4 @@
-"""The report: one HTML file that lets a person judge a run, offline and by itself."""
+"""The report: one HTML file by which a person can judge a run, offline."""
 
 from orchard.report.page import ReportData, collect, render
 

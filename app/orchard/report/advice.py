@@ -1,4 +1,4 @@
-"""What the figures come to: is the data good, is the model good, and what to do next."""
+"""The report's three answers: is the data good, is the model good, and what to do next."""
 
 from __future__ import annotations
 
@@ -317,7 +317,7 @@ def _photos(metrics: Metrics, run: Run) -> Iterator[Step]:
 
 
 def _backbone(metrics: Metrics, run: Run) -> Iterator[Step]:
-    """Try the network that is best on ImageNet of those that are not much larger.
+    """Try the backbone that is best on ImageNet of those that are not much larger.
 
     Networks that are better there are mostly better elsewhere (Kornblith et al. 2019, arXiv:1805.08974); the estimate
     takes the same share of the mistakes to go.
@@ -334,14 +334,14 @@ def _backbone(metrics: Metrics, run: Run) -> Iterator[Step]:
         return
     gain = error * (best.top1 - today.top1) / (100 - today.top1)
     why = (
-        f"{best.name} is right in {best.top1:.1f}% of ImageNet where {today.name} is in {today.top1:.1f}%. Did as "
-        f"large a share of the mistakes go here, {percent(gain)} more of the test images would be right; it takes "
+        f"On ImageNet {best.name} is right in {best.top1:.1f}% and {today.name} in {today.top1:.1f}%. If it avoids the "
+        f"same share of mistakes here, {percent(gain)} more of the test images are right. It has "
         f"{best.parameters / today.parameters:.1f} times the parameters."
     )
     source, output = (shlex.quote(redacted(run[name])) for name in ("source", "output"))
     names = f"{today.name},{best.name}"
     command = f"orchard compare {source} \\\n  --backbones {names} \\\n  --output {output}-backbones"
-    yield Step("Compare with a better network", why, command, gain, "more right")
+    yield Step("Compare with a better backbone", why, command, gain, "more right")
 
 
 def _unknown(metrics: Metrics, run: Run) -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""What a reader has to know before believing a figure: rejected images, leaks, uneven classes, warnings."""
+"""Warnings to read before the figures: rejected images, leaks, labels of uneven size."""
 
 from dataclasses import dataclass
 from enum import StrEnum

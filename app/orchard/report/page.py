@@ -1,4 +1,4 @@
-"""The page: gathers what the report shows, bounded whatever the run's size, and renders it as one HTML file.
+"""The page: collects what the report shows, bounded for runs of any size, and renders one HTML file.
 
 What a class or a file is called is untrusted. Jinja escapes every name, also within SVG and the data block, and
 the page's content security policy runs no script but its own and loads nothing from anywhere.

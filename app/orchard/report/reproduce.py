@@ -1,4 +1,4 @@
-"""The command that makes a run's results again, and its settings as the page may show them."""
+"""The command that repeats a run, and its settings as the page shows them."""
 
 import shlex
 from collections.abc import Iterable, Mapping

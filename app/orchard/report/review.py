@@ -1,4 +1,4 @@
-"""The part of the page about the data's own faults, and about what the data is; bounded whatever the run's size."""
+"""The page's sections on faults of the data and on the data itself, bounded for runs of any size."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

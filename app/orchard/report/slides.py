@@ -1,4 +1,4 @@
-"""Every figure of the report as SVG and PNG, to be shown by themselves."""
+"""Every figure of the report as an SVG and a PNG of its own, for slides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small pictures for the page: re-encoded, so that neither metadata nor a hostile file gets into it."""
+"""Thumbnails for the page: encoded again, so that no metadata and no hostile file gets into it."""
 
 import base64
 import io

@@ -1,1 +1,1 @@
-"""The data's own faults: what is likely under a wrong label, twice there, unlike its label, blurred or dark."""
+"""Faults of the data: likely wrong labels, duplicates, outliers, blurred and dark images."""

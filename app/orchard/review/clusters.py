@@ -1,4 +1,4 @@
-"""Clusters of near twins: images that are linked by pairs as alike as near twins are."""
+"""Clusters of near twins: images linked by pairs that are similar enough."""
 
 from __future__ import annotations
 

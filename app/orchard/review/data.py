@@ -1,4 +1,4 @@
-"""What the data is: formats, shapes, sizes, images of each label."""
+"""Facts about the data: formats, shapes, sizes, and the number of images of each label."""
 
 from __future__ import annotations
 

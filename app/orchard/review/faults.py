@@ -1,4 +1,4 @@
-"""Faults of images as rows of one shape, and the ranked list of them."""
+"""Faults of images as rows of one schema, and their ranked list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pass over the features that judges labels: what a task finds, and how it is merged; bounded by `MOST`."""
+"""The pass over the features that judges labels: the result of a task, and how results merge, within `MOST`."""
 
 from __future__ import annotations
 

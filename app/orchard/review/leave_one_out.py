@@ -1,4 +1,4 @@
-"""What a linear discriminant that never saw an image says of its label: for every image, by one fit."""
+"""Leave-one-out predictions of a linear discriminant for every image, from a single fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stage that looks for the data's own faults: from inventory and features to ``review/suspects.csv``."""
+"""The stage that searches for faults of the data: from inventory and features to ``review/suspects.csv``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A model behind HTTP: uploads within limits, one engine for each core, answers in JSON, metrics and an access log."""
+"""Serves a model over HTTP: bounded uploads, one engine for each core, JSON answers, metrics, an access log."""

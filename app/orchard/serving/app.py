@@ -190,7 +190,7 @@ async def _leave_to_observed(_: Request, error: Exception) -> Response:
 def _add_prediction(app: FastAPI, handler: PredictionHandler, model: Model, serving: Serving) -> None:
     @app.post(
         PREDICT,
-        summary="Say what is on one image or several",
+        summary="Classify one image or several",
         response_class=Response,
         responses={
             200: {"model": openapi.Predictions, "content": openapi.answer_example(model)},
@@ -218,13 +218,13 @@ def _add_model(app: FastAPI, model: Model) -> None:
 
 
 def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.ServerMetrics, state: Lifecycle) -> None:
-    @app.get(HEALTH, summary="The process lives", response_model=openapi.Health)
+    @app.get(HEALTH, summary="Liveness: the process runs", response_model=openapi.Health)
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get(
         READY,
-        summary="The engines are compiled, one can answer, and the server is not about to stop",
+        summary="Readiness: an engine can answer, and the server is not stopping",
         response_model=openapi.Health,
         responses=openapi.problems(503),
     )
@@ -240,7 +240,7 @@ def _add_probes(app: FastAPI, pool: EnginePool, counted: metrics.ServerMetrics, 
     text = {"text/plain": {"schema": {"type": "string"}}}
 
     @app.get(
-        METRICS_ROUTE, summary="Figures for Prometheus", response_class=Response, responses={200: {"content": text}}
+        METRICS_ROUTE, summary="Metrics for Prometheus", response_class=Response, responses={200: {"content": text}}
     )
     async def figures() -> Response:
         return Response(counted.exposition(), media_type=metrics.CONTENT_TYPE)

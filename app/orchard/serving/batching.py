@@ -1,4 +1,4 @@
-"""Engines, one for each core, behind one bounded queue: each takes what waits, and waits for nothing more.
+"""Engines behind one bounded queue, one for each core: each takes what is waiting, and never waits for more.
 
 An engine that dies, or is at a batch for too long, is replaced; each image that it was at is tried once more, alone, so
 that one costs no other its answer.

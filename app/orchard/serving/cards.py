@@ -1,4 +1,4 @@
-"""Cards in answers: whether a request asks for them, in which languages, and which it gets."""
+"""Cards in answers: whether a request asks for them, and in which language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads at ``/metrics``."""
+"""The Prometheus metrics at ``/metrics``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ServerMetrics:
             self._answers.labels(answer)
         self._batches = Histogram(
             "orchard_batch_images",
-            "Images that went through the network at once",
+            "Images in one batch of an engine",
             buckets=(1, 2, 4, 8),
             registry=self._registry,
         )

@@ -27,25 +27,27 @@ class Candidate(BaseModel):
 
 
 class Card(BaseModel):
-    """What there is to know about a label, or about its kind."""
+    """Facts about a label, or about its kind."""
 
-    label: str | None = Field(None, description="what it is about, or:")
+    label: str | None = Field(None, description="label that the card describes; null if it describes a kind")
     kind: str | None = None
-    language: str = Field(description="BCP 47: the one that was asked for, or else what there is")
+    language: str = Field(
+        description="language of the card, in BCP 47; another one than requested if there is none in that"
+    )
     name: str
     text: str | None = Field(None, description="plain text, which may have several lines")
     season: str | None = None
     storage: str | None = None
     origin: str | None = None
     link: str | None = Field(None, description="http or https")
-    source: str | None = Field(None, description="whose words these are")
+    source: str | None = Field(None, description="author of the text")
     licence: str | None = None
 
 
 class ColumnAnswer(BaseModel):
-    """What a further label column says of an image."""
+    """The answer for a further label column."""
 
-    value: str | None = Field(description="null: not sure")
+    value: str | None = Field(description="the value, or null if it is not sure")
     likeliest: str
     confidence: float = Field(ge=0, le=1, description="calibrated probability of the likeliest value")
 
@@ -61,20 +63,21 @@ class Region(BaseModel):
 
 
 class Answered(BaseModel):
-    """What is on an image."""
+    """The answer for one image."""
 
-    filename: str | None = Field(None, description="as the request called it; not there for a raw body")
-    answer: Answer = Field(description="sure; not_sure which of the labels; unknown: unlike anything that was learned")
+    filename: str | None = Field(None, description="file name from the request; absent for a raw body")
+    answer: Answer = Field(description="sure; not_sure: which label is uncertain; unknown: unlike the training images")
     label: str | None = Field(description="null unless the answer is sure")
-    kind: str | None = Field(description="what the label is a variety of; null: not sure, or the model knows no kinds")
+    kind: str | None = Field(description="coarser name above the label; null if not sure, or if the model has no kinds")
     confidence: float = Field(ge=0, le=1, description="calibrated probability of the likeliest label")
-    familiarity: float = Field(ge=0, le=1, description="how near the image lies to what was learned")
-    top: list[Candidate] = Field(description="the likeliest labels, likeliest first")
+    familiarity: float = Field(ge=0, le=1, description="how similar the image is to the training images")
+    top: list[Candidate] = Field(description="candidate labels, likeliest first")
     columns: dict[str, ColumnAnswer] | None = Field(
-        None, description="by name; not there if the model has no further label columns"
+        None, description="answers by column name; absent if the model has no further label columns"
     )
     card: Card | None = Field(
-        None, description="only where `cards` asks; null: none, or neither label nor kind is sure"
+        None,
+        description="present with the parameter `cards`; null if there is none, or if neither label nor kind is sure",
     )
     regions: list[Region] | None = Field(
         None, description="only where `regions` asks: what is found on the image, the surest first, each kind once"
@@ -84,7 +87,7 @@ class Answered(BaseModel):
         description="only where `regions` asks: how much each cell of the square that the network sees speaks for the "
         "first of `top`, row by row, as a share of what the cell says that says most; at most 16 x 16",
     )
-    milliseconds: float = Field(ge=0, description="from the queue's entrance to the answer")
+    milliseconds: float = Field(ge=0, description="time in queue and engine")
 
 
 class ImageError(BaseModel):
@@ -121,20 +124,20 @@ class ProblemBody(BaseModel):
 
 
 class Health(BaseModel):
-    """Liveness or readiness."""
+    """Liveness or readiness status."""
 
-    status: str
+    status: str = Field(description="liveness or readiness status")
 
 
 class Training(BaseModel):
-    """What the model has learned from."""
+    """How the model was trained."""
 
-    finished: str | None = Field(description="ISO 8601, UTC")
-    orchard: str | None = Field(description="version that trained it")
+    finished: str | None = Field(description="end of training, in ISO 8601, UTC")
+    orchard: str | None = Field(description="version of Orchard that trained the model")
     images: int | None
     train_images: int | None
     test_images: int | None
-    components: int | None = Field(description="of the PCA")
+    components: int | None = Field(description="number of PCA components")
     explained_variance: float | None
 
 
@@ -143,17 +146,17 @@ class ModelCard(BaseModel):
 
     digest: str = Field(pattern="^[0-9a-f]{32}$")
     labels: list[str]
-    columns: dict[str, list[str]] = Field(description="further label columns, by name the values of each")
+    columns: dict[str, list[str]] = Field(description="values of each further label column")
     backbone: str
-    input_size: int = Field(description="pixels of a side of the square that the network sees")
-    fit: Fit = Field(description="how a picture becomes that square")
-    test_views: int = Field(description="views of a picture whose features are averaged")
+    input_size: int = Field(description="side of the backbone's square input, in pixels")
+    fit: Fit = Field(description="how an image becomes that square")
+    test_views: int = Field(description="number of views of an image whose features are averaged")
     precision: str
-    classifier: str = Field(description="which of the linear classifiers answers")
-    threshold: float = Field(description="least confidence of a sure answer")
-    familiarity_threshold: float = Field(description="least familiarity of what is not unknown")
-    temperature: float = Field(description="what scores are divided by before the softmax")
-    accuracy: float | None = Field(description="share of right answers on the test images, those not sure included")
+    classifier: str = Field(description="linear classifier that answers")
+    threshold: float = Field(description="lowest confidence of a sure answer")
+    familiarity_threshold: float = Field(description="lowest familiarity of an image that is not unknown")
+    temperature: float = Field(description="temperature that divides the scores before the softmax")
+    accuracy: float | None = Field(description="accuracy on the test images, including answers that are not sure")
     training: Training
 
 
@@ -191,13 +194,17 @@ _PROBLEMS: dict[int, tuple[str, Reason | Refusal | None, str | None]] = {
     400: ("The body is broken", Reason.UNREADABLE, "The body is no valid multipart/form-data."),
     408: ("The body did not arrive in time", Refusal.SLOW_BODY, "The body did not arrive within 30 s."),
     413: ("Too many bytes, pixels or files", Reason.TOO_LARGE, "more than 20971520 bytes"),
-    415: ("Not an image, or not a body that is understood", Reason.UNSUPPORTED_FORMAT, "looks like text"),
+    415: ("Not an image, or an unsupported type of body", Reason.UNSUPPORTED_FORMAT, "looks like text"),
     422: (
         "The image cannot be decoded, there is none, or top, cards or regions is wrong",
         Reason.TRUNCATED,
         "jpeg: truncated",
     ),
-    500: ("A fault of the server, whose log has the request's id; or the image ended two engines", None, None),
+    500: (
+        "A fault of the server (find it in the log by the request's id), or an image that killed two engines",
+        None,
+        None,
+    ),
     503: ("The queue is full, or the server is not ready: try again", Refusal.QUEUE_FULL, "256 images may wait."),
 }
 
@@ -214,7 +221,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
         found[status] = {"description": description, "content": {MEDIA_TYPE: content}}
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            seconds = {"description": "seconds", "required": True, "schema": {"type": "integer"}}
+            seconds = {"description": "time to wait, in seconds", "required": True, "schema": {"type": "integer"}}
             found[status]["headers"] = {"Retry-After": seconds}
     return found
 
@@ -250,13 +257,13 @@ def predict_request(model: Model, max_files: int) -> dict[str, Any]:
     top = {"type": "integer", "minimum": 1, "maximum": classes, "default": min(TOP, classes)}
     return {
         "parameters": [
-            {"name": "top", "in": "query", "required": False, "description": "labels to list", "schema": top},
+            {"name": "top", "in": "query", "required": False, "description": "number of labels to list", "schema": top},
             {
                 "name": "cards",
                 "in": "query",
                 "required": False,
                 "allowEmptyValue": True,
-                "description": "add what there is to know, in this language; empty: in those of Accept-Language",
+                "description": "add cards in this language; if empty, in the languages of Accept-Language",
                 "schema": {"type": "string", "examples": ["fr"]},
             },
             {
@@ -269,7 +276,7 @@ def predict_request(model: Model, max_files: int) -> dict[str, Any]:
         ],
         "requestBody": {
             "required": True,
-            "description": "one image or several as a form, whatever its fields are called, or one image as it is",
+            "description": "a form with one image or several, under any field names, or one image as the body",
             "content": {
                 "multipart/form-data": {"schema": form},
                 "application/octet-stream": {"schema": binary},

@@ -1,4 +1,4 @@
-"""What a client is told when it gets no answer: ``application/problem+json`` (RFC 9457)."""
+"""Error answers of the API: ``application/problem+json`` (RFC 9457)."""
 
 from __future__ import annotations
 

@@ -327,7 +327,7 @@ def run(
     if state.failure is not None and not state.draining:  # what ends in a server that is stopping is no failure
         if isinstance(state.failure, OrchardError):
             raise state.failure
-        raise ClusterError(f"The network cannot be compiled on this machine: {state.failure}.") from state.failure
+        raise ClusterError(f"The backbone cannot be compiled on this machine: {state.failure}.") from state.failure
 
 
 def _every_address(port: int) -> socket.socket | None:

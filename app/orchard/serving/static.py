@@ -1,4 +1,4 @@
-"""The page for phones, and the model that it runs in the browser: everything is read once, at start.
+"""The page for phones, and the model that it runs in the browser; all files are read once, at the start.
 
 The headers that guard and isolate the page are sent with every answer, see `orchard.serving.observability`.
 """

@@ -1,4 +1,4 @@
-"""A request's body into files, within limits that are counted while it arrives; nothing is written to a disk."""
+"""Reads a request's body into files, within limits that are checked while it arrives; nothing is written to disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and objects behind one interface: folders and buckets, read and written whole or not at all."""
+"""Folders and buckets behind one interface; files are written completely or not at all."""
 
 import errno
 import os

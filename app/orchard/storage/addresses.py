@@ -1,4 +1,4 @@
-"""What addresses name: paths of this machine, and objects of Amazon S3, Google Cloud Storage and Azure Storage."""
+"""Parses addresses: local paths, and objects of Amazon S3, Google Cloud Storage and Azure Storage."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What the standard AWS chain, botocore's, knows: keys of every kind of profile and role, region, endpoint."""
+"""Keys, region and endpoint from the standard AWS chain of botocore, for every kind of profile and role."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""A bucket by obstore alone: what the stores have in common."""
+"""A bucket through obstore: what all object stores have in common."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

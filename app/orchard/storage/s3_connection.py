@@ -1,4 +1,4 @@
-"""The way to a bucket, one for each process, and whether the store answers."""
+"""The connection to a bucket, one for each process, and whether the store answers."""
 
 import functools
 import os

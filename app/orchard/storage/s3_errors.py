@@ -1,4 +1,4 @@
-"""What an object store's error means to the person who meets it.
+"""Turns an object store's errors into sentences that say what to do.
 
 obstore's exceptions carry the server's answer as text alone, and few of them are Python's own (FileNotFoundError is,
 PermissionDeniedError is no PermissionError), so this reads the text.

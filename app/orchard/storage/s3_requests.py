@@ -1,4 +1,4 @@
-"""Signed requests of our own, for what obstore cannot name or list.
+"""Signed requests for what obstore cannot name or list.
 
 obstore refuses a whole listing for one key such as ``a//b``, and takes ``/a`` for ``a``.
 """

@@ -1,4 +1,4 @@
-"""The files below a folder: every real folder once, whatever links lead to it."""
+"""The files below a folder: every real folder once, however many links lead to it."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Fine-tuning: the last blocks of a backbone are trained on an output's own images, before features are made of them.
+"""Fine-tuning: trains the last blocks of a backbone on an output's images before features are extracted.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What the kept blocks make of images: float16, in a file that is mapped into memory, computed once and kept."""
+"""Outputs of the frozen blocks for all images: float16 in a memory-mapped file, computed once."""
 
 from __future__ import annotations
 

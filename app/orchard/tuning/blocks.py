@@ -1,4 +1,4 @@
-"""Which blocks of a backbone are trained, and the two networks that it falls into there."""
+"""Which blocks of a backbone are trained, and the two networks into which it is cut there."""
 
 from __future__ import annotations
 

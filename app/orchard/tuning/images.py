@@ -1,4 +1,4 @@
-"""Which images a network is tuned on, and which tell when to stop."""
+"""Which images a backbone is tuned on, and which decide when to stop."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def chosen(images: pa.Table, *, most: int, seed: int) -> tuple[pa.Table, pa.Tabl
         held, training = training.filter(is_held), training.filter(pc.invert(is_held))
     if pc.count_distinct(training["label"]).as_py() < 2 or not held.num_rows:
         raise TrainingError(
-            f"There is too little to tune a network with ({training.num_rows} training images, {held.num_rows} held "
-            "out): give more labelled images of two labels at least, or run without --tune."
+            f"There is too little to tune a backbone with ({training.num_rows} training images, {held.num_rows} held "
+            "out): give more labelled images, of at least two labels, or run without --tune."
         )
     return _balanced(training, most, seed), _balanced(held, MOST_HELD_OUT, seed)
 

@@ -1,4 +1,4 @@
-"""Tuning in a process of its own, which is thrown away with TensorFlow's memory; the driver follows it by its lines.
+"""Tuning in a child process, which ends with TensorFlow's memory; the driver follows it by its output lines.
 
 ::
 
@@ -210,7 +210,7 @@ def check_readable(classes: NDArray[np.intp], training: Activations, held_out: A
     """Raise TrainingError if too few images can be read: of fewer than two `classes`, or none that is held out."""
     if len(np.unique(classes[training.known])) < 2 or not len(held_out.known):
         raise TrainingError(
-            f"Of {len(training.rows)} images to tune a network on, and {len(held_out.rows)} to measure it, "
+            f"Of {len(training.rows)} images to tune a backbone on, and {len(held_out.rows)} to measure it, "
             f"{len(training.known)} and {len(held_out.known)} can be read: bring them back to where they were."
         )
 

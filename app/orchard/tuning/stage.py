@@ -1,4 +1,4 @@
-"""The stage from an output's images to a tuned network, which features are then made with.
+"""The stage from an output's images to a tuned backbone, with which features are then extracted.
 
 What has been trained is kept as a checkpoint beside the commits, where the next start finds it, on whatever machine;
 activations lie in the cache of this one. The commit that brings the weights drops what the network of before has made,
@@ -81,7 +81,9 @@ def tune(output: Output, images: pa.Table, identity: dict[str, Any], settings: S
         OrchardError: see `orchard.tuning.process.tune`.
     """
     if output.rows(Dataset.INVENTORY):
-        raise OutputDamaged(f"{output.url} has lost its tuned network and the weights of it: start over with --fresh.")
+        raise OutputDamaged(
+            f"{output.url} has lost its tuned backbone and that backbone's weights: start again with --fresh."
+        )
     key = _key(images, identity, settings)
     files, metrics = _train(output, images, identity, settings, key)
     output.commit(

@@ -1,4 +1,4 @@
-"""The training itself, in the process that has TensorFlow: from activations to the last blocks' weights.
+"""The training itself, in the process that has TensorFlow: from activations to weights of the last blocks.
 
 First a linear probe, then everything after the kept blocks: a head that starts at random would spoil what the blocks
 have learned before it is any good (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform

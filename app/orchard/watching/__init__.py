@@ -1,4 +1,4 @@
-"""Answers to a camera: frames come one after the other, an exported file says what is on each.
+"""Classifies frames as they come, with an exported file.
 
 ::
 

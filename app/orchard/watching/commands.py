@@ -1,4 +1,4 @@
-"""The command that answers to frames as they come: parse, call, print; nothing else."""
+"""The command that classifies frames: parse, call, print; nothing else."""
 
 from __future__ import annotations
 
@@ -13,18 +13,27 @@ import click
 from orchard import interruption
 
 
-@click.command(short_help="say what a camera, a video or a folder that fills shows")
+@click.command(short_help="classify frames of a camera, a video or a growing folder")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("source")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="frames a second at most")
-@click.option("--top", default=3, type=click.IntRange(1), metavar="N", help="name the N likeliest labels  [default: 3]")
-@click.option("--threads", default=1, type=click.IntRange(1), metavar="N", help="that compute  [default: 1]")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="largest number of frames to classify in a second",
+)
+@click.option(
+    "--top", default=3, type=click.IntRange(1), metavar="N", help="print the N likeliest labels  [default: 3]"
+)
+@click.option(
+    "--threads", default=1, type=click.IntRange(1), metavar="N", help="number of threads that compute  [default: 1]"
+)
 def watch(model: Path, source: str, *, rate: float | None, top: int, threads: int) -> int:
-    """Say what is on frames of SOURCE as they come, a line of JSON for each.
+    """Classify the frames of SOURCE as they arrive, and print a line of JSON for each.
 
-    MODEL is an ONNX or OpenVINO file of `orchard export`, its card beside it. SOURCE is a folder into which pictures
-    come, a video file, or the number of a camera. Of a folder and a camera the newest frame is answered; older ones are
-    left and counted, so that no answer is late. It takes neither Spark nor TensorFlow.
+    MODEL is an ONNX or OpenVINO file that `orchard export` wrote, with its card beside it. SOURCE is a folder that
+    receives images, a video file, or the number of a camera. From a folder or a camera, only the newest frame is
+    classified; older ones are skipped and counted, so that no answer is late. Neither Spark nor TensorFlow is needed.
 
     \b
     Example:

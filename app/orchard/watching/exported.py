@@ -1,4 +1,4 @@
-"""A file that `orchard export` wrote, and its answers, by what runs such files alone."""
+"""A file that `orchard export` wrote, and its answers, using only a runtime for such files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ class Exported:
     def __init__(self, file: Path, threads: int) -> None:
         runners = {Format.ONNX.suffix: _onnx, Format.OPENVINO.suffix: _openvino}
         if file.suffix not in runners:
-            raise UsageError(f"{file} is neither an ONNX nor an OpenVINO file: orchard export OUT --format onnx.")
+            raise UsageError(
+                f"{file} is neither an ONNX nor an OpenVINO file: write one with `orchard export OUT --format onnx`."
+            )
         if not file.is_file():
             raise InputError(f"There is no file {file}: write it with orchard export.")
         self.card = Card.beside(file)

@@ -1,4 +1,4 @@
-"""Where frames come from: a camera, a video, or a folder that fills.
+"""Where frames come from: a camera, a video, or a folder that receives images.
 
 A camera and a folder go on whether anybody looks or not: the newest frame is taken, and those that came before it
 meanwhile are counted and left. A video waits: its frames are taken at the rate that is asked for, in its own time.

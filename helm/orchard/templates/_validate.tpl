@@ -1,4 +1,4 @@
-{{/* Whether a place is in a bucket of any cloud; empty if it is none. */}}
+{{/* Whether a place is in a bucket of any cloud; empty if not. */}}
 {{- define "orchard.isObject" -}}
 {{- if regexMatch "^(s3a?|gs|abfss?)://" (trim (toString .)) }}yes{{ end -}}
 {{- end -}}
@@ -26,7 +26,7 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- end -}}
 {{- end -}}
 
-{{/* Labels that the chart, Spark and Helm find things by are not the user's. */}}
+{{/* Refuse labels that the chart, Spark and Helm use to find objects. */}}
 {{- define "orchard.validateLabels" -}}
 {{- range $where, $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "driver.labels" .Values.driver.labels "executor.labels" .Values.executor.labels "serve.labels" .Values.serve.labels -}}
 {{- range $key, $_ := $labels -}}
@@ -37,7 +37,7 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- end -}}
 {{- end -}}
 
-{{/* A pod that asks for more than its limit is refused, that of an executor when the job already runs. */}}
+{{/* Refuse requests above their limits: Kubernetes would refuse the pod, an executor's only when the job already runs. */}}
 {{- define "orchard.validateLimits" -}}
 {{- range $role := list "driver" "executor" -}}
 {{- $of := get $.Values $role -}}
@@ -54,7 +54,7 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- end -}}
 {{- end -}}
 
-{{/* What values.schema.json cannot say: values that do not go together. */}}
+{{/* Refuse values that do not go together, which values.schema.json cannot express. */}}
 {{- define "orchard.validate" -}}
 {{- $v := .Values -}}
 {{- $runs := ne $v.mode "none" -}}

@@ -1,4 +1,4 @@
-{{/* The same in a SparkApplication and in a ScheduledSparkApplication. */}}
+{{/* The specification of a SparkApplication, shared with the ScheduledSparkApplication. */}}
 {{- define "orchard.sparkApplicationSpec" -}}
 type: Python
 pythonVersion: "3"
