@@ -74,9 +74,7 @@ def options(*names: str) -> Callable[[Command], Command]:
         command = click.option("--debug", is_flag=True, help="show tracebacks and debug messages")(command)
         command = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")(command)
         config = click.Path(path_type=Path)
-        command = click.option(
-            "--config", type=config, help="settings file, in TOML  [default: orchard.toml, if it exists]"
-        )(command)
+        command = click.option("--config", type=config, help="settings file, in TOML (default: orchard.toml)")(command)
         for name in reversed(names):
             command = _option(name)(command)
         return command

@@ -320,9 +320,8 @@ class Settings(BaseSettings):
         if not isinstance(given, dict):
             return given
         by_quality = dict(QUALITIES.get(given.get("quality"), {}))
-        answers = str(by_quality.get("answer_with"))
-        if answers not in str(given.get("classifiers", answers)):
-            by_quality.pop("answer_with", None)  # it is not fitted
+        if "linear_discriminant" not in str(given.get("classifiers", "linear_discriminant")):
+            by_quality.pop("answer_with", None)  # it is not fitted, nor mixed with a tuned head
         return {**by_quality, **given}
 
     @model_validator(mode="after")

@@ -130,6 +130,8 @@ def test_a_tuned_head_needs_no_name_and_is_passed_over_where_there_is_none() -> 
         Classifier.RANDOM_FOREST,
     ]
     assert trained(names, "tuned_head") == [Classifier.LINEAR_DISCRIMINANT, Classifier.RANDOM_FOREST]
-    assert trained(["random_forest", "tuned_head"], "tuned_head", is_tuned=True) == [Classifier.RANDOM_FOREST]
+    assert trained(["random_forest"], None, is_tuned=True) == [Classifier.RANDOM_FOREST]
+    with pytest.raises(UsageError, match="no classifier 'tuned_head'"):
+        trained([*names, "tuned_head"], None, is_tuned=True)
     with pytest.raises(UsageError, match="--answer-with logistic_regression"):
         trained(names, "logistic_regression", is_tuned=True)

@@ -36,10 +36,11 @@ def chosen(names: Sequence[str], answer_with: str | None, *, is_tuned: bool = Fa
     Raises:
         UsageError: there is no such classifier, or the one that is to answer is not a linear one of them.
     """
-    unknown = [name for name in names if name not in list(Classifier)]
+    by_name = [str(classifier) for classifier in Classifier if classifier is not Classifier.TUNED_HEAD]
+    unknown = [name for name in names if name not in by_name]
     if unknown:
-        raise UsageError(f"There is no classifier {unknown[0]!r}: choose among {', '.join(Classifier)}.")
-    found = [Classifier(name) for name in names if name != Classifier.TUNED_HEAD]
+        raise UsageError(f"There is no classifier {unknown[0]!r}: choose among {', '.join(by_name)}.")
+    found = [Classifier(name) for name in names]
     if is_tuned and Classifier.LINEAR_DISCRIMINANT in found:
         found.insert(found.index(Classifier.LINEAR_DISCRIMINANT) + 1, Classifier.TUNED_HEAD)
     linear = [classifier for classifier in found if classifier.is_linear]

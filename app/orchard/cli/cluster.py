@@ -116,7 +116,7 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
 @comparison(required=False)
 @click.option("--name", default="orchard", help="name of the job  [default: orchard]")
 @_in_cluster
-@click.option("--image", help="container image of Orchard  [default: orchard, tagged with this version]")
+@click.option("--image", help="container image of Orchard (default: orchard, tagged with this version)")
 @_resources
 @click.option("--s3-secret", metavar="NAME", help="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 @click.option("--gcs-account", metavar="EMAIL", help="Google service account of the pods (GKE's workload identity)")
