@@ -148,7 +148,7 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
 @click.option("--execution-role-arn", metavar="ARN", help="EMR on EKS, Serverless: the job's IAM role")
 @click.option(
     "--release-label",
-    help=f"EMR: release label  [default: {emr.RELEASE} on EKS, as the image's; else {emr_ec2.RELEASE}]",
+    help=f"EMR: release label (default: {emr.RELEASE} on EKS, as the image's; else {emr_ec2.RELEASE})",
 )
 @click.option("--log-group", metavar="NAME", help="EMR on EKS, Serverless: CloudWatch log group")
 @click.option("--log-uri", metavar="s3://…", help="EMR: S3 address that logs are written to")
