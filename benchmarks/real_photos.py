@@ -2,7 +2,8 @@
 
 The photos are those of the Grocery Store data set (Klasson, Zhang & Kjellström 2019), in ``../shared/grocery`` beside
 the repository or in ``--images``: fitted on its train part, measured on its validation part, as ``split.csv`` says.
-Accuracy is that of the classifier that `predict` uses, by label and by kind. `--only` takes some of the rows.
+Accuracy is that of the classifier that `predict` uses, by label and by kind. `--only` takes some of the rows: the
+qualities are those of `--quality`, with no other flag.
 
 `--few` measures another thing: how many photos of a market a model of studio pictures needs. The studio is
 ``../shared/fruits``, its kinds those that the shops have, too, and the market 0 to 20 photos a kind of the train part;
@@ -31,6 +32,9 @@ WEIGHTS = (1.0, 0.3, 0.1)
 """Of the studio."""
 DISCRIMINANT = ("--classifiers", "linear_discriminant")
 ROWS = {
+    "fast": ("--quality", "fast"),
+    "balanced": ("--quality", "balanced"),
+    "best": ("--quality", "best"),
     "Lite0": ("--backbone", "EfficientNetLite0"),
     "Lite0, 5 views": ("--backbone", "EfficientNetLite0", "--views", "5"),
     "Lite0, 3 test views": ("--backbone", "EfficientNetLite0", "--test-views", "3"),
@@ -54,11 +58,13 @@ def manifest(folder: Path, target: Path) -> Path:
 
 def measure(source: Path, output: Path, flags: tuple[str, ...]) -> tuple[float, float, float]:
     """Return accuracy by label and by kind, and the seconds of the whole command."""
-    command = [sys.executable, "-m", "orchard", "run", str(source), "--output", str(output), *DISCRIMINANT, *flags]
+    given = flags if "--quality" in flags else (*DISCRIMINANT, *flags)
+    command = [sys.executable, "-m", "orchard", "run", str(source), "--output", str(output), *given]
     started = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started
-    found = json.loads((output / "metrics.json").read_text())["classifiers"]["linear_discriminant"]
+    metrics = json.loads((output / "metrics.json").read_text())
+    found = metrics["classifiers"][metrics["selection"]["chosen"]]
     return found["accuracy"], found["by_kind"]["accuracy"], seconds
 
 
