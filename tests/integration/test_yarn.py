@@ -35,7 +35,12 @@ from .test_notebook import run_example
 MAIN = REPOSITORY / "docker" / "main.py"
 SPARK = Path(pyspark.__file__).parent
 IMAGES = 240
-SETTINGS: dict[str, Any] = {"classifiers": "linear_discriminant", "precision": "float32", "task_images": 8}
+SETTINGS: dict[str, Any] = {
+    "classifiers": "linear_discriminant",
+    "precision": "float32",
+    "input_size": 96,
+    "task_images": 8,
+}
 FLAGS = [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 T = TypeVar("T")
 
@@ -169,7 +174,8 @@ def network_pieces(events: Path) -> dict[str, Counter[str]]:
         if (event := json.loads(line))["Event"] == "SparkListenerBlockUpdated":
             block = event["Block Updated Info"]
             name, _, piece = block["Block ID"].rpartition("_")
-            if piece.startswith("piece") and (size := block["Memory Size"] + block["Disk Size"]):
+            is_stored = block["Storage Level"]["Replication"] > 0  # of one that goes it is 0, and the size what it was
+            if piece.startswith("piece") and is_stored and (size := block["Memory Size"] + block["Disk Size"]):
                 sizes[name] += size
                 who = stored.setdefault(name, {}).setdefault(block["Block Manager ID"]["Executor ID"], Counter())
                 who[piece] += 1
