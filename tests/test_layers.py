@@ -109,3 +109,16 @@ def test_the_design_shows_the_same_floors_and_numbers_its_decisions_in_order() -
     assert [int(number) for number, _ in rows] == list(range(1, len(FLOORS) + 1))
     decisions = [int(number) for number in re.findall(r"^(\d+)\. ", text.partition("## Decisions")[2], re.MULTILINE)]
     assert decisions == list(range(1, len(decisions) + 1))
+
+
+def test_a_constant_is_defined_once() -> None:
+    """A second value under the same name would silently take the place of the first for all who import it."""
+    twice = []
+    for module, path in modules().items():
+        seen: set[str] = set()
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            twice += [f"{module}.{name} (line {node.lineno})" for name in names if name in seen]
+            seen.update(names)
+    assert not twice

@@ -27,7 +27,7 @@ from orchard.inference.calibration import Calibration, Decision
 from orchard.inference.columns import from_bytes
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.linear import Linear
-from orchard.layout import COLUMNS, FEATURES, HEAD, INVENTORY, PREDICTIONS, REDUCED, Dataset
+from orchard.layout import COLUMNS, FEATURES, INVENTORY, PREDICTIONS, REDUCED, TRAINED_HEAD, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import load, reduce
 from orchard.reduction.statistics import Sums
@@ -252,7 +252,7 @@ def test_the_head_of_a_tuned_network_answers_together_with_the_discriminant(
     labels = json.loads(files["labels.json"])
     good = Linear.from_bytes(files["linear_discriminant.npz"], load(whole[0]))
     head = Head(Linear(good.weights[::-1] / 50, good.bias[::-1] / 50), labels[::-1])
-    output.commit({}, parts={HEAD: head.to_bytes()})
+    output.commit({}, parts={TRAINED_HEAD: head.to_bytes()})
     asked = [Classifier.LINEAR_DISCRIMINANT, Classifier.TUNED_HEAD]
     result = run(WHOLE, asked, sure_at=0.95, answer_with="tuned_head")
     assert list(result["classifiers"]) == ["linear_discriminant", "tuned_head"]
@@ -265,7 +265,7 @@ def test_the_head_of_a_tuned_network_answers_together_with_the_discriminant(
     confusion = result["classifiers"]["tuned_head"]["confusion"]
     assert confusion == result["classifiers"]["linear_discriminant"]["confusion"]
 
-    output.commit({}, parts={HEAD: Head(head.linear, ["plum", "cherry", "quince"]).to_bytes()})
+    output.commit({}, parts={TRAINED_HEAD: Head(head.linear, ["plum", "cherry", "quince"]).to_bytes()})
     result = classify(spark, output, asked, key="another", seed=1, split_by_group=False, **MEMORY)
     assert list(result["classifiers"]) == ["linear_discriminant"], "it does not know all labels"
 

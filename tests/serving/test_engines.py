@@ -176,8 +176,8 @@ def test_an_image_that_kills_each_engine_is_told_and_its_neighbours_are_answered
     poison = b"poison"
     send = EngineProcess.send
 
-    def send_and_kill(process: EngineProcess, images: Sequence[bytes], top: int) -> None:
-        send(process, images, top)
+    def send_and_kill(process: EngineProcess, images: Sequence[bytes], top: int, *, regions: bool) -> None:
+        send(process, images, top, regions=regions)
         if poison in images:
             assert process._process is not None
             process._process.kill()

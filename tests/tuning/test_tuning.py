@@ -14,7 +14,7 @@ from orchard.classification.tuned_head import Head
 from orchard.errors import StorageError, TrainingError, UsageError
 from orchard.features.backbones import REGISTRY, find
 from orchard.images.limits import Limits
-from orchard.layout import HEAD, TUNED
+from orchard.layout import TRAINED_HEAD, TUNED
 from orchard.storage import S3Options
 from orchard.tuning import process
 from orchard.tuning.activations import Activations
@@ -183,6 +183,6 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
     assert found["images"] == 63 and found["held_out"] == 32 and found["epochs"] == found["epochs_asked"] == 3
     assert len(found["history"]) == 4 and found["history"][: before.epoch + 1] == before.history
     assert len(files[TUNED]) > 10_000_000
-    head = Head.from_bytes(files[HEAD])
+    head = Head.from_bytes(files[TRAINED_HEAD])
     assert head.labels == ["green", "red"] and head.linear.weights.shape == (2, 1280)
     assert json.loads((folder / "result.json").read_text()) == found

@@ -24,10 +24,10 @@ from orchard.inference.columns import Column
 from orchard.inference.kinds import Kinds
 from orchard.inference.linear import Linear
 from orchard.layout import (
-    HEAD,
     LINEAR_DISCRIMINANT,
     LOGISTIC_REGRESSION,
     STATISTICS,
+    TRAINED_HEAD,
     TUNED_HEAD,
     Dataset,
     FittedBy,
@@ -205,7 +205,7 @@ class Candidates:
 
     def _tuned(self) -> tuple[tuple[Linear, Linear] | None, Mixture | None]:
         """Return the tuned network's head, for all labels and for those of the trial, and how much it is to say."""
-        data = self._output.part(HEAD)
+        data = self._output.part(TRAINED_HEAD)
         if data is None or self._output.recall("identity").get("transform", "none") != "none" or not self.held_out:
             return None, None
         head = Head.from_bytes(data)

@@ -29,13 +29,13 @@ from orchard.layout import (
     CARRIED,
     COLUMNS,
     FAMILIARITY,
-    HEAD,
     INVENTORY,
     KINDS,
     LABEL_COLUMNS,
     LABELS,
     NAMES,
     RANDOM_FOREST,
+    TRAINED_HEAD,
     Baseline,
     CalibrationMetrics,
     ClassifierMetrics,
@@ -93,7 +93,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
         InputError: the features were not reduced since they last changed.
         UsageError: the settings name classifiers that do not exist.
     """
-    classifiers = chosen(settings.classifiers, settings.answer_with, is_tuned=output.has_part(HEAD))
+    classifiers = chosen(settings.classifiers, settings.answer_with, is_tuned=output.has_part(TRAINED_HEAD))
     reduced = output.recall("reduction").get("key")
     if reduced is None:
         raise InputError(f"The features in {output.url} are not reduced yet: start with orchard reduce {output.url}.")

@@ -32,7 +32,7 @@ from orchard.features.conversion import graph_of_tensorflow
 from orchard.features.engines import import_openvino
 from orchard.features.weights import keras_model, locate
 from orchard.images.decoding import Limits
-from orchard.layout import HEAD, TUNED
+from orchard.layout import TRAINED_HEAD, TUNED
 from orchard.storage import S3Options
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import divided
@@ -95,7 +95,7 @@ def tune(
         saved: gets each new checkpoint.
 
     Returns:
-        The files by name, `TUNED` and `HEAD`, and what it came to, see `orchard.layout.TuningMetrics`.
+        The files by name, `TUNED` and `TRAINED_HEAD`, and what it came to, see `orchard.layout.TuningMetrics`.
 
     Raises:
         OrchardError: the process broke off; or what it raised.
@@ -121,7 +121,7 @@ def tune(
         process.wait()
     child.raise_error(folder)
     try:
-        files = {name: (folder / name).read_bytes() for name in (TUNED, HEAD)}
+        files = {name: (folder / name).read_bytes() for name in (TUNED, TRAINED_HEAD)}
         return files, json.loads((folder / _RESULT).read_text())
     except OSError:
         raise OrchardError(
@@ -192,7 +192,7 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
         saved=lambda: say("saved", 0),
     )
     network.save_weights(folder / TUNED)
-    (folder / HEAD).write_bytes(Head(trainer.head, labels).to_bytes())
+    (folder / TRAINED_HEAD).write_bytes(Head(trainer.head, labels).to_bytes())
     result = {
         "images": len(training.known),
         "held_out": len(held_out.known),
