@@ -17,7 +17,7 @@ from orchard.classification.forest import Forest, grow
 from orchard.classification.held_out import HeldOut, collect, judge
 from orchard.classification.rows import Rows, reduced_rows
 from orchard.classification.training import Classifier, classifier_title
-from orchard.classification.tuned_head import Head, Mixture, mix
+from orchard.classification.tuned_head import Head, mix
 from orchard.errors import InputError
 from orchard.inference.calibration import LEAST_ROWS, Calibration, threshold
 from orchard.inference.columns import Column
@@ -134,7 +134,7 @@ class Candidates:
             images = HeldOut(images.features[:0], {name: [] for name in images.columns})
             self._trial, self._trial_labels = self._final, self.labels
         self._images = images
-        self._head, self._mixture = self._tuned()
+        self._mixed = self._mix_head()
         fitted = zip(further, others, strict=True)
         self.columns = tuple(self._column(name, fits, discriminants) for name, discriminants in fitted)
         """Further label columns, those that can be learned."""
@@ -149,7 +149,7 @@ class Candidates:
     @property
     def has_head(self) -> bool:
         """Whether the network was tuned with a head that knows all labels, and images are held out to weigh it on."""
-        return self._mixture is not None
+        return self._mixed is not None
 
     @property
     def held_out(self) -> int:
@@ -165,12 +165,9 @@ class Candidates:
         if classifier is Classifier.LINEAR_DISCRIMINANT:
             files = {LINEAR_DISCRIMINANT: self._final.linear.to_bytes()}
             return self._judged(self._final.linear, self._trial.linear, files, FittedBy.SUMS), None
-        if classifier is Classifier.TUNED_HEAD and self._mixture and self._head:
-            linear, trial_linear = (
-                self._mixture(fitted.linear, head)
-                for fitted, head in zip((self._final, self._trial), self._head, strict=True)
-            )
-            return self._judged(linear, trial_linear, {TUNED_HEAD: linear.to_bytes()}, FittedBy.TUNING), None
+        if classifier is Classifier.TUNED_HEAD and self._mixed:
+            mixed, mixed_trial = self._mixed
+            return self._judged(mixed, mixed_trial, {TUNED_HEAD: mixed.to_bytes()}, FittedBy.TUNING), None
         trial, final, lack = self._regression.result() if self._regression else self._fit_regression()
         if final is None:
             return None, lack
@@ -203,17 +200,18 @@ class Candidates:
         images = moments.count * rows[0] / sum(rows)  # as much as they weigh
         return discriminant.fit(moments, seen.columns[column], self.reduction, images)
 
-    def _tuned(self) -> tuple[tuple[Linear, Linear] | None, Mixture | None]:
-        """Return the tuned network's head, for all labels and for those of the trial, and how much it is to say."""
+    def _mix_head(self) -> tuple[Linear, Linear] | None:
+        """Return the discriminant, and that of the trial, mixed with the head that the network was tuned with."""
         data = self._output.part(TRAINED_HEAD)
         if data is None or self._output.recall("identity").get("transform", "none") != "none" or not self.held_out:
-            return None, None
+            return None
         head = Head.from_bytes(data)
         final, trial = head.of(self.labels), head.of(self._trial_labels)
         if final is None or trial is None:
-            return None, None
+            return None
         classes = self._images.classes("label", self._trial_labels)
-        return (final, trial), mix(self._trial.linear, trial, self._images.features, classes)
+        mixture = mix(self._trial.linear, trial, self._images.features, classes)
+        return mixture(self._final.linear, final), mixture(self._trial.linear, trial)
 
     def _column(self, name: str, fits: list[tuple[Sums, Parts]], found: list[discriminant.Discriminant]) -> Column:
         """Return a further column: judged as fitted without the images held out, answering as fitted with them."""

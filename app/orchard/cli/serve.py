@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -15,8 +16,15 @@ from orchard.storage import S3Options
 
 MIB = 2**20
 _COUNT = click.IntRange(min=1)
-_SECONDS = click.FloatRange(min=0)
 _NOTICE_BYTES = 64 * 2**10
+
+
+def _limit(flag: str, default: float, text: str, *, min_open: bool = False) -> Callable[[Any], Any]:
+    """Return the option of a limit: seconds if the default is a float, else a count of at least 1."""
+    is_time = isinstance(default, float)
+    kind = click.FloatRange(min=0, min_open=min_open) if is_time else _COUNT
+    shown = f"{text}  [default: {default:.0f}]"
+    return click.option(flag, type=kind, default=default, metavar="S" if is_time else "N", help=shown)
 
 
 @click.command(short_help="serve the model: an HTTP API and a page for phones")
@@ -28,71 +36,19 @@ _NOTICE_BYTES = 64 * 2**10
     "--port", type=click.IntRange(0, 65535), default=8080, metavar="N", help="port to listen on  [default: 8080]"
 )
 @click.option("--engines", type=_COUNT, metavar="N", help="number of engine processes  [default: one for each core]")
-@click.option(
-    "--queue",
-    type=_COUNT,
-    default=256,
-    metavar="N",
-    help="largest number of images that may wait for an engine  [default: 256]",
+@_limit("--queue", 256, "largest number of images that may wait for an engine")
+@_limit("--max-bytes", 20 * MIB, "largest file, in bytes")
+@_limit("--max-total-bytes", 64 * MIB, "largest request, in bytes")
+@_limit("--max-held-bytes", 512 * MIB, "largest total of all requests in memory, in bytes")
+@_limit("--max-pixels", 50_000_000, "largest image, in pixels")
+@_limit("--max-files", 16, "largest number of files in a request")
+@_limit("--max-decode-seconds", 10.0, "CPU time to decode an image, in seconds, at most", min_open=True)
+@_limit("--body-seconds", 30.0, "time limit for a request's body to arrive, in seconds")
+@_limit("--request-seconds", 30.0, "time limit for an answer, in seconds")
+@_limit(
+    "--drain-seconds", 0.0, "time after SIGTERM in which requests are still accepted while /readyz says no, in seconds"
 )
-@click.option(
-    "--max-bytes", type=_COUNT, default=20 * MIB, metavar="N", help="largest file, in bytes  [default: 20971520]"
-)
-@click.option(
-    "--max-total-bytes",
-    type=_COUNT,
-    default=64 * MIB,
-    metavar="N",
-    help="largest request, in bytes  [default: 67108864]",
-)
-@click.option(
-    "--max-held-bytes",
-    type=_COUNT,
-    default=512 * MIB,
-    metavar="N",
-    help="largest total of all requests in memory, in bytes  [default: 536870912]",
-)
-@click.option(
-    "--max-pixels", type=_COUNT, default=50_000_000, metavar="N", help="largest image, in pixels  [default: 50000000]"
-)
-@click.option(
-    "--max-files", type=_COUNT, default=16, metavar="N", help="largest number of files in a request  [default: 16]"
-)
-@click.option(
-    "--max-decode-seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    default=10.0,
-    metavar="S",
-    help="CPU time to decode an image, in seconds, at most  [default: 10]",
-)
-@click.option(
-    "--body-seconds",
-    type=_SECONDS,
-    default=30.0,
-    metavar="S",
-    help="time limit for a request's body to arrive, in seconds  [default: 30]",
-)
-@click.option(
-    "--request-seconds",
-    type=_SECONDS,
-    default=30.0,
-    metavar="S",
-    help="time limit for an answer, in seconds  [default: 30]",
-)
-@click.option(
-    "--drain-seconds",
-    type=_SECONDS,
-    default=0.0,
-    metavar="S",
-    help="time after SIGTERM in which requests are still accepted while /readyz says no, in seconds  [default: 0]",
-)
-@click.option(
-    "--shutdown-seconds",
-    type=_SECONDS,
-    default=30.0,
-    metavar="S",
-    help="time after that for requests in progress to finish, in seconds  [default: 30]",
-)
+@_limit("--shutdown-seconds", 30.0, "time after that for requests in progress to finish, in seconds")
 @click.option(
     "--cors-origin",
     "cors_origins",
