@@ -92,7 +92,7 @@ def extract(
     output = output or tempfile.mkdtemp(prefix="orchard-")
     check_apart(source, output)
     found = load(settings)
-    found.check_regions(*([source] if isinstance(source, str) else source), output)
+    found.check_regions(source, output)
     with Pipeline(output, found, spark) as pipeline:
         pipeline.extract(source)
         pipeline.finish()
@@ -234,7 +234,7 @@ def predict(
     found = load(settings)
     s3, limits = found.s3_options(), found.limits()
     images = [images] if isinstance(images, str) else images
-    found.check_regions(output, *images)
+    found.check_regions(output, images)
     model = Model.load(output, s3)
     listed = find_images(images, s3)
     if spark is None:

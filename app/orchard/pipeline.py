@@ -63,7 +63,7 @@ def run(source: str | Sequence[str], output: str, settings: Settings, spark: Spa
     """Do everything: from the images at `source`, one or several, to the report in `output`."""
     with told(settings.webhook, output) as message:
         check_apart(source, output)
-        settings.check_regions(*_several(source), output)
+        settings.check_regions(source, output)
         with Pipeline(output, settings, spark) as pipeline:
             message["run"] = pipeline.output.run_id
             pipeline.extract(source)
@@ -134,10 +134,6 @@ def _existing(output: str, s3: S3Options) -> Output:
     return found
 
 
-def _several(source: str | Sequence[str]) -> Sequence[str]:
-    return [source] if isinstance(source, str) else source
-
-
 def _event_log(spark: SparkSession | None) -> list[str]:
     """Return where a session of the caller's writes its event log, if it does."""
     conf = spark.sparkContext.getConf() if spark is not None else None
@@ -180,7 +176,7 @@ class Pipeline:
     ) -> None:
         self.settings = settings
         chosen(settings.classifiers, settings.answer_with)  # what cannot be trained is said before any work
-        settings.check_regions(output, *_event_log(spark))
+        settings.check_regions(output, _event_log(spark))
         self.s3 = settings.s3_options()
         self.cards = cards.read(settings.cards, self.s3) if settings.cards else None
         self.output = _existing(output, self.s3) if must_exist else Output(output, self.s3)

@@ -9,8 +9,9 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -381,8 +382,11 @@ class Settings(BaseSettings):
             bucket_key=self.s3_bucket_key,
         ).resolved()
 
-    def check_regions(self, *addresses: str) -> None:
+    def check_regions(self, *addresses: str | Sequence[str] | None) -> None:
         """Make sure that the buckets among `addresses`, and those that these settings name, are in allowed regions.
+
+        Args:
+            addresses: one, several, or none that is given.
 
         Raises:
             RegionRefused: one is not, or cannot tell; nothing of any of them was read or written.
@@ -391,7 +395,9 @@ class Settings(BaseSettings):
         if self.allowed_regions:
             from orchard.storage import check_regions
 
+            given = [[each] if each is None or isinstance(each, str) else each for each in addresses]
             named = (
+                *chain.from_iterable(given),
                 self.weights,
                 self.cards,
                 self.corrections,
@@ -399,7 +405,7 @@ class Settings(BaseSettings):
                 self.backgrounds,
                 *self.spark_conf.values(),
             )
-            check_regions([*addresses, *filter(None, named)], self.s3_options())
+            check_regions(filter(None, named), self.s3_options())
 
     def limits(self) -> "Limits":
         """Return what an image may cost."""

@@ -256,7 +256,7 @@ def submit(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917 -- click passes each fla
                 "and --claim away."
             )
         if not dry_run:  # elsewhere the driver does so, which may have more rights than this machine
-            job.settings.check_regions(*filter(None, (source, output, bundle, log_uri)))
+            job.settings.check_regions(source, output, bundle, log_uri)
         if webhook_secret or job.settings.bounds():
             raise UsageError(
                 "On EMR pods get no Secret of yours and the driver may not scale: leave --webhook-secret and "

@@ -83,7 +83,7 @@ def predict(
         raise UsageError("--kinds-in-names measures what --regions finds: give --regions, too.")
     if regions and form == "csv" and not as_json:
         raise UsageError("--regions gives lists, which a table of CSV has no columns for: give --format jsonl.")
-    settings.check_regions(output, *images)
+    settings.check_regions(output, images)
     s3, limits = settings.s3_options(), settings.limits()
     model = Model.load(output, s3)
     listed = find_images(images, s3)

@@ -115,7 +115,7 @@ def extract(source: str | Sequence[str], output: str, as_json: bool, **flags: An
 
     settings = settings_from(flags)
     check_apart(source, output)
-    settings.check_regions(*([source] if isinstance(source, str) else source), output)
+    settings.check_regions(source, output)
     with Pipeline(output, settings) as pipeline:
         pipeline.extract(source)
         return print_outcome(pipeline.finish(), as_json)

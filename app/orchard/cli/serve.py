@@ -115,7 +115,7 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
 
     if max_files > queue:
         raise UsageError(f"--max-files {max_files}: the queue of {queue} images has no room for them.")
-    settings.check_regions(output, *([privacy_notice] if privacy_notice else []))
+    settings.check_regions(output, privacy_notice)
     notice = _notice(privacy_notice, settings.s3_options()) if privacy_notice else ""
     model = Model.load(output, settings.s3_options())
     serving = Serving(

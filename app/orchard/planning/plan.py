@@ -48,7 +48,7 @@ def make_plan(source: str | Sequence[str], output: str | None, settings: Setting
     """
     if output is not None:
         check_apart(source, output)
-    settings.check_regions(*([source] if isinstance(source, str) else source), *([output] if output else []))
+    settings.check_regions(source, output)
     backbone, s3 = find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size), settings.s3_options()
     if settings.tune:
         last_kept(backbone)
