@@ -183,6 +183,8 @@ def _kind(process: Process, parent: Process | None, root: int) -> Kind:
         return Kind.JVM
     if "pyspark.daemon" in process.command:
         return Kind.WORKER if parent is not None and "pyspark.daemon" in parent.command else Kind.DAEMON
+    if "orchard.processes" in process.command:
+        return Kind.WORKER
     return Kind.BUILD if "orchard.features.conversion" in process.command else Kind.OTHER
 
 

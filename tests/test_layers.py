@@ -18,7 +18,7 @@ FLOORS = (
     ("review", "neighbours", "tuning", "classification"),
     ("inference", "reduction"),
     ("features",),
-    ("spark", "tasks", "datasets", "stages", "monitoring", "usage", "cluster.executors", "cluster.client"),
+    ("spark", "processes", "tasks", "workers", "datasets", "stages", "monitoring", "usage", "cluster.executors", "cluster.client"),
     ("images", "settings", "settings_text", "flags", "cluster.autoscaling", "cluster.reasons"),
     ("output", "log", "models", "lock", "upgrade"),
     ("cards", "files", "delimited"),

@@ -1,11 +1,7 @@
 """What goes wrong in a worker reaches the driver as what it was; everything else on Spark as one sentence."""
 
-import os
 import re
-import signal
-import time
 from collections.abc import Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +13,9 @@ from py4j.protocol import Py4JNetworkError
 from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import SparkSession
 
+import misbehaving
 from orchard import datasets, tasks
-from orchard.errors import AccessDenied, ClusterError, InputError, OrchardError, OutputDamaged, StorageError
+from orchard.errors import OutputDamaged, StorageError
 from orchard.files import DataFile
 from orchard.layout import REDUCED
 from orchard.spark.properties import with_attempts
@@ -27,48 +24,19 @@ from orchard.storage import open_storage
 SENTENCE = "Two lines\nof “é” \\x and ${braces}: mend them."
 
 
-def raise_error(error: Exception) -> None:
-    raise error
-
-
 def raise_in_batches(error: Exception, _: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     raise error
     yield
 
 
-def kill_own_process(_: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_the_first(attempts: Path, number: int) -> int:
-    """Die at the first three attempts."""
-    if len(list(attempts.iterdir())) < 3:
-        (attempts / str(os.getpid())).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-@pytest.mark.parametrize("kind", [StorageError, AccessDenied, InputError])
-def test_an_error_of_orchard_keeps_its_class_and_sentence(spark: SparkSession, kind: type[OrchardError]) -> None:
-    with pytest.raises(kind, match=re.escape(SENTENCE)) as caught:
-        tasks.run(spark.sparkContext, raise_error, [kind(SENTENCE)])
-    assert type(caught.value) is kind
-    assert str(caught.value) == SENTENCE
-
-
-def test_so_it_does_from_a_reduction_and_from_a_frame(spark: SparkSession) -> None:
+def test_an_error_keeps_its_sentence_from_a_reduction_and_from_a_frame(spark: SparkSession) -> None:
     with pytest.raises(StorageError, match=re.escape(SENTENCE)):
-        tasks.tree_reduce(spark.sparkContext, raise_error, [StorageError(SENTENCE)] * 3, max)
+        tasks.tree_reduce(spark.sparkContext, misbehaving.raise_error, [StorageError(SENTENCE)] * 3, max)
     rows = tasks.map_batches(spark.range(3), partial(raise_in_batches, StorageError(SENTENCE)), "id long")
     with pytest.raises(StorageError, match=re.escape(SENTENCE)):
         tasks.collect(rows)
     with pytest.raises(StorageError, match=re.escape(SENTENCE)), tasks.at_work(spark.sparkContext):
         VectorAssembler(inputCols=["id"], outputCol="v").transform(rows).write.format("noop").mode("append").save()
-
-
-def test_a_file_that_nobody_foresaw_is_named(spark: SparkSession) -> None:
-    with pytest.raises(StorageError, match=r"/nowhere/at all cannot be .*No such file"):
-        tasks.run(spark.sparkContext, open, ["/nowhere/at all"])
 
 
 @pytest.mark.parametrize("content", [None, b"PAR1 is not enough", "page"])
@@ -90,17 +58,6 @@ def test_a_damaged_file_is_named(spark: SparkSession, content: bytes | str | Non
     with pytest.raises(OutputDamaged, match=path.name) as caught:
         tasks.collect(rows)
     assert "\n" not in str(caught.value)
-
-
-def test_a_worker_that_is_killed_each_time_is_told(spark: SparkSession) -> None:
-    with pytest.raises(ClusterError, match=r"worker was killed.*memory.*start again"):
-        tasks.run(spark.sparkContext, kill_own_process, [0])
-
-
-def test_a_local_master_tries_four_times_too(spark: SparkSession, tmp_path: Path) -> None:
-    assert spark.sparkContext.master == "local[2,4]"
-    assert tasks.run(spark.sparkContext, partial(kill_the_first, tmp_path), [7]) == [7]
-    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize(
@@ -152,26 +109,3 @@ def test_only_jobs_of_orchard_are_cancelled(spark: SparkSession) -> None:
             pass
         assert set(context.getJobTags()) == {"orchard"}
     assert set(context.getJobTags()) == set()
-
-
-def test_batches_are_taken_while_there_is_room_and_answered_in_their_order(spark: SparkSession) -> None:
-    taken: list[int] = []
-
-    def batches() -> Iterator[list[int]]:
-        for number in range(1, 5):
-            taken.append(number)
-            yield [-number, number]
-
-    with closing(tasks.run_batches(spark.sparkContext, abs, batches(), in_order=True)) as found:
-        assert next(found) == [1, 1]
-        assert taken == [1, 2]
-        assert list(found) == [[2, 2], [3, 3], [4, 4]]
-
-
-def test_batches_that_are_given_up_end_on_spark(spark: SparkSession) -> None:
-    def tick() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        list(tasks.run_batches(spark.sparkContext, time.sleep, [[600.0], [600.0]], tick=tick))
-    assert tasks.run(spark.sparkContext, abs, [-1, -2]) == [1, 2]

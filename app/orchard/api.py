@@ -228,8 +228,9 @@ def predict(
         OrchardError: see `orchard.errors`.
     """
     from orchard.inference.model import Model
-    from orchard.inference.predict import find_images, predict_here, predict_on_spark
+    from orchard.inference.predict import find_images, predict_here, predict_in_workers
     from orchard.settings import load
+    from orchard.tasks import SparkWorkers
 
     found = load(settings)
     s3, limits = found.s3_options(), found.limits()
@@ -240,8 +241,9 @@ def predict(
     if spark is None:
         answers = predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions)
     else:
-        answers = predict_on_spark(
-            spark, model, listed, limits=limits, s3=s3, top=top, regions=regions, progress=lambda _: None
+        workers = SparkWorkers(lambda: spark.sparkContext)
+        answers = predict_in_workers(
+            workers, model, listed, limits=limits, s3=s3, top=top, regions=regions, progress=lambda _: None
         )
     return [dict(answer) for answer in answers]
 

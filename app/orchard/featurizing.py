@@ -56,8 +56,10 @@ class Featurizing:
         settings = self.settings
         return find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size)
 
-    def extract(self, source: str | Sequence[str]) -> int:
+    def extract(self, source: str | Sequence[str], *, spark_follows: bool = False) -> int:
         """List `source`, featurize what the output does not have yet, and return how many images were decoded.
+
+        With ``spark_follows`` Spark starts meanwhile.
 
         Raises:
             InputError: the source is missing or empty.
@@ -95,7 +97,7 @@ class Featurizing:
         if identity["tune"] and not tuning.is_there(output):
             with self.meter.stage("tune", cores=available_cores()):
                 tuning.tune(output, pending.images, identity, settings)
-        done = self._featurize(pending, identity, backbone, listing.table, backgrounds)
+        done = self._featurize(pending, identity, backbone, listing.table, backgrounds, spark_follows=spark_follows)
         extraction.complete(output, listing, source, done)
         if output.has_part(TO_DO_AGAIN):
             tuning.done_again(output)
@@ -130,7 +132,7 @@ class Featurizing:
             s3=settings.s3_options(),
         )
         backbone = find(identity["backbone"], alpha=identity["alpha"], input_size=identity["input_size"])
-        done = self._featurize(pending, identity, backbone, images, backgrounds)
+        done = self._featurize(pending, identity, backbone, images, backgrounds, spark_follows=True)
         extraction.complete_again(output, output.recall("listing"), done)
         tuning.done_again(output)
         return int(done.get("images", 0))
@@ -142,14 +144,17 @@ class Featurizing:
         backbone: Backbone,
         listed: pa.Table,
         backgrounds: Backgrounds,
+        *,
+        spark_follows: bool,
     ) -> extraction.Extraction:
         if not extraction.is_needed(self.output, pending):
             return {}
 
         def learn(result: ExtractionResult) -> None:
-            slots = self.session.spark.sparkContext.defaultParallelism
             tuned_now = "tune" in self.meter.seconds
-            self.expectation.learn(listed, pending.images, backbone, identity, result, slots=slots, tuned=tuned_now)
+            self.expectation.learn(
+                listed, pending.images, backbone, identity, result, slots=result.slots, tuned=tuned_now
+            )
 
         return extraction.featurize(
             self.session,
@@ -162,4 +167,5 @@ class Featurizing:
             backgrounds=backgrounds,
             weights=tuned(self.output),
             learned=learn,
+            spark_follows=spark_follows,
         )

@@ -25,6 +25,7 @@ SECONDS = {signal.SIGINT: 3.5, signal.SIGTERM: 20.0}
 """How long what must end in order may take; Kubernetes kills after 30 s, and a person at the keyboard waits."""
 _CHILDREN_SECONDS = 1.0
 _AGAIN_SECONDS = 0.25
+_LOOK_SECONDS = 0.1
 
 _asked = Event()
 _open: dict[object, Callable[[], object] | None] = {}
@@ -101,7 +102,7 @@ def run(command: Callable[[], tuple[int, str | None]], *, in_main_thread: bool =
         for name in SECONDS:
             signal.signal(name, lambda number, _: events.put(signal.Signals(number)))
         Thread(target=lambda: events.put(command()), name="orchard-command", daemon=True).start()
-        event = events.get()
+        event = _first(events)
     if isinstance(event, signal.Signals):
         _wait(events, until=time.monotonic() + SECONDS[event])
         _leave(event)
@@ -111,6 +112,13 @@ def run(command: Callable[[], tuple[int, str | None]], *, in_main_thread: bool =
     if sentence is not None:
         _tell(sentence)
     sys.exit(code)
+
+
+def _first(events: "SimpleQueue[T]") -> T:
+    """Return the first event; look up now and then, for a signal that interrupts another thread does not wake this."""
+    while True:
+        with contextlib.suppress(Empty):
+            return events.get(timeout=_LOOK_SECONDS)
 
 
 def _wait(events: "SimpleQueue[signal.Signals | tuple[int, str | None]]", until: float) -> None:

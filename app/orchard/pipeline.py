@@ -66,7 +66,7 @@ def run(source: str | Sequence[str], output: str, settings: Settings, spark: Spa
         settings.check_regions(source, output)
         with Pipeline(output, settings, spark) as pipeline:
             message["run"] = pipeline.output.run_id
-            pipeline.extract(source)
+            pipeline.extract(source, spark_follows=True)
             return _after_features(pipeline, message)
 
 
@@ -203,15 +203,19 @@ class Pipeline:
     def __exit__(self, *error: Any) -> None:
         self._opened.__exit__(*error)
 
-    def extract(self, source: str | Sequence[str]) -> None:
+    def extract(self, source: str | Sequence[str], *, spark_follows: bool = False) -> None:
         """List `source`, one or several, and featurize what the output does not have yet.
+
+        Args:
+            source: folder, URL, glob or manifest.
+            spark_follows: start Spark meanwhile, if it is not needed for this, as later stages need it.
 
         Raises:
             InputError: the source is missing or empty.
             SettingsChanged: the output's features were made with other settings.
             UsageError: the output holds images that the source does not list.
         """
-        self._decoded = self._featurizing.extract(source)
+        self._decoded = self._featurizing.extract(source, spark_follows=spark_follows)
 
     def tune(self) -> None:
         """Tune the network that the output's features were made with, and make them again with it.

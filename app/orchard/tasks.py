@@ -8,17 +8,18 @@ import base64
 import contextlib
 import json
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import pyarrow as pa
 
 from orchard import errors, interruption
 from orchard.cluster import executors
 from orchard.errors import ClusterError, OrchardError, file_failure, first_line, is_of_file
+from orchard.workers import Early, Shared, Workers
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -28,15 +29,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 
-ATTEMPTS = 4
-"""At a task, in a local run as in a cluster (Spark's ``spark.task.maxFailures``, which local masters ignore)."""
-
-BATCHES_IN_FLIGHT = 2
-"""While the last tasks of one batch run, those of the next fill the free slots."""
-
 _TAG = "orchard"
 _AGAIN_SECONDS = 0.2
-_TICK_SECONDS = 0.25
 _MARK = "orchard-error:"
 _MARKED = re.compile(rf"{_MARK}([\w=-]+)")
 _GUESS = "most likely for want of memory"
@@ -90,53 +84,80 @@ def run(context: "SparkContext", function: Callable[[T], R], items: Sequence[T])
         ClusterError: Spark gave up.
     """
     with at_work(context):
-        found: list[R] = context.parallelize(items, len(items)).map(partial(_call, function)).collect()
+        found: list[R] = context.parallelize(items, len(items)).map(partial(call, function)).collect()
     return found
 
 
-def run_batches(
-    context: "SparkContext",
-    function: Callable[[T], R],
-    batches: Iterable[Sequence[T]],
-    *,
-    in_order: bool = False,
-    tick: Callable[[], object] = lambda: None,
-) -> Generator[list[R], None, None]:
-    """Yield what `run` returns for each batch, with `BATCHES_IN_FLIGHT` of them handed out at a time.
+class Appending:
+    """How Spark's accumulator adds up results; it takes one attempt's for each task that has ended."""
 
-    Close it (`contextlib.closing`), so that what is under way ends with it.
+    def zero(self, _: list[Any]) -> list[Any]:
+        """Begin with none."""
+        return []
+
+    def addInPlace(self, results: list[Any], more: list[Any]) -> list[Any]:  # noqa: N802 - Spark's
+        """Append."""
+        results.extend(more)
+        return results
+
+
+class SparkWorkers(Workers):
+    """Spark's executors.
 
     Args:
-        context: Spark's.
-        function: called in the workers, one task an item.
-        batches: taken one by one, when there is room for another.
-        in_order: of `batches`; otherwise as they are done.
-        tick: called again and again while results are waited for; what it raises ends the work.
-
-    Raises:
-        OrchardError: what a worker raised four times.
-        ClusterError: Spark gave up.
-        KeyboardInterrupt: the command is to end.
+        context: returns Spark's context, once it is up.
     """
-    left = iter(batches)
-    in_flight: list[Future[list[R]]] = []
-    with ThreadPoolExecutor(BATCHES_IN_FLIGHT, thread_name_prefix="orchard-batch") as threads:
-        try:
-            while True:
-                while len(in_flight) < BATCHES_IN_FLIGHT and (batch := next(left, None)) is not None:
-                    in_flight.append(threads.submit(run, context, function, batch))
-                if not in_flight:
-                    return
-                wanted = in_flight[:1] if in_order else in_flight
-                finished, _ = wait(wanted, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
-                interruption.check()
-                tick()
-                for done in finished:
-                    in_flight.remove(done)
-                    yield done.result()
-        except BaseException:
-            cancel(context, in_flight)
-            raise
+
+    own_cores = 0
+
+    def __init__(self, context: "Callable[[], SparkContext]") -> None:
+        self._found = context
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-workers")
+
+    @property
+    def slots(self) -> int:
+        """Return Spark's own count, which follows the executors."""
+        return int(self._context.defaultParallelism)
+
+    @property
+    def master(self) -> str:
+        """Return the URL."""
+        return str(self._context.master)
+
+    @property
+    def _context(self) -> "SparkContext":
+        return self._found()
+
+    def prepare(self, function: Callable[[int], object]) -> None:
+        """Let Spark's Python workers, as many as there are slots, call `function` as soon as they are there."""
+        self._starter.submit(lambda: run(self._context, function, range(self.slots)))
+
+    def share(self, value: T) -> Shared[T]:
+        """Return a broadcast."""
+        return cast(Shared[T], self._context.broadcast(value))
+
+    def close(self) -> None:
+        """Leave Spark to its session."""
+        self._starter.shutdown()
+
+    def _new_early(self) -> Early:
+        return cast(Early, self._context.accumulator([], Appending()))
+
+    def _run(self, function: Callable[[T], R], batch: Sequence[T], early: Early | None) -> list[R]:
+        return run(self._context, function if early is None else partial(_tell, function, early), batch)
+
+    def _cancel(self, batches: Sequence[Future[Any]]) -> None:
+        cancel(self._context, batches)
+
+    def _ending(self) -> AbstractContextManager[object]:
+        return nullcontext()  # each `run` has it
+
+
+def _tell(function: Callable[[T], R], early: Any, item: T) -> R:
+    """Return the function's result, which reaches the driver when its task ends, too."""
+    result = function(item)
+    early.add([result])
+    return result
 
 
 def tree_reduce(
@@ -144,7 +165,7 @@ def tree_reduce(
 ) -> R:
     """Call `function` in the workers, one task an item, and merge the results there; see `run` for errors."""
     with at_work(context):
-        merged: R = context.parallelize(items, len(items)).map(partial(_call, function)).treeReduce(merge)
+        merged: R = context.parallelize(items, len(items)).map(partial(call, function)).treeReduce(merge)
     return merged
 
 
@@ -224,8 +245,8 @@ def error_of(error: Exception) -> OrchardError:
         text = str(error)
     except Exception:  # py4j asks the JVM for it
         text = ""
-    if marked := _MARKED.search(text):
-        return _unpacked(marked[1])
+    if marked := marked_error(text):
+        return marked
     for pattern, sentence in _SENTENCES:
         if found := re.search(pattern, text):
             known = executors.last_trouble()  # better than a guess
@@ -242,15 +263,26 @@ def error_of(error: Exception) -> OrchardError:
             f"give the driver's machine or container more (--driver-memory-overhead) {_AGAIN}."
         )
     cause = next((line.strip() for line in reversed(text.splitlines()) if re.match(r"\s*[\w.]*Error\b", line)), None)
-    cause = cause or first_line(error)
-    return ClusterError(f"Spark gave up a task: {cause}; start again to go on where it stopped (--debug shows all).")
+    return given_up(cause or first_line(error))
 
 
-class _Failed(Exception):
+def given_up(cause: str) -> ClusterError:
+    """Return the error of a task that failed `orchard.workers.ATTEMPTS` times of what is none of Orchard's errors."""
+    return ClusterError(f"A task was given up: {cause}; start again to go on where it stopped (--debug shows all).")
+
+
+def marked_error(text: str) -> OrchardError | None:
+    """Return the error of Orchard's that a `TaskFailed` had in its text; None: it has none."""
+    found = _MARKED.search(text)
+    return _unpacked(found[1]) if found else None
+
+
+class TaskFailed(Exception):
     """Ends a task with an error of Orchard's; its text is for `error_of`."""
 
 
-def _call(function: Callable[[T], R], item: T) -> R:
+def call(function: Callable[[T], R], item: T) -> R:
+    """Call `function` in a worker; raises `TaskFailed` for an error of Orchard's or of a file."""
     with _marked():
         return function(item)
 
@@ -267,11 +299,11 @@ def _marked() -> Iterator[None]:
     try:
         yield
     except OrchardError as error:
-        raise _Failed(_packed(error)) from error
+        raise TaskFailed(_packed(error)) from error
     except OSError as error:
         if not is_of_file(error):
             raise
-        raise _Failed(_packed(file_failure(error))) from error
+        raise TaskFailed(_packed(file_failure(error))) from error
 
 
 def _packed(error: OrchardError) -> str:

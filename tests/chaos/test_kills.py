@@ -24,10 +24,11 @@ def jvm(process: Process) -> int | None:
 
 
 def worker(process: Process) -> int | None:
-    """Return one of the Python processes that do the tasks: the daemon's children."""
-    daemons = [pid for pid, line in descendants(process.pid).items() if "pyspark.daemon" in line]
-    workers = [child for daemon in daemons[:1] for child in descendants(daemon)]
-    return max(workers, default=None)
+    """Return one of the Python processes that do the tasks: the driver's own, or the children of Spark's daemon."""
+    processes = descendants(process.pid)
+    own = [pid for pid, line in processes.items() if "orchard.processes" in line]
+    daemons = [pid for pid, line in processes.items() if "pyspark.daemon" in line]
+    return max(own or [child for daemon in daemons[:1] for child in descendants(daemon)], default=None)
 
 
 def driver(process: Process) -> int:

@@ -235,3 +235,16 @@ def test_ctrl_c_in_a_terminal_leaves_it_as_it_was(painted: Path, tmp_path: Path)
     assert "Traceback" not in text
     assert "KeyboardInterrupt" not in text
     assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")  # the cursor is back
+
+
+def test_a_signal_that_another_thread_takes_is_heard() -> None:
+    code = (
+        "import signal, threading, time\nfrom orchard import interruption\n"
+        "def command():\n"
+        "    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+        "    return 0, None\n"
+        "interruption.run(command)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (ran.returncode, ran.stderr) == (128 + signal.SIGTERM, "orchard: interrupted.\n")

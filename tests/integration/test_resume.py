@@ -311,16 +311,10 @@ def test_workers_that_die_cost_a_retry_and_no_row(many: Path, tmp_path: Path, ru
     process = _start(many, out, "--master", "local[2]", "--components", "4", "--classifiers", "")
 
     def workers() -> list[int]:
-        """Python workers of this run: children of the daemon that its JVM forked."""
-        listing = subprocess.run(["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True, check=True).stdout
+        """This run's worker processes."""
+        listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
         lines = [line.split(maxsplit=2) for line in listing.splitlines()[1:]]
-        daemons = {int(pid) for pid, _, args in lines if "pyspark.daemon" in args or "pyspark/daemon" in args}
-        parents = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
-        pairs = [tuple(map(int, line.split())) for line in parents.splitlines()[1:]]
-        tree = {process.pid}
-        for _ in range(6):
-            tree |= {pid for pid, parent in pairs if parent in tree}
-        return [pid for pid, parent in pairs if parent in daemons & tree and pid in tree]
+        return [int(pid) for pid, parent, args in lines if int(parent) == process.pid and "orchard.processes" in args]
 
     _wait_for(lambda: list(out.glob("features/*.parquet")), process)
     killed = 0

@@ -6,6 +6,7 @@ import csv
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ from orchard.progress import stage
 if TYPE_CHECKING:
     from orchard.inference.predict import Answered
 
-_SPARK_FROM = 2_000  # images; they take about as long as Spark takes to start
+_WORKERS_FROM = 2_000  # images; they take about as long as Spark takes to start
 _TABLE_LABEL = 32  # columns
 
 
@@ -38,7 +39,8 @@ _TABLE_LABEL = 32  # columns
 @click.option(
     "--spark/--no-spark",
     default=None,
-    help=f"compute on Spark, or in this process  [default: on Spark from {_SPARK_FROM:,} images or with --master]",
+    help="compute in worker processes, Spark's where --master names a cluster, or in this process  "
+    f"[default: in workers from {_WORKERS_FROM:,} images or with --master]",
 )
 @click.option("--regions", is_flag=True, help="also find several things on one image, and where each is")
 @click.option(
@@ -74,7 +76,7 @@ def predict(
     """
     from orchard.inference.model import Model
     from orchard.inference.names import Measured, Vocabulary
-    from orchard.inference.predict import STDIN, find_images, predict_here, predict_on_spark
+    from orchard.inference.predict import STDIN, find_images, predict_here, predict_in_workers
 
     settings = settings_from(flags)
     if images.count(STDIN) > 1:
@@ -87,8 +89,8 @@ def predict(
     s3, limits = settings.s3_options(), settings.limits()
     model = Model.load(output, s3)
     listed = find_images(images, s3)
-    on_spark = spark if spark is not None else listed.num_rows >= _SPARK_FROM or settings.master is not None
-    if on_spark and STDIN in images:
+    in_workers = spark if spark is not None else listed.num_rows >= _WORKERS_FROM or settings.master is not None
+    if in_workers and STDIN in images:
         raise UsageError("Standard input is read in this process: give --no-spark.")
     columns = [column.name for column in model.columns]
     as_lines = as_json or form == "jsonl"
@@ -105,15 +107,15 @@ def predict(
             click.echo(measured)
         return code
 
-    if not on_spark:
+    if not in_workers:
         return printed(predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions))
     from orchard.spark.session import Session
 
     session = Session(settings)
     try:
-        with stage("predict", listed.num_rows) as advance:
-            answers = predict_on_spark(
-                session.spark, model, listed, limits=limits, s3=s3, top=top, regions=regions, progress=advance
+        with stage("predict", listed.num_rows) as advance, closing(session.workers()) as workers:
+            answers = predict_in_workers(
+                workers, model, listed, limits=limits, s3=s3, top=top, regions=regions, progress=advance
             )
             return printed(answers)
     finally:

@@ -1,6 +1,6 @@
-"""Images to features on Spark: workers read, decode, infer and write; the driver plans, counts and commits.
+"""Images to features: workers read, decode, infer and write; the driver plans, counts and commits.
 
-Spark moves rows of the listing, never image bytes or features: a worker reads its images itself, and stages one
+What travels is rows of the listing, never image bytes or features: a worker reads its images itself, and stages one
 Parquet file per task. What a task returns is a `TaskReport` of a few hundred bytes. Returning features to Spark
 instead costs a fifth of the throughput (0.75-0.84 of a bare loop against 0.92-0.94, 8,000 images).
 """
@@ -14,26 +14,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard import tasks
 from orchard.errors import AccessDenied, OrchardError
-from orchard.features.artifact import Artifact, EngineName
+from orchard.features.artifact import Artifact
 from orchard.features.sharing import Done
-from orchard.features.worker import MARKER, Appending, Job, Task, TaskReport, featurize, import_libraries, pack
+from orchard.features.worker import MARKER, Job, Task, TaskReport, featurize, pack
 from orchard.images.decoding import Limits
 from orchard.layout import FEATURIZED, Dataset
 from orchard.output import Output
 from orchard.progress import Advance
 from orchard.storage import S3Options, is_object, may_read, read_path
 from orchard.vocabulary import Reason
-
-if TYPE_CHECKING:
-    from pyspark import SparkContext
-    from pyspark.sql import SparkSession
+from orchard.workers import Workers
 
 # The first tasks are small: they bring the first features early and tell how long an image takes.
 FIRST_TASK_IMAGES = 32
@@ -61,6 +56,8 @@ class ExtractionResult:
     """Sum over the tasks, without compiling the network."""
     done: list[Done] = field(default_factory=list)
     """When and where each task was done."""
+    slots: int = 1
+    """Tasks that were at work at once when the first were committed."""
 
     @property
     def images_per_second(self) -> float:
@@ -69,7 +66,7 @@ class ExtractionResult:
 
 
 def extract(
-    spark: "SparkSession",
+    workers: Workers,
     output: Output,
     images: pa.Table,
     artifact: Artifact,
@@ -98,14 +95,12 @@ def extract(
 
     Raises:
         AccessDenied: not one image may be read.
-        ClusterError: Spark gave a task up.
+        ClusterError: a task was given up.
         StorageError: the storage failed for longer than retries last.
     """
-    context = spark.sparkContext
-    reports = _Reports(context)
+    reports = _Reports()
     job = Job(
-        artifact=context.broadcast(artifact),
-        reports=reports.accumulator,
+        artifact=workers.share(artifact),
         limits=limits,
         s3=s3,
         storage=output.storage,
@@ -113,7 +108,7 @@ def extract(
         folder=_common_folder(images["path"]),
         views=views,
         seed=seed,
-        backgrounds=context.broadcast(backgrounds) if backgrounds else None,
+        backgrounds=workers.share(backgrounds) if backgrounds else None,
         views_alone=views_alone,
     )
     output.write(f"{output.staging}{MARKER}", b"")
@@ -124,22 +119,23 @@ def extract(
 
     def batches() -> Iterator[list[Task]]:
         while not plan.is_exhausted:
-            yield [Task(next(numbers), pack(images)) for images in plan.next_batch(context.defaultParallelism)]
+            yield [Task(next(numbers), pack(images)) for images in plan.next_batch(workers.slots)]
 
-    def tick() -> None:
-        reports.look()
-        progress(0)
+    def look(arrived: list[TaskReport]) -> None:
+        nonlocal shown
+        reports.look(arrived)
+        progress(reports.images - shown)
+        shown = reports.images
 
     try:
-        with contextlib.closing(tasks.run_batches(context, partial(featurize, job), batches(), tick=tick)) as done:
+        with contextlib.closing(workers.run_batches(partial(featurize, job), batches(), arrived=look)) as done:
             for found in done:
-                reports.look(found)
+                look(found)
                 reports.commit(output, result)
-                progress(result.images - shown)
-                shown = result.images
                 plan.learn(result)
                 if result.first_commit_seconds is None:
                     result.first_commit_seconds = time.monotonic() - started
+                    result.slots = workers.slots
                     if learned:
                         learned(result)
     except BaseException:
@@ -151,16 +147,9 @@ def extract(
     job.artifact.unpersist()
     if job.backgrounds is not None:
         job.backgrounds.unpersist()
-    progress(result.images - shown)
     if result.rejected[Reason.UNREADABLE] == result.images and not output.rows(Dataset.FEATURES):
         _check_access(images["path"][0].as_py(), result.images, s3)
     return result
-
-
-def warm_up(spark: "SparkSession", engine: EngineName) -> None:
-    """Start the Python workers and let them import what tasks need, while the network is still being built."""
-    slots = spark.sparkContext.defaultParallelism
-    tasks.run(spark.sparkContext, partial(import_libraries, engine), range(slots))
 
 
 class _Plan:
@@ -244,17 +233,14 @@ def _common_folder(paths: pa.ChunkedArray) -> str | None:
 class _Reports:
     """The reports of finished tasks: each reaches the driver when its task ends, and counts once."""
 
-    def __init__(self, context: "SparkContext") -> None:
+    def __init__(self) -> None:
         self._seen: set[int] = set()
         self._waiting: list[TaskReport] = []
-        self.accumulator = context.accumulator([], Appending())
         self.images = 0
 
-    def look(self, more: Iterable[TaskReport] = ()) -> None:
-        """Take in what has arrived by itself, and what a job returned."""
-        arrived = self.accumulator.value[:]
-        del self.accumulator.value[: len(arrived)]  # another thread only ever appends
-        for report in (*arrived, *more):
+    def look(self, arrived: Iterable[TaskReport]) -> None:
+        """Take in what has arrived by itself, or with its batch."""
+        for report in arrived:
             if report.task not in self._seen:
                 self._seen.add(report.task)
                 self._waiting.append(report)
@@ -262,7 +248,6 @@ class _Reports:
 
     def commit(self, output: Output, result: ExtractionResult) -> None:
         """Commit what was not committed yet."""
-        self.look()
         reports, self._waiting = self._waiting, []
         if reports:
             _commit(output, reports, result)

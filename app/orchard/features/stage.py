@@ -18,11 +18,12 @@ from orchard.features.backbones import Backbone, find
 from orchard.features.backgrounds import Backgrounds
 from orchard.features.conversion import start_build
 from orchard.features.engines import resolve_precision
-from orchard.features.extraction import ExtractionResult, extract, warm_up
+from orchard.features.extraction import ExtractionResult, extract
 from orchard.features.pending import Pending, renamed, without
 from orchard.features.quantization import LEAST_AGREEMENT, Sample
 from orchard.features.sharing import sharing
 from orchard.features.weights import brought
+from orchard.features.worker import import_libraries
 from orchard.files import DataFile
 from orchard.images.sources import Listing
 from orchard.layout import (
@@ -138,11 +139,13 @@ def featurize(
     backgrounds: Backgrounds = NO_BACKGROUNDS,
     weights: str | None = None,
     learned: Callable[[ExtractionResult], object] | None = None,
+    spark_follows: bool = False,
 ) -> Extraction:
     """Featurize what is pending, and drop the rows that it replaces; return what it came to.
 
     ``backgrounds`` are those of the identity; ``weights`` is the file of a tuned network's; ``learned`` is as of
-    `orchard.features.extraction.extract`.
+    `orchard.features.extraction.extract`; with ``spark_follows`` Spark starts beside the work, as what comes next needs
+    it.
 
     Raises:
         OutputDamaged: the backgrounds are lost.
@@ -154,8 +157,12 @@ def featurize(
         raise OutputDamaged(f"{output.url} has lost the backgrounds of its views: give --backgrounds again.")
     with ExitStack() as opened:
         with meter.stage("start"):
-            # Spark starts in the background, while another process builds the network.
-            session.start(then=partial(warm_up, engine=engine))
+            # Workers start in the background, while another process builds the network.
+            workers = session.workers()
+            opened.callback(workers.close)
+            workers.prepare(partial(import_libraries, engine))
+            if spark_follows:
+                session.start()
             build = _kept_network(output, identity) or start_build(
                 backbone,
                 weights=weights or brought(backbone, identity["weights"], settings.s3_options()),
@@ -181,8 +188,7 @@ def featurize(
                 if weights is not None:
                     artifact = replace(artifact, weights=f"{identity['weights']}{AFTER_TUNING}")
                 identity = _as_built(identity, artifact)
-                spark = session.spark
-        with meter.stage("extract"):
+        with meter.stage("extract", cores=workers.own_cores):
             if len(pending.replaced):
                 log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
             _make_way(output, pending, identity, artifact, backgrounds)
@@ -194,7 +200,7 @@ def featurize(
             with stage("extract", done + sum(images.num_rows for images, _ in to_do), done) as advance:
                 results = [
                     extract(
-                        spark,
+                        workers,
                         output,
                         images,
                         artifact,
@@ -217,7 +223,7 @@ def featurize(
         "bytes": sum(result.bytes for result in results),
         "tasks": sum(result.tasks for result in results),
         "first_commit_seconds": results[0].first_commit_seconds,
-        "master": spark.sparkContext.master,
+        "master": workers.master,
         "sharing": sharing([done for result in results for done in result.done]),
     }
 

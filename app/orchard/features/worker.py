@@ -1,4 +1,4 @@
-"""What an executor does with one task: read images, decode, infer, and stage the files.
+"""What a worker does with one task: read images, decode, infer, and stage the files.
 
 The network is compiled once per Python worker and kept by `load_engine`: this module is imported by name, whereas the
 globals of a pickled function would be made again in every task.
@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from orchard import memory
 from orchard.datasets import list_column
 from orchard.errors import StorageError
-from orchard.features.artifact import LARGER, EngineName
+from orchard.features.artifact import LARGER, Artifact, EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
 from orchard.features.sharing import Done
 from orchard.features.views import pictures, random_views
@@ -38,6 +37,7 @@ from orchard.images.reading import contents
 from orchard.layout import CARRIED, FEATURES, INVENTORY, REJECTED, VIEWED, VIEWS, Dataset
 from orchard.storage import LocalStorage, S3Options, Storage
 from orchard.vocabulary import Fit, Reason
+from orchard.workers import Shared
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
 BUFFERED_IMAGES = 64
@@ -49,8 +49,7 @@ MARKER = "marker"
 class Job:
     """What is the same for every task of an extraction; picklable."""
 
-    artifact: Any  # Broadcast[Artifact]
-    reports: Any  # Accumulator[list[TaskReport]]: of finished tasks
+    artifact: Shared[Artifact]
     limits: Limits
     s3: S3Options
     storage: Storage
@@ -61,7 +60,8 @@ class Job:
     """Random views of each image of `VIEWED`."""
     seed: int = 0
     """Of the views."""
-    backgrounds: Any = None  # Broadcast[bytes]: see `orchard.features.views.pictures`
+    backgrounds: Shared[bytes] | None = None
+    """See `orchard.features.views.pictures`."""
     views_alone: bool = False
     """Whether the images are done but for their views."""
 
@@ -108,19 +108,6 @@ class TaskReport:
     """When and where."""
 
 
-class Appending:
-    """How Spark's accumulator adds up reports; it takes one attempt's for each task that has ended."""
-
-    def zero(self, _: list[TaskReport]) -> list[TaskReport]:
-        """Begin with none."""
-        return []
-
-    def addInPlace(self, reports: list[TaskReport], more: list[TaskReport]) -> list[TaskReport]:  # noqa: N802 - Spark's
-        """Append."""
-        reports.extend(more)
-        return reports
-
-
 def pack(task: pa.Table) -> bytes:
     """Return the rows of a task as an Arrow stream."""
     sink = pa.BufferOutputStream()
@@ -130,7 +117,7 @@ def pack(task: pa.Table) -> bytes:
 
 
 def featurize(job: Job, given: Task) -> TaskReport:
-    """Do one task on an executor: read, decode, infer, and stage the files."""
+    """Do one task in a worker: read, decode, infer, and stage the files."""
     started, began, worked = time.monotonic(), time.time(), time.process_time()
     task = pa.ipc.open_stream(given.packed).read_all()
     check_folders(job)
@@ -148,7 +135,7 @@ def featurize(job: Job, given: Task) -> TaskReport:
         data = encoded(table)
         files[dataset] = stage_file(job.storage, job.staging, part(dataset), data, table.num_rows)
     seconds = time.monotonic() - started
-    report = TaskReport(
+    return TaskReport(
         task=given.number,
         files=files,
         images=task.num_rows,
@@ -157,7 +144,7 @@ def featurize(job: Job, given: Task) -> TaskReport:
         seconds=seconds,
         compile_seconds=compiled - started,
         done=Done(
-            # Spark starts a daemon for each executor, and the daemon the workers.
+            # That of the workers of one executor: Spark's daemon, or the driver of a local run.
             host=socket.gethostname(),
             executor=os.getppid(),
             worker=os.getpid(),
@@ -168,8 +155,6 @@ def featurize(job: Job, given: Task) -> TaskReport:
             images=task.num_rows,
         ),
     )
-    job.reports.add([report])
-    return report
 
 
 def worked_on(
@@ -203,9 +188,8 @@ def encoded(table: pa.Table) -> pa.Buffer:
 
 
 def import_libraries(engine: EngineName, _: int) -> None:
-    """Import what the tasks of extraction and reduction need; long enough for every slot to get its own worker."""
+    """Import what the tasks of extraction need; long enough for every slot to get its own worker."""
     import_openvino() if engine is EngineName.OPENVINO else importlib.import_module("tensorflow")
-    importlib.import_module("orchard.reduction.stage")
 
 
 def check_folders(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Classifies many images: a few in this process, without Spark and Java; large collections on Spark."""
+"""Classifies many images: a few in this process; large collections in worker processes, or on Spark's executors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TypedDict
 
 import pyarrow as pa
 
-from orchard import tasks
 from orchard.features.worker import pack
 from orchard.images.decoding import Limits, Rejection
 from orchard.images.manifests import is_manifest
@@ -25,13 +24,11 @@ from orchard.inference.predictor import Place, Predictor
 from orchard.layout import LISTING
 from orchard.storage import S3Options, local_path
 from orchard.vocabulary import Answer, Reason
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+from orchard.workers import Shared, Workers
 
 STDIN = "-"
 TASK_IMAGES = 128
-"""Of a task on Spark; what is lost if an executor is."""
+"""Of a task; what is lost if a worker is."""
 
 
 class Candidate(TypedDict):
@@ -76,10 +73,11 @@ class Answered(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class _Job:
-    """What is the same for every task on Spark; picklable."""
+    """What is the same for every task; picklable."""
 
     digest: str
-    model: Any  # Broadcast[bytes]: pickled, for PySpark cannot encrypt a broadcast of arrays
+    model: Shared[bytes]
+    """Pickled, for PySpark cannot encrypt a broadcast of arrays."""
     limits: Limits
     s3: S3Options
     top: int
@@ -113,8 +111,8 @@ def predict_here(
         yield from _answers(predictor, task, s3=s3, limits=limits, top=top, regions=regions)
 
 
-def predict_on_spark(
-    spark: SparkSession,
+def predict_in_workers(
+    workers: Workers,
     model: Model,
     images: pa.Table,
     *,
@@ -124,17 +122,16 @@ def predict_on_spark(
     regions: bool = False,
     progress: Callable[[int], None],
 ) -> Iterator[Answered]:
-    """Yield the answer for each image in order, computed on Spark's executors; a batch is in memory at a time.
+    """Yield the answer for each image in order, computed by workers; a batch is in memory at a time.
 
     Raises:
-        ClusterError: Spark gave a task up.
+        ClusterError: a task was given up.
     """
-    context = spark.sparkContext
-    job = _Job(model.digest, context.broadcast(pickle.dumps(model)), limits, s3, top, regions)
+    job = _Job(model.digest, workers.share(pickle.dumps(model)), limits, s3, top, regions)
     packed = (pack(images.slice(start, TASK_IMAGES)) for start in range(0, images.num_rows, TASK_IMAGES))
-    batch_tasks = 4 * context.defaultParallelism
+    batch_tasks = 4 * workers.slots
     batches = iter(lambda: list(islice(packed, batch_tasks)), [])
-    with closing(tasks.run_batches(context, partial(answer_task, job), batches, in_order=True)) as found:
+    with closing(workers.run_batches(partial(answer_task, job), batches, in_order=True)) as found:
         for answered in found:
             for answers in answered:
                 progress(len(answers))
@@ -145,7 +142,7 @@ _predictors: dict[str, Predictor] = {}
 
 
 def answer_task(job: _Job, packed: bytes) -> list[Answered]:
-    """Do one task on an executor, with a predictor that its process keeps."""
+    """Do one task in a worker, with a predictor that its process keeps."""
     if job.digest not in _predictors:
         _predictors[job.digest] = Predictor(pickle.loads(job.model.value), limits=job.limits)  # noqa: S301 - the driver's
     task = pa.ipc.open_stream(packed).read_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +13,15 @@ import pyarrow as pa
 from orchard.images.decoding import Limits
 from orchard.images.sources import list_images
 from orchard.inference.model import Model
-from orchard.inference.predict import predict_on_spark
+from orchard.inference.predict import predict_in_workers
 from orchard.layout import FAMILIARITY_BINS, UnknownMetrics
 from orchard.output import Output
 from orchard.stages import Stage, key_of
 from orchard.storage import S3Options
 from orchard.vocabulary import Answer
+from orchard.workers import Workers
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from orchard.progress import Advance
     from orchard.settings import Settings
     from orchard.spark.session import Session
@@ -44,23 +44,24 @@ def stage_of(output: Output, settings: Settings) -> Stage | None:
 
     def work(session: Session, progress: Advance) -> None:
         calibration = output.recall("classification").get("calibration") or {}
-        found = measure_unknown(
-            session.spark,
-            Model.load(output.url, s3),
-            images,
-            source=source,
-            known=calibration.get("familiarity", []),
-            limits=settings.limits(),
-            s3=s3,
-            progress=progress,
-        )
+        with closing(session.workers()) as workers:
+            found = measure_unknown(
+                workers,
+                Model.load(output.url, s3),
+                images,
+                source=source,
+                known=calibration.get("familiarity", []),
+                limits=settings.limits(),
+                s3=s3,
+                progress=progress,
+            )
         output.commit({}, properties={"unknown": {"key": key, "metrics": found}})
 
     return Stage("unknown", "unknown", key, work, images.num_rows)
 
 
 def measure_unknown(
-    spark: SparkSession,
+    workers: Workers,
     model: Model,
     images: pa.Table,
     *,
@@ -73,7 +74,7 @@ def measure_unknown(
     """Return how images that show nothing of what the model knows are answered.
 
     Args:
-        spark: where the work runs.
+        workers: do the work.
         model: the model.
         images: schema `orchard.layout.LISTING`.
         source: where they are, to be reported.
@@ -84,7 +85,7 @@ def measure_unknown(
     """
     answers: Counter[str] = Counter()
     bins = [0] * FAMILIARITY_BINS
-    for found in predict_on_spark(spark, model, images, limits=limits, s3=s3, top=1, progress=progress):
+    for found in predict_in_workers(workers, model, images, limits=limits, s3=s3, top=1, progress=progress):
         if "reason" in found:
             answers["rejected"] += 1
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 from orchard.cluster import executors
 from orchard.machine import available_cores
 from orchard.settings import Settings
-from orchard.tasks import ATTEMPTS
+from orchard.workers import ATTEMPTS
 
 # On a small machine the JVM's optimising compiler takes cores from the workers: 5.9 s of CPU time while 12,158 images
 # are featurized, 3.0 s if only what runs very often is optimised, and training is not slower for it.
@@ -22,6 +22,14 @@ def with_attempts(master: str) -> str:
     """Return a local master that tries a task as often as a cluster does; by itself it tries once."""
     found = re.fullmatch(r"local(?:\[([0-9]+|\*)\])?", master)
     return f"local[{found[1] or 1},{ATTEMPTS}]" if found else master
+
+
+def local_slots(master: str) -> int | None:
+    """Return how many tasks a local master does at once; None: it is another one."""
+    found = re.fullmatch(r"local(?:\[([0-9]+|\*)(?:,[0-9]+)?\])?", master)
+    if found is None:
+        return None
+    return available_cores() if found[1] == "*" else int(found[1] or 1)
 
 
 def of_master(master: str, driver_memory: str) -> dict[str, str]:

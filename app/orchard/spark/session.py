@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from threading import Event
@@ -15,8 +15,11 @@ from orchard.cluster import executors
 from orchard.cluster.autoscaling import Bounds
 from orchard.errors import ClusterError, UsageError, first_line
 from orchard.machine import available_cores
+from orchard.processes import LocalWorkers
 from orchard.settings import Settings
 from orchard.spark import jvm, properties
+from orchard.tasks import SparkWorkers
+from orchard.workers import Workers
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -57,7 +60,7 @@ def start(
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit has started the JVM, which knows its properties
         SparkContext._ensure_initialized()
     spark_conf = SparkConf()
-    given = master or spark_conf.get("spark.master") or os.environ.get("MASTER") or f"local[{available_cores()}]"
+    given = master or spark_conf.get("spark.master") or _default_master()
     chosen = properties.with_attempts(given)
     if chosen != given:
         spark_conf.set("spark.master", chosen)
@@ -100,6 +103,10 @@ def start(
     return spark
 
 
+def _default_master() -> str:
+    return os.environ.get("MASTER") or f"local[{available_cores()}]"
+
+
 def _say_no_more_than_once(context: "SparkContext") -> None:
     """Leave it to what fails to say that the JVM is gone: PySpark's server of accumulators prints a traceback, too."""
     server = getattr(context, "_accumulatorServer", None)
@@ -139,14 +146,25 @@ class Session:
         self._started: Future[SparkSession] | None = None
         self._ending = ExitStack()
 
-    def start(self, then: "Callable[[SparkSession], None] | None" = None) -> None:
-        """Begin to start Spark and return at once; let it do `then` as soon as it is up."""
+    def start(self) -> None:
+        """Begin to start Spark and return at once."""
         if self._given is None and self._started is None:
             jvm.check_java()
             self._ending.enter_context(interruption.in_order(self._abandon))
             self._started = self._starter.submit(start, leaving=self._leaving, **self._options)
-        if then:
-            self._starter.submit(lambda: then(self.spark))
+
+    def workers(self) -> Workers:
+        """Return what does tasks that need nothing of Spark but its executors, and begin to start it.
+
+        Under a local master these are processes of this machine, and Spark is not started. A session of the caller's,
+        or spark-submit's, has its own workers.
+        """
+        if self._given is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
+            master = self._options["conf"].get("spark.master") or self._options["master"] or _default_master()
+            if (slots := properties.local_slots(master)) is not None:
+                return LocalWorkers(slots)
+        self.start()
+        return SparkWorkers(lambda: self.spark.sparkContext)
 
     def start_if_awaited(self) -> None:
         """Begin to start Spark where its absence would end the driver, be there work for it or not.

@@ -1,0 +1,258 @@
+"""Processes of this machine that do the tasks of a local run: they work while Spark still starts, or without it.
+
+Each has a thread of the driver's that hands it one task after the other, and starts another in its place if it dies::
+
+    parent: function and item             -> child: calls it, answers (True, result) or (False, what went wrong)
+    parent: closes its side, or is killed -> child: ends, whatever it is at
+
+Messages are pickles, on one socket. What goes wrong is told as Spark would tell it: see `orchard.tasks.error_of`.
+"""
+
+import os
+import pickle
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, suppress
+from functools import cache
+from pathlib import Path
+from threading import Event, Lock, Thread, local
+from typing import Any, Generic, TypeVar
+
+from orchard import child, interruption
+from orchard.errors import ClusterError, OrchardError
+from orchard.tasks import call, given_up, marked_error
+from orchard.workers import ATTEMPTS, Workers
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class WorkerDied(Exception):
+    """A process has ended by itself; its text is the last line that it printed."""
+
+
+class _Process:
+    """The parent's side of one."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._printed = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed with the process
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "orchard.processes"],
+                stdin=theirs.fileno(),
+                stdout=self._printed,
+                stderr=self._printed,
+                **child.options(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1")),
+            )
+        with ours:
+            self._pipe = ours.makefile("rwb")
+
+    def __call__(self, function: Callable[[T], R], item: T) -> R:
+        """Return what it answers. Raises WorkerDied, or what went wrong."""
+        try:
+            pickle.dump((function, item), self._pipe, pickle.HIGHEST_PROTOCOL)
+            self._pipe.flush()
+            is_done, found = pickle.load(self._pipe)  # noqa: S301 - our own child's
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            self.end()
+            raise WorkerDied(self._last_line()) from error
+        self._printed.truncate(0)
+        if not is_done:
+            raise marked_error(found) or given_up(found.strip().splitlines()[-1])
+        result: R = found
+        return result
+
+    def end(self) -> None:
+        """Kill it; what it has staged by then is not committed."""
+        self._process.kill()
+        self._process.wait()
+        with suppress(OSError):
+            self._pipe.close()
+
+    def _last_line(self) -> str:
+        with suppress(OSError, ValueError):
+            self._printed.seek(0)
+            return (self._printed.read().decode(errors="replace").strip().splitlines() or [""])[-1]
+        return ""
+
+
+class _SharedFile(Generic[T]):
+    """A value in a file that each process reads once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def value(self) -> T:
+        found: T = _read(self._path)
+        return found
+
+    def unpersist(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+@cache
+def _read(path: Path) -> Any:
+    return pickle.loads(path.read_bytes())  # noqa: S301 - our own parent's
+
+
+class _Arrived:
+    def __init__(self) -> None:
+        self.value: list[Any] = []
+
+
+class LocalWorkers(Workers):
+    """Processes of this machine, one for each slot; started as they are needed.
+
+    Args:
+        slots: how many.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="orchard-worker")
+        self._own = local()  # of each thread: its process
+        self._lock = Lock()  # of the set, and of starting
+        self._processes: set[_Process] = set()
+        self._is_ended = Event()
+        self._folder = Path(tempfile.mkdtemp(prefix="orchard-workers-"))
+
+    @property
+    def slots(self) -> int:
+        """Return how many there are."""
+        return self._slots
+
+    @property
+    def own_cores(self) -> int:
+        """Return a core for each."""
+        return self._slots
+
+    @property
+    def master(self) -> str:
+        """Return what Spark calls so many threads of this machine."""
+        return f"local[{self._slots}]"
+
+    def prepare(self, function: Callable[[int], object]) -> None:
+        """Start all, and let each call `function`."""
+        for slot in range(self._slots):
+            self._threads.submit(self._do, function, slot)
+
+    def share(self, value: T) -> _SharedFile[T]:
+        """Write it to a file that the processes read."""
+        descriptor, name = tempfile.mkstemp(dir=self._folder)
+        with os.fdopen(descriptor, "wb") as file:
+            pickle.dump(value, file, pickle.HIGHEST_PROTOCOL)
+        return _SharedFile(Path(name))
+
+    def close(self) -> None:
+        """End all."""
+        self._end()
+        self._threads.shutdown(cancel_futures=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _new_early(self) -> _Arrived:
+        return _Arrived()
+
+    def _run(self, function: Callable[[T], R], batch: Sequence[T], early: Any) -> list[R]:
+        def do(item: T) -> R:
+            result = self._do(function, item)
+            if early is not None:
+                early.value.append(result)
+            return result
+
+        tasks = [self._threads.submit(do, item) for item in batch]
+        try:
+            return [task.result() for task in tasks]
+        finally:
+            for task in tasks:  # of a batch that failed
+                task.cancel()
+
+    def _cancel(self, batches: Sequence[Future[Any]]) -> None:
+        self._end()
+        wait(batches)
+
+    def _ending(self) -> AbstractContextManager[object]:
+        return interruption.in_order(self._end)
+
+    def _do(self, function: Callable[[T], R], item: T) -> R:
+        """Do a task, in the process of this thread."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._process_of_thread()(function, item)
+            except WorkerDied as error:
+                self._forget_process()
+                if attempt == ATTEMPTS or self._is_ended.is_set():
+                    raise ClusterError(_killed(str(error))) from error
+            except OrchardError:
+                if attempt == ATTEMPTS or self._is_ended.is_set():
+                    raise
+        raise AssertionError  # the last attempt returns or raises
+
+    def _process_of_thread(self) -> _Process:
+        found: _Process | None = getattr(self._own, "process", None)
+        if found is None:
+            with self._lock:
+                if self._is_ended.is_set():
+                    raise KeyboardInterrupt
+                found = self._own.process = _Process()
+                self._processes.add(found)
+        return found
+
+    def _forget_process(self) -> None:
+        with self._lock:
+            self._processes.discard(self._own.process)
+        self._own.process = None
+
+    def _end(self) -> None:
+        with self._lock:
+            self._is_ended.set()
+            ended, self._processes = self._processes, set()
+        for process in ended:
+            process.end()
+
+
+def _killed(said: str) -> str:
+    return (
+        "A worker process died four times at the same images, most likely killed for want of memory"
+        f"{f' ({said})' if said else ''}: give this machine or container more, or work in fewer processes "
+        "(--master local[1]), and start again to go on where it stopped."
+    )
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent's side is closed, whatever it is at."""
+    hung_up = select.poll()
+    hung_up.register(parent, 0)  # nothing but the end
+    hung_up.poll()
+    os._exit(0)
+
+
+def main() -> None:
+    """Do what comes through standard input, a socket."""
+    descriptor = os.dup(0)
+    Thread(target=_end_with, args=(descriptor,), name="orchard-parent", daemon=True).start()
+    pipe = socket.socket(fileno=descriptor).makefile("rwb")
+    while True:
+        try:
+            function, item = pickle.load(pipe)  # noqa: S301 - the parent's
+        except EOFError:
+            return
+        answer: tuple[bool, Any]
+        try:
+            answer = True, call(function, item)
+        except Exception:
+            answer = False, traceback.format_exc()
+        pickle.dump(answer, pipe, pickle.HIGHEST_PROTOCOL)
+        pipe.flush()
+
+
+if __name__ == "__main__":
+    main()

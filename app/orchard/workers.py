@@ -1,0 +1,139 @@
+"""What does the tasks of a run: processes of this machine, or Spark's executors; batch by batch, with the same results.
+
+`orchard.processes` has the former, `orchard.tasks` the latter.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar
+
+from orchard import interruption
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ATTEMPTS = 4
+"""At a task, in a local run as in a cluster (Spark's ``spark.task.maxFailures``, which local masters ignore)."""
+
+BATCHES_IN_FLIGHT = 2
+"""While the last tasks of one batch run, those of the next fill the free slots."""
+
+_TICK_SECONDS = 0.25
+
+
+class Shared(Protocol, Generic[T]):
+    """A value that each worker reads once, however many tasks have it: as a broadcast of Spark's."""
+
+    @property
+    def value(self) -> T:
+        """The value, in a worker."""
+
+    def unpersist(self) -> object:
+        """Forget it: no further task needs it."""
+
+
+class Early(Protocol):
+    """Takes results as they come, before the batch that they are of is done."""
+
+    value: list[Any]
+
+
+class Workers(ABC):
+    """Do tasks, until they are closed."""
+
+    @property
+    @abstractmethod
+    def slots(self) -> int:
+        """How many tasks are at work at once, as far as it is known now."""
+
+    @property
+    @abstractmethod
+    def own_cores(self) -> int:
+        """How many cores of the driver's they hold; 0 where Spark counts them."""
+
+    @property
+    @abstractmethod
+    def master(self) -> str:
+        """What a Spark master's URL calls them."""
+
+    @abstractmethod
+    def prepare(self, function: Callable[[int], object]) -> None:
+        """Begin to start them, let each call `function` with a number, and return at once."""
+
+    @abstractmethod
+    def share(self, value: T) -> Shared[T]:
+        """Return what stands for a value in tasks."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End those that were started here."""
+
+    def run_batches(
+        self,
+        function: Callable[[T], R],
+        batches: Iterable[Sequence[T]],
+        *,
+        in_order: bool = False,
+        arrived: Callable[[list[R]], object] | None = None,
+    ) -> Generator[list[R], None, None]:
+        """Yield what `function` returns for the items of each batch, with `BATCHES_IN_FLIGHT` of them handed out.
+
+        Close it (`contextlib.closing`), so that what is under way ends with it.
+
+        Args:
+            function: called in the workers, one task an item; it can be pickled, as can items and results.
+            batches: taken one by one, when there is room for another.
+            in_order: of `batches`; otherwise as they are done.
+            arrived: called again and again while batches are waited for, and at the end, with the results that have
+                come since, which their batch has once more; what it raises ends the work.
+
+        Raises:
+            OrchardError: what a worker raised `ATTEMPTS` times.
+            ClusterError: the tasks were given up.
+            KeyboardInterrupt: the command is to end.
+        """
+        left = iter(batches)
+        in_flight: list[Future[list[R]]] = []
+        early = self._new_early() if arrived else None
+
+        def look() -> None:
+            if arrived and early is not None:
+                come = early.value[:]
+                del early.value[: len(come)]  # another thread only ever appends
+                arrived(come)
+
+        with ThreadPoolExecutor(BATCHES_IN_FLIGHT, thread_name_prefix="orchard-batch") as threads, self._ending():
+            try:
+                while True:
+                    while len(in_flight) < BATCHES_IN_FLIGHT and (batch := next(left, None)) is not None:
+                        in_flight.append(threads.submit(self._run, function, batch, early))
+                    if not in_flight:
+                        return
+                    wanted = in_flight[:1] if in_order else in_flight
+                    finished, _ = wait(wanted, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
+                    interruption.check()
+                    look()
+                    for done in finished:
+                        in_flight.remove(done)
+                        yield done.result()
+            except BaseException:
+                self._cancel(in_flight)
+                look()
+                raise
+
+    @abstractmethod
+    def _new_early(self) -> Early: ...
+
+    @abstractmethod
+    def _run(self, function: Callable[[T], R], batch: Sequence[T], early: Early | None) -> list[R]:
+        """Return the results for a batch in order; called in threads."""
+
+    @abstractmethod
+    def _cancel(self, batches: Sequence[Future[Any]]) -> None:
+        """End what is under way, and wait until it has ended."""
+
+    @abstractmethod
+    def _ending(self) -> AbstractContextManager[object]:
+        """During a ``with`` block, have what is under way stopped when the command is to end."""

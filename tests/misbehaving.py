@@ -1,0 +1,39 @@
+"""What tasks do in tests: fail, die, and remember that they were tried. Workers import it by name."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+
+def raise_error(error: Exception) -> None:
+    raise error
+
+
+def kill_own_process(_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_the_first(attempts: Path, number: int) -> int:
+    """Die at the first three attempts."""
+    if len(list(attempts.iterdir())) < 3:
+        (attempts / str(os.getpid())).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def length_and_process(shared: Any, _: int) -> tuple[int, int, int]:
+    """The length of a shared value, where it is in memory, and in which process."""
+    return len(shared.value), id(shared.value), os.getpid()
+
+
+def say(text: str) -> None:
+    """Print to standard error, and die."""
+    os.write(2, text.encode())
+    os._exit(1)
