@@ -1,4 +1,4 @@
-"""Orchard's extraction on Spark against a bare loop over the same images.
+"""Orchard's extraction, in processes or on Spark, against a bare loop over the same images.
 
     python benchmarks/extraction.py --repeat 5 --json extraction.json
 
@@ -8,7 +8,7 @@ digests, no Parquet, no commits. Its processes fetch 64 images at a time from a 
 another. Orchard's side is `orchard.features.extraction.extract` with all that, by its own clock (first task submitted
 to last commit).
 
-Both are in the steady state: Spark is up, the processes live, the network is compiled; before each measured turn a
+Both are in the steady state: the processes live, the network is compiled; before each measured turn a
 side does 512 images unmeasured. In each turn the bare loop runs before and after Orchard, and its mean counts, so that
 a machine that becomes slower or faster meanwhile does so to both.
 """
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -40,11 +40,11 @@ from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.sources import list_images
 from orchard.layout import Dataset
 from orchard.output import Output
+from orchard.processes import LocalWorkers
 from orchard.spark import session
 from orchard.storage import S3Options
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+from orchard.tasks import SparkWorkers
+from orchard.workers import Workers
 
 WARM_UP_IMAGES = 512
 
@@ -56,7 +56,7 @@ class Turn:
     loop_seconds: float
     orchard_seconds: float
     tasks: int
-    spark_overhead_ms: float
+    between_tasks_ms: float
     """For each task, what its slot spent outside of the task's own work: scheduling, commits, idling at the end."""
     whole_overhead_ms: float
     """For each task, what its slot spent beyond the bare loop: the above, and reading, digests, Parquet, writing."""
@@ -125,24 +125,22 @@ def _loop(pipe: Connection, shared: Any, artifact: Artifact, paths: Sequence[str
         pipe.send(sum(len(features) for features in kept))
 
 
-def _extract(spark: "SparkSession", folder: Path, images: pa.Table, artifact: Artifact) -> tuple[ExtractionResult, int]:
+def _extract(workers: Workers, folder: Path, images: pa.Table, artifact: Artifact) -> tuple[ExtractionResult, int]:
     """Extract to a new output; return what was done, and how many images were featurized."""
     output = Output(str(folder))
     with output.writing():
-        result = extract(spark, output, images, artifact, limits=Limits(), s3=S3Options(), progress=lambda _: None)
+        result = extract(workers, output, images, artifact, limits=Limits(), s3=S3Options(), progress=lambda _: None)
     rows = output.rows(Dataset.FEATURES)
     shutil.rmtree(folder)
     return result, rows
 
 
-def _turn(
-    spark: "SparkSession", loop: BareLoop, scratch: Path, *, images: pa.Table, artifact: Artifact, slots: int
-) -> Turn:
+def _turn(workers: Workers, loop: BareLoop, scratch: Path, *, images: pa.Table, artifact: Artifact, slots: int) -> Turn:
     warm_up = min(WARM_UP_IMAGES, images.num_rows)
     loop.run(warm_up)
     before, looped = loop.run(images.num_rows)
-    _extract(spark, scratch / "warm-up", images.slice(0, warm_up), artifact)
-    result, featurized = _extract(spark, scratch / "measured", images, artifact)
+    _extract(workers, scratch / "warm-up", images.slice(0, warm_up), artifact)
+    result, featurized = _extract(workers, scratch / "measured", images, artifact)
     loop.run(warm_up)
     loop_seconds = (before + loop.run(images.num_rows)[0]) / 2
     if result.images != images.num_rows or featurized != looped:
@@ -154,7 +152,7 @@ def _turn(
         loop_seconds=loop_seconds,
         orchard_seconds=result.seconds,
         tasks=result.tasks,
-        spark_overhead_ms=1000 * (slots * result.seconds - result.worker_seconds) / result.tasks,
+        between_tasks_ms=1000 * (slots * result.seconds - result.worker_seconds) / result.tasks,
         whole_overhead_ms=1000 * slots * (result.seconds - loop_seconds) / result.tasks,
         worker_peak_bytes=max(workers),
     )
@@ -167,6 +165,7 @@ def main() -> None:
     arguments.add_argument("--weights", default="imagenet", help="imagenet, random, or a file [%(default)s]")
     arguments.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 [%(default)s]")
     arguments.add_argument("--processes", type=int, default=2, help="of the loop, and slots of Spark [%(default)s]")
+    arguments.add_argument("--spark", action="store_true", help="let Spark's workers do it, as in a cluster")
     given = arguments.parse_args()
 
     use_shared_keras_home()
@@ -179,15 +178,23 @@ def main() -> None:
         Output(str(scratch / "empty")), listing, prune=False, retry_rejected=False, test_fraction=0.2, seed=0
     ).images
     loop = BareLoop(artifact, images["path"].to_pylist(), given.processes)
-    spark = session.start(master=f"local[{given.processes}]", conf={"spark.default.parallelism": str(given.processes)})
+    workers: Workers
+    if given.spark:
+        conf = {"spark.default.parallelism": str(given.processes)}
+        spark = session.start(master=f"local[{given.processes}]", conf=conf)
+        workers = SparkWorkers(lambda: spark.sparkContext)
+    else:
+        workers = LocalWorkers(given.processes)
     try:
         turns = []
         for n in range(1, given.repeat + 1):
-            turns.append(_turn(spark, loop, scratch, images=images, artifact=artifact, slots=given.processes))
+            turns.append(_turn(workers, loop, scratch, images=images, artifact=artifact, slots=given.processes))
             print(f"turn {n} of {given.repeat}: {turns[-1].ratio:.3f}", flush=True)
     finally:
         loop.stop()
-        spark.stop()
+        workers.close()
+        if given.spark:
+            spark.stop()
         shutil.rmtree(scratch, ignore_errors=True)
 
     n = images.num_rows
@@ -196,7 +203,15 @@ def main() -> None:
     report(
         f"{n:,} images of {source}, {artifact.backbone}, {artifact.engine} {artifact.precision}, "
         f"{given.processes} processes",
-        ("turn", "bare loop, images/s", "Orchard, images/s", "ratio", "tasks", "Spark, ms a task", "all, ms a task"),
+        (
+            "turn",
+            "bare loop, images/s",
+            "Orchard, images/s",
+            "ratio",
+            "tasks",
+            "between tasks, ms a task",
+            "all, ms a task",
+        ),
         [
             (
                 str(number),
@@ -204,7 +219,7 @@ def main() -> None:
                 f"{n / turn.orchard_seconds:,.0f}",
                 f"{turn.ratio:.3f}",
                 str(turn.tasks),
-                f"{turn.spark_overhead_ms:.0f}",
+                f"{turn.between_tasks_ms:.0f}",
                 f"{turn.whole_overhead_ms:.0f}",
             )
             for number, turn in enumerate(turns, 1)

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from threading import Event, Lock, Thread, local
 from typing import Any, Generic, TypeVar
@@ -99,7 +99,7 @@ class _SharedFile(Generic[T]):
         self._path.unlink(missing_ok=True)
 
 
-@cache
+@lru_cache(maxsize=2)  # a network and its backgrounds; earlier ones are not needed any more
 def _read(path: Path) -> Any:
     return pickle.loads(path.read_bytes())  # noqa: S301 - our own parent's
 

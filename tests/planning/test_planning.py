@@ -34,6 +34,7 @@ WORK = Work(
     files=60,
     classifiers=chosen(Settings().classifiers, None),
     by_group=False,
+    is_local=False,
     slots=2,
     cores=2,
     tune=0,

@@ -46,6 +46,9 @@ MOST_CORRECTED, LEAST_CORRECTED_SECONDS = 5.0, 0.5
 # Fixed work, in starts of a program (`Speeds.launch`): of Spark and its workers, and of the jobs, imports and commits
 # of each stage.
 _STARTS = {"start": 66, "reduce": 10, "neighbours": 7, "classify": 14, "review": 8, "report": 8, "tune": 80}
+_PROCESSES = 3  # where these are started, and Spark is not waited for
+# What starting Spark takes of the processor, where it starts beside the work.
+_SPARK_BESIDE = 120
 # Passes of the regression over its rows: some 50 for the first fit and 20 for the second, which begins where the first
 # ended; each has two products, and its exponentials take twice as long again.
 _PASSES, _PASS_PRODUCTS = 70, 6
@@ -83,6 +86,7 @@ class Work:
         classifiers: to train.
         by_group: whether all is fitted a second time.
         slots: tasks that run at once.
+        is_local: whether processes of this machine do them, while Spark starts beside them.
         cores: of the driver.
         tune: images to tune the network on; 0: it is not tuned.
         tune_views: of each of these.
@@ -105,6 +109,7 @@ class Work:
     classifiers: Sequence[Classifier]
     by_group: bool
     slots: int
+    is_local: bool
     cores: int
     tune: int
     tune_views: int
@@ -200,7 +205,7 @@ def _tune(work: Work, rates: Rates) -> Cost | None:
 
 
 def _start(work: Work, rates: Rates) -> Cost | None:  # noqa: ARG001 - a row's signature
-    return Cost(starts=_STARTS["start"]) if work.images else None
+    return Cost(starts=_PROCESSES if work.is_local else _STARTS["start"]) if work.images else None
 
 
 def _extract(work: Work, rates: Rates) -> Cost | None:
@@ -208,7 +213,7 @@ def _extract(work: Work, rates: Rates) -> Cost | None:
         return None
     at_work = min(work.slots, work.images)
     clock = work.images * rates.image_seconds / at_work / EFFICIENCY + rates.compile_seconds
-    return Cost(clock=clock, source=Source.MEASURED)
+    return Cost(clock=clock, starts=_SPARK_BESIDE / work.slots if work.is_local else 0, source=Source.MEASURED)
 
 
 def _reduce(work: Work, rates: Rates) -> Cost:

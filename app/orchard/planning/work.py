@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from orchard.machine import available_cores
 from orchard.output import Output
 from orchard.planning.costs import Work
 from orchard.settings import Settings
+from orchard.spark import properties, session
 from orchard.tuning.blocks import activation_bytes
 from orchard.tuning.stage import views_of
 from orchard.vocabulary import Split
@@ -63,6 +63,7 @@ def work_of(
         classifiers=chosen(settings.classifiers, settings.answer_with),
         by_group=settings.group_by is not None,
         slots=slots,
+        is_local=properties.local_slots(_master(settings)) is not None,
         cores=available_cores(),
         tune=tuned_on,
         tune_views=views_of(tuned_on) if tune else 0,
@@ -76,13 +77,17 @@ def work_of(
 
 def slots_of(settings: Settings) -> int:
     """Return how many tasks will run at once: of the executors that are asked for, or on the cores of this machine."""
-    master, conf = settings.master or "", settings.spark_conf
-    if found := re.fullmatch(r"local\[(\d+)(,.*)?\]", master):
-        return int(found[1])
+    master, conf = _master(settings), settings.spark_conf
+    if slots := properties.local_slots(master):
+        return slots
     if master.startswith("k8s://"):
         asked = (conf.get(f"spark.executor.{name}", "1") for name in ("instances", "cores"))
         return math.prod(int(number) if number.isdecimal() else 1 for number in asked) or 1
     return available_cores()
+
+
+def _master(settings: Settings) -> str:
+    return str(settings.spark_conf.get("spark.master") or settings.master or session.default_master())
 
 
 def _train(splits: pa.ChunkedArray, test_fraction: float) -> int:

@@ -60,7 +60,7 @@ def start(
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit has started the JVM, which knows its properties
         SparkContext._ensure_initialized()
     spark_conf = SparkConf()
-    given = master or spark_conf.get("spark.master") or _default_master()
+    given = master or spark_conf.get("spark.master") or default_master()
     chosen = properties.with_attempts(given)
     if chosen != given:
         spark_conf.set("spark.master", chosen)
@@ -103,7 +103,8 @@ def start(
     return spark
 
 
-def _default_master() -> str:
+def default_master() -> str:
+    """Return the master where the settings name none: all cores of this machine, unless the environment says else."""
     return os.environ.get("MASTER") or f"local[{available_cores()}]"
 
 
@@ -160,7 +161,7 @@ class Session:
         or spark-submit's, has its own workers.
         """
         if self._given is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
-            master = self._options["conf"].get("spark.master") or self._options["master"] or _default_master()
+            master = self._options["conf"].get("spark.master") or self._options["master"] or default_master()
             if (slots := properties.local_slots(master)) is not None:
                 return LocalWorkers(slots)
         self.start()
