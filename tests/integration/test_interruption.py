@@ -199,10 +199,10 @@ def test_ctrl_c_reaches_no_engine_that_is_starting(finished: Path) -> None:
     assert (ended.code, ended.said, ended.left) == (0, [], [])
 
 
-def test_a_job_on_spark_is_stopped_like_a_run(finished: Path, painted: Path) -> None:
+def test_a_prediction_in_workers_is_stopped_like_a_run(finished: Path, painted: Path) -> None:
     command = Command("predict", finished, painted, "--spark")
     assert command.wait_for('"started", "stage": "predict"')
-    time.sleep(random.Random(SEED).uniform(0, 4))
+    time.sleep(random.Random(SEED).uniform(0, 0.5))
     command.interrupt(signal.SIGINT).check(signal.SIGINT, "orchard: interrupted.")
 
 
