@@ -147,14 +147,14 @@ def _turn(workers: Workers, loop: BareLoop, scratch: Path, *, images: pa.Table, 
         raise SystemExit(
             f"The sides disagree: {images.num_rows} images, {looped} by the loop, {featurized} by Orchard."
         )
-    workers = [process.peak for process, kind in descendants(os.getpid()) if kind is Kind.WORKER]
+    peaks = [process.peak for process, kind in descendants(os.getpid()) if kind is Kind.WORKER]
     return Turn(
         loop_seconds=loop_seconds,
         orchard_seconds=result.seconds,
         tasks=result.tasks,
         between_tasks_ms=1000 * (slots * result.seconds - result.worker_seconds) / result.tasks,
         whole_overhead_ms=1000 * slots * (result.seconds - loop_seconds) / result.tasks,
-        worker_peak_bytes=max(workers),
+        worker_peak_bytes=max(peaks),
     )
 
 

@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from orchard import interruption
 
 T = TypeVar("T")
+V = TypeVar("V", covariant=True)  # noqa: PLC0105 - short, as the others are
 R = TypeVar("R")
 
 ATTEMPTS = 4
@@ -23,11 +24,11 @@ BATCHES_IN_FLIGHT = 2
 _TICK_SECONDS = 0.25
 
 
-class Shared(Protocol, Generic[T]):
+class Shared(Protocol[V]):
     """A value that each worker reads once, however many tasks have it: as a broadcast of Spark's."""
 
     @property
-    def value(self) -> T:
+    def value(self) -> V:
         """The value, in a worker."""
 
     def unpersist(self) -> object:

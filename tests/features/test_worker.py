@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +18,7 @@ from orchard.storage import S3Options, open_storage
 def job(tmp_path: Path) -> Job:
     storage = open_storage(str(tmp_path / "out"))
     storage.write(f"staging/{MARKER}", b"")
-    return Job(None, Limits(), S3Options(), storage, "staging/", str(tmp_path))
+    return Job(cast(Any, None), Limits(), S3Options(), storage, "staging/", str(tmp_path))
 
 
 def test_an_executor_that_sees_the_drivers_folders_works(job: Job) -> None:
