@@ -230,7 +230,7 @@ def _merged_labels(folders_of: dict[str, dict[tuple[str, ...], str]], level: int
 
 
 def placed(root: str, keys: Iterable[str], level: int = 1) -> tuple[pa.Array, pa.Array, pa.Array, Places]:
-    """Labels, kinds and splits (strings, one for each key) of the files at ``keys``, and the `Places` of their folders."""
+    """Labels, kinds and splits (strings, one for each key) of files at ``keys``, and the `Places` of their folders."""
     numbers: dict[str, int] = {}
     at = pa.array([numbers.setdefault(key.rpartition("/")[0], len(numbers)) for key in keys], pa.int32())
     found = places(root, list(numbers), level)

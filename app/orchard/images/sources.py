@@ -100,7 +100,7 @@ def list_images(
         source: A folder, ``file://`` URL, a bucket's prefix (``s3a://``, ``gs://``, ``abfss://``); a pattern of these
             (``*``, ``?``, ``[a-z]``, ``{a,b}`` within a folder's or file's name, ``**`` across folders; a folder that
             it names is taken whole; something that exists under exactly this name comes first); one image; or a
-            manifest, see `read_manifest`. Or several of these; the column ``source`` then says which one an image is of.
+            manifest, see `read_manifest`. Or several of these: the column ``source`` then names the one of an image.
         s3: Where the object store is.
         limit: At most so many images, a seeded sample shared out by label and split; None: all.
         labels: Only these; None: all.
