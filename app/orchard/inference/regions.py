@@ -27,7 +27,7 @@ FAMILIAR = 0.9
 """Factor for the threshold of familiarity of parts: they show less of a thing's surroundings than a picture of it."""
 CONFIDENT = 0.9
 OBLONG = 4 / 3
-"""From this ratio of the longer to the shorter side on, only the longer side is halved, with one more half in between."""
+"""From this ratio of the longer to the shorter side on, only the longer side is halved; one more half is its middle."""
 
 
 @dataclass(frozen=True)
