@@ -207,7 +207,7 @@ def _familiarity(opset: Any, features: Any, familiarity: Familiarity, name: str)
 
 
 def output_shapes(model: Model, *, where: bool = False) -> dict[str, list[str | int]]:
-    """Return the shape of each output of the graph, ``n`` for the number of images; with `CLASS_MAP` if that is wanted."""
+    """Return the shape of each output of the graph, ``n`` for the images; with `CLASS_MAP` if that is wanted."""
     shapes: dict[str, list[str | int]] = {OUTPUT: ["n", len(model.labels)]}
     if model.familiarity is not None:
         shapes[FAMILIARITY] = ["n"]
