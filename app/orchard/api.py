@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def start_spark(**options: Any) -> "SparkSession":
-    """Start a Spark session fit for the other functions, or return the one that runs.
+    """Start a Spark session for the other functions, or return the running one.
 
     Args:
-        options: of `orchard.spark.session.start`. What is not given is as the settings have it, so ``ORCHARD_MASTER``
-            and ``ORCHARD_SPARK_CONF`` decide where a notebook works; without them it is this machine.
+        options: options of `orchard.spark.session.start`. The settings give the defaults, so ``ORCHARD_MASTER`` and
+            ``ORCHARD_SPARK_CONF`` decide where a notebook's work runs; without them it runs on this machine.
 
     Raises:
         ClusterError: Java is missing, Spark does not start, or no executor comes.
@@ -37,7 +37,7 @@ def start_spark(**options: Any) -> "SparkSession":
 
 
 def run(spark: "SparkSession", source: str | Sequence[str], output: str, **settings: Any) -> "Outcome":
-    """Do everything, as ``orchard run``: features, reduced table, classifiers, report; of one source or several.
+    """Run all stages, as ``orchard run``: features, reduced table, classifiers, report; for one source or several.
 
     Returns:
         `Outcome`: the metrics, and where output and report are.
@@ -138,7 +138,7 @@ def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame"
 
 
 def suspects(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
-    """Look for what may be at fault among the images of `output`, as ``orchard review``.
+    """Find images of `output` with a likely fault, as ``orchard review``.
 
     Returns:
         the rows of ``review/suspects.csv``, the worst first, with the columns of `orchard.layout.SUSPECTS`.
@@ -178,7 +178,7 @@ def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
 
     Returns:
         ``path, label, kind, label_columns, split, width, height``; ``features`` and ``components`` as vectors of Spark
-        ML, the latter null before `reduce`; and ``predictions``, a map from each classifier to what it says
+        ML, the latter null before `reduce`; and ``predictions``, a map from each classifier to its prediction
         (``predicted, confidence, familiarity, answer, predicted_kind, kind_confidence, predicted_columns,
         column_confidences``), null for images without a label or before `classify`.
 
@@ -210,19 +210,19 @@ def predict(
     regions: bool = False,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Say what is on images by the model in `output`, as ``orchard predict --format jsonl``.
+    """Classify images by the model in `output`, as ``orchard predict --format jsonl``.
 
     Args:
         spark: the session that does the work; None: it is done in this process, without Spark.
         output: folder or ``s3a://`` prefix of a run.
         images: files, folders, ``s3a://`` prefixes, patterns or manifests.
-        top: how many of the likeliest labels to name.
-        regions: whether to say what is where, too, as `orchard.inference.regions` finds it.
+        top: number of likeliest labels to list.
+        regions: whether to find regions, too, see `orchard.inference.regions`.
         settings: see the module.
 
     Returns:
-        For each image, in order: ``path, answer, label, kind, confidence, familiarity, top``, of a model with further
-        label columns ``columns``, and ``regions, map`` if asked for; or ``path, reason, detail`` if it cannot be read.
+        For each image, in order: ``path, answer, label, kind, confidence, familiarity, top``; ``columns`` if the model
+        has further label columns; ``regions, map`` if requested. Or ``path, reason, detail`` if it cannot be read.
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -249,7 +249,7 @@ def predict(
 
 
 def plan(source: str | Sequence[str], output: str | None = None, **settings: Any) -> dict[str, Any]:
-    """Return what a run over `source` would do and take, as ``orchard plan``; nothing is written.
+    """Estimate a run over `source`, as ``orchard plan``; nothing is written.
 
     Raises:
         OrchardError: see `orchard.errors`.
@@ -276,7 +276,7 @@ def compare(
         source: the images.
         output: folder or ``s3a://`` prefix; each backbone gets a folder in it.
         backbones: names, such as ``EfficientNetLite0`` or, with another input size, ``EfficientNetLite0@128``.
-        tolerance: how much accuracy the best trade-off may cost, 0..1.
+        tolerance: how much less accurate than the best the best trade-off may be, 0..1.
         settings: see the module.
 
     Raises:
@@ -300,9 +300,9 @@ def erase(
 
     Args:
         output: folder or ``s3a://`` prefix of a run.
-        images: paths or addresses; with a slash at the end all below a folder.
-        older_than: erase the logs of runs that began so long ago instead, and all images if the last commit is so old.
-        dry_run: only say what there is.
+        images: paths or addresses; one with a slash at the end stands for everything below it.
+        older_than: instead of images, an age: erase the logs of older runs, and all images if the last commit is older.
+        dry_run: only report what would be erased.
         settings: see the module.
 
     Returns:
@@ -325,7 +325,7 @@ def export(output: str, file: str, *, format: str, precision: str = "float32", *
         output: folder or ``s3a://`` prefix of a run.
         file: local path or ``s3a://bucket/key``, with the suffix of the format.
         format: onnx, openvino, keras or litert.
-        precision: float32, float16 or int8: how the weights are stored.
+        precision: number format of the stored weights: float32, float16 or int8.
         settings: see the module.
 
     Returns:

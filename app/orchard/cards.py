@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchard.output import Output
 
 FIELDS = ("name", "text", "season", "storage", "origin", "link", "source", "licence")
-"""What a card says; all but the first may be missing."""
+"""Fields of a card; all but the first may be missing."""
 COLUMNS = (*NAMES, "language", *FIELDS)
 MAX_BYTES = 4 * 2**20
 MAX_CARDS = 20_000
@@ -46,7 +46,7 @@ Entries = Mapping[str, Mapping[str, Mapping[str, str]]]
 
 
 class Card(TypedDict, total=False):
-    """A card as answers have it: what it is about, in which language, and its fields, those that are filled in."""
+    """A card in an answer: its label or kind, its language, and the fields that are filled in."""
 
     label: str  # or:
     kind: str
@@ -139,7 +139,7 @@ class Cards:
 
     @property
     def languages(self) -> list[str]:
-        """The languages that there is a card in, sorted."""
+        """The languages of all cards, sorted."""
         entries = (*self.labels.values(), *self.kinds.values())
         return sorted({language for languages in entries for language in languages})
 
@@ -147,10 +147,11 @@ class Cards:
         """Return the card of a label, or if it has none that of its kind; None if there is neither.
 
         Args:
-            label: None: it is not known.
-            kind: likewise. A row that has its name as a label counts too.
-            languages: that are wanted, the best first, as `language_tag` writes them. If there is no card in one of
-                them or a wider or narrower one (``fr-CA``, ``fr``, ``fr-BE``), it is in English, or else in any.
+            label: the label; None: it is not known.
+            kind: the kind; None: it is not known. A card for a label of the same name counts, too.
+            languages: the wanted languages, the preferred first, as `language_tag` writes them. If there is no card in
+                one of them, or in a wider or narrower one (``fr-CA``, ``fr``, ``fr-BE``), it is in English, or else in
+                any language.
         """
         for column, entries, name in (
             ("label", self.labels, label),
@@ -178,7 +179,7 @@ def read(url: str, s3: S3Options = DEFAULT_S3) -> Cards:
 
 
 def language_tag(text: str) -> str | None:
-    """Return a language as BCP 47 writes it (``fr``, ``pt-BR``, ``zh-Hant``); None if it is none."""
+    """Return a language tag as BCP 47 writes it (``fr``, ``pt-BR``, ``zh-Hant``); None if it is invalid."""
     found = _LANGUAGE.fullmatch(text.strip())
     if found is None:
         return None
@@ -188,7 +189,7 @@ def language_tag(text: str) -> str | None:
 
 
 def remember(output: Output, cards: Cards | None) -> None:
-    """Commit cards as a part that models are made of, and what is to be said of them; None: there are none."""
+    """Commit cards as a part for models, with their metrics; None: there are no cards."""
     data = None if cards is None else cards.to_bytes()
     found = None if cards is None else _compared(output, cards)
     present = {file.name: file.digest for file in output.files(PARTS) if file.name.endswith(f"/{CARDS}")}
@@ -203,7 +204,7 @@ def remember(output: Output, cards: Cards | None) -> None:
 
 
 def bring_to_model(output: Output) -> None:
-    """Make a model of the cards that are remembered and the classifiers that there are, if the present one differs."""
+    """Make a model of the committed cards and the existing classifiers, if the present model has other cards."""
     if output.model_folder is None:
         return
     wanted = [file.digest for file in output.files(PARTS) if file.name.endswith(f"/{CARDS}")]

@@ -19,9 +19,9 @@ def run_command(
     """Run a command and exit with its code.
 
     Args:
-        command: what to run.
-        arguments: what it is given; None: what the process was.
-        in_main_thread: as of `orchard.interruption.run`.
+        command: the command.
+        arguments: its arguments; None: the arguments of the process.
+        in_main_thread: as for `orchard.interruption.run`.
     """
     start_again_in_utf8()
     print_anything()

@@ -31,29 +31,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TOLERANCE = 0.01
-"""How much accuracy a faster backbone may cost and still be the better trade-off: one point."""
+"""How much less accurate than the best a faster backbone may be and still be the best trade-off: one point."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One backbone with the classifier that did best on it."""
+    """A backbone with its best classifier."""
 
     backbone: str
-    """With ``@`` and its input size where that was given."""
+    """Name of the backbone, with ``@`` and its input size if one was given."""
     classifier: str
     accuracy: float
     accuracy_interval: Interval
     measure: str
-    """What the accuracy was measured on, the same for all rows: see `orchard.layout.Measure`."""
+    """The images on which the accuracy was measured, the same for all rows: see `orchard.layout.Measure`."""
     features: int
     k: int
     parameters: int
     size_mb: float
-    """Of the network's float32 weights, in 10^6 bytes."""
+    """Size of the network's float32 weights, in 10^6 bytes."""
     ms_per_image: float
-    """On one core, decoding and network, everything warm: see `orchard.planning.probe.measure`."""
+    """Time for decoding and network on one core, after a warm-up: see `orchard.planning.probe.measure`."""
     images_per_second: float
-    """Of all workers together in the run, their starts included; of an unchanged output, of the run that made it."""
+    """Rate of all workers together, with their starts; for an unchanged output, the rate of the run that made it."""
     best_trade_off: bool = False
 
 

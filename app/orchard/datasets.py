@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 Mark = TypeVar("Mark", bound=np.generic)
 
 BATCH_ROWS = 4096
-"""Rows that a worker holds at a time: 20 MB of 1,280 features."""
+"""Rows that a worker holds at a time: 20 MB with 1,280 features."""
 
 STORED_ROWS = 16_384
-"""Rows that the driver holds at a time: of 300 components 20 MB."""
+"""Rows that the driver holds at a time: 20 MB with 300 components."""
 
 
 def batches(storage: Storage, file: DataFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Read a Parquet file in order, at most `BATCH_ROWS` rows at a time, with the columns that it lacks as nulls.
+    """Read a Parquet file in order, at most `BATCH_ROWS` rows at a time; missing columns are nulls.
 
     Raises:
         OutputDamaged: it is gone, or not what was committed.
@@ -57,7 +57,7 @@ def stored(output: Output, dataset: Dataset, columns: Sequence[str] | None = Non
 
 
 def with_marks(read: Iterable[pa.RecordBatch], marks: NDArray[Mark]) -> Iterator[tuple[pa.RecordBatch, NDArray[Mark]]]:
-    """Yield the batches of a file with what `marks` says of their rows.
+    """Yield the batches of a file together with the marks of their rows.
 
     Args:
         read: all rows of the file, in order.

@@ -26,7 +26,7 @@ def decoded(data: bytes) -> str:
 
 
 def delimiter(text: str, is_header: Callable[[Set[str]], bool]) -> tuple[str, str]:
-    """What separates the columns, and the text without Excel's own line about it.
+    """The separator of the columns, and the text without Excel's own line (``sep=;``) about it.
 
     Args:
         text: The table.
@@ -84,7 +84,7 @@ def rows(
 
 
 def read_table(url: str, setting: str, max_bytes: int, s3: S3Options = DEFAULT_S3) -> bytes:
-    """The content of the file at a local path or object's address that a setting names; at most a byte too much of it.
+    """The content of the file that a setting names, by a local path or an object's address; at most one byte too many.
 
     Raises:
         InputError: It is not there.

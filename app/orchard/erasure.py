@@ -1,8 +1,8 @@
-"""What an output knows of an image goes, and what was learned from it is named.
+"""Erases images from an output, and names everything that was learned from them.
 
-Rows go from every dataset, names from the log and from what stages remember, lines from the logs of runs. One commit
-does it, which forgets all commits before it: old ones hold names, too. Whatever was killed in between, the same command
-goes on. Models stay, for one image's part in them cannot be taken out: they are to be made again.
+It deletes rows of every dataset, paths in the log and in the stages' properties, and lines of the logs of runs. One
+commit does this, and it resets the log, because old commits hold paths, too. If it is killed, the same command
+continues. Models stay, because one image cannot be removed from them: they have to be made again.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from orchard.output import Output
 from orchard.storage import S3Options, local_path, split_object_url
 
 GONE = "(erased)"
-"""Stands in a sentence in place of a path."""
+"""Text that replaces a path in a sentence."""
 _SHOWN = 20
 
 
 class Erasure(TypedDict):
-    """What is known of images, and what becomes of it."""
+    """Everything that an output holds of images, and what happens to it."""
 
     output: str
     images: int  # of which there are rows
@@ -69,16 +69,16 @@ class Erasure(TypedDict):
 
 @dataclass
 class Plan:
-    """What is to be written; `said` tells it."""
+    """The changes to make; `said` describes them."""
 
     paths: list[str]
     said: Erasure
     rewritten: dict[str, list[DataFile]] = field(default_factory=dict)
-    """Folder -> files that are to be written again."""
+    """Folder -> files to write again."""
     lists: dict[str, bytes] = field(default_factory=dict)
-    """Files that are no part of a commit -> their content without the images."""
+    """File outside the commits -> its content without the images."""
     dropped: list[str] = field(default_factory=list)
-    """Such files that go."""
+    """Files outside the commits that are deleted."""
 
 
 def find(output: Output, images: Sequence[str], s3: S3Options, *, older_than: timedelta | None = None) -> Plan:
@@ -86,9 +86,9 @@ def find(output: Output, images: Sequence[str], s3: S3Options, *, older_than: ti
 
     Args:
         output: the output.
-        images: paths as the output names them, relative ones, addresses; with a slash at the end all below a folder.
-        s3: where images may still be.
-        older_than: also the logs of runs that began so long ago; and all images if the last commit is so old.
+        images: paths as in the output, relative paths, or addresses; one with a slash at the end means all below it.
+        s3: options of the stores in which the images may still exist.
+        older_than: an age: also find the logs of older runs, and all images if the last commit is older.
 
     Raises:
         UsageError: a path is of a scheme that is not read.
@@ -130,14 +130,14 @@ def find(output: Output, images: Sequence[str], s3: S3Options, *, older_than: ti
 
 
 def erase(output: Output, plan: Plan, *, remember: bool = True) -> Erasure:
-    """Do what `find` has found: lists and logs first, then everything else by one commit.
+    """Make the changes that `find` has planned: lists and logs first, then everything else by one commit.
 
-    Report, metrics and ``run.json`` are dropped by it; who calls this writes them again.
+    This deletes report, metrics and ``run.json``; the caller writes them again.
 
     Args:
-        output: held for writing.
-        plan: of this output, made under the same lock.
-        remember: keep digests of the paths, so that later runs leave the images out.
+        output: the output, locked for writing.
+        plan: the plan for this output, made under the same lock.
+        remember: whether to keep digests of the paths, so that later runs leave the images out.
 
     Raises: as `Output.commit`.
     """

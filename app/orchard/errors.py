@@ -27,7 +27,7 @@ from orchard.redaction import redacted
 
 
 class OrchardError(Exception):
-    """What Orchard raises on purpose; its text is one sentence, without secrets, for the person who meets it."""
+    """Base of all errors that Orchard raises on purpose; the text is one sentence for a person, without secrets."""
 
     exit_code = 4
 
@@ -36,7 +36,7 @@ class OrchardError(Exception):
 
 
 class UsageError(OrchardError):
-    """A setting that cannot be right, by itself or together with the others."""
+    """A setting that is wrong, by itself or together with others."""
 
     exit_code = 2
 
@@ -52,7 +52,7 @@ class InputError(OrchardError):
 
 
 class WeightsUnavailable(OrchardError):
-    """The backbone's weights are neither in a package, a Keras home, a file, nor to be downloaded."""
+    """The backbone's weights are in no package, Keras home or file, and cannot be downloaded."""
 
     exit_code = 3
 
@@ -68,7 +68,7 @@ class StorageError(OrchardError):
 
 
 class AccessDenied(StorageError):
-    """The store refuses the credentials; like missing input, no second try mends it, so a cluster makes none."""
+    """The store refuses the credentials. A second try would not help, so a cluster makes none."""
 
     exit_code = 3
 
@@ -100,7 +100,7 @@ class ClusterError(OrchardError):
 
 
 class ExecutorsRefused(ClusterError):
-    """What hinders the executors does not go away by itself (a quota, an image that is not there): no second try."""
+    """A permanent hindrance to executors, such as a quota or a missing image; a cluster makes no second try."""
 
     exit_code = 3
 
@@ -125,12 +125,12 @@ def in_driver_pod(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def is_of_file(error: Exception) -> TypeGuard[OSError]:
-    """Whether the operating system says this of a file or a disk, not of a connection."""
+    """Whether an error of the operating system concerns a file or a disk rather than a connection."""
     return isinstance(error, OSError) and (error.filename is not None or error.errno in _REMEDIES)
 
 
 def file_failure(error: OSError, what: str = "read or written", path: str | None = None) -> StorageError:
-    """Return the sentence for what the operating system says of a file: it "cannot be `what`"."""
+    """Return the sentence for an operating system's error about a file, which "cannot be `what`"."""
     name = path or os.fspath(error.filename or "a file")
     remedy = _REMEDIES.get(error.errno or 0, "mount it again" if error.errno in _MOUNT else "check it")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -153,12 +153,12 @@ def _permission(number: int, path: str) -> str | None:
 
 
 def broken(error: OSError, path: str) -> StorageError | None:
-    """Return the sentence for what ails the machine or a whole mount; None if it is about this one file."""
+    """Return the sentence for an error of the machine or a whole mount; None if it concerns only one file."""
     return file_failure(error, "read", path) if error.errno in _BROKEN else None
 
 
 def first_line(error: BaseException) -> str:
-    """Return the line that says most of an exception of others'; one from Java comes with its whole stack."""
+    """Return the most informative line of another library's exception; Java's come with their whole stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("An error occurred while calling"):
         return lines[1].removeprefix(": ")

@@ -26,9 +26,9 @@ class DataFile:
     name: str
     rows: int
     size: int | None = None
-    """Bytes; None where the output was begun by a version that did not record it."""
+    """Size in bytes; None if a version that did not record it has begun the output."""
     digest: str | None = None
-    """See `digest_of`; None likewise."""
+    """Digest of the content, see `digest_of`; None as for `size`."""
 
 
 def digest_of(data: bytes | memoryview | pa.Buffer) -> str:
@@ -37,7 +37,7 @@ def digest_of(data: bytes | memoryview | pa.Buffer) -> str:
 
 
 def part(dataset: Dataset, suffix: str = "parquet") -> str:
-    """Name a new file of `dataset`; no two attempts at the same work get the same."""
+    """Return a name for a new file of `dataset`; no two attempts at the same work get the same name."""
     return f"{dataset}/part-{secrets.token_hex(12)}.{suffix}"
 
 
@@ -73,7 +73,7 @@ def read_file(storage: Storage, file: DataFile) -> bytes:
 
 @contextmanager
 def open_parquet(storage: Storage, file: DataFile) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of which only parts are wanted; what is read is checked page by page.
+    """Open a Parquet file of which only parts are read; each page is checked when it is read.
 
     Raises:
         OutputDamaged: it is gone, or not what was committed.
@@ -97,12 +97,12 @@ def read_columns(storage: Storage, file: DataFile, columns: Sequence[str] | None
 
 
 def with_all_columns(rows: _Rows, file: DataFile, columns: Sequence[str] | None = None) -> _Rows:
-    """Return rows of a dataset's file with those columns of today's schema that it was written without, as nulls.
+    """Return rows of a dataset's file with all columns of today's schema; missing ones are nulls.
 
     Args:
-        rows: of the file.
-        file: whose folder names the dataset.
-        columns: that were asked for; None: all.
+        rows: rows of the file.
+        file: the file, whose folder names the dataset.
+        columns: the requested columns; None: all.
     """
     schema: pa.Schema = SCHEMAS[Dataset(file.name.split("/")[-2])]
     present = set(rows.schema.names)

@@ -13,15 +13,15 @@ MEASURES = {
     Measure.APART: "test images without a near twin in training",
     Measure.ALL: "all test images",
 }
-"""What each was measured on, in words."""
+"""The images of each measure, in words."""
 
 
 def headline(metrics: Metrics) -> Headline | None:
-    """Return the figure to quote: of the classifier that answers, on the strictest measure that there is.
+    """Return the figure to quote: the accuracy of the classifier that answers, by the strictest available measure.
 
-    Whole groups come first, as someone who named groups knows what belongs together; then test images without a near
-    twin in training, where there are more near twins than chance explains; then all test images. None if nothing was
-    measured.
+    The accuracy on whole groups comes first, because whoever named groups knows what belongs together. Then, if there
+    are more near twins than chance explains, the accuracy on test images without a near twin in training. Then that on
+    all test images. None if nothing was measured.
     """
     neighbours = metrics.get("neighbours")
     for measure in Measure:
@@ -33,9 +33,9 @@ def headline(metrics: Metrics) -> Headline | None:
 
 
 def measured_by(metrics: Metrics, measure: Measure) -> Headline | None:
-    """Return the figure of a measure: of the classifier that answers, chosen without the test images, or else the best.
+    """Return the figure of a measure, for the classifier that answers, or else for the best one.
 
-    None if nothing, or too little, was measured so.
+    The classifier that answers was chosen without the test images. None if too little was measured.
     """
     figures: dict[str, tuple[float, int]]
     if measure is Measure.APART:
@@ -61,7 +61,7 @@ def measured_by(metrics: Metrics, measure: Measure) -> Headline | None:
 
 
 def common(runs: Sequence[Metrics]) -> Measure:
-    """Return the measure to compare runs by: the strictest that one of their headlines has and all were measured by."""
+    """Return the measure for comparing runs: the strictest that one of their headlines uses, and that all runs have."""
     wanted = {found["measure"] for run in runs if (found := headline(run)) is not None}
     for measure in Measure:
         if measure in wanted and all(measured_by(run, measure) is not None for run in runs):

@@ -1,12 +1,12 @@
 """The single-writer lock of an output.
 
-A folder is locked by the operating system (``flock``), which lets go when the process dies. An object store has no
-such thing: there the lock is a row of numbered leases. Its holder renews it by creating lease n + 1, and another run
-takes it over in the same way, once it has seen lease n be the newest for `EXPIRY_SECONDS`. Creating fails if the lease
-exists, so of all who try one alone succeeds, and the holder learns at its next renewal that it was overtaken. It stops
-writing before that: `HELD_SECONDS` after it began its last renewal, it has to renew before it may write again.
+A folder is locked by the operating system (``flock``), which releases the lock when the process dies. An object store
+has no locks: there the lock is a series of numbered leases. Its holder renews it by creating lease n + 1. Another run
+takes it over in the same way, after lease n has been the newest for `EXPIRY_SECONDS`. Creating a lease that exists
+fails, so only one of several runs succeeds, and the holder learns at its next renewal that it has lost the lock. It
+stops writing before that: `HELD_SECONDS` after the start of its last renewal, it must renew before it may write again.
 
-No decision looks at the time of day, and no clock is compared with another machine's.
+No decision uses the time of day, and no clock is compared with another machine's.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from orchard.storage import LocalStorage, Storage
 
 RENEWAL_SECONDS = 10.0
 HELD_SECONDS = 30.0
-"""How long a holder that cannot renew goes on."""
+"""Seconds for which a holder that cannot renew continues."""
 EXPIRY_SECONDS = 45.0
-"""How long a run has to see a lease unchanged before it takes over: longer than its holder goes on."""
+"""Seconds for which a lease must be unchanged before another run takes over: longer than its holder continues."""
 # Whoever is told to stop does not wait for a store that does not answer: then the lease expires instead.
 RELEASE_SECONDS = 3.0
 
@@ -44,18 +44,18 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """What the holder of the lock knows of it. A folder's cannot be lost."""
+    """The holder's side of the lock. The lock of a folder cannot be lost."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
     @property
     def lost(self) -> bool:
-        """Whether nothing may be written: another run took over, or may have, for this one could not renew in time."""
+        """Whether this run may not write: another run has taken over, or may have, because this one did not renew."""
         return False
 
     def check(self) -> None:
-        """Make sure that this run may write.
+        """Check that this run may write.
 
         Raises:
             OutputLocked: another run took over.

@@ -5,8 +5,8 @@
     OUT/_orchard/commits/00000001.json …   records; creating one fails if it exists, so two writers never both make it
     OUT/_orchard/head.json                 the last record whose changes are all made, by number and digest
 
-A record that was edited breaks the chain, one that was deleted leaves a gap, and the last one cannot vanish unnoticed
-because the head names it. A record that says ``reset`` forgets all before it: whatever is wrong with those, it holds.
+An edited record breaks the chain, a deleted one leaves a gap, and the last one cannot vanish unnoticed, because the
+head names it. A record that says ``reset`` replaces all records before it, and is valid even if those are damaged.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ class Record(TypedDict):
 
 @dataclass
 class State:
-    """What the log comes to."""
+    """The state of an output after all records of its log."""
 
     files: dict[str, dict[str, DataFile]] = field(default_factory=dict)
     """Folder (a dataset, the models, parts of models) -> name -> file, in the order of their commits."""
     properties: dict[str, Any] = field(default_factory=dict)
     sequence: int = 0
     digest: str | None = None
-    """Of the last record."""
+    """Digest of the last record."""
     format: int = FORMAT
     """Of the last record."""
     time: str | None = None
     """Of the last record, ISO 8601, UTC."""
     pending: Record | None = None
-    """The last record, unless all its changes are known to be made."""
+    """The last record; None if all its changes are known to be made."""
 
     def fold(self, record: Record, digest: str) -> None:
-        """Take one more record in."""
+        """Apply one more record."""
         if record.get("reset"):
             self.files, self.properties = {}, {}
         removed = set(record["remove"])
@@ -79,24 +79,24 @@ class State:
 
 
 def key(sequence: int) -> str:
-    """Return where the record of this number lies."""
+    """Return the key of the record with this number."""
     return f"{COMMITS}{sequence:08d}.json"
 
 
 def records(storage: Storage) -> dict[int, str]:
-    """Return the number and key of every record that is there."""
+    """Return the number and key of every existing record."""
     found = {int(entry.key[len(COMMITS) : -5]): entry.key for entry in storage.list(COMMITS) if _is_record(entry.key)}
     return dict(sorted(found.items()))
 
 
 def last(storage: Storage) -> int:
-    """Return the number of the last record that there ever was, as far as is known."""
+    """Return the number of the last record that was ever made, as far as is known."""
     head = _head(storage)
     return max(0, *records(storage), head["sequence"] if head else 0)
 
 
 def load(storage: Storage) -> State:
-    """Return what the log comes to.
+    """Read the log, and return the state of the output.
 
     Raises:
         OutputDamaged: a record is missing or not what was written.
@@ -134,13 +134,13 @@ def load(storage: Storage) -> State:
 
 
 def append(storage: Storage, record: Record) -> str | None:
-    """Create a record; return its digest, or None if there is one of its number already."""
+    """Create a record; return its digest, or None if a record of its number exists."""
     data = json.dumps(record).encode()
     return digest_of(data) if storage.create(key(record["sequence"]), data) else None
 
 
 def mark_done(storage: Storage, state: State) -> None:
-    """Say in the head that all changes of the last record are made."""
+    """Record in the head that all changes of the last record are made."""
     storage.write(HEAD, json.dumps({"sequence": state.sequence, "digest": state.digest}).encode())
     state.pending = None
 

@@ -8,8 +8,8 @@
                        linear_discriminant.npz, tuned_head.npz, logistic_regression.npz, random_forest.npz
                        and, where there are any, kinds.npz, columns.npz and cards.json
 
-A part that is of another run, or was edited, is not what the manifest says, and another manifest has another name: a
-model whose parts do not belong together cannot be read.
+A part of another run, or an edited part, has another digest than the manifest says, and another manifest has another
+name. So a model whose parts do not belong together cannot be read.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class ModelFolder:
     folder: str
     """``model/<digest>/``"""
     digests: Mapping[str, str]
-    """Part, such as ``reduction.npz``, to the digest of its content."""
+    """Part, such as ``reduction.npz`` -> digest of its content."""
 
     def read(self, part: str) -> bytes:
         """Return the content of a part.
 
         Raises:
             InputError: the model has no such part.
-            OutputDamaged: it is not what the model was made with.
-            FileNotFoundError: it is gone; if another model has taken its place meanwhile, that is no damage.
+            OutputDamaged: it differs from the part that the model was made with.
+            FileNotFoundError: it is missing, which is no damage if another model has replaced this one meanwhile.
         """
         url = self.storage.url
         if part not in self.digests:
@@ -66,7 +66,7 @@ def manifest(digests: Mapping[str, str]) -> tuple[str, bytes]:
 
 
 def current(storage: Storage) -> ModelFolder:
-    """Return the model that holds.
+    """Return the current model.
 
     Raises:
         InputError: there is none, or it is of a version that did not bind its parts.

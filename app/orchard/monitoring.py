@@ -1,7 +1,7 @@
 """Metrics for Prometheus while a run lasts, on the port of the setting ``metrics_port``.
 
-Names are the same for every job: which job it is, labels say that Prometheus gives
-a target (``release``, ``namespace``).
+Metrics have the same names for every job. The labels that Prometheus gives to a target (``release``, ``namespace``)
+say which job it is.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def served(port: int, output: Output, settings: Settings, core_seconds: Callable
         port: 0 takes any that is free.
         output: the run's.
         settings: the run's.
-        core_seconds: returns what the run has held so far.
+        core_seconds: returns the core-seconds that the run has held so far.
 
     Yields: the port.
 
     Raises:
-        UsageError: the port cannot be had.
+        UsageError: the port cannot be used.
     """
     registry = CollectorRegistry()
     registry.register(_Run(output, settings, core_seconds))

@@ -9,9 +9,9 @@
     OUT/_orchard/staging/<run>/…                         files that are not committed
     OUT/_orchard/locks/…                                 who writes (see `lock`)
 
-A commit is a write-ahead record: once it exists it holds, and its changes can be finished by whoever comes next.
-Spark's retries and speculative attempts each stage a file of their own name; a record names the files of the attempts
-that Spark counted, and the rest never leaves staging. What a record names is never cleared from staging.
+A commit is a write-ahead record: it is valid once it exists, and the next process that opens the output can finish its
+changes. Spark's retries and speculative attempts each stage a file of their own name. A record names the files of the
+attempts that Spark counted; all others never leave staging. Files that a record names are never cleared from staging.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _READ_AGAIN = 5
 
 @dataclass(frozen=True)
 class StagedModel:
-    """A model whose files are staged, for the commit that makes it hold."""
+    """A model whose files are staged, for the commit that makes it the current one."""
 
     folder: str
     files: Sequence[DataFile]
@@ -114,7 +114,7 @@ class Output:
 
     @property
     def damage(self) -> OutputDamaged | None:
-        """What is wrong with the log, if something is, or with its last commit, which cannot be finished."""
+        """The error in the log, or in its last commit, which cannot be finished; None if there is none."""
         try:
             if self._lease is not None:
                 self._finish_pending()
@@ -124,12 +124,12 @@ class Output:
 
     @property
     def known(self) -> bool:
-        """Whether the log can be read, so that what the output holds is known."""
+        """Whether the log can be read, so that the output's content is known."""
         return self._snapshot.damage is None
 
     @property
     def committed(self) -> float | None:
-        """When the last commit was made, in seconds since 1970; None: there is none."""
+        """Time of the last commit, in seconds since 1970; None: there is none."""
         return datetime.fromisoformat(self._state.time).timestamp() if self._state.time else None
 
     @property
@@ -145,7 +145,7 @@ class Output:
 
     @property
     def properties(self) -> dict[str, Any]:
-        """All that commits have set, by name."""
+        """All properties that commits have set, by name."""
         return dict(self._state.properties)
 
     @property
@@ -163,11 +163,11 @@ class Output:
         return sum(file.rows for file in self.files(dataset))
 
     def property(self, name: str) -> object | None:
-        """Return what the latest commit that set the property `name` set it to."""
+        """Return the current value of the property `name`."""
         return self._state.properties.get(name)
 
     def recall(self, name: str) -> dict[str, Any]:
-        """Return the property `name`, which is a stage's; empty if it has not run."""
+        """Return the property `name` of a stage; empty if the stage has not run."""
         return cast(dict[str, Any], self.property(name) or {})
 
     def read(self, dataset: Dataset, columns: list[str], schema: pa.Schema) -> pa.Table:
@@ -205,16 +205,16 @@ class Output:
         return [present(file) for file in self.files(folder)]
 
     def part(self, name: str) -> bytes | None:
-        """Return a part that models will be made of, None if it was never made. Raises as `read_file` does."""
+        """Return a part for future models; None if it was never made. Raises as `read_file` does."""
         file = self._part_file(name)
         return None if file is None else read_file(self.storage, file)
 
     def has_part(self, name: str) -> bool:
-        """Return whether a part that models will be made of was committed."""
+        """Return whether a part for future models was committed."""
         return self._part_file(name) is not None
 
     def classifier_files(self) -> dict[str, bytes]:
-        """Return what the model that holds has beside the parts, by name. Raises as `read_file` does."""
+        """Return the current model's files that are no parts, by name. Raises as `read_file` does."""
         start = len(self.model_folder or "")
         shared = {models.MANIFEST, *(_part_name(file.name) for file in self.files(PARTS))}
         files = {file.name[start:]: file for file in self.files(MODEL)}
@@ -225,7 +225,7 @@ class Output:
         """Hold the output's lock, finish what a killed run began, and leave no staged file behind.
 
         Args:
-            unchecked: go on even if the output is damaged, as those must who start over or mend it.
+            unchecked: whether to continue even if the output is damaged, to repair it or to start over.
 
         Raises:
             OutputLocked: another run holds the lock.

@@ -49,18 +49,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to."""
+    """The results of a run."""
 
     metrics: Metrics
     output: str
     report: str | None
-    """Where the page is; None if it was never written."""
+    """Address of the report; None if it was never written."""
     within_limits: bool
     """Whether no more images were rejected than the settings allow."""
 
 
 def run(source: str | Sequence[str], output: str, settings: Settings, spark: SparkSession | None = None) -> Outcome:
-    """Do everything: from the images at `source`, one or several, to the report in `output`."""
+    """Run all stages, from the images at `source`, one or several, to the report in `output`."""
     with told(settings.webhook, output) as message:
         check_apart(source, output)
         settings.check_regions(source, output)
@@ -89,16 +89,16 @@ def erase(
     older_than: timedelta | None = None,
     dry_run: bool = False,
 ) -> Erasure:
-    """Erase images from `output`, or what is older, and say what was learned from them.
+    """Erase images, or old data, from `output`, and report what was learned from them.
 
-    Report, metrics and ``run.json`` are made again of what is left.
+    Report, metrics and ``run.json`` are then made again from the rest.
 
     Args:
         output: folder or ``s3a://`` prefix.
-        images: as `orchard.erasure.find` takes them.
-        settings: say where stores are.
-        older_than: the age of what goes besides: see there.
-        dry_run: only say what there is.
+        images: as for `orchard.erasure.find`.
+        settings: the settings of the stores.
+        older_than: the age of data to erase, as for `orchard.erasure.find`.
+        dry_run: only report what would be erased.
 
     Raises:
         InputError: the output is empty.

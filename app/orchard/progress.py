@@ -30,9 +30,9 @@ from orchard import interruption
 from orchard.redaction import redacted, without_secrets
 
 LOG_SECONDS = 5.0
-"""How often a stage says how far it is when there is no terminal."""
+"""Interval, in seconds, at which a stage logs its progress if there is no terminal."""
 QUIET_SECONDS = 25.0
-"""After so long without a word a stage says that it is still at work, whatever it counts."""
+"""After so many seconds without a log line, a stage logs that it still works, even without progress."""
 
 console = Console(stderr=True)
 log = logging.getLogger("orchard")
@@ -43,22 +43,22 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 @dataclass
 class Work:
-    """How far a stage is."""
+    """Progress of a stage."""
 
     name: str
     total: int | None
-    """Units of the whole work, if they are known."""
+    """Number of units of the whole work; None: unknown."""
     before: int
-    """How many of them an earlier run has done."""
+    """Number of units that an earlier run has done."""
     done: int
     started: float = field(default_factory=time.time)
     moved: float = field(default_factory=time.time)
-    """When it last got on, in seconds since 1970."""
+    """Time of its last progress, in seconds since 1970."""
     ended: float | None = None
 
     @property
     def seconds(self) -> float:
-        """How long it has been at work, or was."""
+        """Its duration in seconds, until now or until its end."""
         return (self.ended or time.time()) - self.started
 
     @property

@@ -51,7 +51,7 @@ _PAIRS = [
 
 @functools.lru_cache(1024)
 def is_secret(name: str) -> bool:
-    """Whether what has this name (a setting, Spark property, variable, part of a query) is nobody's business."""
+    """Whether the value of this name (a setting, Spark property, variable, part of a query) is secret."""
     words = re.sub(r"[^a-z0-9]+", "_", _HUMP.sub("_", name).lower())
     return _SECRET_NAME.search(words) is not None
 
@@ -68,7 +68,7 @@ def redacted(text: str) -> str:
 
 
 def without_secrets(value: Any, name: str = "") -> Any:
-    """Return what goes into JSON (a mapping, list, text, number) without secrets; `name` is what it is called."""
+    """Return a value for JSON (a mapping, list, text, number) without secrets; `name` is the value's name."""
     if value is None or isinstance(value, bool):
         return value
     if is_secret(name):

@@ -5,8 +5,8 @@
     OUT/logs/<run>/log-0001.jsonl …      Orchard's own log: JSON lines, and the sentence with which a run fails
     OUT/logs/<run>/spark-0001.log …      what the driver's JVM said
 
-Secrets are hidden as everywhere (`orchard.redaction`). A part is written again while it grows, so it is kept short. Of
-older runs than the last `KEPT` nothing is kept. No log is worth a run: what cannot be written is left out.
+Secrets are hidden as everywhere (`orchard.redaction`). A part is written again while it grows, so parts are short. The
+logs of the last `KEPT` runs are kept. A log must never stop a run: lines that cannot be written are left out.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from orchard.storage import ObjectStorage, S3Options, Storage, open_storage
 
 KEPT = 20
 SECONDS = 20.0
-"""How often what is new is written."""
+"""Interval, in seconds, at which new lines are written."""
 PART_BYTES = 2**20
 PATIENCE_SECONDS = 3.0
-"""How long a store may take: a run that ends cannot wait."""
+"""Seconds that a store may take, because a run that ends cannot wait."""
 
 log = logging.getLogger("orchard")
 
@@ -124,13 +124,13 @@ _of_spark: list[_Kept] = []
 
 
 def note_spark(line: str) -> None:
-    """Keep what a driver's JVM says, if a run keeps its log."""
+    """Keep the output of a driver's JVM, if a run keeps its log."""
     for kept in _of_spark:
         kept.add(redacted(line))
 
 
 def lines(output: str, s3: S3Options, *, spark: bool = False) -> Iterator[str]:
-    """Yield the log that the last run has left in an output; with `spark` what its JVM said.
+    """Yield the log that the last run has left in an output; with `spark`, the output of its JVM.
 
     Raises:
         InputError: there is none.

@@ -18,7 +18,7 @@ def variable_of(name: str) -> str:
 
 
 def as_text(name: str, value: object) -> str:
-    """Return a setting's value as its variable, its flag and its default in the help are written."""
+    """Return a setting's value as text: for its variable, its flag, and its default in the help."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):  # JSON knows lists alone

@@ -22,12 +22,12 @@ class Stage:
     """A stage over an output.
 
     Attributes:
-        name: as progress and ``metrics.json`` call it.
-        remembered: the output's property in which the work leaves its key.
-        key: what input and settings come to.
-        work: does it and commits; gets what gives Spark, and what to tell of its progress.
-        total: rows or images that the progress counts up to; None: unknown.
-        again: whether it is to be done in any case.
+        name: its name in progress and ``metrics.json``.
+        remembered: the output's property in which the work records its key.
+        key: digest of its input and settings.
+        work: does the work and commits; gets the session, and a function to report progress to.
+        total: number of rows or images that progress counts to; None: unknown.
+        again: whether it is done in any case.
     """
 
     name: str
@@ -48,7 +48,7 @@ def key_of(*values: object) -> str:
 
 
 def key_of_rows(rows: Iterable[object]) -> str:
-    """Return what `key_of` returns of so many values, of which one is in memory at a time: of millions of images."""
+    """Return a digest like `key_of` for many values, such as those of all images; one is in memory at a time."""
     digest = hashlib.blake2b(b"[", digest_size=16)
     for number, row in enumerate(rows):
         digest.update((", " if number else "").encode() + json.dumps(row, sort_keys=True).encode())
@@ -57,6 +57,6 @@ def key_of_rows(rows: Iterable[object]) -> str:
 
 
 def feature_names(output: Output) -> list[str]:
-    """Return the names of the files of the features, those of views too, which tell them from others."""
+    """Return the names of all files of features and views, which identify their content."""
     files = (file for dataset in (Dataset.FEATURES, Dataset.VIEWS) for file in output.files(dataset))
     return sorted(file.name for file in files if file.rows)

@@ -39,12 +39,12 @@ VERSIONED = (
 
 
 def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metrics:
-    """Return what the output holds and how it was measured.
+    """Return the content of ``metrics.json``: counts of the output, and its measurements.
 
     Args:
         output: the output.
-        decoded: images that this run decoded.
-        seconds: of each stage, by the run that did it last, and in total of this run.
+        decoded: number of images that this run decoded.
+        seconds: seconds of each stage in the run that did it last, and the total of this run.
     """
     rejections = output.read(Dataset.REJECTED, ["reason", "detail"], REJECTED)
     rejected = _by_reason(rejections)
@@ -116,14 +116,14 @@ def run(
     usage: dict[str, Usage],
     planned: Planned | None = None,
 ) -> Run:
-    """Return how the output came about: settings, versions, machine; without secrets.
+    """Return the content of ``run.json``: settings, versions and machine of the run; without secrets.
 
     Args:
         output: the output.
-        settings: of the run.
-        started: when it was.
-        usage: of its stages.
-        planned: what it expected; None: what the run did that extracted last, if it did.
+        settings: the run's settings.
+        started: time of its start.
+        usage: usage of its stages.
+        planned: its plan; None: the plan of the run that extracted last, if there is one.
     """
     identity = output.recall("identity")
     backbone = find(identity.get("backbone", settings.backbone)).with_input_size(identity.get("input_size"))

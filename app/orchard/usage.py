@@ -11,19 +11,19 @@ from orchard.layout import Usage
 from orchard.settings import Settings
 
 EFFICIENCY = 0.9
-"""Of a core's time that extraction takes, the part that its images do: see docs/sizing.md."""
+"""Share of extraction's core time that is spent on images: see docs/sizing.md."""
 SECONDS = 2.0
-"""How often the cores are counted: executors come and go."""
+"""Interval, in seconds, at which cores are counted, because executors come and go."""
 
 
 class Meter:
-    """Adds up the core-seconds that a run holds, at work or not, during a ``with`` block, in all and by stage.
+    """Adds up the core-seconds that a run holds during a ``with`` block, busy or idle, in total and by stage.
 
     Args:
-        cores: returns how many are held now, while a stage works on so many of the driver's itself.
+        cores: returns the number of cores held now, given the number of the driver's cores that a stage uses itself.
 
     Attributes:
-        seconds: that each stage took.
+        seconds: duration of each stage, in seconds.
     """
 
     def __init__(self, cores: Callable[[int], int]) -> None:
@@ -55,11 +55,11 @@ class Meter:
 
     @contextmanager
     def stage(self, name: str, *, cores: int = 0) -> Iterator[None]:
-        """Count what is inside a ``with`` block as a stage's, once it is done.
+        """Count the duration of a ``with`` block as a stage's, when the block has ended.
 
         Args:
-            name: of the stage.
-            cores: of the driver, that it works on itself.
+            name: name of the stage.
+            cores: number of the driver's cores that the stage uses itself.
         """
         started, self._own = monotonic(), cores
         held = self.core_seconds()

@@ -1,8 +1,8 @@
 """Checks every file of an output against what was written, and repairs what can be made again.
 
-What a later stage made is dropped, and made again by the next run. Rows of images are kept where they still agree: an
-image that is in the inventory and in exactly one of ``features`` and ``rejected``. The others are worked on again.
-A damaged log is written anew from the files that are there, as the folders hold committed files and nothing else.
+Results of later stages are deleted, and the next run makes them again. Rows of an image are kept if they are
+consistent: the image is in the inventory and in exactly one of ``features`` and ``rejected``. Other images are worked
+on again. A damaged log is written again from the existing files, because the folders hold only committed files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from orchard.output import NO_MODEL, Output
 
 
 class Verdict(TypedDict):
-    """What was found, and what became of it."""
+    """The damage that was found, and what was repaired."""
 
     files: int  # that were checked
     damage: list[str]  # one sentence each
@@ -56,7 +56,7 @@ class _Bad(defaultdict[str, set[str]]):
 
 
 def verify(output: Output, *, mend: bool = True) -> Verdict:
-    """Check every file of an output against its log, and the log itself; mend what can be mended.
+    """Check every file of an output against its log, and the log itself, and repair what can be repaired.
 
     Raises:
         InputError: the output is empty.

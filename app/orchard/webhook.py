@@ -22,7 +22,7 @@ ATTEMPTS = 2
 log = logging.getLogger(__name__)
 
 Told = dict[str, Any]
-"""What the message says; see docs/operations.md."""
+"""The message's fields; see docs/operations.md."""
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -37,15 +37,15 @@ _opener = build_opener(_NoRedirect)
 
 @contextmanager
 def told(url: str | None, output: str) -> Iterator[Told]:
-    """POST how what is inside a ``with`` block ends as JSON to `url`, if there is one.
+    """POST the result of a ``with`` block as JSON to `url`, if there is one.
 
-    No message is worth a run: one that cannot be sent becomes a warning.
+    A message must never stop a run: if it cannot be sent, that is a warning.
 
     Args:
-        url: of the webhook.
-        output: the run's.
+        url: address of the webhook.
+        output: the run's output.
 
-    Yields: the message so far; what is inside may add to it.
+    Yields: the message so far; the block may add to it.
     """
     message: Told = {}
     if url is None:

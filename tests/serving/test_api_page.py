@@ -54,6 +54,17 @@ def test_the_curl_examples(text: str, server: Server, folder: Path) -> None:
     ]
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_curl_examples_of_regions_and_cards(text: str, server: Server, folder: Path) -> None:
+    shutil.copy(folder / "mango.jpg", folder / "basket.jpg")
+    examples = re.findall(r"^curl .*(?:regions|cards)=.*$", text, re.MULTILINE)
+    command = " && ".join(examples).replace("http://localhost:8080", server.url)
+    done = subprocess.run(["bash", "-ec", command], cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    where, card = (json.loads(line)["predictions"][0] for line in done.stdout.replace("}{", "}\n{").splitlines())
+    assert where["regions"][0]["name"] == "Mango" and where["map"]
+    assert card["card"] is None  # this model has none
+
+
 def test_the_python_example(text: str, server: Server, folder: Path) -> None:
     lines = _run([sys.executable], "python", text, server, folder).splitlines()
     assert re.fullmatch(r"mango.jpg Mango \d+%", lines[0])

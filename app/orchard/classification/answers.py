@@ -17,14 +17,14 @@ _POINTS = 50  # of the curve
 def measure_answers(
     measured: Measured, calibration: Calibration, *, split: Split, rows: int, sure_at: float
 ) -> CalibrationMetrics | None:
-    """Return the figures of `measured`; None if there is no test image.
+    """Return how often sure answers, and all answers, were right; None if there is no test image.
 
     Args:
         measured: answers to the test images.
-        calibration: that they were given with.
-        split: that it was fitted on.
-        rows: how many images that were.
-        sure_at: how often sure answers were to be right.
+        calibration: the calibration of these answers.
+        split: the split on which the calibration was fitted.
+        rows: number of images on which it was fitted.
+        sure_at: the share of sure answers that should be right, 0..1.
     """
     before, after, right = measured.before, measured.after, measured.right
     if not len(after):

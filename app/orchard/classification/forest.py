@@ -28,12 +28,12 @@ from orchard.machine import available_cores
 from orchard.reduction.statistics import Role
 
 COMPONENTS = 128
-"""The forest sees the first ones only."""
+"""Number of leading components that the forest uses."""
 TREES = 100
 TREE_ROWS = 16_384
-"""Of a tree at the most."""
+"""Training rows of one tree, at most."""
 ROWS = 131_072
-"""That the driver holds for all trees, about: of 128 components 64 MB."""
+"""Training rows that the driver holds for all trees, about: 64 MB with 128 components."""
 
 # A tree of scikit-learn has twice the nodes of its rows at the most, each with 64 bytes and the share of every class.
 _NODE_BYTES, _CLASS_BYTES = 64, 8
@@ -44,14 +44,14 @@ class Forest:
     """Grown trees, as arrays over the nodes of all.
 
     Attributes:
-        labels: of the n_classes classes.
+        labels: names of the n_classes classes.
         roots: (n_trees,) int32, the first node of each tree.
-        features: (n_nodes,) int16, the component that a node looks at; -1: it is a leaf.
-        thresholds: (n_nodes,) float32: up to it a row goes left.
-        left, right: (n_nodes,) int32, the nodes below it; 0 for leaves.
-        entries: (n_nodes + 1,) int32: what a node says of classes begins here, and ends where the next one's begins.
-        classes: (n_entries,) int32.
-        shares: (n_entries,) float32, 0..1, of the training rows in a leaf.
+        features: (n_nodes,) int16, the component that a node compares; -1: it is a leaf.
+        thresholds: (n_nodes,) float32; a row whose component is at most this goes left.
+        left, right: (n_nodes,) int32, the child nodes; 0 for leaves.
+        entries: (n_nodes + 1,) int32; node i has the entries ``entries[i]`` up to, without, ``entries[i + 1]``.
+        classes: (n_entries,) int32, the class of each entry.
+        shares: (n_entries,) float32, 0..1, its share of the training rows in the leaf.
     """
 
     labels: tuple[str, ...]
@@ -102,14 +102,14 @@ def grow(read: Rows, n: int, labels: Sequence[str], *, seed: int, memory: int) -
     """Grow a forest in the driver.
 
     Args:
-        read: the rows.
-        n: how many of them are for training and have a label.
-        labels: those that occur in training, sorted.
-        seed: of the rows that are seen and of the trees.
-        memory: bytes that trees may take while they grow.
+        read: yields the rows.
+        n: number of rows that are for training and have a label.
+        labels: the labels that occur in training, sorted.
+        seed: seed of the samples of rows and of the trees.
+        memory: bytes that the trees may take while they grow.
 
     Returns:
-        The forest, or None; if memory is too short for whole trees or for any, a sentence that says so.
+        The forest, or None if memory is too small for any tree; and a sentence if memory was too small for whole trees.
     """
     wanted = min(n, TREE_ROWS)
     row_bytes = 2 * (_NODE_BYTES + _CLASS_BYTES * len(labels))

@@ -55,12 +55,12 @@ def evaluate_groups(
 
     Args:
         spark: where the work runs.
-        output: with features and groups.
-        classifiers: which to train.
-        components: k, as in the main reduction; fewer if the training rows have fewer.
-        seed: of the split and of the forest.
-        memory: as of `orchard.classification.candidates.Candidates`.
-        test_fraction: of each label's images, about, 0 to 1.
+        output: the output, with features and groups.
+        classifiers: names of the classifiers to train.
+        components: k, as in the main reduction; fewer if the training rows allow fewer.
+        seed: seed of the split and of the forest.
+        memory: as for `orchard.classification.candidates.Candidates`.
+        test_fraction: about which share of each label's images is for testing, 0 to 1.
         progress: called with 1 after every classifier.
 
     Raises:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 MAX_ROWS = 10_000
-"""More would make the figures no steadier; of 1,280 features they take 51 MB of the driver."""
+"""Held-out images that are used, at most: more would not make figures steadier. With 1,280 features they take 51 MB."""
 _MAX_SCORES = 2_500_000  # the driver holds them some ten times over while it fits, as float64: 0.2 GB
 
 
@@ -45,7 +45,7 @@ class HeldOut:
     columns: dict[str, list[str | None]]
 
     def classes(self, column: str, names: Sequence[str]) -> NDArray[np.intp]:
-        """Return the place of each image's value of `column` among `names`, (n,); -1 for others and for none."""
+        """Return the index in `names` of each image's value in `column`, (n,); -1 for other values and for none."""
         index = {name: place for place, name in enumerate(names)}
         return np.array([-1 if value is None else index.get(value, -1) for value in self.columns[column]], np.intp)
 
@@ -96,18 +96,18 @@ def judge(
     familiarity: Familiarity | None = None,
     sure_at: float,
 ) -> tuple[Trial | None, Calibration]:
-    """Return how a classifier that was fitted without them does on the images held out, and its calibration by them.
+    """Measure a classifier on the held-out images, on which it was not fitted, and calibrate it on them.
 
-    With fewer than `LEAST_ROWS` images of its classes there is no figure, and a calibration that changes nothing.
+    With fewer than `LEAST_ROWS` images of its classes, nothing is measured, and the calibration changes nothing.
 
     Args:
         linear: the classifier.
-        names: of its classes.
-        held_out: the images.
-        column: the label column that it was fitted on; of another one than ``label``, images without a value do not
-            count.
-        familiarity: of the model that was fitted without them, too; None: no image is unknown.
-        sure_at: how often sure answers are to be right, 0..1.
+        names: names of its classes.
+        held_out: the held-out images.
+        column: the label column that it was fitted on; for a column other than ``label``, images without a value do
+            not count.
+        familiarity: the familiarity of a model that was fitted without these images, too; None: no image is unknown.
+        sure_at: the share of sure answers that should be right, 0..1.
     """
     classes, features = held_out.classes(column, names), held_out.features
     if column != "label":

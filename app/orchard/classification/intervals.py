@@ -7,21 +7,21 @@ import math
 from orchard.layout import Interval
 
 Z = 1.959964
-"""Standard deviations that hold 95 % of a normal distribution."""
+"""Half-width, in standard deviations, of the interval that contains 95 % of a normal distribution."""
 
 FEW = 20
-"""Test images of a class below which its figures are hardly more than chance: one mistake is over 5 points."""
+"""With fewer test images than this, a class' figures are hardly more than chance: one mistake is over 5 points."""
 
 
 def wilson(share: float, count: int, z: float = Z) -> Interval:
     """Return the score interval of a share, within 0..1 (Wilson 1927, JASA 22, 209-212).
 
-    Unlike the usual plus and minus it holds for few images and for shares near 0 and 1. It takes images to be
-    independent of each other: where they come in series, the truth is wider.
+    Unlike the normal approximation it is valid for few images and for shares near 0 and 1. It assumes that images are
+    independent; for images that come in series, the true interval is wider.
 
     Args:
-        share: of successes, 0..1.
-        count: of trials; 0: nothing is known, so the interval is everything.
+        share: share of successes, 0..1.
+        count: number of trials; if it is 0, nothing is known, and the interval is 0..1.
         z: half-width of the normal interval, in standard deviations.
     """
     if not count:

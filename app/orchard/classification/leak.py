@@ -50,7 +50,7 @@ def label_conflicts(images: pa.Table) -> Conflicts:
 
 
 def conflict_warnings(conflicts: Conflicts) -> list[str]:
-    """One sentence that names some of them; none if there are none."""
+    """Return a sentence that names some of the conflicts; no sentence if there are no conflicts."""
     if not conflicts["images"]:
         return []
     pairs = (

@@ -15,7 +15,7 @@ from orchard.errors import TrainingError
 from orchard.layout import Baseline, ClassifierMetrics
 
 MAX_PAIRS = 10_000
-"""Pairs of true and predicted label in ``confusion``: all of up to 100 classes, of more the most frequent."""
+"""Pairs of true and predicted label in ``confusion``, at most: all of up to 100 classes, else the most frequent."""
 
 
 def evaluate(
@@ -32,11 +32,11 @@ def evaluate(
     by the test images of each, and a precision, recall or F1 whose denominator is zero counts as 0.
 
     Args:
-        true: (n,) labels.
-        predicted: (n,) labels.
-        counts: (n,) how many images each pair stands for; None: one each.
-        train_rows: what the classifier was trained on, to be reported.
-        seconds: that training and predicting took, to be reported.
+        true: (n,) true labels.
+        predicted: (n,) predicted labels.
+        counts: (n,) number of images for each pair; None: one each.
+        train_rows: number of rows that the classifier was trained on, to be reported.
+        seconds: duration of training and prediction, to be reported.
 
     Raises:
         TrainingError: there is nothing to measure.
@@ -89,11 +89,11 @@ def evaluate(
 
 
 def majority_baseline(train: Mapping[str, int], test: Mapping[str, int]) -> Baseline:
-    """Return what always answering the most frequent training label would reach.
+    """Return the accuracy of always answering the most frequent training label.
 
     Args:
-        train: label -> training images; of equally frequent labels the first in order is taken.
-        test: label -> test images.
+        train: label -> number of training images; among equally frequent labels the first in order is taken.
+        test: label -> number of test images.
     """
     label = min(train, key=lambda name: (-train[name], name))
     rows = sum(test.values())

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 Pairs = list[tuple[str, str, int]]
-"""How many test images of a label, kind or other value were taken for which."""
+"""(true, predicted, number of test images), of labels, kinds, or values of a further column."""
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """What a worker needs to answer."""
+    """The linear classifier and its calibration, as workers need them for predictions."""
 
     classifier: str
     labels: Sequence[str]
@@ -53,12 +53,12 @@ class LinearModel:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the answers to the test images are like; arrays of shape (n,).
+    """Confidence and familiarity of the answers to the test images, and which are right; arrays of shape (n,).
 
     Attributes:
-        before: confidence without calibration.
-        after: confidence.
-        familiarity: 0..1
+        before: confidence before calibration, 0..1.
+        after: confidence after calibration, 0..1.
+        familiarity: similarity to the training images, 0..1.
         right: whether the likeliest label is the true one.
     """
 
@@ -69,13 +69,13 @@ class Measured:
 
     @classmethod
     def of(cls, rows: NDArray[np.float32]) -> Measured:
-        """Return what rows (n, 4), of its attributes in order, hold."""
+        """Return it from rows (n, 4), whose columns are its attributes in order."""
         return cls(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] > 0)
 
 
 @dataclass(frozen=True)
 class Written:
-    """Staged predictions: the files, and the pairs of the test images, of labels, of kinds and of further columns."""
+    """Staged predictions: the files, and the `Pairs` of test images for labels, kinds and further columns."""
 
     files: list[DataFile]
     labels: Pairs
@@ -87,7 +87,7 @@ def write_linear(spark: SparkSession, output: Output, model: LinearModel) -> tup
     """Stage the predictions of a linear classifier for all labelled features.
 
     Returns:
-        The predictions, and what the answers to the test images are like.
+        The staged predictions, and the `Measured` answers to the test images.
     """
     context = spark.sparkContext
     files = output.files(Dataset.FEATURES)

@@ -49,7 +49,7 @@ class Regression:
     """A fitted logistic regression: the scores of components are ``components @ coefficients.T + intercept``.
 
     Attributes:
-        labels: of the n_classes classes.
+        labels: names of the n_classes classes.
         coefficients: (n_classes, k) float64.
         intercept: (n_classes,) float64.
     """
@@ -69,7 +69,7 @@ Fits = tuple[Regression | None, Regression | None, str | None]
 
 
 def prepare() -> None:
-    """Import scikit-learn in the background: it takes a second. A process that ends meanwhile ends after it."""
+    """Import scikit-learn in the background, which takes a second. A process cannot end before the import is done."""
 
     def load() -> None:
         import sklearn.linear_model
@@ -79,7 +79,7 @@ def prepare() -> None:
 
 
 def fitted_by(rows: int, components: int, n_classes: int, memory: int) -> FittedBy:
-    """Return what fits so many rows: scikit-learn, if they, with what it makes of them, take at most `memory` bytes."""
+    """Return what fits so many rows: scikit-learn if rows and scores take at most `memory` bytes, else Spark ML."""
     needed = 4 * rows * (components + _SCORES * n_classes) + 8 * _VECTORS * n_classes * (components + 1)
     return FittedBy.SCIKIT_LEARN if needed <= memory else FittedBy.SPARK_ML
 
@@ -97,17 +97,17 @@ def fit(
     """Fit on the rows of `Role.FIT` and `Role.HELD_OUT`.
 
     Args:
-        spark: where the work runs, if it is Spark ML's.
+        spark: the session, for Spark ML.
         rows: the rows.
-        fitted: the classes of those of `Role.FIT`.
-        everything: the classes of these and those of `Role.HELD_OUT`.
-        variances: (k,) of the components, falling.
-        twice: whether to fit on those of `Role.FIT` alone, too.
-        by: as `fitted_by` says.
+        fitted: the classes of the rows of `Role.FIT`.
+        everything: the classes of the rows of `Role.FIT` and `Role.HELD_OUT`.
+        variances: (k,) variance of each component, falling.
+        twice: whether to fit on the rows of `Role.FIT` alone, too.
+        by: the result of `fitted_by`.
 
     Returns:
-        What was fitted without the rows held out, None unless `twice`; what was fitted on all, None if memory does not
-        hold it; and a sentence that says so.
+        The fit without the held-out rows, or None unless `twice`; the fit on all rows, or None if memory is too small;
+        and a sentence in that case.
     """
     if by is FittedBy.SCIKIT_LEARN:
         return *_fit_in_driver(rows, fitted, everything, variances, twice=twice), None
@@ -199,12 +199,12 @@ def fit_on_spark(
     """Fit by Spark ML.
 
     Args:
-        rows: ``label, pca_features, weight``; without a label they train nothing.
-        labels: those that occur, sorted.
-        variances: (k,) of the components, falling.
+        rows: ``label, pca_features, weight``; rows without a label are left out.
+        labels: the labels that occur, sorted.
+        variances: (k,) variance of each component, falling.
 
     Returns:
-        The regression, or None and a sentence that says for want of how much memory.
+        The regression; or None, and a sentence that says how much memory is needed.
     """
     from pyspark.ml.classification import LogisticRegression
     from pyspark.ml.feature import ElementwiseProduct, StringIndexerModel
@@ -246,9 +246,9 @@ def _heap(spark: SparkSession) -> int:
 
 
 def half_whitening(variances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the factor of each component, shape (k,), that takes its standard deviation to its square root.
+    """Return a factor for each component, shape (k,): it turns the standard deviation s into the square root of s.
 
-    Between plain components, of which the first drown the others, and whitened ones, where noise counts as much.
+    That lies between plain components, where the first ones dominate, and whitened ones, where noise counts as much.
     """
     positive = variances > 0
     return np.where(positive, np.where(positive, variances, 1.0) ** -0.25, 1.0)

@@ -59,13 +59,13 @@ if TYPE_CHECKING:
     from orchard.spark.session import Session
 
 VERSION = 5
-"""Raise it when the same features begin to give other classifiers: what was made before is then made again."""
+"""Raise it when a change makes the same features give other classifiers: older results are then computed again."""
 
 _NAMED = 10  # labels that a warning names before it only counts
 
 
 class Classification(TypedDict, total=False):
-    """What the stage remembers: see `orchard.layout.Metrics` for what it shares with it."""
+    """The stage's committed property; `orchard.layout.Metrics` explains the fields that both have."""
 
     key: str  # of settings and input; only if all that was asked for is done
     begun: str  # the same, from the first classifier on
@@ -85,9 +85,9 @@ class Classification(TypedDict, total=False):
 
 
 def stage_of(output: Output, settings: Settings) -> Stage:
-    """Return the stage: its key is that of the reduction, of the groups that straddle the split, and of the settings.
+    """Return the stage. Its key is made of the reduction, of the groups that the split cuts, and of the settings.
 
-    What lacked memory is tried again with another amount.
+    If memory was too small for a classifier, the key also contains the amount, so that another amount is tried.
 
     Raises:
         InputError: the features were not reduced since they last changed.
@@ -131,7 +131,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
 
 
 def run(session: Session, output: Output, classifiers: Sequence[Classifier], *, key: str, **options: Any) -> None:
-    """Do the stage as `classify` does; data that cannot train a classifier becomes a warning, and there is no model."""
+    """Run `classify`. If the data cannot train a classifier, warn instead, and make no model."""
     try:
         classify(session.spark, output, classifiers, key=key, **options)
     except TrainingError as error:
@@ -160,23 +160,23 @@ def classify(
     Linear classifiers are fitted twice, unless there is a validation split: without the training rows that are held
     out, on which they are then compared and calibrated; and on all training rows. On the test rows nothing is fitted.
 
-    Each classifier is committed when it is done, with its predictions and a model of all that are done: what hinders a
-    later one costs no earlier one, and the next start goes on with it. Images without a label are left out, and so is a
-    classifier that the memory cannot hold, with a warning.
+    Each classifier is committed when it is done, with its predictions and a model of all that are done. If a later one
+    fails, the earlier ones are kept, and the next start continues with it. Images without a label are left out. A
+    classifier that does not fit into memory is left out, with a warning.
 
     Args:
         spark: where the work runs.
-        output: with reduced features, held for writing.
-        classifiers: which to train.
-        key: what settings and input come to; results of another one are replaced.
-        seed: of the forest and of the split by groups.
-        memory: as of `Candidates`.
-        split_by_group: also measure with whole groups on one side of the split.
-        test_fraction: of the split by groups.
-        sure_at: how often a sure answer is to be right, 0..1.
-        answer_with: the linear classifier that answers; None: the best on the rows held out.
-        driver_memory: to be remembered if it is too little.
-        progress: called with 1 after every classifier, those of the split by groups too.
+        output: the output, with reduced features, locked for writing.
+        classifiers: names of the classifiers to train.
+        key: the stage's key; results with another key are replaced.
+        seed: seed of the forest and of the split by groups.
+        memory: as for `Candidates`.
+        split_by_group: whether to measure also with whole groups on one side of the split.
+        test_fraction: share of test images in the split by groups, 0..1.
+        sure_at: the share of sure answers that should be right, 0..1.
+        answer_with: name of the linear classifier that answers; None: the best one on the held-out rows.
+        driver_memory: the driver's memory setting, recorded if it is too small.
+        progress: called with 1 after every classifier, including those of the split by groups.
 
     Returns:
         What was committed as the property ``classification``.

@@ -1,4 +1,4 @@
-"""The command `orchard`, which all others are of."""
+"""The command `orchard`, whose subcommands all others are."""
 
 import click
 

@@ -66,8 +66,8 @@ def predict(
     There are three answers: sure; not sure, with the likeliest labels; and unknown, for an image that is unlike the
     training images. The exit code is 1 if an image could not be read.
 
-    With --kinds-in-names the last line is about all images: how many of the kinds that names say are found (recall),
-    how many of those that are found names say (precision), and which words are none of the model's.
+    With --kinds-in-names the last line is about all images: the share of the named kinds that are found (recall), the
+    share of the found kinds that are named (precision), and the words in names that are no kind of the model.
 
     \b
     Example:

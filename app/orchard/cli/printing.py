@@ -1,4 +1,4 @@
-"""What commands print: JSON, tables, and what a run, a plan and a comparison came to."""
+"""What commands print: JSON, tables, and the results of a run, a plan and a comparison."""
 
 import json
 import sys
@@ -10,12 +10,12 @@ from rich.table import Table
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
-    """Print a value as JSON; with no indent on a line of its own."""
+    """Print a value as JSON, on one line if there is no indent."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def print_outcome(outcome: Any, as_json: bool) -> int:
-    """Print what a command has made of an output; return the exit code: 1 if too many images were rejected."""
+    """Print the results of a command; return its exit code: 1 if too many images were rejected, else 0."""
     from orchard.headline import MEASURES
     from orchard.images.rejections import sentence
     from orchard.layout import SUSPECT_LIST
@@ -91,7 +91,7 @@ def _with_interval(measured: Any) -> str:
 
 
 def print_plan(planned: Any) -> None:
-    """Print what a run would do and take."""
+    """Print a plan: what a run would do, and what time, memory, disk and cost it would take."""
     from orchard.images.rejections import sentence
     from orchard.report.formatting import duration
 
@@ -174,7 +174,7 @@ def print_comparison(rows: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table, whole where there is no terminal to fit it to."""
+    """Print a table: fitted to the terminal if there is one, else in full width."""
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
@@ -188,7 +188,7 @@ def table_of(first: str, *others: str) -> Table:
 
 
 def print_erasure(found: Any) -> None:
-    """Print what is known of images, and what becomes of it."""
+    """Print what an output holds of the images to erase, and what happens to each part."""
     done = "erased" if found["erased"] else "to erase"
     rows = ", ".join(f"{count:,} of {dataset}" for dataset, count in found["rows"].items())
     lines = [f"{done:<10} {found['images']:,} images" + (f": rows {rows}" if rows else "")]

@@ -1,7 +1,7 @@
-"""How many executors a run needs to end in time, from the number of images left; and scaling to that number.
+"""Computes from the number of images left how many executors a run needs to end in time, and scales to that number.
 
-Only extraction counts images, so it alone asks for more; the stages after it get the fewest. A number that somebody
-else has set, such as by ``kubectl scale``, holds until the next stage.
+Only extraction counts images, so only extraction asks for more executors; later stages get the lowest number. A number
+that somebody else has set, such as by ``kubectl scale``, is kept until the next stage.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from orchard import progress
 log = logging.getLogger(__name__)
 
 DECISION_SECONDS = 15.0
-"""How often the number is thought about; an executor takes as long to start."""
+"""Seconds between decisions; an executor takes about as long to start."""
 LEARNING_SECONDS = 20.0
-"""Executor-seconds of a stage after which its rate is believed."""
+"""Executor-seconds of a stage after which its measured rate is used."""
 RESERVE = 0.9
-"""Of the time there is, the part that is planned with; of the rest half of what is left."""
+"""The plan is to end after this share of the time; late in the run, within half of the time that is left."""
 BEFORE = ("list", "start")
-"""Stages that extraction follows."""
+"""Stages before extraction."""
 SLACK = 0.2
-"""So much fewer executors have to be enough before some are let go: they would be missed a little later."""
+"""Executors are removed only if this share fewer would do; otherwise they would be missed a little later."""
 
 
 def needed(left: int, seconds: float, rate: float, fewest: int, most: int) -> int:
-    """Return how many executors do `left` images in `seconds`, of `rate` images a second each, within the bounds."""
+    """Return how many executors process `left` images in `seconds`, at `rate` images a second each, within bounds."""
     if left <= 0:
         return fewest
     if seconds * rate <= 0:
@@ -39,23 +39,23 @@ def needed(left: int, seconds: float, rate: float, fewest: int, most: int) -> in
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the number of executors keeps to."""
+    """Bounds of the number of executors, and the time that is the goal."""
 
     fewest: int
-    """1 or more."""
+    """Lowest number of executors, at least 1."""
     most: int
     seconds: float
-    """From the driver's start, in which extraction is to end."""
+    """Seconds from the driver's start in which extraction should end."""
 
 
 @dataclass
 class Autoscaler:
-    """Decides again and again, from the progress of the stages.
+    """Decides on the number of executors at regular intervals, from the progress of the stages.
 
     Args:
-        bounds: of their number.
-        read: returns how many executors are asked for now; None: it cannot be told.
-        scale: asks for another number; returns whether that was possible.
+        bounds: bounds of the number.
+        read: returns the number of executors that is requested now; None: it is unknown.
+        scale: requests another number, and returns whether that was possible.
     """
 
     bounds: Bounds
@@ -74,7 +74,7 @@ class Autoscaler:
         self._began = monotonic()
 
     def look(self, executors: int) -> None:
-        """Think about the number, if it is time; `executors` are registered now."""
+        """Decide on the number, if it is time; `executors` are registered now."""
         now = monotonic()
         since = now - self._looked if self._looked is not None else 0.0
         if self._looked is not None and since < DECISION_SECONDS:

@@ -18,7 +18,7 @@ MANAGER = "orchard"
 """Who owns the fields that `Cluster.apply` sets, and the value of ``app.kubernetes.io/managed-by``."""
 
 SILENCE_SECONDS = 10.0
-"""A log that is followed is let go after so long without a line, to look how the pod is."""
+"""After so long without a line, following a log is interrupted to check the pod."""
 
 OPERATOR = ("sparkoperator.k8s.io", "v1beta2", "sparkapplications")
 """Group, version and plural of the Spark operator's applications."""
@@ -27,28 +27,28 @@ _OF_SCHEDULE = "sparkoperator.k8s.io/scheduled-app-name"
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 ANSWER_SECONDS = 90.0
 LOG_SECONDS = 60.0
-"""How long a log is read before the reader looks how the pod is: one without end is read in parts."""
+"""How long a log is read before the pod is checked; an endless log is read in parts."""
 LONGEST_LINE = 2**20
 
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class Unreachable(ClusterError):
-    """The API server does not answer; it may at the next try."""
+    """The API server does not answer; the next attempt may succeed."""
 
 
 class Forbidden(ClusterError):
-    """The role of the one who asks does not allow it."""
+    """The caller's role does not allow the request."""
 
 
 class Cluster:
     """A namespace, by the kubeconfig's context or, inside a pod, by its service account.
 
     Args:
-        context: of the kubeconfig; None: its current one.
-        namespace: None: the context's, or the pod's own.
-        in_pod: by the service account, whatever kubeconfig there is.
-        answer_seconds: how long an answer may take as a whole; one that comes in drops passes any limit of a read.
+        context: a context of the kubeconfig; None: its current one.
+        namespace: a namespace; None: the context's, or the pod's own.
+        in_pod: whether to use the pod's service account, even if there is a kubeconfig.
+        answer_seconds: how long a whole answer may take; a limit for each read does not stop a very slow answer.
 
     Raises:
         ClusterError: there is neither kubeconfig nor service account, or no such context.
@@ -125,7 +125,7 @@ class Cluster:
             ) from error
 
     def refusal(self, error: Any) -> ClusterError:
-        """Return the sentence for what the API answered."""
+        """Return a sentence for the API's error."""
         message = (_message(error) or str(error.reason)).rstrip(".")
         if not error.status:  # TLS: urllib3's error as the client wraps it
             return ClusterError(
@@ -147,7 +147,7 @@ class Cluster:
         return ClusterError(f"The cluster refuses ({error.status}): {message}.")
 
     def apply(self, manifest: Mapping[str, Any]) -> Any:
-        """Create an object, or change what it says of the one that is there (server-side apply); return it."""
+        """Create an object, or change the given fields of the existing one (server-side apply); return the object."""
         from kubernetes.dynamic import DynamicClient
         from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
@@ -171,7 +171,7 @@ class Cluster:
                 raise ClusterError(f"The cluster has no {manifest['kind']} of {manifest['apiVersion']}.") from None
 
     def application(self, name: str) -> dict[str, Any] | None:
-        """Return the Spark operator's SparkApplication, of a schedule the newest that it started.
+        """Return the Spark operator's SparkApplication; for a schedule, the newest one that it has started.
 
         None without one, the operator, or the permission to see it.
         """
@@ -197,7 +197,7 @@ class Cluster:
         return [] if found is None else list(found.items)
 
     def events(self, name: str) -> list[Any]:
-        """Return the events about the object `name`; none where one may not read them."""
+        """Return the events about the object `name`; none if the caller may not read them."""
         try:
             return self.find(self.core.list_namespaced_event, field_selector=f"involvedObject.name={name}")
         except Forbidden:
@@ -205,7 +205,7 @@ class Cluster:
 
 
 class Log:
-    """A pod's log, which can be read on where the last reading ended."""
+    """A pod's log; each reading continues where the last one ended."""
 
     def __init__(self, cluster: Cluster, pod: str) -> None:
         self._cluster, self.pod = cluster, pod

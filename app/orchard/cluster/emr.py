@@ -16,7 +16,7 @@ RELEASE = "emr-7.13.0-latest"
 ENTRY_POINT = "local:///opt/orchard/main.py"
 POLL_SECONDS = 10.0
 PROJECT = {"project": "orchard"}
-"""The tag of whatever is made, beside those that are given."""
+"""The tag of everything that is created, in addition to the given tags."""
 
 # Of the chart's Spark properties those that hold here too; the rest is about pods that EMR makes itself.
 _SHARED = (
@@ -37,7 +37,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class JobRun:
-    """A job and what EMR on EKS wants to know besides."""
+    """A job, and the further parameters of EMR on EKS."""
 
     submission: Submission
     virtual_cluster_id: str
@@ -98,7 +98,7 @@ class JobRun:
 
 @dataclass(frozen=True)
 class EmrState:
-    """How a job run is."""
+    """State of a job run."""
 
     id: str
     state: str
@@ -121,7 +121,7 @@ class Service:
     """A place of EMR where jobs run; region and credentials come from the standard AWS chain.
 
     Args:
-        identity: of the place.
+        identity: id of the cluster or application.
 
     Raises:
         ClusterError: boto3 is not installed, or no region is set.
@@ -129,14 +129,14 @@ class Service:
 
     api: ClassVar[str]
     flag: ClassVar[str]
-    """Names the place on the command line."""
+    """The command line's flag for its id."""
 
     def __init__(self, identity: str) -> None:
         self.identity = identity
         self._client = client(self.api)
 
     def where(self, job: str) -> str:
-        """Return how the command line names a job."""
+        """Return the words that name a job on the command line."""
         return f"{job} {self.flag} {self.identity}"
 
     def status(self, identity: str) -> EmrState:

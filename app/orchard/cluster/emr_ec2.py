@@ -14,7 +14,7 @@ from orchard.errors import ClusterError
 RELEASE = "emr-7.13.0"
 ENTRY_POINT = "/opt/orchard/main.py"
 CONFIGURATION = Path(__file__).with_name("emr-configuration.json")
-"""What Spark and YARN of a cluster are told."""
+"""Configuration of Spark and YARN for a new cluster."""
 _RUNNING = {"PENDING", "RUNNING", "CANCEL_PENDING"}
 
 
@@ -24,17 +24,17 @@ class Step:
 
     Attributes:
         submission: the job.
-        bundle: address in S3 of what a node installs; ``bootstrap.sh`` lies beside it.
-        bundle_sha256: its digest, in hex.
-        subnet_id: where a cluster is made.
-        instance_profile: whose role the nodes have.
+        bundle: address in S3 of the bundle that nodes install; ``bootstrap.sh`` lies beside it.
+        bundle_sha256: the bundle's digest, in hex.
+        subnet_id: subnet of a new cluster.
+        instance_profile: instance profile with the nodes' role.
         service_role: EMR's own role.
-        instance_type: of every node.
-        max_instances: the most core and task nodes at a time; there is at least one.
-        idle_minutes: without a step after which the cluster ends.
-        release_label: of EMR.
-        log_uri: where logs go in S3.
-        tags: of the cluster, beside `PROJECT`.
+        instance_type: instance type of every node.
+        max_instances: number of core and task nodes, at most; there is at least one.
+        idle_minutes: minutes without a step after which the cluster ends.
+        release_label: EMR's release.
+        log_uri: address in S3 for logs.
+        tags: the cluster's tags, in addition to `PROJECT`.
     """
 
     submission: Submission
@@ -146,7 +146,7 @@ class Ec2(Service):
         )
 
     def log(self, identity: str) -> list[str]:
-        """Return what a step's driver has said; EMR copies it to S3 every five minutes."""
+        """Return the log of a step's driver, which EMR copies to S3 every five minutes."""
         return read_log(self.status(identity).logs, "")
 
     def _cluster(self) -> dict[str, Any]:

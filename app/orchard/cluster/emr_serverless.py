@@ -14,7 +14,7 @@ IDLE_MINUTES = 15
 
 @dataclass(frozen=True)
 class ServerlessRun:
-    """A job and what EMR Serverless wants to know besides; the image is of the application."""
+    """A job, and the further parameters of EMR Serverless; the image belongs to the application."""
 
     submission: Submission
     execution_role_arn: str
@@ -102,7 +102,7 @@ class Serverless(Service):
         )
 
     def log(self, identity: str) -> list[str]:
-        """Return what a job's driver has said."""
+        """Return the log of a job's driver."""
         return read_log(self.status(identity).logs, "SPARK_DRIVER/")
 
     def _end(self, identity: str) -> None:

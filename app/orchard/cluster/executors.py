@@ -1,6 +1,6 @@
 """A driver's work on its executors: delete an earlier driver's, wait for the first one, report changes.
 
-It also makes as many as the chart's ``executor.instances`` says, when that changes while it works.
+If the chart's ``executor.instances`` changes meanwhile, it scales to that number.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ REMINDER_SECONDS = 30.0
 # A pod's status tells a little later than its connection why it has ended.
 LOOK_SECONDS = 10.0
 WANTED = Path("/etc/orchard/executors")
-"""The number of executors that the chart's values name now: a mounted ConfigMap, which Kubernetes keeps up to date."""
+"""File with the number of executors in the chart's values: a mounted ConfigMap, which Kubernetes keeps up to date."""
 SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
 ALLOCATOR = "spark.kubernetes.allocation.pods.allocator"
 _trouble: str | None = None
 
 
 def pod_properties(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the Spark properties that a driver's own pod decides, from what the pod has in its environment.
+    """Return the Spark properties that depend on the driver's own pod, from the pod's environment variables.
 
     ``ORCHARD_POD_NAME``, ``ORCHARD_POD_NAMESPACE`` and ``ORCHARD_POD_IP`` come from the downward API;
     ``ORCHARD_APP_ID`` makes the name of the executors' set predictable: ``spark-s-<app id>-0``.
@@ -59,13 +59,13 @@ def pod_properties(environment: Mapping[str, str] = os.environ) -> dict[str, str
 
 
 def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
-    """Delete the executors' set of an earlier driver of the same application id, which was killed, and wait for it.
+    """Delete the executors' set of an earlier, killed driver with the same application id, and wait until it is gone.
 
-    The set outlives its driver until the driver's pod is deleted, its executors restart for ever, and a new driver
-    could not make one of the same name.
+    The set exists until the earlier driver's pod is deleted. Its executors restart for ever, and a new driver cannot
+    create a set of the same name.
 
     Args:
-        properties: Spark's, of the driver that starts.
+        properties: Spark properties of the starting driver.
         timeout: seconds to wait.
 
     Raises:
@@ -106,14 +106,14 @@ def attend(context: "SparkContext", timeout: float, leaving: Event, bounds: Boun
     """Wait for the first executor, and from then on log every change of their number.
 
     Args:
-        context: of a driver on Kubernetes.
-        timeout: seconds to wait for the first; an autoscaler may need minutes to make room.
+        context: Spark's context in a driver on Kubernetes.
+        timeout: seconds to wait for the first executor; a cluster's autoscaler may need minutes to add a node.
         leaving: set when the driver ends, which ends the waiting.
-        bounds: within which their number follows the work; None: it does not.
+        bounds: bounds within which the number of executors follows the work; None: it is fixed.
 
     Raises:
-        ExecutorsRefused: what hinders them will not go away by itself; the sentence says what.
-        ClusterError: none came in time.
+        ExecutorsRefused: a permanent hindrance, which the sentence names.
+        ClusterError: no executor came in time.
     """
     started = reminded = time.monotonic()
     hindered_since: float | None = None
@@ -154,7 +154,7 @@ def _registered(context: "SparkContext", reason: reasons.Hindrance | None) -> in
 
 
 def last_trouble() -> str | None:
-    """Return why an executor was lost, as far as is known; the last reason counts."""
+    """Return the last known reason why an executor was lost."""
     return _trouble
 
 

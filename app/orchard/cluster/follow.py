@@ -17,9 +17,8 @@ log = logging.getLogger(__name__)
 class Display:
     """Shows the lines of a driver's log, one after the other.
 
-    Its JSON lines go to standard error, on a terminal as bars and messages; its result, which are the lines after the
-    last of them, goes to standard output. The sentence with which it fails is left to the caller, who has it from
-    the pod.
+    JSON lines go to standard error, on a terminal as bars and messages. The lines after the last JSON line are the
+    result, and go to standard output. The caller prints the sentence of a failure, which it has from the pod.
     """
 
     def __init__(self) -> None:
@@ -37,7 +36,7 @@ class Display:
         self._leave()
 
     def show(self, text: str) -> None:
-        """Show one line, without what looks like a secret."""
+        """Show one line; anything that looks like a secret is hidden."""
         text = redacted(text)
         line = json_line(text)
         if line is None:
@@ -56,13 +55,13 @@ class Display:
             log.log(level, "%s", line["event"])
 
     def restart(self, reason: str | None) -> None:
-        """Say that the driver has ended, and another one goes on."""
+        """Report that the driver has ended, and that another one continues."""
         self._leave()
         self._release(to_stderr=True)
         log.warning("the driver has ended and another goes on where it stopped%s", f": {reason}" if reason else "")
 
     def finish(self, *, succeeded: bool) -> None:
-        """Print the result; what a failed driver said last is none."""
+        """Print the result, unless the driver has failed."""
         self._leave()
         self._release(to_stderr=not succeeded)
 

@@ -19,11 +19,11 @@ from orchard.errors import ClusterError, UsageError
 POLL_SECONDS = 1.0
 WATCH_SECONDS = 3.0
 AWAY_SECONDS = 300.0
-"""How long an API server may be away before following it is given up."""
+"""How long the API server may be unreachable before following a job is given up."""
 DELETE_SECONDS = 300.0
-"""How long what is deleted may take to go: the driver has a grace period to commit, executors theirs."""
+"""How long a deletion may take: driver and executors have grace periods, the driver's to commit."""
 START_SECONDS = 600.0
-"""How long the log of a pod that does not start is waited for."""
+"""How long to wait for the log of a pod that does not start."""
 
 _OF_POD = ("controller-uid", "batch.kubernetes.io/controller-uid", "job-name", "batch.kubernetes.io/job-name")
 """Labels of a Job's pods that the next Job gives anew."""
@@ -31,18 +31,18 @@ _RERUN = "orchard/rerun"
 
 
 class PodGone(ClusterError):
-    """The pod whose log is asked for is there no more."""
+    """The pod whose log was requested no longer exists."""
 
 
 def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> None:
-    """Apply the manifests of a job, the Job first: it owns the rest, so that whatever deletes it deletes all.
+    """Apply the manifests of a job. The Job comes first, because it owns the rest: deleting it deletes everything.
 
-    A finished job of the same name gives way; one that runs with the same settings is left as it is, but for the number
-    of its executors, which its driver follows.
+    A finished job of the same name is replaced. A running job with the same settings is left as it is, except for the
+    number of executors, which its driver follows.
 
     Raises:
-        UsageError: one of the same name runs with other settings, or belongs to a Helm release.
-        ClusterError: the cluster refuses; nothing is left of what was applied.
+        UsageError: a job of the same name runs with other settings, or belongs to a Helm release.
+        ClusterError: the cluster refuses; the applied objects are deleted again.
     """
     job, *others = manifests
     before = Observation(cluster, name)
@@ -89,10 +89,10 @@ def _renumber(cluster: Cluster, seen: Observation, manifests: list[KubernetesObj
 
 
 def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
-    """Show a job's progress until it ends, over lost connections and restarts of its driver; return how it ended.
+    """Show a job's progress until it ends, through lost connections and driver restarts; return its final status.
 
     Raises:
-        ClusterError: its driver cannot start, and it was deleted; or somebody else has deleted it.
+        ClusterError: its driver cannot start, so the job was deleted; or somebody else has deleted it.
     """
     patience = _Patience(start_timeout)
     last_contact = time.monotonic()
@@ -127,12 +127,12 @@ def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
 
 
 def report(cluster: Cluster, name: str) -> Status:
-    """Return how a job is. Raises ClusterError if there is none of this name."""
+    """Return a job's status. Raises ClusterError if there is no job of this name."""
     return _find(cluster, name).status()
 
 
 def watch(cluster: Cluster, name: str) -> Iterator[Status]:
-    """Yield how a job is whenever that has changed, until it has ended; over lost connections.
+    """Yield a job's status whenever it has changed, until the job has ended; through lost connections.
 
     Raises:
         ClusterError: there is no job of this name, or it was deleted meanwhile.
@@ -156,14 +156,14 @@ def watch(cluster: Cluster, name: str) -> Iterator[Status]:
 
 
 def retry(cluster: Cluster, name: str) -> str:
-    """Run a job that has ended again, as it was; return what was done, as a sentence.
+    """Run an ended job again with the same settings; return a sentence that says what was done.
 
-    What was committed is not done again. A Job cannot be started twice, so the same one is made anew; an application is
-    run again by its operator, once an annotation has changed.
+    Committed work is not repeated. A Job cannot be started twice, so it is deleted and created again. An application is
+    started again by its operator when an annotation changes.
 
     Raises:
         UsageError: it has not ended.
-        ClusterError: there is no such job, it does not go, or may not be made.
+        ClusterError: there is no such job, it is not deleted in time, or it may not be created.
     """
     seen = _find(cluster, name)
     if seen.state in ("pending", "running"):
@@ -218,18 +218,18 @@ def scale(
 ) -> str:
     """Set the number of executors of a running job; with `wait`, return when as many have registered.
 
-    Without `wait` it needs no more than to get the set and to patch its scale.
+    Without `wait`, the caller only needs the rights to get the set and to patch its scale.
 
     Args:
-        cluster: where it runs.
-        name: the job.
-        executors: how many.
-        wait: until the driver says that it has them.
+        cluster: the namespace.
+        name: the job's name.
+        executors: number of executors.
+        wait: whether to wait until the driver has them.
         timeout: seconds to wait.
-        if_running: a job that does not run is no error.
+        if_running: whether to ignore a job that does not run, rather than raise.
 
     Returns:
-        What was done, as a sentence.
+        A sentence that says what was done.
 
     Raises:
         ClusterError: the job does not run, or the executors do not come; the sentence says why.
@@ -266,12 +266,12 @@ def scale(
 
 
 def cancel(cluster: Cluster, name: str) -> str:
-    """Delete a job and wait until its driver and executors are gone; return what was done, as a sentence.
+    """Delete a job, and wait until its driver and executors are gone; return a sentence that says what was done.
 
-    The driver gets its grace period to commit; what it has committed stays. Of a schedule it is the newest run.
+    The driver has its grace period to commit, and committed work is kept. For a schedule, the newest run is deleted.
 
     Raises:
-        ClusterError: there is no such job, or it does not go.
+        ClusterError: there is no such job, or it is not deleted in time.
     """
     seen = _find(cluster, name)
     ours = _is_ours(seen)
@@ -373,7 +373,7 @@ def _settings_left(cluster: Cluster, name: str, ours: bool) -> bool:
 
 
 def output_of(cluster: Cluster, name: str) -> str | None:
-    """Return where a job's results are: what its Job, schedule or application was called with; None if all are gone."""
+    """Return a job's output, from the arguments of its Job, schedule or application; None if all are gone."""
     seen = Observation(cluster, name)
     schedule = cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)
     arguments: list[str] = []

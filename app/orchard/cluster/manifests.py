@@ -1,4 +1,4 @@
-"""What `orchard submit` applies: the chart's manifests, rendered beforehand, with a job's values filled in."""
+"""The manifests that `orchard submit` applies: the chart's, rendered beforehand, with a job's values filled in."""
 
 import functools
 import hashlib
@@ -35,24 +35,24 @@ KubernetesObject = dict[str, Any]
 
 
 TUNING = {"memory": "3g", "cpu": "2", "disk": "4Gi"}
-"""What a driver asks for that tunes a network, beside its heap: the chart's ``tune.resources``."""
+"""Resources of a driver that tunes a network, in addition to its heap: the chart's ``tune.resources``."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job and where it runs; what is None stays as the chart has it."""
+    """A job and its place in a cluster; for fields that are None, the chart's defaults apply."""
 
     name: str
     source: str | None
-    """None of the command ``tune``, which works on the images of the output."""
+    """Source of the images; None for the command ``tune``, which works on the images of the output."""
     output: str
     settings: Settings
     command: str = "run"
-    """What the driver does: a key of `orchard.flags.DRIVERS`."""
+    """The driver's command: a key of `orchard.flags.DRIVERS`."""
     backbones: str | None = None
-    """Of the command ``compare``, as its flag."""
+    """The flag ``--backbones`` of the command ``compare``."""
     tolerance: float | None = None
-    """The same."""
+    """The flag ``--tolerance`` of the command ``compare``."""
     image: str | None = None
     executors: int | None = None
     executor_cores: int | None = None
@@ -64,9 +64,9 @@ class Submission:
     s3_secret: str | None = None
     s3_role: str | None = None
     gcs_account: str | None = None
-    """E-mail address of the Google service account that pods are (workload identity of GKE)."""
+    """E-mail address of the Google service account as which pods run (workload identity of GKE)."""
     azure_client: str | None = None
-    """Client id of the managed identity that pods are (workload identity of AKS)."""
+    """Client id of the managed identity as which pods run (workload identity of AKS)."""
     webhook_secret: str | None = None
     """Secret with the webhook's address under the key ``url``."""
     claims: Mapping[str, str] = field(default_factory=dict)
@@ -140,12 +140,12 @@ class Submission:
 
     @property
     def driver_overhead(self) -> str:
-        """The driver's memory beside its heap."""
+        """The driver's memory in addition to its heap."""
         return self.driver_memory_overhead or (TUNING["memory"] if self.tunes else driver_memory_overhead())
 
     @property
     def driver_cpu(self) -> str | None:
-        """CPUs that the driver asks for; None: as the chart has it."""
+        """CPUs that the driver requests; None: the chart's default."""
         return self.driver_core_request or (TUNING["cpu"] if self.tunes else None)
 
     def _check_reachable(self, place: str) -> None:
@@ -158,7 +158,7 @@ class Submission:
             )
 
     def identities(self) -> dict[str, str | None]:
-        """Annotations of the service accounts by which a cloud knows its pods."""
+        """Annotations of the service accounts that give pods an identity in a cloud."""
         return {
             "eks.amazonaws.com/role-arn": self.s3_role,
             "iam.gke.io/gcp-service-account": self.gcs_account,
@@ -167,7 +167,7 @@ class Submission:
 
     @property
     def arguments(self) -> list[str]:
-        """What the image is called with."""
+        """The container's arguments."""
         words = [self.command, *([self.source, "--output"] if self.source is not None else []), self.output]
         if self.backbones is not None:
             words += ["--backbones", self.backbones]
@@ -176,7 +176,7 @@ class Submission:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The settings that are given and that mean something in a cluster."""
+        """The given settings that have a meaning in a cluster."""
         return {name: value for name, value in self.settings.given().items() if name not in _ELSEWHERE}
 
     @property
@@ -186,7 +186,7 @@ class Submission:
         return [word for words in command_line(known) for word in words]
 
     def executor_properties(self) -> dict[str, str]:
-        """Return the Spark properties that say how many executors of what size there are."""
+        """Return the Spark properties for the number and size of executors."""
         # As the chart derives them: sizing.md says why.
         cores = self.executor_cores
         overhead = self.executor_memory_overhead or (_least_overhead(cores) if cores else None)
@@ -284,7 +284,7 @@ def default_image() -> str:
 
 
 def driver_memory_overhead() -> str:
-    """Return the driver's memory beside its heap, as the chart has it."""
+    """Return the chart's default for the driver's memory in addition to its heap."""
     heap = _one(_rendered(), "ConfigMap", "-settings")["data"]["ORCHARD_DRIVER_MEMORY"]
     return f"{(_bytes(_rendered_driver()['resources']['limits']['memory']) - _bytes(heap)) // 2**20}m"
 

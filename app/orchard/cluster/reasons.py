@@ -33,15 +33,15 @@ _COMPLAINT = re.compile(r"(?:Exception|Error)\b.*: \S")
 
 @dataclass(frozen=True)
 class Hindrance:
-    """Why a pod does not run."""
+    """Something that keeps a pod from running."""
 
     sentence: str
     definite: bool
-    """Whether it will not go away by itself; a pod that fits on no node may yet get one."""
+    """Whether it is permanent; a pod that fits on no node may still get one."""
 
 
 def of_pod(pod: "V1Pod") -> Hindrance | None:
-    """Return why `pod` does not start; None if it runs or is merely on its way."""
+    """Return why `pod` does not start; None if it runs or is starting normally."""
     name = pod.metadata.name
     for condition in pod.status.conditions or []:
         if condition.type == "PodScheduled" and condition.status == "False":
@@ -56,7 +56,7 @@ def of_pod(pod: "V1Pod") -> Hindrance | None:
 
 
 def of_end(pod: "V1Pod") -> Hindrance | None:
-    """Return why a container of `pod` has ended, also if it was started again: for memory, or at its start."""
+    """Return why a container of `pod` has ended (lack of memory, or a failed start), even if it was restarted."""
     name = pod.metadata.name
     for status in pod.status.container_statuses or []:
         last = status.last_state.terminated if status.last_state else None
@@ -72,7 +72,7 @@ def of_end(pod: "V1Pod") -> Hindrance | None:
 
 
 def of_preparation(pod: "V1Pod") -> str | None:
-    """Return which init container of `pod` has failed, and its last words; None if none has."""
+    """Return which init container of `pod` has failed, with the last line of its log; None if none has failed."""
     for status in pod.status.init_container_statuses or []:
         ended = status.state.terminated if status.state else None
         if ended and ended.exit_code:
@@ -93,7 +93,7 @@ def _is_start(began: datetime | None, ended: datetime | None) -> bool:
 
 
 def last_words(message: str) -> str:
-    """Return the line that says most of why something ended, of the end of its log."""
+    """Return the line near the end of a log that best explains why its container ended."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     for sign in (r"Caused by: ", _COMPLAINT, r"\b(?:\w*Exception|ERROR|Error)\b"):
         if said := [line for line in lines if re.search(sign, line)]:

@@ -31,7 +31,7 @@ _OF_APPLICATION: dict[str, JobState] = {
 
 @dataclass(frozen=True)
 class Status:
-    """What `orchard status` says of a job."""
+    """A job's status, as `orchard status` shows it."""
 
     name: str
     namespace: str
@@ -57,7 +57,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the driver says that it is."""
+    """The driver's progress, by its log."""
 
     stage: str | None = None
     done: int | None = None
@@ -66,13 +66,13 @@ class Progress:
     seconds_left: float | None = None
     executors: int | None = None
     sentence: str | None = None
-    """With which it failed."""
+    """The sentence with which it failed."""
     reason: str | None = None
-    """What has hindered it since it last got any further."""
+    """The problem that has stopped its progress; None: there is none."""
 
     @classmethod
     def read(cls, lines: Iterable[str]) -> "Progress":
-        """Return what the last lines of a driver's log say."""
+        """Read the progress from the last lines of a driver's log."""
         at: dict[str, Any] = {}
         executors = sentence = reason = None
         for text in lines:
@@ -119,7 +119,7 @@ class Observation:
 
     @property
     def exists(self) -> bool:
-        """Whether there is such a job at all."""
+        """Whether the job exists."""
         return self.job is not None or bool(self.drivers) or self.application is not None
 
     @property
@@ -129,7 +129,7 @@ class Observation:
 
     @property
     def state(self) -> JobState:
-        """The job's, or that of its driver where the operator made it."""
+        """The job's state, or the state of its driver if the operator made it."""
         condition = self._finished()
         if condition:
             return "completed" if condition.type in ("Complete", "SuccessCriteriaMet") else "failed"
@@ -142,7 +142,7 @@ class Observation:
 
     @property
     def exit_code(self) -> int | None:
-        """0 if completed; if failed the driver's own, and 4 where the cluster ended it; None before."""
+        """0 if completed; if failed, the driver's exit code, or 4 if the cluster ended it; None if it has not ended."""
         if self.state == "completed":
             return 0
         if self.state != "failed":
@@ -182,7 +182,7 @@ class Observation:
         return f"The driver's pod {pod_name} failed: {why.rstrip('.')}."
 
     def hindrance(self) -> reasons.Hindrance | None:
-        """Return why the driver does not start; None if it runs or is on its way."""
+        """Return why the driver does not start; None if it runs or is starting normally."""
         if self.driver is not None and self.driver.status.phase == "Pending":
             return reasons.of_pod(self.driver) or reasons.of_events(self.cluster.events(self.driver.metadata.name))
         if self.job is not None and self.state == "pending":
@@ -195,7 +195,7 @@ class Observation:
         return None
 
     def why_again(self) -> str | None:
-        """Return why a job that waits for another driver needs one; None if it waits for its first."""
+        """Return why a job waits for another driver; None if it waits for its first one."""
         if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
             return f"A driver failed, and another is started: {why}"
         state, error = self._application_state(), self._application_error()
@@ -205,12 +205,12 @@ class Observation:
         return None
 
     def executor_trouble(self) -> str | None:
-        """Return why an executor was started again; None if none was."""
+        """Return why an executor was restarted; None if none was."""
         reason = next(filter(None, map(reasons.of_end, self.executors)), None)
         return f"An executor was lost: {reason.sentence}." if reason else None
 
     def executor_hindrance(self, since: datetime | None = None) -> reasons.Hindrance | None:
-        """Return why there are fewer executors than wanted; of events only those after `since`."""
+        """Return why there are fewer executors than requested; only events after `since` count."""
         if self.set is None or (self.set.status.ready_replicas or 0) >= self.set.spec.replicas:
             return None
         for pod in self.executors:
@@ -228,13 +228,13 @@ class Observation:
         return reasons.of_events(event for event in events if _seen(event) >= since)
 
     def progress(self) -> Progress:
-        """Return what the newest driver says in its log."""
+        """Return the progress of the newest driver, from its log."""
         if self.driver is None:
             return Progress()
         return Progress.read(Log(self.cluster, self.driver.metadata.name).lines())
 
     def status(self) -> Status:
-        """Return all of it, for people and programs."""
+        """Return the job's status, for people and programs."""
         state, progress = self.state, self.progress()
         hindrance = self.hindrance() if state == "pending" else None
         if hindrance is None and state == "running":

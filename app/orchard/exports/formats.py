@@ -14,24 +14,24 @@ OUTPUT = "probabilities"
 
 
 def probabilities_of(column: str) -> str:
-    """Return the output of the graph for a label column above or beside the label: float32 (n, n_values)."""
+    """Return the name of the graph's output for the kind or a further column: float32 (n, n_values)."""
     return f"{column}_probabilities"
 
 
 KIND_PROBABILITIES = probabilities_of("kind")
-"""That of a model that knows kinds."""
+"""The output for kinds, if the model knows kinds."""
 FAMILIARITY = "familiarity"
 """An output of the graph: float32 (n,), 0..1; see `orchard.inference.familiarity.Familiarity`."""
 
 CLASS_MAP = "class_map"
-"""An output of the graph for the page: float32 (n, height, width), what each cell of the last grid of the whole picture
-says for the likeliest label beyond what it says for labels on average; see `orchard.inference.class_map`."""
+"""An output of the graph for the page: float32 (n, height, width). For each cell of the last grid over the picture, its
+contribution to the likeliest label minus its mean contribution to all labels; see `orchard.inference.class_map`."""
 WHOLE = "whole_"
-"""Before the name of an output for the page: the same of the whole picture alone, without the other views."""
+"""Prefix of further outputs for the page: the same outputs of the whole picture alone, without the other views."""
 
 
 class Format(StrEnum):
-    """What a model is exported to."""
+    """File format of an exported model."""
 
     ONNX = "onnx"
     OPENVINO = "openvino"
@@ -40,12 +40,12 @@ class Format(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """How the file's name ends."""
+        """The suffix of the file's name."""
         return {"onnx": ".onnx", "openvino": ".xml", "keras": ".keras", "litert": ".tflite"}[self]
 
 
 class StoredPrecision(StrEnum):
-    """How an exported model's weights are stored; int8 computes in whole numbers, too."""
+    """Number format of an exported model's weights; with int8 the network also computes in integers."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -53,7 +53,7 @@ class StoredPrecision(StrEnum):
 
 
 def card_beside(file: Path) -> Path:
-    """Return where a model file's card lies: files of several formats in one folder have one each."""
+    """Return the path of a model file's card; files of several formats in one folder have one card each."""
     return file.with_name(f"{file.name}.json")
 
 

@@ -28,8 +28,8 @@ def folded_graph(model: Model, *, where: bool = False) -> Any:
 
     Args:
         model: the model.
-        where: whether it is to say where it looks, too: `CLASS_MAP`, and if there are several views what `WHOLE` says
-            of label, kind and familiarity.
+        where: whether to add `CLASS_MAP`, which shows where the network looks, and, if there are several views, the
+            outputs `WHOLE` of label, kind and familiarity.
 
     Raises:
         UsageError: the model is one of TensorFlow's.
@@ -207,7 +207,7 @@ def _familiarity(opset: Any, features: Any, familiarity: Familiarity, name: str)
 
 
 def output_shapes(model: Model, *, where: bool = False) -> dict[str, list[str | int]]:
-    """Return the shape of each output of the graph, ``n`` for the images; where it looks, if that is asked for."""
+    """Return the shape of each output of the graph, ``n`` for the images; with `CLASS_MAP` if that is wanted."""
     shapes: dict[str, list[str | int]] = {OUTPUT: ["n", len(model.labels)]}
     if model.familiarity is not None:
         shapes[FAMILIARITY] = ["n"]

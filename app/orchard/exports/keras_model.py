@@ -79,7 +79,7 @@ class _Request:
 
 
 class KerasFile(NamedTuple):
-    """A file, and the threshold of familiarity that its card names."""
+    """A file's content, and its threshold of familiarity for the card."""
 
     data: bytes
     familiarity_threshold: float
@@ -98,17 +98,17 @@ def keras_file(
     """Return `model` as a .keras or .tflite file.
 
     Args:
-        model: of any engine.
-        kind: keras or litert.
-        precision: float32 alone for Keras.
-        weights: where the backbone's weights are: ``imagenet``, ``random`` (of ``seed``) or a file.
-        seed: of random weights.
-        card: the model card, which a .tflite file carries as its metadata "model.json", with the file's threshold.
-        images: to calibrate int8 with, and to set the threshold by where the run or the file is of int8.
+        model: the model, with any engine.
+        kind: Keras or LiteRT.
+        precision: precision of the file; Keras has only float32.
+        weights: the backbone's weights: ``imagenet``, ``random`` (by ``seed``) or a file.
+        seed: seed of random weights.
+        card: the model card, which a .tflite file contains as its metadata "model.json", with the file's threshold.
+        images: images to calibrate int8 with, and to set the threshold by if the run or the file is in int8.
 
     Raises:
-        WeightsUnavailable: the weights are not to be had, or are not those that the model was made with.
-        OrchardError: the child broke off.
+        WeightsUnavailable: the weights are not available, or are not those of the model.
+        OrchardError: the child process failed.
     """
     artifact = model.artifact
     request = _Request(
@@ -187,7 +187,7 @@ def _run_child(folder: Path, request: _Request) -> None:
 
 
 def main(folder: Path) -> int:
-    """Build what ``folder/request.json`` asks for as ``folder/model.keras`` or ``.tflite``."""
+    """Build the file that ``folder/request.json`` describes: ``folder/model.keras`` or ``.tflite``."""
     values = child.request_of(folder)
     values |= {"format": Format(values["format"]), "precision": StoredPrecision(values["precision"])}
     request = _Request(**values)

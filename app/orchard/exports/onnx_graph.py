@@ -1,7 +1,7 @@
 """Converts OpenVINO's graph to ONNX, one operation at a time, for browsers, iOS and servers.
 
-The graph has gone through OpenVINO's common passes before (batch normalisation folded, channels first), so that few
-kinds of operations are left, and ONNX Runtime has little to do when it loads the file.
+OpenVINO's common passes have simplified the graph before (batch normalisation folded, channels first). So few kinds of
+operations are left, and ONNX Runtime has little to do when it loads the file.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def to_onnx(
 ) -> bytes:
     """Return `model` as an ONNX file from uint8 (n, height, width, 3) pixels to probabilities (n, n_classes).
 
-    float16 halves the file: the weights are stored so, and cast to float32 when the file is loaded. ``metadata`` is
-    written beside labels, threshold and digest. ``where`` is that of `folded_graph`. Needs neither TensorFlow nor ONNX
-    Runtime; 0.3 s for EfficientNetLite0.
+    float16 halves the file: weights are stored in it, and cast to float32 when the file is loaded. ``metadata`` is
+    added to labels, threshold and digest. ``where`` is as in `folded_graph`. The translation needs neither TensorFlow
+    nor ONNX Runtime, and takes 0.3 s for EfficientNetLite0.
 
     Raises:
         UsageError: `onnx` is not installed; the model is one of TensorFlow's; int8, and the network is not.
-        OrchardError: the network holds an operation that is not known here.
+        OrchardError: the network contains an operation that cannot be translated.
     """
     if precision is StoredPrecision.INT8 and model.artifact.precision is not Precision.INT8:
         raise UsageError("int8 needs images to calibrate with: orchard export OUT --format onnx --precision int8.")

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Images(NamedTuple):
-    """Training images of a run, as it decodes them."""
+    """Training images of a run, decoded as the run decodes them."""
 
     pixels: list[NDArray[np.uint8]]
     """uint8 (height, width, 3), RGB, as the network's engine takes them: see `Artifact.decoded_size`."""
@@ -46,7 +46,7 @@ class Images(NamedTuple):
 def training_images(
     output: str, s3: S3Options, *, size: int, fit: Fit, seed: int, limits: Limits = DEFAULT_LIMITS
 ) -> Images:
-    """Return the images that a run of int8 over the images of `output` is quantised with.
+    """Return the images with which a run in int8 over the images of `output` quantises its backbone.
 
     Raises:
         InputError: too few of them can still be read.
@@ -64,17 +64,17 @@ def training_images(
 
 
 def in_other_numbers(model: Model, images: Images, *, weights: str, seed: int) -> Model:
-    """Return a float model with its network in int8, or one of int8 with its network in float32.
+    """Return a float model with its network converted to int8, or an int8 model with its network in float32.
 
     Args:
-        model: of OpenVINO's engine.
-        images: to quantise with, and to set the threshold of familiarity by.
-        weights: where the backbone's weights are: what float32 is made of again.
-        seed: of random weights.
+        model: a model of OpenVINO's engine.
+        images: images to quantise with, and to set the threshold of familiarity by.
+        weights: the backbone's weights, from which float32 is made again.
+        seed: seed of random weights.
 
     Raises:
         UsageError: the model is one of TensorFlow's.
-        WeightsUnavailable: the weights are not to be had, or are not those that the model was made with.
+        WeightsUnavailable: the weights are not available, or are not those of the model.
     """
     check_engine(model)
     before = familiarity_of(model, images)
@@ -92,7 +92,7 @@ def in_other_numbers(model: Model, images: Images, *, weights: str, seed: int) -
 
 
 def familiarity_of(model: Model, images: Images) -> NDArray[np.float32]:
-    """Return how familiar images are to a model, float32 (n,)."""
+    """Return the familiarity of images to a model, float32 (n,), 0..1."""
     return model.familiarities(Predictor(model).features(images.pixels))
 
 
@@ -103,16 +103,16 @@ def with_threshold(model: Model, before: NDArray[np.float32], after: NDArray[np.
 
 
 def matching(threshold: float, before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
-    """Return the threshold of familiarity of an exported network: the run's, times the median of what became of it.
+    """Return the threshold of familiarity for an exported network: the run's, times the median of ``after / before``.
 
-    The run has measured its threshold on images that were held out of training. An export has none of these left: what
-    is familiar to all but a few of its training images would be four times as strict (58 fruits: a quarter of the test
-    photographs unknown). So the threshold moves as the familiarity of the same images does.
+    The run has measured its threshold on held-out images, which an export no longer has. A threshold that all but a few
+    training images exceed would be four times as strict (58 fruits: a quarter of the test photographs unknown). So the
+    threshold is changed as the familiarity of the same images changes.
 
     Args:
-        threshold: of the run, 0..1.
-        before: (n,) the familiarity of training images by the run's network.
-        after: (n,) of the same by the exported one.
+        threshold: the run's threshold, 0..1.
+        before: (n,) familiarity of training images with the run's network.
+        after: (n,) familiarity of the same images with the exported network.
     """
     ratio = float(np.median(after / np.maximum(before, np.float32(1e-6)))) if len(before) else 1.0
     return float(np.floor(min(threshold * ratio, 1.0) * 10_000) / 10_000)

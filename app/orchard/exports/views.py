@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 class Operations(Protocol):
-    """What views are computed with, by the names of `keras.ops`."""
+    """The operations with which views are computed, named as in `keras.ops`."""
 
     cast: Any
     floor: Any
@@ -30,7 +30,7 @@ class Operations(Protocol):
 
 
 class Side(NamedTuple):
-    """A side of a picture."""
+    """One side (height or width) of a picture."""
 
     pixels: Any
     """(1, length) int32: 0, 1, …"""
@@ -39,18 +39,18 @@ class Side(NamedTuple):
 
 
 def view(operations: Operations, picture: Any, sides: tuple[Side, Side], share: float, size: int) -> Any:
-    """Return the middle of pictures as the network sees it.
+    """Return the middle of pictures as the network gets it.
 
-    Pillow's triangle, which smooths where it shrinks, first brings the middle to at most `size` pixels, and rounds
-    after each direction: across first, as Pillow has it with squares. What is smaller then is enlarged, as
-    `orchard.features.resizing.Resizer` does.
+    Pillow's bilinear filter, which smooths when it shrinks, first brings the middle to at most `size` pixels. It rounds
+    after each direction, across first, as Pillow does with squares. A smaller result is then enlarged as
+    `orchard.features.resizing.Resizer` does it.
 
     Args:
-        operations: of the library that the others are of.
+        operations: the operations of the library to which the other arguments belong.
         picture: (n, 3, width, height) float32, whole numbers of 0..255.
         sides: height and width.
-        share: of each side, in the middle.
-        size: pixels of a side of the view.
+        share: share of each side that the middle takes, 0..1.
+        size: side of the view in pixels.
 
     Returns:
         (n, 3, size, size) float32, by columns as `picture` is.

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The files that an export has written, and the card."""
 
     files: dict[str, int]
     """Where -> bytes; the model's own file first."""
@@ -50,17 +50,17 @@ def export(
 
     Args:
         output: folder or ``s3a://`` prefix of a run.
-        file: local path or ``s3a://bucket/key``, with the suffix of the format; replaced if it is there.
+        file: local path or ``s3a://bucket/key``, with the suffix of the format; an existing file is replaced.
         kind: the format.
-        precision: how the weights are stored.
-        weights: where the backbone's weights are, for Keras, LiteRT, and floats of a run of int8; None: what the run
-            was given.
+        precision: number format of the stored weights.
+        weights: the backbone's weights, for Keras and LiteRT, and for float files of a run in int8; None: those that
+            the run was given.
         s3: where the object store is.
 
     Raises:
         UsageError: format, precision and suffix do not go together, or a package is missing.
         InputError: there is no model, or int8 lacks the images to calibrate with.
-        WeightsUnavailable: the backbone's weights are needed and not to be had.
+        WeightsUnavailable: the backbone's weights are needed and not available.
         StorageError: reading or writing failed.
     """
     check(kind, precision, file)
@@ -129,8 +129,8 @@ def openvino_files(
 ) -> dict[str, bytes]:
     """Return the graph (``.xml``) and the constants (``.bin``), with labels and card in the graph's ``rt_info``.
 
-    float16 halves the constants; OpenVINO computes as it would otherwise. ``digest`` is of the model of the run, if
-    that is another one.
+    float16 halves the constants; OpenVINO computes as without it. ``digest`` is the digest of the run's model, if that
+    is another one.
     """
     openvino = import_openvino()
     graph = folded_graph(model)

@@ -18,24 +18,24 @@ BATCH_SIZE = 8
 
 
 VIEW_SHARES = {1: (1.0,), 3: (1.0, 7 / 8, 7 / 10)}
-"""Of each side, in the middle: what the views see, by their number."""
+"""Number of views -> the share of each side, in the middle of the image, that each view takes."""
 LARGER = 1 / min(VIEW_SHARES[3])
-"""Times the network's input size: what an image is decoded to for views, so that few have to be enlarged."""
+"""For views, an image is decoded to so many times the network's input size, so that few views have to be enlarged."""
 
 
 AFTER_TUNING = ", tuned"
-"""What follows the name of the weights that a network was tuned from."""
+"""Suffix of the weights' name if the network was tuned."""
 
 
 class EngineName(StrEnum):
-    """What runs a backbone."""
+    """The framework that runs a backbone."""
 
     OPENVINO = "openvino"
     TENSORFLOW = "tensorflow"
 
 
 class Precision(StrEnum):
-    """The numbers that a network computes with; features are float32 in any case."""
+    """The number format in which a network computes; features are float32 in any case."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -70,11 +70,11 @@ class Artifact:
 
     @property
     def decoded_size(self) -> int:
-        """Pixels that no side of an image exceeds when the network gets it."""
+        """Largest side, in pixels, of an image that the network gets."""
         return self.input_size if self.test_views == 1 else math.ceil(LARGER * self.input_size)
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that two artifacts share if, and only if, their features may be mixed."""
+        """32 hexadecimal digits; two artifacts have the same if, and only if, their features may be mixed."""
         settings = (
             f"version={FEATURES_VERSION} backbone={self.backbone} alpha={self.alpha} size={self.input_size} "
             f"engine={self.engine} precision={self.precision} weights={self.weights_digest}"

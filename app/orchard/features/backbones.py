@@ -22,7 +22,7 @@ from orchard.errors import UsageError
 DEFAULT_BACKBONE = "EfficientNetLite0"
 
 SIZE_STEP = 32
-"""Pixels: what all of these networks shrink an image by before they pool it."""
+"""Factor by which all of these networks shrink an image before they pool it."""
 
 
 class Preprocessing(StrEnum):
@@ -71,7 +71,7 @@ class Backbone:
 
     @property
     def megabytes(self) -> float:
-        """Of the weights in float32, without the classifier."""
+        """Size of the float32 weights in 10^6 bytes, without the classifier."""
         return self.parameters * 4 / 1e6
 
     @property
@@ -124,10 +124,10 @@ class Backbone:
 
     @property
     def input_sizes(self) -> range:
-        """Pixels that it can be run at beside its own: multiples of its greatest stride, `SIZE_STEP`.
+        """Input sizes, in pixels, other than its own: multiples of its largest stride, `SIZE_STEP`.
 
-        What is smaller leaves hardly anything to pool; what is larger than twice the size of training, nobody has
-        learned to see. The floor of the Inception family is that of Keras.
+        A smaller size leaves hardly anything to pool. More than twice the size of training is beyond what the network
+        has learned. Keras sets the lowest size of the Inception family.
         """
         least = 96 if self.family in {"inception_v3", "inception_resnet_v2", "xception"} else 64
         return range(least, 2 * self.input_size + 1, SIZE_STEP)

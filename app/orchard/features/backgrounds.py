@@ -1,7 +1,7 @@
-"""The user's backgrounds, which things are pasted onto in random views: read, made small, and kept with the output.
+"""The user's backgrounds, onto which random views paste things: read, made small, and kept with the output.
 
-What is kept is some files of a folder or bucket, small enough for every executor to get them with its tasks, and for
-the output to hold them: views can be made again when the folder is gone.
+Only some files of the folder or bucket are kept, so small that every executor gets them with its tasks, and that the
+output can hold them. So views can be made again when the folder is gone.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 VERSION = 1
 """Raise it when the same backgrounds begin to give other views."""
 NONE = "none"
-"""As a setting: there are to be none any more."""
+"""Value of the setting that removes the output's backgrounds."""
 MOST, SIDE = 64, 320
-"""Files that are taken, and pixels of a side of what is kept of each: some 2 MB in all, and 20 MB in a worker."""
+"""Number of files that are used, and side of each kept picture in pixels: some 2 MB in all, and 20 MB in a worker."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Backgrounds:
     """Some pictures, each the square in the middle of a file.
 
     Attributes:
-        digest: of the files that they were made of; empty: there are none.
-        content: what `orchard.features.views.pictures` reads; empty if they were not read, or are lost.
+        digest: digest of the files from which they were made; empty: there are none.
+        content: the pictures, in the form that `orchard.features.views.pictures` reads; empty if not read, or lost.
     """
 
     digest: str = ""
@@ -50,16 +50,16 @@ class Backgrounds:
 
 
 def of_run(output: Output, settings: Settings, views: int) -> Backgrounds:
-    """Return the backgrounds of a run: those that are asked for, else those that the output was made with.
+    """Return the backgrounds of a run: those of the settings, else those that the output was made with.
 
     Args:
-        output: of the run.
-        settings: of the run.
-        views: random views of each training image.
+        output: the run's output.
+        settings: the run's settings.
+        views: number of random views of each training image.
 
     Raises:
-        UsageError: they are asked for where there are no random views.
-        InputError: there is no picture where they should be.
+        UsageError: the settings name backgrounds, but no random views.
+        InputError: there is no picture in that place.
         StorageError: they cannot be listed.
     """
     before = output.recall("identity").get("backgrounds", "")
@@ -82,10 +82,10 @@ def read(place: str, limits: Limits, s3: S3Options, *, known: str = "") -> Backg
     """Return the backgrounds that are in a folder or bucket; `MOST` of them, the same ones each time.
 
     Args:
-        place: as a source of images.
-        limits: what a file may cost.
-        s3: where the object store is.
-        known: a digest; files that come to it are not decoded, and there is no content.
+        place: folder or bucket, given like a source of images.
+        limits: limits for decoding one file.
+        s3: options of the object store.
+        known: a digest; files with this digest are not decoded, and the result has no content.
 
     Raises:
         InputError: there is no picture there.

@@ -1,6 +1,6 @@
 """Converts a Keras backbone to the artifact that workers run, in a child process.
 
-The process is thrown away, so neither Keras' memory nor its import time falls to the driver::
+The process ends afterwards, so neither Keras' memory nor its import time burdens the driver::
 
     build = start_build(backbone)     # returns at once; the JVM can start meanwhile
     artifact = build.result()
@@ -51,7 +51,7 @@ _BUILD_SECONDS = 1800.0
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be built; the child process gets it as JSON."""
+    """Description of the artifact to build, which the child process gets as JSON."""
 
     backbone: str
     alpha: float
@@ -61,9 +61,9 @@ class Request:
     precision: Precision
     seed: int
     sample: Sample | None = None
-    """int8: what to quantise with."""
+    """For int8: the images to quantise with."""
     may_fall_back: bool = False
-    """int8: whether float32 will do where int8 does not (`--precision auto`)."""
+    """For int8: whether to fall back to float32 if int8 fails its check (`--precision auto`)."""
 
     def located(self) -> tuple[Backbone, Weights]:
         """The backbone of the width and input size, and where its weights are."""
@@ -85,14 +85,14 @@ class Build:
             self._start()
 
     def result(self) -> Artifact:
-        """Wait for the artifact; raises UsageError, WeightsUnavailable, or OrchardError if the build broke."""
+        """Wait for the artifact; raises UsageError, WeightsUnavailable, or OrchardError if the build failed."""
         with self._lock:
             if self._artifact is None:
                 self._artifact = self._collect()
             return self._artifact
 
     def cancel(self) -> None:
-        """Stop the process and remove what it left."""
+        """Stop the process, and remove the files that it left."""
         with self._ending:
             if self._process is not None:
                 self._process.kill()
@@ -149,9 +149,9 @@ def start_build(
     """Begin to build the artifact in a process of its own, unless the cache has it, and return at once.
 
     ``weights`` is ``imagenet``, ``random`` (drawn from ``seed``) or a file. int8 needs a ``sample``; with
-    ``may_fall_back`` the artifact is of float32 where there are too few images, or where the features of int8 do not
-    agree with float32's. Raises UsageError and WeightsUnavailable for what can be seen at once; :meth:`Build.result`
-    raises the rest.
+    ``may_fall_back`` the artifact is in float32 if there are too few images, or if the features in int8 do not agree
+    with those in float32. Raises UsageError and WeightsUnavailable for errors that can be seen at once;
+    :meth:`Build.result` raises the others.
     """
     backbone = backbone.with_alpha(alpha)
     asked = (weights, engine, precision, seed, sample, may_fall_back)
@@ -364,7 +364,7 @@ def _keep_float32(topology: bytes, convolutions: int) -> bytes:
 
 
 def main(folder: Path) -> int:
-    """Build what ``folder/request.json`` asks for into ``folder/artifact`` and the cache."""
+    """Build the artifact that ``folder/request.json`` describes into ``folder/artifact`` and the cache."""
     values = child.request_of(folder)
     values |= {"engine": EngineName(values["engine"]), "precision": Precision(values["precision"])}
     if values["sample"] is not None:

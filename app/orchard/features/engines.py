@@ -1,6 +1,6 @@
 """The engines that turn images into features on a worker.
 
-A worker imports OpenVINO alone (0.1 s, and no TensorFlow in its memory), and compiles a backbone once::
+A worker imports only OpenVINO (0.1 s, and no TensorFlow in its memory), and compiles a backbone once::
 
     engine = load_engine(artifact)        # of the process, by fingerprint
     features = engine(images)
@@ -27,16 +27,16 @@ from orchard.features.resizing import Resizer
 from orchard.features.views import middle
 
 SMALLEST = 1e-12
-"""What a feature is divided by the square root of, at least."""
+"""Lower bound of the value by whose square root a feature is divided."""
 
 
 class Engine(Protocol):
-    """A backbone that is ready to run in this process, by one thread at a time."""
+    """A backbone that is ready to run in this process; only one thread may use it at a time."""
 
     n_features: int
     input_size: int  # pixels
     decoded_size: int
-    """Pixels that no side of an image is to exceed."""
+    """Largest side, in pixels, of an image that it takes."""
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Features, float32 (n, n_features), of n images, uint8 (height, width, 3), RGB, of any sizes.
@@ -167,9 +167,9 @@ Cells = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def cells_of(artifact: Artifact) -> Cells:
-    """Make a network ready to show the last grid that it averages, without views and before any square root.
+    """Compile a network that returns the last grid, which it averages, without views and before any square root.
 
-    The network of an engine does not show it; this is another one, for those who ask.
+    An engine's own network does not return the grid; this is a second one, made on request.
     """
     run = _openvino_cells(artifact) if artifact.engine is EngineName.OPENVINO else _tensorflow_cells(artifact)
     resize = Resizer(artifact.input_size)
@@ -203,7 +203,7 @@ def _tensorflow_cells(artifact: Artifact) -> Callable[[NDArray[np.float32]], NDA
 
 
 def averaged(graph: Any) -> tuple[Any, int]:
-    """Return what an openvino.Model ends in the global average of, as all backbones do, and which axis has features."""
+    """Return the node of an openvino.Model whose global average is its output, and the axis of the features."""
     mean = graph.get_results()[0].input_value(0).get_node()
     (channels,) = {1, 2, 3} - set(mean.input_value(1).get_node().get_data().tolist())
     return mean.input_value(0), channels
@@ -212,8 +212,8 @@ def averaged(graph: Any) -> tuple[Any, int]:
 def square_root(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the square root of each feature, with the feature's sign.
 
-    What a network averages over a picture is near zero for most features and large for few; the root makes it nearer to
-    the normal distribution that a discriminant takes it for (Perronnin, Sanchez & Mensink 2010, "Improving the Fisher
+    A network's averages over a picture are near zero for most features and large for few. The root brings them nearer
+    to the normal distribution that a discriminant assumes (Perronnin, Sanchez & Mensink 2010, "Improving the Fisher
     Kernel for Large-Scale Image Classification", https://doi.org/10.1007/978-3-642-15561-1_11; Yang, Liu & Xu 2021,
     "Free Lunch for Few-shot Learning", https://arxiv.org/abs/2101.06395, section 3.2).
     """
@@ -245,8 +245,8 @@ def resolve_precision(
 ) -> Precision:
     """The precision that ``--precision auto|float32|bfloat16|int8`` means on this machine, the driver's.
 
-    ``auto`` is bfloat16 where the processor computes in it; else int8 where that is known to pay for so many ``images``
-    with this ``backbone``; else float32. Raises UsageError for what cannot be had.
+    ``auto`` is bfloat16 if the processor supports it; else int8 if that is known to be faster for so many ``images``
+    with this ``backbone``; else float32. Raises UsageError for a precision that this machine lacks.
     """
     if precision not in ("auto", *Precision):
         raise UsageError(f"--precision {precision}: choose auto, {' or '.join(Precision)}.")
@@ -277,7 +277,7 @@ def _int8_pays(backbone: Backbone | None, images: int) -> bool:
 
 
 def processor_flags() -> frozenset[str]:
-    """What the processor can do, in the words of Linux: avx2, avx512_vnni, amx_int8; empty where it does not say."""
+    """The processor's features, as Linux names them: avx2, avx512_vnni, amx_int8; empty if the system does not say."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -20,16 +20,16 @@ from orchard.vocabulary import Reason
 
 @dataclass(frozen=True)
 class Pending:
-    """The images to work on, those that are only called otherwise, and the paths whose rows have to go first."""
+    """The images to work on, the images whose names alone have changed, and the paths whose rows are deleted first."""
 
     images: pa.Table
     """Schema `LISTING`, every row with its split."""
     renamed: pa.Table
-    """Likewise: the images that are done but for another label, kind, value or split; they are not decoded again."""
+    """Schema `LISTING`: finished images with another label, kind, value or split; they are not decoded again."""
     replaced: pa.ChunkedArray
-    """Paths whose image was replaced, is to be tried again, or is no longer in the source."""
+    """Paths whose image was replaced, is tried again, or is no longer in the source."""
     unviewed: pa.Table
-    """As `images`: those that are done but for their random views."""
+    """Schema `LISTING`: finished images that lack their random views."""
     replaced_images: int
     vanished_images: int
 
@@ -49,11 +49,11 @@ def find_pending(
 ) -> Pending:
     """Compare `listing` (schema `LISTING`) with the output's inventory.
 
-    An image is done if its path is in the inventory with the same version, size, label, kind, other values and split
-    (one that Orchard assigned stays). Where the listing has no version, the storage is asked. Rejected images stay
-    rejected while they are unchanged, unless `retry_rejected` or what could not be read can be now. Where there are
-    `views`, an image that comes into a split of `VIEWED` is done again, for it has none; of images that are done, those
-    that are not among `viewed` need theirs (None: all have them).
+    An image is finished if its path is in the inventory with the same version, size, label, kind, other values and
+    split (a split that Orchard assigned stays). If the listing has no version, the storage is asked. A rejected image
+    stays rejected while it is unchanged, unless `retry_rejected` is set, or it could not be read before but can be now.
+    With `views`, an image that comes into a split of `VIEWED` is done again, because it has no views. Finished images
+    that are not among `viewed` need their views (None: all have them).
 
     Raises:
         UsageError: the output has rows of images that the source does not list and that are not `dropped`, and `prune`
@@ -136,7 +136,7 @@ def without(output: Output, paths: pa.ChunkedArray) -> tuple[dict[Dataset, list[
     """Stage the files of the extraction that hold rows of `paths` again, without them.
 
     Returns:
-        What to add in a commit, and the names of the files to remove.
+        The files to add in a commit, and the names of the files to remove.
     """
     add: dict[Dataset, list[DataFile]] = {}
     remove: list[str] = []

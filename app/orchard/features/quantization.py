@@ -1,7 +1,7 @@
 """int8: post-training quantization of a backbone's weights and activations with NNCF.
 
-The ranges of the activations are measured on images of the run itself, and what came of them is kept with the output:
-the same network computes for every worker and every later run.
+The ranges of the activations are measured on images of the run itself. The quantised network is kept with the output,
+so every worker and every later run uses the same network.
 
 - *The first two convolutions stay float32* (`FLOAT32_CONVOLUTIONS`): what they lose is lost to all others. With all of
   EfficientNetLite0 in int8 the features of 580 photographs of fruits agreed with float32's by .88 (see `agreement`),
@@ -44,9 +44,9 @@ from orchard.vocabulary import Fit, Split
 SAMPLE_IMAGES = 192
 """Training images that a network is quantised with; a third of them is held back for the check."""
 LEAST_IMAGES = 24
-"""Of these, or there is no int8: with fewer the ranges are those of single images."""
+"""Number of these that int8 needs at least; with fewer, ranges would depend on single images."""
 LEAST_AGREEMENT = 0.9
-"""Below it, int8 is not what `--precision auto` takes.
+"""With a lower agreement, `--precision auto` does not take int8.
 
 EfficientNetLite0 has .98, MobileNetV2 .93, without loss of accuracy. Quantised down to the first layer they have .88
 and .82, and what was fitted on float32's features loses 2.9 and 4.5 points on theirs.
@@ -105,12 +105,12 @@ def decoded(images: Sequence[bytes], size: int, limits: Limits, fit: Fit = Fit.S
 
 
 def quantized(artifact: Artifact, images: Sequence[NDArray[np.uint8]], calibration: str) -> Artifact:
-    """Return a float32 artifact of OpenVINO's in int8, with its `agreement` to what it was.
+    """Quantise a float32 artifact of OpenVINO's to int8; return it with its `agreement` with the original.
 
     Args:
-        artifact: of precision float32.
+        artifact: an artifact in float32.
         images: at least `LEAST_IMAGES`, uint8 (height, width, 3), RGB, of any sizes; a third is held back.
-        calibration: the digest of what they were decoded from.
+        calibration: digest of the files from which they were decoded.
     """
     held_back = [image for number, image in enumerate(images) if number % 3 == 2]
     others = [image for number, image in enumerate(images) if number % 3 != 2]
@@ -131,8 +131,8 @@ def quantized(artifact: Artifact, images: Sequence[NDArray[np.uint8]], calibrati
 def agreement(exact: NDArray[np.float32], rounded: NDArray[np.float32]) -> float:
     """Return the mean cosine, at most 1, of features (n, n_features) to others of the same n images.
 
-    Both lie around the mean of the exact ones: pooled activations are positive, so that even strangers' features have a
-    cosine of .6, and all of it is in what sets an image apart.
+    Both are centred on the mean of the exact features. Pooled activations are positive, so even unrelated images'
+    features have a cosine of .6; only the difference from the mean distinguishes an image.
     """
     a, b = exact - exact.mean(axis=0), rounded - exact.mean(axis=0)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -140,7 +140,7 @@ def agreement(exact: NDArray[np.float32], rounded: NDArray[np.float32]) -> float
 
 
 def version() -> str:
-    """Return the version of NNCF, which decides what comes out."""
+    """Return the version of NNCF, on which the result depends."""
     return metadata.version("nncf")
 
 

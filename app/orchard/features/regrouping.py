@@ -27,7 +27,7 @@ def source_key(output: Output) -> str | None:
 
 
 def group_key(output: Output, *, straddling: bool = False) -> str | None:
-    """Return a digest of the groups, None if there are none, or none that straddles the split, if that is asked for."""
+    """Return a digest of the groups; None without groups, or, if requested, without a group that the split cuts."""
     images = output.read(Dataset.INVENTORY, ["path", "split", "group", "featurized"], INVENTORY)
     images = images.filter(images["featurized"])
     if images["group"].null_count == images.num_rows or (straddling and not straddles(images)):
@@ -56,9 +56,9 @@ def regroup(output: Output, group_by: str) -> None:
 
 
 def update_groups(output: Output, images: pa.Table, grouping: Grouping | None) -> None:
-    """Make the inventory's groups those of `images`, columns ``path, group``, and remember how they came about.
+    """Write the groups of `images` (columns ``path, group``) to the inventory, and record where they come from.
 
-    Where they have a column ``source``, it becomes the inventory's, too.
+    A column ``source`` is written to the inventory, too.
     """
     add, remove = [], []
     names = [name for name in ("group", "source") if name in images.column_names]

@@ -1,4 +1,4 @@
-"""How an extraction was shared among executors and workers, in bounded memory for any number of tasks."""
+"""How an extraction was divided among executors and workers, in bounded memory for any number of tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from operator import attrgetter
 from orchard.layout import ExecutorShare, Share, Sharing, SlowTask, WorkerShare
 
 BINS = 60
-"""Of the time from the first task's start to the last one's end."""
+"""Number of bins for the time from the first task's start to the last one's end."""
 MOST_EXECUTORS, MOST_WORKERS, SLOWEST = 100, 100, 5
 
 
@@ -20,14 +20,14 @@ class Done:
     """When and where a task was done.
 
     Attributes:
-        host: its name, which is a pod's.
-        executor: tells those of a host apart.
-        worker: the process.
-        started: seconds since 1970, by the executor's clock.
-        seconds: of work, the network's compilation included.
-        cpu_seconds: of these, what the processor worked for it.
-        memory: bytes that the worker had held at its most, by then.
-        images: of the task.
+        host: name of the host, which is a pod's.
+        executor: id that distinguishes executors of a host.
+        worker: id of the process.
+        started: start in seconds since 1970, by the executor's clock.
+        seconds: duration, including the compilation of the network.
+        cpu_seconds: CPU time in it, in seconds.
+        memory: peak memory of the worker until then, in bytes.
+        images: number of images in the task.
     """
 
     host: str
@@ -41,7 +41,7 @@ class Done:
 
 
 def sharing(tasks: Sequence[Done]) -> Sharing:
-    """Return what ``run.json`` says of tasks, at least one.
+    """Return the part of ``run.json`` about tasks, of which there is at least one.
 
     These are the busiest executors and workers, the slowest tasks, and how many tasks were at work in each of `BINS`
     stretches of time.

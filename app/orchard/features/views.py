@@ -79,11 +79,11 @@ def random_views(
 
     Args:
         pixels: uint8 (height, width, 3), RGB, up to `LARGER` times as large as a view.
-        digest: of the image's bytes, which views are drawn from.
-        views: how many.
-        seed: of every random choice.
-        size: pixels of a side that no view is to exceed.
-        backgrounds: uint8 (height, width, 3), RGB, that what is on a plain background is pasted onto, in some views.
+        digest: digest of the image's bytes, from which views are drawn.
+        views: number of views.
+        seed: seed of every random choice.
+        size: largest side of a view, in pixels.
+        backgrounds: uint8 (height, width, 3), RGB, onto which things on a plain background are pasted in some views.
 
     Returns:
         uint8 (height, width, 3) each.
@@ -100,7 +100,7 @@ def random_views(
 
 
 def random_view(pixels: NDArray[np.uint8], digest: str, number: int, seed: int, size: int) -> NDArray[np.uint8]:
-    """Return the random view of that number of an image, a part of it; the others as of `random_views`."""
+    """Return one random view, a part of the image, by its number; further arguments as in `random_views`."""
     draw = _random(f"{seed} {number} {digest}")
     height, width = pixels.shape[:2]
     area = draw.uniform(*_AREA)
@@ -128,8 +128,8 @@ def _seen(view: NDArray[np.uint8], draw: np.random.Generator) -> NDArray[np.uint
 def cut_out(pixels: NDArray[np.uint8]) -> Image.Image | None:
     """Return what lies on a plain background, RGBA with a soft edge; None if the background is not plain.
 
-    It is plain if the four corners and most of the border are of one colour. What is of nearly that colour and can be
-    reached from the border is the background: a highlight on the thing is not.
+    It is plain if the four corners and most of the border have one colour. Pixels of nearly that colour that are
+    connected with the border are the background; a highlight on the thing is not.
 
     Args:
         pixels: uint8 (height, width, 3), RGB.

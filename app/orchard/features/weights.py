@@ -41,7 +41,7 @@ _SILENCE = 10.0
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a backbone's weights are: in a file, in none (random), or, with neither, yet to be downloaded."""
+    """A backbone's weights: a file, random weights, or, with neither, weights that must be downloaded first."""
 
     description: str
     path: Path | None = None
@@ -80,11 +80,10 @@ def locate(backbone: Backbone, weights: str = "imagenet", *, seed: int = 0) -> W
 
 
 def brought(backbone: Backbone, weights: str, s3: S3Options) -> str:
-    """Bring weights that lie in a bucket to this machine; return what `locate` finds them by.
+    """Copy weights from a bucket to this machine; return the name by which `locate` finds them.
 
-    ``weights`` may be an object's address, and so may ``KERAS_HOME``, which then names a copy for this process and
-    those that it starts. Raises UsageError for an object that is not there, and AccessDenied and StorageError as the
-    store does.
+    ``weights`` may be an object's address. So may ``KERAS_HOME``, which is then replaced by a copy for this process and
+    its children. Raises UsageError for a missing object, and AccessDenied and StorageError as the store does.
     """
     if split_object_url(weights):
         folder, _, name = weights.rpartition("/")
@@ -115,9 +114,9 @@ def _copy(folder: str, name: str, target: Path, s3: S3Options) -> bool:
 
 
 def tuned(output: Output) -> str | None:
-    """Write the weights of an output's tuned network to a file that goes with this process.
+    """Write the weights of an output's tuned network to a file that is deleted when this process ends.
 
-    Returns what `locate` finds them by; None if the output has none. Raises as `Output.part` does.
+    Returns the name by which `locate` finds them; None if the output has none. Raises as `Output.part` does.
     """
     content = output.part(TUNED)
     if content is None:
@@ -137,7 +136,7 @@ def _scratch() -> Path:
 
 
 def keras_homes() -> list[Path]:
-    """The folders where Keras keeps its files, in the order in which they are looked into."""
+    """The folders in which Keras keeps its files, in the order of the search."""
     homes = [Path.home() / ".keras"]
     home = os.environ.get("KERAS_HOME")
     if home and not split_object_url(home):

@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 
 
 def as_text(columns: Mapping[str, Sequence[str | None]], rows: int) -> pa.Array:
-    """The texts, string, shape (rows,), of columns of as many values; null for a row that has none.
+    """Encode further columns as one JSON text for each row, string, shape (rows,); null for a row without values.
 
-    The same values make the same text, so texts can be compared and grouped.
+    Equal values give equal texts, so texts can be compared and grouped.
     """
     names = sorted(columns)
     if not names:
@@ -25,7 +25,7 @@ def as_text(columns: Mapping[str, Sequence[str | None]], rows: int) -> pa.Array:
 
 
 def names_in(texts: pa.Array | pa.ChunkedArray) -> tuple[str, ...]:
-    """The columns that any of the texts has a value of, sorted."""
+    """The names of the columns for which any of the texts has a value, sorted."""
     return tuple(sorted({name for text in pc.unique(texts).drop_null().to_pylist() for name in json.loads(text)}))
 
 

@@ -106,9 +106,9 @@ def image_format(head: bytes) -> ImageFormat | None:
 
 
 def describe(head: bytes) -> str:
-    """What content that is no supported image looks like, and what to do: ``an HTML page: the download failed``.
+    """Describe content that is no supported image, and what to do: ``an HTML page: the download failed``.
 
-    What comes before the colon is one of few: rejections are counted by it.
+    There are few descriptions before the colon, because rejections are counted by them.
     """
     head = head[:HEAD_BYTES]
     for pattern, found in _DESCRIPTIONS:

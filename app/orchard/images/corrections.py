@@ -78,7 +78,7 @@ class Corrections:
         return cls(url, labels, frozenset(dropped), lines)
 
     def check(self, listing: pa.Table) -> None:
-        """Make sure that the images that are to have another label are in a listing, of all that the source holds.
+        """Check that every image with a corrected label is in a listing of the whole source.
 
         Raises:
             InputError: one is not.

@@ -58,7 +58,7 @@ _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # of the others 4
 # Those whose native code may take memory that no header tells.
 _BOUNDED = {ImageFormat.AVIF, ImageFormat.HEIC, ImageFormat.TIFF}
 GREY = 127
-"""What an image is padded with: the middle of the range, which is nothing to a network that sees (x - 127) / 128."""
+"""Grey value of padding: the middle of the range. A network that computes (x - 127) / 128 of a pixel gets 0."""
 # Pixels that are converted at once.
 _TILE_PIXELS = 2**21
 # The processors are shared by tasks, one image a time each.
@@ -245,7 +245,7 @@ def _middle(image: Image.Image) -> Image.Image:
 
 
 def fitted(image: Image.Image, target: int, fit: Fit) -> npt.NDArray[np.uint8]:
-    """Return an upright RGB image as `decode` gives what it has decoded: square if so asked, within the target."""
+    """Resize an upright RGB image as `decode` does: to a square if the fit asks for one, and to at most the target."""
     if fit is Fit.CROP:
         image = _middle(image)
     if max(image.size) > target:

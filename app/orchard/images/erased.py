@@ -1,4 +1,4 @@
-"""Images that were erased from an output and are not to come back: of their paths it keeps digests alone."""
+"""Images that were erased from an output and must not come back. Only digests of their paths are kept."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def known(storage: Storage) -> set[str]:
 
 
 def changed(before: set[str], paths: Iterable[str], *, allow_again: bool) -> bytes:
-    """What is to be written at `ERASED`: with these paths, or without those that may come again."""
+    """The new content of `ERASED`: digests of these paths are added, or removed if the images may come again."""
     named = {_digest(path) for path in paths}
     return json.dumps({"paths": sorted(before - named if allow_again else before | named)}).encode()
 

@@ -22,7 +22,7 @@ _PATHS = 3
 
 
 def groups_of(group_by: str, paths: Sequence[str], labels: Sequence[str | None]) -> pa.Array:
-    """Return the group of each image, string, shape (n,); null: it is of none, and stands for itself.
+    """Return the group of each image, string, shape (n,); null for an image without a group.
 
     Args:
         group_by: `FRAMES`, or a regular expression whose first group, or else whole match, in a path is the name of
@@ -57,7 +57,7 @@ def regrouped(images: pa.Table, groups: pa.Array) -> pa.Table:
 
 
 def group_names(images: pa.Table) -> list[str]:
-    """Return a name for each image's group, shape (n,); an image of none has one to itself.
+    """Return a name for each image's group, shape (n,); an image without a group gets a name of its own.
 
     Args:
         images: ``path, group``.
@@ -70,7 +70,7 @@ def group_names(images: pa.Table) -> list[str]:
 
 
 def describe(group_by: str, images: pa.Table, *, from_column: bool) -> Grouping:
-    """Return what a report says of groups: how they came about, how many there are, and two of them.
+    """Return what a report says about groups: their origin, their number, and two examples.
 
     Args:
         group_by: the setting.

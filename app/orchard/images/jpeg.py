@@ -37,7 +37,7 @@ def check_header(data: bytes) -> None:
 
 
 def check_scans(data: bytes, image: JpegImageFile, limits: Limits) -> int:
-    """Return the bytes that the decoder holds beside the pixels: all coefficients, if they come in several scans.
+    """Return the bytes that the decoder needs besides the pixels: it keeps all coefficients if there are several scans.
 
     Args:
         data: the file.

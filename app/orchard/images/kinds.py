@@ -52,7 +52,7 @@ def _first_word(label: str) -> str | None:
 
 
 def kind_warnings(listing: pa.Table, kind_from: KindFrom | None) -> list[str]:
-    """One sentence for each thing about the kinds of a listing (``label``, ``kind``) that may not be meant so."""
+    """One sentence for each likely mistake in the kinds of a listing (``label``, ``kind``)."""
     pairs = listing.group_by(["label", "kind"]).aggregate([([], "count_all")]).to_pylist()
     kinds = {pair["kind"] for pair in pairs if pair["kind"] is not None}
     if not kinds:

@@ -31,7 +31,7 @@ class Limits:
 
 
 class Unfit(Exception):
-    """An image that is not to be decoded, found out before it costs anything."""
+    """The image must not be decoded; raised before decoding costs anything."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -39,13 +39,13 @@ class Unfit(Exception):
 
 
 def check_cost(what: str, size: tuple[int, int], decoded: int, memory: float, limits: Limits) -> None:
-    """Refuse what would take too much.
+    """Refuse an image whose decoding would take too many pixels or bytes.
 
     Args:
-        what: the format.
+        what: the image's format, for the message.
         size: width and height of the image, in pixels.
-        decoded: pixels that the decoder delivers.
-        memory: bytes that it takes for that.
+        decoded: number of pixels that the decoder returns.
+        memory: bytes that the decoder needs for them.
         limits: what is allowed.
 
     Raises:
@@ -64,9 +64,9 @@ def check_cost(what: str, size: tuple[int, int], decoded: int, memory: float, li
 
 @contextmanager
 def bounded_memory(more: int) -> Iterator[None]:
-    """Let this process grow by so many bytes and no further, for decoders that may take more than a header says.
+    """Limit how many bytes this process may grow by, for decoders that may need more than a header says.
 
-    Only where Linux tells how large it is, and in the main thread: the limit is of the whole process.
+    It limits the whole process, so it does nothing outside the main thread, or if Linux does not tell the size.
     """
     if threading.current_thread() is not threading.main_thread() or not _STATM.exists():
         yield

@@ -1,4 +1,4 @@
-"""Where paths are in a long column, for those who ask file by file."""
+"""Finds paths in a long column, for callers that ask file by file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from orchard.images.selection import seeded_hashes
 
 
 class PathIndex:
-    """The places of paths in a column, by 16 bytes for each.
+    """An index of paths in a column; it takes 16 bytes a path.
 
-    Arrow's `index_in` and `is_in` hash all that they look into at every call. Called for each file, they take a time
-    that grows as the square of the images: 20,000 and 80,000 new labels, 250 a file, took 1.2 and 15.9 s of processor
-    time, and 0.6 and 2.8 s with this.
+    Arrow's `index_in` and `is_in` hash the whole column at every call. If they are called for each file, the time grows
+    with the square of the number of images: 20,000 and 80,000 new labels, 250 a file, took 1.2 and 15.9 s of processor
+    time, and 0.6 and 2.8 s with this index.
 
-    Paths are told apart by 64 bits of their BLAKE2 digest: of a hundred million, two are taken for one with a
-    probability of 0.0003.
+    Paths are compared by 64 bits of their BLAKE2 digest. Among a hundred million paths, the probability that any two
+    are confused is 0.0003.
 
     Args:
-        paths: (n,), each once; of one that comes more often any place may be found.
+        paths: (n,), each once; if a path occurs more often, any of its places may be returned.
     """
 
     def __init__(self, paths: pa.ChunkedArray | pa.Array) -> None:
@@ -32,7 +32,7 @@ class PathIndex:
         return len(self._hashes)
 
     def places(self, paths: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
-        """Return the place of each path (m,) in the column, int64 (m,); -1 where it is not in it, and for null."""
+        """Return the place of each path (m,) in the column, int64 (m,); -1 for null and for missing paths."""
         found = np.full(len(paths), -1, np.int64)
         if not len(self):
             return found

@@ -33,13 +33,13 @@ class Manifest:
     """What a manifest lists."""
 
     table: pa.Table
-    """Schema LISTING; unique by path; of an inventory without labels and splits."""
+    """Schema LISTING; unique by path; an inventory's has no labels and splits."""
     duplicates: int
-    """Rows that repeated another one and were left out."""
+    """Number of rows that repeated another row and were left out."""
     is_inventory: bool
-    """Whether a bucket was listed as it is, rather than images chosen by someone."""
+    """Whether it lists all objects of a bucket (S3 Inventory) rather than chosen images."""
     warnings: list[str] = field(default_factory=list)
-    """One sentence for each thing about labels and splits that may not be meant so."""
+    """One sentence for each likely mistake in labels and splits."""
     has_groups: bool = False
     """Whether a column names the groups."""
 
@@ -60,11 +60,12 @@ def read_manifest(
 ) -> Manifest:
     """Read the manifest at ``url``: columns ``path`` and, if any, ``label``, ``kind``, ``split``, ``size``, by header.
 
-    Relative paths are relative to the manifest's folder. Where there is no column ``label`` or ``split``, folders
-    tell (see `places`); where there is none ``kind``, what ``kind_from`` says (see `kinds`). A column called
-    ``group_by`` names groups, and those of ``label_columns`` hold further values to learn. CSV may be separated by
-    commas, semicolons, tabs or bars, and be in UTF-8 or UTF-16. An S3 Inventory is known by its columns ``bucket`` and
-    ``key``, or as CSV without a header by its first row.
+    Relative paths are relative to the manifest's folder. Without a column ``label`` or ``split``, both come from
+    folders (see `places`); without a column ``kind``, kinds come from ``kind_from`` (see `kinds`). The column called
+    ``group_by`` names groups, and the columns ``label_columns`` hold further values to learn. CSV may be separated by
+    commas, semicolons, tabs or bars, and be in UTF-8 or UTF-16. An S3 Inventory is recognised by its columns ``bucket``
+    and ``key``, or, as CSV without a header, by its first row.
+
     Raises InputError: not readable, no such columns, a row without a path, a path that is listed twice with
     different labels, kinds, splits or other values, a split that is none, a size that is no number.
     """

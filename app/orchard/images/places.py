@@ -75,15 +75,15 @@ def split_named(name: str) -> Split | None:
 
 @dataclass(frozen=True)
 class Places:
-    """What folders say about the images in them."""
+    """Label, kind and split that folders give to the images in them."""
 
     labels: list[str | None]
-    """For each folder, in Unicode's NFC."""
+    """The label of each folder, in Unicode's NFC."""
     kinds: list[str | None]
     """Likewise: the folder above the label."""
     splits: list[Split | None]
     label_warnings: list[str] = field(default_factory=list)
-    """One sentence for each thing about labels that may not be meant so; of splits likewise."""
+    """One sentence for each likely mistake in labels."""
     split_warnings: list[str] = field(default_factory=list)
 
 
@@ -230,7 +230,7 @@ def _merged_labels(folders_of: dict[str, dict[tuple[str, ...], str]], level: int
 
 
 def placed(root: str, keys: Iterable[str], level: int = 1) -> tuple[pa.Array, pa.Array, pa.Array, Places]:
-    """Labels, kinds and splits (strings, one for each key) of files at ``keys``, and what their folders say."""
+    """Labels, kinds and splits (strings, one for each key) of files at ``keys``, and the `Places` of their folders."""
     numbers: dict[str, int] = {}
     at = pa.array([numbers.setdefault(key.rpartition("/")[0], len(numbers)) for key in keys], pa.int32())
     found = places(root, list(numbers), level)
@@ -257,7 +257,7 @@ _IGNORED_FOLDERS = frozenset(
 
 
 def is_ignored(folder: str) -> bool:
-    """Whether a folder of this name holds no images of anyone's: hidden, or made by a system for itself."""
+    """Whether a folder of this name is left out: it is hidden, or an operating system made it for itself."""
     return (folder.startswith(".") and folder not in _NAMELESS) or folder.lower() in _IGNORED_FOLDERS
 
 
@@ -273,12 +273,12 @@ _NO_IMAGE = re.compile(
 
 
 def doubtful(key: str) -> bool:
-    """Whether the file's name is known for other things than images, so that its content has to tell."""
+    """Whether the name is usual for something other than an image, so that the content has to be looked at."""
     if key.endswith(_IMAGE_SUFFIXES) and "/._" not in f"/{key}":  # nearly every file; the pattern takes longer
         return False
     return _NO_IMAGE.fullmatch(key, key.rfind("/") + 1) is not None
 
 
 def source_name(source: str) -> str:
-    """What an image says of the source that lists it: the source as it was given, without a slash at its end."""
+    """The name of a source in an image's column ``source``: as it was given, without a slash at its end."""
     return redacted(source.rstrip("/") or source)

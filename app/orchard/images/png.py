@@ -17,13 +17,13 @@ _EXIF_AS_TEXT, _XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
 
 
 def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
-    """Return a PNG with the chunks that decoding needs alone, and what the others say of colour and orientation.
+    """Return a PNG with only the chunks that decoding needs, and the metadata about colour and orientation.
 
-    The latter as Pillow keeps it in ``info``: ``icc_profile``, ``exif``, ``xmp``, ``Raw profile type exif``.
-    A checksum is left for Pillow to compare where a wrong one means wrong pixels.
+    The metadata has the keys of Pillow's ``info``: ``icc_profile``, ``exif``, ``xmp``, ``Raw profile type exif``.
+    Pillow still compares the checksums of chunks in which damage means wrong pixels.
 
     Raises:
-        Unfit: it is Apple's variant, or cut into too many pieces.
+        Unfit: it is Apple's variant, or has too many chunks.
         ValueError: it holds no image.
     """
     head: dict[bytes, bytes] = {}

@@ -16,15 +16,15 @@ class Quality:
     brightness: float
     """Luminance of the mean colour, 0 (black) to 1 (white)."""
     sharpness: float | None
-    """Variance of the Laplacian, in squared steps of 255; None of an image of less than three pixels a side."""
+    """Variance of the Laplacian, in squared steps of 255; None if a side has fewer than three pixels."""
 
 
 def quality_of(pixels: NDArray[np.uint8]) -> Quality:
     """Measure an image.
 
     The variance of the Laplacian is low where no edge is sharp (Pech-Pacheco, Cristóbal, Chamorro-Martínez & Fernández
-    2000, "Diatom autofocusing in brightfield microscopy: a comparative study"). It is taken of the green channel, which
-    holds most of the luminance: a third of the time.
+    2000, "Diatom autofocusing in brightfield microscopy: a comparative study"). Only the green channel is used, which
+    holds most of the luminance; that takes a third of the time.
 
     Args:
         pixels: (height, width, 3) uint8, RGB.

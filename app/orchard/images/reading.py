@@ -14,7 +14,7 @@ READ_AHEAD = 16
 
 
 def contents(images: pa.Table, limits: Limits, s3: S3Options) -> Iterator[bytes | Rejection]:
-    """Yield the bytes of each image of a listing (columns ``path`` and ``size``), or why they cannot be had."""
+    """Yield the bytes of each image of a listing (columns ``path`` and ``size``), or a rejection with the reason."""
 
     def read(path: str, size: int | None) -> bytes | Rejection:
         if size is not None and size > limits.max_bytes:

@@ -23,8 +23,8 @@ _LOOKS_LIKE = "looks like "
 def commonest_kinds(rejected: pa.Table) -> list[RejectedKind]:
     """Return the commonest kinds of rejected images, the most frequent first, at most `MOST_KINDS`.
 
-    Those of an unsupported format are told apart by what they look like, unreadable ones by the storage's word,
-    others by the reason.
+    An unsupported format is divided further by what the content looks like, and unreadable files by the storage's
+    message. All others are counted by their reason.
 
     Args:
         rejected: columns ``reason`` and ``detail``, both string.

@@ -63,8 +63,8 @@ def write_sample(folder: Path | str, *, seed: int = 0, train: int = 45, test: in
         seed: The same seed draws the same images.
         train: Training images of each fruit.
         test: Test images of each fruit.
-        broken: Files of the training part that no one can decode: a cut-off JPEG, then a web page named
-            ``.jpg``, and so on in turn, as downloads leave them behind.
+        broken: Number of training files that cannot be decoded, as failed downloads leave them: in turn a cut-off JPEG
+            and a web page named ``.jpg``.
 
     Returns:
         How many files were written.

@@ -60,7 +60,7 @@ _SNIFFING_THREADS = 32
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds."""
+    """The images that a source lists, and what was noticed while listing it."""
 
     table: pa.Table
     """Schema LISTING, sorted by path; a null split means "assign one"."""
@@ -69,15 +69,15 @@ class Listing:
     slash at the end) that were not looked into: hidden ones, those of systems, outputs of Orchard."""
     ignored_count: int = 0
     duplicates: int = 0
-    """Rows of a manifest that repeated another one."""
+    """Number of rows of a manifest that repeated another row."""
     warnings: list[str] = field(default_factory=list)
-    """One sentence for each thing about labels and splits that may not be meant so."""
+    """One sentence for each likely mistake in labels and splits."""
     grouping: Grouping | None = None
     """How images were grouped."""
     corrections: CorrectionMetrics | None = None
     """What a corrected list changed."""
     dropped: frozenset[str] = frozenset()
-    """Paths that it leaves out."""
+    """Paths that the corrected list leaves out."""
 
 
 def list_images(
@@ -100,7 +100,7 @@ def list_images(
         source: A folder, ``file://`` URL, a bucket's prefix (``s3a://``, ``gs://``, ``abfss://``); a pattern of these
             (``*``, ``?``, ``[a-z]``, ``{a,b}`` within a folder's or file's name, ``**`` across folders; a folder that
             it names is taken whole; something that exists under exactly this name comes first); one image; or a
-            manifest, see `read_manifest`. Or several of these, of which each image says which one lists it.
+            manifest, see `read_manifest`. Or several of these: the column ``source`` then names the one of an image.
         s3: Where the object store is.
         limit: At most so many images, a seeded sample shared out by label and split; None: all.
         labels: Only these; None: all.
@@ -112,9 +112,9 @@ def list_images(
         corrections: Other labels than the source says, and images to leave out, among those that are selected.
         output: A folder or prefix of which nothing is listed.
 
-    Every file counts as an image, whatever its name: decoding will tell. Only files whose name is known for
-    something else (README, *.json ...) are looked into first. Hidden folders, those that systems make for themselves,
-    and other outputs of Orchard are left out.
+    Every file counts as an image, whatever its name; decoding finds out. Only files whose name is usual for something
+    else (README, *.json ...) are looked into first. Hidden folders, operating systems' own folders, and other outputs
+    of Orchard are left out.
 
     Raises:
         InputError: There is no such source, it holds no image, or none of a label or that is to be corrected, it has
@@ -208,7 +208,7 @@ def _read(
 
 
 def check_weights(source: str | Sequence[str], weights: Mapping[str, float]) -> None:
-    """Make sure that weights are of sources.
+    """Check that each weight belongs to one of several sources.
 
     Raises:
         UsageError: there is no such source, or it is the only one.
@@ -243,7 +243,7 @@ def _together(sources: Sequence[str], tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def list_selected(source: str | Sequence[str], output: str | None, settings: Settings) -> Listing:
-    """What `list_images` finds as the settings select it, without the ``output``.
+    """List the images that the settings select, see `list_images`, leaving out the ``output``.
 
     Raises:
         UsageError: The corrections are the list that a run into ``output`` writes anew.
@@ -288,7 +288,7 @@ def _failure(error: OSError, source: str) -> OrchardError:
 
 
 def check_apart(source: str | Sequence[str], output: str) -> None:
-    """Make sure that results do not lie among the images themselves; a folder inside the source is another place.
+    """Check that an output is not the source itself; it may be a folder inside the source.
 
     Raises:
         UsageError: ``output`` is the source, or one of several, or the folder whose images a pattern chooses; or one of

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from orchard.layout import ReliabilityBin
 
 LEAST_THRESHOLD = 0.5
-"""A label that is less likely than all others together is never a sure answer."""
+"""Lowest possible threshold: a label that is less likely than all others together is never a sure answer."""
 LEAST_ROWS = 50
-"""Fewer held-out images say too little; nothing is calibrated on them."""
+"""Lowest number of held-out images for a calibration; fewer say too little."""
 BINS = 10
-"""Of the reliability diagram, of equal width."""
+"""Number of bins of the reliability diagram, of equal width."""
 
 _TEMPERATURES = np.geomspace(0.1, 1000, 801)  # steps of 1.2 %; log-densities of many features are far apart
 
@@ -37,12 +37,12 @@ class Calibration:
     temperature: float = 1.0
     """Scores are divided by it before the softmax."""
     threshold: float = LEAST_THRESHOLD
-    """The least confidence, 0..1, of an answer that is given; below it the answer is "not sure"."""
+    """Lowest confidence, 0..1, of a sure answer; below it the answer is "not sure"."""
     familiarity: float = 0.0
-    """The least familiarity, 0..1, of what may be one of the classes; below it the answer is "unknown"."""
+    """Lowest familiarity, 0..1, of an image that may show one of the classes; below it the answer is "unknown"."""
 
     def answers(self, confidence: NDArray[np.floating], familiarity: NDArray[np.floating]) -> NDArray[np.str_]:
-        """Return what images come to, (n,) values of `Answer`, by the confidence in their likeliest class, 0..1."""
+        """Return the answers, (n,) values of `Answer`, from the confidence in each image's likeliest class, 0..1."""
         # float64, as wherever else thresholds are met: one that is rounded to float32 would exclude its own image.
         is_sure = np.asarray(confidence, np.float64) >= self.threshold
         is_unknown = np.asarray(familiarity, np.float64) < self.familiarity
@@ -72,7 +72,7 @@ class Decision:
     classifier: str
     label: Calibration
     kind_threshold: float | None = None
-    """The least confidence of a sure kind; None where the model knows no kinds."""
+    """Lowest confidence of a sure kind; None if the model knows no kinds."""
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
@@ -104,17 +104,17 @@ def fit(
     familiarity: NDArray[np.floating] | None = None,
     known: float = 1.0,
 ) -> Calibration:
-    """Return the temperature of the least mean log loss (smoothed), and the thresholds.
+    """Return the temperature with the lowest mean log loss (smoothed), and the thresholds.
 
-    That of familiarity is passed by a share `known` of the images of known classes; that of confidence is the least
-    from which on the familiar ones are right as often as `sure_at`.
+    A share `known` of the images of known classes exceeds the threshold of familiarity. The threshold of confidence is
+    the lowest one above which the answers to familiar images are right as often as `sure_at`.
 
     Args:
-        scores: (n, n_classes) of held-out images.
-        classes: (n,) the true class of each; -1 where it is none of the model's.
-        sure_at: 0..1
-        familiarity: (n,) of the images; None: it is not looked at.
-        known: 0..1
+        scores: (n, n_classes) scores of held-out images.
+        classes: (n,) the true class of each image; -1 if the model does not know it.
+        sure_at: the share of sure answers that should be right, 0..1.
+        familiarity: (n,) familiarity of the images; None: it is not used.
+        known: the share of images of known classes that should count as familiar, 0..1.
     """
     is_known = classes >= 0
     if is_known.sum() < LEAST_ROWS:
@@ -142,25 +142,25 @@ def log_loss(scores: NDArray[np.floating], classes: NDArray[np.integer], tempera
 
 
 def threshold(probabilities: NDArray[np.float32], classes: NDArray[np.integer], sure_at: float) -> float:
-    """Return the least confidence from which on answers are right as often as `sure_at`; 1.0 if there is none.
+    """Return the lowest confidence above which answers are right as often as `sure_at`; 1.0 if there is none.
 
     Args:
-        probabilities: (n, n_classes) of held-out images.
-        classes: (n,) the true class of each; -1 where it is none of the model's.
-        sure_at: 0..1
+        probabilities: (n, n_classes) probabilities of held-out images.
+        classes: (n,) the true class of each image; -1 if the model does not know it.
+        sure_at: the share of sure answers that should be right, 0..1.
     """
     return _threshold(*_answers(probabilities, classes), sure_at)
 
 
 def expected_calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
-    """Return how far confidence and accuracy lie apart, 0..1: the mean over `BINS`, weighted by their images."""
+    """Return the difference between confidence and accuracy, 0..1: the mean over `BINS`, weighted by their images."""
     return float(
         sum(abs(row["accuracy"] - row["confidence"]) * row["images"] for row in reliability(confidence, right))
     )
 
 
 def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> list[ReliabilityBin]:
-    """Return the reliability diagram: of each bin that is not empty its mean confidence, accuracy, share of images."""
+    """Return the reliability diagram: mean confidence, accuracy and share of images of each bin that is not empty."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
         {

@@ -1,7 +1,7 @@
-"""Where a network looks: what each cell of its last grid says for a label.
+"""Class maps, which show where a network looks: the contribution of each cell of its last grid to a label's score.
 
-The classifier is linear behind a global average, so the score of a label is the mean over cells of what it makes of
-each cell alone: the map is exact, and no approximation by gradients (Zhou et al. 2016, "Learning Deep Features for
+The classifier is linear behind a global average, so a label's score is the mean over cells of the scores of each cell
+alone. The map is therefore exact, not an approximation by gradients (Zhou et al. 2016, "Learning Deep Features for
 Discriminative Localization", https://arxiv.org/abs/1512.04150, equation 2).
 """
 
@@ -15,15 +15,15 @@ from orchard.features.engines import SMALLEST
 from orchard.inference.model import Model
 
 MOST_CELLS = 16
-"""Of a side of a map; networks of 224 pixels have 7."""
+"""Cells along a side of a map, at most; networks with an input of 224 pixels have 7."""
 
 
 def scores_of_cells(model: Model, cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what each cell says for each label, (height, width, n_classes); their mean are the scores of the features.
+    """Return the scores of each cell, (height, width, n_classes); their mean over cells is the scores of the features.
 
     Args:
-        model: whose linear layer it is.
-        cells: (height, width, n_features), whose mean the features are, before any square root.
+        model: the model with the linear layer.
+        cells: (height, width, n_features); their mean is the features, before any square root.
     """
     weights = model.weights
     if model.artifact.square_root:
@@ -34,18 +34,18 @@ def scores_of_cells(model: Model, cells: NDArray[np.float32]) -> NDArray[np.floa
 
 
 def class_map(model: Model, cells: NDArray[np.float32], label: str) -> list[list[float]]:
-    """Return how much each cell speaks for a label, row by row, as a share of what the cell says that says most.
+    """Return each cell's contribution to a label's score, row by row, as a share of the largest contribution.
 
-    What a cell says for labels on average does not tell any of them apart, so it is subtracted; what speaks against
-    the label is 0.
+    A cell's mean contribution to all labels does not separate labels, so it is subtracted. Negative contributions are
+    set to 0.
 
     Args:
-        model: what knows the label.
-        cells: as those of `scores_of_cells`.
-        label: one of the model's.
+        model: the model.
+        cells: as in `scores_of_cells`.
+        label: one of the model's labels.
 
     Returns:
-        At most `MOST_CELLS` rows of as many, 0..1 with two decimals; all 0 where no cell speaks for it.
+        At most `MOST_CELLS` rows of as many values, 0..1 with two decimals; all 0 if no contribution is positive.
     """
     scores = scores_of_cells(model, cells)
     said = np.maximum(scores[..., model.labels.index(label)] - scores.mean(axis=-1), 0).astype(np.float32)

@@ -17,13 +17,13 @@ from orchard.inference.linear import Linear
 
 @dataclass(frozen=True)
 class Column:
-    """A column with its classifier, a linear discriminant on the features that the label's sees, too.
+    """A further column with its classifier, a linear discriminant on the same features as the label's.
 
     Attributes:
-        name: of the column.
-        values: the n_values classes, sorted.
-        linear: scores of features.
-        calibration: how they become probabilities, and from which one on a value is sure; familiarity is the label's.
+        name: the column's name.
+        values: its n_values values, sorted.
+        linear: the linear layer that gives scores.
+        calibration: the temperature of the scores, and the threshold of a sure value; familiarity is the label's.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Column:
 
 @dataclass(frozen=True)
 class ColumnAnswer:
-    """What a further column says of an image."""
+    """The answer of a further column for an image."""
 
     name: str
     likeliest: str
     confidence: float
-    """Of `likeliest`, 0..1, calibrated."""
+    """Calibrated probability of `likeliest`, 0..1."""
     sure: bool
 
     @property
@@ -55,12 +55,12 @@ class ColumnAnswer:
 def answers(
     columns: Sequence[Column], features: NDArray[np.float32], unknown: NDArray[np.bool_]
 ) -> list[tuple[ColumnAnswer, ...]]:
-    """Return for each image what every column says; of an image that is `unknown` (n,) nothing is sure.
+    """Return the answers of every column for each image; for an unknown image no value is sure.
 
     Args:
-        columns: of the model.
-        features: (n, n_features).
-        unknown: (n,)
+        columns: the model's further columns.
+        features: (n, n_features) features of the images.
+        unknown: (n,) whether each image is unknown.
     """
     found: list[list[ColumnAnswer]] = [[] for _ in unknown]
     for column in columns:

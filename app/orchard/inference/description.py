@@ -1,4 +1,4 @@
-"""What a model is, in figures and names: the model card, ``/v1/model`` and the page's ``model.json`` are made of it."""
+"""A model's description: the model card, ``/v1/model`` and the page's ``model.json`` are made from it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class ColumnDescription:
 
 @dataclass(frozen=True)
 class TrainingDescription:
-    """What the model has learned from; what its run does not say is None or empty."""
+    """The model's training; facts that its run does not record are None or empty."""
 
     run_id: str | None
     finished: str | None
     versions: dict[str, str]
-    """Of Orchard and of what it stands on, by name."""
+    """Versions of Orchard and its dependencies, by name."""
     images: int | None
     images_by_label: dict[str, dict[str, int]]
-    """Of each label by split."""
+    """Label -> split -> number of images."""
     components: int | None
     explained_variance: float | None
     test: dict[str, Any]
@@ -52,7 +52,7 @@ class TrainingDescription:
 
     @classmethod
     def of(cls, model: Model) -> TrainingDescription:
-        """Describe what a model's ``metrics.json`` and ``run.json`` say."""
+        """Make the description from a model's ``metrics.json`` and ``run.json``."""
         metrics, run = model.metrics, model.run
         pca = metrics.get("pca", {})
         return cls(
@@ -69,21 +69,21 @@ class TrainingDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """A model; nothing in it tells where images or results lie."""
+    """Description of a model, without the addresses of images and results."""
 
     digest: str
     labels: list[str]
     kinds: list[str] | None
-    """None: the model knows none."""
+    """Names of the kinds; None: the model knows no kinds."""
     kind_of_label: list[str | None] | None
-    """In the order of `labels`."""
+    """The kind of each label, in the order of `labels`."""
     kind_threshold: float | None
     columns: list[ColumnDescription]
     backbone: str
     input_size: int
-    """Pixels of a side of the square that the network sees."""
+    """Side, in pixels, of the square that the network gets."""
     largest_size: int
-    """Pixels of a side above which a picture is shrunk first."""
+    """Largest side, in pixels, of a picture that is not shrunk first."""
     fit: Fit
     test_views: int
     precision: str
@@ -95,7 +95,7 @@ class Description:
 
 
 def describe(model: Model) -> Description:
-    """Return what there is to say of a model."""
+    """Return the description of a model."""
     artifact, calibration, kinds = model.artifact, model.calibration, model.kinds
     return Description(
         digest=model.digest,

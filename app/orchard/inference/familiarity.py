@@ -16,16 +16,16 @@ KNOWN = 0.98
 
 @dataclass(frozen=True)
 class Familiarity:
-    """The score, made by `orchard.classification.discriminant.fit`.
+    """The familiarity score, fitted by `orchard.classification.discriminant.fit`.
 
-    Features are scaled and whitened by the covariance within the classes, so that an image of a class lies about as far
-    from its mean in every direction. Two cosines to the nearest class mean are taken there: in the space that the means
-    span, where they tell classes apart, and in the whole space, where what has nothing to do with any class lies at a
-    right angle to all of them. The score is their geometric mean, 0 to 1.
+    Features are scaled, and whitened by the covariance within the classes. Then the images of a class spread equally in
+    every direction around its mean. The score takes two cosines to the nearest class mean. One is in the space that the
+    means span, where it separates classes. The other is in the whole space, where an image that is unrelated to all
+    classes lies at a right angle to all means. The score is their geometric mean, 0 to 1.
 
-    The cosine in the whole space tells things of another sort apart (AUROC of packages against fruits 0.988), the one
-    among the means fruits that were not learned from those that were (0.753); their mean does both nearly as well
-    (0.983 and 0.741; benchmarks/honesty.py). Compared with it there: softmax confidence (Hendrycks & Gimpel 2017,
+    The cosine in the whole space recognises things of another sort (AUROC of packages against fruits 0.988). The one
+    among the means recognises fruits that were not learned (0.753). Their mean does both nearly as well (0.983 and
+    0.741; benchmarks/honesty.py). Compared with it there: softmax confidence (Hendrycks & Gimpel 2017,
     https://arxiv.org/abs/1610.02136; 0.660 and 0.550), the largest logit (Hendrycks et al. 2022,
     https://arxiv.org/abs/1911.11132; 0.896 and 0.745) and Mahalanobis distance (Lee et al. 2018,
     https://arxiv.org/abs/1807.03888; 0.978 and 0.610).

@@ -16,16 +16,16 @@ from orchard import npz
 class Kinds:
     """The kinds of a model.
 
-    The probability of a kind is the sum of those of its labels: a mixture of its labels' densities tells kinds apart
-    better than one density a kind, whose images are as different as its varieties. Of 43 kinds of groceries a linear
-    discriminant on the kinds is right on 80.7 % of the test images, the sums of that on the 81 labels on 83.1 %
-    (benchmarks/honesty.py).
+    The probability of a kind is the sum of its labels' probabilities. A kind's images are as different as its
+    varieties, so a mixture of its labels' densities separates kinds better than one density for each kind. For 43 kinds
+    of groceries, a linear discriminant on the kinds is right for 80.7 % of the test images, the sums over the 81 labels
+    for 83.1 % (benchmarks/honesty.py).
 
     Attributes:
-        names: of the kinds, sorted.
-        shares: (n_labels, n_kinds) float32, what share of a label's training images are of a kind: 0 and 1, unless a
-            label is of several kinds or of none.
-        threshold: the least probability of a kind that is sure.
+        names: names of the kinds, sorted.
+        shares: (n_labels, n_kinds) float32, the share of a label's training images that are of a kind: 0 or 1, unless a
+            label has several kinds or none.
+        threshold: the lowest probability of a sure kind.
     """
 
     names: tuple[str, ...]
@@ -34,7 +34,7 @@ class Kinds:
 
     @classmethod
     def of(cls, labels: Sequence[str], counts: Mapping[tuple[str, str | None], int]) -> Self | None:
-        """Return the kinds of `labels` by how many training images have a label and a kind; None if there are none."""
+        """Return the kinds of `labels`, from the number of training images by label and kind; None without kinds."""
         names = tuple(sorted({kind for _, kind in counts if kind is not None}))
         if not names:
             return None
@@ -55,7 +55,7 @@ class Kinds:
         return found
 
     def of_label(self, place: int) -> str | None:
-        """Return the kind of most of a label's images, given the label's place; None if most have none."""
+        """Return the kind of most images of a label, which is given by its index; None if most have no kind."""
         best = int(self.shares[place].argmax())
         return self.names[best] if self.shares[place, best] >= 0.5 else None
 

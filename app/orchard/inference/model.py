@@ -32,7 +32,7 @@ _READ_AGAIN = 3
 
 @dataclass(frozen=True)
 class Model:
-    """What it takes to tell what is on an image.
+    """A trained model: backbone, linear layers, calibration, and the names of its labels.
 
     The scores of features f are ``weights @ f + bias``; their softmax, after calibration, are the probabilities.
     """
@@ -46,11 +46,11 @@ class Model:
     """(n_classes,)"""
     calibration: Calibration = field(default_factory=Calibration)
     familiarity: Familiarity | None = None
-    """How near features lie to what was learned; None: everything counts as familiar."""
+    """Measures how near features lie to the training images; None: every image counts as familiar."""
     classifier: str = ""
-    """Which one answers, such as ``linear_discriminant``."""
+    """Name of the classifier that answers, such as ``linear_discriminant``."""
     kinds: Kinds | None = None
-    """What labels are varieties of; None: not known."""
+    """The kinds of the labels; None: there are none."""
     columns: tuple[Column, ...] = ()
     """Further label columns, each with a classifier of its own."""
     metrics: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -58,7 +58,7 @@ class Model:
     run: dict[str, Any] = field(default_factory=dict, repr=False)
     """``run.json`` of the run, empty if it is missing."""
     cards: Cards = field(default_factory=Cards, repr=False)
-    """What there is to know about labels and kinds; no part of the digest, as no answer depends on it."""
+    """Cards of labels and kinds; not a part of the digest, because no answer depends on them."""
 
     @classmethod
     def load(cls, output: str, s3: S3Options = DEFAULT_S3) -> Self:
@@ -66,7 +66,7 @@ class Model:
 
         Raises:
             InputError: there is none, or it has no linear classifier.
-            OutputDamaged: a part is gone, or not what the model was made with.
+            OutputDamaged: a part is missing, or differs from the one that the model was made with.
             StorageError: it cannot be read.
         """
         storage = open_storage(output, s3)
@@ -103,7 +103,7 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal digits that tell this model from any that answers otherwise."""
+        """32 hexadecimal digits; a model that answers differently has another digest."""
         content = hashlib.blake2b(self.artifact.fingerprint().encode(), digest_size=16)
         for part in (self.weights.tobytes(), self.bias.tobytes(), repr((self.labels, self.calibration)).encode()):
             content.update(part)
@@ -125,7 +125,7 @@ class Model:
         return self.calibration.probabilities(self.scores(features))
 
     def familiarities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return how near features (n, n_features) lie to what was learned, float32 (n,), 0..1."""
+        """Return how near features (n, n_features) lie to the training images, float32 (n,), 0..1."""
         return np.ones(len(features), np.float32) if self.familiarity is None else self.familiarity(features)
 
 

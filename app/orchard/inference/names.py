@@ -1,12 +1,12 @@
-"""What files' names say is on their pictures, set beside what is found there: recall and precision of kinds.
+"""Compares the kinds that files' names mention with those that are found on the pictures: recall and precision.
 
-Names are read as people write them, and as those of Fruits-360's pictures of several fruits are::
+Names are read as people write them, and as Fruits-360 names its pictures of several fruits::
 
     apple_apricot_peach(flat)2.jpg  ->  Apple, Apricot, Peach
     Bananas(lady_finger)1.jpg       ->  Banana
 
-Words count in whatever case, number and order; one in brackets is a variety, which the kind needs not. A picture whose
-name has a word that the model does not know is not measured: what else is on it, the name does not say.
+Case, number and order of words do not matter. A word in brackets is a variety, which a kind does not need. A picture
+whose name has a word that the model does not know is not measured, because its name does not say what else it shows.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _PART = re.compile(r"([^\W\d_]+)|\(([^()]*)\)")
 
 @dataclass(frozen=True)
 class Named:
-    """What a name says.
+    """The things that a file's name mentions.
 
     Attributes:
-        things: of each thing the names that the model may have for it: one, unless its labels tell varieties apart
-            and the name does not.
+        things: for each thing, the names that the model may have for it: one, unless the model's labels distinguish
+            varieties and the name does not.
         unknown: words that are no name of the model, as they are written.
     """
 
@@ -43,28 +43,28 @@ class Named:
 
 @dataclass
 class Tally:
-    """Things that are on pictures, and those that are found there; each counts once a picture."""
+    """Counts of things on pictures, and of things found there; each counts once for each picture."""
 
     pictures: int = 0
     there: int = 0
     found: int = 0
-    """Of those that are there."""
+    """Number of the present things that were found."""
     said: int = 0
     right: int = 0
-    """Of those that are said."""
+    """Number of the answered things that are present."""
 
     @property
     def recall(self) -> float | None:
-        """The share of what is there that is found; None: there is nothing."""
+        """Share of the present things that are found, 0..1; None: nothing is present."""
         return self.found / self.there if self.there else None
 
     @property
     def precision(self) -> float | None:
-        """The share of what is said that is there; None: nothing is said."""
+        """Share of the answered things that are present, 0..1; None: nothing was answered."""
         return self.right / self.said if self.said else None
 
     def add(self, there: Iterable[Collection[str]], said: Collection[str]) -> None:
-        """Count a picture: of each thing on it the names that it may have, and the names that are said."""
+        """Count a picture, given the names that each thing on it may have, and the answered names."""
         things = [set(names) for names in there]
         self.pictures += 1
         self.there += len(things)
@@ -75,7 +75,7 @@ class Tally:
 
 @dataclass
 class Measured:
-    """What a model finds on pictures whose names say what is there."""
+    """Recall and precision of a model on pictures whose names say what they show."""
 
     tally: Tally = field(default_factory=Tally)
     unread: int = 0
@@ -84,7 +84,7 @@ class Measured:
     """Words that the model does not know -> names of pictures that have them."""
 
     def taken(self, vocabulary: Vocabulary, answers: Iterable[Answered]) -> Iterator[Answered]:
-        """Yield answers with ``regions`` as they come, and count them; one that was rejected does not count."""
+        """Yield answers with ``regions`` unchanged, and count them; a rejected image does not count."""
         for answer in answers:
             if "regions" in answer:
                 named = vocabulary.read(answer["path"])
@@ -96,7 +96,7 @@ class Measured:
             yield answer
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON can write it."""
+        """Return it as values for JSON."""
         tally = self.tally
         return {
             "pictures": tally.pictures,
@@ -127,10 +127,10 @@ class Measured:
 
 
 class Vocabulary:
-    """The words that a model knows: its kinds, and its labels, which stand for theirs; its labels where it has none.
+    """The words that a model knows: its kinds, and its labels as words for their kinds; without kinds, its labels.
 
     Args:
-        model: whose `orchard.inference.regions` are measured.
+        model: the model whose `orchard.inference.regions` are measured.
     """
 
     def __init__(self, model: Model) -> None:
@@ -148,7 +148,7 @@ class Vocabulary:
         self._names.pop((), None)
 
     def read(self, path: str) -> Named:
-        """Return what the name of a file says."""
+        """Return the things that a file's name mentions."""
         stem = re.sub(r"\.\w{1,5}$", "", PurePosixPath(path).name)
         parts = [(word, _words(variety)) for word, variety in _parts(stem)]
         things: set[frozenset[str]] = set()

@@ -21,34 +21,34 @@ from orchard.vocabulary import Answer, Fit
 
 DEFAULT_LIMITS = Limits()
 PLACE_IMAGES = regions.MOST_BOXES + 1
-"""Images that to say what is where of one costs as much as, at most."""
+"""Number of images whose prediction costs as much as one image with regions and map, at most."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """What is where on one image."""
+    """Regions and class map of one image."""
 
     regions: tuple[Region, ...]
-    """What is found on it, the surest first."""
+    """The regions found on it, the surest first."""
     map: list[list[float]]
-    """How much each cell of the square that the network sees speaks for the likeliest label, see `class_map`."""
+    """How much each cell of the network's input contributes to the likeliest label, see `class_map`."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is on one image."""
+    """The answer for one image."""
 
     top: tuple[tuple[str, float], ...]
     """The likeliest labels with their probabilities, 0..1, likeliest first."""
     answer: Answer
     familiarity: float
-    """How near the image lies to what was learned, 0..1."""
+    """How near the image lies to the training images, 0..1."""
     kind: str | None = None
-    """The kind if it is sure, be the label so or not."""
+    """The kind if it is sure, whether the label is sure or not."""
     columns: tuple[ColumnAnswer, ...] = ()
-    """What the model's further label columns say."""
+    """The answers for the model's further label columns."""
     place: Place | None = None
-    """What is where, if that is asked for."""
+    """Regions and class map, if they were requested."""
 
     @property
     def label(self) -> str | None:
@@ -57,14 +57,14 @@ class Prediction:
 
 
 class Predictor:
-    """A model with an engine of its own: one thread at a time.
+    """A model with an engine of its own; only one thread may use it at a time.
 
     Args:
         model: the model.
-        batch_size: images that the network takes at once; fewer are filled up and cost as much.
-        limits: what an image may cost.
+        batch_size: number of images that the network takes at once; a smaller batch is padded and costs as much.
+        limits: limits for decoding one image.
 
-    Where this processor lacks bfloat16, a network of that precision runs in float32, which it was rounded from.
+    If this processor lacks bfloat16, a network of that precision runs in float32, from which it was rounded.
     """
 
     def __init__(self, model: Model, *, batch_size: int = BATCH_SIZE, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -78,7 +78,7 @@ class Predictor:
 
     @property
     def input_size(self) -> int:
-        """Pixels of a side of the square that the network sees."""
+        """Side, in pixels, of the square that the network gets."""
         return self._engine.input_size
 
     def decode(self, data: bytes) -> Decoded | Rejection:
@@ -86,12 +86,12 @@ class Predictor:
         return decode(data, self._engine.decoded_size, self._limits, self.model.artifact.fit)
 
     def decode_larger(self, data: bytes) -> Decoded | Rejection:
-        """Likewise, with what `regions` looks at beside it."""
+        """Decode like `decode`, and also at the larger size that `regions` needs; never raises."""
         size = self._engine.input_size
         return decode(data, self._engine.decoded_size, self._limits, self.model.artifact.fit, regions.LARGER * size)
 
     def regions(self, image: Decoded) -> list[Region]:
-        """Return what is on an image of `decode_larger`, part by part; it costs as much as 13 or 14 images."""
+        """Return the regions of an image from `decode_larger`; it costs as much as 13 or 14 images."""
         pixels = image.pixels if image.larger is None else image.larger
         fit = self.model.artifact.fit
         shape = (image.width, image.height) if fit is Fit.STRETCH else (pixels.shape[1], pixels.shape[0])
@@ -100,7 +100,7 @@ class Predictor:
         return [replace(region, box=regions.within(seen, region.box)) for region in found]
 
     def map(self, image: Decoded, label: str) -> list[list[float]]:
-        """Return where an image looks like a label, see `class_map`; it costs as much as one image."""
+        """Return where an image resembles a label, see `class_map`; it costs as much as one image."""
         return class_map(self.model, self._cells(image.pixels), label)
 
     @cached_property
@@ -109,7 +109,7 @@ class Predictor:
         return cells_of(for_this_processor(self.model.artifact))
 
     def place(self, image: Decoded, prediction: Prediction) -> Place:
-        """Return what is where on an image of `decode_larger`; it costs as much as `PLACE_IMAGES` images."""
+        """Return regions and map of an image from `decode_larger`; it costs as much as `PLACE_IMAGES` images."""
         return Place(tuple(self.regions(image)), self.map(image, prediction.top[0][0]))
 
     def features(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -122,7 +122,7 @@ class Predictor:
 
 
 def for_this_processor(artifact: Artifact) -> Artifact:
-    """Return the network as it can be run here: of bfloat16 in float32 where there is none."""
+    """Return the network in a precision that this processor has: float32 if it lacks bfloat16."""
     rounded = artifact.precision is Precision.BFLOAT16 and artifact.engine is EngineName.OPENVINO
     if rounded and resolve_precision("auto") is not Precision.BFLOAT16:
         return replace(artifact, precision=Precision.FLOAT32)
@@ -130,7 +130,7 @@ def for_this_processor(artifact: Artifact) -> Artifact:
 
 
 def answer(model: Model, features: NDArray[np.float32], top: int) -> list[Prediction]:
-    """Return what features (n, n_features) come to."""
+    """Return the predictions for features (n, n_features)."""
     probabilities, familiarity = model.probabilities(features), model.familiarities(features)
     said = model.calibration.answers(probabilities.max(axis=1), familiarity)
     further = columns.answers(model.columns, features, said == Answer.UNKNOWN)

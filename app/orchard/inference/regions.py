@@ -1,7 +1,7 @@
-"""Several things on one picture: it is looked at in parts, and what a part shows surely is on the picture there.
+"""Finds several things on one picture: parts of it are classified, and a sure answer for a part is a region.
 
-The parts are the whole, its halves and quarters, and quarters between these, each of them a picture such as those that
-the classifier was fitted on; benchmarks/regions.py measures what is found on mosaics of photos from shops.
+The parts are the whole picture, its halves and quarters, and quarters between these. Each part is classified like a
+picture of its own; benchmarks/regions.py measures what is found on mosaics of photos from shops.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom, as shares of width and height, 0..1."""
 
 LARGER = 2
-"""Times the network's input size: what a picture is decoded to, so that a quarter fills the network's input."""
+"""A picture is decoded to so many times the network's input size, so that a quarter of it fills the input."""
 MOST_BOXES = 14
-"""Parts of a picture."""
+"""Number of parts of a picture, at most."""
 FAMILIAR = 0.9
-"""Of the model's threshold of familiarity: a part shows less of what surrounds a thing than a picture of it does."""
+"""Factor for the threshold of familiarity of parts: they show less of a thing's surroundings than a picture of it."""
 CONFIDENT = 0.9
 OBLONG = 4 / 3
-"""Longer side to shorter, from which on halves are cut across the longer one alone, and one more in its middle."""
+"""From this ratio of the longer to the shorter side on, only the longer side is halved; one more half is its middle."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """Something on a picture.
+    """A thing on a picture.
 
     Attributes:
         box: the part that shows it best.
-        name: its kind; its label where the model knows no kinds.
-        confidence: 0..1, in that part.
+        name: its kind, or its label if the model knows no kinds.
+        confidence: confidence in that part, 0..1.
     """
 
     box: Box
@@ -46,7 +46,7 @@ class Region:
 
 
 def boxes(width: int, height: int) -> list[Box]:
-    """Return the parts that a picture of so many pixels is looked at in, the whole first."""
+    """Return the parts of a picture of this size that are classified, the whole picture first."""
     half = (0.0, 0.25, 0.5)
     found: list[Box] = [(0.0, 0.0, 1.0, 1.0)]
     corners = [(x, y) for y in (0.0, 0.5) for x in (0.0, 0.5)]
@@ -60,7 +60,7 @@ def boxes(width: int, height: int) -> list[Box]:
 
 
 def square(width: int, height: int, fit: Fit) -> Box:
-    """Return what the network sees of a picture of so many pixels, as shares of it: beyond 0..1 where it is padded."""
+    """Return the box of a picture of this size that the network gets, as shares; outside 0..1 if it is padded."""
     if fit is Fit.STRETCH:
         return 0.0, 0.0, 1.0, 1.0
     side = (min if fit is Fit.CROP else max)(width, height)
@@ -69,7 +69,7 @@ def square(width: int, height: int, fit: Fit) -> Box:
 
 
 def within(outer: Box, box: Box) -> Box:
-    """Return a part of a part of a picture as one of the picture."""
+    """Return a box of a part in the coordinates of the picture."""
     left, top, right, bottom = outer
 
     def share(low: float, high: float, of: float) -> float:
@@ -89,11 +89,11 @@ def find(
     pixels: NDArray[np.uint8],
     shape: tuple[int, int],
 ) -> list[Region]:
-    """Return what is on a picture, the surest first; each kind once, where it shows best.
+    """Return the things on a picture, the surest first; each kind once, in the part that shows it best.
 
     Args:
-        model: what tells kinds, or labels, apart.
-        features_of: gives (n, n_features) of n images.
+        model: the model.
+        features_of: returns the features (n, n_features) of n images.
         pixels: uint8 (height, width, 3), RGB, up to `LARGER` times the network's input size, maybe stretched.
         shape: width and height before it was stretched.
     """

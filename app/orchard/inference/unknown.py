@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def stage_of(output: Output, settings: Settings) -> Stage | None:
-    """Return the stage that measures what the model says of the images that the setting ``unknown`` names.
+    """Return the stage that measures the model's answers to the images that the setting ``unknown`` names.
 
-    Its key is that of the model and of the images. None without such images, or without a model.
+    Its key is made of the model and of the images. None without such images, or without a model.
 
     Raises:
-        InputError: there are no images where the setting says.
+        InputError: there are no images at the setting's address.
     """
     source, model = settings.unknown, output.model_folder
     if source is None or model is None:
@@ -71,17 +71,17 @@ def measure_unknown(
     s3: S3Options,
     progress: Callable[[int], None],
 ) -> UnknownMetrics:
-    """Return how images that show nothing of what the model knows are answered.
+    """Measure the answers to images that show none of the model's labels.
 
     Args:
-        workers: do the work.
+        workers: the workers that do the tasks.
         model: the model.
-        images: schema `orchard.layout.LISTING`.
-        source: where they are, to be reported.
-        known: how many test images lie in each bin of familiarity; empty: not measured.
-        limits: what an image may cost.
-        s3: where the object store is.
-        progress: called with the number of images that are newly done.
+        images: the images, of schema `orchard.layout.LISTING`.
+        source: the images' address, to be reported.
+        known: number of test images in each bin of familiarity; empty: not measured.
+        limits: limits for decoding one image.
+        s3: options of the object store.
+        progress: called with the number of images done since the last call.
     """
     answers: Counter[str] = Counter()
     bins = [0] * FAMILIARITY_BINS
@@ -104,13 +104,13 @@ def measure_unknown(
 
 
 def auroc(known: Sequence[int], unknown: Sequence[int]) -> float:
-    """Return the share of pairs of a known and an unknown image of which the known one is more familiar.
+    """Return the share of pairs of a known and an unknown image in which the known one is more familiar (AUROC).
 
-    Images in one bin count as half of such a pair.
+    A pair in one bin counts as half.
 
     Args:
-        known: images in each bin of familiarity, rising.
-        unknown: the same.
+        known: number of known images in each bin, with familiarity rising.
+        unknown: number of unknown images in each bin.
     """
     inside, outside = np.array(known, float), np.array(unknown, float)
     below = np.cumsum(outside) - outside

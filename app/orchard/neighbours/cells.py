@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 CENTRE_ROWS = 65_536
-"""Training rows that give the centres of cells, at most: 34 MB on the driver."""
+"""Training rows from which the centres of cells are computed, at most: 34 MB on the driver."""
 
 MAX_CELLS = 8192
-"""With more training images cells grow, so that the driver's work does not."""
+"""Number of cells, at most: with more training images cells grow, but the driver's work does not."""
 
 MAX_CELL_ROWS = 16 * CELL_ROWS
-"""Training rows of one cell that are looked at, so that a worker's memory is bounded. A cell of more holds images
-that are all alike, of which any are near neighbours."""
+"""Training rows of one cell that are compared, at most, which bounds a worker's memory. The images of a larger cell are
+all alike, and any of them are near neighbours."""
 
 CHECKED = 256
-"""Images by which the index is compared with the exact search."""
+"""Number of images for which the result is compared with the exact search."""
 
 _ROUTED = pa.schema(
     [
@@ -69,13 +69,13 @@ def search_by_cells(
 ) -> tuple[list[tuple[DataFile, Tally]], float]:
     """Compare each image with the training images of the cells around it.
 
-    Rows go to the workers by cell: each training row to its own, each image to the `PROBES` nearest to it. What was
-    met in the cells is put together by path. A worker holds one cell and a batch of rows at a time; Spark sorts on
-    disk what does not fit.
+    Each training row goes to the worker of its own cell, each image to those of the `PROBES` nearest cells. The results
+    of the cells are then merged by path. A worker holds one cell and a batch of rows at a time; Spark sorts on disk
+    what does not fit into memory.
 
     Returns:
-        The staged files, and the recall: of the true nearest neighbours of some images, the share of those that were
-        found, or others as near.
+        The staged files, and the recall: the share of the true nearest neighbours of some images that were found (or
+        others as near).
     """
     context = spark.sparkContext
     cells = min(-(-train_rows // CELL_ROWS), MAX_CELLS)

@@ -1,4 +1,4 @@
-"""What both searches share: rows of features in the search space, samples of them, and rows of neighbours."""
+"""Code that both searches share: rows of features in the search space, samples of them, and rows of neighbours."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from pyspark import Broadcast
 
 PART_ROWS = 65_536
-"""Rows of a file of ``neighbours/``, about, at most."""
+"""Rows of a file of ``neighbours/``, at most, roughly."""
 
 SIDES = {str(Split.TRAIN): 0, str(Split.TEST): 1}
-"""Splits as numbers; -1: another."""
+"""Split -> its number; any other split is -1."""
 
 Packed = tuple[tuple[int, int], bytes]
-"""Rows on their way between driver and workers: shape and content, float32."""
+"""Rows as they are sent between driver and workers: their shape, and their float32 values as bytes."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every task needs."""
+    """Storage, space and labels, which every task needs."""
 
     storage: Storage
     staging: str
     space: Broadcast[Space]
     labels: list[str]
-    """Of the training images, sorted."""
+    """Labels of the training images, sorted."""
 
     def rows(
         self, file: DataFile
@@ -66,12 +66,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Tally:
-    """What is counted while neighbours are written.
+    """Counts that are made while neighbours are written.
 
     Attributes:
-        test: (BINS,) test images by the cosine of the nearest training image.
-        other: (BINS,) training images by the cosine of the nearest one of another label.
-        checked: path -> similarities, of the images that were chosen to check the index by.
+        test: (BINS,) number of test images by the cosine to their nearest training image.
+        other: (BINS,) number of training images by the cosine to the nearest one with another label.
+        checked: path -> similarities, for the images with which the recall is measured.
     """
 
     test: NDArray[np.int64]
@@ -96,15 +96,15 @@ class Tally:
 
     @classmethod
     def none(cls) -> Self:
-        """Return what is counted of no rows."""
+        """Return the counts for no rows."""
         return cls(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64), {})
 
     def merge(self, more: Tally) -> Tally:
-        """Return the counts of both."""
+        """Return the sum of both counts."""
         return Tally(self.test + more.test, self.other + more.other, {**self.checked, **more.checked})
 
     def to_bytes(self) -> bytes:
-        """Return it for the way from a worker to the driver."""
+        """Encode it, to be sent from a worker to the driver."""
         return json.dumps([self.test.tolist(), self.other.tolist(), dict(self.checked)]).encode()
 
     @classmethod

@@ -11,19 +11,19 @@ NEAREST = 5
 """Neighbours of each image."""
 
 BLOCK_ROWS = 2048
-"""Queries, and rows of the base, that are compared at a time: 16 MB of similarities."""
+"""Number of queries, and of base rows, that are compared at a time: 16 MB of similarities."""
 
 CELL_ROWS = 1024
-"""Training rows of a cell, about: as many cells as that takes, so that a query meets about as many rows however many
-there are."""
+"""Training rows of a cell, roughly. The number of cells follows from it, so that a query is compared with about as many
+rows however many there are."""
 
 PROBES = 8
-"""Cells in which the neighbours of an image are looked for."""
+"""Number of cells in which an image's neighbours are searched."""
 
 
 @dataclass
 class Nearest:
-    """The nearest rows that were met so far, for each of n queries.
+    """The nearest rows found so far, for each of n queries.
 
     Attributes:
         rows: (n, k) int64, numbers of base rows, the nearest first; -1 where there are fewer.
@@ -37,7 +37,7 @@ class Nearest:
 
     @classmethod
     def none(cls, queries: int, k: int = NEAREST) -> Nearest:
-        """Return the state before any row was met."""
+        """Return the state before any row was compared."""
         return cls(
             np.full((queries, k), -1, np.int64),
             np.full((queries, k), -np.inf, np.float32),
@@ -58,11 +58,11 @@ class Nearest:
 
         Args:
             queries: (n, m), rows of length 1.
-            base: (b, m), likewise.
-            numbers: (b,) of the rows, to name them by.
-            itself: (n,) the number of the row that is the query, which is left out; -1: none is.
-            labels: (n,) of the queries, as numbers; -1: it has none, and nothing is another label to it.
-            base_labels: (b,) of the rows.
+            base: (b, m), rows of length 1.
+            numbers: (b,) the base rows' numbers, which name them in the result.
+            itself: (n,) number of the base row that is the query itself and is left out; -1: there is none.
+            labels: (n,) the queries' labels as numbers; -1: no label, so no row counts as having another label.
+            base_labels: (b,) the base rows' labels as numbers.
         """
         for start in range(0, len(queries), BLOCK_ROWS):
             mine = slice(start, start + BLOCK_ROWS)
@@ -107,15 +107,15 @@ class Nearest:
 def centres(rows: NDArray[np.float32], count: int, *, seed: int, rounds: int = 8) -> NDArray[np.float32]:
     """Return centres of cells (count, m), of length 1, by spherical k-means (Dhillon & Modha 2001).
 
-    Cells that hold an image's neighbours are those around the centres nearest to it: the inverted file of Sivic &
-    Zisserman (2003), and of Jégou, Douze & Schmid (2011). Near twins, which are what is looked for, fall into one
-    cell, as SemDeDup has it.
+    An image's neighbours lie in the cells around the nearest centres: this is the inverted file of Sivic & Zisserman
+    (2003) and of Jégou, Douze & Schmid (2011). Near twins, for which the search is made, fall into one cell, as in
+    SemDeDup.
 
     Args:
-        rows: (n, m), a sample, of length 1.
-        count: of cells, at most n.
-        seed: of the first centres.
-        rounds: how often the centres are moved.
+        rows: (n, m), a sample of rows of length 1.
+        count: number of cells, at most n.
+        seed: seed of the draw of the first centres.
+        rounds: number of times that the centres are moved.
     """
     rng = np.random.default_rng(seed)
     found = rows[rng.choice(len(rows), min(count, len(rows)), replace=False)].copy()
@@ -132,7 +132,7 @@ def centres(rows: NDArray[np.float32], count: int, *, seed: int, rounds: int = 8
 
 
 def probed(rows: NDArray[np.float32], found: NDArray[np.float32], probes: int = PROBES) -> NDArray[np.int32]:
-    """Return the cells (n, probes) in which neighbours of rows (n, m) are looked for, the nearest first."""
+    """Return the cells (n, probes) in which the neighbours of rows (n, m) are searched, the nearest first."""
     probes = min(probes, len(found))
     cells = []
     for block in _blocks(rows):

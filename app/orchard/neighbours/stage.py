@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from orchard.spark.session import Session
 
 VERSION = 1
-"""Raise it when the same features begin to give other neighbours: what was made before is then made again."""
+"""Raise it when a change makes the same features give other neighbours: older results are then computed again."""
 
 EXACT_ROWS = 20_000
-"""Training images up to which every image is compared with every one: 10 MB in each worker."""
+"""Up to so many training images the search is exact: they take 10 MB in each worker."""
 
 SAMPLE_ROWS = 8192
-"""Training rows that give the space: of 1,280 features 42 MB on the driver."""
+"""Training rows from which the space is computed: with 1,280 features 42 MB on the driver."""
 
 
 def stage_of(output: Output, settings: Settings) -> Stage:
-    """Return the stage: its key is that of the features."""
+    """Return the stage. Its key is made of the features."""
     key = key_of(VERSION, feature_names(output), settings.seed)
 
     def work(session: Session, progress: Advance) -> None:
@@ -61,11 +61,11 @@ def find_neighbours(
 
     Args:
         spark: where the work runs.
-        output: with features, held for writing.
-        key: what the input comes to; remembered in the property ``neighbours``.
-        seed: of the cells.
-        exact_rows: training images up to which the search is exact.
-        progress: called with the number of rows that are newly done.
+        output: the output, with features, locked for writing.
+        key: the stage's key, recorded in the property ``neighbours``.
+        seed: seed of the cells.
+        exact_rows: number of training images up to which the search is exact.
+        progress: called with the number of rows done since the last call.
     """
     files = [file for file in output.files(Dataset.FEATURES) if file.rows]
     context = spark.sparkContext

@@ -18,13 +18,13 @@ from orchard.stages import key_of
 from orchard.vocabulary import Split
 
 BINS = 2000
-"""Of cosines from 0 to 1 while they are counted."""
+"""Number of bins in which cosines from 0 to 1 are counted."""
 
 SHOWN_BINS = 100
-"""Of the histograms in ``metrics.json``."""
+"""Number of bins of the histograms in ``metrics.json``."""
 
 CHANCE = 0.001
-"""Share of images of different things that reach the threshold."""
+"""Share of training images whose cosine to an image of another label reaches the threshold."""
 
 _LEAST = 20  # training images with another label to look at, before there is a threshold
 _TAIL = 3.0902 / 0.6745  # a normal distribution's 99.9th percentile over its 75th, in standard deviations
@@ -47,26 +47,27 @@ def is_near(similarities: ArrayLike, threshold: float) -> NDArray[np.bool_]:
 
 
 def threshold_of(other_labels: NDArray[np.int64]) -> float | None:
-    """Return the cosine from which two images are near twins, from that of nearest images of other labels.
+    """Return the cosine from which two images are near twins.
 
-    Images of different labels are of different things, so what they reach by chance, others have to exceed, as in
-    matching by Lowe (2004, "Distinctive Image Features", section 7.1: the nearest known to be of another object
-    estimates the density of false matches). The threshold is what one training image in a thousand reaches so.
+    Images of different labels show different things, so the similarity that they reach is chance, and near twins must
+    exceed it. (Lowe 2004, "Distinctive Image Features", section 7.1, does the same in matching: the nearest image known
+    to show another object estimates the density of false matches.) The threshold is the cosine that one training image
+    in a thousand reaches with an image of another label.
 
-    An image under a wrong label has its twins under another one, which would raise the threshold. So it is no higher
-    than a normal distribution of the same median and third quartile, which a few such images do not move, would
-    have it; cosines are made normal by Fisher's transformation (1921, "On the 'probable error' of a coefficient of
+    An image under a wrong label has its twins under another label, which would raise the threshold. So the threshold is
+    bounded by that of a normal distribution with the same median and third quartile, which a few such images do not
+    change. Cosines are made normal by Fisher's transformation (1921, "On the 'probable error' of a coefficient of
     correlation").
 
     On 2,640 shop photographs taken in series it is 0.949: 44 % of them have a near twin among the others, and none of
-    296 of other series. On 9,280 frames of turntables, of 58 fruits that look much alike, it is 0.979: 55 % of 2,878
-    test images have one.
+    296 photographs of other series has one. On 9,280 frames of turntables, of 58 fruits that look much alike, it is
+    0.979: 55 % of 2,878 test images have one.
 
     Args:
-        other_labels: (BINS,), see `count`: training images by the cosine of the nearest one of another label.
+        other_labels: (BINS,), see `count`: training images by the cosine to the nearest one of another label.
 
     Returns:
-        An edge of a bin, or None if there are too few.
+        The edge of a bin, or None if there are too few images.
     """
     total = other_labels.sum()
     if total < _LEAST:
@@ -91,7 +92,7 @@ def are_many(found: NeighbourMetrics) -> bool:
 
 
 def remember_apart(output: Output) -> None:
-    """Measure the classifiers without the near twins of training images, where there are predictions, and commit."""
+    """If there are predictions, measure classifiers without near twins of training images, and commit the result."""
     found = output.recall("neighbours")
     key = key_of(found.get("key"), output.recall("classification").get("key"))
     threshold = found.get("metrics", {}).get("threshold")
@@ -105,8 +106,8 @@ def measure_apart(output: Output, threshold: float) -> dict[str, ApartMetrics]:
     """Measure each classifier on the test images without a near twin in training, and on those with one.
 
     Args:
-        output: with predictions and neighbours; some rows of a dataset are in memory at a time, and the paths of the
-            images that have a near twin.
+        output: the output, with predictions and neighbours. Memory holds some rows of a dataset at a time, and the
+            paths of the images with a near twin.
         threshold: see `threshold_of`.
     """
     near: list[pa.Array] = []

@@ -1,8 +1,8 @@
 """The cost of each stage, from the amount of work and the speed of this machine.
 
-A new stage joins by a row of `STAGES`. What is counted here is work, which no machine changes: so many sums for so many
-rows, and fixed work (starting, Spark's jobs) in starts of a program. What a sum and a start take, this machine tells
-(`orchard.planning.kernels`), and what an image takes, the images (`orchard.planning.probe`).
+A new stage needs a row in `STAGES`. The rows count work, which is the same on every machine: the number of sums and
+rows, and fixed work (starting, Spark's jobs) as a number of program starts. The times of a sum and a start are measured
+on this machine (`orchard.planning.kernels`), the time of an image with a few images (`orchard.planning.probe`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from orchard.usage import EFFICIENCY
 
 
 class Source(StrEnum):
-    """What an estimate comes from."""
+    """The source of an estimate."""
 
     MEASURED = "some of the images"
     RECKONED = "sums of this kind"
@@ -37,11 +37,11 @@ WITHIN: Mapping[Source, tuple[float, float]] = {
     Source.CORRECTED: (0.7, 1.5),
     Source.RECKONED: (0.5, 2.0),
 }
-"""Within which multiple of the estimate the time is expected to lie while the load stays what it is: a judgement, no
-confidence interval. docs/sizing.md has what was seen."""
+"""Source -> lowest and highest multiple of the estimate within which the time is expected, if the load stays the same.
+This is a judgement, not a confidence interval; docs/sizing.md has measurements."""
 
 MOST_CORRECTED, LEAST_CORRECTED_SECONDS = 5.0, 0.5
-"""By how much the last run may correct an estimate, and how long a stage has to have taken there to do so."""
+"""Largest factor by which the last run may correct an estimate, and least seconds of a stage there for a correction."""
 
 # Fixed work, in starts of a program (`Speeds.launch`): of Spark and its workers, and of the jobs, imports and commits
 # of each stage.
@@ -73,28 +73,28 @@ _INVENTORY, _NEIGHBOURS, _PREDICTION, _REST = 110, 90, 40, 6 * 2**20
 
 @dataclass(frozen=True)
 class Work:
-    """How much there is to do.
+    """The amount of work of a run.
 
     Attributes:
-        images: to featurize.
-        listed: that the output will have.
-        train, labels: of these.
-        views: of each training image.
-        test_views: whose features are averaged.
-        n_features, components: of an image; None: not known, and reckoned.
-        files: of features that there will be, beside one of views each where there are views.
-        classifiers: to train.
-        by_group: whether all is fitted a second time.
-        slots: tasks that run at once.
+        images: number of images to featurize.
+        listed: number of images that the output will have.
+        train, labels: number of training images among these, and of their labels.
+        views: number of random views of each training image.
+        test_views: number of views whose features are averaged.
+        n_features, components: numbers for an image; None: not known, and estimated.
+        files: number of features files; with views, there are as many files of views.
+        classifiers: names of the classifiers to train.
+        by_group: whether everything is fitted a second time, on the split by groups.
+        slots: number of tasks that run at once.
         is_local: whether processes of this machine do them, while Spark starts beside them.
-        cores: of the driver.
-        tune: images to tune the network on; 0: it is not tuned.
-        tune_views: of each of these.
-        tune_epochs: at the most.
-        tune_seconds: at the most.
-        classifier_bytes: that classifiers may take.
-        heap: bytes of the driver's JVM.
-        activation_bytes: of one view.
+        cores: number of the driver's cores.
+        tune: number of images to tune the network on; 0: it is not tuned.
+        tune_views: number of views of each of these.
+        tune_epochs: number of epochs, at most.
+        tune_seconds: seconds of tuning, at most.
+        classifier_bytes: bytes that classifiers may take.
+        heap: bytes of the heap of the driver's JVM.
+        activation_bytes: bytes of the activations of one view.
     """
 
     images: int
@@ -121,25 +121,25 @@ class Work:
 
     @property
     def k(self) -> int:
-        """Components that are kept."""
+        """Number of components that are kept."""
         most = max(1, min(self.train - 1, self.n_features))
         return min(most, self.components) if self.components else max(1, round(_COMPONENTS * most))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast it is done.
+    """The speed of the work.
 
     Attributes:
-        speeds: of this machine.
-        slowdown: times as long as the processor works.
-        image_seconds: for each image, in one slot while all are at work; None: not known.
+        speeds: speeds of this machine.
+        slowdown: wall clock time divided by CPU time, 1 or more.
+        image_seconds: seconds for each image in one slot, while all slots work; None: not known.
         spread: share of it by which slots differ.
-        compile_seconds: of making the network ready, in each slot.
-        single_seconds: of one pass of the network.
-        picture_seconds: of the processor, for a small picture of an image.
-        list_seconds: that listing took; None: not known.
-        corrections: stage -> what its estimate is multiplied by, as the output's last run says.
+        compile_seconds: seconds to compile the network, in each slot.
+        single_seconds: seconds for one pass of the network.
+        picture_seconds: CPU seconds for a small picture of an image.
+        list_seconds: seconds that listing took; None: not known.
+        corrections: stage -> factor for its estimate, from the output's last run.
     """
 
     speeds: Speeds
@@ -155,14 +155,14 @@ class Rates:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a stage.
+    """The cost of a stage.
 
     Attributes:
-        driver: seconds of the processor that nothing shortens.
-        shared: seconds of the processor that slots share.
+        driver: CPU seconds on the driver, which more slots do not shorten.
+        shared: CPU seconds that are divided among the slots.
         starts: fixed work, see `_STARTS`.
-        clock: seconds by the clock.
-        source: of the estimate.
+        clock: seconds of wall clock time.
+        source: the source of the estimate.
     """
 
     driver: float = 0.0
@@ -177,9 +177,9 @@ class Stage:
     """A row of the table.
 
     Attributes:
-        name: as `run.json` calls it.
-        cost: None where the stage has nothing to do, or nothing tells.
-        is_before_spark: whether Spark's cores are not held yet.
+        name: the stage's name in `run.json`.
+        cost: returns its cost, or None if the stage has nothing to do, or nothing is known about it.
+        is_before_spark: whether it runs before Spark holds its cores.
     """
 
     name: str
@@ -282,13 +282,13 @@ STAGES = (
     Stage("review", _review),
     Stage("report", _report),
 )
-"""In the order of a run."""
+"""All stages, in the order of a run."""
 
 
 def estimates(work: Work, rates: Rates) -> list[StagePlan]:
-    """Return what every stage is expected to take; a stage with nothing to do is left out.
+    """Return the estimate of every stage; a stage with nothing to do is left out.
 
-    Where no image is to be featurized, that is all but listing: what follows is made again where features have changed.
+    If no image has to be featurized, only listing is left: later stages run only if features have changed.
     """
     found = []
     for stage in STAGES if work.images else STAGES[:1]:
@@ -318,13 +318,13 @@ def _estimate(stage: Stage, cost: Cost, work: Work, rates: Rates) -> StagePlan:
 
 
 def corrections(before: Sequence[StagePlan], applied: Mapping[str, float]) -> dict[str, float]:
-    """Return what estimates are to be multiplied by, as the plan of a run says whose stages say what they took.
+    """Return factors for estimates, from a run's plan and the real times of its stages.
 
-    They go half of the way, in logarithms: the other half may have been other work on the machine.
+    A factor goes half of the way, in logarithms: the other half may have been other work on the machine.
 
     Args:
-        before: of that run.
-        applied: what its estimates were multiplied by.
+        before: the plan's stages of that run.
+        applied: the factors that its estimates had been multiplied by.
     """
     found = dict(applied)
     for stage in before:
@@ -346,16 +346,16 @@ def sizes(
     view_bytes: float,
     network_bytes: int,
 ) -> Sizes:
-    """Return what a run needs of memory and disk, in bytes, at its most.
+    """Return the peak memory and disk of a run, in bytes.
 
     Args:
-        work: what there is to do.
-        rates: of this machine.
-        worker_memory: of a worker, as measured.
-        driver_memory: that this process has held so far, its listing included.
-        feature_bytes: of an image on disk.
-        view_bytes: of a random view on disk.
-        network_bytes: of the network.
+        work: the amount of work.
+        rates: the speed of the work.
+        worker_memory: measured memory of a worker, in bytes.
+        driver_memory: peak memory of this process so far, including the listing, in bytes.
+        feature_bytes: bytes of an image's features on disk.
+        view_bytes: bytes of a random view on disk.
+        network_bytes: bytes of the network.
     """
     k, c = work.k, work.labels
     fits = 0

@@ -1,7 +1,7 @@
 """Measures how fast this machine computes the sums of the stages after extraction.
 
-What is timed is the code of these stages, on rows that are small enough to take milliseconds; on one thread, and by the
-processor's time, so that other work on the machine counts once, as the slowdown that the probe has seen.
+It times the code of these stages on so few rows that it takes milliseconds. It uses one thread and measures CPU time,
+so that other work on the machine is counted only once, as the probe's slowdown.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from orchard.storage import S3Options, read_path
 _FEATURES, _ROWS, _VALUES, _DIRECTIONS, _SORTED = 320, 256, 128, 128, 2**15
 _REPEATS, _PICTURES = 2, 3
 EIGEN_POWER = 2.6
-"""Of the number of features, by which the time of an eigen-decomposition grows between 320 and 1,280 of them."""
+"""The time of an eigendecomposition grows with this power of the number of features, between 320 and 1,280 of them."""
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Seconds of the processor, on one core, for one of each.
+    """CPU seconds, on one core, for one operation of each kind.
 
     Attributes:
-        eigen: an eigen-decomposition of `_FEATURES` rows and columns.
-        gram: a product in a Gram matrix, float64.
-        product: one of two float32 numbers, within a matrix product.
-        pair: a comparison of two images in 128 directions, with what is kept of it.
-        value: a number that is written, to Parquet and as CSV.
-        sorting: an entry times the binary logarithm of their number, while they are sorted.
-        value_bytes: of such a number on disk, both together.
-        slowdown: times as long as the processor's work that these took, 1 or more: something else wants it, too.
-        launch: the seconds, by the clock, of ``java -version``; where there is no Java, of starting Python.
+        eigen: an eigendecomposition of `_FEATURES` rows and columns.
+        gram: one float64 product in a Gram matrix.
+        product: one float32 product in a matrix product.
+        pair: a comparison of two images in 128 directions, with recording the result.
+        value: writing a number, to Parquet and CSV.
+        sorting: sorting, for each entry times the binary logarithm of the number of entries.
+        value_bytes: bytes of such a number on disk, in both formats together.
+        slowdown: wall clock time of these operations divided by CPU time, 1 or more; above 1 other work used the CPU.
+        launch: wall clock seconds of ``java -version``; without Java, of starting Python.
     """
 
     eigen: float
@@ -63,12 +63,12 @@ class Speeds:
     launch: float
 
     def eigen_of(self, features: int) -> float:
-        """Return what an eigen-decomposition of so many rows and columns takes."""
+        """Return the CPU seconds of an eigendecomposition of so many rows and columns."""
         return float(self.eigen * (features / _FEATURES) ** EIGEN_POWER)
 
 
 def speeds() -> Speeds:
-    """Do a few of each; it takes some tenths of a second."""
+    """Measure a few operations of each kind, which takes some tenths of a second."""
     random = np.random.default_rng(0)
     rows = random.standard_normal((_ROWS, _FEATURES)).astype(np.float32)
     gram = Moments.of(np.concatenate([rows, -rows])).gram
@@ -106,7 +106,7 @@ def speeds() -> Speeds:
 
 
 def picture_seconds(images: pa.Table, s3: S3Options) -> float:
-    """Return the seconds of the processor for a small picture, as the report has them, of one of `images`."""
+    """Return the CPU seconds for one small picture of the report, measured with `images`."""
     took = []
     for path in images["path"][:_PICTURES].to_pylist():
         with suppress(OSError, ValueError):  # one that cannot be read or decoded has none
@@ -117,7 +117,7 @@ def picture_seconds(images: pa.Table, s3: S3Options) -> float:
 
 @cache
 def launch() -> float:
-    """Return the seconds that starting a program takes: what Spark's start and its jobs are counted in."""
+    """Return the seconds of starting a program, the unit in which Spark's start and jobs are counted."""
     started = time.perf_counter()
     try:
         jvm.check_java()

@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 class Expectation:
-    """What a run expects to take, once it can tell.
+    """A run's estimate of itself, made after its first tasks.
 
     Args:
-        output: of the run.
-        settings: of the run.
+        output: the run's output.
+        settings: the run's settings.
     """
 
     def __init__(self, output: Output, settings: Settings) -> None:
@@ -52,16 +52,16 @@ class Expectation:
         slots: int,
         tuned: bool,
     ) -> None:
-        """Begin to make the plan, beside the work that goes on.
+        """Begin to make the plan in the background, while work goes on.
 
         Args:
             listed: ``path, label, split`` of the whole source.
-            to_do: likewise, of what is to be featurized.
-            backbone: of the width and the input size.
-            identity: of the features.
-            result: of the first tasks, at least one.
-            slots: tasks that run at once.
-            tuned: whether the run has tuned the network before.
+            to_do: the same columns of the images to featurize.
+            backbone: the backbone, with its width and input size.
+            identity: identity of the features.
+            result: the result of the first tasks, at least one.
+            slots: number of tasks that run at once.
+            tuned: whether this run has tuned the network.
         """
         first = _First(result, is_local=not is_object(to_do["path"][0].as_py()))
         thread = ThreadPoolExecutor(1, thread_name_prefix="orchard-plan")
@@ -75,12 +75,12 @@ class Expectation:
         thread.shutdown(wait=False)
 
     def beside(self, took: Mapping[str, float], sizes_now: Sizes, core_hours: float) -> dict[str, object]:
-        """Return the property ``plan``: what was expected beside what came of it; empty if there was no plan.
+        """Return the property ``plan``: expected and real times and sizes; empty if there was no plan.
 
         Args:
             took: seconds of each stage so far.
-            sizes_now: of memory and disk, as they came to be.
-            core_hours: that were held.
+            sizes_now: real sizes of memory and disk.
+            core_hours: core-hours that were held.
         """
         if self._found is None:
             return {}
@@ -165,7 +165,7 @@ def _by_worker(done: list[Done]) -> list[float]:
 
 
 def disk_bytes(output: Output) -> int:
-    """Return the bytes of all files that are committed."""
+    """Return the bytes of all committed files."""
     return sum(file.size or 0 for folder in (*Dataset, MODEL, PARTS) for file in output.files(folder))
 
 

@@ -34,16 +34,16 @@ from orchard.usage import usage
 
 ALL_QUALITIES = ("fast", *(name for name in QUALITIES if name))
 OTHERS_IMAGES, OTHERS_SECONDS = 16, 2.5
-"""Of the qualities that were not asked for: images in all, and seconds that each may take."""
+"""For each quality that was not requested: number of images to measure in all, and seconds for it, at most."""
 
 
 def make_plan(source: str | Sequence[str], output: str | None, settings: Settings) -> dict[str, Any]:
-    """Return what a run over `source` would do and take, for the settings and for each quality.
+    """Return a plan of a run over `source`, for the settings and for each quality.
 
-    These are counts, and of every stage time (seconds), memory and disk (bytes) and, by the settings' prices, money.
+    It has counts and, for every stage, time (seconds), memory and disk (bytes), and cost by the settings' prices.
 
     Raises:
-        UsageError: the backbone cannot be tuned, and is to be.
+        UsageError: the backbone cannot be tuned, but the settings ask for that.
         InputError: the source is missing or empty, or none of the images that were tried can be decoded.
     """
     if output is not None:

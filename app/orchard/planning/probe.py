@@ -37,9 +37,9 @@ from orchard.storage import is_object
 from orchard.vocabulary import Fit
 
 IMAGES, LEAST_IMAGES = 64, 16
-"""Images that are worked on by all processes together, and by each at the least."""
+"""Number of images for all processes together, and for each process at least."""
 SECONDS = 5.0
-"""After which a process begins no further images."""
+"""Seconds after which a process begins no further images."""
 _CGROUP = "/sys/fs/cgroup"
 _PROCESS_BYTES = 512 * 2**20
 """What a process is given room for: as many are started as fit into half of the memory that is free."""
@@ -47,32 +47,32 @@ _PROCESS_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class Measured:
-    """What a few images took, and which of them would be rejected."""
+    """Time and memory that a few images took, and which of them would be rejected."""
 
     seconds: float
-    """For each image, in one of the processes, while all were at work."""
+    """Seconds for each image in one process, while all processes worked."""
     spread: float
-    """Share of it by which the processes differ, from the fastest to the slowest."""
+    """Difference between the fastest and the slowest process, as a share of `seconds`."""
     slowdown: float
-    """Times as long as the processor worked: above 1 where something else wants it, too."""
+    """Wall clock time divided by CPU time; above 1 if other work used the CPU."""
     compile_seconds: float
-    """Of making the network ready, in each worker."""
+    """Seconds to compile the network, in each worker."""
     single_seconds: float
-    """Of one pass of the network for one image."""
+    """Seconds for one pass of the network, with one image."""
     memory: int
-    """Peak of a worker, in bytes."""
+    """Peak memory of a worker, in bytes."""
     feature_bytes: float
-    """Of an image's features, as they are written."""
+    """Bytes of an image's features on disk."""
     view_bytes: float
-    """Likewise, of one view."""
+    """Bytes of one random view on disk."""
     network_bytes: int
     n_features: int
     precision: Precision
-    """That a first run over so many images takes."""
+    """The precision that a first run over so many images would choose."""
     processes: int
     tried: int
     rejected: pa.Table
-    """Schema REJECTED."""
+    """The rejected images, of schema REJECTED."""
 
 
 def measure(
@@ -81,15 +81,15 @@ def measure(
     """Decode and featurize a few of `images`, schema `orchard.layout.LISTING`, in processes of their own.
 
     Args:
-        images: to choose from; views are made of those that the split says are for training.
-        settings: of the run.
-        processes: that work at once; fewer where memory or images are short.
-        most: images in all, but `LEAST_IMAGES` for each process.
-        seconds: after which a process begins no further images.
+        images: images to choose from; those of the training split get random views, too.
+        settings: the run's settings.
+        processes: number of processes that work at once; fewer if memory or images are too few.
+        most: number of images in all, but at least `LEAST_IMAGES` for each process.
+        seconds: seconds after which a process begins no further images.
 
     Raises:
         InputError: none of the images can be decoded.
-        OrchardError: a process broke off.
+        OrchardError: a process failed.
     """
     artifact = _artifact(images, settings)
     processes = max(1, min(processes, images.num_rows // process.CHUNK, _memory_free() // (2 * _PROCESS_BYTES)))

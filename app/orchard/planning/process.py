@@ -33,40 +33,40 @@ from orchard.vocabulary import Fit
 ARTIFACT, IMAGES, RESULT = "artifact", "images.parquet", "result.json"
 BACKGROUNDS = "backgrounds.npz"
 CHUNK = 8
-"""Images that are worked on before the clock is looked at."""
+"""Number of images between two looks at the clock."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a process is to do; it gets it as JSON. The fit and the views averaged are the artifact's."""
+    """The task of a process, which it gets as JSON. Fit and averaged views are those of the artifact."""
 
     limits: Limits
     s3: S3Options
     views: int
     seed: int
     seconds: float
-    """After which no further images are begun."""
+    """Seconds after which no further images are begun."""
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> Request:
-        """Return what `orchard.child.request_of` read."""
+        """Return it from the JSON that `orchard.child.request_of` has read."""
         return cls(**found | {"limits": Limits(**found["limits"]), "s3": S3Options(**found["s3"])})
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a process came to.
+    """The measurements of a process.
 
     Attributes:
-        images: that were worked on, those that were rejected included.
-        featurized: of these.
-        seconds: of all of them, reading left out.
-        cpu_seconds: of the processor, likewise.
-        read_seconds: of reading them.
-        compile_seconds: of making the network ready.
-        single_seconds: of one pass of the network for one image.
-        memory: bytes that the process held at its most.
-        feature_bytes, view_bytes: of an image's features, and of a view's, as they are written; 0: there were none.
+        images: number of images that were tried, including rejected ones.
+        featurized: number of these that were featurized.
+        seconds: wall clock seconds for all of them, without reading.
+        cpu_seconds: CPU seconds for all of them, without reading.
+        read_seconds: seconds of reading them.
+        compile_seconds: seconds to compile the network.
+        single_seconds: seconds for one pass of the network, with one image.
+        memory: peak memory of the process, in bytes.
+        feature_bytes, view_bytes: bytes of an image's features, and of a random view's, on disk; 0: there were none.
         rejected: rows of `orchard.layout.REJECTED`.
     """
 
@@ -84,7 +84,7 @@ class Result:
 
 
 def main(folder: Path) -> int:
-    """Do what ``folder/request.json`` asks for."""
+    """Do the task that ``folder/request.json`` describes."""
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print
     try:

@@ -35,16 +35,16 @@ def work_of(
     image_seconds: float,
     tune: bool,
 ) -> Work:
-    """Return how much a run is to do.
+    """Return the amount of work of a run.
 
     Args:
-        settings: of the run.
-        backbone: of the width and the input size.
-        listed: ``label, split``, of the whole source; a null split is one that is not decided.
-        to_do: what is to be featurized.
-        output: that it goes to; None: a new one.
-        slots: tasks that run at once.
-        image_seconds: that an image takes in one of them.
+        settings: the run's settings.
+        backbone: the backbone, with its width and input size.
+        listed: ``label, split`` of the whole source; a null split is not decided yet.
+        to_do: the images to featurize.
+        output: the output; None: a new one.
+        slots: number of tasks that run at once.
+        image_seconds: seconds for an image in one slot.
         tune: whether the network is tuned before.
     """
     before: dict[str, Any] = output.recall("reduction").get("metrics", {}) if output is not None else {}
@@ -76,7 +76,7 @@ def work_of(
 
 
 def slots_of(settings: Settings) -> int:
-    """Return how many tasks will run at once: of the executors that are asked for, or on the cores of this machine."""
+    """Return how many tasks will run at once: on the requested executors, or on the cores of this machine."""
     master, conf = _master(settings), settings.spark_conf
     if slots := properties.local_slots(master):
         return slots

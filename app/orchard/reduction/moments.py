@@ -25,9 +25,9 @@ class Moments:
     leaves an error of 1e-7 of the largest eigenvalue, which is more than the small eigenvalues.
 
     Attributes:
-        count: rows, or what they weigh.
-        shift: (d,) float32-representable float64, subtracted from every row.
-        sum: (d,) float64, of the shifted rows.
+        count: number of rows, or the sum of their weights.
+        shift: (d,) float64, subtracted from every row; float32 represents it exactly.
+        sum: (d,) float64, sum of the shifted rows.
         gram: (d, d) float64, symmetric: shifted rows transposed times shifted rows.
     """
 
@@ -80,7 +80,7 @@ class Moments:
         return Moments(self.count, shift, self.sum + self.count * delta, self.gram + half + half.T)
 
     def merge(self, other: Moments) -> Moments:
-        """Return the moments of the rows of both."""
+        """Return the moments of the rows of both together."""
         if self.n_features != other.n_features:
             raise ValueError(f"rows of {self.n_features} and of {other.n_features} features cannot be merged")
         if not self.count or not other.count:
@@ -89,7 +89,7 @@ class Moments:
         return Moments(self.count + other.count, self.shift, self.sum + other.sum, self.gram + other.gram)
 
     def scaled(self, factor: float) -> Moments:
-        """Return the moments of the same rows, each with a weight; below 0 they take from what they are merged with."""
+        """Return the moments of the same rows with a weight; merging moments with weight -1 subtracts the rows."""
         return Moments(self.count * factor, self.shift, self.sum * factor, self.gram * factor)
 
     def __getstate__(self) -> tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -15,7 +15,7 @@ from orchard.reduction.moments import Moments
 
 @dataclass(frozen=True)
 class Reduction:
-    """A fitted scaler and PCA: a ``StandardScaler`` whose scale has a floor, then ``PCA``, as scikit-learn has them.
+    """A fitted scaler and PCA: scikit-learn's ``StandardScaler``, whose scale here has a floor, and ``PCA``.
 
     No feature is divided by less than the median of all features' standard deviations. A feature that hardly varies in
     training, as many do before a white background, would otherwise decide alone on any other photograph: trained on 58
@@ -136,7 +136,7 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Projection:
-    """What a worker needs of a `Reduction`, see `Reduction.affine`."""
+    """The affine map of a `Reduction`, as workers need it; see `Reduction.affine`."""
 
     origin: NDArray[np.float32]
     weights: NDArray[np.float32]

@@ -55,20 +55,20 @@ if TYPE_CHECKING:
     from orchard.spark.session import Session
 
 VERSION = 3
-"""Raise it when the same features begin to give another reduction: what was made before is then made again."""
+"""Raise it when a change makes the same features give another reduction: older results are then computed again."""
 
 PART_ROWS = 16_384
-"""Rows of a reduced file at the most: of 300 components 20 MB of Parquet and 25 MB of CSV, held by a worker."""
+"""Rows of a reduced file, at most: with 300 components 20 MB of Parquet and 25 MB of CSV, which a worker holds."""
 
 _COLUMNS = ["path", *NAMES, "split"]
 
 Roles = Mapping[str, NDArray[np.int8]]
-"""Of every features file by its name, what its rows are for: see `Role`."""
+"""Name of a features file -> the `Role` of each of its rows."""
 
 
 @dataclass(frozen=True)
 class ReductionResult:
-    """What the stage came to."""
+    """The results of the stage."""
 
     reduction: Reduction
     metrics: PcaMetrics
@@ -76,7 +76,7 @@ class ReductionResult:
 
 
 def stage_of(output: Output, settings: Settings) -> Stage:
-    """Return the stage: its key is that of the features, their groups and what to keep of them.
+    """Return the stage. Its key is made of the features, their groups, and the settings of the reduction.
 
     Its work raises InputError if nothing was extracted to the output.
     """
@@ -112,7 +112,7 @@ def stage_of(output: Output, settings: Settings) -> Stage:
 
 
 def run(session: Session, output: Output, *, key: str, **options: Any) -> None:
-    """Do the stage as `reduce` does; features that cannot be reduced become a warning, and there is no model."""
+    """Run `reduce`. If the features cannot be reduced, warn instead, and make no model."""
     try:
         if not output.rows(Dataset.FEATURES):
             raise InputError(f"{output.url} holds no features: look into its rejected images.")
@@ -143,14 +143,14 @@ def reduce(
 
     Args:
         spark: where the work runs.
-        output: the output, held for writing.
-        key: what settings and input come to; remembered in the property ``reduction``.
-        seed: of the training rows that are held out for the classifiers.
+        output: the output, locked for writing.
+        key: the stage's key, recorded in the property ``reduction``.
+        seed: seed of the draw of training rows that are held out for the classifiers.
         variance: keep the fewest components that hold at least this share of the variance.
         components: keep this many instead.
-        fit_validation: whether the validation split, if it is held out, is fitted on as other rows held out are.
-        weights: of the rows of some sources, where it is not 1: for the classifiers, not for scaler and PCA.
-        progress: called with the number of rows that are newly done; every row counts once.
+        fit_validation: whether a held-out validation split joins the last fit, as other held-out rows do.
+        weights: source -> weight of its rows, if it is not 1; for the classifiers, not for scaler and PCA.
+        progress: called with the number of rows done since the last call; every row counts once.
 
     Raises:
         InputError: there are no features.
@@ -210,9 +210,10 @@ def load(output: Output) -> Reduction:
 
 
 def roles_of(output: Output, seed: int) -> tuple[bool, Roles]:
-    """Return whether the validation split is what is held out, or else training rows, and what each row is for.
+    """Return whether the validation split is held out (rather than training rows), and the role of each row.
 
-    A validation split of fewer labelled rows than `LEAST_ROWS` could calibrate nothing: training rows are held out.
+    A validation split with fewer labelled rows than `LEAST_ROWS` is too small to calibrate, so training rows are held
+    out instead.
     """
     images = output.read(Dataset.FEATURES, ["path", "label", "split"], FEATURES)
     split = np.array(images["split"].to_pylist(), dtype=object)
@@ -241,14 +242,14 @@ def by_file(output: Output, roles: NDArray[np.int8]) -> Roles:
 def training_sums(
     spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles, columns: Sequence[str] = ()
 ) -> tuple[Sums, Sums | None]:
-    """Return the sums of the rows of feature files to fit on, and of those held out; all rows are checked to be finite.
+    """Return the sums of the rows to fit on, and of the held-out rows. All rows are checked to be finite.
 
     Args:
-        spark: where the work runs.
-        storage: of the output.
-        files: of ``features/``.
-        roles: what their rows are for.
-        columns: further label columns whose classes are summed up beside those of ``label``.
+        spark: the session.
+        storage: the output's storage.
+        files: files of ``features/``.
+        roles: the roles of their rows.
+        columns: further label columns whose classes are summed up besides those of ``label``.
 
     Raises:
         TrainingError: a feature is NaN or infinite.
@@ -269,13 +270,13 @@ def training_sums(
 def view_sums(
     spark: SparkSession, output: Output, roles: Roles, columns: Sequence[str]
 ) -> tuple[Sums | None, Sums | None]:
-    """Return the sums of the views of the images to fit on, and of those held out; None where there are none.
+    """Return the sums of the views of images to fit on, and of held-out images; None if there are no views.
 
     Args:
-        spark: where the work runs.
-        output: with features, and views or none.
-        roles: what the rows of the features are for; views are for the same.
-        columns: as of `training_sums`.
+        spark: the session.
+        output: the output, with features, and maybe with views.
+        roles: the roles of the rows of the features; views have the roles of their images.
+        columns: as for `training_sums`.
 
     Raises:
         TrainingError: a feature is NaN or infinite.
@@ -341,7 +342,7 @@ def _weight_sums(
 
 
 def project_batches(storage: Storage, projection: Projection, file: DataFile) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a features file reduced, with the columns of `REDUCED`."""
+    """Yield the reduced rows of a features file, with the columns of `REDUCED`."""
     for batch in batches(storage, file, [*_COLUMNS, "features"]):
         reduced = projection(matrix(batch.column("features")))
         yield pa.record_batch([*(batch.column(c) for c in _COLUMNS), list_column(reduced)], schema=REDUCED)
@@ -424,7 +425,7 @@ def _write_part(
 
 
 def as_csv(batch: pa.RecordBatch, *, header: bool) -> pa.Buffer:
-    """Return rows of `REDUCED` as CSV: path, label, kind, split, pc_1 … pc_k; floats in as many digits as they need.
+    """Return rows of `REDUCED` as CSV: path, label, kind, split, pc_1 … pc_k; floats with all digits that they need.
 
     Text that a spreadsheet would take for a formula begins with an apostrophe.
     """

@@ -1,7 +1,7 @@
-"""What one pass over the features leaves: moments of all training rows, and the sums of each class.
+"""The results of one pass over the features: moments of all training rows, and the sums of each class.
 
-With them scaler, PCA and linear discriminants are fitted without another look at a row, on all training rows or on
-those that are not held out.
+Scaler, PCA and linear discriminants are fitted on them without reading a row again, on all training rows or on those
+that are not held out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from orchard.reduction.moments import Moments
 
 
 class Role(IntEnum):
-    """What a row is for."""
+    """The use of a row: fitting, choosing and calibrating, or neither."""
 
     NONE = 0
     """It is for testing: nothing is fitted on it."""
@@ -31,12 +31,12 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class ClassSums:
-    """Rows and sum of the rows of each class.
+    """The number of rows of each class, and their sum.
 
     Attributes:
-        names: of the c classes, sorted.
-        counts: (c,) int64, rows; float64 where they have weights.
-        sums: (c, d) float64.
+        names: names of the c classes, sorted.
+        counts: (c,) int64, number of rows; float64 if they have weights.
+        sums: (c, d) float64, sum of the rows.
     """
 
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ class ClassSums:
 
     @classmethod
     def of(cls, rows: NDArray[np.floating], names: Sequence[str | None]) -> Self:
-        """Return the sums of rows (n, d) whose class is `names` (n,); those of None are left out."""
+        """Return the sums of rows (n, d) of the classes `names` (n,); rows whose class is None are left out."""
         named = np.array([name is not None for name in names], bool)
         classes, codes = np.unique(np.array([name for name in names if name is not None], np.str_), return_inverse=True)
         sums = np.zeros((len(classes), rows.shape[1]))
@@ -58,7 +58,7 @@ class ClassSums:
         return cls(tuple(classes.tolist()), counts.astype(np.int64), sums)
 
     def scaled(self, factor: float) -> Self:
-        """Return the sums of the same rows that each weigh `factor`."""
+        """Return the sums of the same rows, each with the weight `factor`."""
         return type(self)(self.names, self.counts * factor, self.sums * factor)
 
     def merge(self, other: Self) -> Self:
@@ -79,13 +79,13 @@ class ClassSums:
 
 @dataclass(frozen=True)
 class Sums:
-    """Of rows of one `Role`.
+    """All sums over the rows of one `Role`.
 
     Attributes:
-        moments: of all of them: what scaler and PCA see.
-        labelled: of those with a label.
-        columns: of the classes of each label column, ``label`` first; rows without a value in it are in none.
-        valued: of those with a value, of each label column but ``label``.
+        moments: moments of all rows, for scaler and PCA.
+        labelled: moments of the rows with a label.
+        columns: class sums of each label column, ``label`` first; rows without a value in a column are left out.
+        valued: for each label column except ``label``, the moments of the rows with a value.
     """
 
     moments: Moments
@@ -152,18 +152,18 @@ class Sums:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the rows to fit on, and of those that are held out.
+    """The sums of the rows to fit on, and of the held-out rows.
 
     Attributes:
-        fit: of the rows of `Role.FIT`.
-        held_out: of the rows that are held out; None if they are those of a validation split that is not fitted on.
-        roles: (n,) int8, `Role` of every row of the features in the order of their files: who judges what was fitted
-            has to leave out the same rows.
-        is_validation: whether the validation split is what is held out.
-        fit_views, held_out_views: of random views of the rows of both; None: there are none.
-        fit_weights, held_out_weights: what weights of sources change, to be merged with what a discriminant sees: the
-            sums of the rows (and views) of both that weigh w, times w - 1; None: every row weighs 1.
-        weights: (n,) float32 of every row of the features, as `roles`; None likewise.
+        fit: sums of the rows of `Role.FIT`.
+        held_out: sums of the held-out rows; None if these are a validation split that is not fitted on.
+        roles: (n,) int8, the `Role` of every row of the features, in the order of their files. Judging a classifier
+            needs the same held-out rows.
+        is_validation: whether the held-out rows are the validation split.
+        fit_views, held_out_views: sums of the random views of these rows; None: there are no views.
+        fit_weights, held_out_weights: corrections for the sources' weights, to be merged for a discriminant: the sums
+            of the rows (and views) of weight w, times w - 1; None: every row has the weight 1.
+        weights: (n,) float32, the weight of every row of the features, in the order of `roles`; None: all are 1.
     """
 
     fit: Sums

@@ -19,10 +19,10 @@ from orchard.vocabulary import Split
 MAX_STEPS = 5
 
 LEAST_ANSWERED = 0.2
-"""Share of the test images below which a model answers too seldom to be of use."""
+"""A model that answers a smaller share of the test images is of little use."""
 
 FALSE_SURE = 0.01
-"""Share of images of nothing that was learned that may be answered with a label."""
+"""Share of images of unknown things for which a sure answer is acceptable."""
 
 _REJECTED = 0.05, 0.001  # share of the listed images from which on this is bad, and worth a word
 _GOOD = 0.9  # accuracy from which on a model is good, if nothing else is wrong
@@ -32,7 +32,7 @@ _MOST_FOR_SPEED = 3  # times the parameters of today's that an advised backbone 
 
 
 class Level(StrEnum):
-    """How good something is, the best first."""
+    """Grades, the best first."""
 
     GOOD = "good"
     AMBER = "amber"
@@ -41,7 +41,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """How good something is, in a sentence with its figure."""
+    """A grade, and a sentence with its figure."""
 
     level: Level
     sentence: str
@@ -49,20 +49,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Step:
-    """Something to do."""
+    """A next step, with its command and its likely gain."""
 
     title: str
     why: str
     command: str
     gain: float
-    """What it would bring if it works out as `why` says: a share of the images, 0..1."""
+    """The gain if the reasoning in `why` is right: a share of images, 0..1."""
     of: str = ""
-    """Of what that is a share, in words; nothing where it is no gain but something to know."""
+    """What `gain` is a share of, in words; empty if the step is information rather than a gain."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The first screen of the report."""
+    """The verdicts and next steps on the first screen of the report."""
 
     data: Verdict
     model: Verdict
@@ -70,7 +70,7 @@ class Advice:
 
 
 def advise(metrics: Metrics, run: Run) -> Advice:
-    """Judge a run by its figures, and say what to do next: at most `MAX_STEPS` steps, what brings most first."""
+    """Judge a run by its figures, and choose next steps: at most `MAX_STEPS`, those with the largest gain first."""
     steps = [
         *_unreadable(metrics, run),
         *_conflicts(metrics, run),
@@ -88,7 +88,7 @@ def advise(metrics: Metrics, run: Run) -> Advice:
 
 
 def broken_promise(calibration: CalibrationMetrics) -> tuple[float, float] | None:
-    """Return the interval of the accuracy of sure answers where it lies below what was wanted; None if it does not."""
+    """Return the interval of the accuracy of sure answers if all of it lies below the wanted share, else None."""
     accuracy = calibration["accuracy_sure"]
     if accuracy is None:
         return None
@@ -283,7 +283,7 @@ def _threshold(metrics: Metrics, run: Run) -> Iterator[Step]:
 
 
 def answered_at(calibration: CalibrationMetrics, wanted: float) -> CoveragePoint | None:
-    """Return the point of the curve where most test images are answered and a share of `wanted` is right."""
+    """Return the point of the curve that answers most test images with a share of at least `wanted` right."""
     good = [point for point in calibration["coverage"] if point["right"] >= wanted * point["images"]]
     return max(good, key=lambda point: point["images"], default=None)
 

@@ -36,7 +36,7 @@ _WARNINGS = 30  # shown
 
 
 class Level(StrEnum):
-    """How much an alert matters."""
+    """Severity of an alert."""
 
     WARNING = "warning"
     NOTE = "note"
@@ -57,7 +57,7 @@ class Topic(StrEnum):
 
 @dataclass(frozen=True)
 class Alert:
-    """One thing to know."""
+    """A warning of the report."""
 
     level: Level
     topic: Topic
@@ -79,7 +79,7 @@ def answering(metrics: Metrics) -> str | None:
 
 
 def calibration(metrics: Metrics) -> CalibrationMetrics | None:
-    """The figures of the classifier that answers; None if there are none, or they are of before curves were written."""
+    """The calibration figures of the classifier that answers; None without figures, or if they have no curves yet."""
     found = metrics.get("calibration")
     return found if found is not None and "coverage" in found else None
 
@@ -97,7 +97,7 @@ def grouped_accuracy(metrics: Metrics) -> tuple[str, float, float] | None:
 
 
 def all_images(metrics: Metrics) -> Headline | None:
-    """The headline as it would be on all test images, where it is another."""
+    """The headline on all test images; None if it is the same."""
     found = metrics.get("headline")
     return measured_by(metrics, Measure.ALL) if found is not None and found["measure"] != Measure.ALL else None
 
@@ -116,7 +116,7 @@ def grouped_how(grouping: Grouping) -> str:
 
 
 def alerts(metrics: Metrics) -> list[Alert]:
-    """Everything to know, the most serious first."""
+    """All warnings, the most serious first."""
     found = [
         *_counts(metrics),
         *_groups(metrics),

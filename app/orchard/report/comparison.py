@@ -15,12 +15,12 @@ from orchard.report.rendering import environment, source
 
 
 def render(images: str, rows: Sequence[Mapping[str, Any]], *, tolerance: float) -> str:
-    """The comparison as one HTML document that needs nothing else.
+    """Render the comparison as one self-contained HTML document.
 
     Args:
-        images: the source.
-        rows: as `orchard.comparison.compare` returns them.
-        tolerance: how much accuracy the best trade-off may cost, 0..1.
+        images: address of the source.
+        rows: the rows that `orchard.comparison.compare` returns.
+        tolerance: how much less accurate than the best the best trade-off may be, 0..1.
     """
     macros: Any = environment().get_template("figures.svg.j2").module
     placed = [

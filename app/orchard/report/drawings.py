@@ -23,14 +23,14 @@ def draw(
     views: Sequence[ClassifierView],
     sharing: Sharing | None = None,
 ) -> dict[str, Markup]:
-    """Draw the figures that there is something for, by name; those of classifiers are named after them.
+    """Draw all figures for which there is data; return name -> SVG. Figures of classifiers are named after them.
 
     Args:
-        metrics: what they show.
-        scatter: the map of the images, None: there is none.
-        pictures: of its first points.
-        views: with the confusion matrices.
-        sharing: how the extraction was shared out, where that is known.
+        metrics: the metrics to draw.
+        scatter: the map of the images; None: there is none.
+        pictures: pictures of the map's first points.
+        views: the classifiers' views, with their confusion matrices.
+        sharing: how the extraction was divided among executors and workers; None: not known.
     """
     macros: Any = environment().get_template("figures.svg.j2").module
     drawn: dict[str, Markup] = {}

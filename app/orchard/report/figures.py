@@ -56,11 +56,11 @@ class Frame:
     bottom: float
 
     def x(self, share: float) -> float:
-        """The horizontal place of a share of 0..1 of the axis."""
+        """The x coordinate for a share, 0..1, of the axis."""
         return round(self.left + share * (self.right - self.left), 2)
 
     def y(self, share: float) -> float:
-        """The vertical place of a share of 0..1 of the axis; 0 is the bottom."""
+        """The y coordinate for a share, 0..1, of the axis; 0 is the bottom."""
         return round(self.bottom - share * (self.bottom - self.top), 2)
 
 
@@ -98,7 +98,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often answers of a confidence are right, before and after calibration, with the diagonal to meet."""
+    """Reliability diagram: accuracy by confidence, before and after calibration, with the ideal diagonal."""
 
     frame: Frame
     before: list[tuple[float, float, float]]  # x, y, radius: the area is the share of the images
@@ -122,7 +122,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often answers are right, where the most certain ones alone are given, with the interval of that."""
+    """Accuracy, with its interval, if only the most confident answers are given, by the share of answered images."""
 
     frame: Frame
     line: str  # SVG path data
@@ -135,7 +135,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Race:
-    """Backbones by their time for an image and the accuracy on their features, with its interval."""
+    """Backbones as points: time for an image across, accuracy with its interval upwards."""
 
     frame: Frame
     marks: list[tuple[float, float, float, float, bool]]  # x, y, y of the interval's ends, whether the best trade-off
@@ -338,7 +338,7 @@ def coverage(calibration: CalibrationMetrics) -> Coverage:
 
 
 def distribution(found: NeighbourMetrics) -> Distribution:
-    """How near test images are to training, and training images to those of other labels; near twins marked."""
+    """Similarity of test images to training images, and of training images to other labels; near twins are marked."""
     test, other = np.array(found["test"]["images"], float), np.array(found["other_labels"]["images"], float)
     low, high, bins = found["test"]["low"], found["test"]["high"], len(test)
     used = np.flatnonzero(test + other)
@@ -357,7 +357,7 @@ def distribution(found: NeighbourMetrics) -> Distribution:
 
 
 def familiarity(calibration: CalibrationMetrics, unknown: UnknownMetrics | None) -> Distribution:
-    """How familiar test images are, and images of nothing that was learned; what is answered "unknown" stands out."""
+    """Familiarity of test images and of images of unknown things; those that are answered "unknown" stand out."""
     test = np.array(calibration["familiarity"], float)
     other = np.array(unknown["familiarity"] if unknown is not None else [0] * len(test), float)
     threshold = calibration["familiarity_threshold"]
@@ -411,9 +411,9 @@ def _histogram(
 
 
 def at_work(sharing: Sharing) -> Distribution:
-    """How many tasks were at work over the time of the extraction.
+    """Number of running tasks over the time of the extraction.
 
-    Stretches with fewer than half of the most stand out.
+    Periods with fewer than half of the highest number stand out.
     """
     frame = Frame(560, 310, 58, 22, 544, 256)
     values, width = sharing["at_work"], sharing["bin_seconds"]

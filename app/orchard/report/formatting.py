@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 NOTHING = "\N{EN DASH}"
-"""What stands where there is no value."""
+"""Text for a missing value."""
 
 LABEL_LENGTH = 48
 
@@ -39,7 +39,7 @@ def percent(share: float) -> str:
 
 
 def interval(bounds: Sequence[float] | None) -> str:
-    """Two shares of 0..1 as "93.1 to 95.2%"; nothing where there are none."""
+    """Two shares of 0..1 as "93.1 to 95.2%"; empty if there are none."""
     return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}%" if bounds is not None else ""
 
 
@@ -67,7 +67,7 @@ def size(n_bytes: float) -> str:
 
 
 def date(iso: str) -> str:
-    """An ISO 8601 time as "21 November 2026, 14:49 UTC"; what is none comes back as it is."""
+    """An ISO 8601 time as "21 November 2026, 14:49 UTC"; any other text is returned unchanged."""
     try:
         moment = datetime.fromisoformat(iso)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where the network looked in the mistakes that the page shows: small pictures that lie over their thumbnails."""
+"""Pictures that show where the network looked, as overlays for the thumbnails of the page's mistakes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Look:
     """Where the network looked in an image.
 
     Attributes:
-        picture: base64 WebP of the thumbnail's size: dark where nothing speaks for the answer, clear where most does.
-        place: the same in words.
+        picture: base64 WebP of the thumbnail's size: dark where nothing contributes to the answer, clear where most.
+        place: the place in words.
     """
 
     picture: str
@@ -48,13 +48,13 @@ class Look:
 def looks(
     mistakes: Sequence[Mistake], classifier: str, load: Callable[[], Model], read_image: Callable[[str], bytes]
 ) -> dict[str, Look]:
-    """Return by path where the network looked when it gave the answer of the first `MAX_LOOKS` mistakes.
+    """Return path -> where the network looked, for the first `MAX_LOOKS` mistakes.
 
     Args:
-        mistakes: of the classifier.
-        classifier: that made them.
-        load: returns the output's model; where it cannot, or another classifier answers, nothing is looked at.
-        read_image: as that of `orchard.report.page.collect`.
+        mistakes: the mistakes.
+        classifier: the classifier that made them.
+        load: returns the output's model. If it fails, or the model has another classifier, the result is empty.
+        read_image: as in `orchard.report.page.collect`.
     """
     try:
         model = load() if mistakes else None
@@ -93,13 +93,13 @@ def looks(
 
 
 def shade(said: Sequence[Sequence[float]], width: int, height: int, fit: Fit) -> str:
-    """Return a map over the square that the network sees as a picture to lie over the image's thumbnail.
+    """Draw a class map, which covers the network's square input, as an overlay for the image's thumbnail.
 
     Args:
         said: the map, see `orchard.inference.class_map.class_map`.
-        width: of the image, upright.
-        height: likewise.
-        fit: how it became square.
+        width: width of the upright image, in pixels.
+        height: height of the upright image, in pixels.
+        fit: how the image became square.
     """
     size = across, down = fitting(width, height, GALLERY_PIXELS)
     left, top, right, bottom = square(width, height, fit)
@@ -115,7 +115,7 @@ def shade(said: Sequence[Sequence[float]], width: int, height: int, fit: Fit) ->
 
 
 def in_words(said: Sequence[Sequence[float]]) -> str:
-    """Return where the middle of what says much in a map is, such as "top left"."""
+    """Return the place, such as "top left", of the centre of a map's large contributions."""
     cells = np.array(said)
     weights = np.where(cells >= _MUCH, cells, 0)
     if not weights.any():

@@ -1,7 +1,7 @@
 """The page: collects what the report shows, bounded for runs of any size, and renders one HTML file.
 
-What a class or a file is called is untrusted. Jinja escapes every name, also within SVG and the data block, and
-the page's content security policy runs no script but its own and loads nothing from anywhere.
+Names of classes and files are untrusted. Jinja escapes every name, also within SVG and the data block. The page's
+content security policy allows only its own script, and loads nothing.
 """
 
 import base64
@@ -53,7 +53,7 @@ MAX_SHEETS = 50, 12  # cells of the matrix that open their images: of the classi
 MAX_WITHOUT_CARD = 300
 STAGES = ("list", "tune", "start", "extract", "reduce", "neighbours", "classify", "review", "report")
 NO_IMAGES = ("tune", "start", "report")
-"""Stages that do not go through the images once, so that images per second say nothing."""
+"""Stages that do not process each image once, so that images per second would mean nothing."""
 SIZES = {
     "worker_memory": "Memory of a worker",
     "driver_python": "Memory of the driver's Python",
@@ -69,7 +69,7 @@ _PATH = 64  # characters of a path in the data block
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that the page shows. Pictures are base64 WebP, None where there is none."""
+    """Everything that the page shows. A picture is base64 WebP, or None if there is none."""
 
     metrics: Metrics
     run: Run
@@ -95,7 +95,7 @@ class LabelBar:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a cell of a confusion matrix opens."""
+    """The images that a click on a cell of a confusion matrix shows."""
 
     id: str
     label: str  # or the kind
@@ -146,12 +146,12 @@ def collect(
     """Sample an output's datasets and make the pictures, in bounded memory.
 
     Args:
-        output: where the committed datasets are; one file of one dataset is in memory at a time.
-        metrics: what ``metrics.json`` holds.
-        run: what ``run.json`` holds.
+        output: the output; one file of one dataset is in memory at a time.
+        metrics: content of ``metrics.json``.
+        run: content of ``run.json``.
         read_image: returns the bytes of the image with a given ``path``; called from several threads. An image
             that cannot be read or decoded has no picture.
-        load_model: returns the output's model, which says where it looked; None: nothing does.
+        load_model: returns the output's model, which shows where it looked; None: that is not shown.
     """
     counts = {label: sum(splits.values()) for label, splits in metrics["labels"].items()}
     points = sample_points(output, counts)
@@ -201,7 +201,7 @@ def _wanted(metrics: Metrics) -> dict[str, Pairs]:
 
 
 def layout_of(data: ReportData) -> tuple[list[ClassifierView], figures.Scatter | None, dict[str, Markup]]:
-    """What the page and slides show alike: classifiers, the map, and all figures by name."""
+    """The layout that page and slides share: classifiers, the map, and all figures by name."""
     pca = data.metrics.get("pca")
     ratios = pca["explained_variance_ratio"] if pca is not None else []
     views = _classifier_views(data)
@@ -210,7 +210,7 @@ def layout_of(data: ReportData) -> tuple[list[ClassifierView], figures.Scatter |
 
 
 def render(data: ReportData) -> str:
-    """The report as one HTML document that needs nothing else and is smaller than 5 MB."""
+    """Render the report as one self-contained HTML document of less than 5 MB."""
     metrics, pca = data.metrics, data.metrics.get("pca")
     measured, calibration, near = alerts.measured(metrics), alerts.calibration(metrics), metrics.get("neighbours")
     views, scatter, drawn = layout_of(data)

@@ -1,4 +1,4 @@
-"""What the pages share: templates and their filters."""
+"""Templates of the pages, and their filters."""
 
 import functools
 
@@ -10,7 +10,7 @@ from orchard.report import figures, formatting, reproduce
 
 @functools.cache
 def environment() -> Environment:
-    """The templates; every name that they are given is escaped."""
+    """The environment of the templates, which escapes every value."""
     made = Environment(
         loader=PackageLoader("orchard.report"),
         autoescape=True,

@@ -14,7 +14,7 @@ _ONE_OFF = frozenset({"fresh", "prune", "retry_rejected", "metrics_port", "core_
 
 
 def command(run: Run, **changed: object) -> str:
-    """The shell command of the run, with the settings that differ from the defaults, one a line; some may be others."""
+    """The shell command of a run, with the settings that differ from the defaults, one a line; some may be replaced."""
     sources = run.get("sources", [run["source"]])
     lines = [f"orchard run {' '.join(map(_quote, sources))}", f"--output {_quote(run['output'])}"]
     given = {}

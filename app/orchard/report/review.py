@@ -9,11 +9,11 @@ from orchard.report.samples import Point
 from orchard.report.thumbnails import GALLERY_PIXELS, thumbnails
 
 PICTURES = 8
-"""Of each fault."""
+"""Number of pictures for each fault."""
 SAMPLES = 72
 SAMPLES_OF_A_LABEL = 3
 BUDGET = 500_000
-"""Of all these pictures, in base64 characters; see `orchard.report.thumbnails`."""
+"""Size of all these pictures, in base64 characters, at most; see `orchard.report.thumbnails`."""
 
 FAULTS = {
     Fault.SAME_IMAGE: ("The same image under two labels", "Another file has the same bytes and another label."),
@@ -30,7 +30,7 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class ReviewData:
-    """What is sampled for this part. Pictures are base64 WebP, None where there is none."""
+    """The sampled images of this part. A picture is base64 WebP, or None if there is none."""
 
     pictures: dict[str, str | None] = field(default_factory=dict)  # of suspects, by path
     samples: Sequence[tuple[Point, str | None]] = ()
@@ -57,12 +57,12 @@ class PixelBar:
 
 
 def collect_review(metrics: Metrics, points: Sequence[Point], read_image: Callable[[str], bytes]) -> ReviewData:
-    """Choose what has a picture, and make the pictures.
+    """Choose images, and make their pictures.
 
     Args:
-        metrics: what ``metrics.json`` holds.
-        points: images, of which any beginning goes round the labels.
-        read_image: as of `orchard.report.page.collect`.
+        metrics: content of ``metrics.json``.
+        points: images in an order that takes the labels in turn.
+        read_image: as in `orchard.report.page.collect`.
     """
     suspects = [suspect["path"] for view in _by_fault(metrics).values() for suspect in view[:PICTURES]]
     sampled = _samples(points) if "data" in metrics else []

@@ -40,7 +40,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training image that is near to another image."""
+    """A nearest training image of another image."""
 
     path: str
     label: str
@@ -63,7 +63,7 @@ class Mistake:
 
 
 Pairs = frozenset[tuple[str, str]]
-"""Of a true and a predicted label."""
+"""Pairs of true and predicted label."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class RejectedImage:
 
 
 def quotas(counts: Mapping[str, int], limit: int) -> dict[str, int]:
-    """Share ``limit`` among labels by size, after a few for each; the sum is at most ``limit``."""
+    """Divide ``limit`` among labels: a few for each, the rest by size; the sum is at most ``limit``."""
     if not counts:
         return {}
     floor = min(_SMALLEST_SHARE, limit // len(counts))
@@ -87,13 +87,13 @@ def quotas(counts: Mapping[str, int], limit: int) -> dict[str, int]:
 def sample_points(output: "Output", counts: Mapping[str, int], limit: int = MAX_POINTS) -> list[Point]:
     """At most ``limit`` rows of ``reduced/``, stratified by label, the same ones on every call.
 
-    Rows are ranked within their label by a hash of the path, so neither the order of files nor how they are
-    cut matters. The order of the result goes round the labels: any beginning of it is stratified too.
+    Rows are ranked within their label by a hash of the path, so neither the order of files nor their division matters.
+    The result takes the labels in turn, so any beginning of it is stratified, too.
 
     Args:
-        output: what to read from; one file at a time is in memory.
-        counts: images of each label, from the metrics.
-        limit: the most points to return.
+        output: the output; one file at a time is in memory.
+        counts: number of images of each label, from the metrics.
+        limit: number of points, at most.
     """
     quota = quotas(counts, limit)
     kept = pd.DataFrame({"path": [], "label": [], "split": [], "pc1": [], "pc2": [], "order": [], "rank": []})
@@ -131,14 +131,14 @@ def sample_points(output: "Output", counts: Mapping[str, int], limit: int = MAX_
 def worst_mistakes(
     output: "Output", wanted: Mapping[str, Pairs], limit: int = MAX_MISTAKES
 ) -> dict[str, list[Mistake]]:
-    """The test images that classifiers got wrong, the surest ones first, a few of each pair of labels.
+    """The mistakes on test images with the highest confidence, a few for each pair of labels.
 
-    Frames of one recording are mistaken alike: without the bound one confusion could fill the gallery.
+    The frames of one recording share a mistake, so without this bound one confusion could fill the gallery.
 
     Args:
-        output: what to read from; one batch of predictions is in memory at a time, and what is kept.
-        wanted: the classifiers, and for each the pairs of which some are wanted however unsure they are.
-        limit: of other mistakes of each classifier.
+        output: the output; memory holds one batch of predictions at a time, and the chosen mistakes.
+        wanted: classifier -> pairs of which some mistakes are wanted whatever their confidence.
+        limit: number of other mistakes of each classifier, at most.
     """
     columns = ["classifier", "path", "label", "predicted", "confidence"]
     columns += ["answer", "familiarity", "kind", "predicted_kind"]

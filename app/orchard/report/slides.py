@@ -11,7 +11,7 @@ from orchard.errors import UsageError
 from orchard.report.rendering import source
 
 WIDTH = 1920
-"""Of the PNG, in pixels."""
+"""Width of the PNG, in pixels."""
 
 _FONTS = 'font-family="DejaVu Sans, Noto Sans, Liberation Sans, Arial, Helvetica, sans-serif"'
 _BOX = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)"')
@@ -24,11 +24,11 @@ def write_figures(drawn: Mapping[str, str], folder: Path) -> list[Path]:
     """Write figures as ``NAME.svg`` and ``NAME.png``; confusion matrices by share and by count.
 
     Args:
-        drawn: figures by name, as `orchard.report.drawings.draw` makes them.
-        folder: is made if need be; files of these names are replaced.
+        drawn: name -> figure, from `orchard.report.drawings.draw`.
+        folder: folder for the files, created if it is missing; files of the same names are replaced.
 
     Raises:
-        UsageError: the folder cannot be written to, or what draws PNG is not installed.
+        UsageError: the folder cannot be written to, or the package that draws PNG is not installed.
     """
     resvg = renderer()
     written = []
@@ -48,7 +48,7 @@ def write_figures(drawn: Mapping[str, str], folder: Path) -> list[Path]:
 
 
 def renderer() -> Any:
-    """What draws PNG. Raises UsageError if it is not installed."""
+    """The function that draws PNG. Raises UsageError if its package is not installed."""
     try:
         import resvg_py
     except ImportError:

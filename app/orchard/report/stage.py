@@ -16,7 +16,7 @@ from orchard.report.page import collect, layout_of, render
 
 @functools.cache
 def version() -> str:
-    """Return what tells this version of the page from others: a digest of the files that make it."""
+    """Return the version of the page: a digest of the source files that make it."""
     files = sorted(file for file in Path(__file__).parent.rglob("*") if file.suffix in (".py", ".j2", ".css", ".js"))
     return digest_of(b"".join(file.read_bytes() for file in files))
 
@@ -30,7 +30,7 @@ def write_report(
     *,
     figures: Path | None = None,
 ) -> None:
-    """Write the page, see `orchard.report.page.collect`; and its figures into the folder `figures`, if there is one.
+    """Write the page, see `orchard.report.page.collect`, and, if a folder `figures` is given, its figures there.
 
     Raises:
         UsageError: the figures cannot be written.

@@ -1,4 +1,4 @@
-"""Thumbnails for the page: encoded again, so that no metadata and no hostile file gets into it."""
+"""Thumbnails for the page, encoded again, so that neither metadata nor a hostile file gets into it."""
 
 import base64
 import io
@@ -39,7 +39,7 @@ def thumbnail(content: bytes, pixels: int, quality: int = 60) -> str:
 
 
 def fitting(width: int, height: int, pixels: int) -> tuple[int, int]:
-    """Return width and height of an image that is shrunk to fit a square."""
+    """Return width and height of an image after it is shrunk to fit into a square."""
     scale = min(1, pixels / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
@@ -47,7 +47,7 @@ def fitting(width: int, height: int, pixels: int) -> tuple[int, int]:
 def thumbnails(
     requests: Iterable[tuple[str, int]], read_image: Callable[[str], bytes], budget: int = BUDGET
 ) -> list[str | None]:
-    """Thumbnails of ``(path, pixels)``, in order; None for what cannot be read or exceeds the budget."""
+    """Thumbnails of ``(path, pixels)``, in order; None for an image that cannot be read or exceeds the budget."""
 
     def one(request: tuple[str, int]) -> str | None:
         path, pixels = request

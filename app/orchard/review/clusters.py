@@ -39,7 +39,7 @@ def near_pairs(output: Output, images: PathIndex, threshold: float) -> pa.Table:
 
 
 def clusters(paths: pa.ChunkedArray, pairs: pa.Table) -> ClusterMetrics:
-    """Return what there is to say of the clusters that pairs (`PAIRS`) link; places are those in `paths`."""
+    """Return the figures of the clusters that pairs (`PAIRS`) link; places are indices in `paths`."""
     root = _roots(len(paths), *(np.asarray(pairs[name], np.int64) for name in ("image", "like")))
     names, counts = np.unique(root, return_counts=True)
     is_one = counts > 1

@@ -10,7 +10,7 @@ from orchard.layout import DataMetrics
 
 
 def describe(images: pa.Table, sizes: pa.Table) -> DataMetrics:
-    """Return what there is to know of the featurized images, at least one.
+    """Return facts about the featurized images, of which there is at least one.
 
     Args:
         images: ``label, format`` of the inventory.

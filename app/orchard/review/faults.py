@@ -17,7 +17,7 @@ from orchard.layout import ESCAPED, FORMULA, SUSPECTS, Fault, ReviewMetrics, Sus
 from orchard.review.judging import MOST, Judged
 
 SHOWN = 200
-"""Rows in the metrics."""
+"""Number of suspects that the metrics list."""
 
 _MAD = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 _FAR = 3.5  # standard deviations, as Iglewicz & Hoaglin (1993, "How to Detect and Handle Outliers") advise
@@ -74,8 +74,9 @@ def same_images(images: pa.Table) -> pa.Table:
 def wrong_labels(judged: Judged) -> pa.Table:
     """Return rows of `FAULTS` for images that another label fits better, the smallest margins first.
 
-    The score is the confidence in the suggested label as a share of that in both. Of scores that were tried (confidence
-    in the label, with several temperatures, and margin) none told wrong labels better than the margin.
+    The score is the confidence in the suggested label, divided by the sum of the confidences in both labels. None of
+    the scores that were tried (confidence in the label, at several temperatures, and margin) found wrong labels better
+    than the margin.
     """
     rows = judged.doubted
     margin = np.asarray(rows["margin"], np.float64)
@@ -83,7 +84,7 @@ def wrong_labels(judged: Judged) -> pa.Table:
 
 
 def outliers(judged: Judged) -> pa.Table:
-    """Return rows of `FAULTS` for images that are of no label; the score is 1 less their familiarity."""
+    """Return rows of `FAULTS` for images that resemble no label; the score is 1 minus their familiarity."""
     rows = judged.strange
     return _faults(Fault.OUTLIER, rows, score=1 - np.clip(np.asarray(rows["familiarity"]), 0, 1))
 
@@ -172,12 +173,12 @@ def rank(faults: pa.Table) -> pa.Table:
 
 
 def summary(faults: pa.Table, suspects: pa.Table, judged: int) -> ReviewMetrics:
-    """Return what the metrics say.
+    """Return the review's part of the metrics.
 
     Args:
-        faults: all of them.
-        suspects: their ranked list.
-        judged: images whose label was judged.
+        faults: all faults.
+        suspects: the ranked list of suspects.
+        judged: number of images whose label was judged.
     """
     counts = {row["values"]: row["counts"] for row in pc.value_counts(faults["fault"]).to_pylist()}
     place = codes(suspects["fault"])

@@ -24,32 +24,33 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 MOST = 10_000
-"""Images of a fault that are listed."""
+"""Images that are listed for each fault, at most."""
 
 LIKELIER = 9
-"""Times as likely as its label another one has to be, before an image is doubted. With 5 % of the labels wrong, a
-classifier is as unsure as that makes it; the threshold of confident learning (the mean confidence of the other label's
-images) then left out a fifth of the wrong ones of 81 groceries."""
+"""An image is doubted if another label is this many times as likely as its own. If 5 % of the labels are wrong, the
+classifier itself is less sure; the threshold of confident learning (the mean confidence of the other label's images)
+then missed a fifth of the wrong labels among 81 groceries."""
 
 CHANCE = 3.0
-"""Standard deviations of the cosine of unrelated directions, below which an image has nothing to do with a label. Of 40
-photographs from shops among 58 studio fruits all are found so, of 40 of these among 81 groceries 33, and no others."""
+"""An image is unrelated to a label if its cosine is below so many standard deviations of unrelated directions' cosine.
+All of 40 shop photographs among 58 studio fruits are found, and 33 of 40 studio photographs among 81 groceries; nothing
+else is."""
 
 _ROW = [("path", pa.string()), ("label", pa.string()), ("split", pa.string())]
 DOUBTED = pa.schema([*_ROW, ("suggested", pa.string()), ("margin", pa.float32())])
-"""Images whose label is not the likeliest one, by far."""
+"""Images for which another label is far likelier than their own."""
 STRANGE = pa.schema([*_ROW, ("familiarity", pa.float32())])
-"""Images that have nothing to do with the other ones of their label, nor with another label."""
+"""Images that resemble neither the other images of their label nor those of another label."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What is found of some rows.
+    """The suspects among some rows.
 
     Attributes:
-        doubted: of `DOUBTED`, the smallest margins, the smallest first.
-        strange: of `STRANGE`, the least familiar, the least first.
-        images: that were judged.
+        doubted: rows of `DOUBTED` with the smallest margins, the smallest first.
+        strange: rows of `STRANGE` with the lowest familiarity, the lowest first.
+        images: number of images that were judged.
     """
 
     doubted: pa.Table
@@ -58,11 +59,11 @@ class Judged:
 
     @classmethod
     def none(cls) -> Self:
-        """Return what is found of no rows."""
+        """Return the result for no rows."""
         return cls(DOUBTED.empty_table(), STRANGE.empty_table(), 0)
 
     def merge(self, other: Self) -> Self:
-        """Return what is found of the rows of both."""
+        """Return the result for the rows of both together."""
         return type(self)(
             _least(pa.concat_tables([self.doubted, other.doubted]), "margin"),
             _least(pa.concat_tables([self.strange, other.strange]), "familiarity"),
@@ -72,12 +73,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judge:
-    """What a worker needs.
+    """The classifier that judges labels, as workers need it.
 
     Attributes:
-        model: fitted on the rows of some splits.
-        labels: its classes.
-        temperature: of its scores: they are divided by it before they become probabilities.
+        model: the discriminant, which can take back any row that it was fitted on.
+        labels: names of its classes.
+        temperature: its scores are divided by it before they become probabilities.
         fitted_on: the splits whose rows it was fitted on.
     """
 
@@ -111,13 +112,13 @@ class Judge:
 
 
 def judge_labels(spark: SparkSession, storage: Storage, files: Sequence[DataFile], judge: Judge) -> Judged:
-    """Judge the labels of all labelled rows of feature files, those of training rows as if they had not been learned.
+    """Judge the labels of all labelled rows of feature files, training rows as if they had not been learned.
 
     Args:
-        spark: where the work runs.
-        storage: of the output.
-        files: of ``features/``.
-        judge: what is fitted.
+        spark: the session.
+        storage: the output's storage.
+        files: files of ``features/``.
+        judge: the classifier that judges.
     """
     context = spark.sparkContext
     shared = context.broadcast(pickle.dumps(judge))

@@ -16,14 +16,14 @@ from orchard.reduction.statistics import ClassSums
 
 @dataclass(frozen=True)
 class Doubts:
-    """What is said of n images; arrays of shape (n,).
+    """Doubts about the labels of n images; arrays of shape (n,).
 
     Attributes:
-        margin: score of the label less that of the best other one; below 0 the other one is likelier.
-        other: place of the best other label.
-        familiarity: cosine to the mean of its label's other images, -1..1; of things that have nothing to do with each
-            other it is about 0, give or take 1 over the root of the number of features.
-        familiarity_other: to the mean of the best other label.
+        margin: score of the label minus that of the best other label; below 0 the other label is likelier.
+        other: index of the best other label.
+        familiarity: cosine to the mean of the other images of the same label, -1..1. For unrelated things it is about
+            0, with a standard deviation of 1 over the root of the number of features.
+        familiarity_other: cosine to the mean of the best other label, -1..1.
     """
 
     margin: NDArray[np.float32]
@@ -34,7 +34,7 @@ class Doubts:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """A discriminant of which any training row can be taken back.
+    """A linear discriminant from which any training row can be removed exactly.
 
     Confident learning (Northcutt, Jiang & Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels",
     https://arxiv.org/abs/1911.00068) asks classifiers that were trained without a fold about the fold. Here each row is
@@ -42,16 +42,16 @@ class LeaveOneOut:
     ``m - u / (n_g - 1)`` with ``u = x - m``, and the scatter within the classes loses ``n_g / (n_g - 1) u uᵀ``, so that
     its inverse follows by Sherman & Morrison (1950, "Adjustment of an inverse matrix"). Scale and shrinkage stay.
 
-    With 5 % of the labels wrong, the 6 % of the smallest margin held all of the wrong ones, of 58 fruits and of 81
-    groceries. So they did with five folds at random, which take five fits and a second pass; with folds of neighbouring
-    frames they held .98 to 1 of them.
+    With 5 % of the labels wrong, the 6 % of images with the smallest margin contained all wrong labels, for 58 fruits
+    and for 81 groceries. Five random folds gave the same, but need five fits and a second pass. Folds of neighbouring
+    frames gave .98 to 1 of the wrong labels.
 
     Attributes:
         origin: (d,) float32, mean of the training rows.
-        whitening: (d, d) float32, from rows less their mean to where the spread within the classes is white.
-        means: (c, d) float32, of the classes, there.
-        counts: (c,) int64, rows of the classes.
-        weight: of a row in the covariance within the classes.
+        whitening: (d, d) float32, maps centred rows to the space in which the spread within the classes is white.
+        means: (c, d) float32, the class means in that space.
+        counts: (c,) int64, rows of each class.
+        weight: weight of a row in the covariance within the classes.
     """
 
     origin: NDArray[np.float32]

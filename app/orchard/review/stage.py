@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from orchard.spark.session import Session
 
 VERSION = 1
-"""Raise it when the same features begin to give other faults: what was made before is then made again."""
+"""Raise it when a change makes the same features give other faults: older results are then computed again."""
 
 
 def stage_of(output: Output) -> Stage:
-    """Return the stage: its key is that of the features and of what labels are judged by.
+    """Return the stage. Its key is made of the features and of the classifier that judges labels.
 
-    A list that somebody took away is written again.
+    If somebody has deleted the list of suspects, it is written again.
     """
     calibrations = output.recall("classification").get("calibrations", {})
     temperature = calibrations.get(Classifier.LINEAR_DISCRIMINANT, {}).get("temperature", 1.0)
@@ -65,17 +65,17 @@ def run(
     temperature: float,
     progress: Callable[[int], None] | None = None,
 ) -> ReviewMetrics:
-    """Find what may be at fault, write the ranked list, and commit what the metrics say as the property ``review``.
+    """Find likely faults, write the ranked list of suspects, and commit the metrics as the property ``review``.
 
     Labels are judged if at least two are in training and the features are reduced; the other faults are found in any
     case.
 
     Args:
-        session: gives Spark, if labels can be judged.
-        output: with features, held for writing.
-        key: what the input comes to.
-        temperature: by which scores of linear discriminants are calibrated.
-        progress: called with the number of rows that are newly done.
+        session: starts Spark, which is needed if labels can be judged.
+        output: the output, with features, locked for writing.
+        key: the stage's key.
+        temperature: the calibration of the linear discriminant's scores.
+        progress: called with the number of rows done since the last call.
     """
     columns = ["path", "label", "split", "digest", "featurized", "format", "brightness", "sharpness"]
     images = output.read(Dataset.INVENTORY, columns, INVENTORY)

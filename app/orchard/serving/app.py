@@ -1,4 +1,4 @@
-"""The FastAPI application: its routes, and what they share."""
+"""The FastAPI application: its routes, and their shared parts."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ ROUTES = (PREDICT, MODEL_ROUTE, HEALTH, READY, METRICS_ROUTE, OPENAPI, reference
 
 @dataclass(frozen=True)
 class Serving:
-    """How a model is served."""
+    """Settings of the server."""
 
     engines: int = 1
-    """Processes with an engine each: one for each core."""
+    """Number of processes with one engine each; best one for each core."""
     queue: int = 256
-    """Images that may wait."""
+    """Number of images that may wait."""
     uploads: UploadLimits = field(default_factory=UploadLimits)
     max_pixels: int = 50_000_000
-    """Of one image, as its header says; what a phone of 48 megapixels takes passes."""
+    """Pixels of one image, as its header says, at most; a photo of 48 megapixels is accepted."""
     max_decode_seconds: float = 10.0
-    """Of CPU time, for an image."""
+    """CPU time for one image, in seconds, at most."""
     request_seconds: float = 30.0
-    """Within which an answer is there, from the end of the body."""
+    """Seconds from the end of the body to the answer, at most."""
     cors_origins: Sequence[str] = ()
-    """Pages of other origins that may ask."""
+    """Other origins whose pages may call the API."""
     privacy_notice: str = ""
-    """Text, or address, that the page shows before anyone takes a photo; empty: none."""
+    """Notice, as text or as its address, that the page shows before a photo is taken; empty: none."""
     root_path: str = ""
-    """Path under which a proxy passes requests on, such as ``/fruits``, whether it takes it off or not."""
+    """Path before all requests of a proxy, such as ``/fruits``, whether the proxy removes it or not."""
 
 
 @dataclass
 class Lifecycle:
-    """What the server tells the application."""
+    """State of the server, which it shares with the application."""
 
     draining: bool = False
-    """It is about to stop."""
+    """Whether the server is about to stop."""
     failure: Exception | None = None
-    """What an engine could not start for."""
+    """The error for which an engine could not start."""
 
 
 def create_app(model: Model, serving: Serving | None = None, state: Lifecycle | None = None) -> AsgiApp:
@@ -140,10 +140,10 @@ def create_app(model: Model, serving: Serving | None = None, state: Lifecycle | 
 
 
 class UnderPath:
-    """ASGI application that answers for another also below a path; probes and proxies that take it off ask without it.
+    """ASGI application that serves another one at a path as well; probes and some proxies omit the path.
 
     Args:
-        app: what answers.
+        app: the application to serve.
         root: the path, without a slash at its end.
     """
 
@@ -164,11 +164,11 @@ class UnderPath:
 
 
 class Shortcut:
-    """ASGI application that answers some requests by others than `app`.
+    """ASGI application that passes some requests to other applications than `app`.
 
     Args:
-        app: what answers.
-        others: by method and path, what answers instead.
+        app: the application for all other requests.
+        others: (method, path) -> the application for such requests.
     """
 
     def __init__(self, app: AsgiApp, others: Mapping[tuple[str, str], AsgiApp]) -> None:

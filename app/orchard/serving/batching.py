@@ -1,7 +1,7 @@
 """Engines behind one bounded queue, one for each core: each takes what is waiting, and never waits for more.
 
-An engine that dies, or is at a batch for too long, is replaced; each image that it was at is tried once more, alone, so
-that one costs no other its answer.
+An engine that dies, or takes too long for a batch, is replaced. Each image of its batch is tried once more, alone, so
+that one bad image costs no other its answer.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ from orchard.vocabulary import Reason
 log = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 2, 4)
-"""Each engine is compiled for these. One thread, EfficientNet-Lite0, bfloat16, AMX: 4.5 ms an image one by one, 3.7
-by twos, 3.8 by fours, 5.0 by eights; a photograph waits for the rest of its batch."""
+"""Batch sizes that each engine is compiled for. One thread, EfficientNet-Lite0, bfloat16, AMX: 4.5 ms an image one by
+one, 3.7 by twos, 3.8 by fours, 5.0 by eights; a photograph waits for the rest of its batch."""
 AHEAD_BYTES = 64 * 1024
 """Largest batch, in bytes, that may be queued on a busy engine. A larger one gains less than its photographs lose by
 waiting while another engine is idle."""
 CLOSE_SECONDS = 10.0
-"""How long a closing pool waits for answers that are under way."""
+"""How long a closing pool waits for unfinished answers."""
 START_SECONDS = 120.0
 """How long an engine may take to compile; on an idle core it takes 3."""
 RETRY_SECONDS = (1.0, 30.0)
-"""Pause between tries to start an engine: the first one, and the longest. Each is twice the one before."""
+"""Shortest and longest pause between attempts to start an engine; each pause is twice the one before."""
 BATCH_SECONDS = 10.0
-"""Within which an engine answers a batch, beside the time for each of its images; it takes 0.02 on an idle core."""
+"""Time limit for a batch, in addition to the time for each of its images; on an idle core a batch takes 0.02 s."""
 REGIONS_BATCHES = -(-PLACE_IMAGES // max(BATCH_SIZES))
-"""Batches that an image takes as long as of which is said what is where."""
+"""Number of full batches that take as long as one image with regions."""
 WATCH_SECONDS = 0.25
-"""How often someone looks whether an engine is late."""
+"""Interval, in seconds, between checks for engines that are late."""
 IDLE_SECONDS = 5.0
-"""An engine that had nothing to do for so long gets an empty batch, so that one that has stopped is noticed."""
+"""After so many idle seconds an engine gets an empty batch, so that an engine that has stopped is noticed."""
 
 
 class QueueFull(Exception):
-    """As many images wait as may."""
+    """The queue is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """What came of an image."""
+    """The result for one image: a prediction or an error."""
 
     result: Prediction | Rejection | Problem
     milliseconds: float
-    """From the queue's entrance to the answer."""
+    """Time from the entry into the queue to the answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,17 +74,17 @@ class PendingRequest:
 
     @property
     def cost(self) -> int:
-        """Images whose room in the queue each of its own takes."""
+        """Places in the queue that each of its images takes."""
         return PLACE_IMAGES if self.regions else 1
 
     @property
     def given_up(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether the client no longer waits for it."""
         return self.done.done()
 
 
 class Observer(Protocol):
-    """Who counts what happens to engines."""
+    """Counts events of the engines."""
 
     def batch(self, images: int) -> None:
         """Count a batch."""
@@ -142,12 +142,12 @@ class EnginePool:
 
     Args:
         model: the model.
-        engines: how many.
-        capacity: images that may wait.
-        limits: what an image may cost. By any clock a batch has `BATCH_SECONDS` and ``max_seconds`` for each image: an
-            engine that is late then does not work, but hangs.
-        observer: who counts.
-        failed: called with what an engine could not start for.
+        engines: number of engines.
+        capacity: number of images that may wait.
+        limits: limits for decoding one image. A batch has `BATCH_SECONDS`, and ``max_seconds`` for each image, of wall
+            clock time: an engine that takes longer hangs.
+        observer: counts events of the engines.
+        failed: called with the error for which an engine could not start.
     """
 
     def __init__(
@@ -186,31 +186,31 @@ class EnginePool:
 
     @property
     def tried(self) -> bool:
-        """Whether all engines were compiled once, or could not."""
+        """Whether every engine has tried to compile once, with success or not."""
         return not self._untried
 
     @property
     def able(self) -> int:
-        """Engines that can answer: compiled, and not at one batch for seconds."""
+        """Number of engines that can answer: they are compiled, and have not spent seconds on one batch."""
         return sum(engine.seconds < BATCH_SECONDS / 2 for engine in self._compiled)
 
     @property
     def ready(self) -> bool:
-        """Whether all engines were tried, one at least can answer, and none is about to stop."""
+        """Whether all engines have tried to compile, at least one can answer, and the pool is not closing."""
         return self.tried and self.able > 0 and not self._closing
 
     @property
     def waiting(self) -> int:
-        """Images in the queue; one with regions counts as those that it takes as long as."""
+        """Number of images in the queue; one with regions counts as the number of images that take as long."""
         return sum(request.cost for request, _ in (*self._queue, *self._suspects))
 
     def submit(self, images: Sequence[bytes], top: int, *, regions: bool = False) -> asyncio.Future[list[ImageResult]]:
-        """Return what will be the outcomes, in the order of `images`; cancel it, and those that wait are dropped.
+        """Return a future of the results, in the order of `images`. If it is cancelled, waiting images are dropped.
 
         Args:
-            images: the bytes of each.
-            top: labels that each answer lists.
-            regions: whether to say what is where, too; such an image counts as many, but one alone always has room in
+            images: the bytes of each image.
+            top: number of labels that each answer lists.
+            regions: whether to find regions, too. Such an image takes many places, but a single one always fits into
                 an empty queue.
 
         Raises:
@@ -235,7 +235,7 @@ class EnginePool:
         return sum(waiting.cost for waiting, _ in self._queue) + cost <= self.capacity
 
     async def close(self) -> None:
-        """Stop the engines after what they are at."""
+        """Stop the engines when they have finished their current batches."""
         self._closing = True
         for engine in self._compiled:
             engine.process.finish()

@@ -10,21 +10,21 @@ from orchard.cards import Card, Cards, language_tag
 from orchard.serving.problems import Problem, Refusal
 
 CardOf = Callable[[str | None, str | None], Card | None]
-"""From label and kind, as far as they are sure, to what there is to know about them."""
+"""Function from label and kind (None if not sure) to their card."""
 
 MAX_LANGUAGES = 10
 _QUALITY = re.compile(r"\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*")
 
 
 def requested(cards: Cards, query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> CardOf | None:
-    """Return what finds the cards that a request asks for; None if it asks for none.
+    """Return a function that finds cards in the language that a request asks for; None if it asks for no cards.
 
     ``?cards=fr`` asks for them in French, and ``?cards`` in the languages of ``Accept-Language``.
 
     Args:
-        cards: of the model.
-        query: of the request, as ASGI has it.
-        headers: likewise.
+        cards: the model's cards.
+        query: the request's query string, as bytes of ASGI.
+        headers: the request's headers, as pairs of bytes of ASGI.
 
     Raises:
         Problem: ``cards`` is no language.
@@ -50,7 +50,7 @@ def requested(cards: Cards, query: bytes, headers: Iterable[tuple[bytes, bytes]]
 
 
 def accepted(header: bytes) -> list[str]:
-    """Return the languages of an ``Accept-Language``, the best first; what is none is left out."""
+    """Return the languages of an ``Accept-Language`` header, the preferred first; invalid ones are left out."""
     found: list[tuple[float, str]] = []
     for item in header.decode("latin-1").split(",")[:MAX_LANGUAGES]:
         text, _, weight = item.partition(";")

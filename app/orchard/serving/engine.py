@@ -1,7 +1,6 @@
 """An engine in a process of its own.
 
-It shares no interpreter lock with the server, and a picture that kills it, or keeps it busy for ever, costs nothing
-else.
+It shares no interpreter lock with the server. A picture that kills it, or keeps it busy for ever, harms nothing else.
 
 ::
 
@@ -9,7 +8,7 @@ else.
     parent: images, top, regions     -> child: decodes, predicts, answers a list or an exception
     parent: closes its side          -> child: ends
 
-A message is a pickle; the child's begin with their length, 8 bytes, as the event loop has to know it.
+A message is a pickle. The child's messages begin with their length in 8 bytes, because the event loop needs it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from orchard.inference.predictor import Prediction, Predictor
 
 ImageAnswer = Prediction | Rejection
 GRACE = 1.5
-"""An image that takes so many times the limit of CPU time is in native code that does not stop by itself."""
+"""An image that takes this many times its CPU time limit is in native code that does not stop by itself."""
 _LENGTH_BYTES = 8
 
 
@@ -46,8 +45,8 @@ class EngineProcess:
     """The parent's side, in its event loop.
 
     Args:
-        limits: what an image may cost.
-        sizes: of the batches that the network is compiled for, one after the other.
+        limits: limits for decoding one image.
+        sizes: batch sizes that the network is compiled for, one after the other.
     """
 
     def __init__(self, limits: Limits, sizes: Sequence[int]) -> None:
@@ -56,7 +55,7 @@ class EngineProcess:
         self._killed = False
 
     async def start(self, model: Model) -> None:
-        """Start it with what answers, and wait until that is compiled. Raises what it failed with, or EngineDied."""
+        """Start the process with a model, and wait until it is compiled. Raises the process's error, or EngineDied."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
@@ -68,11 +67,11 @@ class EngineProcess:
             raise error
 
     def send(self, images: Sequence[bytes], top: int, *, regions: bool = False) -> None:
-        """Give it a batch; those that it has not begun wait their turn. With `regions` it says what is where, too."""
+        """Send a batch; batches are answered in order. With `regions` the answers contain regions, too."""
         self._send((list(images), top, regions))
 
     async def receive(self) -> list[ImageAnswer]:
-        """Return the answers to the oldest batch. Raises what it failed with, or EngineDied."""
+        """Return the answers to the oldest batch. Raises the process's error, or EngineDied."""
         answer = await self._receive()
         if isinstance(answer, Exception):
             raise answer
@@ -80,18 +79,18 @@ class EngineProcess:
         return found
 
     def finish(self) -> None:
-        """Say that nothing more comes: it ends when it has answered what it was given."""
+        """Send no more batches: the process ends when it has answered all batches."""
         with suppress(OSError, RuntimeError):  # it is gone already
             self._writer.write_eof()
 
     def kill(self) -> None:
-        """End it at once, because it is late."""
+        """End the process at once, because it is late."""
         self._killed = True
         assert self._process is not None
         self._process.kill()
 
     async def close(self) -> None:
-        """End it if it has not ended, and learn what of."""
+        """End the process if it still runs, and record why it has ended."""
         if self._process is None:
             return
         self._writer.transport.abort()
@@ -101,12 +100,12 @@ class EngineProcess:
 
     @property
     def overran(self) -> bool:
-        """Whether it has ended, because an image took more CPU time than it may."""
+        """Whether the process has ended because an image exceeded its CPU time."""
         return self._process is not None and self._process.returncode == -signal.SIGVTALRM
 
     @property
     def late(self) -> bool:
-        """Whether it has ended, because a batch took too long by any clock."""
+        """Whether the process was ended because a batch took too much wall clock time."""
         return self._killed or self.overran
 
     def _send(self, message: object) -> None:
@@ -123,9 +122,9 @@ class EngineProcess:
 def predict(
     predictors: dict[int, Predictor], images: Sequence[bytes], top: int, *, regions: bool, seconds: float
 ) -> list[ImageAnswer]:
-    """Decode images and predict those that can be, in the smallest batch that holds them.
+    """Decode images, and predict those that can be decoded, in the smallest batch size that holds them.
 
-    An image that takes more CPU time ends the process by SIGVTALRM, in whatever library it is.
+    An image that exceeds its CPU time ends the process by SIGVTALRM, in whatever library that happens.
     """
     largest = predictors[max(predictors)]
     decode = largest.decode_larger if regions else largest.decode
@@ -147,7 +146,7 @@ def predict(
 
 
 def main() -> None:
-    """Answer what comes through standard input, a socket, until it is closed."""
+    """Answer the messages that arrive through standard input, which is a socket, until it is closed."""
     for name in (signal.SIGTERM, signal.SIGINT):  # the parent says when it is over
         signal.signal(name, signal.SIG_IGN)
     signal.signal(signal.SIGVTALRM, signal.SIG_DFL)  # it ends this process, whatever was inherited

@@ -73,7 +73,7 @@ class ServerMetrics:
         able: Callable[[], int],
         held: Callable[[], int],
     ) -> None:
-        """Report the state of queue and engines and the bytes that are held, whenever someone asks."""
+        """Report the state of queue and engines, and the bytes held, whenever the metrics are read."""
         gauge = Gauge("orchard_queue_images", "Images that wait for an engine", registry=self._registry)
         gauge.set_function(waiting)
         Gauge("orchard_queue_capacity_images", "Images that may wait", registry=self._registry).set(capacity)

@@ -1,4 +1,4 @@
-"""What every request gets, whatever answers it: an id, security headers, a log line, figures, and a decent error."""
+"""Middleware for every request: an id, security headers, a log line, metrics, and an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 access = logging.getLogger("orchard.access")
 
 CLIENT_GONE = 499
-"""In log and metrics, as nginx has it: nobody was there to answer."""
+"""Status in log and metrics if the client has gone before the answer; nginx uses the same number."""
 MAX_LOGGED_PATH = 100
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
@@ -40,15 +40,15 @@ _SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in 
 
 @dataclass(slots=True)
 class Exchange:
-    """What is known of a request while it is answered."""
+    """A request's id, status and figures while it is answered."""
 
     request_id: str
     images: int = 0
     bytes: int = 0
     status: int = 0
-    """0: no answer yet."""
+    """Status of the answer; 0: there is none yet."""
     body_pending: bool = False
-    """The body was refused before its end."""
+    """Whether the body was refused before its end."""
 
 
 class Gone(Exception):
@@ -56,7 +56,7 @@ class Gone(Exception):
 
 
 def exchange(scope: Scope) -> Exchange:
-    """Return what `RequestMiddleware` knows of the request."""
+    """Return the `Exchange` that `RequestMiddleware` keeps for the request."""
     found: Exchange = scope["orchard.exchange"]
     return found
 
@@ -65,10 +65,10 @@ class RequestMiddleware:
     """ASGI middleware.
 
     Args:
-        app: what answers.
-        metrics: what counts.
-        routes: paths that are counted by their name; all others are counted as one.
-        draining: whether the server is about to stop, and clients should take another connection.
+        app: the application that answers.
+        metrics: the server's metrics.
+        routes: paths that are counted separately; all others are counted together.
+        draining: returns whether the server is about to stop, so that clients should use another connection.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The API's OpenAPI description: what goes in, what comes out, with examples; and what ``GET /v1/model`` answers."""
+"""The API's OpenAPI description, with inputs, outputs and examples; and the answer of ``GET /v1/model``."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class ModelCard(BaseModel):
 
 
 def model_card(model: Model) -> ModelCard:
-    """Return what ``GET /v1/model`` answers; nothing in it tells where images or results lie."""
+    """Return the answer of ``GET /v1/model``, which does not contain the addresses of images and results."""
     described = describe(model)
     training, splits = described.training, described.training.images_by_split
     return ModelCard(
@@ -243,7 +243,7 @@ def describe_problems(app: FastAPI) -> None:
 
 
 def predict_request(model: Model, max_files: int) -> dict[str, Any]:
-    """Return the description of what ``POST /v1/predict`` takes."""
+    """Return the description of the body of ``POST /v1/predict``."""
     binary = {"type": "string", "format": "binary"}
     form = {
         "type": "object",

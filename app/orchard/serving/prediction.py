@@ -21,23 +21,23 @@ from orchard.serving.problems import Problem, Refusal
 from orchard.serving.uploads import Body, Disconnected, MemoryBudget, Upload, UploadLimits, read_uploads
 
 TOP = 5
-"""Labels of an answer, unless the request says otherwise."""
+"""Number of labels in an answer, unless the request gives another."""
 UNWATCHED_SECONDS = 0.2
-"""So long an answer is waited for before anyone looks whether the client is still there: to look costs 0.05 ms."""
+"""Seconds of waiting for an answer before the first check whether the client is still there; a check costs 0.05 ms."""
 
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class PredictionHandler:
-    """Answers with what is on the images of a request; an ASGI application.
+    """An ASGI application that classifies the images of a request.
 
     Args:
         model: the model.
         pool: its engines.
-        metrics: what counts.
-        limits: what a request may cost.
-        held: the bytes that all requests hold.
-        request_seconds: within which the images are answered, from the end of the body.
+        metrics: the server's metrics.
+        limits: limits for one request.
+        held: budget for the bytes of all requests.
+        request_seconds: seconds from the end of the body to the answer, at most.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ def _regions(asked: Mapping[str, list[str]]) -> bool:
 
 
 def describe(prediction: Prediction, top: int) -> dict[str, Any]:
-    """Return a prediction as the answer says it: shares to six decimals, no label if it is not sure."""
+    """Return a prediction as JSON of the answer: shares with six decimals, and no label if it is not sure."""
     found: dict[str, Any] = {
         "answer": str(prediction.answer),
         "label": prediction.label,

@@ -13,7 +13,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Refusal(StrEnum):
-    """Why a request was refused for no fault of an image; beside `Reason` the closed list of ``reason``."""
+    """Why a request was refused, other than for a fault of an image. With `Reason`, the closed list of ``reason``."""
 
     NO_FILE = "no_file"
     """The body holds no file."""
@@ -57,17 +57,17 @@ STATUS = {
 """The status of an answer that gives this reason."""
 
 RETRY_SECONDS = 1
-"""``Retry-After`` of a 503: a full queue is worked off in less."""
+"""``Retry-After`` of a 503, in seconds: a full queue empties in less time."""
 
 
 class Problem(Exception):
     """An answer that is an error.
 
     Args:
-        reason: None for what HTTP itself has a word for (404, 405) and for a fault of the server (500).
+        reason: the reason; None for errors that HTTP itself names (404, 405), and for a fault of the server (500).
         detail: one sentence for people; never a path, never a part of an image.
-        status: if it is not the reason's own.
-        headers: to send with it.
+        status: HTTP status, if it is not the reason's own.
+        headers: headers to send with it.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Problem(Exception):
 
     @classmethod
     def of(cls, rejection: Rejection) -> Problem:
-        """Return the problem that the only image of a request is."""
+        """Return the problem for a request whose only image was rejected."""
         return cls(rejection.reason, rejection.detail)
 
     def to_json(self, request_id: str) -> bytes:

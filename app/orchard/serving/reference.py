@@ -11,13 +11,13 @@ from orchard.serving.static import PAGE, File
 
 DOCS = "/docs"
 VENDORED = ("swagger-ui-bundle.js", "swagger-ui.css")
-"""What ``npm run vendor`` brings; without it the page is not there."""
+"""Files that ``npm run vendor`` copies; without them the page does not exist."""
 
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 
 
 def router() -> APIRouter:
-    """Return the routes of the page and of what it loads; without the vendored files, one that says so."""
+    """Return the routes of the page and its files; if the files are missing, a route that says so."""
     docs = APIRouter(include_in_schema=False)
     paths = {DOCS: PAGE / "reference/index.html", f"{DOCS}/reference.js": PAGE / "reference/reference.js"}
     paths |= {f"{DOCS}/{name}": PAGE / "vendor" / name for name in VENDORED}

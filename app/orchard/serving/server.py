@@ -1,4 +1,4 @@
-"""uvicorn as Orchard runs it: one process, limits on headers and connections, and an end without a lost request."""
+"""uvicorn as Orchard runs it: one process, limits on headers and connections, and a stop that loses no request."""
 
 from __future__ import annotations
 
@@ -28,27 +28,28 @@ log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 32 * 1024
 HEADER_SECONDS = 10.0
-"""Within which the headers of a connection's first request must be there."""
+"""Seconds within which the headers of a connection's first request must arrive."""
 KEEP_ALIVE_SECONDS = 75
-"""An idle connection is kept as long; load balancers close theirs after 60."""
+"""Seconds that an idle connection is kept; load balancers close theirs after 60."""
 LINGER_SECONDS = 30.0
-"""So long the rest of a refused body is read and dropped, as long as one that is wanted may take."""
+"""Seconds for which the rest of a refused body is read and dropped: as many as an accepted body may take."""
 PROBE_SECONDS = 0.5
-"""How often a client that has closed its half is asked whether it is still there, while it has no answer."""
+"""Interval, in seconds, of checks whether a client that has closed its half still waits for its answer."""
 STALLED_SECONDS = 60.0
-"""So long an answer may lie that the client does not read."""
+"""Seconds for which a client may leave its answer unread."""
 BACKLOG = 1024
 
 
 class Wire:
-    """A transport that sends what is written within one turn of the loop at once: head and body in one system call.
+    """A transport that sends everything written within one turn of the loop in one system call: head and body.
 
-    Two take 0.2 ms more of the processor for each answer. It is closed so that the client can read the last answer.
+    Two system calls take 0.2 ms more of CPU time for each answer. It closes in such a way that the client can read the
+    last answer.
 
     Args:
-        transport: what sends.
-        loop: its loop.
-        unread: whether the client may be sending what nobody reads any more.
+        transport: the transport that sends.
+        loop: its event loop.
+        unread: returns whether the client may still send data that is not read any more.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Wire:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send before the next turn."""
+        """Send the data before the next turn of the loop."""
         if self._lingers is not None:
             return
         if not self._waiting:
@@ -73,13 +74,14 @@ class Wire:
         self._waiting.append(data)
 
     def is_closing(self) -> bool:
-        """Whether nothing more is sent."""
+        """Whether the transport is closing, so that nothing more is sent."""
         return self._lingers is not None or self._transport.is_closing()
 
     def close(self) -> None:
-        """Send what waits, and close: at once if it is the second time, or if the client has nothing more to say.
+        """Send waiting data, and close: at once at the second call, or if the client sends nothing more.
 
-        Otherwise when it has said it: what arrives at a closed connection resets it, and takes the answer away.
+        Otherwise it closes when the client has finished: data that arrives at a closed connection resets it, and the
+        client would lose the answer.
         """
         self._flush()
         if self._lingers is not None:
@@ -98,7 +100,7 @@ class Wire:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's, which by itself takes headers of any size for any time, and has no answer for who closes its half."""
+    """uvicorn's protocol with limits on the size and time of headers, and with answers after a client's half-close."""
 
     _header_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
@@ -134,7 +136,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._set_deadline(KEEP_ALIVE_SECONDS, self.transport.close)  # empty lines alone
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Answer who has closed its half after a whole request, and tell who has done so before its end."""
+        """Answer a client that closes its half after a whole request; reply with an error if the request is cut off."""
         if self.transport.is_closing():
             return False
         self._half_closed = True
@@ -153,24 +155,24 @@ class LimitedProtocol(HttpToolsProtocol):
         self._set_deadline(HEADER_SECONDS, self._too_slow)
 
     def on_headers_complete(self) -> None:
-        """Headers end; what follows is the application's to count."""
+        """Headers end; the application counts the body."""
         self._clear_deadline()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Part of a body is no header."""
+        """Stop counting: this is a body, not headers."""
         self._header_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The next headers begin at nothing."""
+        """Reset the count for the next headers."""
         self._in_message = False
         self._header_bytes = 0
         self._clear_deadline()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Give a body that nobody wants its time to end."""
+        """Give a refused body time to end."""
         super().on_response_complete()
         if self._in_message and self._deadline is None:
             self._set_deadline(LINGER_SECONDS, self.transport.abort)
@@ -181,18 +183,18 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stalled = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It reads."""
+        """Stop that clock: the client reads again."""
         self._clear_stalled()
         super().resume_writing()
 
     def shutdown(self) -> None:
-        """Close when what is under way is answered, and wait for no client."""
+        """Close when requests in progress are answered, without waiting for further requests."""
         super().shutdown()
         if self.transport.is_closing():
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
+        """Answer data that is not HTTP."""
         self._close_with(400, msg)
 
     def _set_deadline(self, seconds: float, then: Callable[[], None]) -> None:
@@ -249,10 +251,11 @@ class Server(uvicorn.Server):
     """Stops in three steps: not ready, no new connections, gone when the last request is answered.
 
     Args:
-        config: uvicorn's.
-        state: what the application knows of it.
-        root_path: that a proxy puts before every path, for people who read where it is.
-        drain_seconds: from the signal on, requests are taken for so long, while balancers learn that it is not ready.
+        config: uvicorn's configuration.
+        state: the state that is shared with the application.
+        root_path: the path that a proxy puts before every path; only for the printed address.
+        drain_seconds: seconds after the signal in which requests are still accepted, while load balancers learn that
+            the server is not ready.
     """
 
     def __init__(self, config: uvicorn.Config, state: Lifecycle, *, root_path: str, drain_seconds: float) -> None:
@@ -263,7 +266,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT; unlike uvicorn's, the process does not die of them afterwards."""
+        """Stop on SIGTERM and SIGINT; unlike with uvicorn, the signal does not kill the process afterwards."""
         previous = {name: signal.signal(name, self._asked_to_stop) for name in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -272,7 +275,7 @@ class Server(uvicorn.Server):
                 signal.signal(name, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
+        """Listen, and print the address."""
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -312,7 +315,7 @@ def run(
 
     Raises:
         ClusterError: an engine cannot be compiled on this machine.
-        OrchardError: the address cannot be had.
+        OrchardError: the address cannot be used.
     """
     state = Lifecycle()
     app = create_app(model, serving, state)

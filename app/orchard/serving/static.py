@@ -28,7 +28,7 @@ from orchard.serving.problems import Problem
 
 PAGE = Path(__file__).parent / "page"
 RUNTIME = ("vendor/ort.wasm.bundle.min.mjs", "vendor/ort-wasm-simd-threaded.wasm")
-"""What `npm run vendor` brings; without it the page leaves every answer to the server."""
+"""Files that `npm run vendor` copies; without them the page asks the server for every answer."""
 
 _FILES = {
     "index.html": "text/html; charset=utf-8",
@@ -55,13 +55,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class File:
-    """A file as it is sent."""
+    """A file of the page, ready to be sent."""
 
     media_type: str
     content: bytes
     etag: str
     compressed: bytes | None = None
-    """The content as gzip, where that is worth it."""
+    """The content as gzip; None if that saves too little."""
 
     @classmethod
     def of(cls, content: bytes, media_type: str) -> File:
@@ -85,10 +85,10 @@ class File:
 
 
 def router(model: Model, notice: str = "") -> APIRouter:
-    """Return the routes of the page for a model, whose form for the browser is made in the background from now on.
+    """Return the routes of the page, and begin to make the model for the browser in the background.
 
     Args:
-        model: what answers.
+        model: the model.
         notice: see `with_notice`.
     """
     files = read_page(notice)
@@ -119,7 +119,7 @@ def router(model: Model, notice: str = "") -> APIRouter:
 
 
 def read_page(notice: str = "") -> dict[str, File]:
-    """Return every file of the page by the path it is served at, the service worker with the list of the others.
+    """Return path -> file of the page; the service worker contains the list of the other files.
 
     ``notice`` is as in `with_notice`.
     """
@@ -156,12 +156,12 @@ def with_notice(page: str, notice: str) -> str:
 
 
 def is_address(notice: str) -> bool:
-    """Return whether a notice is somewhere on the web, rather than the text itself."""
+    """Return whether a notice is the address of a notice, rather than its text."""
     return re.fullmatch(r"https?://[^/\s]+\S*", notice) is not None
 
 
 def about_model(model: Model, *, runtime: bool) -> File:
-    """Return ``model.json``: what the page needs to know; ``runtime`` tells whether it can run the model itself."""
+    """Return ``model.json``, the page's description of the model; ``runtime`` says whether the page can run it."""
     described = describe(model)
     kinds = {
         "names": described.kinds,
@@ -212,7 +212,7 @@ def _about_regions(model: Model) -> dict[str, Any]:
 
 
 class ExportedModel:
-    """The model as the browser runs it; made by one thread, sent by others."""
+    """The model in the browser's format; one thread makes it, others send it."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -220,7 +220,7 @@ class ExportedModel:
         self._failed = False
 
     def start(self) -> None:
-        """Make it in the background; a process that ends meanwhile ends after it, as C++ at work would abort it."""
+        """Make it in the background. The process cannot end before this is done, because running C++ would abort it."""
         threading.Thread(target=self.make, name="model-for-browsers").start()
 
     def make(self) -> None:

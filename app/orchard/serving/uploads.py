@@ -18,7 +18,7 @@ from orchard.vocabulary import Reason
 
 MIB = 2**20
 OTHER_PARTS = 16
-"""Parts of a request that may be no files: a form's other fields, whose content is dropped."""
+"""Number of parts of a request that need not be files, at most: a form's other fields, whose content is dropped."""
 MAX_BOUNDARY = 256
 MAX_PART_HEADERS = 8
 MAX_PART_HEADER_BYTES = 4096
@@ -28,17 +28,17 @@ _FILE_TYPES = ("image/", "application/octet-stream")
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """What a request may cost."""
+    """Limits for one request, and for all together."""
 
     max_bytes: int = 20 * MIB
-    """Of one file."""
+    """Bytes of one file, at most."""
     max_total_bytes: int = 64 * MIB
-    """Of a request's body."""
+    """Bytes of a request's body, at most."""
     max_files: int = 16
     body_seconds: float = 30.0
-    """Within which the whole body must have arrived."""
+    """Seconds within which the whole body must arrive."""
     max_held_bytes: int = 512 * MIB
-    """Of all bodies that the process holds at one time."""
+    """Bytes of all bodies that the process holds at one time, at most."""
 
     def __post_init__(self) -> None:
         if self.max_total_bytes < self.max_bytes or self.max_held_bytes < self.max_total_bytes:
@@ -50,7 +50,7 @@ class Upload:
     """A file of a request."""
 
     filename: str | None
-    """As the client calls it, without folders; for the answer alone."""
+    """The client's name of the file, without folders; used only in the answer."""
     content: bytes | Rejection
 
 
@@ -60,13 +60,13 @@ class Disconnected(Exception):
 
 @dataclass
 class MemoryBudget:
-    """How many bytes of bodies the process holds."""
+    """Counts the bytes of bodies that the process holds, up to a limit."""
 
     limit: int
     total: int = 0
 
     def take(self, size: int) -> None:
-        """Count `size` more bytes. Raises Problem if that is too much."""
+        """Count `size` more bytes. Raises Problem if that exceeds the limit."""
         if self.total + size > self.limit:
             raise Problem(Refusal.QUEUE_FULL, "The server holds as many bytes as it may; try again.")
         self.total += size
@@ -78,11 +78,11 @@ class Body:
 
     held: MemoryBudget
     size: int = 0
-    """Bytes so far."""
+    """Number of bytes that have arrived."""
     complete: bool = False
 
     def release(self) -> None:
-        """Say that the bytes are no longer held."""
+        """Give the bytes back to the budget."""
         self.held.total -= self.size
 
 
@@ -95,7 +95,7 @@ class _Sink(Protocol):
 async def read_uploads(
     headers: Iterable[tuple[bytes, bytes]], receive: Receive, limits: UploadLimits, body: Body
 ) -> list[Upload]:
-    """Return the files of a request; one with too many bytes is a rejection in their midst.
+    """Return the files of a request in order; a file with too many bytes is replaced by a rejection.
 
     Raises:
         Problem: the request is too large, too slow, broken, of another type, or holds no file.

@@ -46,7 +46,7 @@ def open_storage(url: str, s3: S3Options = DEFAULT_S3) -> Storage:
 
 
 def check_regions(addresses: Iterable[str], s3: S3Options) -> None:
-    """Make sure that every bucket among the addresses is in an allowed region, before anything of any is touched.
+    """Check that every bucket among the addresses is in an allowed region, before any object is read or written.
 
     Raises RegionRefused, and StorageError if a bucket cannot be asked.
     """
@@ -59,7 +59,7 @@ def check_regions(addresses: Iterable[str], s3: S3Options) -> None:
 def read_path(path: str, s3: S3Options = DEFAULT_S3, max_bytes: int | None = None) -> bytes:
     """The content of an absolute local path or an object's address, as listings name images.
 
-    At most ``max_bytes`` + 1 bytes are read: a longer answer than ``max_bytes`` says that the file is larger.
+    At most ``max_bytes`` + 1 bytes are read; if more than ``max_bytes`` are returned, the file is larger.
     Connections are kept for each bucket and process. Raises as `Storage` does.
     """
     if is_object(path):
@@ -75,5 +75,5 @@ def read_path(path: str, s3: S3Options = DEFAULT_S3, max_bytes: int | None = Non
 
 
 def may_read(path: str) -> str:
-    """What to allow so that a path, as listings name images, may be read."""
+    """The permission that is needed to read a path of a listing, as words for a message."""
     return WORDS[path.partition("://")[0]].reading if is_object(path) else "this user to read them"

@@ -9,21 +9,21 @@ from urllib.parse import unquote
 from orchard.errors import UsageError
 
 OBJECTS = ("s3a://", "gs://", "abfss://")
-"""How the address of an object begins, wherever one is stored."""
+"""Beginnings of an object's address, as Orchard stores addresses."""
 _OBJECT = re.compile(r"(s3a?|gs|abfss?)://([^/]+)/*(.*)", re.DOTALL)
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _CONTAINER = re.compile(r"[^/@]+@[^/@.]+\.dfs\.[^/@]+")
 SPELLED = {"s3": "s3a", "abfs": "abfss"}
-"""Schemes that mean another."""
+"""Other spellings of a scheme -> the scheme that Orchard uses."""
 
 
 class Location(NamedTuple):
-    """Where an object, or what is below a prefix, is stored."""
+    """The address of an object or a prefix, in its parts."""
 
     scheme: str
     """``s3a``, ``gs`` or ``abfss``."""
     bucket: str
-    """Of Azure ``container@account.dfs.core.windows.net``."""
+    """The bucket's name; on Azure ``container@account.dfs.core.windows.net``."""
     key: str
 
     @property
@@ -38,12 +38,12 @@ class Location(NamedTuple):
 
 
 def is_object(path: str) -> bool:
-    """Whether a path, as listings name images, is that of an object."""
+    """Whether a path of a listing is the address of an object, rather than a local path."""
     return path.startswith(OBJECTS)
 
 
 def split_object_url(url: str) -> Location | None:
-    """What ``s3a://bucket/key`` (``s3://`` alike), ``gs://…`` or ``abfss://…`` names, the key taken literally.
+    """Split the address ``s3a://bucket/key`` (or ``s3://``), ``gs://…`` or ``abfss://…``; the key is taken literally.
 
     None for anything else. Raises UsageError for an address of Azure that does not say which account is meant.
     """

@@ -1,7 +1,7 @@
 """Buckets of Google Cloud Storage and containers of Azure Storage.
 
-Both are known by their own identity: obstore asks for its token where the cloud has it, be it a file, a variable or the
-service that a pod or a machine is given one by.
+obstore finds the credentials of each cloud where the cloud keeps them: in a file, in a variable, or at the service that
+gives tokens to a pod or a machine.
 """
 
 import contextlib

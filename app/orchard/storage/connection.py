@@ -29,7 +29,7 @@ RETRIES: "RetryConfig" = {
 
 
 def client(endpoint: str | None) -> "ClientConfig":
-    """How to talk to the server at a URL; None: to the cloud's own."""
+    """HTTP options of obstore's client for the server at a URL; None: the cloud's own server."""
     return {
         "allow_http": endpoint is not None and endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=3),
@@ -47,7 +47,7 @@ class Found(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Up to a thousand objects, and what names the next page; None: there is none."""
+    """Up to a thousand objects of a listing, and the name of the next page; None: this is the last."""
 
     objects: list[Found]
     next: object | None
@@ -62,7 +62,7 @@ class _Position:
 
 
 class Connection:
-    """obstore for one bucket. Errors are as they come: `s3_errors` reads them.
+    """obstore for one bucket. Errors are passed on unchanged; `s3_errors` interprets them.
 
     Attributes:
         store: obstore's, for ordinary keys.
@@ -71,7 +71,7 @@ class Connection:
     store: "S3Store | GCSStore | AzureStore"
 
     def region(self) -> str | None:
-        """Where the bucket is stored; None: that cannot be told."""
+        """The bucket's region; None: the store does not say."""
         return None
 
     def page(self, prefix: str, after: object | None) -> Page:
@@ -108,7 +108,7 @@ class Connection:
         return found["size"], (found["e_tag"] or "").strip('"')
 
     def copy(self, source: str, target: str) -> None:
-        """Make ``target``, or replace it, by what is in ``source``."""
+        """Copy ``source`` to ``target``, which is created or replaced."""
         obstore.copy(self.store, source, target)
 
     def delete(self, keys: Iterable[str]) -> None:

@@ -22,13 +22,13 @@ class S3Options:
         region: None: ``AWS_REGION``, ``AWS_DEFAULT_REGION`` or the profile's, else us-east-1.
         path_style: whether the bucket is in the URL's path rather than in its host name; None: where there is
             an endpoint.
-        timeout: seconds for which the store may fail to answer before that is an error; until then it is asked again.
-        gcs_endpoint: URL of what answers as Google Cloud Storage does; None: ``STORAGE_EMULATOR_HOST``, else Google's.
+        timeout: seconds without an answer of the store after which a request fails; until then it is repeated.
+        gcs_endpoint: URL of a server with Google Cloud Storage's API; None: ``STORAGE_EMULATOR_HOST``, else Google's.
         azure_endpoint: URL of an account's blob service; None: ``AZURE_STORAGE_ENDPOINT``, else Azure's.
-        allowed_regions: of buckets that may be connected to; empty: all.
-        encryption: how S3 is to encrypt what is written, such as ``aws:kms``; None: as the bucket says.
+        allowed_regions: regions whose buckets may be used; empty: all.
+        encryption: how S3 encrypts what is written, such as ``aws:kms``; None: as the bucket is configured.
         kms_key: the key's ARN, id or alias; None: the bucket's own.
-        bucket_key: whether the bucket may encrypt with a key of its own, made of that one, which takes fewer requests.
+        bucket_key: whether S3 may derive a key for the bucket from it, which takes fewer requests to KMS.
     """
 
     endpoint: str | None = None
@@ -47,7 +47,7 @@ class S3Options:
         object.__setattr__(self, "allowed_regions", tuple(self.allowed_regions))
 
     def resolved(self) -> "S3Options":
-        """These options with this process' environment filled in, so that workers need not have it."""
+        """These options, completed from this process' environment, so that workers do not need the environment."""
         env = os.environ.get
         endpoint = _checked("S3", self.endpoint or aws.endpoint())
         emulator = env("STORAGE_EMULATOR_HOST") or None
@@ -85,8 +85,8 @@ class Entry(NamedTuple):
 class Storage(Protocol):
     """A folder or a bucket's prefix. Picklable: a worker opens its own connection on first use.
 
-    A key that cannot be read raises FileNotFoundError, PermissionError or another OSError, whose ``strerror`` says why;
-    StorageError says that the store itself fails, or that a file cannot be written.
+    A file that cannot be read raises FileNotFoundError, PermissionError or another OSError with the reason in
+    ``strerror``. StorageError means that the store itself fails, or that a file cannot be written.
     """
 
     @property
@@ -118,16 +118,19 @@ class Storage(Protocol):
         """Write the file if there is none, atomically against other writers; False if there is one."""
 
     def move(self, source: str, target: str) -> None:
-        """Rename; replaces ``target``; done already if only ``target`` is there. In a bucket a copy and a deletion."""
+        """Rename a file and replace ``target``. It is no error if only ``target`` exists: then it was done before.
+
+        In a bucket this is a copy and a deletion.
+        """
 
     def copy(self, source: str, target: str) -> None:
-        """Make ``target``, replacing it, of the content of ``source``, which is never changed in place afterwards."""
+        """Copy ``source`` to ``target``, which is created or replaced; ``source`` is never changed in place later."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files; one that is missing is no error."""
 
     def clean(self, staging: str) -> None:
-        """Delete what killed writers left: half-written files anywhere, and empty folders below ``staging``.
+        """Delete what killed writers left behind: half-written files anywhere, and empty folders below ``staging``.
 
-        Nobody else may be writing.
+        No other process may be writing meanwhile.
         """

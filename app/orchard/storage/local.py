@@ -129,7 +129,7 @@ class LocalStorage:
                     raise
 
     def copy(self, source: str, target: str) -> None:
-        """See `Storage`. Both are one file on disk where that is possible: none is ever changed, only replaced."""
+        """See `Storage`. It makes a hard link if possible, because files are never changed, only replaced."""
         path = self._path(target)
         with self._temporary(path) as temporary:
             try:

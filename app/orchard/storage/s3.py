@@ -1,6 +1,6 @@
 """A bucket of Amazon S3 (or of a server that speaks its protocol), Google Cloud Storage or Azure Storage as a storage.
 
-Every operation goes through `ObjectStorage._try`, which asks again while the store does not answer.
+Every operation goes through `ObjectStorage._try`, which repeats a request while the store does not answer.
 """
 
 import io
@@ -52,7 +52,7 @@ class ObjectStorage:
         return Location(self.scheme, self.bucket, self.prefix).url
 
     def reach(self) -> None:
-        """Connect to the bucket, which is refused if it is not in an allowed region. Raises StorageError."""
+        """Connect to the bucket. Raises StorageError, also if the bucket is not in an allowed region."""
         self._try(lambda _: None, "")
 
     def list(self, prefix: str = "") -> Iterator[Entry]:

@@ -28,13 +28,13 @@ _FORGET_SECONDS = 60.0
 def connect(bucket: str, s3: S3Options, scheme: str = "s3a") -> Connection:
     """One connection pool for each bucket and process.
 
-    Raises AccessDenied without credentials, RegionRefused before anything is read where the bucket may not be.
+    Raises AccessDenied without credentials; RegionRefused, before anything is read, if the region is not allowed.
     """
     return _connect(bucket, replace(s3, timeout=0), scheme)
 
 
 def reconnect() -> None:
-    """Forget connections and keys."""
+    """Forget all connections and credentials, so that the next request makes new ones."""
     _connect.cache_clear()
 
 
@@ -61,10 +61,10 @@ def _check_region(address: str, region: str | None, allowed: tuple[str, ...]) ->
 
 
 class S3Connection(Connection):
-    """obstore, and what it lacks, for one bucket of S3.
+    """One bucket of S3: obstore, and signed requests for what obstore cannot do.
 
     Attributes:
-        requests: for listings, and for keys of any kind.
+        requests: signed requests, for listings and for keys that obstore refuses.
     """
 
     def __init__(self, bucket: str, s3: S3Options) -> None:
@@ -134,7 +134,7 @@ class S3Connection(Connection):
 
 
 def health(scheme: str, bucket: str, s3: S3Options) -> "Health":
-    """One for each bucket and process."""
+    """The `Health` of a bucket; there is one for each bucket and process."""
     return _health(scheme, bucket, s3.endpoint, s3.gcs_endpoint, s3.azure_endpoint)
 
 
@@ -165,7 +165,7 @@ class Health:
         return min(started, self._silent)
 
     def is_to_be_told(self) -> bool:
-        """Whether it is time for a word: not at once, for most troubles pass."""
+        """Whether to warn about the silence now: not at once, because most outages are short."""
         now = time.monotonic()
         if self._silent is None or now - self._silent < _UNTOLD_SECONDS or now - self._told < _TOLD_SECONDS:
             return False

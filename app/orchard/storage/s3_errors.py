@@ -17,13 +17,13 @@ from orchard.storage.interface import S3Options
 
 @dataclass(frozen=True)
 class Words:
-    """What sentences call things in one kind of store.
+    """Words of one kind of store, for messages.
 
     Attributes:
-        bucket: what holds objects.
-        none: what to do where there are no credentials.
-        keys: what to check where they are refused.
-        reading, writing, listing: what to allow.
+        bucket: its word for a bucket.
+        none: what to do if there are no credentials.
+        keys: what to check if the credentials are refused.
+        reading, writing, listing: the permissions for these.
     """
 
     bucket: str
@@ -111,23 +111,23 @@ _PROVIDER = "External AWS credential provider: "
 
 
 class Refused(Exception):
-    """An answer that is no success, in obstore's words."""
+    """A server's answer with a status other than success, as obstore's errors describe it."""
 
     @classmethod
     def answer(cls, status: int, reason: str | None, body: bytes) -> "Refused":
-        """The server's own words."""
+        """The text of the server's answer."""
         text = body[:10_000].decode("utf-8", "replace")
         return cls(f"Server returned non-2xx status code: {status} {reason or ''}: {text}")
 
 
 def code(error: Exception) -> str:
-    """The server's name for what went wrong, such as ``NoSuchBucket``; empty where it has none."""
+    """The server's error code, such as ``NoSuchBucket``; empty if it gives none."""
     found = re.search(r"<Code>([\w.]+)</Code>|\(code: ([\w.]+)\)", _text(error))
     return found[1] or found[2] if found else ""
 
 
 def passes(error: Exception) -> bool:
-    """Whether the same request may succeed a little later."""
+    """Whether the error is temporary: the same request may succeed a little later."""
     text = _text(error)
     if isinstance(error, Unreachable) or f"{_PROVIDER}{Unreachable.__name__}" in text:
         return True
@@ -141,7 +141,7 @@ def passes(error: Exception) -> bool:
 
 
 def names_nobody(error: Exception) -> bool:
-    """Whether the endpoint's name does not resolve."""
+    """Whether the error says that the endpoint's host name cannot be resolved."""
     return isinstance(error, NameResolutionError) or '"dns error"' in str(error) or "NameResolutionError" in str(error)
 
 
@@ -151,12 +151,12 @@ def answers(error: Exception) -> bool:
 
 
 def is_mute(error: Exception) -> bool:
-    """Whether the server refused to say why: an answer to HEAD has no body, and may mean the object or the keys."""
+    """Whether the answer gives no reason: one to HEAD has no body, so the object or the credentials may be at fault."""
     return _status(_text(error)) in (400, 403) and not code(error)
 
 
 def reason(error: Exception) -> str:
-    """A few words for why a request failed that may succeed later."""
+    """A short reason why a request failed with a temporary error."""
     text = _text(error)
     for sign, words in {
         "ConnectionRefused": "connection refused",
@@ -175,7 +175,7 @@ def reason(error: Exception) -> str:
 
 
 def store_failure(error: Exception, s3: S3Options, bucket: str, scheme: str) -> StorageError | None:
-    """The StorageError for what ails the whole store; None if ``error`` may concern one key only."""
+    """The StorageError for an error of the whole store; None if ``error`` may concern only one key."""
     if isinstance(error, StorageError) and not isinstance(error, AccessDenied):
         return error
     s3 = s3.resolved()

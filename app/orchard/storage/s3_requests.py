@@ -32,10 +32,10 @@ class Requests:
     """Requests to a bucket at the URL ``root``.
 
     Args:
-        root: of the bucket, such as ``https://host/bucket``.
-        region: that requests are signed for.
-        credentials: None: they are not signed.
-        certificates: further authorities to trust, in PEM.
+        root: the bucket's URL, such as ``https://host/bucket``.
+        region: the region that requests are signed for.
+        credentials: keys to sign requests with; None: requests are not signed.
+        certificates: further certificate authorities to trust, in PEM.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Requests:
             raise Refused(f"list request: {error}") from error
 
     def region(self) -> str | None:
-        """Where the bucket is stored: S3 says so even to those who may not read it. None: this server does not say."""
+        """The bucket's region, which S3 tells even without permission to read. None: this server does not tell it."""
         head = self._answer("HEAD", "")
         if head.status >= 500:
             raise Refused.answer(head.status, head.reason, b"")

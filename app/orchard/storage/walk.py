@@ -15,7 +15,7 @@ _Identity = tuple[int, int]
 
 
 def walk(root: bytes, *, enter: Enter | None = None, without: str | None = None) -> Iterator[os.DirEntry[bytes]]:
-    """Every entry below ``root`` that is no folder: files, links to nothing, pipes and the like.
+    """Every entry below ``root`` that is no folder: files, broken links, pipes and the like.
 
     Folders are visited before links to folders, and each once: a link to a folder that is listed anyway, to one that
     holds ``root``, or to itself adds nothing. Sorted within each folder.

@@ -1,9 +1,9 @@
-"""Classifies frames as they come, with an exported file.
+"""Classifies frames as they arrive, with an exported file.
 
 ::
 
     camera, video, folder ─► newest frame ─► exported file (ONNX or OpenVINO) ─► one line of JSON
 
-It runs where neither Spark, TensorFlow nor pyarrow is installed: it imports NumPy, Pillow, click, what runs the file,
-and OpenCV for cameras and videos alone.
+It needs neither Spark, TensorFlow nor pyarrow. It imports NumPy, Pillow, click, the file's runtime (ONNX Runtime or
+OpenVINO), and OpenCV only for cameras and videos.
 """

@@ -22,14 +22,14 @@ from orchard.vocabulary import Answer, Fit
 
 @dataclass(frozen=True)
 class Card:
-    """What of the model card decides answers."""
+    """The parts of the model card that decide answers."""
 
     labels: tuple[str, ...]
     kinds: tuple[str, ...]
     calibration: Calibration
     kind_threshold: float
     side: int
-    """Pixels of a side above which a picture is shrunk before the file gets it."""
+    """Largest side, in pixels, of a picture that the file gets; a larger picture is shrunk before."""
     fit: Fit
 
     @classmethod
@@ -55,15 +55,15 @@ class Card:
 
 
 class Exported:
-    """A model file that is ready to answer; one thread at a time.
+    """A model file that is ready to answer; only one thread may use it at a time.
 
     Args:
-        file: ``.onnx`` or ``.xml``, its card beside it.
-        threads: that compute.
+        file: the ``.onnx`` or ``.xml`` file, with its card beside it.
+        threads: number of threads that compute.
 
     Raises:
-        InputError: it or its card is not there, or cannot be used.
-        UsageError: it is of another format, or what runs it is not installed.
+        InputError: the file or its card is missing, or cannot be used.
+        UsageError: it has another format, or its runtime is not installed.
     """
 
     def __init__(self, file: Path, threads: int) -> None:
@@ -78,7 +78,7 @@ class Exported:
         self._run = runners[file.suffix](file, threads)
 
     def answer(self, picture: NDArray[np.uint8], top: int) -> dict[str, Any]:
-        """Return what a picture, uint8 (height, width, 3), RGB, comes to, as `orchard predict` says it."""
+        """Return the answer for a picture, uint8 (height, width, 3), RGB, with the fields of `orchard predict`."""
         card, outputs = self.card, self._run(picture[np.newaxis])
         shares = outputs[OUTPUT][0]
         familiarity = float(outputs[FAMILIARITY][0]) if FAMILIARITY in outputs else 1.0

@@ -1,7 +1,7 @@
-"""Where frames come from: a camera, a video, or a folder that receives images.
+"""Frames of a camera, a video, or a folder that receives images.
 
-A camera and a folder go on whether anybody looks or not: the newest frame is taken, and those that came before it
-meanwhile are counted and left. A video waits: its frames are taken at the rate that is asked for, in its own time.
+A camera and a folder do not wait: the newest frame is taken, and older ones are counted and skipped. A video waits: its
+frames are taken at the requested rate, by the video's own time.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif",
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture to be answered.
+    """A frame to classify.
 
     Attributes:
-        name: of its file, or the seconds since the video or the camera began.
-        picture: uint8 (height, width, 3), RGB, or why there is none.
-        skipped: frames that came since the one before, and were left.
+        name: name of its file, or the seconds since the video or the camera began.
+        picture: uint8 (height, width, 3), RGB, or the reason why there is none.
+        skipped: number of frames that were skipped since the frame before.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Look:
-    """How frames are looked at.
+    """Size, fit and rate of frames.
 
     Attributes:
-        side: pixels that no side exceeds; a larger picture becomes a square of it.
+        side: largest side in pixels; a larger picture becomes a square of this side.
         fit: how a picture becomes square.
-        rate: frames a second at most; None: as many as can be answered.
+        rate: frames a second, at most; None: as many as can be classified.
     """
 
     side: int

@@ -13,9 +13,9 @@ def draw(size: int, *, corner: int, scale: float) -> Image.Image:
     """Return the icon of ``size`` pixels.
 
     Args:
-        size: of a side, in pixels.
-        corner: the radius of the ground, of 512; outside it is transparent.
-        scale: of the fruit: a maskable icon may be cut to the inner 80 %.
+        size: side of the icon, in pixels.
+        corner: radius of the background's corners, in 512ths of the side; the outside is transparent.
+        scale: size of the fruit; a maskable icon may be cut to the inner 80 %.
     """
     side = _UNITS * _FINER
     icon = Image.new("RGBA", (side, side))
