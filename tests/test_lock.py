@@ -14,7 +14,8 @@ import pytest
 
 from orchard import lock
 from orchard.errors import OutputLocked, StorageError
-from orchard.lock import LOCKS, hold
+from orchard.layout import LOCKS
+from orchard.lock import hold
 from orchard.storage import Storage, open_storage
 
 FIRST, SECOND = (f"{LOCKS}{number:08d}.json" for number in (1, 2))

@@ -27,7 +27,7 @@ from orchard.storage import open_storage
 SENTENCE = "Two lines\nof “é” \\x and ${braces}: mend them."
 
 
-def raise_error(error: Exception) -> None:
+def raise_error(error: Exception) -> int:
     raise error
 
 

@@ -230,8 +230,8 @@ async def _answer(
         case Fault.ERROR | Fault.SLOW_DOWN | Fault.TOO_MANY | Fault.LATE | Fault.DENIED | Fault.MISSING:
             status, code = answers[fault]
             text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>made by a test</Message></Error>"
-            head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(text)}\r\n"
-            writer.write(f"{head}Connection: close\r\n\r\n{'' if method == 'HEAD' else text}".encode())
+            start = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(text)}\r\n"
+            writer.write(f"{start}Connection: close\r\n\r\n{'' if method == 'HEAD' else text}".encode())
             await writer.drain()
             if fault is Fault.LATE:
                 writer.close()
@@ -249,9 +249,9 @@ async def _answer(
     elif fault is Fault.SLOW and body:
         writer.write(head + end)
         step = -(-len(body) // 10)
-        for start in range(0, len(body), step):
+        for at in range(0, len(body), step):
             await asyncio.sleep(SLOW_SECONDS / 10)
-            writer.write(body[start : start + step])
+            writer.write(body[at : at + step])
             await writer.drain()
     else:
         writer.write(answer)
@@ -277,7 +277,7 @@ async def _body(head: bytes, reader: asyncio.StreamReader) -> bytes:
         return await reader.readexactly(int(found[1]))
     if not re.search(rb"(?i)\r\ntransfer-encoding: *chunked", head):
         return b""
-    parts = []
+    parts: list[bytes] = []
     while not parts or parts[-1] != b"0\r\n\r\n":
         size = await reader.readline()
         parts.append(size + await reader.readexactly(int(size.split(b";")[0], 16) + 2))

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from orchard.serving import server
 from orchard.serving.asgi import AsgiApp, Receive, Scope, Send
 
-from .conftest import Server, serving  # type: ignore[import-not-found]
+from .conftest import Server, serving
 
 TOO_LARGE = 300_001
 
@@ -160,7 +160,7 @@ def test_head_has_no_body(strict: Server) -> None:
 # --- Time ---------------------------------------------------------------------------------------------------
 
 
-async def _large(_: Scope, __: Receive, send: Send) -> None:
+async def _large(_scope: Scope, _receive: Receive, send: Send) -> None:
     """Answer at once, whatever comes: with more than a connection holds."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     for _ in range(200):

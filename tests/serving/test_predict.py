@@ -27,7 +27,7 @@ from orchard.serving.app import Serving
 from orchard.serving.batching import EnginePool, QueueFull
 from orchard.vocabulary import Reason
 
-from .conftest import Server, receive_all, serving  # type: ignore[import-not-found]
+from .conftest import Server, receive_all, serving
 
 BOUNDARY = "a-boundary"
 
@@ -338,12 +338,18 @@ def test_a_client_that_goes_away_is_noticed_before_its_turn(server: Server, phot
 def test_images_that_nobody_waits_for_are_dropped(model: Model, photographs: list[bytes], others: int) -> None:
     batches: list[int] = []
 
-    class Observer:
+    class Counting:
         def batch(self, images: int) -> None:
             batches.append(images)
 
+        def ended(self, *, late: bool) -> None:
+            raise AssertionError(f"an engine ended, late: {late}")
+
+        def tried_again(self, images: int) -> None:
+            raise AssertionError(f"{images} images were tried again")
+
     async def play() -> None:
-        pool = EnginePool(model, engines=1, capacity=3, limits=Limits(), observer=Observer())
+        pool = EnginePool(model, engines=1, capacity=3, limits=Limits(), observer=Counting())
         gone = pool.submit(photographs[:2], 1)
         with pytest.raises(QueueFull):
             pool.submit(photographs[2:4], 1)
