@@ -1,4 +1,4 @@
-"""A real server: `orchard serve` in a process of its own, on a port of its own, over a model of real photographs."""
+"""A real server: `orchard serve` in a process of its own, on a port of its own, over a model of fruits."""
 
 import json
 import os
