@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,10 +27,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_second_build_comes_out_of_the_cache(own_cache: Path) -> None:
     first = build_artifact(LITE)
     assert len(list(own_cache.iterdir())) == 1
-    began = time.monotonic()
-    second = build_artifact(LITE, precision=Precision.BFLOAT16)
-    assert time.monotonic() - began < 2
-    assert second == replace(first, precision=Precision.BFLOAT16)
+    build = start_build(LITE, precision=Precision.BFLOAT16)
+    assert build._process is None, "nothing is built"
+    assert build.result() == replace(first, precision=Precision.BFLOAT16)
 
 
 def test_a_damaged_cache_entry_is_built_again(own_cache: Path) -> None:
@@ -99,9 +97,8 @@ def test_an_artifact_travels_by_pickle() -> None:
 
 @pytest.mark.usefixtures("own_cache")
 def test_starting_a_build_does_not_wait_for_it() -> None:
-    began = time.monotonic()
     build = start_build(LITE)
-    assert time.monotonic() - began < 0.5
+    assert build._process is not None and build._process.poll() is None, "it is at work"
     assert build.result() is build.result()
 
 
