@@ -325,7 +325,7 @@ def test_a_client_that_goes_away_is_noticed_before_its_turn(server: Server, phot
     with ThreadPoolExecutor(engines) as clients:
         image = _png(5000, 5000)
         large = [("file", image)] * 16  # seconds of work for every engine
-        busy = [clients.submit(server.client.post, "/v1/predict", files=large) for _ in range(engines)]
+        busy = [clients.submit(server.client.post, "/v1/predict", files=large, timeout=120) for _ in range(engines)]
         wait_until(lambda: server.held_bytes() >= engines * len(large) * len(image))
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
             body = _form(photographs[0])
