@@ -1,4 +1,4 @@
-"""What tests of several areas share: real fruit photographs, a Spark session, a real S3 server."""
+"""What tests of several areas share: fruits, photographed or drawn, a Spark session, a real S3 server."""
 
 import base64
 import csv
@@ -28,6 +28,7 @@ import orchard.api
 from chaos_table import note, pytest_terminal_summary  # noqa: F401 -- fixture and hook
 from orchard.spark import session
 from orchard.storage import S3Options
+from turntable import write_turntable
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -79,11 +80,21 @@ def _log_as_a_library_has_it() -> None:
 
 
 @pytest.fixture(scope="session")
-def fruits() -> Path:
-    """Photographs of Fruits-360: ``{Training,Test}/<class>/<frame>_100.jpg``; not part of the repository."""
-    folder = SHARED / "fruits"
-    if not folder.is_dir():
-        pytest.skip(f"there are no photographs at {folder}")
+def photographed() -> bool:
+    """Whether `fruits` are photographs; drawn ones have bounds of their own where a test is about accuracy."""
+    return (SHARED / "fruits").is_dir()
+
+
+@pytest.fixture(scope="session")
+def fruits(photographed: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fruits of Fruits-360, ``{Training,Test}/<class>/<frame>_100.jpg``: photographs, or drawings where there are none.
+
+    The photographs, of 58 classes, are not part of the repository; drawn are the classes of `trained`.
+    """
+    if photographed:
+        return SHARED / "fruits"
+    folder = tmp_path_factory.mktemp("fruits")
+    write_turntable(folder)
     return folder
 
 
@@ -105,7 +116,7 @@ TRAINED = {
 
 @pytest.fixture(scope="session")
 def trained(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output with a model of 11 fruits, in float32, trained on 1,760 photographs and measured on 550; read only."""
+    """An output with a model of 11 fruits, in float32, trained on 1,760 images and measured on 550; read only."""
     folder = tmp_path_factory.mktemp("trained")
     rows = [
         (path, label, split, colour)

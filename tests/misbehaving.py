@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def raise_error(error: Exception) -> None:
+def raise_error(error: Exception) -> int:
     raise error
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +59,13 @@ class MortalStorage(LocalStorage):
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
-            self._change(lambda key=key: LocalStorage.delete(self, [key]))
+            self._change(partial(LocalStorage.delete, self, [key]))
 
 
 @pytest.fixture(autouse=True)
 def _moves_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread, so that the moments are the same each time."""
-    executor = output.ThreadPoolExecutor
-    monkeypatch.setattr(output, "ThreadPoolExecutor", lambda _: executor(1))
+    monkeypatch.setattr(output, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
 
 
 def table(dataset: Dataset, paths: Iterable[str], mark: str) -> pa.Table:
@@ -163,7 +164,7 @@ def mortal(folder: Path, changes: int) -> Output:
 def seen_by_the_log(folder: Path) -> dict[str, Any]:
     """Everything that a reader who goes by the log finds."""
     out = Output(str(folder))
-    rows = {d: out.read(d, SCHEMAS[d].names, SCHEMAS[d]).to_pylist() for d in SCHEMAS}
+    rows: dict[str, list[Any]] = {d: out.read(d, SCHEMAS[d].names, SCHEMAS[d]).to_pylist() for d in SCHEMAS}
     for found in rows.values():
         found.sort(key=str)
     names = ("identity", "reduction", "classification", "fresh")

@@ -216,7 +216,7 @@ def test_an_aborted_write_leaves_nothing_to_list(tmp_path: Path) -> None:
     (tmp_path / f".{'0' * 32}.orchard-tmp").write_bytes(b"part")
     assert _keys(storage) == []
     with pytest.raises(TypeError):
-        storage.write("a", "not bytes")  # type: ignore[arg-type]
+        storage.write("a", "not bytes")
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -9,6 +9,7 @@ import pytest
 from orchard import usage
 from orchard.settings import Settings
 from orchard.usage import Meter
+from waiting import wait_until
 
 
 def test_cores_count_for_as_long_as_they_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,9 +49,16 @@ def test_cores_of_the_driver_count_while_a_stage_works_on_them(monkeypatch: pyte
 
 def test_a_meter_counts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "SECONDS", 0.01)
-    with Meter(lambda own: 4 + own) as meter:
-        time.sleep(0.2)
-    assert 4 * 0.15 < meter.core_seconds() < 4 * 5
+    asked: list[int] = []
+
+    def cores(own: int) -> int:
+        asked.append(own)
+        return 4 + own
+
+    started = time.monotonic()
+    with Meter(cores) as meter:
+        wait_until(lambda: len(asked) > 20)
+    assert 4 * 0.15 < meter.core_seconds() <= 4 * (time.monotonic() - started)
 
 
 def test_prices_make_cost_and_energy_and_none_makes_none() -> None:

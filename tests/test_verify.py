@@ -61,7 +61,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-DAMAGES: dict[str, Callable[[Path], None]] = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "gone": Path.unlink,
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
     "a bit": flip,
@@ -148,7 +148,7 @@ def _edit(path: Path) -> None:
     path.write_text(json.dumps(record))
 
 
-LOG_DAMAGES: dict[str, Callable[[Path], None]] = DAMAGES | {
+LOG_DAMAGES: dict[str, Callable[[Path], object]] = DAMAGES | {
     "edited": _edit,
     "no object": lambda path: path.write_text("[1, 2]"),
     "no record": lambda path: path.write_text("{}"),

@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ def _pictures() -> list[bytes]:
     exif[0x0112] = 6
     palette, alpha = rgb.convert("P"), rgb.convert("RGBA")
     palette.info["transparency"] = 3
-    forms: list[tuple[Image.Image, str, dict[str, object]]] = [
+    forms: list[tuple[Image.Image, str, Mapping[str, object]]] = [
         (rgb, "JPEG", {}),
         (rgb, "JPEG", {"progressive": True, "exif": exif, "quality": 95}),
         (rgb.convert("L"), "JPEG", {"restart_marker_blocks": 2}),

@@ -10,7 +10,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -230,8 +229,8 @@ async def _answer(
         case Fault.ERROR | Fault.SLOW_DOWN | Fault.TOO_MANY | Fault.LATE | Fault.DENIED | Fault.MISSING:
             status, code = answers[fault]
             text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>made by a test</Message></Error>"
-            head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(text)}\r\n"
-            writer.write(f"{head}Connection: close\r\n\r\n{'' if method == 'HEAD' else text}".encode())
+            start = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(text)}\r\n"
+            writer.write(f"{start}Connection: close\r\n\r\n{'' if method == 'HEAD' else text}".encode())
             await writer.drain()
             if fault is Fault.LATE:
                 writer.close()
@@ -249,9 +248,9 @@ async def _answer(
     elif fault is Fault.SLOW and body:
         writer.write(head + end)
         step = -(-len(body) // 10)
-        for start in range(0, len(body), step):
+        for at in range(0, len(body), step):
             await asyncio.sleep(SLOW_SECONDS / 10)
-            writer.write(body[start : start + step])
+            writer.write(body[at : at + step])
             await writer.drain()
     else:
         writer.write(answer)
@@ -277,7 +276,7 @@ async def _body(head: bytes, reader: asyncio.StreamReader) -> bytes:
         return await reader.readexactly(int(found[1]))
     if not re.search(rb"(?i)\r\ntransfer-encoding: *chunked", head):
         return b""
-    parts = []
+    parts: list[bytes] = []
     while not parts or parts[-1] != b"0\r\n\r\n":
         size = await reader.readline()
         parts.append(size + await reader.readexactly(int(size.split(b";")[0], 16) + 2))
@@ -290,11 +289,3 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Return once `condition` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)

@@ -16,9 +16,10 @@ from orchard.errors import AccessDenied, BucketMissing, StorageError
 from orchard.layout import COMMITS, LOCKS, Dataset
 from orchard.lock import hold
 from orchard.storage import S3Options, Storage, open_storage
+from waiting import wait_until
 
 from .conftest import SECONDS, Result, started
-from .proxy import Fault, FaultProxy, Request, fault_proxy, seeded, wait_until
+from .proxy import Fault, FaultProxy, Request, fault_proxy, seeded
 
 if TYPE_CHECKING:
     from conftest import Cloud

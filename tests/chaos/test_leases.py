@@ -16,9 +16,9 @@ from chaos_table import Note, seeds
 from orchard import child
 from orchard.layout import COMMITS, LOCKS, LOGS, STAGING
 from orchard.storage import Storage, open_storage
+from waiting import wait_until
 
 from .conftest import SECONDS, Process, Result, Whole, descendants, started
-from .proxy import wait_until
 
 pytestmark = pytest.mark.chaos
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from orchard.classification.answers import FAMILIARITY_BINS, measure_answers
+from orchard.classification.answers import measure_answers
 from orchard.classification.predictions import Measured
 from orchard.inference.calibration import Calibration
-from orchard.layout import CalibrationMetrics
+from orchard.layout import FAMILIARITY_BINS, CalibrationMetrics
 from orchard.vocabulary import Split
 
 
@@ -51,7 +51,7 @@ def test_the_curve_answers_the_most_certain_familiar_images_first() -> None:
     found = figures(
         measured([(0.9, 0.9, True), (0.7, 0.9, False), (0.95, 0.9, True), (0.99, 0.1, False), (0.8, 0.9, True)])
     )
-    curve = [(p["confidence"], p["answered"], p["images"], p["right"]) for p in found["coverage"]]
+    curve: list[object] = [(p["confidence"], p["answered"], p["images"], p["right"]) for p in found["coverage"]]
     assert curve == [
         (pytest.approx(0.95), 0.2, 1, 1),
         (pytest.approx(0.9), 0.4, 2, 2),

@@ -79,7 +79,9 @@ def test_a_few_images_or_images_of_other_labels_alone_judge_nothing() -> None:
 
 def test_where_many_labels_leave_room_for_few_images_they_are_of_all_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     linear, images = held_out(1_000)
-    wrong = Linear(linear.weights * [[1], [0]], linear.bias + np.array([1, 0], np.float32))  # says a, and lies of b
+    wrong = Linear(
+        linear.weights * np.array([[1], [0]], np.float32), linear.bias + np.array([1, 0], np.float32)
+    )  # says a, and lies of b
     monkeypatch.setattr("orchard.classification.held_out._MAX_SCORES", 2 * 100)
     trial, _ = judge(wrong, "ab", images, sure_at=0.99)
     assert trial and trial["accuracy"] == 0.5

@@ -41,7 +41,12 @@ def rows(values: NDArray[np.float32] = VALUES, classes: NDArray[np.integer] = CL
 def test_it_answers_as_the_trees_that_it_was_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[ExtraTreeClassifier] = []
     plain = forest._plain
-    monkeypatch.setattr(forest, "_plain", lambda tree: made.append(tree) or plain(tree))
+
+    def noted(tree: ExtraTreeClassifier) -> object:
+        made.append(tree)
+        return plain(tree)
+
+    monkeypatch.setattr(forest, "_plain", noted)
     # Two equal rows of two labels end in one leaf, which is sure of neither.
     values, classes = VALUES.copy(), CLASSES.copy()
     values[1], classes[:2] = values[0], [0, 1]

@@ -46,9 +46,9 @@ def test_the_regression_is_at_the_minimum_that_spark_ml_looks_for(labels: int) -
     sums = ClassSums.of(VALUES[training], [LABELS[i] for i in classes[training]])
     fitted = ClassSums.of(VALUES[ROLES == Role.FIT], [LABELS[i] for i in classes[ROLES == Role.FIT]])
     by = FittedBy.SCIKIT_LEARN
-    trial, found, _ = regression.fit(None, rows(classes), fitted, sums, variances, twice=True, by=by)  # type: ignore[arg-type]
+    trial, found, _ = regression.fit(None, rows(classes), fitted, sums, variances, twice=True, by=by)
     assert trial and found
-    _, moved, _ = regression.fit(None, rows(classes, last=3), fitted, sums, variances, twice=True, by=by)  # type: ignore[arg-type]
+    _, moved, _ = regression.fit(None, rows(classes, last=3), fitted, sums, variances, twice=True, by=by)
     assert moved and np.array_equal(moved.coefficients, found.coefficients), "the order of tasks' files changes it"
     whitening = regression.half_whitening(variances)
     for model, chosen in ((found, training), (trial, ROLES == Role.FIT)):
@@ -78,7 +78,7 @@ def test_a_row_that_weighs_three_counts_as_three_rows() -> None:
         )
         sums = ClassSums.of(VALUES[chosen], [LABELS[i] for i in CLASSES[chosen]])
         by, variances = FittedBy.SCIKIT_LEARN, np.linspace(9, 1, 6)
-        _, found, _ = regression.fit(None, read, sums, sums, variances, twice=False, by=by)  # type: ignore[arg-type]
+        _, found, _ = regression.fit(None, read, sums, sums, variances, twice=False, by=by)
         assert found
         return found
 

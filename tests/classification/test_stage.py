@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from orchard import pipeline
-from orchard.classification import candidates, discriminant, held_out, regression
+from orchard.classification import candidates, discriminant, held_out, regression, stage
 from orchard.classification.forest import Forest
 from orchard.classification.held_out import HeldOut
 from orchard.classification.stage import Classification, classify
@@ -27,7 +28,17 @@ from orchard.inference.calibration import Calibration, Decision
 from orchard.inference.columns import from_bytes
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.linear import Linear
-from orchard.layout import COLUMNS, FEATURES, INVENTORY, PREDICTIONS, REDUCED, TRAINED_HEAD, Dataset
+from orchard.layout import (
+    COLUMNS,
+    FEATURES,
+    INVENTORY,
+    PREDICTIONS,
+    REDUCED,
+    TRAINED_HEAD,
+    CalibrationMetrics,
+    Dataset,
+    Selection,
+)
 from orchard.output import Output
 from orchard.reduction.stage import load, reduce
 from orchard.reduction.statistics import Sums
@@ -46,6 +57,18 @@ def images(label: str | None, train: int, test: int = 0, validation: int = 0) ->
     return [(f"/in/{split}/{label}/r_{i}.jpg", label, split) for i, split in enumerate(splits)]
 
 
+def selection_of(result: Classification) -> Selection:
+    selection = result["selection"]
+    assert selection is not None
+    return selection
+
+
+def calibration_of(result: Classification) -> CalibrationMetrics:
+    calibration = result["calibration"]
+    assert calibration is not None
+    return calibration
+
+
 def commit(output: Output, rows: Rows, *, grouped: bool = False, further: Sequence[dict[str, str]] = ()) -> None:
     """Commit features that show the label and what is ripe, with some noise; `grouped` by frames."""
     rng = np.random.default_rng(0)
@@ -53,7 +76,7 @@ def commit(output: Output, rows: Rows, *, grouped: bool = False, further: Sequen
     centres = rng.normal(size=(len(labels), 16)) * 2
     index = np.array([labels.index(str(label)) for _, label, _ in rows])
     values = (centres[index] + rng.normal(size=(len(rows), 16))).astype(np.float32)
-    images = [dict(zip(("path", "label", "split"), row, strict=True)) for row in rows]
+    images: list[dict[str, object]] = [dict(zip(("path", "label", "split"), row, strict=True)) for row in rows]
     for image, columns, value in zip(images, further, values, strict=bool(further)):
         image["label_columns"] = json.dumps(columns) if columns else None
         value[0] += {"ripe": 4, "raw": -4}.get(columns.get("ripeness", ""), 30)
@@ -174,7 +197,7 @@ def test_every_classifier_predicts_every_row_and_is_measured_on_test(whole: tupl
 
     assert result["warnings"] == []
     assert result["group_split"] is None
-    assert (result["baseline"]["label"], result["baseline"]["accuracy"]) == ("plum", pytest.approx(15 / 35))
+    assert result["baseline"]["label"] == "plum" and result["baseline"]["accuracy"] == pytest.approx(15 / 35)
     assert result["leak"] == {"test_rows": 35, "test_rows_with_twin_in_train": 0, "duplicate_rows": 0}
     table = predictions(output)
     assert set(result["classifiers"]) == {"linear_discriminant", "logistic_regression", "random_forest"}
@@ -194,7 +217,9 @@ def test_every_classifier_predicts_every_row_and_is_measured_on_test(whole: tupl
             continue
         least = Calibration.from_json(result["calibrations"][name])
         told = zip(confidence.tolist(), mine["familiarity"].to_pylist(), mine["answer"].to_pylist(), strict=True)
-        assert all(least.answers([sure], [near]).tolist() == [answer] for sure, near, answer in told)
+        assert all(
+            least.answers(np.array([sure]), np.array([near])).tolist() == [answer] for sure, near, answer in told
+        )
         assert set(mine["answer"].to_pylist()) >= {"sure", "unknown"}
 
     selection, calibration = result["selection"], result["calibration"]
@@ -251,12 +276,12 @@ def test_the_head_of_a_tuned_network_answers_together_with_the_discriminant(
     files = whole[0].classifier_files()
     labels = json.loads(files["labels.json"])
     good = Linear.from_bytes(files["linear_discriminant.npz"], load(whole[0]))
-    head = Head(Linear(good.weights[::-1] / 50, good.bias[::-1] / 50), labels[::-1])
+    head = Head(Linear(good.weights[::-1] / np.float32(50), good.bias[::-1] / np.float32(50)), labels[::-1])
     output.commit({}, parts={TRAINED_HEAD: head.to_bytes()})
     asked = [Classifier.LINEAR_DISCRIMINANT, Classifier.TUNED_HEAD]
     result = run(WHOLE, asked, sure_at=0.95, answer_with="tuned_head")
     assert list(result["classifiers"]) == ["linear_discriminant", "tuned_head"]
-    assert result["selection"] and result["selection"]["chosen"] == "tuned_head"
+    assert selection_of(result)["chosen"] == "tuned_head"
     found = output.classifier_files()
     assert Decision.from_bytes(found["calibration.json"]).classifier == "tuned_head"
     mixed = Linear.from_bytes(found["tuned_head.npz"], load(output))
@@ -296,15 +321,20 @@ def test_nothing_is_fitted_on_test_rows_and_all_on_the_rest(
     """The choice and the calibration are by rows held out; what answers has seen these too, and no test row."""
     judged: list[HeldOut] = []
     judge = held_out.judge
-    monkeypatch.setattr(candidates, "judge", lambda *given, **named: judged.append(given[2]) or judge(*given, **named))
+
+    def noted(*given: Any, **named: Any) -> object:
+        judged.append(given[2])
+        return judge(*given, **named)
+
+    monkeypatch.setattr(candidates, "judge", noted)
     result = run([*images("a", 150, 30), *images("b", 150, 30), *images(None, 9, 3)])
     rows = output.read(Dataset.FEATURES, FEATURES.names, FEATURES)
     features = matrix(rows["features"].combine_chunks())
     split = {row.tobytes(): name for row, name in zip(features, rows["split"].to_pylist(), strict=True)}
     (images_held,) = judged
-    assert len(images_held.features) == result["selection"]["rows"] == 60
+    assert len(images_held.features) == selection_of(result)["rows"] == 60
     assert {split[row.tobytes()] for row in images_held.features} == {"train"}
-    assert sorted(images_held.columns["label"]) == ["a"] * 30 + ["b"] * 30
+    assert Counter(images_held.columns["label"]) == {"a": 30, "b": 30}
 
     training = np.array([split[row.tobytes()] == "train" for row in features])
     labels = np.array(rows["label"].to_pylist(), dtype=object)
@@ -340,9 +370,10 @@ def test_groups_that_came_later_judge_by_the_rows_that_the_statistics_left_out(
 
 def test_a_validation_split_is_what_classifiers_are_judged_on(run: Callable[..., Classification]) -> None:
     result = run([*images("a", 60, 30, 30), *images("b", 60, 30, 30), *images("new", 0, 0, 10), *images(None, 0, 0, 5)])
-    assert (result["selection"]["split"], result["selection"]["rows"]) == ("validation", 70)
-    assert result["trials"]["linear_discriminant"]["accuracy"] <= 60 / 70
-    assert (result["calibration"]["split"], result["calibration"]["rows"]) == ("validation", 70)
+    assert (selection_of(result)["split"], selection_of(result)["rows"]) == ("validation", 70)
+    trial = result["trials"]["linear_discriminant"]
+    assert trial and trial["accuracy"] <= 60 / 70
+    assert (calibration_of(result)["split"], calibration_of(result)["rows"]) == ("validation", 70)
 
 
 def test_a_validation_split_judges_and_then_joins_the_final_fit(
@@ -353,8 +384,8 @@ def test_a_validation_split_judges_and_then_joins_the_final_fit(
     joined = classify(spark, output, ALL, key="joined", seed=1, split_by_group=False, **MEMORY)
     for result, train_rows, again in ((apart, 120, False), (joined, 190, True)):
         assert {found["train_rows"] for found in result["classifiers"].values()} == {train_rows}
-        assert (result["selection"]["split"], result["selection"]["rows"]) == ("validation", 70)
-        assert result["selection"]["fitted_again"] is again
+        assert (selection_of(result)["split"], selection_of(result)["rows"]) == ("validation", 70)
+        assert selection_of(result)["fitted_again"] is again
         # Judged without it in any case: of a label that only it has, nothing is right.
         assert max(trial["accuracy"] for trial in result["trials"].values() if trial) <= 60 / 70
     assert any("1 label(s) (new) cannot be predicted" in warning for warning in apart["warnings"])
@@ -364,22 +395,22 @@ def test_a_validation_split_judges_and_then_joins_the_final_fit(
 
 def test_a_validation_split_that_is_too_small_or_strange_is_left_alone(run: Callable[..., Classification]) -> None:
     result = run([*images("a", 200, 30, 20), *images("b", 200, 30, 20)])
-    assert (result["selection"]["split"], result["selection"]["rows"]) == ("train", 60)
+    assert (selection_of(result)["split"], selection_of(result)["rows"]) == ("train", 60)
 
 
 def test_validation_rows_of_other_labels_alone_calibrate_nothing(run: Callable[..., Classification]) -> None:
     result = run([*images("a", 60, 30), *images("b", 60, 30), *images("new", 0, 0, 60)])
     assert FEW in result["warnings"]
-    assert result["calibration"] is None and result["selection"]["trials"] == {}
+    assert result["calibration"] is None and selection_of(result)["trials"] == {}
     json.dumps(result, allow_nan=False)
 
 
 def test_the_answer_comes_from_whom_the_user_names(
     whole: tuple[Output, Classification], run: Callable[..., Classification], output: Output
 ) -> None:
-    other = ({"linear_discriminant", "logistic_regression"} - {whole[1]["selection"]["chosen"]}).pop()
+    other = ({"linear_discriminant", "logistic_regression"} - {selection_of(whole[1])["chosen"]}).pop()
     result = run(WHOLE, [c for c in ALL if c.is_linear], answer_with=other, sure_at=0.95)
-    assert result["selection"]["chosen"] == other and "--answer-with" in result["selection"]["why"]
+    assert selection_of(result)["chosen"] == other and "--answer-with" in selection_of(result)["why"]
     for name, trial in result["trials"].items():
         assert trial == pytest.approx(whole[1]["trials"][name], rel=1e-2)
     decision = Decision.from_bytes(output.classifier_files()["calibration.json"])
@@ -391,7 +422,7 @@ def test_many_labels_of_few_images_are_calibrated_too(run: Callable[..., Classif
     rows = [row for i in range(300) for row in images(f"label {i:03}", 3, 1)]
     result = run(rows)
     assert result["warnings"] == []
-    assert result["selection"]["rows"] == pytest.approx(90, abs=2)
+    assert selection_of(result)["rows"] == pytest.approx(90, abs=2)
     assert result["calibration"] is not None and result["calibration"]["test_rows"] == 300
 
 
@@ -400,7 +431,7 @@ def test_one_image_a_label_is_told_by_the_nearest_and_not_calibrated(run: Callab
     assert result["warnings"] == [FEW]
     assert result["classifiers"]["linear_discriminant"]["accuracy"] > 0.6
     assert result["calibration"] is None
-    assert "only linear classifier" in result["selection"]["why"]
+    assert "only linear classifier" in selection_of(result)["why"]
 
 
 def test_labels_that_cannot_be_learned_or_measured_are_named_and_never_flatter(
@@ -495,7 +526,7 @@ def test_what_memory_does_not_hold_is_left_out_or_smaller_and_the_rest_stays(
     assert sentence.startswith("The trees of the random forest have seen 30 images each") and "-memory 1m" in sentence
     assert len(Forest.from_bytes(output.classifier_files()["random_forest.npz"]).roots) == 100
 
-    options = {"seed": 1, "split_by_group": False, "test_fraction": 0.25, "driver_memory": "3k"}
+    options: dict[str, Any] = {"seed": 1, "split_by_group": False, "test_fraction": 0.25, "driver_memory": "3k"}
     left_out = classify(spark, output, BOTH[::-1], key="less memory", memory=5 * node, **options)
     assert set(left_out["classifiers"]) == {"logistic_regression"}
     _, sentence = left_out["warnings"]
@@ -522,7 +553,7 @@ def test_what_lacked_memory_is_tried_again_with_another_amount(tmp_path: Path, m
         lacked = {} if options["driver_memory"] == "9g" else {"lacked": options["driver_memory"]}
         output.commit({}, properties={"classification": {"key": options["key"], **lacked}})
 
-    monkeypatch.setattr(pipeline.classification, "run", classification)
+    monkeypatch.setattr(stage, "run", classification)
     url = str(tmp_path / "again")
     made = Output(url)
     reduced = pa.Table.from_pylist([{"path": "a.jpg", "label": "a", "split": "train", "pca_features": [1.0]}], REDUCED)
@@ -539,8 +570,8 @@ def test_a_driver_holds_a_part_of_many_held_out_rows(
 ) -> None:
     monkeypatch.setattr(held_out, "MAX_ROWS", 150)
     result = run([*images("a", 20, 20, 300), *images("b", 20, 20, 300)])
-    assert 100 < result["selection"]["rows"] < 200
-    assert result["calibration"]["rows"] == result["selection"]["rows"]
+    assert 100 < selection_of(result)["rows"] < 200
+    assert calibration_of(result)["rows"] == selection_of(result)["rows"]
 
 
 def reduced_length(output: Output) -> int:

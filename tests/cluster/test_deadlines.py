@@ -49,14 +49,16 @@ class Api:
         path = handler.path.partition("?")[0]
         found = self.objects.get(path)
         if callable(found):
-            return found(handler)
+            found(handler)
+            return
         if handler.command == "DELETE" and found is not None and not self.undeletable:
             self.deleted.append(path)
             for gone in [other for other in self.objects if not other.endswith("/events") and other not in self.kept]:
                 del self.objects[gone]
         if found is None and not path.endswith(("jobs", "pods", "events", *OWNED)):
-            return answer(handler, {"kind": "Status", "reason": "NotFound", "details": {"kind": "things"}}, 404)
-        return answer(handler, found or {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": []})
+            answer(handler, {"kind": "Status", "reason": "NotFound", "details": {"kind": "things"}}, 404)
+            return
+        answer(handler, found or {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": []})
 
 
 def answer(handler: BaseHTTPRequestHandler, content: object, status: int = 200) -> None:
@@ -424,12 +426,20 @@ def test_another_number_reaches_a_job_that_runs_and_the_same_one_changes_nothing
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there(api, pod("Running"))
-    wanted = {"kind": "ConfigMap", "metadata": {"name": "peach-pods"}, "data": {"executors": "5", "executor.yaml": ""}}
+    wanted: dict[str, Any] = {
+        "kind": "ConfigMap",
+        "metadata": {"name": "peach-pods"},
+        "data": {"executors": "5", "executor.yaml": ""},
+    }
     held = wanted | {"apiVersion": "v1", "data": {"executors": "2"}}
     api.objects["/api/v1/namespaces/fruit/configmaps/peach-pods"] = held
     applied: list[Any] = []
     monkeypatch.setattr(Cluster, "apply", lambda _, manifest: applied.append(manifest))
-    manifests = [{"metadata": {"name": "peach-1"}}, {"kind": "Role", "metadata": {"name": "peach-driver"}}, wanted]
+    manifests: list[dict[str, Any]] = [
+        {"metadata": {"name": "peach-1"}},
+        {"kind": "Role", "metadata": {"name": "peach-driver"}},
+        wanted,
+    ]
     jobs.submit(Cluster(), "peach", manifests)
     (pods,) = applied
     assert pods["data"]["executors"] == "5"

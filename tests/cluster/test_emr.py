@@ -11,7 +11,7 @@ from botocore.session import get_session
 from botocore.validate import validate_parameters
 from click.testing import CliRunner
 from moto import mock_aws
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.emrcontainers.models import emrcontainers_backends
 
 from orchard.cli import cli
@@ -46,7 +46,8 @@ def job_run(virtual_cluster: str, **options: Any) -> emr.JobRun:
 def end(identity: str, state: str, details: str, reason: str | None = None) -> None:
     """Let a job run end, as EMR would."""
     run = emrcontainers_backends[DEFAULT_ACCOUNT_ID][REGION].job_runs[identity]
-    run.state, run.state_details, run.failure_reason = state, details, reason
+    run.state, run.state_details = state, details
+    run.failure_reason = reason  # type: ignore[assignment]  # moto begins with None
 
 
 def test_the_request_is_one_that_aws_takes() -> None:

@@ -144,7 +144,7 @@ def test_an_application_is_there_between_two_drivers(state: str, means: str) -> 
     of_operator.job, of_operator.application = None, application(state, 3, "driver container failed with ExitCode: 3")
     assert of_operator.exists
     assert of_operator.state == means
-    of_operator.progress = Progress  # type: ignore[method-assign,assignment]  # there is no pod with a log
+    of_operator.progress = Progress  # type: ignore[method-assign]  # there is no pod with a log
     status = of_operator.status()
     assert (status.restarts, status.seconds) == (2, None)
     if means == "failed":
@@ -209,7 +209,7 @@ def test_an_executor_that_ends_at_its_start_says_why() -> None:
     assert "ends at its start (" in reason.sentence and "must be at least 471859200" in reason.sentence
     assert reasons.of_end(executor(restarts=2, runs=2, exit_code=1, message=said)) is not None  # ready, until it ends
     assert reasons.of_end(executor(restarts=5, runs=200, exit_code=1, message=said)) is None  # it works by now
-    late = {"started_at": NOW - timedelta(hours=1), "finished_at": NOW - timedelta(minutes=1)}
+    late: dict[str, Any] = {"started_at": NOW - timedelta(hours=1), "finished_at": NOW - timedelta(minutes=1)}
     assert reasons.of_end(executor(restarts=5, exit_code=1, message=said, **late)) is None  # no start, but its work
     assert reasons.of_end(executor(restarts=5, exit_code=143)) is None  # was told to end
 
@@ -295,7 +295,7 @@ def test_what_a_quota_refuses_is_said_of_driver_and_executors(said: str, remedy:
     assert (status.state, status.exit_code) == ("pending", 4)
     assert str(status.reason).startswith(f"The driver cannot start: {sentence}")
     works = seen(None, driver("Running"))
-    works.cluster, works.progress = waits.cluster, Progress  # type: ignore[method-assign,assignment]
+    works.cluster, works.progress = waits.cluster, Progress  # type: ignore[method-assign]
     wanted = client.V1StatefulSetSpec(replicas=3, selector={}, service_name="s", template={})
     works.set = client.V1StatefulSet(
         metadata=client.V1ObjectMeta(name="spark-s-peach-0", creation_timestamp=NOW),

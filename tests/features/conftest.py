@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-SHARED = Path(__file__).parents[3] / "shared"
+from conftest import SHARED
+from orchard.features.backbones import find
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,22 +44,29 @@ def images(photos: dict[str, NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
 
 
 @pytest.fixture(scope="session")
-def keras_home() -> Path:
-    home = SHARED / "keras"
-    if not home.is_dir():
-        pytest.skip("no ../shared/keras")
+def keras_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Keras home with MobileNetV2 of width 0.35: ImageNet's weights, or such as Keras draws where there are none."""
+    if (SHARED / "keras").is_dir():
+        return SHARED / "keras"
+    import h5py
+    import keras
+    from keras.src.legacy.saving import legacy_h5_format
+
+    network = find("MobileNetV2").with_alpha(0.35)
+    home = tmp_path_factory.mktemp("keras")
+    (home / "models").mkdir()
+    model = keras.applications.MobileNetV2(weights=None, include_top=False, alpha=0.35, input_shape=(224, 224, 3))
+    with h5py.File(home / "models" / network.weights_filename(), "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, model)
     return home
 
 
 @pytest.fixture(scope="session")
-def fruit() -> Callable[[str, int], list[NDArray[np.uint8]]]:
-    """``fruit(label, n)``: n test images of a label of ../shared/fruits."""
-    folder = SHARED / "fruits" / "Test"
-    if not folder.is_dir():
-        pytest.skip("no ../shared/fruits")
+def fruit(fruits: Path) -> Callable[[str, int], list[NDArray[np.uint8]]]:
+    """``fruit(label, n)``: n test images of a label of `fruits`."""
 
     def some(label: str, n: int) -> list[NDArray[np.uint8]]:
-        files = sorted((folder / label).glob("*.jpg"))
+        files = sorted((fruits / "Test" / label).glob("*.jpg"))
         return [np.asarray(Image.open(file).convert("RGB")) for file in files[:: max(1, len(files) // n)][:n]]
 
     return some

@@ -2,15 +2,20 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from orchard.errors import UsageError
 from orchard.features.backbones import DEFAULT_BACKBONE, REGISTRY, find
 from orchard.features.conversion import build_artifact
 from orchard.features.efficientnet_lite import VARIANTS
 from orchard.features.engines import load_engine
+
+Images = list[NDArray[np.uint8]]
 
 # Asks Keras itself; OpenVINO's backend imports fastest.
 MEASURE = """
@@ -48,14 +53,20 @@ LIGHT = [
 ]
 
 
-def measure(models: list[tuple[str, float | None]]) -> dict:
+class Measured(TypedDict):
+    builders: list[str]
+    found: dict[str, list[int]]
+
+
+def measure(models: list[tuple[str, float | None]]) -> Measured:
     command = [sys.executable, "-c", MEASURE, json.dumps(models)]
     environment = os.environ | {"KERAS_BACKEND": "openvino"}
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    return json.loads(output.splitlines()[-1])
+    measured: Measured = json.loads(output.splitlines()[-1])
+    return measured
 
 
-def check(models: list[tuple[str, float | None]]) -> dict:
+def check(models: list[tuple[str, float | None]]) -> Measured:
     measured = measure(models)
     for name, alpha in models:
         backbone = find(name).with_alpha(alpha)
@@ -64,17 +75,17 @@ def check(models: list[tuple[str, float | None]]) -> dict:
     return measured
 
 
-def test_the_registry_is_keras_applications_and_efficientnet_lite_with_their_real_figures():
+def test_the_registry_is_keras_applications_and_efficientnet_lite_with_their_real_figures() -> None:
     measured = check(LIGHT)
     assert {*VARIANTS, *measured["builders"]} == set(REGISTRY)
 
 
 @pytest.mark.slow
-def test_every_backbone_has_the_size_features_and_parameters_that_the_registry_says():
+def test_every_backbone_has_the_size_features_and_parameters_that_the_registry_says() -> None:
     check([(name, None) for name in REGISTRY])
 
 
-def test_every_backbone_says_how_good_it_is():
+def test_every_backbone_says_how_good_it_is() -> None:
     for backbone in REGISTRY.values():
         assert backbone.top1 is not None and 50 < backbone.top1 < 90
         assert backbone.top5 is None or 85 < backbone.top5 < 98
@@ -82,23 +93,23 @@ def test_every_backbone_says_how_good_it_is():
     assert find("mobilenetv2").with_alpha(0.35).top5 is None  # published of the full width alone
 
 
-def test_the_default_needs_no_download():
+def test_the_default_needs_no_download() -> None:
     assert not find(DEFAULT_BACKBONE).in_keras
 
 
 @pytest.mark.parametrize("name", ["MobileNetV2", "mobilenetv2", " MOBILENETV2 "])
-def test_a_backbone_is_found_in_any_case(name):
+def test_a_backbone_is_found_in_any_case(name: str) -> None:
     assert find(name) is REGISTRY["MobileNetV2"]
 
 
-def test_a_misspelt_backbone_is_answered_with_the_nearest_names():
+def test_a_misspelt_backbone_is_answered_with_the_nearest_names() -> None:
     with pytest.raises(UsageError, match="did you mean MobileNetV2"):
         find("mobilnetv2")
     with pytest.raises(UsageError, match="orchard backbones"):
         find("zzz")
 
 
-def test_a_width_that_has_no_weights_is_refused():
+def test_a_width_that_has_no_weights_is_refused() -> None:
     with pytest.raises(UsageError, match=r"choose one of 0\.35, 0\.5"):
         find("MobileNetV2").with_alpha(0.4)
     with pytest.raises(UsageError, match="no meaning for ResNet50"):
@@ -106,14 +117,14 @@ def test_a_width_that_has_no_weights_is_refused():
     assert find("ResNet50").with_alpha(None) is find("ResNet50").with_alpha(1.0)
 
 
-def test_the_weights_file_is_named_as_keras_names_it():
+def test_the_weights_file_is_named_as_keras_names_it() -> None:
     assert find("MobileNet").with_alpha(0.25).weights_filename() == "mobilenet_2_5_224_tf_no_top.h5"
     small = find("MobileNetV3Small").with_alpha(0.75).weights_filename()
     assert small == "weights_mobilenet_v3_small_224_0.75_float_no_top_v2.h5"
     assert find("EfficientNetV2S").weights_filename() == "efficientnetv2-s_notop.h5"
 
 
-def test_the_input_size_is_the_networks_own_or_one_that_it_can_take():
+def test_the_input_size_is_the_networks_own_or_one_that_it_can_take() -> None:
     lite = find("EfficientNetLite0")
     assert lite.with_input_size(None) is lite.with_input_size(224) is lite
     small = lite.with_input_size(128)
@@ -124,7 +135,7 @@ def test_the_input_size_is_the_networks_own_or_one_that_it_can_take():
             find(name).with_input_size(size)
 
 
-def test_a_smaller_input_gives_features_of_another_entry_in_the_cache(images, artifact_cache):
+def test_a_smaller_input_gives_features_of_another_entry_in_the_cache(images: Images, artifact_cache: Path) -> None:
     small, own = (
         build_artifact(find("MobileNet").with_alpha(0.25).with_input_size(size), weights="random") for size in (64, 224)
     )
@@ -132,9 +143,9 @@ def test_a_smaller_input_gives_features_of_another_entry_in_the_cache(images, ar
     assert build_artifact(find("MobileNet").with_alpha(0.25).with_input_size(64), weights="random") == small
     assert len(list(artifact_cache.iterdir())) == before
     assert small.fingerprint() != own.fingerprint() and small.parameters == own.parameters
-    features = [load_engine(artifact)(images) for artifact in (small, own)]
-    assert [found.shape for found in features] == [(len(images), 256)] * 2
-    assert not np.allclose(*features, rtol=0.01)
+    of_small, of_own = (load_engine(artifact)(images) for artifact in (small, own))
+    assert of_small.shape == of_own.shape == (len(images), 256)
+    assert not np.allclose(of_small, of_own, rtol=0.01)
 
 
 ONE_OF_EACH_FAMILY = ["ConvNeXtTiny", "DenseNet121", "EfficientNetB1", "EfficientNetV2B0", "InceptionResNetV2"]
@@ -143,7 +154,7 @@ ONE_OF_EACH_FAMILY += ["InceptionV3", "MobileNetV3Small", "NASNetMobile", "ResNe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
-def test_every_family_takes_the_sizes_that_it_says(name, images):
+def test_every_family_takes_the_sizes_that_it_says(name: str, images: Images) -> None:
     backbone = find(name)
     for size in (backbone.input_sizes[0], 160):
         artifact = build_artifact(backbone.with_input_size(size), weights="random")

@@ -4,11 +4,14 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import openvino
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from orchard.errors import ClusterError, OrchardError, UsageError
@@ -18,6 +21,10 @@ from orchard.features.conversion import build_artifact
 from orchard.features.engines import OpenVinoEngine, cells_of, load_engine, resolve_precision, square_root
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle
+
+Images = list[NDArray[np.uint8]]
+Floats = NDArray[np.float32]
+Features = Mapping[str, Floats]
 
 # What Keras says by itself: its own preprocess_input and predict, on images that TensorFlow resized.
 REFERENCE = """
@@ -55,17 +62,18 @@ HEAVY = [
 ]
 
 
-def reference(models, images, folder):
+def reference(models: list[tuple[str, str]], images: Images, folder: Path) -> Features:
     np.savez(folder / "images.npz", *images)
     files = [str(folder / "images.npz"), str(folder / "features.npz")]
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", REFERENCE, json.dumps(models), *files]
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    return np.load(folder / "features.npz")
+    features: Features = np.load(folder / "features.npz")
+    return features
 
 
 @pytest.fixture(scope="module")
-def keras_features(images, tmp_path_factory):
+def keras_features(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Features:
     return reference(LIGHT, images, tmp_path_factory.mktemp("reference"))
 
 
@@ -74,11 +82,12 @@ def lite() -> Artifact:
     return build_artifact(find("EfficientNetLite0"))
 
 
-def cosines(a, b):
-    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+def cosines(a: Floats, b: Floats) -> Floats:
+    found: Floats = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return found
 
 
-def assert_parity(name, weights, images, expected):
+def assert_parity(name: str, weights: str, images: Images, expected: Floats) -> None:
     artifact = build_artifact(find(name), weights=weights)
     features = OpenVinoEngine(artifact)(images)
     assert features.dtype == np.float32
@@ -91,18 +100,20 @@ def assert_parity(name, weights, images, expected):
 
 
 @pytest.mark.parametrize(("name", "weights"), LIGHT)
-def test_openvino_gives_what_keras_predicts(name, weights, images, keras_features):
+def test_openvino_gives_what_keras_predicts(name: str, weights: str, images: Images, keras_features: Features) -> None:
     assert_parity(name, weights, images, keras_features[name])
 
 
 @pytest.mark.slow
-def test_openvino_gives_what_keras_predicts_for_heavier_families(images, tmp_path):
+def test_openvino_gives_what_keras_predicts_for_heavier_families(images: Images, tmp_path: Path) -> None:
     expected = reference(HEAVY, images, tmp_path)
     for name, weights in HEAVY:
         assert_parity(name, weights, images, expected[name])
 
 
-def test_the_tensorflow_engine_gives_what_keras_predicts(images, keras_features, tmp_path):
+def test_the_tensorflow_engine_gives_what_keras_predicts(
+    images: Images, keras_features: Features, tmp_path: Path
+) -> None:
     artifact = build_artifact(find("EfficientNetLite0"), engine=EngineName.TENSORFLOW)
     np.savez(tmp_path / "images.npz", *images)
     script = (
@@ -118,13 +129,13 @@ def test_the_tensorflow_engine_gives_what_keras_predicts(images, keras_features,
     np.testing.assert_allclose(of_cells, features[0], atol=1e-4)
 
 
-def test_features_are_the_mean_of_the_cells_of_the_last_grid(lite, images):
+def test_features_are_the_mean_of_the_cells_of_the_last_grid(lite: Artifact, images: Images) -> None:
     cells = cells_of(lite)(images[0])
     assert cells.shape == (7, 7, 1280)
     np.testing.assert_allclose(cells.mean(axis=(0, 1)), load_engine(lite)(images[:1])[0], atol=1e-4)
 
 
-def test_features_do_not_depend_on_the_neighbours(lite, images):
+def test_features_do_not_depend_on_the_neighbours(lite: Artifact, images: Images) -> None:
     engine = load_engine(lite)
     together = engine(images)
     assert np.array_equal(engine(images[::-1])[::-1], together)
@@ -132,7 +143,7 @@ def test_features_do_not_depend_on_the_neighbours(lite, images):
     assert np.array_equal(alone, together)
 
 
-def test_features_of_several_views_are_the_mean_of_theirs(lite, photos):
+def test_features_of_several_views_are_the_mean_of_theirs(lite: Artifact, photos: dict[str, NDArray[np.uint8]]) -> None:
     looking = replace(lite, test_views=3)
     assert (lite.decoded_size, looking.decoded_size) == (224, 320)
     assert looking.fingerprint() != lite.fingerprint()
@@ -149,7 +160,7 @@ def test_features_of_several_views_are_the_mean_of_theirs(lite, photos):
     assert engine([]).shape == (0, 1280)
 
 
-def test_roots_are_taken_of_each_view_and_keep_their_sign(lite, photos):
+def test_roots_are_taken_of_each_view_and_keep_their_sign(lite: Artifact, photos: dict[str, NDArray[np.uint8]]) -> None:
     assert np.allclose(square_root(np.array([4, -9, 0, 1e-20], np.float32)), [2, -3, 0, 0], atol=1e-6)
     rooted = replace(lite, square_root=True, test_views=3)
     assert len({artifact.fingerprint() for artifact in (rooted, lite, replace(rooted, square_root=False))}) == 3
@@ -161,7 +172,7 @@ def test_roots_are_taken_of_each_view_and_keep_their_sign(lite, photos):
     np.testing.assert_allclose(load_engine(rooted)(images), expected, atol=1e-5)
 
 
-def test_any_number_of_images_is_taken(lite, images):
+def test_any_number_of_images_is_taken(lite: Artifact, images: Images) -> None:
     engine = load_engine(lite)
     assert engine([]).shape == (0, 1280)
     many = engine(images * 3)
@@ -169,7 +180,7 @@ def test_any_number_of_images_is_taken(lite, images):
     assert np.array_equal(many[:13], many[26:])
 
 
-def test_hundreds_of_shapes_cost_neither_memory_nor_time(lite):
+def test_hundreds_of_shapes_cost_neither_memory_nor_time(lite: Artifact) -> None:
     psutil = pytest.importorskip("psutil")
     engine = load_engine(lite)
     generator = np.random.default_rng(0)
@@ -180,7 +191,7 @@ def test_hundreds_of_shapes_cost_neither_memory_nor_time(lite):
     assert psutil.Process().memory_info().rss - before < 50e6
 
 
-def test_a_worker_imports_neither_tensorflow_nor_keras_and_stays_small(lite):
+def test_a_worker_imports_neither_tensorflow_nor_keras_and_stays_small(lite: Artifact) -> None:
     script = (
         "import pickle, sys; from pathlib import Path; import numpy as np;"
         "from orchard.features.engines import load_engine;"
@@ -193,7 +204,7 @@ def test_a_worker_imports_neither_tensorflow_nor_keras_and_stays_small(lite):
     subprocess.run([sys.executable, "-c", script], input=pickle.dumps(lite), check=True)
 
 
-def test_a_process_compiles_an_artifact_once_even_for_many_threads(lite):
+def test_a_process_compiles_an_artifact_once_even_for_many_threads(lite: Artifact) -> None:
     found = []
     threads = [threading.Thread(target=lambda: found.append(load_engine(replace(lite)))) for _ in range(4)]
     for thread in threads:
@@ -207,16 +218,16 @@ def test_a_process_compiles_an_artifact_once_even_for_many_threads(lite):
 class Overflowing(OpenVinoEngine):
     """ReLU and clamping hide most broken weights, so the last step breaks here."""
 
-    def _infer(self):
+    def _infer(self) -> Floats:
         return super()._infer() * np.float32(1e38) * np.float32(1e38)
 
 
-def test_features_that_are_not_finite_are_an_error(lite):
+def test_features_that_are_not_finite_are_an_error(lite: Artifact) -> None:
     with pytest.raises(OrchardError, match="not finite"):
         Overflowing(lite)([np.full((50, 50, 3), 200, np.uint8)])
 
 
-def test_bfloat16_stays_close_to_float32_on_every_fruit(lite, fruits):
+def test_bfloat16_stays_close_to_float32_on_every_fruit(lite: Artifact, fruits: Path) -> None:
     if resolve_precision("auto") is not Precision.BFLOAT16:
         pytest.skip("this machine does not compute in bfloat16")
     paths = sorted((fruits / "Test").glob("*/*.jpg"))[::12]
@@ -226,7 +237,7 @@ def test_bfloat16_stays_close_to_float32_on_every_fruit(lite, fruits):
     assert cosines(rounded, exact).min() > 0.99
 
 
-def test_the_network_sees_the_resized_pixels(lite, photos):
+def test_the_network_sees_the_resized_pixels(lite: Artifact, photos: dict[str, NDArray[np.uint8]]) -> None:
     image = photos["coffee"][:200, :150]
     resized = np.empty((224, 224, 3), np.float32)
     Resizer(224)(image, resized)
@@ -234,7 +245,7 @@ def test_the_network_sees_the_resized_pixels(lite, photos):
     assert cosines(engine([image]), engine([resized.round().astype(np.uint8)]))[0] > 0.999
 
 
-def test_the_precision_is_chosen_on_the_driver():
+def test_the_precision_is_chosen_on_the_driver() -> None:
     has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert resolve_precision("auto") is (Precision.BFLOAT16 if has_bfloat16 else Precision.FLOAT32)
     assert resolve_precision("float32") is Precision.FLOAT32
@@ -245,7 +256,7 @@ def test_the_precision_is_chosen_on_the_driver():
         resolve_precision("int4")
 
 
-def test_a_worker_without_bfloat16_says_what_to_do(lite, monkeypatch):
+def test_a_worker_without_bfloat16_says_what_to_do(lite: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every processor here may have it: the answer of one that has not is set.
     monkeypatch.setattr("orchard.features.engines._has_bfloat16", lambda _core: False)
     with pytest.raises(ClusterError, match="--precision float32"):

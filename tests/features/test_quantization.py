@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +96,10 @@ def frail8(pictures: list[Path]) -> Artifact:
 def test_the_same_images_give_the_same_network(
     frail8: Artifact, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"weights": "random", "precision": Precision.INT8, "sample": sample_of(pictures)}
-    assert build_artifact(FRAIL, **asked) == frail8  # out of the cache
+    build = partial(build_artifact, FRAIL, weights="random", precision=Precision.INT8, sample=sample_of(pictures))
+    assert build() == frail8  # out of the cache
     monkeypatch.setenv("ORCHARD_CACHE", str(tmp_path / "cache"))  # another machine
-    assert build_artifact(FRAIL, **asked) == frail8
+    assert build() == frail8
     contents = sample_of(pictures).read()
     assert frail8.calibration == digest(contents) != digest([contents[1], contents[0], *contents[2:]])
     assert len({digest(contents, fit) for fit in Fit}) == 3
@@ -113,15 +114,15 @@ def test_a_network_does_not_depend_on_what_the_process_made_before(pictures: lis
 
 
 def test_the_choice_of_auto_falls_back_to_float32(frail8: Artifact, pictures: list[Path]) -> None:
-    asked = {"weights": "random", "precision": Precision.INT8}
+    build = partial(build_artifact, FRAIL, weights="random", precision=Precision.INT8)
     assert frail8.precision is Precision.INT8 and frail8.agreement is not None
     assert frail8.agreement < LEAST_AGREEMENT
-    fallen = build_artifact(FRAIL, **asked, sample=sample_of(pictures), may_fall_back=True)
+    fallen = build(sample=sample_of(pictures), may_fall_back=True)
     assert fallen == replace(build_artifact(FRAIL, weights="random"), agreement=frail8.agreement)
     few = sample_of([*pictures[: LEAST_IMAGES - 1], pictures[0].with_name("gone.png")])
-    assert build_artifact(FRAIL, **asked, sample=few, may_fall_back=True) == build_artifact(FRAIL, weights="random")
+    assert build(sample=few, may_fall_back=True) == build_artifact(FRAIL, weights="random")
     with pytest.raises(InputError, match="23 of 23 can be read and decoded: take --precision float32"):
-        build_artifact(FRAIL, **asked, sample=few)
+        build(sample=few)
 
 
 def test_a_sample_is_of_training_images_and_of_all_labels() -> None:

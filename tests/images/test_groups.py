@@ -53,8 +53,8 @@ def test_training_and_test_folders_of_a_class_are_one_sequence(fruits: Path) -> 
 
     is_test = draw_groups(groups, labels, test_fraction=0.2, seed=0)
     assert 0.15 < is_test.mean() < 0.25
-    of_groups = {group: set() for group in groups}
-    of_labels = {label: [] for label in labels}
+    of_groups: dict[str | None, set[bool]] = {group: set() for group in groups}
+    of_labels: dict[str | None, list[bool]] = {label: [] for label in labels}
     for group, label, side in zip(groups, labels, is_test.tolist(), strict=True):
         of_groups[group].add(side)
         of_labels[label].append(side)

@@ -88,7 +88,8 @@ def test_the_whole_form_is_the_two_cosines_in_the_whitened_space(
     span = np.linalg.svd(white, full_matrices=False)[2][: len(means) - 1]
 
     def cosine(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-        return one @ two.T / np.linalg.norm(one, axis=1)[:, np.newaxis] / np.linalg.norm(two, axis=1)
+        found: np.ndarray = one @ two.T / np.linalg.norm(one, axis=1)[:, np.newaxis] / np.linalg.norm(two, axis=1)
+        return found
 
     among, whole = cosine(found @ span.T, white @ span.T), cosine(found, white)
     expected = np.sqrt(np.clip(among.max(axis=1), 0, None) * np.clip(whole.max(axis=1), 0, None))

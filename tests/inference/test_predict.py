@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +25,11 @@ from orchard.inference.predictor import Predictor
 from orchard.vocabulary import Answer, Fit
 
 
-def predict(output: Path | str, *arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+def predict(
+    output: Path | str, *arguments: str, stdin: bytes | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "orchard", "predict", str(output), *arguments]
-    return subprocess.run(command, capture_output=True, check=False, **options)
+    return subprocess.run(command, capture_output=True, check=False, input=stdin, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +63,9 @@ def test_a_handful_needs_no_java_and_gets_the_answers_of_the_pipeline(
         assert len(answer["top"]) == 3
         assert answer["label"] == (label if answer["answer"] == "sure" else None)
         assert list(answer) == ["path", "answer", "label", "kind", "confidence", "familiarity", "top", "columns"]
-        (name, colour), (likeliest, share) = *answer["columns"].items(), colours[answer["path"]]
-        assert (name, colour["likeliest"]) == ("colour", likeliest)
+        assert list(answer["columns"]) == ["colour"]
+        colour, (likeliest, share) = answer["columns"]["colour"], colours[answer["path"]]
+        assert colour["likeliest"] == likeliest
         assert colour["confidence"] == pytest.approx(share, abs=0.01)
         assert colour["value"] in (likeliest, None)
         assert answer["kind"] is None and 0.3 < answer["familiarity"] <= 1
@@ -154,9 +158,9 @@ def test_csv_holds_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_standard_input_is_an_image(trained: Path, fruits: Path) -> None:
     photograph = next((fruits / "Test" / "Raspberry").iterdir()).read_bytes()
-    found = predict(trained, "-", input=photograph)
+    found = predict(trained, "-", stdin=photograph)
     assert found.returncode == 0 and found.stdout.startswith(b"-: Raspberry")
-    large = predict(trained, "-", "--max-bytes", "100", input=photograph)
+    large = predict(trained, "-", "--max-bytes", "100", stdin=photograph)
     assert large.returncode == 1 and large.stdout.startswith(b"-: too large")
 
 
@@ -178,7 +182,7 @@ def test_there_are_three_answers(trained: Path, fruits: Path, tmp_path: Path) ->
     calibration = Model.load(str(trained)).calibration
     assert len(answers) == 23 and all(answer["top"] for answer in found)
     for answer in found:
-        said = calibration.answers([answer["confidence"]], [answer["familiarity"]])
+        said = calibration.answers(np.array([answer["confidence"]]), np.array([answer["familiarity"]]))
         assert said.tolist() == [answer["answer"]]
         assert answer["label"] == (answer["top"][0]["label"] if answer["answer"] == "sure" else None)
         if answer["answer"] == "unknown":

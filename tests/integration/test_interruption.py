@@ -169,7 +169,7 @@ def test_every_other_command_just_leaves(
     command: str, name: signal.Signals, finished: Path, painted: Path, kubeconfig: str
 ) -> None:
     folder = Path(kubeconfig).parent
-    arguments = {
+    arguments: dict[str, list[str | Path]] = {
         "predict": [finished, painted],
         "plan": [painted],
         "export": [finished, "--format", "keras", "--to", folder / "model.keras"],
@@ -177,8 +177,8 @@ def test_every_other_command_just_leaves(
         "status": ["fruits", "-n", "default"],
         "logs": ["fruits", "-n", "default", "--follow"],
         "serve": [finished, "--port", "0"],
-    }[command]
-    started = Command(command, *arguments, KUBECONFIG=kubeconfig)
+    }
+    started = Command(command, *arguments[command], KUBECONFIG=kubeconfig)
     started.wait_until_listening()
     time.sleep(random.Random(f"{SEED} {command} {name}").uniform(0, 2))
     ended = started.interrupt(name)
@@ -215,7 +215,8 @@ def test_a_second_signal_ends_at_once(painted: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_a_terminal_leaves_it_as_it_was(painted: Path, tmp_path: Path) -> None:
-    command = ["setsid", "--ctty", sys.executable, "-m", "orchard", "run", painted, "--output", tmp_path / "out"]
+    run = ["run", str(painted), "--output", str(tmp_path / "out")]
+    command = ["setsid", "--ctty", sys.executable, "-m", "orchard", *run]
     terminal, end = pty.openpty()
     process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end)
     os.close(end)

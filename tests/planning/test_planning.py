@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -113,14 +114,14 @@ def test_an_estimate_says_how_sure_it_is() -> None:
 
 
 def test_memory_and_disk_grow_with_what_is_asked_for() -> None:
-    options = {"worker_memory": 3 * 10**8, "driver_memory": 2 * 10**8, "feature_bytes": 4_700.0}
-    found = sizes(WORK, RATES, **options, view_bytes=0.0, network_bytes=15_000_000)
+    sized = partial(sizes, worker_memory=3 * 10**8, driver_memory=2 * 10**8, feature_bytes=4_700.0, view_bytes=0.0)
+    found = sized(WORK, RATES, network_bytes=15_000_000)
     assert 60e6 < found["disk"] < 300e6
     million = replace(WORK, listed=10**6, train=8 * 10**5)
-    more = sizes(million, RATES, **options, view_bytes=0.0, network_bytes=15_000_000)
+    more = sized(million, RATES, network_bytes=15_000_000)
     assert more["driver_python"] - found["driver_python"] > 900e6  # rows of the listing
     tuned = replace(WORK, tune=2_640, tune_views=8, activation_bytes=69_360)
-    assert sizes(tuned, RATES, **options, view_bytes=0.0, network_bytes=1)["tuning_disk"] == 2_640 * 8 * 69_360
+    assert sized(tuned, RATES, network_bytes=1)["tuning_disk"] == 2_640 * 8 * 69_360
 
 
 @pytest.fixture

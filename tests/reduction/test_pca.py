@@ -15,7 +15,8 @@ def correlated(n: int, d: int, offset: float = 0.0, seed: int = 0) -> np.ndarray
     rng = np.random.default_rng(seed)
     mixing, _ = np.linalg.qr(rng.normal(size=(d, d)))
     values = rng.normal(size=(n, d)) * np.arange(1, d + 1) ** -0.7 @ mixing
-    return (values * rng.uniform(0.5, 3, d) + offset).astype(np.float32)
+    rows: np.ndarray = (values * rng.uniform(0.5, 3, d) + offset).astype(np.float32)
+    return rows
 
 
 def floored(data: np.ndarray) -> StandardScaler:
@@ -77,7 +78,7 @@ def test_variance_keeps_the_fewest_components_that_hold_it() -> None:
 def test_zero_variance_features_are_counted_and_left_out() -> None:
     data = correlated(400, 12)
     alone = Reduction.fit(Moments.of(data), components=5)
-    padded = np.insert(data, [0, 6, 12], np.float32([0.0, 0.1, 1e6]), axis=1)
+    padded = np.insert(data, [0, 6, 12], np.array([0.0, 0.1, 1e6], np.float32), axis=1)
     reduction = Reduction.fit(Moments.of(padded), components=5)
     constant = [0, 7, 14]
     assert reduction.zero_variance_features_ == 3

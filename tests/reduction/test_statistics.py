@@ -25,10 +25,10 @@ def equal(one: Sums, other: Sums) -> None:
         np.testing.assert_allclose(mine.mean, theirs.mean, rtol=1e-12)
         np.testing.assert_allclose(mine.scatter, theirs.scatter, rtol=1e-9, atol=1e-9)
     assert one.columns.keys() == other.columns.keys()
-    for column, mine in one.columns.items():
-        assert mine.names == other.columns[column].names
-        assert mine.counts.tolist() == other.columns[column].counts.tolist()
-        np.testing.assert_allclose(mine.sums, other.columns[column].sums, rtol=1e-12)
+    for column, classes in one.columns.items():
+        assert classes.names == other.columns[column].names
+        assert classes.counts.tolist() == other.columns[column].counts.tolist()
+        np.testing.assert_allclose(classes.sums, other.columns[column].sums, rtol=1e-12)
 
 
 def test_each_class_has_its_rows_and_their_sum_and_rows_of_none_are_in_no_class() -> None:

@@ -29,11 +29,11 @@ def picture(label: int, number: int) -> bytes:
     return buffer.getvalue()
 
 
-def classifier(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> ClassifierMetrics:
+def classifier(labels: Sequence[str], matrix: Sequence[Sequence[int]] | np.ndarray) -> ClassifierMetrics:
     """The metrics that follow from a confusion matrix."""
     table = np.asarray(matrix)
     rows, columns = np.nonzero(table)
-    true, predicted = [labels[row] for row in rows], [labels[column] for column in columns]
+    true, predicted = ([labels[index] for index in indices.tolist()] for indices in (rows, columns))
     counts = table[rows, columns].tolist()
     return evaluate(true, predicted, counts=counts, train_rows=4 * int(table.sum()), seconds=1.25)
 
@@ -56,7 +56,7 @@ def metrics_of(labels: Sequence[str], per_label: int = 10, n_classifiers: int = 
     n = len(labels)
     matrix = np.diag([per_label] * n) + np.roll(np.diag(range(n)), 1, axis=1) * (n > 1)
     names = ["logistic_regression", "random_forest", *(f"another_{i}" for i in range(n_classifiers))] if n else []
-    classifiers = {
+    classifiers: dict[str, ClassifierMetrics] = {
         name: {**classifier(labels, matrix + i), "by_kind": by_kind(matrix + i)}
         for i, name in enumerate(names[:n_classifiers])
     }
@@ -221,8 +221,10 @@ def a_run() -> Run:
             "spark_conf": {"spark.executor.memory": "4g", "spark.hadoop.fs.s3a.secret.key": "hunter2"},
         },
         "backbone": {"name": "EfficientNetLite0", "n_features": 1280, "precision": "float32"},
+        "fitting": None,
         "versions": {"orchard": "0.1.0", "pyspark": "4.3.0"},
         "machine": {"cores": 2, "memory_bytes": 2 * 2**30},
+        "usage": {},
         "plan": {
             "images": 200,
             "measured_on": 128,

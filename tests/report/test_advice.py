@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchard.headline import headline
-from orchard.layout import Metrics, Run
+from orchard.layout import Metrics, RejectedKind, Run
 from orchard.report.advice import MAX_STEPS, Advice, Level, advise, answered_at
 
 Make = Callable[..., Advice]
@@ -26,7 +26,9 @@ def good(metrics_of: Callable[..., Metrics], classifier: Callable[..., Any]) -> 
     metrics["classifiers"] = {"logistic_regression": measured}
     metrics["calibration"] |= {"accuracy_sure": 1.0, "share_sure": 0.9, "accuracy": 0.97}
     metrics["unknown"]["sure"] = 0
-    metrics["headline"] = headline(metrics)
+    line = headline(metrics)
+    assert line is not None
+    metrics["headline"] = line
     return metrics
 
 
@@ -68,7 +70,12 @@ def test_classes_of_few_test_images_make_the_data_amber(advised: Make) -> None:
 
 def test_rejected_images_come_with_what_to_do(advised: Make) -> None:
     def change(metrics: Metrics) -> None:
-        remedy = {"reason": "unreadable", "kind": "a Git LFS pointer", "images": 80, "remedy": "run git lfs pull."}
+        remedy: RejectedKind = {
+            "reason": "unreadable",
+            "kind": "a Git LFS pointer",
+            "images": 80,
+            "remedy": "run git lfs pull.",
+        }
         metrics["images"] |= {"listed": 1100, "rejected": 100, "rejected_kinds": [remedy]}
 
     advice = advised(change)
@@ -106,7 +113,7 @@ def test_the_same_image_under_two_labels_is_to_be_relabelled(advised: Make) -> N
 def test_labels_in_doubt_are_to_be_looked_at_and_given_back(advised: Make) -> None:
     suspect = {"path": "a/1.jpg", "label": "Apple", "suggested": "Pear", "fault": "label", "score": 0.9, "also": []}
     review = {"judged": 800, "images": 12, "faults": {"label": 8, "dark": 4}, "first": [suspect]}
-    step = _step(advised(lambda metrics: metrics.update(review=review)), "Look at the labels in doubt")  # type: ignore[arg-type]
+    step = _step(advised(lambda metrics: metrics.update(review=review)), "Look at the labels in doubt")
     assert step.why.startswith("8 images of 800 look more like another label.")
     assert step.why.endswith("Such as a/1.jpg: “Apple”, or “Pear”?")
     assert step.gain == 0.01

@@ -182,7 +182,7 @@ def test_the_page_of_a_huge_collection_stays_under_five_megabytes(
     labels = [f"{i:04d} " + "🍒" * 200 for i in range(3_000)]
     random = np.random.default_rng(0)
     metrics = metrics_of([])
-    metrics["images"].update(listed=10**6 + 2, featurized=10**6, decoded=10**6)
+    metrics["images"] |= {"listed": 10**6 + 2, "featurized": 10**6, "decoded": 10**6}
     metrics["labels"] = {label: {"train": 400, "validation": 30, "test": 100} for label in labels}
     one = evaluate(*(labels + [labels[i] for i in random.integers(0, 3_000, 100_000)] for _ in range(2)))
     assert one["confusion_left_out"] > 50_000
@@ -232,7 +232,7 @@ def _no_classifier(metrics: Metrics) -> None:
 
 def _no_test_rows(metrics: Metrics) -> None:
     for one in metrics["classifiers"].values():
-        one.update(test_rows=0, accuracy=float("nan"))
+        one |= {"test_rows": 0, "accuracy": float("nan")}
     metrics["columns"]["ripeness_by_eye"].pop("test")
 
 
@@ -243,12 +243,12 @@ def _features_only(metrics: Metrics) -> None:
 
 def _nothing(metrics: Metrics) -> None:
     _features_only(metrics)
-    metrics["images"].update(listed=0, featurized=0, rejected=0, decoded=0, rejected_by_reason={})
-    metrics.update(labels={}, warnings=[], seconds={}, images_per_second=0.0)
+    metrics["images"] |= {"listed": 0, "featurized": 0, "rejected": 0, "decoded": 0, "rejected_by_reason": {}}
+    metrics |= {"labels": {}, "warnings": [], "seconds": {}, "images_per_second": 0.0}
 
 
 def _no_seconds(metrics: Metrics) -> None:
-    metrics.update(seconds={"extract": 0.0}, images_per_second=float("nan"))
+    metrics |= {"seconds": {"extract": 0.0}, "images_per_second": float("nan")}
 
 
 @pytest.mark.parametrize("change", [_no_classifier, _no_test_rows, _features_only, _nothing, _no_seconds])
@@ -301,7 +301,9 @@ def test_without_groups_the_headline_is_that_of_images_without_a_near_twin(
 ) -> None:
     metrics = metrics_of(labels)
     del metrics["group_split"], metrics["grouping"]
-    metrics["headline"] = headline(metrics)
+    line = headline(metrics)
+    assert line is not None
+    metrics["headline"] = line
     page = render(ReportData(metrics, a_run()))
     text = _visible(page)
     assert "Accuracy on test images without a near twin in training 70.0% 54.6 to 81.9% with 95% confidence" in text

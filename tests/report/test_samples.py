@@ -77,9 +77,9 @@ def test_mistakes_are_of_the_test_split_and_the_classifier_surest_first(tmp_path
     found = worst_mistakes(output, {"mine": frozenset()})["mine"]
     assert [mistake.path for mistake in found[:2]] == ["t/surer.jpg", "t/sure.jpg"]
     assert [mistake.label for mistake in found[2:]] == ["c"] * 4
-    found = worst_mistakes(output, {"mine": frozenset({("c", "a")}), "other": frozenset()}, limit=1)
-    assert [mistake.label for mistake in found["mine"]] == ["b", *["c"] * 4]  # the surest, and the pair that is wanted
-    assert [mistake.predicted for mistake in found["other"]] == ["c"]
+    both = worst_mistakes(output, {"mine": frozenset({("c", "a")}), "other": frozenset()}, limit=1)
+    assert [mistake.label for mistake in both["mine"]] == ["b", *["c"] * 4]  # the surest, and the pair that is wanted
+    assert [mistake.predicted for mistake in both["other"]] == ["c"]
 
 
 def test_every_reason_has_examples(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from orchard.review.judging import DOUBTED, STRANGE, Judge, Judged
 from orchard.review.leave_one_out import LeaveOneOut
 
 
-def images(**columns: list[object]) -> pa.Table:
+def images(**columns: Sequence[object]) -> pa.Table:
     n = len(next(iter(columns.values())))
     base = {"path": [f"{i}.jpg" for i in range(n)], "label": ["Lemon"] * n, "split": ["train"] * n}
     return pa.table(base | columns)

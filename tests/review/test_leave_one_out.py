@@ -31,7 +31,8 @@ def test_what_is_said_of_a_row_is_what_the_others_alone_say(rows: np.ndarray) ->
 
     def scatter(chosen: np.ndarray) -> np.ndarray:
         inside = [scaled[chosen & (name == LABELS)] for name in names]
-        return sum((part - part.mean(axis=0)).T @ (part - part.mean(axis=0)) for part in inside)
+        found: np.ndarray = sum((part - part.mean(axis=0)).T @ (part - part.mean(axis=0)) for part in inside)
+        return found
 
     everything = np.ones(len(rows), bool)
     for row in range(len(rows)):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from orchard.layout import INVENTORY, SUSPECTS, Dataset
+from orchard.layout import INVENTORY, SUSPECTS, Dataset, Metrics
 from orchard.output import Output
 from orchard.pipeline import Pipeline
 from orchard.settings import load
@@ -48,14 +48,14 @@ def test_wrong_labels_are_found_and_a_corrected_list_is_taken_back(
     }
     gone = next(path for path in train if path not in wrong)
 
-    def run(corrections: str) -> dict[str, dict[str, int]]:
+    def run(corrections: str) -> Metrics:
         given = {"labels": names, "precision": "float32", "corrections": corrections}
         with Pipeline(str(output), load(given), spark) as pipeline:
             pipeline.extract(str(fruits))
             pipeline.reduce()
             pipeline.review()
             pipeline.finish()
-        metrics: dict[str, dict[str, int]] = json.loads((output / "metrics.json").read_text())
+        metrics: Metrics = json.loads((output / "metrics.json").read_text())
         return metrics
 
     rows = [{"path": path, "corrected": label} for path, label in wrong.items()]

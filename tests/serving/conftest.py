@@ -1,4 +1,4 @@
-"""A real server: `orchard serve` in a process of its own, on a port of its own, over a model of real photographs."""
+"""A real server: `orchard serve` in a process of its own, on a port of its own, over a model of fruits."""
 
 import json
 import os
@@ -59,6 +59,11 @@ class Server:
         """Return the memory of the server and its engines."""
         files = [Path(f"/proc/{pid}/status") for pid in (self.process.pid, *self.engines())]
         return sum(int(file.read_text().split("VmRSS:")[1].split()[0]) for file in files) / 1024
+
+    def held_bytes(self) -> float:
+        """Return how many bytes of bodies have come that are not answered yet."""
+        text = httpx.get(f"{self.url}/metrics").text
+        return float(next(line for line in text.splitlines() if line.startswith("orchard_held_bytes ")).split()[1])
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the log so far."""

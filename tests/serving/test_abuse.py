@@ -161,7 +161,7 @@ def test_schemathesis_finds_nothing(server: Server, tmp_path: Path) -> None:
     # What is an image no schema can say: it sends others as good ones, and good ones in forms that it takes for bad.
     command += ["--exclude-checks=positive_data_acceptance,negative_data_rejection"]
     command += ["--phases=examples,coverage,fuzzing"]
-    command += ["--seed=1", "--request-timeout=20", "--no-color"]
+    command += ["--seed=1", "--request-timeout=60", "--no-color"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert server.process.poll() is None

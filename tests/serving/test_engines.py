@@ -27,7 +27,7 @@ from orchard.serving.batching import EnginePool
 from orchard.serving.engine import EngineProcess
 from orchard.serving.problems import Problem, Refusal
 
-from .conftest import Server, serving  # type: ignore[import-not-found]
+from .conftest import Server, serving
 
 
 @pytest.fixture(scope="module")

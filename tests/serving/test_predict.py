@@ -26,8 +26,9 @@ from orchard.serving import server as serving_server
 from orchard.serving.app import Serving
 from orchard.serving.batching import EnginePool, QueueFull
 from orchard.vocabulary import Reason
+from waiting import wait_until
 
-from .conftest import Server, receive_all, serving  # type: ignore[import-not-found]
+from .conftest import Server, receive_all, serving
 
 BOUNDARY = "a-boundary"
 
@@ -322,14 +323,15 @@ def test_a_full_queue_answers_503_at_once_and_the_server_recovers(strict: Server
 def test_a_client_that_goes_away_is_noticed_before_its_turn(server: Server, photographs: list[bytes]) -> None:
     engines = len(server.engines())
     with ThreadPoolExecutor(engines) as clients:
-        large = [("file", _png(5000, 5000))] * 16  # seconds of work for every engine
-        busy = [clients.submit(server.client.post, "/v1/predict", files=large) for _ in range(engines)]
-        while "orchard_queue_images 0.0" in server.client.get("/metrics").text:
-            time.sleep(0.01)
+        image = _png(5000, 5000)
+        large = [("file", image)] * 16  # seconds of work for every engine
+        busy = [clients.submit(server.client.post, "/v1/predict", files=large, timeout=120) for _ in range(engines)]
+        wait_until(lambda: server.held_bytes() >= engines * len(large) * len(image))
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
             body = _form(photographs[0])
+            held = server.held_bytes()
             connection.sendall(_head(len(body)).replace(b"Host: x", b"Host: x\r\nX-Request-Id: gone") + body)
-            time.sleep(0.1)
+            wait_until(lambda: server.held_bytes() >= held + len(body) / 2)
         assert [answer.result().status_code for answer in busy] == [200] * engines
     assert next(line for line in server.lines() if line.get("request_id") == "gone")["status"] == 499
 
@@ -338,12 +340,18 @@ def test_a_client_that_goes_away_is_noticed_before_its_turn(server: Server, phot
 def test_images_that_nobody_waits_for_are_dropped(model: Model, photographs: list[bytes], others: int) -> None:
     batches: list[int] = []
 
-    class Observer:
+    class Counting:
         def batch(self, images: int) -> None:
             batches.append(images)
 
+        def ended(self, *, late: bool) -> None:
+            raise AssertionError(f"an engine ended, late: {late}")
+
+        def tried_again(self, images: int) -> None:
+            raise AssertionError(f"{images} images were tried again")
+
     async def play() -> None:
-        pool = EnginePool(model, engines=1, capacity=3, limits=Limits(), observer=Observer())
+        pool = EnginePool(model, engines=1, capacity=3, limits=Limits(), observer=Counting())
         gone = pool.submit(photographs[:2], 1)
         with pytest.raises(QueueFull):
             pool.submit(photographs[2:4], 1)
@@ -444,20 +452,26 @@ def test_the_log_tells_of_requests_and_nothing_of_photographs(server: Server, ph
 
 def test_sigterm_lets_requests_under_way_finish(trained: Path, tmp_path: Path, photographs: list[bytes]) -> None:
     body = _form(*photographs)
-    flags = ("--engines=1", "--drain-seconds=1", "--shutdown-seconds=20")
+    flags = ("--engines=1", "--drain-seconds=2", "--shutdown-seconds=20")
+
+    def is_refused() -> bool:
+        try:
+            httpx.get(f"{server.url}/healthz")
+        except httpx.TransportError as error:
+            return isinstance(error, httpx.ConnectError)
+        return False
+
     with serving(trained, tmp_path, *flags) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
             connection.sendall(_head(len(body)) + body[: len(body) // 2])
-            time.sleep(0.3)
+            wait_until(lambda: server.held_bytes() >= len(body) // 2)
             server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+            wait_until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
             draining = httpx.get(f"{server.url}/readyz")
             assert (draining.status_code, draining.json()["reason"]) == (503, "not_ready")
             assert draining.headers["connection"] == "close"
             assert httpx.get(f"{server.url}/healthz").status_code == 200
-            time.sleep(1.5)
-            with pytest.raises(httpx.ConnectError):
-                httpx.get(f"{server.url}/healthz")
+            wait_until(is_refused)
             connection.sendall(body[len(body) // 2 :])
             answer = receive_all(connection)
         assert answer.startswith(b"HTTP/1.1 200 ")
@@ -468,8 +482,8 @@ def test_sigterm_lets_requests_under_way_finish(trained: Path, tmp_path: Path, p
 def test_a_request_that_never_ends_does_not_hinder_the_end(trained: Path, tmp_path: Path) -> None:
     with serving(trained, tmp_path, "--engines=1", "--shutdown-seconds=1") as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-            connection.sendall(_head(1000))
-            time.sleep(0.3)
+            connection.sendall(_head(1000) + b"--")
+            wait_until(server.held_bytes)
             started = time.monotonic()
             assert server.stop() == 0
         assert time.monotonic() - started < 8

@@ -44,6 +44,8 @@ class Stub:
     check: Callable[[str], Answer | None] = lambda _: None
     """Sees the Authorization header of each request; may refuse it."""
     requests: list[str] = field(default_factory=list)
+    signers: list[tuple[str, str] | None] = field(default_factory=list)
+    """Whose key signed for which region, where `check` notes it."""
 
     @property
     def options(self) -> S3Options:

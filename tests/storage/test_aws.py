@@ -19,6 +19,7 @@ from orchard.errors import AccessDenied
 from orchard.storage import S3Options, open_storage
 from orchard.storage.aws import Credentials
 from orchard.storage.s3_connection import reconnect
+from waiting import wait_until
 
 from .stub import Stub, error
 
@@ -43,11 +44,10 @@ def _config(home: Path, text: str, name: str = "config") -> None:
 @pytest.fixture
 def signed(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Stub:
     """The server, which notes who signs, and for which region."""
-    stub.seen = []
 
     def check(authorization: str) -> Any:
         found = re.search(r"Credential=([^/]+)/\d+/([^/]+)/s3", authorization)
-        stub.seen.append((found[1], found[2]) if found else None)
+        stub.signers.append((found[1], found[2]) if found else None)
         return None
 
     stub.check = check
@@ -59,10 +59,10 @@ def signed(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Stub:
 
 def _use(stub: Stub, options: S3Options | None = None) -> set[tuple[str, str] | None]:
     """Who signs when everything is read, by obstore and by ourselves."""
-    stub.seen.clear()
+    stub.signers.clear()
     storage = open_storage("s3a://b", options or S3Options(stub.options.endpoint))
     assert [storage.read(entry.key) for entry in storage.list()] == [b"1", b"2"]
-    return set(stub.seen)
+    return set(stub.signers)
 
 
 def test_keys_and_region_of_a_profile_in_the_config(signed: Stub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,9 @@ def sts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             asked.append(body)
-            action = re.search(r"Action=(\w+)", body)[1]
+            found = re.search(r"Action=(\w+)", body)
+            assert found is not None
+            action = found[1]
             expires = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
             text = (
                 f"<{action}Response><{action}Result><Credentials><AccessKeyId>ROLE{len(asked)}</AccessKeyId>"
@@ -169,9 +171,9 @@ def test_keys_that_expire_are_replaced_in_time(home: Path) -> None:
     credentials = Credentials("us-east-1")
     first = credentials()["access_key_id"]
     assert [credentials()["access_key_id"] for _ in range(5)] == [first] * 5
-    assert (credentials()["expires_at"] - datetime.now(UTC)).total_seconds() < 303
-    time.sleep(2)
-    assert credentials()["access_key_id"] != first
+    expires = credentials()["expires_at"]
+    assert expires is not None and (expires - datetime.now(UTC)).total_seconds() < 303
+    wait_until(lambda: credentials()["access_key_id"] != first, 20)
 
 
 def test_keys_that_the_store_calls_expired_are_asked_for_again(signed: Stub, home: Path) -> None:
@@ -210,7 +212,7 @@ def test_without_credentials_one_sentence_says_so_in_seconds(
     started = time.monotonic()
     with pytest.raises(AccessDenied, match="no credentials for bucket b at http") as told:
         list(open_storage("s3a://b", S3Options(signed.options.endpoint, timeout=300)).list())
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 60
     assert said in str(told.value)
     assert "\n" not in str(told.value)
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,7 +48,7 @@ def _failing(number: int) -> Any:
 def test_a_write_that_fails_is_one_sentence(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, number: int, code: int, said: str
 ) -> None:
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "write": lambda: storage.write("folder/a", b"1"),
         "create": lambda: storage.create("folder/a", b"1"),
         "move": lambda: storage.move("there", "folder/a"),
