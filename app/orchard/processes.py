@@ -28,10 +28,14 @@ from typing import Any, Generic, TypeVar
 from orchard import child, interruption
 from orchard.errors import ClusterError, OrchardError
 from orchard.tasks import call, given_up, marked_error
-from orchard.workers import ATTEMPTS, Workers
+from orchard.workers import ATTEMPTS, ENVIRONMENT, Workers
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+_ENVIRONMENT = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
+"""Of a process, where this one's says nothing else; one thread each, as Spark has it."""
 
 
 class WorkerDied(Exception):
@@ -50,7 +54,9 @@ class _Process:
                 stdin=theirs.fileno(),
                 stdout=self._printed,
                 stderr=self._printed,
-                **child.options(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1")),
+                **child.options(
+                    **(_ENVIRONMENT | {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ})
+                ),
             )
         with ours:
             self._pipe = ours.makefile("rwb")

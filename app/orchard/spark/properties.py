@@ -7,7 +7,7 @@ from pathlib import Path
 from orchard.cluster import executors
 from orchard.machine import available_cores
 from orchard.settings import Settings
-from orchard.workers import ATTEMPTS
+from orchard.workers import ATTEMPTS, ENVIRONMENT
 
 # On a small machine the JVM's optimising compiler takes cores from the workers: 5.9 s of CPU time while 12,158 images
 # are featurized, 3.0 s if only what runs very often is optimised, and training is not slower for it.
@@ -45,6 +45,7 @@ def of_master(master: str, driver_memory: str) -> dict[str, str]:
         "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
         "spark.sql.warehouse.dir": str(Path(tempfile.gettempdir(), "orchard-warehouse")),
         "spark.driver.memory": driver_memory,
+        **{f"spark.executorEnv.{name}": value for name, value in ENVIRONMENT.items()},
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()} {LATE_OPTIMIZATION}",
     }
     if master.startswith("local"):
