@@ -223,7 +223,7 @@ class Settings(BaseSettings):
     fit_validation: bool = Field(
         False,
         description="fit scaler, PCA and classifiers again on training and validation images together, after the "
-        "validation split has chosen and calibrated them",
+        "validation split has chosen and calibrated them; with --tune, end the backbone's training on both, too",
     )
     classifiers: Names = Field(
         ("linear_discriminant", "logistic_regression", "random_forest"),

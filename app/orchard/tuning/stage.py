@@ -210,9 +210,9 @@ def _train(
     shutil.rmtree(folder, ignore_errors=True)
     first, best = metrics["history"][0], metrics["history"][metrics["best_epoch"]]
     log.info(
-        "tuned on %d images in %d epochs: of %d held out %.1f %% are right, before %.1f %%",
+        "tuned on %d images in %d epochs: of %d held out %.1f %% are right, before %.1f %%; in %d more on these, too",
         *(metrics["images"], metrics["epochs"], metrics["held_out"]),
-        *(100 * best["accuracy"], 100 * first["accuracy"]),
+        *(100 * best["accuracy"], 100 * first["accuracy"], metrics["joined"]),
     )
     if metrics["epochs"] < min(settings.tune_epochs, metrics["best_epoch"] + 1):
         log.warning("--tune-minutes %g was enough for %d epochs only", settings.tune_minutes, metrics["epochs"])
