@@ -237,6 +237,14 @@ def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_befo
         assert progress.is_done and progress.best_epoch and (progress.epoch, progress.joined) == (4, 1)
         assert len(progress.history) == 5, "images held out say nothing of an epoch that trains on them"
         judging = found.head
+        paths = [
+            pa.chunked_array([[f"{split}/{n}" for n in range(number)]]) for split, number in (("a", 960), ("b", 64))
+        ]
+        judged = process.judged_by(found, ["same", "other"], *paths)
+        assert judged.features.shape == (2, 960, 8) and len(judged.trained) == 960
+        assert judged.held_out_features.shape == (64, 8) and len(judged.held_out) == 64
+        right = judged.head.linear(judged.held_out_features).argmax(axis=1) == held_classes
+        assert right[3:].mean() >= progress.history[progress.best_epoch]["accuracy"] - 0.1
         found.keep_last(progress)
         assert not np.array_equal(found.head.weights, judging.weights)
         found.keep_best(progress)

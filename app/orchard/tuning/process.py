@@ -201,12 +201,10 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     )
     judged = b""
     if progress.joined:
-        judged = Judged(
-            Head(trainer.head, labels),
-            *(_hashes(table, found) for table, found in zip(tables, (training, held_out), strict=True)),
-            trainer.features(held_out=False, views=min(PROBE_VIEWS, training.views), done=lambda _: None),
-            trainer.features(held_out=True, views=held_out.views, done=lambda _: None).mean(axis=0),
-        ).to_bytes()
+        known = (
+            table["path"].take(pa.array(found.known)) for table, found in zip(tables, (training, held_out), strict=True)
+        )
+        judged = judged_by(trainer, labels, *known).to_bytes()
         trainer.keep_last(progress)
     (folder / JUDGED).write_bytes(judged)
     network.save_weights(folder / TUNED)
@@ -234,9 +232,22 @@ def check_readable(classes: NDArray[np.intp], training: Activations, held_out: A
         )
 
 
-def _hashes(images: pa.Table, found: Activations) -> NDArray[np.uint64]:
-    """Return what images are known by in `Judged`, those that could be decoded."""
-    return hashes(images["path"].take(pa.array(found.known)))
+def judged_by(trainer: Trainer, labels: list[str], trained: pa.ChunkedArray, held_out: pa.ChunkedArray) -> Judged:
+    """Return what the network gives as it is now.
+
+    Args:
+        trainer: has it.
+        labels: of its classes.
+        trained: paths of the images to train on that could be decoded.
+        held_out: likewise, of those held out.
+    """
+    return Judged(
+        Head(trainer.head, labels),
+        hashes(trained),
+        hashes(held_out),
+        trainer.features(held_out=False, views=PROBE_VIEWS, done=lambda _: None),
+        trainer.features(held_out=True, views=None, done=lambda _: None).mean(axis=0),
+    )
 
 
 def _classes(images: pa.Table, labels: list[str]) -> NDArray[np.intp]:

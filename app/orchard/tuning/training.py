@@ -219,9 +219,9 @@ class Trainer:
             epochs: of the schedule.
             done: told of each batch of images.
         """
-        known, views = self._training.known, min(PROBE_VIEWS, self._training.views)
-        features = np.concatenate(self.features(held_out=False, views=views, done=done))
-        names = [f"{c:08d}" for c in np.tile(self._classes[known], views).tolist()]
+        features = np.concatenate(self.features(held_out=False, views=PROBE_VIEWS, done=done))
+        classes = self._classes[self._training.known]
+        names = [f"{c:08d}" for c in np.tile(classes, len(features) // len(classes)).tolist()]
         moments, sums = Moments.of(features), ClassSums.of(features, names)
         linear = fit(moments, sums, Reduction.fit(moments)).linear
         held = self._held_out.known
@@ -280,16 +280,17 @@ class Trainer:
         """Give the network the weights of the last epoch, after `Progress.joined` ones."""
         self._assign(progress.weights[: len(progress.best)])
 
-    def features(self, *, held_out: bool, views: int, done: Callable[[int], None]) -> NDArray[np.float32]:
+    def features(self, *, held_out: bool, views: int | None, done: Callable[[int], None]) -> NDArray[np.float32]:
         """Return (views, images, n_features) of the first views of the known images, as the network is now.
 
         Args:
             held_out: of which images.
-            views: how many.
+            views: how many, at the most; None: all.
             done: told of each batch of images.
         """
         of = self._held_out if held_out else self._training
-        return np.stack([self._features_of(of, of.known, np.full(len(of.known), view), done) for view in range(views)])
+        n, views = len(of.known), min(views or of.views, of.views)
+        return np.stack([self._features_of(of, of.known, np.full(n, view), done) for view in range(views)])
 
     def _rows(self, images: NDArray[np.intp], views: NDArray[np.intp]) -> Any:
         n = len(self._training.rows)
