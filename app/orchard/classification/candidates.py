@@ -124,6 +124,9 @@ class Candidates:
         ]
         if self._judged_by:
             self._views, images = self._judged_by.rows(output, names)
+            if len(set(self._views[0].columns["label"])) < 2:  # the output has other images now
+                self._judged_by = None
+        if self._judged_by:
             parts = [
                 Sums.of(view.features, {name: view.columns[name] for name in ("label", *names)}) for view in self._views
             ]

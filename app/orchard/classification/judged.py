@@ -8,7 +8,7 @@ trained on, judged on those that it had never seen. Weights of sources take no p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -62,16 +62,28 @@ class Judged:
 
     @classmethod
     def of(cls, output: Output) -> Self | None:
-        """Return that of an output; None: its network was trained on no image held out, or not tuned.
-
-        Raises ValueError, KeyError or zipfile.BadZipFile if the part is not what `to_bytes` wrote.
-        """
+        """Return that of an output, see `from_bytes`; None: its network was trained on no image held out."""
         data = output.part(JUDGED)
-        if not data:
-            return None
+        return cls.from_bytes(data) if data else None
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return what `to_bytes` wrote; raises ValueError, KeyError or zipfile.BadZipFile if it is something else."""
         arrays = npz.load(data)
         head = Head(Linear(arrays["weights"], arrays["bias"]), arrays["labels"].tolist())
         return cls(head, *(arrays[name] for name in ("trained", "held_out", "features", "held_out_features")))
+
+    def without(self, paths: pa.Array) -> Self:
+        """Return what is left when images are erased."""
+        named = hashes(paths)
+        trained, held_out = ~np.isin(self.trained, named), ~np.isin(self.held_out, named)
+        return replace(
+            self,
+            trained=self.trained[trained],
+            held_out=self.held_out[held_out],
+            features=self.features[:, trained],
+            held_out_features=self.held_out_features[held_out],
+        )
 
     def rows(self, output: Output, further: Sequence[str]) -> tuple[list[HeldOut], HeldOut]:
         """Return the images to fit on, by each of the views, and those to judge on, with what their columns hold now.
@@ -97,6 +109,6 @@ class Judged:
         return views, HeldOut(self.held_out_features[there], values)
 
 
-def hashes(paths: pa.ChunkedArray) -> NDArray[np.uint64]:
+def hashes(paths: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
     """Return what images are known by: no name, (n,)."""
     return seeded_hashes(paths, _SEED)
