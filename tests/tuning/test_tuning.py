@@ -148,8 +148,20 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
     images = pa.table({"path": paths, "size": pa.nulls(96, pa.int64()), "label": labels})
     limits = Limits(2**20, 10**6, 2**27, 5)
     request = process.Request(
-        *("EfficientNetLite0", 1.0, 64, "random", 1, Fit.STRETCH),
-        *(2, 3, True, 3, 600.0, 1, limits, S3Options()),
+        backbone="EfficientNetLite0",
+        alpha=1.0,
+        input_size=64,
+        weights="random",
+        seed=1,
+        fit=Fit.STRETCH,
+        views=2,
+        test_views=3,
+        joins=True,
+        epochs=3,
+        seconds=600.0,
+        threads=1,
+        limits=limits,
+        s3=S3Options(),
     )
     folder, told = tmp_path / "work", Counter[str]()
 
@@ -189,7 +201,7 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
 def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training that is cut off after each epoch goes on in either phase."""
+    """A training that is cut off goes on in either phase."""
     import keras
 
     monkeypatch.setattr("orchard.tuning.training.RATE", 0.02)  # few steps
@@ -231,7 +243,7 @@ def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_befo
             except Stopped:
                 continue
 
-    for stop_after in (100, 1):
+    for stop_after in (100, 2):
         found, progress = trained(tmp_path / f"{stop_after}.npz", stop_after)
         assert found.joined_images == 61
         assert progress.is_done and progress.best_epoch and (progress.epoch, progress.joined) == (4, 1)
