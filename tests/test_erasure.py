@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,16 +18,20 @@ from click.testing import CliRunner
 import orchard
 import orchard.layout
 from orchard import erasure, models
+from orchard.classification.judged import Judged, hashes
+from orchard.classification.tuned_head import Head
 from orchard.cli import cli
 from orchard.errors import InputError, OutputDamaged
 from orchard.files import parquet_bytes, part, stage_file
 from orchard.images.erased import without_erased
 from orchard.images.sources import Listing
+from orchard.inference.linear import Linear
 from orchard.inference.model import Model
 from orchard.layout import (
     BACKBONE,
     ERASED,
     INVENTORY,
+    JUDGED,
     LABELS,
     LISTING,
     NEIGHBOURS,
@@ -39,6 +44,13 @@ from orchard.storage import S3Options
 from orchard.verify import verify
 from test_verify import IDENTITY, NETWORK, PATHS, rows
 
+JUDGED_BY = Judged(
+    Head(Linear(np.ones((2, 1), np.float32), np.zeros(2, np.float32)), ["a", "b"]),
+    hashes(pa.array(PATHS[:3])),
+    hashes(pa.array(PATHS[3:4])),
+    np.arange(3, dtype=np.float32).reshape(1, 3, 1),
+    np.zeros((1, 1), np.float32),
+)
 OLD_LOG = "logs/20200101T000000-abcdef/log-0001.jsonl"
 
 
@@ -98,6 +110,7 @@ def small(folder: Path) -> Output:
             parts={
                 BACKBONE: NETWORK.to_bytes(),
                 TO_DO_AGAIN: parquet_bytes(pa.table({"path": PATHS})).to_pybytes(),
+                JUDGED: JUDGED_BY.to_bytes(),
             },
         )
         out.commit({}, model=out.stage_model({LABELS: b"[]"}))
@@ -140,6 +153,9 @@ def test_every_table_list_and_log_loses_an_image(tmp_path: Path) -> None:
     assert [now.rows(dataset) for dataset in (Dataset.REDUCED_CSV, Dataset.NEIGHBOURS)] == [7, 7]
     near = now.read(Dataset.NEIGHBOURS, ["neighbours", "similarities"], NEIGHBOURS).to_pylist()[0]
     assert near["similarities"] == pytest.approx([0.8, 0.7]) and near["neighbours"] == PATHS[2:4]
+    judged = Judged.of(now)
+    assert judged and (judged.features.tolist(), judged.held_out_features.tolist()) == ([[[1], [2]]], [[0]])
+    assert hashes(pa.array(PATHS[1:4])).tolist() == [*judged.trained, *judged.held_out]
     assert now.model_folder == out.model_folder and models.current(now.storage).folder == now.model_folder
     assert verify(now)["damage"] == []
     again = erased(now, first)

@@ -79,6 +79,7 @@ def test_a_quality_sets_what_nobody_else_does(tmp_path: Path, monkeypatch: pytes
     assert found() == ("best", "EfficientNetLite1", 8, "3", False)
     assert load({"quality": "balanced"}).answer_with == "linear_discriminant"
     assert load({"quality": "best"}).answer_with == "tuned_head"
+    assert load({"quality": "best"}).tune_minutes == 24 != load({"quality": "best", "tune_minutes": 9}).tune_minutes
     assert load({"quality": "best", "classifiers": "logistic_regression"}).answer_with is None
     assert load({"quality": "best", "classifiers": "linear_discriminant"}).answer_with == "tuned_head"
     assert load({"classifiers": "logistic_regression"}).answer_with is None

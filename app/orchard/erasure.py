@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchard import delimited
+from orchard.classification.judged import Judged
 from orchard.errors import OrchardError
 from orchard.files import DataFile, digest_of, parquet_bytes, part, read_columns, read_file, stage_file
 from orchard.images import erased
@@ -30,6 +31,7 @@ from orchard.layout import (
     ERASED,
     ESCAPED,
     INVENTORY,
+    JUDGED,
     LOGS,
     METRICS,
     MODEL,
@@ -253,9 +255,13 @@ def _find_rows(output: Output, plan: Plan, paths: pa.Array) -> None:
                 plan.said["neighbours_of_others"] += others
             if mine:
                 plan.said["rows"][dataset] = plan.said["rows"].get(dataset, 0) + mine
-    listings = [file for file in output.files(PARTS) if file.name.endswith(f"/{TO_DO_AGAIN}")]
-    if listings:
-        plan.rewritten[PARTS] = listings
+    parts = [
+        file
+        for file in output.files(PARTS)
+        if file.name.endswith(f"/{TO_DO_AGAIN}") or (file.name.endswith(f"/{JUDGED}") and output.part(JUDGED))
+    ]
+    if parts:
+        plan.rewritten[PARTS] = parts
 
 
 def _count(output: Output, dataset: Dataset, file: DataFile, paths: pa.Array) -> tuple[int, int]:
@@ -278,9 +284,13 @@ def _written(output: Output, folder: str, file: DataFile, names: Sequence[str]) 
     """Stage a file again without the paths; None if nothing is left of it."""
     paths = pa.array(names, pa.string())
     if folder == PARTS:
-        table = pq.read_table(pa.BufferReader(read_file(output.storage, file)))
-        data = parquet_bytes(table.filter(pc.invert(pc.is_in(table["path"], value_set=paths))))
-        return stage_file(output.storage, output.staging, f"{PARTS}{digest_of(data)}/{TO_DO_AGAIN}", data)
+        content, name = read_file(output.storage, file), file.name.rpartition("/")[2]
+        if name == JUDGED:
+            data: bytes | pa.Buffer = Judged.from_bytes(content).without(paths).to_bytes()
+        else:
+            table = pq.read_table(pa.BufferReader(content))
+            data = parquet_bytes(table.filter(pc.invert(pc.is_in(table["path"], value_set=paths))))
+        return stage_file(output.storage, output.staging, f"{PARTS}{digest_of(data)}/{name}", data)
     if folder == Dataset.REDUCED_CSV:
         named = set(names)
         text = io.StringIO(newline="")

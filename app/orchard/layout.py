@@ -54,11 +54,14 @@ TUNED = "tuned.weights.h5"
 """The weights of a tuned network, as Keras saves them; no part of a model, which has the network."""
 TRAINED_HEAD = "head.npz"
 """What was trained on top of a tuned network, see `orchard.classification.tuned_head`; no part of a model."""
+JUDGED = "judged.npz"
+"""What a tuned network gave before images held out were trained on, too, see `orchard.classification.judged`; no part
+of a model."""
 TO_DO_AGAIN = "listing.parquet"
 """What is to be featurized again by a tuned network, rows of `LISTING`; gone when it is done."""
 BACKGROUNDS = "backgrounds.npz"
 """What things are pasted onto in random views; no part of a model: see `orchard.features.backgrounds`."""
-NOT_IN_MODELS = (STATISTICS, TUNED, TRAINED_HEAD, TO_DO_AGAIN, BACKGROUNDS)
+NOT_IN_MODELS = (STATISTICS, TUNED, TRAINED_HEAD, JUDGED, TO_DO_AGAIN, BACKGROUNDS)
 LABELS = "labels.json"
 CALIBRATION = "calibration.json"
 FAMILIARITY = "familiarity.npz"
@@ -521,7 +524,8 @@ class TuningMetrics(TypedDict):
     views: int  # of each image; an epoch takes one of them
     epochs: int  # that were trained
     epochs_asked: int
-    best_epoch: int  # whose weights the network has; 0: those that it had before
+    best_epoch: int  # whose weights the network has, or went on from; 0: those that it had before
+    joined: NotRequired[int]  # further epochs, which trained on the images held out, too
     history: list[dict[str, float]]  # accuracy and loss on the images held out; the first is that of before
     seconds: float
     before: NotRequired[dict[str, float]]  # classifier -> accuracy on test images by the network of before

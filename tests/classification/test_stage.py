@@ -17,6 +17,7 @@ from orchard import pipeline
 from orchard.classification import candidates, discriminant, held_out, regression, stage
 from orchard.classification.forest import Forest
 from orchard.classification.held_out import HeldOut
+from orchard.classification.judged import Judged, hashes
 from orchard.classification.stage import Classification, classify
 from orchard.classification.training import Classifier
 from orchard.classification.tuned_head import Head
@@ -32,8 +33,10 @@ from orchard.layout import (
     COLUMNS,
     FEATURES,
     INVENTORY,
+    JUDGED,
     PREDICTIONS,
     REDUCED,
+    STATISTICS,
     TRAINED_HEAD,
     CalibrationMetrics,
     Dataset,
@@ -41,7 +44,7 @@ from orchard.layout import (
 )
 from orchard.output import Output
 from orchard.reduction.stage import load, reduce
-from orchard.reduction.statistics import Sums
+from orchard.reduction.statistics import Role, Statistics, Sums
 from orchard.settings import Settings
 
 ALL = list(Classifier)
@@ -293,6 +296,35 @@ def test_the_head_of_a_tuned_network_answers_together_with_the_discriminant(
     output.commit({}, parts={TRAINED_HEAD: Head(head.linear, ["plum", "cherry", "quince"]).to_bytes()})
     result = classify(spark, output, asked, key="another", seed=1, split_by_group=False, **MEMORY)
     assert list(result["classifiers"]) == ["linear_discriminant"], "it does not know all labels"
+
+
+def test_images_that_a_network_was_trained_on_in_the_end_judge_it_as_it_was_before(
+    spark: SparkSession, whole: tuple[Output, Classification], output: Output
+) -> None:
+    """The same features of before give the same trials; worse ones give worse trials, and the same answers."""
+    rows = whole[0].read(Dataset.FEATURES, ["path", "features"], FEATURES)
+    features = matrix(rows["features"].combine_chunks())
+    roles = Statistics.from_bytes(whole[0].part(STATISTICS) or b"").roles
+    fit, held = np.flatnonzero(roles == Role.FIT), np.flatnonzero(roles == Role.HELD_OUT)
+    files = whole[0].classifier_files()
+    head = Head(Linear.from_bytes(files["linear_discriminant.npz"], load(whole[0])), json.loads(files["labels.json"]))
+    named = hashes(rows["path"])
+    asked = [Classifier.LINEAR_DISCRIMINANT, Classifier.TUNED_HEAD, Classifier.LOGISTIC_REGRESSION]
+    commit(output, WHOLE)
+    reduce(spark, output, variance=0.99)
+    results = []
+    for seen in (features[held], features[held][::-1]):
+        judged = Judged(head, named[fit], named[held], features[fit][np.newaxis], seen)
+        output.commit({}, parts={TRAINED_HEAD: head.to_bytes(), JUDGED: judged.to_bytes()})
+        key = str(len(results))
+        results.append(classify(spark, output, asked, key=key, seed=1, split_by_group=False, sure_at=0.95, **MEMORY))
+    same, worse = results
+    for name in ("linear_discriminant", "logistic_regression"):
+        assert same["trials"][name] == pytest.approx(whole[1]["trials"][name], rel=0.02)
+    for name in map(str, asked):
+        assert same["classifiers"][name]["confusion"] == worse["classifiers"][name]["confusion"]
+        assert worse["trials"][name]["accuracy"] < same["trials"][name]["accuracy"] - 0.3
+    assert worse["selection"] and worse["selection"]["rows"] == len(held)
 
 
 def test_a_regression_that_the_driver_does_not_hold_is_spark_ml_s_and_the_same(

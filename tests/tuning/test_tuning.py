@@ -14,14 +14,14 @@ from orchard.classification.tuned_head import Head
 from orchard.errors import StorageError, TrainingError, UsageError
 from orchard.features.backbones import REGISTRY, find
 from orchard.images.limits import Limits
-from orchard.layout import TRAINED_HEAD, TUNED
+from orchard.layout import JUDGED, TRAINED_HEAD, TUNED
 from orchard.storage import S3Options
 from orchard.tuning import process
 from orchard.tuning.activations import Activations
 from orchard.tuning.blocks import activation_bytes, last_kept
 from orchard.tuning.images import chosen
 from orchard.tuning.stage import large_folder
-from orchard.tuning.training import DAMAGES, RATE, Progress, epochs_in, rate
+from orchard.tuning.training import DAMAGES, RATE, Progress, Trainer, epochs_in, rate, train
 from orchard.vocabulary import Fit
 
 
@@ -81,16 +81,12 @@ def test_the_rate_rises_falls_and_ends_at_nothing() -> None:
 
 
 def test_progress_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
-    progress = Progress(5, 2, 3.5, [{"accuracy": 0.5, "loss": 1.0}], [np.ones(3), np.zeros((2, 2))], [np.eye(2)], 1)
+    history, weights = [{"accuracy": 0.5, "loss": 1.0}], [np.ones(3), np.zeros((2, 2))]
+    progress = Progress(5, 2, 3.5, history, weights, [np.eye(2)], 1, 3, 2)
     progress.save(tmp_path / "checkpoint.npz")
     found = Progress.load(tmp_path / "checkpoint.npz")
-    assert (found.epochs, found.epoch, found.seconds, found.history, found.best_epoch) == (
-        5,
-        2,
-        3.5,
-        progress.history,
-        1,
-    )
+    assert (found.epochs, found.epoch, found.seconds, found.history) == (5, 2, 3.5, history)
+    assert (found.best_epoch, found.joining, found.joined) == (1, 3, 2)
     np.testing.assert_array_equal(found.weights[1], progress.weights[1])
     np.testing.assert_array_equal(found.best[0], np.eye(2))
     assert not found.is_done and Progress(5, 5).is_done
@@ -152,7 +148,20 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
     images = pa.table({"path": paths, "size": pa.nulls(96, pa.int64()), "label": labels})
     limits = Limits(2**20, 10**6, 2**27, 5)
     request = process.Request(
-        *("EfficientNetLite0", 1.0, 64, "random", 1, Fit.STRETCH), 2, 3, 600.0, 1, limits, S3Options()
+        backbone="EfficientNetLite0",
+        alpha=1.0,
+        input_size=64,
+        weights="random",
+        seed=1,
+        fit=Fit.STRETCH,
+        views=2,
+        test_views=3,
+        joins=True,
+        epochs=3,
+        seconds=600.0,
+        threads=1,
+        limits=limits,
+        s3=S3Options(),
     )
     folder, told = tmp_path / "work", Counter[str]()
 
@@ -179,10 +188,77 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
     told.clear()
     files, found = tune(stop=False)
     assert (folder / "training" / "activations").stat().st_mtime_ns == written
-    assert told["saved"] == 3 - before.epoch
+    assert told["saved"] == 3 - before.epoch + found["joined"]
     assert found["images"] == 63 and found["held_out"] == 32 and found["epochs"] == found["epochs_asked"] == 3
     assert len(found["history"]) == 4 and found["history"][: before.epoch + 1] == before.history
     assert len(files[TUNED]) > 10_000_000
     head = Head.from_bytes(files[TRAINED_HEAD])
     assert head.labels == ["green", "red"] and head.linear.weights.shape == (2, 1280)
+    assert found["joined"] == (1 if found["best_epoch"] else 0) and bool(files[JUDGED]) is bool(found["joined"])
     assert json.loads((folder / "result.json").read_text()) == found
+
+
+def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that is cut off goes on in either phase."""
+    import keras
+
+    monkeypatch.setattr("orchard.tuning.training.RATE", 0.02)  # few steps
+    random = np.random.default_rng(0)
+
+    def seen(number: int) -> tuple[Activations, np.ndarray]:
+        """Return what no linear probe tells apart: whether two channels are of one sign."""
+        rows = random.normal(size=(number, 2, 2, 2, 6))
+        signs = random.choice([-1, 1], (number, 2))
+        rows[..., :2] += signs[:, None, None, None]
+        return Activations(rows.astype(np.float16), np.arange(number)), (signs[:, 0] == signs[:, 1]).astype(np.intp)
+
+    (training, classes), (held_out, held_classes) = seen(960), seen(64)
+    held_classes[:3] = -1  # a label that training images do not have
+
+    def trainer() -> Trainer:
+        inputs = keras.Input((2, 2, 6))
+        features = keras.layers.GlobalAveragePooling2D()(keras.layers.Dense(8, activation="relu")(inputs))
+        tail = keras.Model(inputs, features)
+        return Trainer(tail, training, classes, held_out, held_classes, joining=held_out, seed=1)
+
+    class Stopped(Exception):
+        pass
+
+    def trained(path: Path, stop_after: int) -> tuple[Trainer, Progress]:
+        """Train, cut off after so many epochs of each try."""
+        while True:
+            left, found = [stop_after], trainer()
+
+            def saved(left: list[int] = left) -> None:
+                left[0] -= 1
+                if not left[0]:
+                    raise Stopped
+
+            try:
+                return found, train(
+                    found, 4, path, most_seconds=600.0, seconds=lambda: 0.0, done=lambda _: None, saved=saved
+                )
+            except Stopped:
+                continue
+
+    for stop_after in (100, 2):
+        found, progress = trained(tmp_path / f"{stop_after}.npz", stop_after)
+        assert found.joined_images == 61
+        assert progress.is_done and progress.best_epoch and (progress.epoch, progress.joined) == (4, 1)
+        assert len(progress.history) == 5, "images held out say nothing of an epoch that trains on them"
+        judging = found.head
+        paths = [
+            pa.chunked_array([[f"{split}/{n}" for n in range(number)]]) for split, number in (("a", 960), ("b", 64))
+        ]
+        judged = process.judged_by(found, ["same", "other"], *paths)
+        assert judged.features.shape == (2, 960, 8) and len(judged.trained) == 960
+        assert judged.held_out_features.shape == (64, 8) and len(judged.held_out) == 64
+        right = judged.head.linear(judged.held_out_features).argmax(axis=1) == held_classes
+        assert right[3:].mean() >= progress.history[progress.best_epoch]["accuracy"] - 0.1
+        found.keep_last(progress)
+        assert not np.array_equal(found.head.weights, judging.weights)
+        found.keep_best(progress)
+        np.testing.assert_array_equal(found.head.weights, judging.weights)
+    assert Progress(8, 8, best_epoch=0, joining=2).is_done, "no epoch has made it better"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from orchard.classification import discriminant, regression
 from orchard.classification.forest import Forest, grow
 from orchard.classification.held_out import HeldOut, collect, judge
+from orchard.classification.judged import Judged
 from orchard.classification.rows import Rows, reduced_rows
 from orchard.classification.training import Classifier, classifier_title
 from orchard.classification.tuned_head import Head, mix
@@ -35,6 +36,7 @@ from orchard.layout import (
 )
 from orchard.machine import available_cores
 from orchard.output import Output
+from orchard.reduction.pca import Reduction
 from orchard.reduction.stage import by_file, load
 from orchard.reduction.statistics import Role, Statistics, Sums
 from orchard.vocabulary import Split
@@ -72,7 +74,8 @@ class Candidates:
     """What linear classifiers of an output are fitted and judged with.
 
     Each is fitted twice, unless the validation split is held out and stays apart: without the rows that are held out,
-    to be judged on them; and with them, to answer.
+    to be judged on them; and with them, to answer. Where a tuned network was trained on the rows held out, too, the
+    first fit and what judges it are features of before, see `orchard.classification.judged`.
 
     Args:
         spark: where the work runs.
@@ -114,22 +117,35 @@ class Candidates:
         self.kinds = Kinds.of(self.labels, counts)
         self._counts = counts
         self.left_out: list[str] = []
-        further = self._learned(statistics)
-        fits: list[tuple[Sums, Parts]] = [
-            (everything, [statistics.everything, statistics.fit_views, statistics.held_out_views])
+        names = [name for name in statistics.fit.columns if name != "label"]
+        self._judged_by = Judged.of(output)
+        fits: list[tuple[Sums, Parts, Reduction]] = [
+            (everything, [statistics.everything, statistics.fit_views, statistics.held_out_views], self.reduction)
         ]
-        if statistics.held_out is not None and len(self._fitted.names) > 1:
-            fits.append((fit, [statistics.fit, statistics.fit_views]))
+        if self._judged_by:
+            self._views, images = self._judged_by.rows(output, names)
+            if len(set(self._views[0].columns["label"])) < 2:  # the output has other images now
+                self._judged_by = None
+        if self._judged_by:
+            parts = [
+                Sums.of(view.features, {name: view.columns[name] for name in ("label", *names)}) for view in self._views
+            ]
+            seen = reduce(Sums.merge, parts)
+            fits.append((seen, parts, Reduction.fit(seen.moments, components=self.reduction.n_components_)))
+        elif statistics.held_out is not None and len(self._fitted.names) > 1:
+            fits.append((fit, [statistics.fit, statistics.fit_views], self.reduction))
+        further = self._learned(names, [statistics.fit, *(sums for sums, _, _ in fits)])
         # One thread each, side by side: they wait for each other less than threads within a decomposition do.
         with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as threads:
             work = [(sums, name) for name in ("label", *further) for sums in fits]
             every = list(threads.map(self._discriminant, *zip(*work, strict=True)))
         found, *others = (every[start : start + len(fits)] for start in range(0, len(every), len(fits)))
         self._final, self._trial = found[0], found[-1]
-        self._trial_labels = fits[-1][0].columns["label"].names
+        self._trial_labels, self._trial_reduction = fits[-1][0].columns["label"].names, fits[-1][2]
         self.familiarity = self._final.familiarity
-        roles = by_file(output, statistics.roles)
-        images = collect(spark, output.storage, output.files(Dataset.FEATURES), roles, further)
+        if not self._judged_by:
+            roles = by_file(output, statistics.roles)
+            images = collect(spark, output.storage, output.files(Dataset.FEATURES), roles, further)
         if (images.classes("label", self._fitted.names) >= 0).sum() < LEAST_ROWS or len(self._fitted.names) < 2:
             images = HeldOut(images.features[:0], {name: [] for name in images.columns})
             self._trial, self._trial_labels = self._final, self.labels
@@ -172,8 +188,8 @@ class Candidates:
         if final is None:
             return None, lack
         files = {LOGISTIC_REGRESSION: final.to_bytes()}
-        linear = self._linear(final)
-        return self._judged(linear, self._linear(trial) if trial else linear, files, self._by), None
+        linear = final.on(self.reduction)
+        return self._judged(linear, trial.on(self._trial_reduction) if trial else linear, files, self._by), None
 
     def held_out_of(self, column: str) -> int:
         """Return how many images with a value in a further column it was judged on; 0: too few."""
@@ -185,20 +201,18 @@ class Candidates:
         n = int(self._everything.counts.sum())
         return grow(self._rows, n, self.labels, seed=self._seed, memory=self._memory)
 
-    def _learned(self, statistics: Statistics) -> list[str]:
-        """Return the further columns with two values to learn, and say which have fewer."""
-        fits = [statistics.everything, *([statistics.fit] if statistics.held_out is not None else [])]
-        names = [name for name in statistics.fit.columns if name != "label"]
+    def _learned(self, names: Sequence[str], fits: Sequence[Sums]) -> list[str]:
+        """Return the further columns with two values to learn in each fit, and say which have fewer."""
         enough = [name for name in names if all(len(sums.columns[name].names) > 1 for sums in fits)]
         self.left_out = [name for name in names if name not in enough]
         return enough
 
-    def _discriminant(self, sums: tuple[Sums, Parts], column: str) -> discriminant.Discriminant:
+    def _discriminant(self, sums: tuple[Sums, Parts, Reduction], column: str) -> discriminant.Discriminant:
         """Fit on what is seen of images, by weights and with views; given with their own sums and those of views."""
-        seen, parts = sums
+        seen, parts, reduction = sums
         moments, rows = seen.of_column(column), [part.of_column(column).count for part in parts if part is not None]
         images = moments.count * rows[0] / sum(rows)  # as much as they weigh
-        return discriminant.fit(moments, seen.columns[column], self.reduction, images)
+        return discriminant.fit(moments, seen.columns[column], reduction, images)
 
     def _mix_head(self) -> tuple[Linear, Linear] | None:
         """Return the discriminant, and that of the trial, mixed with the head that the network was tuned with."""
@@ -206,14 +220,17 @@ class Candidates:
         if data is None or self._output.recall("identity").get("transform", "none") != "none" or not self.held_out:
             return None
         head = Head.from_bytes(data)
-        final, trial = head.of(self.labels), head.of(self._trial_labels)
+        of_trial = self._judged_by.head if self._judged_by else head
+        final, trial = head.of(self.labels), of_trial.of(self._trial_labels)
         if final is None or trial is None:
             return None
         classes = self._images.classes("label", self._trial_labels)
         mixture = mix(self._trial.linear, trial, self._images.features, classes)
         return mixture(self._final.linear, final), mixture(self._trial.linear, trial)
 
-    def _column(self, name: str, fits: list[tuple[Sums, Parts]], found: list[discriminant.Discriminant]) -> Column:
+    def _column(
+        self, name: str, fits: list[tuple[Sums, Parts, Reduction]], found: list[discriminant.Discriminant]
+    ) -> Column:
         """Return a further column: judged as fitted without the images held out, answering as fitted with them."""
         names = fits[-1][0].columns[name].names
         _, calibration = judge(found[-1].linear, names, self._images, column=name, sure_at=self._sure_at)
@@ -246,18 +263,21 @@ class Candidates:
         return regression.fitted_by(rows, self.reduction.n_components_, len(self.labels), self._memory)
 
     def _fit_regression(self) -> regression.Fits:
-        return regression.fit(
+        twice = self._trial is not self._final
+        trial, final, lack = regression.fit(
             self._spark,
             self._rows,
             self._fitted,
             self._everything,
             self.reduction.explained_variance_,
-            twice=self._trial is not self._final,
+            twice=twice and not self._judged_by,
             by=self._by,
         )
-
-    def _linear(self, fitted: regression.Regression) -> Linear:
-        return Linear.on_components(self.reduction, fitted.coefficients, fitted.intercept)
+        if twice and self._judged_by:
+            rows = np.concatenate([self._trial_reduction.transform(view.features) for view in self._views])
+            labels = [label for view in self._views for label in view.columns["label"]]
+            trial = regression.fit_rows(rows, labels, self._trial_reduction.explained_variance_)
+        return trial, final, lack
 
     @cached_property
     def _rows(self) -> Rows:

@@ -23,11 +23,14 @@ from numpy.typing import NDArray
 from orchard import npz
 from orchard.classification.rows import Rows, sort_by_path, weights_of
 from orchard.datasets import matrix
+from orchard.inference.linear import Linear
 from orchard.layout import FittedBy
+from orchard.reduction.pca import Reduction
 from orchard.reduction.statistics import ClassSums, Role
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from sklearn.linear_model import LogisticRegression
 
 PENALTY = 1e-4
 
@@ -57,6 +60,10 @@ class Regression:
     labels: tuple[str, ...]
     coefficients: NDArray[np.float64]
     intercept: NDArray[np.float64]
+
+    def on(self, reduction: Reduction) -> Linear:
+        """Return it as one layer on the features that `reduction` makes the components of."""
+        return Linear.on_components(reduction, self.coefficients, self.intercept)
 
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` file of the arrays, without pickles."""
@@ -120,30 +127,25 @@ def fit(
     return trial, final, lack
 
 
+def fit_rows(rows: NDArray[np.float32], labels: Sequence[str | None], variances: NDArray[np.float64]) -> Regression:
+    """Fit by scikit-learn on components (n, k) of labels (n,) that the driver holds anyway; `variances` as of `fit`."""
+    names, classes = np.unique(np.array(labels, np.str_), return_inverse=True)
+    weights = half_whitening(variances)
+    ones = np.ones(len(rows), np.float32)
+    model = _fitted(rows * weights.astype(np.float32), classes.astype(np.int32), ones, len(names))
+    return _regression(model, tuple(names.tolist()), weights)
+
+
 def _fit_in_driver(
     read: Rows, fitted: ClassSums, everything: ClassSums, variances: NDArray[np.float64], *, twice: bool
 ) -> tuple[Regression | None, Regression]:
-    """Fit by scikit-learn; the second fit begins where the first one ended.
-
-    One thread multiplies: OpenBLAS's wait for each other while they spin, so that where something else wants the cores
-    two of them take ten times as long, and the result would depend on their number.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
+    """Fit by scikit-learn; the second fit begins where the first one ended."""
     weights = half_whitening(variances)
     n_fitted = int(fitted.counts.sum())
     rows, classes, weighing = _collect(read, everything.names, weights, n_fitted, int(everything.counts.sum()))
 
     def fit_first(n: int, labels: tuple[str, ...], start: LogisticRegression | None) -> LogisticRegression:
-        # scikit-learn's C weighs the sum of losses, and it has one row of coefficients for two classes, the double of
-        # either of the two that are as far from zero.
-        strength = (2 if len(labels) == 2 else 1) / (PENALTY * float(weighing[:n].sum(dtype=np.float64)))
-        model = start or LogisticRegression(tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
-        model.set_params(C=strength)
-        with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is not done after so many iterations is as good
-            return model.fit(rows[:n], _places(classes[:n], everything.names, labels), sample_weight=weighing[:n])
+        return _fitted(rows[:n], _places(classes[:n], everything.names, labels), weighing[:n], len(labels), start)
 
     trial = None
     if twice:
@@ -151,6 +153,31 @@ def _fit_in_driver(
         trial = _regression(model, fitted.names, weights)
     again = model if twice and fitted.names == everything.names else None
     return trial, _regression(fit_first(len(rows), everything.names, again), everything.names, weights)
+
+
+def _fitted(
+    rows: NDArray[np.float32],
+    classes: NDArray[np.int32],
+    weighing: NDArray[np.float32],
+    n_classes: int,
+    start: LogisticRegression | None = None,
+) -> LogisticRegression:
+    """Fit half-whitened components (n, k) of classes (n,) that weigh so much (n,), from where `start` ended.
+
+    One thread multiplies: OpenBLAS's wait for each other while they spin, so that where something else wants the cores
+    two of them take ten times as long, and the result would depend on their number.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    # scikit-learn's C weighs the sum of losses, and it has one row of coefficients for two classes, the double of
+    # either of the two that are as far from zero.
+    strength = (2 if n_classes == 2 else 1) / (PENALTY * float(weighing.sum(dtype=np.float64)))
+    model = start or LogisticRegression(tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
+    model.set_params(C=strength)
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is not done after so many iterations is as good
+        return model.fit(rows, classes, sample_weight=weighing)
 
 
 def _collect(

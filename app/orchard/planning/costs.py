@@ -20,7 +20,7 @@ from orchard.neighbours.stage import EXACT_ROWS, SAMPLE_ROWS
 from orchard.planning.kernels import Speeds
 from orchard.report.looks import MAX_LOOKS
 from orchard.report.page import MAX_ICONS, MAX_PICTURES
-from orchard.tuning.training import PROBE_VIEWS
+from orchard.tuning.training import JOINING, PROBE_VIEWS
 from orchard.usage import EFFICIENCY
 
 
@@ -200,7 +200,7 @@ def _tune(work: Work, rates: Rates) -> Cost | None:
     epoch = _EPOCH_PASSES * one * work.tune
     probe = epoch * PROBE_VIEWS / 3  # forwards alone
     fits = max(1.0, (work.tune_seconds - views - probe) // epoch)
-    clock = views + probe + epoch * min(work.tune_epochs, fits)
+    clock = views + probe + epoch * min((1 + JOINING) * work.tune_epochs, fits)
     return Cost(clock=clock, starts=_STARTS["tune"], source=Source.RECKONED)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orchard.features.artifact import BATCH_SIZE, LARGER
 from orchard.features.engines import import_openvino
 from orchard.features.resizing import Resizer
-from orchard.features.views import random_view
+from orchard.features.views import middle, random_view
 from orchard.files import digest_of
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.reading import contents
@@ -37,6 +37,7 @@ class Pictures:
         fit: how they become square.
         size: pixels of a side of what the network sees.
         seed: of the views.
+        shares: of an image's sides, of the views that are not random.
     """
 
     limits: Limits
@@ -44,16 +45,19 @@ class Pictures:
     fit: Fit
     size: int
     seed: int
+    shares: tuple[float, ...] = (1.0,)
 
     def views(self, images: pa.Table, views: int) -> Iterator[list[NDArray[np.uint8]] | None]:
-        """Yield the random views of each image, or the whole of it if `views` is 0; None: it cannot be decoded."""
-        larger = int(np.ceil(LARGER * self.size)) if views else None
+        """Yield the random views of each image, or those of `shares` if `views` is 0; None: it cannot be decoded."""
+        larger = int(np.ceil(LARGER * self.size)) if views or self.shares != (1.0,) else None
         for data in contents(images, self.limits, self.s3):
             found = decode(data, self.size, self.limits, self.fit, larger) if isinstance(data, bytes) else None
             if not isinstance(found, Decoded) or not isinstance(data, bytes):
                 yield None
             elif found.larger is None:
                 yield [found.pixels]
+            elif not views:
+                yield [middle(found.larger, share, self.size) for share in self.shares]
             else:
                 digest = digest_of(data)
                 yield [random_view(found.larger, digest, view, self.seed, self.size) for view in range(views)]
@@ -75,7 +79,7 @@ def write(
         folder: takes the files.
         graph: OpenVINO's, from pixels of (BATCH_SIZE, size, size, 3) to activations.
         images: ``path, size``.
-        views: of each; 0: one, the whole image.
+        views: random ones of each; 0: those of `Pictures.shares`.
         pictures: how they are read.
         threads: that compute.
         done: told of each image.
@@ -83,7 +87,7 @@ def write(
     openvino = import_openvino()
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(graph, "CPU", settings)
-    each, shape = max(1, views), tuple(compiled.output(0).shape)[1:]
+    each, shape = views or len(pictures.shares), tuple(compiled.output(0).shape)[1:]
     folder.mkdir(parents=True, exist_ok=True)
     begun = (folder / _DONE).exists()
     remembered: dict[str, Any] = json.loads((folder / _DONE).read_text()) if begun else {"images": 0, "unreadable": []}

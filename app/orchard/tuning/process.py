@@ -2,7 +2,7 @@
 
 ::
 
-    folder/request.json, training.parquet, held_out.parquet  ->  activations, checkpoint  ->  weights, result.json
+    folder/request.json, training.parquet, held_out.parquet  ->  activations, checkpoint  ->  weights, head, result.json
 
 The folder outlives a process that is killed: the next one goes on with what is in it.
 """
@@ -25,18 +25,20 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from orchard import child, interruption
+from orchard.classification.judged import Judged, hashes
 from orchard.classification.tuned_head import Head
 from orchard.errors import OrchardError, TrainingError
+from orchard.features.artifact import VIEW_SHARES
 from orchard.features.backbones import Backbone, find
 from orchard.features.conversion import graph_of_tensorflow
 from orchard.features.engines import import_openvino
 from orchard.features.weights import keras_model, locate
 from orchard.images.decoding import Limits
-from orchard.layout import TRAINED_HEAD, TUNED
+from orchard.layout import JUDGED, TRAINED_HEAD, TUNED
 from orchard.storage import S3Options
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import divided
-from orchard.tuning.training import Trainer, train
+from orchard.tuning.training import PROBE_VIEWS, Trainer, train
 from orchard.vocabulary import Fit
 
 CHECKPOINT = "checkpoint.npz"
@@ -56,6 +58,9 @@ class Request:
     seed: int
     fit: Fit
     views: int
+    test_views: int
+    joins: bool
+    """Whether the images held out are trained on, too, once they have settled what there is to settle."""
     epochs: int
     seconds: float
     """That it may take, from the first image on."""
@@ -95,7 +100,8 @@ def tune(
         saved: gets each new checkpoint.
 
     Returns:
-        The files by name, `TUNED` and `TRAINED_HEAD`, and what it came to, see `orchard.layout.TuningMetrics`.
+        The files by name, `TUNED`, `TRAINED_HEAD` and `JUDGED`, empty if no image held out was trained on; and what it
+        came to, see `orchard.layout.TuningMetrics`.
 
     Raises:
         OrchardError: the process broke off; or what it raised.
@@ -121,7 +127,7 @@ def tune(
         process.wait()
     child.raise_error(folder)
     try:
-        files = {name: (folder / name).read_bytes() for name in (TUNED, TRAINED_HEAD)}
+        files = {name: (folder / name).read_bytes() for name in (TUNED, TRAINED_HEAD, JUDGED)}
         return files, json.loads((folder / _RESULT).read_text())
     except OSError:
         raise OrchardError(
@@ -170,18 +176,20 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     graph = graph_of_tensorflow(front)
     tables = [pq.read_table(folder / name) for name in _IMAGES]
     labels = sorted(set(tables[0]["label"].to_pylist()))
-    pictures = Pictures(request.limits, request.s3, request.fit, request.input_size, request.seed)
+    shares = VIEW_SHARES[request.test_views]
+    pictures = Pictures(request.limits, request.s3, request.fit, request.input_size, request.seed, shares)
 
     def done(images: int) -> None:
         say("done", images)
 
-    training, held_out = (
-        write(folder / name, graph, table, views, pictures, threads=request.threads, done=done)
-        for name, table, views in zip(("training", "held_out"), tables, (request.views, 0), strict=True)
-    )
+    def seen(name: str, table: pa.Table, views: int) -> Activations:
+        return write(folder / name, graph, table, views, pictures, threads=request.threads, done=done)
+
+    training, held_out = seen("training", tables[0], request.views), seen("held_out", tables[1], 0)
+    joining = seen("joining", tables[1], request.views) if request.joins else None
     classes = [_classes(table, labels) for table in tables]
     check_readable(classes[0], training, held_out)
-    trainer = Trainer(tail, training, classes[0], held_out, classes[1], seed=request.seed)
+    trainer = Trainer(tail, training, classes[0], held_out, classes[1], joining=joining, seed=request.seed)
     progress = train(
         trainer,
         request.epochs,
@@ -191,6 +199,14 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
         done=done,
         saved=lambda: say("saved", 0),
     )
+    judged = b""
+    if progress.joined:
+        known = (
+            table["path"].take(pa.array(found.known)) for table, found in zip(tables, (training, held_out), strict=True)
+        )
+        judged = judged_by(trainer, labels, *known).to_bytes()
+        trainer.keep_last(progress)
+    (folder / JUDGED).write_bytes(judged)
     network.save_weights(folder / TUNED)
     (folder / TRAINED_HEAD).write_bytes(Head(trainer.head, labels).to_bytes())
     result = {
@@ -200,6 +216,7 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
         "epochs": progress.epoch,
         "epochs_asked": request.epochs,
         "best_epoch": progress.best_epoch,
+        "joined": progress.joined,
         "history": progress.history,
         "seconds": round(progress.seconds, 1),
     }
@@ -213,6 +230,24 @@ def check_readable(classes: NDArray[np.intp], training: Activations, held_out: A
             f"Of {len(training.rows)} images to tune a backbone on, and {len(held_out.rows)} to measure it, "
             f"{len(training.known)} and {len(held_out.known)} can be read: bring them back to where they were."
         )
+
+
+def judged_by(trainer: Trainer, labels: list[str], trained: pa.ChunkedArray, held_out: pa.ChunkedArray) -> Judged:
+    """Return what the network gives as it is now.
+
+    Args:
+        trainer: has it.
+        labels: of its classes.
+        trained: paths of the images to train on that could be decoded.
+        held_out: likewise, of those held out.
+    """
+    return Judged(
+        Head(trainer.head, labels),
+        hashes(trained),
+        hashes(held_out),
+        trainer.features(held_out=False, views=PROBE_VIEWS, done=lambda _: None),
+        trainer.features(held_out=True, views=None, done=lambda _: None).mean(axis=0),
+    )
 
 
 def _classes(images: pa.Table, labels: list[str]) -> NDArray[np.intp]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchard.errors import InputError, OutputDamaged, StorageError
@@ -47,11 +48,12 @@ from orchard.stages import key_of
 from orchard.tuning import process
 from orchard.tuning.blocks import last_kept
 from orchard.tuning.images import chosen
-from orchard.vocabulary import Fit
+from orchard.tuning.training import JOINING
+from orchard.vocabulary import Fit, Split
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same images begin to give another network: a checkpoint of before is then not gone on with."""
 MOST_VIEWS, MOST_ACTIVATIONS = 8, 40_000
 """Views of each image, and how many there are in all: 2.8 GB on disk of EfficientNetLite2."""
@@ -165,7 +167,7 @@ def _before(output: Output) -> dict[str, float]:
 def _key(images: pa.Table, identity: dict[str, Any], settings: Settings) -> str:
     rows = images.select(["path", "label", "split", "version", "size"]).sort_by("path")
     made_of = {name: identity[name] for name in ("backbone", "weights", "alpha", "input_size", "fit")}
-    asked = (settings.tune_images, settings.tune_epochs, settings.tune_minutes, settings.seed)
+    asked = (settings.tune_images, settings.tune_epochs, settings.tune_minutes, settings.seed, settings.fit_validation)
     return key_of(VERSION, digest_of(parquet_bytes(rows)), made_of, asked)
 
 
@@ -175,6 +177,7 @@ def _train(
     backbone = find(identity["backbone"], alpha=identity["alpha"], input_size=identity["input_size"])
     last_kept(backbone)
     training, held_out = chosen(images, most=settings.tune_images, seed=settings.seed)
+    joins = _joins(held_out, identity, settings)
     folder = _scratch(output, key)
     _bring_checkpoint(output, key, folder)
     request = process.Request(
@@ -184,7 +187,9 @@ def _train(
         weights=brought(backbone, identity["weights"], settings.s3_options()),
         seed=settings.seed,
         fit=Fit(identity["fit"]),
-        views=views_of(training.num_rows),
+        views=views_of(training.num_rows + joins * held_out.num_rows),
+        test_views=identity.get("test_views", 1),
+        joins=joins,
         epochs=settings.tune_epochs,
         seconds=60 * settings.tune_minutes,
         threads=available_cores(),
@@ -196,20 +201,31 @@ def _train(
         output.write(_CHECKPOINT, checkpoint)
         output.write(_KEY, f"{key} {digest_of(checkpoint)}".encode())
 
-    # Every image is worked on once a view, and once an epoch.
+    # Every image is worked on once, and once an epoch.
     total = held_out.num_rows + training.num_rows * (1 + settings.tune_epochs)
+    if joins:
+        total += held_out.num_rows + round(JOINING * settings.tune_epochs * (training.num_rows + held_out.num_rows))
     with stage("tune", total) as advance:
         files, metrics = process.tune(request, training, held_out, folder, done=advance, saved=save)
     shutil.rmtree(folder, ignore_errors=True)
     first, best = metrics["history"][0], metrics["history"][metrics["best_epoch"]]
     log.info(
-        "tuned on %d images in %d epochs: of %d held out %.1f %% are right, before %.1f %%",
+        "tuned on %d images in %d epochs: of %d held out %.1f %% are right, before %.1f %%; in %d more on these, too",
         *(metrics["images"], metrics["epochs"], metrics["held_out"]),
-        *(100 * best["accuracy"], 100 * first["accuracy"]),
+        *(100 * best["accuracy"], 100 * first["accuracy"], metrics["joined"]),
     )
     if metrics["epochs"] < min(settings.tune_epochs, metrics["best_epoch"] + 1):
         log.warning("--tune-minutes %g was enough for %d epochs only", settings.tune_minutes, metrics["epochs"])
     return files, metrics
+
+
+def _joins(held_out: pa.Table, identity: dict[str, Any], settings: Settings) -> bool:
+    """Whether images held out are trained on in the end: where the classifiers' last fit takes them, too.
+
+    Not where features are transformed, as what judges them then is not.
+    """
+    is_training = pc.all(pc.equal(held_out["split"], Split.TRAIN)).as_py()
+    return (is_training or settings.fit_validation) and identity.get("transform", "none") == "none"
 
 
 def views_of(images: int) -> int:

@@ -7,6 +7,9 @@ Then AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) with a w
 (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567) and dropout before the head; batch normalisation is frozen, as
 the statistics of a few photographs are worse than ImageNet's. The network keeps the weights of
 the epoch with the least log loss on images held out, which is steadier than how many of them are right.
+
+Once that is settled, some last epochs at a low rate train on the images held out, too. What they are to judge is the
+network of before, which never saw them.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ BATCH = 32
 RATE, WARM_UP = 1e-3, 0.1
 """The highest learning rate, and the share of the steps until it is reached."""
 DECAY, SMOOTHING, DROPOUT = 0.02, 0.1, 0.2
+JOINING, JOINING_RATE = 0.25, 2e-4
+"""Epochs on the images held out, too, as a share of the schedule, and the highest rate then: as in its last quarter."""
 PATIENCE = 4
 """Epochs without a better one after which it stops, in the second half of the schedule."""
 _TIMED = 4  # batches
@@ -61,6 +66,8 @@ class Progress:
         weights: of the model's trained variables, in their order, and the optimizer's.
         best: of the trained variables, after the best epoch.
         best_epoch: 0 is the probe, on the network as it was.
+        joining: further epochs in the end, from the best one on, which train on the images held out, too.
+        joined: how many of them are done.
     """
 
     epochs: int
@@ -70,9 +77,16 @@ class Progress:
     weights: list[NDArray[Any]] = field(default_factory=list)
     best: list[NDArray[Any]] = field(default_factory=list)
     best_epoch: int = 0
+    joining: int = 0
+    joined: int = 0
 
     @property
     def is_done(self) -> bool:
+        """Whether there is nothing more to train: a network that no epoch has made better stays as it was."""
+        return self.is_settled and (not self.best_epoch or self.joined >= self.joining)
+
+    @property
+    def is_settled(self) -> bool:
         """Whether the schedule is at its end, or has brought nothing for `PATIENCE` epochs of its second half.
 
         In the first half the rate is high, and what was learned before is lost before it is learned better.
@@ -86,7 +100,7 @@ class Progress:
         arrays = {f"weights_{n}": a for n, a in enumerate(self.weights)} | {
             f"best_{n}": a for n, a in enumerate(self.best)
         }
-        numbers = np.array([self.epochs, self.epoch, self.seconds, self.best_epoch])
+        numbers = np.array([self.epochs, self.epoch, self.seconds, self.best_epoch, self.joining, self.joined])
         measured = np.array([[m["accuracy"], m["loss"]] for m in self.history])
         partial = path.with_name(f"{path.name}.partial")
         with partial.open("wb") as file:
@@ -97,13 +111,13 @@ class Progress:
     def load(cls, path: Path) -> Progress:
         """Read what `save` wrote. Raises `DAMAGES` for anything else."""
         with np.load(path) as arrays:
-            epochs, epoch, seconds, best_epoch = arrays["numbers"].tolist()
+            epochs, epoch, seconds, *others = arrays["numbers"].tolist()
             weights, best = (
                 [arrays[f"{name}_{n}"] for n in range(sum(key.startswith(f"{name}_") for key in arrays.files))]
                 for name in ("weights", "best")
             )
             history = [{"accuracy": accuracy, "loss": loss} for accuracy, loss in arrays["history"].tolist()]
-        return cls(int(epochs), int(epoch), seconds, history, weights, best, int(best_epoch))
+        return cls(int(epochs), int(epoch), seconds, history, weights, best, *(int(number) for number in others))
 
 
 class Trainer:
@@ -113,8 +127,10 @@ class Trainer:
         tail: from activations to features; it is changed.
         training: activations of the images to train on.
         classes: (images,) the class of each of them, known or not.
-        held_out: activations of the images to measure on, a view each.
+        held_out: activations of the images to measure on, by the first view of each.
         held_out_classes: likewise; -1 where it is none of the classes.
+        joining: activations of random views of the images held out, as many as of those to train on; None: they are
+            never trained on.
         seed: of batches, views and dropout.
     """
 
@@ -126,6 +142,7 @@ class Trainer:
         held_out: Activations,
         held_out_classes: NDArray[np.intp],
         *,
+        joining: Activations | None = None,
         seed: int,
     ) -> None:
         import keras
@@ -134,6 +151,7 @@ class Trainer:
         keras.utils.set_random_seed(seed)
         self._tail, self._training, self._classes = tail, training, classes
         self._held_out, self._held_out_classes, self._seed = held_out, held_out_classes, seed
+        self._joining = joining
         self._batch = min(BATCH, len(training.known))
         self._n_classes = int(classes.max()) + 1
         inputs = keras.Input(tail.input.shape[1:])
@@ -168,8 +186,15 @@ class Trainer:
         return Linear(np.ascontiguousarray(kernel.T), bias)
 
     @property
-    def _steps(self) -> int:
-        return len(self._training.known) // self._batch
+    def joined_images(self) -> int:
+        """How many of the images held out may be trained on in the end."""
+        return len(self._to_join)
+
+    @property
+    def _to_join(self) -> NDArray[np.intp]:
+        if self._joining is None:
+            return np.empty(0, np.intp)
+        return self._joining.known[self._held_out_classes[self._joining.known] >= 0]
 
     def epoch_seconds(self) -> float:
         """Return what an epoch takes, as a few batches tell; nothing is learned from them."""
@@ -185,7 +210,7 @@ class Trainer:
         seconds = (time.monotonic() - started) / _TIMED
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
-        return seconds * self._steps
+        return seconds * (len(self._training.known) // self._batch)
 
     def begin(self, epochs: int, done: Callable[[int], None]) -> Progress:
         """Fit the probe, make it the head, and measure it.
@@ -194,15 +219,13 @@ class Trainer:
             epochs: of the schedule.
             done: told of each batch of images.
         """
-        known, views = self._training.known, min(PROBE_VIEWS, self._training.views)
-        features = np.concatenate(
-            [self._features_of(self._training, known, np.full(len(known), view), done) for view in range(views)]
-        )
-        names = [f"{c:08d}" for c in np.tile(self._classes[known], views).tolist()]
+        features = np.concatenate(self.features(held_out=False, views=PROBE_VIEWS, done=done))
+        classes = self._classes[self._training.known]
+        names = [f"{c:08d}" for c in np.tile(classes, len(features) // len(classes)).tolist()]
         moments, sums = Moments.of(features), ClassSums.of(features, names)
         linear = fit(moments, sums, Reduction.fit(moments)).linear
         held = self._held_out.known
-        scores = linear(self._features_of(self._held_out, held, np.zeros(len(held), np.intp), done))
+        scores = linear(self.features(held_out=True, views=1, done=done)[0])
         # A class of which no image could be decoded has no scores.
         place = np.full(self._n_classes + 1, -1)
         place[[int(name) for name in sums.names]] = np.arange(len(sums.names))
@@ -218,34 +241,80 @@ class Trainer:
 
     def epoch(self, progress: Progress, done: Callable[[int], None]) -> None:
         """Do the next epoch, and remember it in `progress`."""
-        if progress.weights:
+        joining = progress.is_settled
+        if joining and not progress.joined:
+            self._begin_again(progress)
+        elif progress.weights:
             self._restore(progress)
-        random = np.random.default_rng((self._seed, progress.epoch))
-        order = random.permutation(self._training.known)[: self._steps * self._batch]
+        past, epochs, highest = (
+            (progress.joined, progress.joining, JOINING_RATE) if joining else (progress.epoch, progress.epochs, RATE)
+        )
+        random = np.random.default_rng((self._seed, progress.epoch + progress.joined))
+        # Those held out, if they take part, are numbered after the others.
+        n = len(self._training.rows)
+        images = np.concatenate([self._training.known, n + self._to_join]) if joining else self._training.known
+        classes = np.concatenate([self._classes, self._held_out_classes])
+        steps = len(images) // self._batch
+        order = random.permutation(images)[: steps * self._batch]
         # Each image has another view in every epoch, as long as there are others.
-        views = (order + progress.epoch) % self._training.views
+        views = (order + progress.epoch + progress.joined) % self._training.views
         identity = np.eye(self._n_classes, dtype=np.float32)
-        for step in range(self._steps):
-            part = slice(step * self._batch, (step + 1) * self._batch)
-            self._optimizer.learning_rate.assign(
-                rate(progress.epoch * self._steps + step, progress.epochs * self._steps)
-            )
-            self._step(self._training.batch(order[part], views[part]), identity[self._classes[order[part]]])
+        for step, (at, view) in enumerate(zip(_parts(order, self._batch), _parts(views, self._batch), strict=True)):
+            self._optimizer.learning_rate.assign(rate(past * steps + step, epochs * steps, highest))
+            self._step(self._rows(at, view), identity[classes[at]])
             done(self._batch)
-        progress.epoch += 1
-        progress.history.append(self._measured())
+        if joining:
+            progress.joined += 1
+        else:
+            progress.epoch += 1
+            progress.history.append(self._measured())
         progress.weights = self._trained() + [np.asarray(v.numpy()) for v in self._optimizer.variables]
-        if progress.history[-1]["loss"] < progress.history[progress.best_epoch]["loss"]:
+        if not joining and progress.history[-1]["loss"] < progress.history[progress.best_epoch]["loss"]:
             progress.best, progress.best_epoch = self._trained(), progress.epoch
 
     def keep_best(self, progress: Progress) -> None:
-        """Give the network the weights of the best epoch."""
-        for variable, value in zip(self._model.trainable_variables, progress.best, strict=True):
-            variable.assign(value)
+        """Give the network the weights of the best epoch, which the images held out judge."""
+        self._assign(progress.best)
+
+    def keep_last(self, progress: Progress) -> None:
+        """Give the network the weights of the last epoch, after `Progress.joined` ones."""
+        self._assign(progress.weights[: len(progress.best)])
+
+    def features(self, *, held_out: bool, views: int | None, done: Callable[[int], None]) -> NDArray[np.float32]:
+        """Return (views, images, n_features) of the first views of the known images, as the network is now.
+
+        Args:
+            held_out: of which images.
+            views: how many, at the most; None: all.
+            done: told of each batch of images.
+        """
+        of = self._held_out if held_out else self._training
+        n, views = len(of.known), min(views or of.views, of.views)
+        return np.stack([self._features_of(of, of.known, np.full(n, view), done) for view in range(views)])
+
+    def _rows(self, images: NDArray[np.intp], views: NDArray[np.intp]) -> Any:
+        n = len(self._training.rows)
+        if self._joining is None or images.max() < n:
+            return self._training.batch(images, views)
+        is_joining = images >= n
+        rows = np.empty((len(images), *self._training.rows.shape[2:]), np.float16)
+        rows[~is_joining] = self._training.batch(images[~is_joining], views[~is_joining])
+        rows[is_joining] = self._joining.batch(images[is_joining] - n, views[is_joining])
+        return rows
+
+    def _begin_again(self, progress: Progress) -> None:
+        """Take the weights of the best epoch, and an optimizer that remembers nothing."""
+        self._assign(progress.best)
+        for variable in self._optimizer.variables:
+            variable.assign(np.zeros_like(variable.numpy()))
 
     def _restore(self, progress: Progress) -> None:
         variables = [*self._model.trainable_variables, *self._optimizer.variables]
         for variable, value in zip(variables, progress.weights, strict=True):
+            variable.assign(value)
+
+    def _assign(self, values: Sequence[NDArray[Any]]) -> None:
+        for variable, value in zip(self._model.trainable_variables, values, strict=True):
             variable.assign(value)
 
     def _trained(self) -> list[NDArray[Any]]:
@@ -277,12 +346,12 @@ class Trainer:
         return np.concatenate(found)
 
 
-def rate(step: int, steps: int) -> float:
-    """Return the learning rate of a step of so many: a line up to `RATE`, then half a cosine down to nothing."""
+def rate(step: int, steps: int, highest: float = RATE) -> float:
+    """Return the learning rate of a step of so many: a line up to the highest, then half a cosine down to nothing."""
     warm_up = max(1, round(WARM_UP * steps))
     if step < warm_up:
-        return RATE * (step + 1) / warm_up
-    return RATE * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2
+        return highest * (step + 1) / warm_up
+    return highest * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2
 
 
 def epochs_in(seconds: float, epoch_seconds: float, most: int) -> int:
@@ -303,7 +372,7 @@ def train(
     """Train from the checkpoint at `path`, or from the beginning, and return what it came to.
 
     The schedule is as long as the time allows, as a first batch tells; at the end of an epoch that leaves no time it
-    stops in any case.
+    stops in any case. The network then has the weights of the best epoch.
 
     Args:
         trainer: what is trained.
@@ -317,7 +386,10 @@ def train(
     try:
         progress = Progress.load(path)
     except DAMAGES:
-        progress = trainer.begin(epochs_in(most_seconds - seconds(), trainer.epoch_seconds(), epochs), done)
+        joining = JOINING if trainer.joined_images else 0.0
+        epoch_seconds = trainer.epoch_seconds() * (1 + joining)
+        progress = trainer.begin(epochs_in(most_seconds - seconds(), epoch_seconds, epochs), done)
+        progress.joining = math.ceil(joining * progress.epochs)
     before = progress.seconds
     while not progress.is_done:
         trainer.epoch(progress, done)
