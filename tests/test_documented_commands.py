@@ -3,7 +3,9 @@
 A new command that needs no cluster joins the walk by itself. One that cannot be walked gets a line in `ELSEWHERE`.
 """
 
+import ast
 import csv
+import inspect
 import json
 import os
 import re
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import orchard
 from conftest import REPOSITORY
 from integration.conftest import paint
 
@@ -295,6 +298,20 @@ def test_a_benchmark_has_the_flags_that_its_page_shows() -> None:
                     seen += 1
                     assert f'"{word.partition("=")[0]}"' in source, f"{script[1]} knows no {word}"
     assert seen > 30
+
+
+def test_examples_in_python_call_functions_of_orchard_with_arguments_that_they_have() -> None:
+    """`docs/example.ipynb`, which a test runs, does the same and more."""
+    called = 0
+    for path in DOCUMENTS:
+        for block in re.findall(r"^ *```python\n(.*?)^ *```$", path.read_text(), re.MULTILINE | re.DOTALL):
+            for call in (node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)):
+                function, _, name = ast.unparse(call.func).rpartition(".")
+                if function == "orchard":
+                    called += 1
+                    given = {word.arg: None for word in call.keywords if word.arg}
+                    inspect.signature(getattr(orchard, name)).bind(*call.args, **given)
+    assert called >= 6
 
 
 @pytest.mark.parametrize("line", [line for line in SHOWN if re.match(r"(\.venv/bin/uv|pip) .*--", line.text)], ids=str)
