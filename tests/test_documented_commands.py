@@ -1,6 +1,6 @@
 """Every command that the documents show is run by a test: in the walk below, or by the test that `ELSEWHERE` names.
 
-A new command that needs no cluster joins the walk by itself. One that cannot be walked gets a line in `ELSEWHERE`.
+A new command that needs no cluster joins the walk by itself. Any other needs a line in `ELSEWHERE`.
 """
 
 import ast
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from botocore import xform_name
+from botocore.session import get_session
 
 import orchard
 from conftest import REPOSITORY
@@ -49,7 +51,7 @@ def shown(path: Path) -> Iterator[Shown]:
 
 SHOWN = [line for path in DOCUMENTS for line in shown(path)]
 
-AWS = "no test: it asks AWS, which no test reaches"
+AWS = "no test: it asks AWS, which no test reaches; that its API has such requests is checked below"
 GOOGLE = "no test: it asks Google or Azure, which no test reaches"
 RELEASE = "docker/test_release.py::test_a_release_is_whole_in_its_registry_and_in_a_mirror"
 FAILURES = "e2e/test_failures.py::"
@@ -202,10 +204,14 @@ def _is_of(row: tuple[str, ...], line: Shown) -> bool:
     return bool(re.fullmatch(document, line.document) and re.match(command, line.text))
 
 
+WALKABLE = re.compile(r"cp |orchard (?!submit|status|logs|scale|retry|cancel|serve|watch)[a-z]+ (?!.*://)")
+"""What the walk may run: files of its folder, and no cluster, bucket or cloud that this machine happens to know."""
+
+
 def walked() -> list[str]:
     """The commands that the walk runs, in order; of a page those that no page before it has shown."""
     known: dict[str, str] = {}
-    lines = [line for line in SHOWN if where(line) is None]
+    lines = [line for line in SHOWN if where(line) is None and WALKABLE.match(line.text)]
     return [line.text for line in lines if known.setdefault(line.text, line.document) == line.document]
 
 
@@ -263,6 +269,11 @@ def test_the_documents_commands_run_in_their_order(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 100, name
 
 
+def test_a_command_is_walked_or_a_test_of_it_is_named() -> None:
+    neither = [line for line in SHOWN if where(line) is None and not WALKABLE.match(line.text)]
+    assert not neither, f"name in ELSEWHERE the test that runs {neither[0].text!r} of {neither[0].document}"
+
+
 def test_every_entry_names_a_test_and_is_of_a_command() -> None:
     first = [next((row for row in ELSEWHERE if _is_of(row, line)), None) for line in SHOWN]
     for row in ELSEWHERE:
@@ -298,6 +309,31 @@ def test_a_benchmark_has_the_flags_that_its_page_shows() -> None:
                     seen += 1
                     assert f'"{word.partition("=")[0]}"' in source, f"{script[1]} knows no {word}"
     assert seen > 30
+
+
+OF_THE_CLI = (
+    r"s3 (cp|sync|rb|rm)|configure set|cloudformation (deploy|wait)|eks update-kubeconfig|emr terminate-clusters"
+    r"|emr-containers (update-role|create-role)"
+)
+"""What `aws` does by itself, by more than one request or none."""
+GLOBAL = {"output", "query", "active"}
+"""Flags of `aws` itself; `--active` of `aws emr list-clusters` stands for several states."""
+
+
+def test_what_is_asked_of_aws_is_in_its_api() -> None:
+    session, asked = get_session(), 0
+    for line in SHOWN:
+        for call in re.findall(r"\baws ([a-z][a-z0-9-]+ [a-z-]+(?: [^|;]*?)?)(?=\)\"?$|[|;]|$)", line.text):
+            service, operation, *_ = call.split()
+            if not re.match(OF_THE_CLI, call):
+                asked += 1
+                api = session.get_service_model({"s3api": "s3"}.get(service, service))
+                known = {xform_name(name, "-"): name for name in api.operation_names}
+                assert operation in known, f"{line.document}: aws {call}"
+                shape = api.operation_model(known[operation]).input_shape
+                flags = {xform_name(name, "-") for name in shape.members} if shape else set()
+                assert set(re.findall(r"(?<= )--([a-z0-9-]+)", call)) <= flags | GLOBAL, f"{line.document}: aws {call}"
+    assert asked >= 15
 
 
 def test_examples_in_python_call_functions_of_orchard_with_arguments_that_they_have() -> None:
