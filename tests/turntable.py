@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 TRAINING, TEST = 160, 50
 """Frames of a fruit, as many as Fruits-360 has of most."""
@@ -17,6 +17,7 @@ SIZE = 100  # pixels
 _LATITUDES, _LONGITUDES = 64, 256  # of a skin that is laid flat
 _FRAMES = (TRAINING + TEST) // 2  # of each of two turns: upright, and lying (`r_`)
 _STRETCH = 21  # frames, of which the last go to testing
+_OUT_OF_FOCUS = "Training/Cherry Rainier 2/30_100.jpg"  # so that a review has something to find
 _Floats = NDArray[np.float32]
 _Colour = tuple[int, int, int]
 
@@ -69,7 +70,10 @@ def write_turntable(folder: Path, fruits: Mapping[str, Fruit] = FRUITS) -> None:
                 pixels = 255 + (lit - 255) * edge
                 split = "Test" if frame % _STRETCH >= _STRETCH * TRAINING // (TRAINING + TEST) else "Training"
                 image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-                image.save(folder / split / name / f"{turn}{frame}_100.jpg", quality=90)
+                file = f"{split}/{name}/{turn}{frame}_100.jpg"
+                if file == _OUT_OF_FOCUS:
+                    image = image.filter(ImageFilter.GaussianBlur(4))
+                image.save(folder / file, quality=90)
 
 
 def _surface(

@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from orchard.serving import static
 from orchard.serving.app import Serving, create_app
 from orchard.serving.problems import Problem
 from orchard.storage import S3Options
+from waiting import wait_until
 
 LABELS = ("Apple", "Café crème", "Mango")
 TEXT = sorted(path for path in static.PAGE.glob("*.*") if path.suffix in {".html", ".css", ".js", ".webmanifest"})
@@ -166,13 +166,15 @@ def test_the_page_is_told_what_it_needs_to_know_of_the_model(client: TestClient,
 
 
 def test_a_model_that_browsers_cannot_have_is_said_to_be_missing(client: TestClient) -> None:
-    for _ in range(100):
+    def is_decided() -> bool:
         answer = client.get("/model.onnx")
         if answer.status_code != 503:
-            break
+            return True
         assert answer.headers["retry-after"]
-        time.sleep(0.05)
-    assert answer.status_code == 404
+        return False
+
+    wait_until(is_decided)
+    assert client.get("/model.onnx").status_code == 404
 
 
 def test_the_model_is_made_in_the_background_and_sent_with_its_digest(
@@ -181,17 +183,14 @@ def test_the_model_is_made_in_the_background_and_sent_with_its_digest(
     model = Model.load(str(trained))
     may_start = threading.Event()
     make = static.ExportedModel.make
-    monkeypatch.setattr(static.ExportedModel, "make", lambda self: (may_start.wait(10), make(self)))
+    monkeypatch.setattr(static.ExportedModel, "make", lambda self: (may_start.wait(60), make(self)))
     client = _client(model)
     early = client.get("/model.onnx")
     assert early.status_code == 503
     assert int(early.headers["retry-after"]) >= 1
     may_start.set()
-    for _ in range(200):
-        answer = client.get("/model.onnx")
-        if answer.status_code == 200:
-            break
-        time.sleep(0.1)
+    wait_until(lambda: client.get("/model.onnx").status_code == 200)
+    answer = client.get("/model.onnx")
     assert answer.headers["etag"] == f'"{model.digest}"'
     assert int(answer.headers["content-length"]) == len(answer.content)
     assert len(answer.content) < 8_000_000  # float16: half of what the network weighs

@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwrig
 from orchard.inference.model import Model
 from orchard.serving import static
 from orchard.serving.app import Serving, create_app
+from waiting import wait_until
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]
@@ -62,11 +62,9 @@ class Site:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         site = cls(f"http://127.0.0.1:{listener.getsockname()[1]}", server, thread)
-        for path in ("/readyz", "/model.onnx"):
-            for _ in range(100):
-                if server.started and httpx.head(site.url + path).status_code in (200, 405):
-                    break
-                time.sleep(0.1)
+        wait_until(lambda: server.started)
+        made = ("/readyz", "/model.onnx")
+        wait_until(lambda: 503 not in [httpx.head(site.url + path).status_code for path in made])
         return site
 
     def stop(self) -> None:
