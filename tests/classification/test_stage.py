@@ -312,7 +312,7 @@ def test_images_that_a_network_was_trained_on_in_the_end_judge_it_as_it_was_befo
     asked = [Classifier.LINEAR_DISCRIMINANT, Classifier.TUNED_HEAD, Classifier.LOGISTIC_REGRESSION]
     commit(output, WHOLE)
     reduce(spark, output, variance=0.99)
-    results = []
+    results: list[Classification] = []
     for seen in (features[held], features[held][::-1]):
         judged = Judged(head, named[fit], named[held], features[fit][np.newaxis], seen)
         output.commit({}, parts={TRAINED_HEAD: head.to_bytes(), JUDGED: judged.to_bytes()})
@@ -323,8 +323,9 @@ def test_images_that_a_network_was_trained_on_in_the_end_judge_it_as_it_was_befo
         assert same["trials"][name] == pytest.approx(whole[1]["trials"][name], rel=0.02)
     for name in map(str, asked):
         assert same["classifiers"][name]["confusion"] == worse["classifiers"][name]["confusion"]
-        assert worse["trials"][name]["accuracy"] < same["trials"][name]["accuracy"] - 0.3
-    assert worse["selection"] and worse["selection"]["rows"] == len(held)
+        before, after = same["trials"][name], worse["trials"][name]
+        assert before and after and after["accuracy"] < before["accuracy"] - 0.3
+    assert selection_of(worse)["rows"] == len(held)
 
 
 def test_a_regression_that_the_driver_does_not_hold_is_spark_ml_s_and_the_same(
