@@ -168,7 +168,7 @@ def test_every_setting_with_a_default_prints_it() -> None:
 def test_a_printed_default_of_a_flag_that_is_no_setting_is_its_value(command: str) -> None:
     options = {option.name: option for option in cli.commands[command].params}
     for name, printed in printed_defaults(command).items():
-        if name not in Settings.model_fields and not re.match(r"the |one for|on Spark|orchard of", printed):
+        if name not in Settings.model_fields and not re.match(r"the |one for|in workers|orchard of", printed):
             assert options[name].type.convert(printed, None, None) == options[name].default, name
 
 
