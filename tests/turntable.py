@@ -17,7 +17,7 @@ SIZE = 100  # pixels
 _LATITUDES, _LONGITUDES = 64, 256  # of a skin that is laid flat
 _FRAMES = (TRAINING + TEST) // 2  # of each of two turns: upright, and lying (`r_`)
 _STRETCH = 21  # frames, of which the last go to testing
-_OUT_OF_FOCUS = "Training/Cherry Rainier 2/30_100.jpg"  # so that a review has something to find
+_OUT_OF_FOCUS = ("Training/Cherry Rainier 2/30_100.jpg", "Training/Onion Red 2/r_30_100.jpg")  # a review finds them
 _Floats = NDArray[np.float32]
 _Colour = tuple[int, int, int]
 
@@ -71,7 +71,7 @@ def write_turntable(folder: Path, fruits: Mapping[str, Fruit] = FRUITS) -> None:
                 split = "Test" if frame % _STRETCH >= _STRETCH * TRAINING // (TRAINING + TEST) else "Training"
                 image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
                 file = f"{split}/{name}/{turn}{frame}_100.jpg"
-                if file == _OUT_OF_FOCUS:
+                if file in _OUT_OF_FOCUS:
                     image = image.filter(ImageFilter.GaussianBlur(4))
                 image.save(folder / file, quality=90)
 
