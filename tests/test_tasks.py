@@ -30,6 +30,7 @@ def raise_in_batches(error: Exception, _: Iterator[pa.RecordBatch]) -> Iterator[
 
 
 def test_an_error_keeps_its_sentence_from_a_reduction_and_from_a_frame(spark: SparkSession) -> None:
+    spark.sparkContext.addPyFile(misbehaving.__file__)
     with pytest.raises(StorageError, match=re.escape(SENTENCE)):
         tasks.tree_reduce(spark.sparkContext, misbehaving.raise_error, [StorageError(SENTENCE)] * 3, max)
     rows = tasks.map_batches(spark.range(3), partial(raise_in_batches, StorageError(SENTENCE)), "id long")

@@ -78,7 +78,7 @@ def test_a_network_is_tuned_before_features_or_afterwards(
     again = {"classifiers": "linear_discriminant", "tune_epochs": 1}
     settings = load(again)
 
-    def cut_off(*_: object) -> None:
+    def cut_off(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with Pipeline(str(plain.folder), settings, spark) as pipeline, monkeypatch.context() as patch:
