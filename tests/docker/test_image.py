@@ -194,6 +194,7 @@ END
         orchard sample /tmp/photos >/dev/null
         orchard extract /tmp/photos --limit 40 --output s3a://{bucket}/out \
             --s3-endpoint {s3_server.endpoint} --s3-region us-east-1 >&2
+        orchard reduce s3a://{bucket}/out --s3-endpoint {s3_server.endpoint} --s3-region us-east-1 >&2  # on Spark
         spark-class org.apache.spark.deploy.history.HistoryServer >&2 &
         python3 -c '
 import time, urllib.request
