@@ -48,7 +48,7 @@ from orchard.stages import key_of
 from orchard.tuning import process
 from orchard.tuning.blocks import last_kept
 from orchard.tuning.images import chosen
-from orchard.tuning.training import JOINING
+from orchard.tuning.training import JOINING, PROBE_VIEWS
 from orchard.vocabulary import Fit, Split
 
 log = logging.getLogger(__name__)
@@ -201,8 +201,9 @@ def _train(
         output.write(_CHECKPOINT, checkpoint)
         output.write(_KEY, f"{key} {digest_of(checkpoint)}".encode())
 
-    # Every image is worked on once, and once an epoch.
-    total = held_out.num_rows + training.num_rows * (1 + settings.tune_epochs)
+    # Every image is worked on once, by the probe, and once an epoch.
+    total = held_out.num_rows * (1 + request.test_views) + training.num_rows * (1 + settings.tune_epochs)
+    total += training.num_rows * min(PROBE_VIEWS, request.views)
     if joins:
         total += held_out.num_rows + round(JOINING * settings.tune_epochs * (training.num_rows + held_out.num_rows))
     with stage("tune", total) as advance:
