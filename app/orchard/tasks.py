@@ -137,8 +137,8 @@ class SparkWorkers(Workers):
         return cast(Shared[T], self._context.broadcast(value))
 
     def close(self) -> None:
-        """Leave Spark to its session."""
-        self._starter.shutdown()
+        """Leave Spark to its session, and wait for nothing: it may still wait for executors."""
+        self._starter.shutdown(wait=False, cancel_futures=True)
 
     def _new_early(self) -> Early:
         return cast(Early, self._context.accumulator([], Appending()))

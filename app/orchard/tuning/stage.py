@@ -202,7 +202,7 @@ def _train(
         output.write(_KEY, f"{key} {digest_of(checkpoint)}".encode())
 
     # Every image is worked on once, by the probe, and once an epoch.
-    total = held_out.num_rows * (1 + request.test_views) + training.num_rows * (1 + settings.tune_epochs)
+    total = 2 * held_out.num_rows + training.num_rows * (1 + settings.tune_epochs)
     total += training.num_rows * min(PROBE_VIEWS, request.views)
     if joins:
         total += held_out.num_rows + round(JOINING * settings.tune_epochs * (training.num_rows + held_out.num_rows))
