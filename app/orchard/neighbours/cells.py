@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +115,7 @@ def _route(job: Job, shared: Broadcast[Packed], file: DataFile) -> Iterator[pa.R
         near = probed(rows, found)
         is_train = np.flatnonzero(side == SIDES[Split.TRAIN])
         at = np.concatenate([is_train, np.repeat(np.arange(len(rows)), near.shape[1])])
-        vectors = pa.array([row.tobytes() for row in rows.astype(np.float16)], pa.binary())
+        vectors = _binary(rows)
         yield pa.record_batch(
             [
                 pa.array(np.concatenate([near[is_train, 0], near.reshape(-1)])),
@@ -158,7 +157,6 @@ class _Cell:
     """The training rows of a cell."""
 
     paths: pa.Array
-    numbers: NDArray[np.int64]
     labels: NDArray[np.int32]
     vectors: NDArray[np.float32]
 
@@ -167,14 +165,12 @@ class _Cell:
         table = pa.Table.from_batches(rows, rows[0].schema if rows else _ROUTED).slice(0, MAX_CELL_ROWS)
         paths = table["path"].combine_chunks()
         labels = table["label"].combine_chunks().to_numpy(zero_copy_only=False)
-        return cls(paths, _hashes(paths), labels, _vectors(table["vector"].combine_chunks()))
+        return cls(paths, labels, _vectors(table["vector"].combine_chunks()))
 
     def meet(self, queries: pa.RecordBatch) -> pa.RecordBatch:
         nearest = Nearest.none(queries.num_rows)
         if len(self.paths):
-            # By number of the row for the result, by hash of the path to leave itself out.
-            where = {number: row for row, number in enumerate(self.numbers.tolist())}
-            itself = np.array([where.get(number, -1) for number in _hashes(queries["path"]).tolist()], np.int64)
+            itself = np.asarray(pc.fill_null(pc.index_in(queries["path"], self.paths), -1), np.int64)
             nearest.meet(
                 _vectors(queries["vector"]),
                 self.vectors,
@@ -190,48 +186,96 @@ class _Cell:
         )
 
 
-def _vectors(column: pa.Array) -> NDArray[np.float32]:
-    halves = np.frombuffer(b"".join(column.to_pylist()), np.float16)
-    return halves.reshape(len(column), -1).astype(np.float32)
+def _binary(rows: NDArray[np.float32]) -> pa.Array:
+    """Return rows (n, m) as n byte strings of float16."""
+    halves = np.ascontiguousarray(rows, np.float16)
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * (halves.itemsize * halves.shape[1])
+    return pa.BinaryArray.from_buffers(pa.binary(), len(rows), [None, pa.py_buffer(offsets), pa.py_buffer(halves)])
 
 
-def _hashes(paths: pa.Array) -> NDArray[np.int64]:
-    digests = (
-        hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest() for path in paths.to_pylist()
-    )
-    return np.frombuffer(b"".join(digests), np.int64)
+def _vectors(column: pa.BinaryArray) -> NDArray[np.float32]:
+    """Return what `_binary` took."""
+    if not len(column):
+        return np.empty((0, 0), np.float32)
+    _, offsets, halves = column.buffers()
+    first, last = np.frombuffer(offsets, np.int32)[[column.offset, column.offset + len(column)]]
+    return np.frombuffer(halves, np.uint8)[first:last].view(np.float16).reshape(len(column), -1).astype(np.float32)
+
+
+@dataclass
+class _Found:
+    """Images with their neighbours, ready to be written.
+
+    Attributes:
+        rows: schema `NEIGHBOURS`.
+        sides: (n,) of each image, as of `SIDES`.
+        other: (n,) the highest similarity to a training image of another label.
+    """
+
+    rows: pa.RecordBatch
+    sides: NDArray[np.int8]
+    other: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, met: pa.RecordBatch) -> _Found:
+        """Put together what each image met in its cells; the rows of one image follow each other."""
+        paths, starts = met["path"], _starts(met["path"])
+        similarities, names = met["similarities"].flatten().to_numpy(), met["neighbours"].flatten().dictionary_encode()
+        images = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(paths)]))
+        images = np.repeat(images, met["similarities"].value_lengths().to_numpy())
+        # Of equally near ones the first by path.
+        order = np.asarray(pc.rank(names.dictionary, tiebreaker="dense"))[names.indices.to_numpy()]
+        order = np.lexsort((order, -similarities, images))
+        firsts = np.searchsorted(images, np.arange(len(starts)))  # those of an image stay where they were
+        kept = order[np.arange(len(order)) - firsts[images] < NEAREST]
+        offsets = pa.array(np.r_[0, np.cumsum(np.bincount(images[kept], minlength=len(starts)))].astype(np.int32))
+        neighbours = names.take(pa.array(kept)).cast(pa.string())
+        columns = [
+            paths.take(pa.array(starts)),
+            pa.ListArray.from_arrays(offsets, neighbours),
+            pa.ListArray.from_arrays(offsets, pa.array(similarities[kept])),
+        ]
+        other = np.maximum.reduceat(met["other"].to_numpy(), starts)
+        return cls(pa.record_batch(columns, schema=NEIGHBOURS), met["side"].to_numpy()[starts], other)
+
+
+def _starts(paths: pa.Array) -> NDArray[np.int64]:
+    """Return where another path than that of the row before begins."""
+    starts: NDArray[np.int64] = np.r_[0, 1 + np.flatnonzero(np.asarray(pc.not_equal(paths[1:], paths[:-1])))]
+    return starts
 
 
 def _merge(job: Job, checked: frozenset[str], met: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Put together what an image met in each cell, rows of one path following each other; stage files."""
-    rows: list[tuple[str, int, list[tuple[float, str]], float]] = []
+    found: list[_Found] = []
+    rest: list[pa.RecordBatch] = []  # of the last image so far, of which more may follow
     for batch in met:
-        for path, side, neighbours, similarities, other in zip(*(batch[i].to_pylist() for i in range(5)), strict=True):
-            found = list(zip(similarities, neighbours, strict=True))
-            if rows and rows[-1][0] == path:
-                _, _, before, highest = rows[-1]
-                rows[-1] = (path, side, before + found, max(highest, other))
-                continue
-            if len(rows) >= PART_ROWS:
-                yield _written(job, checked, rows)
-                rows = []
-            rows.append((path, side, found, other))
-    if rows:
-        yield _written(job, checked, rows)
+        if not batch.num_rows:
+            continue
+        last = int(_starts(batch["path"])[-1])
+        if last or (rest and rest[-1]["path"][0] != batch["path"][0]):
+            whole = [*rest, batch.slice(0, last)]
+            found.append(_Found.of(_one(whole)))
+            rest = []
+        rest.append(batch.slice(last))
+        if sum(part.rows.num_rows for part in found) >= PART_ROWS:
+            yield _written(job, checked, found)
+            found = []
+    if rest:
+        found.append(_Found.of(_one(rest)))
+    if found:
+        yield _written(job, checked, found)
 
 
-def _written(
-    job: Job,
-    checked: frozenset[str],
-    rows: Sequence[tuple[str, int, list[tuple[float, str]], float]],
-) -> pa.RecordBatch:
-    best = [sorted(found, key=lambda pair: (-pair[0], pair[1]))[:NEAREST] for _, _, found, _ in rows]
-    paths = [path for path, *_ in rows]
-    similarities = [[similarity for similarity, _ in found] for found in best]
-    table = pa.table([paths, [[path for _, path in found] for found in best], similarities], schema=NEIGHBOURS)
-    file = job.stage(table)
-    sides, other = np.array([row[1] for row in rows]), np.array([row[3] for row in rows], np.float32)
-    tally = Tally.of(paths, sides, similarities, other, checked)
+def _one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+def _written(job: Job, checked: frozenset[str], found: Sequence[_Found]) -> pa.RecordBatch:
+    rows = pa.Table.from_batches([part.rows for part in found], NEIGHBOURS)
+    file = job.stage(rows)
+    sides, other = (np.concatenate([getattr(part, name) for part in found]) for name in ("sides", "other"))
+    tally = Tally.of(rows, sides, other, checked)
     values = (file.name, file.rows, file.size, file.digest, tally.to_bytes())
     return pa.record_batch([pa.array([value]) for value in values], names=["name", "rows", "size", "digest", "tally"])
 

@@ -91,6 +91,5 @@ def _write(job: Job, base: Broadcast[_Base], files: Sequence[DataFile]) -> tuple
             itself = np.asarray(pc.fill_null(pc.index_in(batch["path"], names), -1), np.int64)
             nearest.meet(rows, training.vectors, every, itself=itself, labels=label, base_labels=training.labels)
             found.append(result(batch["path"], names, nearest))
-            similarities = found[-1]["similarities"].to_pylist()
-            tally = tally.merge(Tally.of(batch["path"].to_pylist(), side, similarities, nearest.other))
+            tally = tally.merge(Tally.of(pa.Table.from_batches(found[-1:]), side, nearest.other))
     return job.stage(pa.Table.from_batches(found, NEIGHBOURS)), tally

@@ -81,18 +81,21 @@ class Tally:
     @classmethod
     def of(
         cls,
-        paths: Sequence[str],
+        rows: pa.Table,
         sides: NDArray[np.integer],
-        similarities: Sequence[Sequence[float]],
         other: NDArray[np.float32],
         checked: frozenset[str] = frozenset(),
     ) -> Self:
-        """Count rows: their sides as of `SIDES`, similarities falling, and the nearest of another label."""
-        nearest = np.array([found[0] if len(found) else -np.inf for found in similarities], np.float32)
+        """Count rows of `NEIGHBOURS`: their sides as of `SIDES`, and the nearest of another label."""
+        found = rows["similarities"].combine_chunks()
+        nearest = np.full(len(found), -np.inf, np.float32)
+        has_any = found.value_lengths().to_numpy() > 0
+        nearest[has_any] = found.flatten().to_numpy()[found.offsets.to_numpy()[:-1][has_any] - found.offsets[0].as_py()]
         is_test = (sides == SIDES[Split.TEST]) & np.isfinite(nearest)
         is_train = (sides == SIDES[Split.TRAIN]) & np.isfinite(other)
-        chosen = {path: list(found) for path, found in zip(paths, similarities, strict=True) if path in checked}
-        return cls(count(nearest[is_test]), count(other[is_train]), chosen)
+        chosen = rows.filter(pc.is_in(rows["path"], pa.array(list(checked), pa.string())))
+        by_path = dict(zip(chosen["path"].to_pylist(), chosen["similarities"].to_pylist(), strict=True))
+        return cls(count(nearest[is_test]), count(other[is_train]), by_path)
 
     @classmethod
     def none(cls) -> Self:
