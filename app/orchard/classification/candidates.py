@@ -45,8 +45,33 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-Parts = Sequence[Sums | None]
-"""Sums of images, without weights, and of their views, where there are any."""
+@dataclass(frozen=True)
+class _Seen:
+    """What a discriminant is fitted on.
+
+    Attributes:
+        sums: of all rows, with their weights.
+        parts: sums of images, without weights, and of their views, where there are any.
+        reduction: of these rows.
+    """
+
+    sums: Sums
+    parts: Sequence[Sums | None]
+    reduction: Reduction
+
+    @classmethod
+    def of(cls, views: Sequence[HeldOut], names: Sequence[str], components: int) -> _Seen:
+        """Return what is seen of images whose features are at hand, `views` of each, by their columns `names`."""
+        parts = [Sums.of(view.features, {name: view.columns[name] for name in names}) for view in views]
+        sums = reduce(Sums.merge, parts)
+        return cls(sums, parts, Reduction.fit(sums.moments, components=components))
+
+    def fit(self, column: str) -> discriminant.Discriminant:
+        """Fit it for a label column."""
+        moments = self.sums.of_column(column)
+        rows = [part.of_column(column).count for part in self.parts if part is not None]
+        images = moments.count * rows[0] / sum(rows)  # as much as they weigh
+        return discriminant.fit(moments, self.sums.columns[column], self.reduction, images)
 
 
 @dataclass(frozen=True)
@@ -107,7 +132,7 @@ class Candidates:
         self.reduction = load(output)
         self._spark, self._output, self._seed, self._sure_at, self._memory = spark, output, seed, sure_at, memory
         statistics = Statistics.from_bytes(data)
-        everything, fit = statistics.everything_seen, statistics.fit_seen
+        everything = statistics.everything_seen
         self._weights = statistics.weights
         self._roles, self.fits_held_out = statistics.roles, statistics.held_out is not None
         # Of the images alone: the discriminant learns from their views, too.
@@ -119,29 +144,25 @@ class Candidates:
         self.left_out: list[str] = []
         names = [name for name in statistics.fit.columns if name != "label"]
         self._judged_by = Judged.of(output)
-        fits: list[tuple[Sums, Parts, Reduction]] = [
-            (everything, [statistics.everything, statistics.fit_views, statistics.held_out_views], self.reduction)
-        ]
         if self._judged_by:
             self._views, images = self._judged_by.rows(output, names)
             if len(set(self._views[0].columns["label"])) < 2:  # the output has other images now
                 self._judged_by = None
+        seen = [
+            _Seen(everything, [statistics.everything, statistics.fit_views, statistics.held_out_views], self.reduction)
+        ]
         if self._judged_by:
-            parts = [
-                Sums.of(view.features, {name: view.columns[name] for name in ("label", *names)}) for view in self._views
-            ]
-            seen = reduce(Sums.merge, parts)
-            fits.append((seen, parts, Reduction.fit(seen.moments, components=self.reduction.n_components_)))
+            seen.append(_Seen.of(self._views, ["label", *names], self.reduction.n_components_))
         elif statistics.held_out is not None and len(self._fitted.names) > 1:
-            fits.append((fit, [statistics.fit, statistics.fit_views], self.reduction))
-        further = self._learned(names, [statistics.fit, *(sums for sums, _, _ in fits)])
+            seen.append(_Seen(statistics.fit_seen, [statistics.fit, statistics.fit_views], self.reduction))
+        further = self._learned(names, [statistics.fit, *(fit.sums for fit in seen)])
         # One thread each, side by side: they wait for each other less than threads within a decomposition do.
         with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as threads:
-            work = [(sums, name) for name in ("label", *further) for sums in fits]
-            every = list(threads.map(self._discriminant, *zip(*work, strict=True)))
-        found, *others = (every[start : start + len(fits)] for start in range(0, len(every), len(fits)))
+            work = [(fit, name) for name in ("label", *further) for fit in seen]
+            every = list(threads.map(_Seen.fit, *zip(*work, strict=True)))
+        found, *others = (every[start : start + len(seen)] for start in range(0, len(every), len(seen)))
         self._final, self._trial = found[0], found[-1]
-        self._trial_labels, self._trial_reduction = fits[-1][0].columns["label"].names, fits[-1][2]
+        self._trial_labels, self._trial_reduction = seen[-1].sums.columns["label"].names, seen[-1].reduction
         self.familiarity = self._final.familiarity
         if not self._judged_by:
             roles = by_file(output, statistics.roles)
@@ -152,7 +173,7 @@ class Candidates:
         self._images = images
         self._mixed = self._mix_head()
         fitted = zip(further, others, strict=True)
-        self.columns = tuple(self._column(name, fits, discriminants) for name, discriminants in fitted)
+        self.columns = tuple(self._column(name, seen, discriminants) for name, discriminants in fitted)
         """Further label columns, those that can be learned."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="orchard-regression")
         self._regression: Future[regression.Fits] | None = None
@@ -207,13 +228,6 @@ class Candidates:
         self.left_out = [name for name in names if name not in enough]
         return enough
 
-    def _discriminant(self, sums: tuple[Sums, Parts, Reduction], column: str) -> discriminant.Discriminant:
-        """Fit on what is seen of images, by weights and with views; given with their own sums and those of views."""
-        seen, parts, reduction = sums
-        moments, rows = seen.of_column(column), [part.of_column(column).count for part in parts if part is not None]
-        images = moments.count * rows[0] / sum(rows)  # as much as they weigh
-        return discriminant.fit(moments, seen.columns[column], reduction, images)
-
     def _mix_head(self) -> tuple[Linear, Linear] | None:
         """Return the discriminant, and that of the trial, mixed with the head that the network was tuned with."""
         data = self._output.part(TRAINED_HEAD)
@@ -228,13 +242,11 @@ class Candidates:
         mixture = mix(self._trial.linear, trial, self._images.features, classes)
         return mixture(self._final.linear, final), mixture(self._trial.linear, trial)
 
-    def _column(
-        self, name: str, fits: list[tuple[Sums, Parts, Reduction]], found: list[discriminant.Discriminant]
-    ) -> Column:
+    def _column(self, name: str, seen: Sequence[_Seen], found: Sequence[discriminant.Discriminant]) -> Column:
         """Return a further column: judged as fitted without the images held out, answering as fitted with them."""
-        names = fits[-1][0].columns[name].names
+        names = seen[-1].sums.columns[name].names
         _, calibration = judge(found[-1].linear, names, self._images, column=name, sure_at=self._sure_at)
-        return Column(name, fits[0][0].columns[name].names, found[0].linear, calibration)
+        return Column(name, seen[0].sums.columns[name].names, found[0].linear, calibration)
 
     def _judged(self, final: Linear, trial: Linear, files: dict[str, bytes], by: FittedBy) -> Fitted:
         figures, calibration = judge(
