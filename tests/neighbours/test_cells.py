@@ -10,7 +10,7 @@ import pytest
 from orchard.files import DataFile
 from orchard.layout import NEIGHBOURS
 from orchard.neighbours import cells
-from orchard.neighbours.rows import SIDES, Job
+from orchard.neighbours.rows import SIDES, Job, Tally
 
 _MET = pa.schema(
     [
@@ -59,7 +59,7 @@ def test_rows_of_an_image_become_one_wherever_batches_end(
     assert rows["path"].to_pylist() == ["a", "b", "c", "d"]
     assert rows["neighbours"].to_pylist() == [["c", "d", "e", "b", "f"], [], ["b", "a"], ["b"]]
     assert rows["similarities"].to_pylist() == [[0.75, 0.75, 0.625, 0.5, 0.25], [], [0.5, 0.25], [1.0]]
-    tallies = [cells.Tally.from_bytes(row) for batch in written for row in batch["tally"].to_pylist()]
+    tallies = [Tally.from_bytes(row) for batch in written for row in batch["tally"].to_pylist()]
     assert sum(int(tally.test.sum()) for tally in tallies) == 1, "b has no neighbour"
     assert sum(int(tally.other.sum()) for tally in tallies) == 1, "only a is trained on"
     assert {path: found for tally in tallies for path, found in tally.checked.items()} == {"c": [0.5, 0.25]}
