@@ -62,7 +62,7 @@ DRIVERS = {
     "compare": (*(name for name in EXTRACTION if name != "backbone"), *REDUCTION, "classifiers", *AROUND),
     "tune": (*TUNING, *IMAGES, *REDUCTION, *CLASSIFICATION, "seed", "test_fraction", "group_by", *AROUND),
 }
-"""The settings that are flags of each command which the driver of a cluster can run."""
+"""Command that a cluster's driver can run -> the settings that are its flags."""
 
 Command = Callable[..., Any]
 
@@ -83,7 +83,7 @@ def options(*names: str) -> Callable[[Command], Command]:
 
 
 def comparison(*, required: bool) -> Callable[[Command], Command]:
-    """Give a command the flags that say what to compare."""
+    """Give a command the flags ``--backbones`` and ``--tolerance``."""
     backbones = click.option(
         "--backbones",
         required=required,
@@ -117,7 +117,7 @@ def _option(name: str) -> Callable[[Command], Command]:
 
 
 def _joined(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> str | None:  # noqa: ARG001
-    """Take the names of a flag that is given twice from both."""
+    """Return the names of all uses of a flag, separated by commas."""
     return ",".join(given) or None
 
 
@@ -129,7 +129,7 @@ def _metavar(annotation: Any) -> str:
 
 
 def settings_from(flags: dict[str, Any]) -> Settings:
-    """Load the settings from what click has parsed, and set up the log; the rest comes from the other sources."""
+    """Set up the log, and load the settings: from the flags that click has parsed, variables and the settings file."""
     progress.configure_logging(debug=flags.pop("debug"))
     config = flags.pop("config")
     given = {name: value for name, value in flags.items() if value not in (None, ())}
@@ -140,8 +140,8 @@ def settings_from(flags: dict[str, Any]) -> Settings:
 
 
 def key_values(given: Iterable[str], flag: str | None = None) -> dict[str, str]:
-    """Return what a flag that is repeated as KEY=VALUE says. Raises BadParameter for anything else."""
-    # The last sign: a path may hold one, and so may a property's value, but not its name.
+    """Return the pairs of a repeated flag KEY=VALUE. Raises BadParameter for other values."""
+    # A path may contain an equals sign, so its weight follows the last one; a property's name contains none.
     pairs = [pair.rpartition("=") if flag == "--source-weight" else pair.partition("=") for pair in given]
     if bad := next((pair[0] or pair[2] for pair in pairs if not pair[1]), None):
         raise click.BadParameter(f"{without_secrets(bad, bad)!r} is not KEY=VALUE", param_hint=flag)

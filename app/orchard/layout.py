@@ -1,4 +1,4 @@
-"""Every dataset and file of an output, defined once: its place, columns, types, shapes and units.
+"""All datasets and files of an output: place, columns, types, shapes and units.
 
 Features are stored as ``list<float>`` of one length per output, so that any Parquet reader takes them.
 ``path`` is unique within each dataset but that of views.
@@ -15,21 +15,21 @@ from orchard.vocabulary import Split
 COMMITS = "_orchard/commits/"
 """The log: see `orchard.output`."""
 HEAD = "_orchard/head.json"
-"""The last commit whose changes are all made."""
+"""Number of the last commit whose changes are complete."""
 PARTS = "_orchard/parts/"
-"""What a model will be made of, before there is a classifier."""
+"""Files that a model is made of, before there is a classifier."""
 STAGING = "_orchard/staging/"
-"""Files that are not committed, in a folder for each run."""
+"""Files that are not committed yet, in a folder for each run."""
 TUNING = "_orchard/tuning/"
-"""The checkpoint of a tuning that is not at its end: see `orchard.tuning.stage`."""
+"""The checkpoint of an unfinished tuning: see `orchard.tuning.stage`."""
 ERASED = "_orchard/erased.json"
-"""Digests of paths of images that are not to come back: see `orchard.images.erased`."""
+"""Digests of the paths of erased images, which later runs leave out: see `orchard.images.erased`."""
 LOCKS = "_orchard/locks/"
-"""Who writes: see `orchard.lock`."""
+"""The lock of the process that writes: see `orchard.lock`."""
 LOGS = "logs/"
-"""What the last runs said, in a folder for each: see `orchard.runlog`."""
+"""The logs of the last runs, in a folder for each: see `orchard.runlog`."""
 FORMULA = r"^[=+\-@\t\r]"
-"""How a text begins that a spreadsheet would run: in CSV an apostrophe precedes it, as OWASP has it."""
+"""Start of a text that a spreadsheet would run as a formula. In CSV an apostrophe precedes it, as OWASP advises."""
 ESCAPED = re.compile("^'(?=" + FORMULA.removeprefix("^") + ")")
 """That apostrophe."""
 METRICS, RUN, REPORT = "metrics.json", "run.json", "report.html"
@@ -44,23 +44,24 @@ INCOMPLETE = "_INCOMPLETE"
 MODEL = "model/"
 """The folder of models, each in a folder named by its digest; see `orchard.models`."""
 CURRENT_MODEL = "model/current.json"
-"""Names the folder of the model that holds: ``{"folder": "model/<digest>/"}``."""
+"""Names the folder of the current model: ``{"folder": "model/<digest>/"}``."""
 # Inside a model's folder, or among the parts:
 BACKBONE = "backbone"
 REDUCTION = "reduction.npz"
 STATISTICS = "statistics.npz"
-"""What one pass over the features left for the classifiers; no part of a model."""
+"""Sums of the features that classifiers are fitted on, see `orchard.reduction.statistics`; not part of a model."""
 TUNED = "tuned.weights.h5"
-"""The weights of a tuned network, as Keras saves them; no part of a model, which has the network."""
+"""The weights of a tuned network, as Keras saves them; not part of a model, which has the converted network."""
 TRAINED_HEAD = "head.npz"
-"""What was trained on top of a tuned network, see `orchard.classification.tuned_head`; no part of a model."""
+"""The linear layer that was trained with a tuned network, see `orchard.classification.tuned_head`; not part of a
+model."""
 JUDGED = "judged.npz"
-"""What a tuned network gave before images held out were trained on, too, see `orchard.classification.judged`; no part
-of a model."""
+"""Features of a tuned network before it was also trained on held-out images, see `orchard.classification.judged`; not
+part of a model."""
 TO_DO_AGAIN = "listing.parquet"
-"""What is to be featurized again by a tuned network, rows of `LISTING`; gone when it is done."""
+"""Images whose features a tuned network has still to extract again, rows of `LISTING`; deleted afterwards."""
 BACKGROUNDS = "backgrounds.npz"
-"""What things are pasted onto in random views; no part of a model: see `orchard.features.backgrounds`."""
+"""Backgrounds for random views, see `orchard.features.backgrounds`; not part of a model."""
 NOT_IN_MODELS = (STATISTICS, TUNED, TRAINED_HEAD, JUDGED, TO_DO_AGAIN, BACKGROUNDS)
 LABELS = "labels.json"
 CALIBRATION = "calibration.json"
@@ -75,7 +76,7 @@ RANDOM_FOREST = "random_forest.npz"
 
 
 class Dataset(StrEnum):
-    """The folders of an output that hold a dataset."""
+    """The datasets of an output; the value is the folder's name."""
 
     FEATURES = "features"
     VIEWS = "views"
@@ -88,21 +89,21 @@ class Dataset(StrEnum):
 
 
 EXTRACTED = (Dataset.FEATURES, Dataset.REJECTED, Dataset.INVENTORY)
-"""What is made of images: every listed image is in the inventory, and in one of the other two."""
+"""Datasets with rows for images: each listed image is in the inventory and in one of the other two."""
 FEATURIZED = (*EXTRACTED, Dataset.VIEWS)
-"""What is committed, replaced and dropped together; there are views only of `VIEWED`, and only where asked."""
+"""Datasets that are committed, replaced and dropped together. Views are optional, and only of `VIEWED` splits."""
 DERIVED = (Dataset.REDUCED, Dataset.REDUCED_CSV, Dataset.NEIGHBOURS, Dataset.PREDICTIONS)
-"""What is made of features; it goes when they change."""
+"""Datasets that are computed from features, and dropped when these change."""
 FORGOTTEN: dict[str, object] = dict.fromkeys(("reduction", "neighbours", "classification", "review", "sources"))
-"""The properties of the stages that made it, which go with it."""
+"""Properties of the stages that computed `DERIVED`, which are dropped with it."""
 
 
 VIEWED = (Split.TRAIN, Split.VALIDATION)
-"""The splits whose images have random views: those that classifiers may be fitted on."""
+"""Splits whose images have random views, as classifiers may be fitted on them."""
 
 
 class Fault(StrEnum):
-    """What may be wrong with an image, the surest and gravest first: the closed list of ``suspects.fault``."""
+    """What may be wrong with an image, the values of ``suspects.fault``: the surest and gravest first."""
 
     SAME_IMAGE = "same_image"
     """Its bytes are those of an image under another label."""
@@ -117,17 +118,17 @@ class Fault(StrEnum):
 
 
 NAMES = ("label", "kind")
-"""What an image is called, the finest name first: columns of `LISTING`, `INVENTORY`, `FEATURES` and `REDUCED`."""
+"""The names of an image, the finest first: columns of `LISTING`, `INVENTORY`, `FEATURES` and `REDUCED`."""
 LABEL_COLUMNS = "label_columns"
 """The column with the values of a manifest's further label columns, as JSON text with sorted names; null: it has none.
 
 One column for all of them, so that a dataset has one schema whatever they are called: see `orchard.images.columns`.
 """
 CARRIED = (*NAMES, LABEL_COLUMNS)
-"""What is known of an image besides what it shows: columns of `LISTING`, `INVENTORY`, `FEATURES` and `VIEWS`."""
+"""Columns that pass unchanged from `LISTING` to `INVENTORY`, `FEATURES` and `VIEWS`."""
 
-# What the source lists, and what a worker gets. `version` is the ETag of an object or the modification time
-# (ns) of a file: it tells a replaced image from an unchanged one; null where the source cannot tell.
+# The images of a source. `version` is the ETag of an object or the modification time (ns) of a file, which differs if
+# the image was replaced; null where the source does not tell.
 LISTING = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -271,7 +272,7 @@ ADDED = frozenset(
 
 
 class RejectedKind(TypedDict):
-    """What some of the rejected images are, and what to do about them."""
+    """A group of rejected images that are alike, and what to do about them."""
 
     reason: str  # Reason
     kind: str  # what they look like, such as "a Git LFS pointer"
@@ -303,7 +304,7 @@ class PcaMetrics(TypedDict):
 
 
 Interval = tuple[float, float]
-"""Within which a share lies with 95 % confidence, see `orchard.classification.intervals`; in JSON a list."""
+"""Bounds of a share with 95 % confidence, see `orchard.classification.intervals`; in JSON a list."""
 
 
 class ClassMetrics(TypedDict):
@@ -350,7 +351,7 @@ class ClassifierMetrics(TypedDict):
 
 
 class Baseline(TypedDict):
-    """What always answering the most frequent training label would reach."""
+    """Accuracy of always answering the most frequent training label."""
 
     label: str
     accuracy: float
@@ -394,7 +395,7 @@ class UnknownMetrics(TypedDict):
 
 
 class CoveragePoint(TypedDict):
-    """What answering the most certain test images alone would come to."""
+    """A point of the curve of accuracy by coverage: only the most certain test images are answered."""
 
     confidence: float  # of the least certain of them
     answered: float  # share of the test images
@@ -403,14 +404,14 @@ class CoveragePoint(TypedDict):
 
 
 class CalibrationMetrics(TypedDict):
-    """``metrics.calibration``: of the classifier that answers: fitted on images held out, measured on test images."""
+    """``metrics.calibration``: of the classifier that answers, fitted on held-out images, measured on test images."""
 
-    split: str  # that it was fitted on: validation, or train for a part of it that was held out
-    rows: int  # held out
+    split: str  # of the held-out images: validation, or train
+    rows: int  # number of held-out images
     temperature: float  # scores are divided by it
     threshold: float  # below it the answer is "not sure"
     familiarity_threshold: float  # below it the answer is "unknown"
-    sure_at: float  # how often sure answers were to be right
+    sure_at: float  # wanted share of sure answers that are right
     test_rows: int
     error_before: float  # expected calibration error, 0..1
     error_after: float
@@ -427,7 +428,7 @@ class CalibrationMetrics(TypedDict):
 
 
 class Trial(TypedDict):
-    """How a linear classifier did on held-out images when it was fitted on the others."""
+    """The result of a linear classifier on held-out images, fitted on the other images."""
 
     accuracy: float
     log_loss: float
@@ -437,11 +438,11 @@ class Selection(TypedDict):
     """``metrics.selection``: which linear classifier answers, and why."""
 
     split: str  # as in CalibrationMetrics
-    rows: int  # held out
+    rows: int  # number of held-out images
     trials: dict[str, Trial]
     chosen: str
     why: str  # a sentence
-    fitted_again: NotRequired[bool]  # whether all were fitted again on what was held out, too
+    fitted_again: NotRequired[bool]  # whether all were fitted again, on held-out images too
 
 
 class Leak(TypedDict):
@@ -480,10 +481,10 @@ class Suspect(TypedDict):
 
 
 class ClusterMetrics(TypedDict):
-    """``metrics.review.clusters``: images that are near twins of each other, directly or by others between."""
+    """``metrics.review.clusters``: groups of images that are linked by near twins."""
 
     clusters: int
-    images: int  # in one
+    images: int  # in clusters
     largest: list[list[str]]  # the first paths of the largest ones
 
 
@@ -498,9 +499,9 @@ class ReviewMetrics(TypedDict):
 
 
 class DataMetrics(TypedDict):
-    """``metrics.data``: what the featurized images are."""
+    """``metrics.data``: formats, shapes and sizes of the featurized images."""
 
-    formats: dict[str, int]  # the most frequent first; images of before formats were written are in none
+    formats: dict[str, int]  # the most frequent first; images that an early version featurized are not counted
     shapes: dict[str, int]  # landscape, portrait, square
     pixels: dict[str, int]  # lower bound of the width times height, a power of two, as text -> images
     smallest: list[int]  # width and height of the image of the fewest pixels
@@ -510,7 +511,7 @@ class DataMetrics(TypedDict):
 
 
 class CorrectionMetrics(TypedDict):
-    """``metrics.corrections``: what the corrected list changed in what the source says."""
+    """``metrics.corrections``: what the list of corrections changed."""
 
     relabelled: int
     dropped: int
@@ -519,20 +520,20 @@ class CorrectionMetrics(TypedDict):
 class TuningMetrics(TypedDict):
     """``metrics.tuning``: how the network's last blocks were trained."""
 
-    images: int  # trained on
-    held_out: int  # images that epochs were measured on
+    images: int  # number of training images
+    held_out: int  # number of images that epochs were measured on
     views: int  # of each image; an epoch takes one of them
     epochs: int  # that were trained
     epochs_asked: int
-    best_epoch: int  # whose weights the network has, or went on from; 0: those that it had before
-    joined: NotRequired[int]  # further epochs, which trained on the images held out, too
-    history: list[dict[str, float]]  # accuracy and loss on the images held out; the first is that of before
+    best_epoch: int  # the epoch whose weights were kept; 0: the weights before tuning
+    joined: NotRequired[int]  # number of last epochs, which trained on the held-out images too
+    history: list[dict[str, float]]  # accuracy and loss on held-out images before tuning and after each epoch
     seconds: float
-    before: NotRequired[dict[str, float]]  # classifier -> accuracy on test images by the network of before
+    before: NotRequired[dict[str, float]]  # classifier -> accuracy on test images before tuning
 
 
 class CardMetrics(TypedDict):
-    """``metrics.cards``: what there is to read about labels and kinds, where a table of cards was given."""
+    """``metrics.cards``: number and languages of the cards about labels and kinds."""
 
     cards: int
     languages: list[str]  # sorted
@@ -540,10 +541,10 @@ class CardMetrics(TypedDict):
 
 
 class GroupSource(StrEnum):
-    """Where groups come from."""
+    """The source of groups."""
 
     COLUMN = "column"
-    """A manifest's."""
+    """A column of the manifest."""
     PATTERN = "pattern"
     """A regular expression on paths."""
     FRAMES = "frames"
@@ -551,7 +552,7 @@ class GroupSource(StrEnum):
 
 
 class Group(TypedDict):
-    """A group, to be shown."""
+    """A group, as an example."""
 
     name: str
     images: int
@@ -564,7 +565,7 @@ class Grouping(TypedDict):
     by: str  # the setting
     source: str  # GroupSource
     groups: int
-    ungrouped: int  # images of no group, each of which stands for itself
+    ungrouped: int  # images without a group; each is a group of its own
     examples: list[Group]  # the largest
 
 
@@ -580,7 +581,7 @@ class GroupSplit(TypedDict):
 
 
 class Histogram(TypedDict):
-    """Images by similarity, in bins of equal width; what lies outside is in the first or last one."""
+    """Images by similarity, in bins of equal width. Values outside are in the first or last bin."""
 
     low: float
     high: float
@@ -588,10 +589,10 @@ class Histogram(TypedDict):
 
 
 class NeighbourMetrics(TypedDict):
-    """``metrics.neighbours``: how near test images are to training."""
+    """``metrics.neighbours``: similarity of test images to training images."""
 
-    exact: bool  # or by an index
-    recall: float | None  # of the index: of the nearest neighbours that are the true ones, on a sample
+    exact: bool  # false: the search was approximate
+    recall: float | None  # of the approximate search: share of true nearest neighbours found, on a sample
     train_rows: int
     test_rows: int
     threshold: float | None  # cosine from which two images are near twins; null if there is one label only
@@ -630,7 +631,7 @@ class SourceMetrics(TypedDict):
 
 
 class Measure(StrEnum):
-    """On what a headline was measured, the strictest first."""
+    """The images that a headline was measured on, the strictest choice first."""
 
     GROUPS = "groups"
     """Everything fitted again with whole groups on one side of the split."""
@@ -641,7 +642,7 @@ class Measure(StrEnum):
 
 
 class Headline(TypedDict):
-    """``metrics.headline``: the one figure to quote, and to compare by."""
+    """``metrics.headline``: the accuracy to quote and to compare."""
 
     measure: str  # Measure
     classifier: str
@@ -682,48 +683,48 @@ class Metrics(TypedDict):
 
 
 class Fitting(TypedDict):
-    """``run.fitting``: what classifiers were chosen, calibrated and fitted on; never the test images."""
+    """``run.fitting``: the images that classifiers were chosen, calibrated and fitted on; never test images."""
 
-    held_out: str  # what they were chosen and calibrated on
+    held_out: str  # the images that they were chosen and calibrated on
     held_out_rows: int
-    fitted_again_on: int  # training images, those held out of them included
+    fitted_again_on: int  # number of training images, held-out ones included
     answers: str  # the linear classifier that answers
     why: str
 
 
 class Usage(TypedDict, total=False):
-    """What a run, or a part of it, holds of machines."""
+    """The machine time of a run, or of a part of it."""
 
-    core_hours: Required[float]  # cores of Spark, and of the driver while it tunes, times the hours they were held
+    core_hours: Required[float]  # hours that Spark's cores were held, and the driver's while it tuned
     cost: float  # by the setting core_hour_price, in its currency
     energy_kwh: float  # by the setting core_watts
 
 
 class Share(TypedDict):
-    """What somebody did of an extraction."""
+    """A share of the work of an extraction."""
 
     tasks: int
     images: int
-    seconds: float  # at work
-    slowest_seconds: float  # of a task
+    seconds: float  # total of the tasks
+    slowest_seconds: float  # of the slowest task
 
 
 class ExecutorShare(Share):
-    """What an executor did; under a local master there is one, this machine."""
+    """The share of an executor; on a local master there is one, this machine."""
 
     executor: str
     workers: int  # Python processes
 
 
 class WorkerShare(Share):
-    """What a Python process did."""
+    """The share of a worker, a Python process."""
 
     executor: str
     worker: int  # its number in the run
 
 
 class SlowTask(TypedDict):
-    """One of the tasks that took longest."""
+    """One of the slowest tasks."""
 
     executor: str
     worker: int
@@ -733,36 +734,36 @@ class SlowTask(TypedDict):
 
 
 class Sharing(TypedDict):
-    """``run.sharing``: how the last extraction was shared out."""
+    """``run.sharing``: how the last extraction was divided among workers."""
 
     tasks: int
     images: int
     workers: int
-    worker_memory_bytes: int  # the most that one held
+    worker_memory_bytes: int  # peak of the largest worker
     median_task_seconds: float
-    by_executor: list[ExecutorShare]  # those that worked longest first
+    by_executor: list[ExecutorShare]  # the longest total first
     by_worker: list[WorkerShare]  # likewise
     slowest: list[SlowTask]  # the slowest first
     bin_seconds: float  # of `at_work`
-    at_work: list[float]  # tasks that were at work in each stretch of time, in the mean
+    at_work: list[float]  # mean number of running tasks in each bin of time
 
 
 class StagePlan(TypedDict):
-    """What a stage is expected to take, or took."""
+    """The expected time of a stage and, after a run, the real one."""
 
     stage: str
-    seconds: float | None  # null: nothing tells
-    low: float | None  # within which it is expected to lie
+    seconds: float | None  # null: there is no estimate
+    low: float | None  # lower bound of the expected range
     high: float | None
-    core_seconds: float | None  # that are held meanwhile
-    after: str  # what the estimate comes from, see `orchard.planning.costs.Source`
+    core_seconds: float | None  # cores that are held, times seconds
+    after: str  # source of the estimate, see `orchard.planning.costs.Source`
     took: NotRequired[float]  # seconds; of a run
 
 
 class Sizes(TypedDict, total=False):
-    """Of memory and disk, in bytes."""
+    """Peak memory and disk, in bytes."""
 
-    worker_memory: int  # of each
+    worker_memory: int  # of each worker
     driver_python: int
     driver_jvm: int
     disk: int  # of the output
@@ -770,19 +771,19 @@ class Sizes(TypedDict, total=False):
 
 
 class Planned(TypedDict):
-    """``run.plan``: what was expected when the first tasks were done, and what came of it."""
+    """``run.plan``: the plan, as made when the first tasks were done, beside the real figures."""
 
-    images: int  # to do
-    measured_on: int  # images that told how long one takes
+    images: int  # number of images to featurize
+    measured_on: int  # number of images that the time of an image was measured on
     stages: list[StagePlan]
     sizes: Sizes  # expected
     took: Sizes
-    core_hours: float  # expected of the stages that have an estimate
+    core_hours: float  # expected, of all stages with an estimate
     took_core_hours: float
 
 
 class Run(TypedDict):
-    """``run.json``: how the metrics came about."""
+    """``run.json``: the settings, versions and machine of the run that gave the metrics."""
 
     run_id: str
     started: str  # ISO 8601, UTC

@@ -1,7 +1,7 @@
-"""Every setting once: flag before ``ORCHARD_*`` variable before settings file before default.
+"""All settings. A flag wins over an ``ORCHARD_*`` variable, which wins over the settings file and the default.
 
-The flags of the command line are made from the fields below, so a setting's name, type, default and help
-stand here and nowhere else.
+The flags of the command line are made from the fields below: a setting's name, type, default and help are defined here
+and nowhere else.
 """
 
 import logging
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTINGS_FILE = Path("orchard.toml")
-"""Read from the working directory when no ``--config`` is given and it is there."""
+"""Settings file in the working directory. It is read if it exists and ``--config`` is not given."""
 
 OTHER_VARIABLES = {
     "CACHE": "folder of converted backbones, instead of ~/.cache/orchard",
@@ -48,7 +48,7 @@ OTHER_VARIABLES = {
     "APP_ID": "makes the name of the executors' set: spark-s-<app id>-0",
     "IMAGE": "compose.yaml's image",
 }
-"""What is read from the environment besides settings, without the prefix."""
+"""Variables that are read besides those of settings, without the prefix, and what each is."""
 
 _REAL_PHOTOS: Mapping[str, object] = {
     "backbone": "EfficientNetLite2",
@@ -62,10 +62,10 @@ QUALITIES: Mapping[str | None, Mapping[str, object]] = {
     # So long that two cores without AVX-512 do nearly all epochs on 3,000 photos.
     "best": {**_REAL_PHOTOS, "tune": True, "tune_minutes": 24, "answer_with": "tuned_head"},
 }
-"""What a quality other than fast, which is the defaults, comes to."""
+"""Quality -> its settings. The settings of fast are the defaults."""
 
 LIKENESS = 0.75
-"""From here on (of 1) a name that is unknown is taken for a slip of the pen."""
+"""Smallest similarity, 0..1, at which an unknown name is taken for a misspelling of a known one."""
 
 # What Kubernetes tells every pod of the namespace's services, be one called orchard or orchard-…
 _SERVICE_LINK = re.compile(r"(?:^|_)(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)$")
@@ -99,7 +99,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 
 
 class Settings(BaseSettings):
-    """What a run can be told. See each field's description."""
+    """The settings of a run; each field's description is the help of its flag."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, validate_default=False
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         description="choose backbone, views, test views, transform and tuning together; a flag that is given wins",
     )
 
-    # What to read
+    # Choice of images
     limit: int | None = Field(None, ge=1, description="use only N images, with each label in proportion")
     labels: Names = Field((), description="use only images with these labels, separated by commas")
     label_level: int = Field(1, ge=1, description="take the last N folders of a path as the label: 2 gives Apple/Red")
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     )
     seed: int = Field(42, ge=0, description="seed of every random choice")
 
-    # What a picture may be
+    # Limits on an image
     max_bytes: int = Field(64 * 2**20, ge=1, description="reject files that are larger, in bytes")
     max_pixels: int = Field(100_000_000, ge=1, description="reject images that have more pixels")
     max_decode_memory: int = Field(
@@ -149,7 +149,7 @@ class Settings(BaseSettings):
         0.05, ge=0, description="exit with code 1 if more images are rejected; a count, or a share such as 5%"
     )
 
-    # How features are made
+    # Features
     backbone: str = Field(
         "EfficientNetLite0", description="pre-trained network that extracts the features; `orchard backbones` lists all"
     )
@@ -211,7 +211,7 @@ class Settings(BaseSettings):
         description="images in one task of the extraction; by default as many as take about five seconds",
     )
 
-    # How features are reduced and classified
+    # Reduction and classification
     variance: float = Field(
         0.95, gt=0, le=1, description="keep as many components as explain this share of the variance"
     )
@@ -249,12 +249,12 @@ class Settings(BaseSettings):
     )
     cards: str | None = Field(None, description="CSV table with facts about labels and kinds, which answers show")
 
-    # What happens to an output that is there already
+    # An output that exists already
     fresh: bool = Field(False, description="delete what the output holds and start again")
     prune: bool = Field(False, description="delete the rows of images that are no longer in the source")
     retry_rejected: bool = Field(False, description="try rejected images again")
 
-    # Where Spark runs and what it may use
+    # Spark
     master: str | None = Field(None, description="Spark master URL; by default local, on all cores of this machine")
     driver_memory: str = Field("900m", pattern=r"^\d+[kmgKMG]$", description="heap of the driver's JVM")
     executor_timeout: float = Field(
@@ -274,7 +274,7 @@ class Settings(BaseSettings):
     )
     spark_conf: dict[str, str] = Field({}, description="additional Spark property; can be repeated")
 
-    # What it tells others, and what its cores cost
+    # Monitoring and prices
     metrics_port: int | None = Field(
         None, ge=0, le=65_535, description="serve Prometheus metrics on this port while the run lasts"
     )
@@ -317,8 +317,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_good(cls, given: Any) -> Any:
-        """Fill in what the quality says and nobody else does."""
+    def _fill_in_quality(cls, given: Any) -> Any:
+        """Add the settings of the quality that are not given themselves."""
         if not isinstance(given, dict):
             return given
         by_quality = dict(QUALITIES.get(given.get("quality"), {}))
@@ -327,7 +327,7 @@ class Settings(BaseSettings):
         return {**by_quality, **given}
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.components is not None and "variance" in self.model_fields_set:
             raise ValueError("--variance and --components exclude each other: give one of them")
         if bad := next((name for name in self.label_columns if not _COLUMN.fullmatch(name) or name in _TAKEN), None):
@@ -352,16 +352,16 @@ class Settings(BaseSettings):
         return self
 
     def given(self) -> dict[str, Any]:
-        """Return what flags, variables or the settings file have set, in the order of the settings."""
+        """Return the settings that a flag, a variable or the settings file has set, in the order of the fields."""
         return {name: getattr(self, name) for name in Settings.model_fields if name in self.model_fields_set}
 
     def recorded(self) -> dict[str, Any]:
-        """Return every setting ready for JSON, without secrets."""
+        """Return all settings as JSON values, without secrets."""
         recorded: dict[str, Any] = without_secrets(self.model_dump(mode="json"))
         return recorded
 
     def bounds(self) -> "Bounds | None":
-        """Return within which bounds the number of executors follows the work; None: it does not."""
+        """Return the bounds between which the number of executors is scaled; None: it is not scaled."""
         from orchard.cluster.autoscaling import Bounds
 
         if self.finish_within is None or self.max_executors is None:
@@ -370,7 +370,7 @@ class Settings(BaseSettings):
         return Bounds(self.min_executors, self.max_executors, seconds)
 
     def s3_options(self) -> S3Options:
-        """Return where the object store is; credentials are no settings, they come from the environment."""
+        """Return the options of object storage. Credentials are not among them: they come from the environment."""
         return S3Options(
             self.s3_endpoint,
             self.s3_region,
@@ -384,14 +384,14 @@ class Settings(BaseSettings):
         ).resolved()
 
     def check_regions(self, *addresses: str | Sequence[str] | None) -> None:
-        """Make sure that the buckets among `addresses`, and those that these settings name, are in allowed regions.
+        """Check that all buckets are in allowed regions: those of `addresses` and those that these settings name.
 
         Args:
-            addresses: one, several, or none that is given.
+            addresses: of files and folders, anywhere; None is skipped.
 
         Raises:
-            RegionRefused: one is not, or cannot tell; nothing of any of them was read or written.
-            StorageError: one cannot be asked.
+            RegionRefused: a bucket is in another region, or does not tell its region. No bucket was read or written.
+            StorageError: a bucket does not answer.
         """
         if self.allowed_regions:
             from orchard.storage import check_regions
@@ -409,7 +409,7 @@ class Settings(BaseSettings):
             check_regions(filter(None, named), self.s3_options())
 
     def limits(self) -> "Limits":
-        """Return what an image may cost."""
+        """Return the limits on an image."""
         from orchard.images.limits import Limits
 
         return Limits(self.max_bytes, self.max_pixels, self.max_decode_memory, self.max_decode_seconds)
@@ -425,10 +425,10 @@ class Settings(BaseSettings):
         return _bytes(self.driver_memory)
 
     def of_quality(self, quality: str) -> "Settings":
-        """Return these settings with another quality: what was given beside the quality stays.
+        """Return these settings with another quality; settings that were given themselves stay.
 
         Raises:
-            UsageError: they do not go together.
+            UsageError: the combination is not allowed.
         """
         by_quality = QUALITIES.get(self.quality, {})
         given = {name: getattr(self, name) for name in self.model_fields_set - {"quality"}}
@@ -453,8 +453,8 @@ def load(flags: Mapping[str, object] | None = None, config: Path | None = None) 
     """Return the settings from `flags`, the environment and the settings file, in this order.
 
     Raises:
-        UsageError: a value cannot be right, a variable is named almost like a setting, or the file is missing, cannot
-            be read, is no TOML, or names what is no setting.
+        UsageError: a value is not allowed, a variable's name is close to that of a setting, or the file is missing,
+            unreadable, not TOML, or has a name that is not a setting.
     """
     _check_variables(os.environ)
     file = config or SETTINGS_FILE
@@ -480,7 +480,7 @@ def load(flags: Mapping[str, object] | None = None, config: Path | None = None) 
 
 
 def _check_variables(environment: Mapping[str, str]) -> None:
-    """Refuse a variable that is named almost like one that is read, and warn of others that are not."""
+    """Refuse an unknown variable whose name is close to a known one, and warn of any other unknown one."""
     known = {name.upper() for name in Settings.model_fields} | OTHER_VARIABLES.keys()
     for variable in environment:
         name = variable.upper().removeprefix(PREFIX)
