@@ -1,4 +1,4 @@
-"""The driver's JVM: a Java that fits, the environment that it and its workers get, its start, and what it says."""
+"""The driver's JVM: the Java that runs it, its environment and its workers', its start and its messages."""
 
 import locale
 import logging
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 ALARMING = re.compile(r"OutOfMemoryError|SIGSEGV|No space left|does not answer")
 MINIMUM_JAVA = 17
 JAVA_SECONDS = 60.0
-"""How long ``java -version`` may take."""
+"""Time limit of ``java -version``, in seconds."""
 
 # What Java says last when it does not start, and before it the line that tells why.
 _EMPTY_WORDS = re.compile(
@@ -72,13 +72,13 @@ def check_java() -> None:
 
 
 def speak_utf8() -> None:
-    """Let Java and Python workers name files as this machine does, if the locale (``LANG=C``) knows ASCII alone."""
+    """Make Java and Python workers use UTF-8 in file names where the locale knows only ASCII (``LANG=C``)."""
     if is_ascii(locale.getencoding()):
         os.environ |= UTF8
 
 
 def stay_on_this_machine() -> None:
-    """Under a local master: workers run the interpreter that has Orchard, and the machine's name need not resolve."""
+    """Set the environment of a local master: workers run this interpreter, and the host name need not resolve."""
     given = os.environ.get("PYSPARK_PYTHON")
     if given and shutil.which(given) != sys.executable:
         log.info("PYSPARK_PYTHON=%s is not used: on this machine Orchard's own %s works", given, sys.executable)
@@ -97,7 +97,7 @@ def stay_on_this_machine() -> None:
 
 
 def launch(conf: "SparkConf") -> None:
-    """Start the driver's JVM with what it and its Python workers say going to Orchard's log.
+    """Start the driver's JVM; its output and that of its Python workers goes to Orchard's log.
 
     Otherwise it would go to standard error and output as it is, between JSON lines and through progress bars.
 
@@ -129,7 +129,7 @@ def launch(conf: "SparkConf") -> None:
 
 
 def _last_words(lines: Iterable[str]) -> str:
-    """Return the line that tells most of why a JVM ended: the first cause of a stack trace, or the first complaint."""
+    """Return the line that best explains why a JVM ended: the first cause of a stack trace, or the first error."""
     words = [line.strip().rstrip(".:") for line in lines if line.strip() and not _EMPTY_WORDS.match(line)]
     causes = [line.removeprefix("Caused by: ") for line in words if line.startswith("Caused by: ")]
     complaints = [line for line in words if _TELLING_WORDS.search(line)]

@@ -1,4 +1,4 @@
-"""Spark's properties as Orchard sets them; what spark-submit or the caller give wins over them."""
+"""The Spark properties that Orchard sets. Those of spark-submit or of the caller win over them."""
 
 import re
 import tempfile
@@ -19,13 +19,13 @@ LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
 def with_attempts(master: str) -> str:
-    """Return a local master that tries a task as often as a cluster does; by itself it tries once."""
+    """Return a local master with the number of attempts of a cluster added; by default it has one attempt."""
     found = re.fullmatch(r"local(?:\[([0-9]+|\*)\])?", master)
     return f"local[{found[1] or 1},{ATTEMPTS}]" if found else master
 
 
 def local_slots(master: str) -> int | None:
-    """Return how many tasks a local master does at once; None: it is another one."""
+    """Return the number of tasks that a local master runs at once; None: the master is not local."""
     found = re.fullmatch(r"local(?:\[([0-9]+|\*)(?:,[0-9]+)?\])?", master)
     if found is None:
         return None
@@ -33,7 +33,7 @@ def local_slots(master: str) -> int | None:
 
 
 def of_master(master: str, driver_memory: str) -> dict[str, str]:
-    """Return Orchard's Spark properties for a master; what spark-submit or the caller give wins over them."""
+    """Return Orchard's Spark properties for a master."""
     properties = {
         "spark.master": master,
         "spark.app.name": "orchard",
@@ -65,7 +65,7 @@ def of_master(master: str, driver_memory: str) -> dict[str, str]:
 
 
 def of_store(settings: Settings) -> dict[str, str]:
-    """Return what Hadoop's connector must know to write to the same object store as Orchard, such as an event log."""
+    """Return the properties with which Hadoop's connector writes to Orchard's object store, such as an event log."""
     s3 = settings.s3_options()
     properties = {
         "endpoint": s3.endpoint,

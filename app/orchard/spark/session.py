@@ -1,4 +1,4 @@
-"""The SparkSession: all cores of this machine by default, or whatever master the settings or spark-submit name."""
+"""The SparkSession: on all cores of this machine, or on the master of the settings or of spark-submit."""
 
 import contextlib
 import logging
@@ -104,12 +104,12 @@ def start(
 
 
 def default_master() -> str:
-    """Return the master where the settings name none: all cores of this machine, unless the environment says else."""
+    """Return the default master: that of the environment, or all cores of this machine."""
     return os.environ.get("MASTER") or f"local[{available_cores()}]"
 
 
 def _say_no_more_than_once(context: "SparkContext") -> None:
-    """Leave it to what fails to say that the JVM is gone: PySpark's server of accumulators prints a traceback, too."""
+    """Silence PySpark's accumulator server, which prints a traceback when the JVM is gone; the failed call says so."""
     server = getattr(context, "_accumulatorServer", None)
     if server is not None:
         server.handle_error = lambda *_: log.debug("Spark's accumulators lost the JVM", exc_info=True)
@@ -121,7 +121,7 @@ def _check_bounds(bounds: Bounds | None, master: str, allocator: str) -> None:
 
 
 def options_of(settings: Settings) -> dict[str, Any]:
-    """Return what `start` is to be told where settings decide."""
+    """Return the arguments of `start` that settings give."""
     return {
         "master": settings.master,
         "driver_memory": settings.driver_memory,
@@ -148,7 +148,7 @@ class Session:
         self._ending = ExitStack()
 
     def start(self) -> None:
-        """Begin to start Spark and return at once."""
+        """Start Spark in the background."""
         if self._given is None and self._started is None:
             jvm.check_java()
             self._ending.enter_context(interruption.in_order(self._abandon))
@@ -207,7 +207,7 @@ class Session:
             return own
 
     def jvm_memory(self) -> int:
-        """Return the bytes that the driver's JVM has held at its most; 0 where it is not one that was started here."""
+        """Return the peak memory of the driver's JVM, in bytes; 0 if it was not started here."""
         from pyspark import SparkContext
 
         process = getattr(SparkContext._gateway, "proc", None)
@@ -227,7 +227,7 @@ class Session:
                     log.debug("Spark could not be stopped: %s", first_line(error))
 
     def _abandon(self) -> bool:
-        """End a JVM that is still starting, or has its executors in it, with its workers; return whether it was one."""
+        """Kill a JVM that is still starting or is local, with its workers; return whether there was one."""
         from pyspark import SparkContext
 
         self._leaving.set()
