@@ -33,6 +33,20 @@ def test_the_search_finds_what_a_full_sort_does(block: int, monkeypatch: pytest.
     np.testing.assert_allclose(nearest.other, similarity.max(axis=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 5, 6, 7, 30, 64, 101, 1024])
+def test_the_largest_are_those_of_a_full_sort(columns: int) -> None:
+    random = np.random.default_rng(columns)
+    values = random.normal(size=(200, columns)).astype(np.float32).round(1)  # many are equal
+    values[random.random(values.shape) < 0.3] = -np.inf
+    rows = np.flatnonzero(random.random(200) < 0.5)
+    found, at = search._largest(values, rows, search._highest(values, 5)[rows], 5)
+    k = min(5, columns)
+    np.testing.assert_array_equal(np.sort(found)[:, ::-1][:, :k], np.sort(values[rows])[:, ::-1][:, :k])
+    is_one = np.isfinite(found)
+    np.testing.assert_array_equal(found[is_one], values[rows[:, None], at][is_one])
+    assert all(len(set(row[one])) == one.sum() for row, one in zip(at, is_one, strict=True)), "none twice"
+
+
 def test_few_rows_leave_places_empty_and_rows_without_label_have_no_other() -> None:
     nearest = Nearest.none(2)
     base = _unit(2)

@@ -59,7 +59,7 @@ class Nearest:
         Args:
             queries: (n, m), rows of length 1.
             base: (b, m), rows of length 1.
-            numbers: (b,) the base rows' numbers, which name them in the result.
+            numbers: (b,) the base rows' numbers, rising, which name them in the result.
             itself: (n,) number of the base row that is the query itself and is left out; -1: there is none.
             labels: (n,) the queries' labels as numbers; -1: no label, so no row counts as having another label.
             base_labels: (b,) the base rows' labels as numbers.
@@ -69,25 +69,24 @@ class Nearest:
             for first in range(0, len(base), BLOCK_ROWS):
                 theirs = slice(first, first + BLOCK_ROWS)
                 similarity = queries[mine] @ base[theirs].T
-                if len(similarity.T):
-                    similarity[itself[mine, None] == numbers[None, theirs]] = -np.inf
-                    self._take(mine, similarity, numbers[theirs])
-                    is_other = labels[mine, None] != base_labels[None, theirs]
-                    is_other &= (labels[mine, None] >= 0) & (base_labels[None, theirs] >= 0)
-                    similarity[~is_other] = -np.inf
-                    self.other[mine] = np.maximum(self.other[mine], similarity.max(axis=1))
+                similarity[_where(itself[mine], numbers[theirs])] = -np.inf
+                self._take(mine, similarity, numbers[theirs])
+                np.copyto(similarity, -np.inf, where=labels[mine, None] == base_labels[None, theirs])
+                similarity[:, base_labels[theirs] < 0] = -np.inf
+                other = np.where(labels[mine] < 0, -np.inf, similarity.max(axis=1))
+                self.other[mine] = np.maximum(self.other[mine], other)
 
     def _take(self, mine: slice, similarity: NDArray[np.float32], numbers: NDArray[np.int64]) -> None:
         """Merge the nearest of a block into those of the queries `mine`."""
         k = self.rows.shape[1]
-        at = np.flatnonzero(similarity.max(axis=1) > self.similarities[mine, -1])  # few, after the first blocks
-        found, names = similarity[at], np.broadcast_to(numbers, (len(at), len(numbers)))
-        if len(numbers) > k:
-            best = np.argpartition(-found, k - 1, axis=1)[:, :k]
-            found, names = np.take_along_axis(found, best, axis=1), numbers[best]
+        highest = _highest(similarity, k)
+        at = np.flatnonzero(highest.max(axis=1) > self.similarities[mine, -1])  # few, after the first blocks
+        if not len(at):
+            return
+        found, columns = _largest(similarity, at, highest[at], k)
         at += mine.start
         every = np.concatenate([self.similarities[at], found], axis=1)
-        rows = np.concatenate([self.rows[at], np.where(np.isneginf(found), -1, names)], axis=1)
+        rows = np.concatenate([self.rows[at], np.where(np.isneginf(found), -1, numbers[columns])], axis=1)
         order = np.argsort(-every, axis=1, kind="stable")[:, :k]
         self.similarities[at] = np.take_along_axis(every, order, axis=1)
         self.rows[at] = np.take_along_axis(rows, order, axis=1)
@@ -141,6 +140,54 @@ def probed(rows: NDArray[np.float32], found: NDArray[np.float32], probes: int = 
         order = np.argsort(-np.take_along_axis(similarity, best, axis=1), axis=1, kind="stable")
         cells.append(np.take_along_axis(best, order, axis=1))
     return np.concatenate(cells).astype(np.int32) if cells else np.empty((0, probes), np.int32)
+
+
+def _where(itself: NDArray[np.int64], numbers: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return which queries are base rows themselves, and the places of these."""
+    at = np.minimum(np.searchsorted(numbers, itself), len(numbers) - 1)
+    queries = np.flatnonzero(numbers[at] == itself)
+    return queries, at[queries]
+
+
+def _highest(values: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """Return the highest value (n, g) of each group of columns of (n, b); of g groups, column j is in group j % g.
+
+    There are so many groups that looking through them and then through `k` of them is the least work.
+    """
+    n, b = values.shape
+    groups = min(b, max(k, round((k * b) ** 0.5)))
+    whole = b // groups * groups
+    highest: NDArray[np.float32] = values[:, :whole].reshape(n, -1, groups).max(axis=1)
+    np.maximum(highest[:, : b - whole], values[:, whole:], out=highest[:, : b - whole])
+    return highest
+
+
+def _largest(
+    values: NDArray[np.float32], rows: NDArray[np.intp], highest: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Return the k largest of `values` (n, b) in some `rows` (r,), and their columns, (r, k) each; all b if k is more.
+
+    The k largest lie in the k groups with the highest values: no other group can hold one. So few columns are sorted.
+
+    Args:
+        values: as `_highest` got them.
+        rows: numbers of rows.
+        highest: (r, g) of these, as `_highest` returned them.
+        k: number of columns.
+    """
+    b, groups = values.shape[1], highest.shape[1]
+    if groups > k:
+        best = np.argpartition(highest, groups - k, axis=1)[:, -k:]
+    else:
+        best = np.broadcast_to(np.arange(groups), highest.shape)
+    columns = (best[:, None] + groups * np.arange(-(-b // groups))[:, None]).reshape(len(rows), -1)
+    is_one = columns < b
+    columns = np.minimum(columns, b - 1)
+    found = np.where(is_one, values[rows[:, None], columns], -np.inf)
+    if found.shape[1] <= k:
+        return found, columns
+    chosen = np.argpartition(found, found.shape[1] - k, axis=1)[:, -k:]
+    return np.take_along_axis(found, chosen, axis=1), np.take_along_axis(columns, chosen, axis=1)
 
 
 def _blocks(rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
