@@ -6,7 +6,7 @@ All have the same images, decoder and converted network, in float32 and as many 
 auto` is what `orchard extract` does by itself on this processor. What Daft and Ray Data need is the dependency group
 `peers`, in an environment of its own (`--python`), because they want other versions than Orchard's lock has::
 
-    .venv/bin/uv venv build/peers && .venv/bin/uv pip install --python build/peers --group peers .
+    .venv/bin/uv venv build/peers && .venv/bin/uv pip install --python build/peers/bin/python --group peers .
 
 Seconds of the whole are from before a process starts to after it has ended, with a warm cache. "Once started" are the
 images a second from when its workers had compiled the network, on the average, to the end of the process; of Orchard

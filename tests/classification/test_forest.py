@@ -13,6 +13,8 @@ from orchard.classification.forest import TREES, Forest, grow
 from orchard.classification.rows import Rows
 from orchard.datasets import list_column
 from orchard.files import DataFile
+from orchard.images.splits import assign_splits
+from orchard.layout import LISTING
 from orchard.reduction.statistics import Role
 
 LABELS = ["apple", "lemon", "plum"]
@@ -94,3 +96,25 @@ def test_trees_of_a_large_table_grow_on_samples_and_are_good_together(monkeypatc
     assert moved and moved.to_bytes() == small.to_bytes(), "the order in which tasks ended changes it"
     assert len(small.features) <= 2 * 60 * TREES < len(whole.features) * 2
     assert (small(VALUES[ROLES == Role.NONE]).argmax(axis=1) == CLASSES[ROLES == Role.NONE]).mean() > 0.8
+
+
+@pytest.mark.parametrize("seed", [0, 42])
+def test_a_sample_is_drawn_from_all_that_the_split_has_left_for_training(seed: int) -> None:
+    """With the split's own numbers, a seventh of the rows would be none: the lowest fifth of them is for testing."""
+    n, share = 2000, 0.15
+    listing = pa.Table.from_pylist([{"path": f"{i}.jpg", "label": LABELS[0]} for i in range(n)], LISTING)
+    split = assign_splits(listing, None, test_fraction=0.2, seed=seed)["split"].to_pylist()
+    roles = np.array([Role.NONE if side == "test" else Role.FIT for side in split], np.int8)
+
+    def read(_: DataFile) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]:
+        batch = pa.record_batch(
+            {
+                "path": listing["path"].combine_chunks(),
+                "label": listing["label"].combine_chunks(),
+                "pca_features": list_column(np.zeros((n, 2), np.float32)),
+            }
+        )
+        yield batch, roles
+
+    found, _, _ = forest._sample(Rows([DataFile("reduced/one", n)], read), LABELS, share, seed)
+    assert len(found) == pytest.approx(share * (roles == Role.FIT).sum(), rel=0.2)

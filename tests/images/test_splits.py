@@ -6,6 +6,7 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
+from orchard.images.selection import seeded_hashes
 from orchard.images.splits import assign_splits, hold_out
 from orchard.layout import LISTING
 
@@ -35,6 +36,14 @@ def test_every_label_gives_its_share_to_test() -> None:
     rows = zip(result["label"].to_pylist(), result["split"].to_pylist(), strict=True)
     assert Counter(label for label, split in rows if split == "test") == {"Kiwi": 20, "Plum": 7, None: 2}
     assert result["split"].null_count == 0
+
+
+def test_draws_for_other_purposes_do_not_follow_the_split() -> None:
+    sides = _assigned(_listing(_images(2000)))
+    training = [path for path, split in sides.items() if split == "train"]
+    assert (seeded_hashes(training, 0) < 0.15 * 2.0**64).sum() == 0, "these would be for testing"
+    for purpose in ("forest", "held out"):
+        assert 0.12 < (seeded_hashes(training, 0, purpose) < 0.15 * 2.0**64).mean() < 0.18
 
 
 def test_a_label_is_never_left_without_training_images() -> None:

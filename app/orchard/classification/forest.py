@@ -149,7 +149,7 @@ def _sample(
         found = np.asarray(pc.fill_null(pc.index_in(batch.column("label"), names), -1))
         is_chosen = (roles != Role.NONE) & (found >= 0)
         if share < 1:
-            is_chosen &= seeded_hashes(batch.column("path"), seed) < share * 2.0**64
+            is_chosen &= seeded_hashes(batch.column("path"), seed, "forest") < share * 2.0**64
         at = np.flatnonzero(is_chosen)
         rows.append(matrix(batch.column("pca_features"))[at, :COMPONENTS])
         classes.append(found[at].astype(np.int64))

@@ -77,7 +77,7 @@ def _held_out(
         for batch, role in with_marks(read, roles[file.name]):
             is_chosen = (role == Role.HELD_OUT) & batch.column("label").is_valid().to_numpy(zero_copy_only=False)
             if share < 1:
-                is_chosen &= seeded_hashes(batch.column("path").to_pylist(), 0) < share * 2.0**64
+                is_chosen &= seeded_hashes(batch.column("path"), 0, "held out") < share * 2.0**64
             at = np.flatnonzero(is_chosen)
             features.append(matrix(batch.column("features"))[at])
             for name in NAMES:

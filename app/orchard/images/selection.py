@@ -14,10 +14,18 @@ from orchard.errors import InputError
 from orchard.vocabulary import Split
 
 
-def seeded_hashes(paths: Sequence[str] | pa.ChunkedArray, seed: int) -> npt.NDArray[np.uint64]:
-    """A pseudo-random number for each path, shape (n,), that depends on nothing but seed and path."""
+def seeded_hashes(paths: Sequence[str] | pa.ChunkedArray, seed: int, purpose: str = "") -> npt.NDArray[np.uint64]:
+    """Return a pseudo-random number for each path, (n,), that depends on nothing but seed, purpose and path.
+
+    Args:
+        paths: (n,).
+        seed: of the run, or a constant.
+        purpose: what is drawn, if anything but the split of images. One draw among what another has chosen needs a
+            purpose of its own: with the split's numbers, a tenth of the training images would be no image at all, as
+            those of the lowest numbers are for testing.
+    """
     names = paths.to_pylist() if isinstance(paths, pa.ChunkedArray | pa.Array) else paths
-    start = hashlib.blake2b(f"{seed}\n".encode(), digest_size=8)
+    start = hashlib.blake2b(f"{seed} {purpose}\n".encode() if purpose else f"{seed}\n".encode(), digest_size=8)
     digests = bytearray()
     for name in names:
         one = start.copy()
