@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -141,27 +141,31 @@ class _First:
 
     def __init__(self, result: ExtractionResult, *, is_local: bool) -> None:
         took, worked = sum(task.seconds for task in result.done), sum(task.cpu_seconds for task in result.done)
-        each = _by_worker(result.done)
-        workers = len({(task.host, task.worker) for task in result.done})
+        firsts, later = _by_worker(result.done)
+        each = [_seconds_of(tasks) for tasks in later] or [0.0]
         self.images = result.images
-        self.seconds = result.worker_seconds / result.images
-        self.compile_seconds = max(0.0, took - result.worker_seconds) / workers
+        # A worker's first task compiles the network, and meets everything for the first time.
+        steady = [task for tasks in later for task in tasks]
+        self.seconds = _seconds_of(steady) if steady else result.worker_seconds / result.images
+        extra = sum(task.seconds - task.images * self.seconds for task in firsts)
+        self.compile_seconds = max(0.0, extra) / len(firsts)
         # Who waits for objects does not wait for the processor.
         self.slowdown = max(1.0, took / worked) if is_local and worked else 1.0
         self.spread = (max(each) - min(each)) / self.seconds if self.seconds else 0.0
         self.memory = max(task.memory for task in result.done)
 
 
-def _by_worker(done: list[Done]) -> list[float]:
-    """Return the seconds of an image by each worker, in tasks after its first one, which compiles the network."""
-    later: dict[tuple[str, int], list[Done]] = defaultdict(list)
-    for task in done:
-        later[task.host, task.worker].append(task)
-    return [
-        sum(task.seconds for task in tasks[1:]) / sum(task.images for task in tasks[1:])
-        for tasks in (sorted(tasks, key=lambda task: task.started) for tasks in later.values())
-        if len(tasks) > 1
-    ] or [0.0]
+def _by_worker(done: Sequence[Done]) -> tuple[list[Done], list[list[Done]]]:
+    """Return the first task of each worker, and the later ones of each that has some."""
+    by_worker: dict[tuple[str, int], list[Done]] = defaultdict(list)
+    for task in sorted(done, key=lambda task: task.started):
+        by_worker[task.host, task.worker].append(task)
+    return [tasks[0] for tasks in by_worker.values()], [tasks[1:] for tasks in by_worker.values() if len(tasks) > 1]
+
+
+def _seconds_of(tasks: Sequence[Done]) -> float:
+    """Return the seconds that an image took in these tasks."""
+    return sum(task.seconds for task in tasks) / sum(task.images for task in tasks)
 
 
 def disk_bytes(output: Output) -> int:
