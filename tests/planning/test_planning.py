@@ -12,10 +12,13 @@ import pytest
 from orchard import memory
 from orchard.classification.training import chosen
 from orchard.errors import InputError
+from orchard.features.extraction import ExtractionResult
+from orchard.features.sharing import Done
 from orchard.layout import LISTING, StagePlan
 from orchard.machine import available_cores
 from orchard.planning.costs import STAGES, WITHIN, Rates, Source, Work, corrections, estimates, sizes
 from orchard.planning.kernels import Speeds
+from orchard.planning.outcome import _First
 from orchard.planning.probe import measure
 from orchard.planning.work import slots_of
 from orchard.report import page
@@ -104,6 +107,18 @@ def test_the_last_run_corrects_what_is_reckoned_and_not_what_is_measured() -> No
     assert again["classify"] == pytest.approx(found["classify"], rel=0.01)  # it was right
     again = corrections([took(one, 2.25) for one in second], found)
     assert again["classify"] == pytest.approx(2.25, rel=0.01)
+
+
+def test_the_first_task_of_a_worker_does_not_tell_what_an_image_takes() -> None:
+    def task(worker: int, started: float, seconds: float) -> Done:
+        return Done("here", 1, worker, started, seconds, cpu_seconds=seconds, memory=1, images=32)
+
+    done = [task(1, 3.4, 0.032), task(1, 0.0, 0.4), task(2, 0.0, 0.5), task(1, 3.0, 0.064), task(2, 3.0, 0.064)]
+    found = _First(ExtractionResult(images=160, worker_seconds=1.0, done=done), is_local=True)
+    assert found.seconds == pytest.approx(0.16 / 96)
+    assert found.compile_seconds == pytest.approx((0.9 - 64 * 0.16 / 96) / 2), "what the first tasks took beyond that"
+    alone = _First(ExtractionResult(images=64, worker_seconds=0.5, done=done[1:3]), is_local=True)
+    assert alone.seconds == pytest.approx(0.5 / 64), "there is nothing better"
 
 
 def test_an_estimate_says_how_sure_it_is() -> None:
