@@ -68,7 +68,7 @@ def main() -> int:
         found, milliseconds = _timed(_one_by_one(Predictor(model, batch_size=1)), images)
         rows.append(_row(f"pipeline, {model.artifact.precision}", 0, found, expected, truth, threshold, milliseconds))
     with tempfile.TemporaryDirectory() as scratch:
-        for kind, precision in _variants():
+        for kind, precision in _variants(arguments.formats):
             file = Path(arguments.keep or scratch) / f"{precision}{kind.suffix}"
             if not file.exists():
                 export(arguments.output, str(file), kind, precision)
@@ -105,12 +105,13 @@ def _arguments() -> argparse.Namespace:
     found.add_argument("output", help="output of a run")
     found.add_argument("--images", type=Path, required=True, help="folder of folders named after labels")
     found.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the files there, and take those already there")
+    found.add_argument("--formats", type=Format, nargs="+", default=list(_RUNNERS), help="which [all]")
     found.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     return found.parse_args()
 
 
-def _variants() -> Iterator[tuple[Format, StoredPrecision]]:
-    for kind in (Format.OPENVINO, Format.ONNX, Format.LITERT, Format.KERAS):
+def _variants(formats: Sequence[Format]) -> Iterator[tuple[Format, StoredPrecision]]:
+    for kind in formats:
         for precision in StoredPrecision:
             try:
                 check(kind, precision, f"file{kind.suffix}")
