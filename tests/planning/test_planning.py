@@ -12,6 +12,7 @@ import pytest
 from orchard import memory
 from orchard.classification.training import chosen
 from orchard.errors import InputError
+from orchard.features.artifact import Precision
 from orchard.features.extraction import ExtractionResult
 from orchard.features.sharing import Done
 from orchard.layout import LISTING, StagePlan
@@ -25,7 +26,7 @@ from orchard.report import page
 from orchard.settings import Settings
 
 SPEEDS = Speeds(0.01, 4e-11, 3e-11, 2e-8, 5e-7, 2e-9, 11.0, 1.0, 0.1)
-RATES = Rates(SPEEDS, 1.0, 0.007, 0.0, 0.5, 0.005, 0.001, 0.3, {})
+RATES = Rates(SPEEDS, 1.0, 0.007, 0.0, 0.5, 0.005, Precision.FLOAT32, 0.001, 0.3, {})
 WORK = Work(
     images=12_158,
     listed=12_158,
@@ -88,6 +89,8 @@ def test_tuning_is_no_longer_than_it_may_be_and_holds_the_drivers_cores() -> Non
     assert found["core_seconds"] == pytest.approx(2 * found["seconds"], abs=0.1)
     short = replace(work, tune_epochs=2)
     assert seconds(short)["tune"] < found["seconds"] / 2
+    faster = replace(RATES, precision=Precision.BFLOAT16)
+    assert seconds(short, faster)["tune"] > 1.4 * seconds(short)["tune"], "it trains in float32"
 
 
 def test_the_last_run_corrects_what_is_reckoned_and_not_what_is_measured() -> None:

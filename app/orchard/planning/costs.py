@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from orchard.classification.forest import TREE_ROWS, TREES
 from orchard.classification.training import Classifier
+from orchard.features.artifact import Precision
 from orchard.layout import Sizes, StagePlan
 from orchard.neighbours.search import CELL_ROWS, PROBES
 from orchard.neighbours.stage import EXACT_ROWS, SAMPLE_ROWS
@@ -60,6 +61,8 @@ _TREE_SORTS, _ANSWER_SORTS = 150, 22
 _OPENED_VALUES, _FILE_ROWS = 4_000, 480
 # What an epoch takes for an image, and what the kept blocks take for a view, in passes of the whole network.
 _EPOCH_PASSES, _FRONT_PASSES = 1.3, 0.9
+# Tuning computes in float32: so long a pass takes there, in passes of the precision that was measured.
+_FLOAT32_PASSES = {Precision.FLOAT32: 1.0, Precision.BFLOAT16: 1.6, Precision.INT8: 1.6}
 # Pictures of mistakes and of what is near to them, about.
 _GALLERY = 150
 # Components that hold 95 % of the variance: a share of the training images, or of the features if these are fewer.
@@ -136,7 +139,8 @@ class Rates:
         image_seconds: seconds for each image in one slot, while all slots work; None: not known.
         spread: share of it by which slots differ.
         compile_seconds: seconds to compile the network, in each slot.
-        single_seconds: seconds for one pass of the network.
+        single_seconds: seconds for one pass of the network, in `precision`.
+        precision: the number format that the network was measured in.
         picture_seconds: CPU seconds for a small picture of an image.
         list_seconds: seconds that listing took; None: not known.
         corrections: stage -> factor for its estimate, from the output's last run.
@@ -148,6 +152,7 @@ class Rates:
     spread: float
     compile_seconds: float
     single_seconds: float
+    precision: Precision
     picture_seconds: float
     list_seconds: float | None
     corrections: Mapping[str, float]
@@ -195,7 +200,7 @@ def _list(_: Work, rates: Rates) -> Cost | None:
 def _tune(work: Work, rates: Rates) -> Cost | None:
     if not work.tune:
         return None
-    one = rates.single_seconds / work.cores
+    one = _FLOAT32_PASSES[rates.precision] * rates.single_seconds / work.cores
     views = _FRONT_PASSES * one * work.tune * work.tune_views
     epoch = _EPOCH_PASSES * one * work.tune
     probe = epoch * PROBE_VIEWS / 3  # forwards alone

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from orchard import memory
 from orchard.errors import first_line
+from orchard.features.artifact import Precision
 from orchard.features.backbones import Backbone
 from orchard.features.extraction import ExtractionResult
 from orchard.features.sharing import Done
@@ -70,8 +71,10 @@ class Expectation:
         work = work_of(
             settings, backbone, listed, to_do, self._output, slots=slots, image_seconds=first.seconds, tune=tuned
         )
-        written = _Written.of(self._output)
-        self._found = thread.submit(self._make, work, first, written, partial(picture_seconds, to_do, self._s3))
+        written, precision = _Written.of(self._output), Precision(identity["precision"])
+        self._found = thread.submit(
+            self._make, work, first, written, partial(picture_seconds, to_do, self._s3), precision
+        )
         thread.shutdown(wait=False)
 
     def beside(self, took: Mapping[str, float], sizes_now: Sizes, core_hours: float) -> dict[str, object]:
@@ -100,7 +103,9 @@ class Expectation:
         beside = Planned(**planned | {"stages": stages, "took": sizes_now, "took_core_hours": round(core_hours, 6)})
         return {"planned": beside, "corrections": corrections(stages, self._applied)}
 
-    def _make(self, work: Work, first: _First, written: _Written, picture: Callable[[], float]) -> Planned:
+    def _make(
+        self, work: Work, first: _First, written: _Written, picture: Callable[[], float], precision: Precision
+    ) -> Planned:
         rates = Rates(
             speeds=speeds(),
             slowdown=first.slowdown,
@@ -108,6 +113,7 @@ class Expectation:
             spread=first.spread,
             compile_seconds=first.compile_seconds,
             single_seconds=first.seconds / (work.test_views + work.views * work.train / max(work.listed, 1)),
+            precision=precision,
             picture_seconds=picture(),
             list_seconds=None,
             corrections=self._applied,

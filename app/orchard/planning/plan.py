@@ -179,6 +179,7 @@ class _Planner:
             spread=measured.spread,
             compile_seconds=measured.compile_seconds,
             single_seconds=measured.single_seconds,
+            precision=measured.precision,
             picture_seconds=self.picture_seconds,
             list_seconds=self._list_seconds,
             corrections=self._output.recall("plan").get("corrections", {}) if self._output is not None else {},
