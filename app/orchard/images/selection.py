@@ -20,9 +20,9 @@ def seeded_hashes(paths: Sequence[str] | pa.ChunkedArray, seed: int, purpose: st
     Args:
         paths: (n,).
         seed: of the run, or a constant.
-        purpose: what is drawn, if anything but the split of images. One draw among what another has chosen needs a
-            purpose of its own: with the split's numbers, a tenth of the training images would be no image at all, as
-            those of the lowest numbers are for testing.
+        purpose: what the numbers are for; empty for the split and for `--limit`. A sample of what another draw has
+            left needs numbers of its own: images with the lowest of the split's numbers are test images, so a tenth of
+            the training images, drawn by the same numbers, would be empty.
     """
     names = paths.to_pylist() if isinstance(paths, pa.ChunkedArray | pa.Array) else paths
     start = hashlib.blake2b(f"{seed} {purpose}\n".encode() if purpose else f"{seed}\n".encode(), digest_size=8)
