@@ -100,7 +100,7 @@ def test_trees_of_a_large_table_grow_on_samples_and_are_good_together(monkeypatc
 
 @pytest.mark.parametrize("seed", [0, 42])
 def test_a_sample_is_drawn_from_all_that_the_split_has_left_for_training(seed: int) -> None:
-    """With the split's own numbers, a seventh of the rows would be none: the lowest fifth of them is for testing."""
+    """By the split's own numbers the sample would be empty: images with the lowest fifth of them are for testing."""
     n, share = 2000, 0.15
     listing = pa.Table.from_pylist([{"path": f"{i}.jpg", "label": LABELS[0]} for i in range(n)], LISTING)
     split = assign_splits(listing, None, test_fraction=0.2, seed=seed)["split"].to_pylist()

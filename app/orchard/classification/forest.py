@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from orchard import npz
 from orchard.classification.rows import Rows, sort_by_path, weights_of
 from orchard.datasets import matrix
-from orchard.images.selection import seeded_hashes
+from orchard.images.selection import drawn
 from orchard.machine import available_cores
 from orchard.reduction.statistics import Role
 
@@ -149,7 +149,7 @@ def _sample(
         found = np.asarray(pc.fill_null(pc.index_in(batch.column("label"), names), -1))
         is_chosen = (roles != Role.NONE) & (found >= 0)
         if share < 1:
-            is_chosen &= seeded_hashes(batch.column("path"), seed, "forest") < share * 2.0**64
+            is_chosen &= drawn(batch.column("path"), share, seed, "forest")
         at = np.flatnonzero(is_chosen)
         rows.append(matrix(batch.column("pca_features"))[at, :COMPONENTS])
         classes.append(found[at].astype(np.int64))

@@ -15,7 +15,7 @@ from orchard import tasks
 from orchard.datasets import balance, batches, matrix, with_marks
 from orchard.files import DataFile
 from orchard.images.columns import values_of
-from orchard.images.selection import seeded_hashes
+from orchard.images.selection import drawn
 from orchard.inference.calibration import LEAST_ROWS, Calibration, fit, log_loss
 from orchard.inference.familiarity import KNOWN, Familiarity
 from orchard.inference.linear import Linear
@@ -77,7 +77,7 @@ def _held_out(
         for batch, role in with_marks(read, roles[file.name]):
             is_chosen = (role == Role.HELD_OUT) & batch.column("label").is_valid().to_numpy(zero_copy_only=False)
             if share < 1:
-                is_chosen &= seeded_hashes(batch.column("path"), 0, "held out") < share * 2.0**64
+                is_chosen &= drawn(batch.column("path"), share, 0, "held out")
             at = np.flatnonzero(is_chosen)
             features.append(matrix(batch.column("features"))[at])
             for name in NAMES:

@@ -34,6 +34,11 @@ def seeded_hashes(paths: Sequence[str] | pa.ChunkedArray, seed: int, purpose: st
     return np.frombuffer(digests, dtype="<u8")
 
 
+def drawn(paths: Sequence[str] | pa.ChunkedArray, share: float, seed: int, purpose: str) -> npt.NDArray[np.bool_]:
+    """Return which paths are in a sample of about a share of all, (n,); further arguments as in `seeded_hashes`."""
+    return seeded_hashes(paths, seed, purpose) < share * 2.0**64
+
+
 def ranks(
     groups: npt.NDArray[np.integer], hashes: npt.NDArray[np.uint64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -23,6 +23,7 @@ from orchard.neighbours.rows import (
     Packed,
     Tally,
     draw,
+    listed,
     packed,
     result,
     sample,
@@ -202,7 +203,7 @@ def _vectors(column: pa.BinaryArray) -> NDArray[np.float32]:
     return np.frombuffer(halves, np.uint8)[first:last].view(np.float16).reshape(len(column), -1).astype(np.float32)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Found:
     """Images with their neighbours, ready to be written.
 
@@ -228,15 +229,11 @@ class _Found:
         order = np.lexsort((order, -similarities, images))
         firsts = np.searchsorted(images, np.arange(len(starts)))  # those of an image stay where they were
         kept = order[np.arange(len(order)) - firsts[images] < NEAREST]
-        offsets = pa.array(np.r_[0, np.cumsum(np.bincount(images[kept], minlength=len(starts)))].astype(np.int32))
+        counts = np.bincount(images[kept], minlength=len(starts))
         neighbours = names.take(pa.array(kept)).cast(pa.string())
-        columns = [
-            paths.take(pa.array(starts)),
-            pa.ListArray.from_arrays(offsets, neighbours),
-            pa.ListArray.from_arrays(offsets, pa.array(similarities[kept])),
-        ]
+        rows = listed(paths.take(pa.array(starts)), counts, neighbours, similarities[kept])
         other = np.maximum.reduceat(met["other"].to_numpy(), starts)
-        return cls(pa.record_batch(columns, schema=NEIGHBOURS), met["side"].to_numpy()[starts], other)
+        return cls(rows, met["side"].to_numpy()[starts], other)
 
 
 def _starts(paths: pa.Array) -> NDArray[np.int64]:
@@ -252,29 +249,23 @@ def _merge(job: Job, checked: frozenset[str], met: Iterator[pa.RecordBatch]) -> 
     for batch in met:
         if not batch.num_rows:
             continue
-        last = int(_starts(batch["path"])[-1])
-        if last or (rest and rest[-1]["path"][0] != batch["path"][0]):
-            whole = [*rest, batch.slice(0, last)]
-            found.append(_Found.of(_one(whole)))
-            rest = []
-        rest.append(batch.slice(last))
+        whole = pa.Table.from_batches([*rest, batch]).combine_chunks().to_batches()[0]
+        last = int(_starts(whole["path"])[-1])
+        rest = [whole.slice(last)]
+        if last:
+            found.append(_Found.of(whole.slice(0, last)))
         if sum(part.rows.num_rows for part in found) >= PART_ROWS:
             yield _written(job, checked, found)
             found = []
-    if rest:
-        found.append(_Found.of(_one(rest)))
+    found += map(_Found.of, rest)
     if found:
         yield _written(job, checked, found)
-
-
-def _one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
 def _written(job: Job, checked: frozenset[str], found: Sequence[_Found]) -> pa.RecordBatch:
     rows = pa.Table.from_batches([part.rows for part in found], NEIGHBOURS)
     file = job.stage(rows)
-    sides, other = (np.concatenate([getattr(part, name) for part in found]) for name in ("sides", "other"))
+    sides, other = np.concatenate([part.sides for part in found]), np.concatenate([part.other for part in found])
     tally = Tally.of(rows, sides, other, checked)
     values = (file.name, file.rows, file.size, file.digest, tally.to_bytes())
     return pa.record_batch([pa.array([value]) for value in values], names=["name", "rows", "size", "digest", "tally"])

@@ -88,9 +88,9 @@ class Tally:
     ) -> Self:
         """Count rows of `NEIGHBOURS`: their sides as of `SIDES`, and the nearest of another label."""
         found = rows["similarities"].combine_chunks()
+        lengths = found.value_lengths().to_numpy()
         nearest = np.full(len(found), -np.inf, np.float32)
-        has_any = found.value_lengths().to_numpy() > 0
-        nearest[has_any] = found.flatten().to_numpy()[found.offsets.to_numpy()[:-1][has_any] - found.offsets[0].as_py()]
+        nearest[lengths > 0] = found.flatten().to_numpy()[(np.cumsum(lengths) - lengths)[lengths > 0]]
         is_test = (sides == SIDES[Split.TEST]) & np.isfinite(nearest)
         is_train = (sides == SIDES[Split.TRAIN]) & np.isfinite(other)
         chosen = rows.filter(pc.is_in(rows["path"], pa.array(list(checked), pa.string())))
@@ -153,8 +153,21 @@ def draw(path: str) -> float:
 def result(paths: pa.Array, names: pa.Array, nearest: Nearest) -> pa.RecordBatch:
     """Return rows of `NEIGHBOURS`; `names` are the paths of the base."""
     is_one = np.isfinite(nearest.similarities)
-    offsets = pa.array(np.r_[0, np.cumsum(is_one.sum(axis=1))].astype(np.int32))
-    values = pa.array(nearest.similarities[is_one].clip(-1, 1), pa.float32())
     neighbours = names.take(pa.array(nearest.rows[is_one]))
-    columns = [paths, pa.ListArray.from_arrays(offsets, neighbours), pa.ListArray.from_arrays(offsets, values)]
-    return pa.record_batch(columns, schema=NEIGHBOURS)
+    return listed(paths, is_one.sum(axis=1), neighbours, nearest.similarities[is_one].clip(-1, 1))
+
+
+def listed(
+    paths: pa.Array, counts: NDArray[np.integer], neighbours: pa.Array, similarities: NDArray[np.float32]
+) -> pa.RecordBatch:
+    """Return rows of `NEIGHBOURS` of n images, whose neighbours and their similarities follow each other.
+
+    Args:
+        paths: (n,) of the images.
+        counts: (n,) neighbours of each image.
+        neighbours: (sum of counts,) their paths.
+        similarities: likewise.
+    """
+    offsets = pa.array(np.r_[0, np.cumsum(counts)].astype(np.int32))
+    columns = (pa.ListArray.from_arrays(offsets, values) for values in (neighbours, pa.array(similarities)))
+    return pa.record_batch([paths, *columns], schema=NEIGHBOURS)
