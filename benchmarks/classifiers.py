@@ -37,7 +37,7 @@ from orchard.output import Output
 from orchard.pipeline import Pipeline
 from orchard.reduction.statistics import ClassSums, Role
 from orchard.settings import Settings, load
-from orchard.spark import session
+from orchard.spark.session import Session
 from orchard.storage import Storage
 
 K, CLASSES, PART_ROWS = 256, 100, 16_384
@@ -46,19 +46,15 @@ LABELS = tuple(f"class {number:03}" for number in range(CLASSES))
 
 def classify(out: Path, turns: int, settings: Settings) -> list[tuple[float, Classification]]:
     """Return the seconds of the stage, and what it found, of each turn but the first, which is not measured."""
-    spark = session.start(driver_memory=settings.driver_memory)
     found: list[tuple[float, Classification]] = []
-    try:
+    with Pipeline(str(out), settings, must_exist=True) as pipeline:
+        pipeline.reduce()
         for _ in range(turns + 1):
-            with Pipeline(str(out), settings, spark, must_exist=True) as pipeline:
-                pipeline.reduce()
-                pipeline.output.commit({}, properties={"classification": None})
-                start = time.perf_counter()
-                pipeline.classify()
-                seconds = time.perf_counter() - start
-                found.append((seconds, cast(Classification, pipeline.output.recall("classification"))))
-    finally:
-        spark.stop()
+            pipeline.output.commit({}, properties={"classification": None})
+            start = time.perf_counter()
+            pipeline.classify()
+            seconds = time.perf_counter() - start
+            found.append((seconds, cast(Classification, pipeline.output.recall("classification"))))
     return found[1:]
 
 
@@ -111,10 +107,12 @@ def one_size(rows: int, settings: Settings, scratch: Path) -> list[str]:
     table = Rows(output.files(Dataset.REDUCED), partial(marked, output.storage))
     fitted, everything, variances = sums(table)
     by = regression.fitted_by(rows, K, CLASSES, settings.classifier_bytes)
-    spark = session.start(driver_memory=settings.driver_memory) if by is FittedBy.SPARK_ML else None
+    session = Session(settings)
+    if by is FittedBy.SPARK_ML:
+        session.start()
     with MemoryWatch(os.getpid()) as watch:
         clock, cpu = [time.perf_counter()], [time.process_time()]
-        _, model, lack = regression.fit(spark, table, fitted, everything, variances, twice=True, by=by)
+        _, model, lack = regression.fit(lambda: session.spark, table, fitted, everything, variances, twice=True, by=by)
         clock.append(time.perf_counter())
         cpu.append(time.process_time())
         forest, _ = grow(table, rows, LABELS, seed=0, memory=settings.classifier_bytes)

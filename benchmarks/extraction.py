@@ -182,7 +182,7 @@ def main() -> None:
     if given.spark:
         conf = {"spark.default.parallelism": str(given.processes)}
         spark = session.start(master=f"local[{given.processes}]", conf=conf)
-        workers = SparkWorkers(lambda: spark.sparkContext)
+        workers = SparkWorkers(lambda: spark)
     else:
         workers = LocalWorkers(given.processes)
     try:

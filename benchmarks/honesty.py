@@ -42,13 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("build/honesty"))
     cache: Path = parser.parse_args().cache
-    spark = api.start_spark()
     settings = {"precision": "float32", "classifiers": ["linear_discriminant", "logistic_regression"]}
     manifest = cache / "grocery.csv"
     cache.mkdir(parents=True, exist_ok=True)
     manifest.write_text(_absolute(SHARED / "grocery" / "split.csv"))
     for source, output in ((SHARED / "fruits", cache / "fruits"), (manifest, cache / "grocery")):
-        found = api.run(spark, str(source), str(output), max_rejected=0, **settings).metrics
+        found = api.run(None, str(source), str(output), max_rejected=0, **settings).metrics
         for name, measured in found["classifiers"].items():
             kinds = f", by kind {measured['by_kind']['accuracy']:.3f}" if "by_kind" in measured else ""
             _say(
@@ -58,7 +57,6 @@ def main() -> None:
         _say(f"{output.name}: answered by", found["selection"]["chosen"])
         _say(f"{output.name}: sure on its own test images", f"{calibration['share_sure']:.3f}")
         _say(f"{output.name}: of these right", f"{calibration['accuracy_sure']:.4f}")
-    spark.stop()
     fruits, groceries = Features(cache / "fruits"), Features(cache / "grocery")
     _unknown_to_fruits(cache / "fruits", groceries)
     _scale(fruits, groceries)

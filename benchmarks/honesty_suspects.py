@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
@@ -26,11 +26,7 @@ from orchard.layout import INVENTORY, LISTING, SUSPECT_LIST, Dataset, Fault
 from orchard.output import Output
 from orchard.pipeline import Pipeline
 from orchard.settings import load
-from orchard.spark.session import start
 from orchard.vocabulary import Split
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 
 def flip(output: Output, share: float, seed: int) -> dict[str, str]:
@@ -50,13 +46,10 @@ def flip(output: Output, share: float, seed: int) -> dict[str, str]:
     return {path: labels[i] for path, i in zip(images["path"].to_pylist(), at, strict=True)}
 
 
-def measure(
-    spark: SparkSession | None, source: str, *, share: float = 0.05, looked_at: float = 0.06, seed: int = 0
-) -> dict[str, Any]:
+def measure(source: str, *, share: float = 0.05, looked_at: float = 0.06, seed: int = 0) -> dict[str, Any]:
     """Flip, review, and count.
 
     Args:
-        spark: a session; None: one is started.
         source: a local output with features.
         share: of the training labels that are flipped, 0..1.
         looked_at: of the training images, those most suspect by label, 0..1.
@@ -70,7 +63,7 @@ def measure(
         url = f"{folder}/out"
         shutil.copytree(source, url)
         right = flip(Output(url), share, seed)
-        with Pipeline(url, load({"classifiers": "linear_discriminant"}), spark) as pipeline:
+        with Pipeline(url, load({"classifiers": "linear_discriminant"})) as pipeline:
             pipeline.reduce()
             pipeline.classify()
             started = time.perf_counter()
@@ -102,10 +95,8 @@ def _suspects(file: Path) -> Iterator[dict[str, str]]:
 @click.option("--seeds", default=2, help="how many seeds of the flips")
 def main(output: str, seeds: int) -> None:
     """Flip 5 % of the training labels of OUTPUT's copy, and look at the 6 % that are most suspect."""
-    spark = start()
     for seed in range(seeds):
-        click.echo(json.dumps(measure(spark, output, seed=seed)))
-    spark.stop()
+        click.echo(json.dumps(measure(output, seed=seed)))
 
 
 if __name__ == "__main__":

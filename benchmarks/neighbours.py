@@ -27,7 +27,8 @@ from orchard.neighbours.search import CELL_ROWS, Nearest, centres, probed
 from orchard.neighbours.space import Space
 from orchard.neighbours.stage import find_neighbours
 from orchard.output import Output
-from orchard.spark import session
+from orchard.settings import load
+from orchard.spark.session import Session
 
 SHOTS = 5
 WIDTH = 160
@@ -149,9 +150,9 @@ def main() -> None:
         )
         measuring.save(arguments.json, {"alone": alone})
         return
-    spark = session.start()
+    session = Session(load({}))
     found = []
-    for rows in (2_000, *arguments.rows):  # the first is not measured: Spark starts its workers
+    for rows in (2_000, *arguments.rows):  # the first is not measured: workers start
         folder = Path(tempfile.mkdtemp(prefix="neighbours-", dir=arguments.scratch))
         output = Output(str(folder))
         try:
@@ -160,13 +161,13 @@ def main() -> None:
                 Path("/proc/self/clear_refs").write_text("5")  # the driver's peak from here on
                 with measuring.MemoryWatch(os.getpid()) as watch:
                     started = time.monotonic()
-                    metrics = find_neighbours(spark, output)
+                    metrics = find_neighbours(session.workers, output)
                     seconds = time.monotonic() - started
         finally:
             shutil.rmtree(folder)
         peaks = {"driver": watch.peaks[measuring.Kind.DRIVER], "worker": watch.peaks.get(measuring.Kind.WORKER, 0)}
         found.append({"rows": rows, "seconds": seconds, "recall": metrics["recall"], **peaks})
-    spark.stop()
+    session.stop()
     measuring.report(
         "Nearest training images",
         ["images", "seconds", "ms an image", "recall", "driver, MB", "a worker, MB"],

@@ -99,17 +99,15 @@ def few(
     write(lists[0], [(path, kind, "train") for path, kind in frames])
     print(f"{len(frames)} studio frames, {len(test)} photos to measure, of {len(kinds)} kinds", flush=True)
     found: dict[str, list[float]] = {}
-    spark = orchard.start_spark()
     for number in photos_a_kind:
         write(lists[1], [*((path, kind, "train") for path, kind in first_of_each(market, number)), *test])
         for weight in weights if number else weights[:1]:
             settings |= {"classifiers": "linear_discriminant", "source_weight": {str(lists[0]): weight}, "prune": True}
             sources = [str(path) for path in lists]
-            metrics = orchard.run(spark, sources, str(scratch / "few"), **settings).metrics
+            metrics = orchard.run(None, sources, str(scratch / "few"), **settings).metrics
             measured = metrics["sources"][sources[1]]["classifiers"]["linear_discriminant"]
             found.setdefault(str(number), []).append(measured["accuracy"])
             print(number, weight, measured, flush=True)
-    spark.stop()
     return found
 
 

@@ -1,4 +1,4 @@
-"""Scaler and PCA: Orchard's reduction against Spark ML's StandardScaler and PCA, in one Spark session.
+"""Scaler and PCA: Orchard's reduction against Spark ML's StandardScaler and PCA, on this machine.
 
     python benchmarks/reduction.py --rows 20000 --features 1280 --repeats 3 --json reduction.json
 
@@ -26,7 +26,9 @@ from orchard.datasets import list_column
 from orchard.layout import FEATURES, Dataset
 from orchard.output import Output
 from orchard.reduction.stage import reduce
-from orchard.spark import session
+from orchard.settings import load
+from orchard.spark.session import Session
+from orchard.workers import Workers
 
 
 def generate(output: Output, rows: int, n_features: int, rows_per_file: int = 1000) -> None:
@@ -49,9 +51,9 @@ def generate(output: Output, rows: int, n_features: int, rows_per_file: int = 10
     output.commit({Dataset.FEATURES: staged})
 
 
-def orchard_way(spark: SparkSession, output: Output, variance: float) -> tuple[int, float]:
+def orchard_way(workers: Workers, output: Output, variance: float) -> tuple[int, float]:
     """Run Orchard's stage; return k and the share of the variance."""
-    metrics = reduce(spark, output, variance=variance).metrics
+    metrics = reduce(workers, output, variance=variance).metrics
     return metrics["k"], metrics["explained_variance"]
 
 
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     arguments = parser.parse_args()
 
-    spark = session.start(master=arguments.master, driver_memory="3g")
+    session = Session(load({"master": arguments.master, "driver_memory": "3g"}))
     folder = Path(tempfile.mkdtemp(prefix="orchard-benchmark-"))
     try:
         for name, rows in (("warm-up", 400), ("measured", arguments.rows)):
@@ -87,16 +89,16 @@ def main() -> None:
             turns = []
             with output.writing():
                 generate(output, rows, arguments.features)
-                k, _ = orchard_way(spark, output, arguments.variance)
+                k, _ = orchard_way(session.workers, output, arguments.variance)
                 for _ in range(arguments.repeats if name == "measured" else 1):
                     start = time.perf_counter()
-                    spark_variance = spark_ml_way(spark, folder / name, k)
+                    spark_variance = spark_ml_way(session.spark, folder / name, k)
                     middle = time.perf_counter()
-                    k, variance = orchard_way(spark, output, arguments.variance)
+                    k, variance = orchard_way(session.workers, output, arguments.variance)
                     turns.append((middle - start, time.perf_counter() - middle))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        spark.stop()
+        session.stop()
 
     ratios = [spark_ml / orchard for spark_ml, orchard in turns]
     print(f"{arguments.rows} x {arguments.features}, k = {k}, {arguments.master}")

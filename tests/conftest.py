@@ -14,7 +14,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from pathlib import Path
@@ -26,8 +26,10 @@ from pyspark.sql import SparkSession
 
 import orchard.api
 from chaos_table import note, pytest_terminal_summary  # noqa: F401 -- fixture and hook
+from orchard.processes import LocalWorkers
 from orchard.spark import session
 from orchard.storage import S3Options
+from orchard.workers import Workers
 from turntable import write_turntable
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -104,6 +106,13 @@ def spark(s3_server: "S3Server", cloud_keys: None) -> Iterator[SparkSession]:  #
     spark = session.start(master="local[2]")
     yield spark
     spark.stop()
+
+
+@pytest.fixture(scope="session")
+def workers(spark: SparkSession) -> Iterator[Workers]:
+    """What does the tasks of a local run: two processes, and Spark where it alone can do the work."""
+    with closing(LocalWorkers(2, lambda: spark)) as workers:
+        yield workers
 
 
 TRAINED = {

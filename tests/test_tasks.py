@@ -13,7 +13,6 @@ from py4j.protocol import Py4JNetworkError
 from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import SparkSession
 
-import misbehaving
 from orchard import datasets, tasks
 from orchard.errors import OutputDamaged, StorageError
 from orchard.files import DataFile
@@ -29,10 +28,7 @@ def raise_in_batches(error: Exception, _: Iterator[pa.RecordBatch]) -> Iterator[
     yield
 
 
-def test_an_error_keeps_its_sentence_from_a_reduction_and_from_a_frame(spark: SparkSession) -> None:
-    spark.sparkContext.addPyFile(misbehaving.__file__)
-    with pytest.raises(StorageError, match=re.escape(SENTENCE)):
-        tasks.tree_reduce(spark.sparkContext, misbehaving.raise_error, [StorageError(SENTENCE)] * 3, max)
+def test_an_error_keeps_its_sentence_from_a_frame(spark: SparkSession) -> None:
     rows = tasks.map_batches(spark.range(3), partial(raise_in_batches, StorageError(SENTENCE)), "id long")
     with pytest.raises(StorageError, match=re.escape(SENTENCE)):
         tasks.collect(rows)

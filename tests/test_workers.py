@@ -1,5 +1,6 @@
 """Workers do the same, whether they are processes of this machine or Spark's."""
 
+import operator
 import os
 import re
 import signal
@@ -34,7 +35,7 @@ def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "spark":
         spark: SparkSession = request.getfixturevalue("spark")
         spark.sparkContext.addPyFile(misbehaving.__file__)
-        found: Workers = SparkWorkers(lambda: spark.sparkContext)
+        found: Workers = SparkWorkers(lambda: spark)
     else:
         monkeypatch.setenv("PYTHONPATH", FINDS_TESTS)
         found = LocalWorkers(2)
@@ -47,12 +48,6 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalWorkers]:
     monkeypatch.setenv("PYTHONPATH", FINDS_TESTS)
     with closing(LocalWorkers(2)) as found:
         yield found
-
-
-def done(workers: Workers, function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-    with closing(workers.run_batches(function, [items])) as found:
-        (batch,) = found
-    return batch
 
 
 def test_batches_are_taken_while_there_is_room_and_answered_in_their_order(workers: Workers) -> None:
@@ -70,41 +65,52 @@ def test_batches_are_taken_while_there_is_room_and_answered_in_their_order(worke
     assert workers.slots == 2
 
 
+def test_results_are_in_order_or_merged(workers: Workers) -> None:
+    assert workers.run(abs, [-3, 1, -2]) == [3, 1, 2]
+    assert workers.merge(abs, list(range(-9, 0)), operator.add) == sum(range(10))
+
+
+def test_a_failure_is_the_end_of_its_work_alone(workers: Workers) -> None:
+    with pytest.raises(StorageError, match=re.escape(SENTENCE)):
+        workers.merge(misbehaving.raise_error, [StorageError(SENTENCE)] * 3, max)
+    assert workers.run(abs, [-3, 1, -2]) == [3, 1, 2]
+
+
 @pytest.mark.parametrize("kind", [StorageError, AccessDenied, InputError])
 def test_an_error_of_orchard_keeps_its_class_and_sentence(workers: Workers, kind: type[OrchardError]) -> None:
     with pytest.raises(kind, match=re.escape(SENTENCE)) as caught:
-        done(workers, misbehaving.raise_error, [kind(SENTENCE)])
+        workers.run(misbehaving.raise_error, [kind(SENTENCE)])
     assert (type(caught.value), str(caught.value)) == (kind, SENTENCE)
 
 
 def test_a_file_that_nobody_foresaw_is_named(workers: Workers) -> None:
     with pytest.raises(StorageError, match=r"/nowhere/at all cannot be .*No such file"):
-        done(workers, open, ["/nowhere/at all"])
+        workers.run(open, ["/nowhere/at all"])
 
 
 def test_what_nobody_foresaw_is_told_in_one_sentence(workers: Workers) -> None:
     with pytest.raises(ClusterError, match=r"^A task was given up: ZeroDivisionError: by 0; start again .*$"):
-        done(workers, misbehaving.raise_error, [ZeroDivisionError("by 0")])
+        workers.run(misbehaving.raise_error, [ZeroDivisionError("by 0")])
 
 
 def test_a_worker_that_is_killed_each_time_is_told(workers: Workers) -> None:
     with pytest.raises(ClusterError, match=r"worker.* killed.* want of memory.*start again"):
-        done(workers, misbehaving.kill_own_process, [0])
+        workers.run(misbehaving.kill_own_process, [0])
 
 
 def test_a_task_is_tried_four_times(workers: Workers, tmp_path: Path) -> None:
-    assert done(workers, partial(misbehaving.kill_the_first, tmp_path), [7]) == [7]
+    assert workers.run(partial(misbehaving.kill_the_first, tmp_path), [7]) == [7]
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_a_process_said_before_it_died_is_told(processes: LocalWorkers) -> None:
     with pytest.raises(ClusterError, match=r"\(terminate called\).*--master local\[1\]"):
-        done(processes, misbehaving.say, ["something\nterminate called\n"])
+        processes.run(misbehaving.say, ["something\nterminate called\n"])
 
 
 def test_a_shared_value_is_read_once_by_each_worker(workers: Workers) -> None:
     shared = workers.share(b"x" * 1000)
-    found = done(workers, partial(misbehaving.length_and_process, shared), list(range(8)))
+    found = workers.run(partial(misbehaving.length_and_process, shared), list(range(8)))
     shared.unpersist()
     assert {length for length, _, _ in found} == {1000}
     assert len({(place, process) for _, place, process in found}) == len({process for _, _, process in found}) <= 2
@@ -162,13 +168,16 @@ def test_processes_end_with_the_driver_whatever_they_are_at(tmp_path: Path) -> N
 )
 def test_a_local_master_means_processes_without_spark(given: dict[str, Any], slots: int) -> None:
     session = Session(settings.load(given))
-    with closing(session.workers()) as workers:
-        assert isinstance(workers, LocalWorkers)
-        assert (workers.slots, workers.own_cores, workers.master) == (slots, slots, f"local[{slots}]")
+    assert session.cores() == 0
+    assert isinstance(session.workers, LocalWorkers)
+    assert session.workers is session.workers
+    assert (session.workers.slots, session.cores(), session.workers.master) == (slots, slots, f"local[{slots}]")
     session.stop()
 
 
 def test_a_session_of_the_callers_does_its_own_tasks(spark: SparkSession) -> None:
-    with closing(Session(settings.load({}), spark).workers()) as workers:
-        assert isinstance(workers, SparkWorkers)
-        assert workers.own_cores == 0
+    session = Session(settings.load({}), spark)
+    assert isinstance(session.workers, SparkWorkers)
+    assert session.workers.spark is spark
+    session.stop()
+    assert spark.range(3).count() == 3

@@ -36,8 +36,14 @@ def start_spark(**options: Any) -> "SparkSession":
     return start(**options_of(load()) | options)
 
 
-def run(spark: "SparkSession", source: str | Sequence[str], output: str, **settings: Any) -> "Outcome":
-    """Run all stages, as ``orchard run``: features, reduced table, classifiers, report; for one source or several.
+def run(spark: "SparkSession | None", source: str | Sequence[str], output: str, **settings: Any) -> "Outcome":
+    """Run all stages, as ``orchard run``: features, reduced table, classifiers, report.
+
+    Args:
+        spark: the session that does the work; None: what does it is started, as by the command.
+        source: images, at one place or several.
+        output: folder or ``s3a://`` prefix.
+        settings: see the module.
 
     Returns:
         `Outcome`: the metrics, and where output and report are.
@@ -51,10 +57,10 @@ def run(spark: "SparkSession", source: str | Sequence[str], output: str, **setti
     return pipeline.run(source, output, load(settings), spark)
 
 
-def tune(spark: "SparkSession", output: str, **settings: Any) -> "Outcome":
+def tune(spark: "SparkSession | None", output: str, **settings: Any) -> "Outcome":
     """Train the last blocks of the network of `output` on its training images, as ``orchard tune``.
 
-    Everything else in `output` is made again with it.
+    Everything else in `output` is made again with it. Arguments are those of `run`.
 
     Returns:
         As `run`.
@@ -241,7 +247,7 @@ def predict(
     if spark is None:
         answers = predict_here(model, listed, limits=limits, s3=s3, top=top, regions=regions)
     else:
-        workers = SparkWorkers(lambda: spark.sparkContext)
+        workers = SparkWorkers(lambda: spark)
         answers = predict_in_workers(
             workers, model, listed, limits=limits, s3=s3, top=top, regions=regions, progress=lambda _: None
         )
@@ -261,7 +267,7 @@ def plan(source: str | Sequence[str], output: str | None = None, **settings: Any
 
 
 def compare(
-    spark: "SparkSession",
+    spark: "SparkSession | None",
     source: str,
     output: str,
     backbones: Sequence[str],
@@ -272,7 +278,7 @@ def compare(
     """Run the pipeline once for each backbone, as ``orchard compare``, and return a row for each, the best first.
 
     Args:
-        spark: the session that does the work.
+        spark: as for `run`.
         source: the images.
         output: folder or ``s3a://`` prefix; each backbone gets a folder in it.
         backbones: names, such as ``EfficientNetLite0`` or, with another input size, ``EfficientNetLite0@128``.

@@ -76,7 +76,7 @@ def compare(
         backbones: names, each with an input size in pixels behind ``@`` if that is not to be the setting's, such as
             ``EfficientNetLite0@128``.
         settings: of all runs, but for the backbone.
-        spark: a session to use; None: one is started.
+        spark: a session to use; None: one is started if it is needed.
         tolerance: how much accuracy the best trade-off may cost, 0..1.
 
     Returns:
@@ -110,12 +110,11 @@ def _compare(
     source: str, output: str, names: list[str], settings: Settings, spark: "SparkSession | None", *, tolerance: float
 ) -> list[dict[str, Any]]:
     session = Session(settings, spark)
-    session.start()
     try:
         runs = {}
         for number, name in enumerate(names, 1):
             log.info("backbone %d of %d: %s", number, len(names), name)
-            runs[name] = _run(source, f"{output}/{name}", name, settings, session)
+            runs[name] = _run(source, f"{output}/{name}", name, settings, session.of_cluster)
         measure = common(list(runs.values()))
         rows = []
         for name, metrics in runs.items():
@@ -169,8 +168,8 @@ def _check_weights(names: list[str], settings: Settings) -> None:
             )
 
 
-def _run(source: str, output: str, name: str, settings: Settings, session: Session) -> Metrics:
-    metrics = pipeline.run(source, output, _of_variant(settings, name), session.spark).metrics
+def _run(source: str, output: str, name: str, settings: Settings, spark: "SparkSession | None") -> Metrics:
+    metrics = pipeline.run(source, output, _of_variant(settings, name), spark).metrics
     if not metrics.get("classifiers"):
         raise TrainingError(f"{name} cannot be compared: {' '.join(metrics['warnings']) or 'nothing was classified'}")
     return metrics

@@ -20,6 +20,7 @@ from orchard.images.erased import without_erased
 from orchard.images.sources import check_weights, list_selected
 from orchard.layout import TO_DO_AGAIN
 from orchard.machine import available_cores
+from orchard.neighbours.stage import EXACT_ROWS
 from orchard.output import Output
 from orchard.planning.outcome import Expectation
 from orchard.progress import stage
@@ -59,7 +60,7 @@ class Featurizing:
     def extract(self, source: str | Sequence[str], *, spark_follows: bool = False) -> int:
         """List `source`, featurize what the output does not have yet, and return how many images were decoded.
 
-        With ``spark_follows`` Spark starts meanwhile.
+        With ``spark_follows`` Spark starts meanwhile, if a later stage will need it for so many images.
 
         Raises:
             InputError: the source is missing or empty.
@@ -167,5 +168,5 @@ class Featurizing:
             backgrounds=backgrounds,
             weights=tuned(self.output),
             learned=learn,
-            spark_follows=spark_follows,
+            spark_follows=spark_follows and listed.num_rows > EXACT_ROWS,
         )

@@ -208,7 +208,7 @@ class Pipeline:
 
         Args:
             source: folder, URL, glob or manifest.
-            spark_follows: start Spark meanwhile, if it is not needed for this, as later stages need it.
+            spark_follows: start Spark meanwhile, if a later stage will need it for so many images.
 
         Raises:
             InputError: the source is missing or empty.

@@ -23,12 +23,15 @@ from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Event, Lock, Thread, local
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orchard import child, interruption
 from orchard.errors import ClusterError, OrchardError
 from orchard.tasks import call, given_up, marked_error
 from orchard.workers import ATTEMPTS, ENVIRONMENT, Workers
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -120,15 +123,17 @@ class LocalWorkers(Workers):
 
     Args:
         slots: how many.
+        spark: returns Spark's session, for what Spark alone does.
     """
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
+    def __init__(self, slots: int, spark: "Callable[[], SparkSession] | None" = None) -> None:
+        self._slots, self._spark = slots, spark
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="orchard-worker")
         self._own = local()  # of each thread: its process
         self._lock = Lock()  # of the set, and of starting
         self._processes: set[_Process] = set()
         self._is_ended = Event()
+        self._round = 0  # rises when what is under way is given up
         self._folder = Path(tempfile.mkdtemp(prefix="orchard-workers-"))
 
     @property
@@ -137,19 +142,20 @@ class LocalWorkers(Workers):
         return self._slots
 
     @property
-    def own_cores(self) -> int:
-        """Return a core for each."""
-        return self._slots
-
-    @property
     def master(self) -> str:
         """Return what Spark calls so many threads of this machine."""
         return f"local[{self._slots}]"
 
+    @property
+    def spark(self) -> "SparkSession":
+        """Return it."""
+        assert self._spark is not None
+        return self._spark()
+
     def prepare(self, function: Callable[[int], object]) -> None:
         """Start all, and let each call `function`."""
         for slot in range(self._slots):
-            self._threads.submit(self._do, function, slot)
+            self._threads.submit(self._do, function, slot, self._round)
 
     def share(self, value: T) -> _SharedFile[T]:
         """Write it to a file that the processes read."""
@@ -168,8 +174,10 @@ class LocalWorkers(Workers):
         return _Arrived()
 
     def _run(self, function: Callable[[T], R], batch: Sequence[T], early: Any) -> list[R]:
+        started_in = self._round
+
         def do(item: T) -> R:
-            result = self._do(function, item)
+            result = self._do(function, item, started_in)
             if early is not None:
                 early.value.append(result)
             return result
@@ -182,32 +190,39 @@ class LocalWorkers(Workers):
                 task.cancel()
 
     def _cancel(self, batches: Sequence[Future[Any]]) -> None:
-        self._end()
+        with self._lock:
+            self._round += 1
+            ended, self._processes = self._processes, set()
+        for process in ended:
+            process.end()
         wait(batches)
 
     def _ending(self) -> AbstractContextManager[object]:
         return interruption.in_order(self._end)
 
-    def _do(self, function: Callable[[T], R], item: T) -> R:
-        """Do a task, in the process of this thread."""
+    def _do(self, function: Callable[[T], R], item: T, started_in: int) -> R:
+        """Do a task of a round, in the process of this thread."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._process_of_thread()(function, item)
+                return self._process_of_thread(started_in)(function, item)
             except WorkerDied as error:
                 self._forget_process()
-                if attempt == ATTEMPTS or self._is_ended.is_set():
+                if attempt == ATTEMPTS or self._is_over(started_in):
                     raise ClusterError(_killed(str(error))) from error
             except OrchardError:
-                if attempt == ATTEMPTS or self._is_ended.is_set():
+                if attempt == ATTEMPTS or self._is_over(started_in):
                     raise
         raise AssertionError  # the last attempt returns or raises
 
-    def _process_of_thread(self) -> _Process:
+    def _is_over(self, started_in: int) -> bool:
+        return self._is_ended.is_set() or started_in != self._round
+
+    def _process_of_thread(self, started_in: int) -> _Process:
         found: _Process | None = getattr(self._own, "process", None)
-        if found is None:
-            with self._lock:
-                if self._is_ended.is_set():
-                    raise KeyboardInterrupt
+        with self._lock:
+            if self._is_over(started_in):
+                raise KeyboardInterrupt
+            if found is None or found not in self._processes:  # there is none yet, or it was ended with its round
                 found = self._own.process = _Process()
                 self._processes.add(found)
         return found

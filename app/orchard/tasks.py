@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pyarrow as pa
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-P = ParamSpec("P")
 
 _TAG = "orchard"
 _AGAIN_SECONDS = 0.2
@@ -105,19 +104,18 @@ class SparkWorkers(Workers):
     """Spark's executors.
 
     Args:
-        context: returns Spark's context, once it is up.
+        spark: returns Spark's session, once it is up.
     """
 
-    own_cores = 0
-
-    def __init__(self, context: "Callable[[], SparkContext]") -> None:
-        self._found = context
+    def __init__(self, spark: "Callable[[], SparkSession]") -> None:
+        self._spark = spark
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-workers")
 
     @property
     def slots(self) -> int:
         """Return Spark's own count, which follows the executors."""
-        return int(self._context.defaultParallelism)
+        with at_work(self._context):
+            return int(self._context.defaultParallelism)
 
     @property
     def master(self) -> str:
@@ -125,8 +123,13 @@ class SparkWorkers(Workers):
         return str(self._context.master)
 
     @property
+    def spark(self) -> "SparkSession":
+        """Return the session that they are of."""
+        return self._spark()
+
+    @property
     def _context(self) -> "SparkContext":
-        return self._found()
+        return self.spark.sparkContext
 
     def prepare(self, function: Callable[[int], object]) -> None:
         """Let Spark's Python workers, as many as there are slots, call `function` as soon as they are there."""
@@ -134,7 +137,18 @@ class SparkWorkers(Workers):
 
     def share(self, value: T) -> Shared[T]:
         """Return a broadcast."""
-        return cast(Shared[T], self._context.broadcast(value))
+        with at_work(self._context):
+            return cast(Shared[T], self._context.broadcast(value))
+
+    def run(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Run one job of Spark."""
+        return run(self._context, function, items)
+
+    def merge(self, function: Callable[[T], R], items: Sequence[T], merge: Callable[[R, R], R]) -> R:
+        """Merge in the executors, too."""
+        with at_work(self._context):
+            merged: R = self._context.parallelize(items, len(items)).map(partial(call, function)).treeReduce(merge)
+        return merged
 
     def close(self) -> None:
         """Leave Spark to its session, and wait for nothing: it may still wait for executors."""
@@ -158,15 +172,6 @@ def _tell(function: Callable[[T], R], early: Any, item: T) -> R:
     result = function(item)
     early.add([result])
     return result
-
-
-def tree_reduce(
-    context: "SparkContext", function: Callable[[T], R], items: Sequence[T], merge: Callable[[R, R], R]
-) -> R:
-    """Call `function` in the workers, one task an item, and merge the results there; see `run` for errors."""
-    with at_work(context):
-        merged: R = context.parallelize(items, len(items)).map(partial(call, function)).treeReduce(merge)
-    return merged
 
 
 def map_batches(
@@ -210,19 +215,6 @@ def at_work(context: "SparkContext") -> Iterator[None]:
                 with contextlib.suppress(Exception):  # Spark may be gone
                     context.removeJobTag(_TAG)
     interruption.check()
-
-
-def on_spark(
-    function: "Callable[Concatenate[SparkSession, P], R]",
-) -> "Callable[Concatenate[SparkSession, P], R]":
-    """Make the whole of a function, which takes a session first, `at_work`."""
-
-    @wraps(function)
-    def at_work_on(spark: "SparkSession", /, *args: P.args, **named: P.kwargs) -> R:
-        with at_work(spark.sparkContext):
-            return function(spark, *args, **named)
-
-    return at_work_on
 
 
 def cancel(context: "SparkContext", jobs: Iterable[Future[Any]] = ()) -> None:

@@ -6,10 +6,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from contextlib import AbstractContextManager, closing
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from orchard import interruption
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 T = TypeVar("T")
 V = TypeVar("V", covariant=True)  # noqa: PLC0105 - short, as the others are
@@ -54,13 +58,13 @@ class Workers(ABC):
 
     @property
     @abstractmethod
-    def own_cores(self) -> int:
-        """How many cores of the driver's they hold; 0 where Spark counts them."""
+    def master(self) -> str:
+        """What a Spark master's URL calls them."""
 
     @property
     @abstractmethod
-    def master(self) -> str:
-        """What a Spark master's URL calls them."""
+    def spark(self) -> "SparkSession":
+        """Spark's session, for what Spark alone does: it is waited for, and started if nothing else needed it."""
 
     @abstractmethod
     def prepare(self, function: Callable[[int], object]) -> None:
@@ -73,6 +77,20 @@ class Workers(ABC):
     @abstractmethod
     def close(self) -> None:
         """End those that were started here."""
+
+    def run(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Return what `function` returns for each item, in order; see `run_batches` for arguments and errors."""
+        return [result for results in self.run_batches(function, [items]) for result in results]
+
+    def merge(self, function: Callable[[T], R], items: Sequence[T], merge: Callable[[R, R], R]) -> R:
+        """Return what `function` returns for the items, of which there are some, merged.
+
+        Few results are held at a time; `merge` gets them in their order, or is associative and commutative.
+        """
+        slots = self.slots
+        batches = (items[start : start + slots] for start in range(0, len(items), slots))
+        with closing(self.run_batches(function, batches, in_order=True)) as found:
+            return reduce(merge, (result for results in found for result in results))
 
     def run_batches(
         self,

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from pyspark.sql import SparkSession
 
 from orchard.classification import regression
 from orchard.classification.rows import Rows
@@ -37,6 +38,10 @@ def rows(classes: NDArray[np.integer], *, last: int = 0) -> Rows:
     return Rows([DataFile("reduced/one", 400)], read)
 
 
+def no_spark() -> SparkSession:
+    raise AssertionError
+
+
 @pytest.mark.parametrize("labels", [2, 3])
 def test_the_regression_is_at_the_minimum_that_spark_ml_looks_for(labels: int) -> None:
     """The gradient of mean log loss + penalty / 2 x squares of the half-whitened coefficients, on all training rows."""
@@ -46,9 +51,9 @@ def test_the_regression_is_at_the_minimum_that_spark_ml_looks_for(labels: int) -
     sums = ClassSums.of(VALUES[training], [LABELS[i] for i in classes[training]])
     fitted = ClassSums.of(VALUES[ROLES == Role.FIT], [LABELS[i] for i in classes[ROLES == Role.FIT]])
     by = FittedBy.SCIKIT_LEARN
-    trial, found, _ = regression.fit(None, rows(classes), fitted, sums, variances, twice=True, by=by)
+    trial, found, _ = regression.fit(no_spark, rows(classes), fitted, sums, variances, twice=True, by=by)
     assert trial and found
-    _, moved, _ = regression.fit(None, rows(classes, last=3), fitted, sums, variances, twice=True, by=by)
+    _, moved, _ = regression.fit(no_spark, rows(classes, last=3), fitted, sums, variances, twice=True, by=by)
     assert moved and np.array_equal(moved.coefficients, found.coefficients), "the order of tasks' files changes it"
     whitening = regression.half_whitening(variances)
     for model, chosen in ((found, training), (trial, ROLES == Role.FIT)):
@@ -78,7 +83,7 @@ def test_a_row_that_weighs_three_counts_as_three_rows() -> None:
         )
         sums = ClassSums.of(VALUES[chosen], [LABELS[i] for i in CLASSES[chosen]])
         by, variances = FittedBy.SCIKIT_LEARN, np.linspace(9, 1, 6)
-        _, found, _ = regression.fit(None, read, sums, sums, variances, twice=False, by=by)
+        _, found, _ = regression.fit(no_spark, read, sums, sums, variances, twice=False, by=by)
         assert found
         return found
 

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from pyspark.sql import SparkSession
 
 from orchard import pipeline
 from orchard.classification import candidates, discriminant, held_out, regression, stage
@@ -46,6 +45,7 @@ from orchard.output import Output
 from orchard.reduction.stage import load, reduce
 from orchard.reduction.statistics import Role, Statistics, Sums
 from orchard.settings import Settings
+from orchard.workers import Workers
 
 ALL = list(Classifier)
 LINEAR = [Classifier.LINEAR_DISCRIMINANT]
@@ -105,13 +105,13 @@ WHOLE = [*images("plum", 120, 15), *images('Pear "A", ripe', 80, 12), *images("c
 
 
 @pytest.fixture(scope="module")
-def whole(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Output, Classification]:
+def whole(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> tuple[Output, Classification]:
     """Every classifier on three labels, for the tests that only look."""
     output = Output(str(tmp_path_factory.mktemp("whole") / "out"))
     with output.writing():
         commit(output, WHOLE)
-        reduce(spark, output, variance=0.99)
-        return output, classify(spark, output, ALL, seed=1, split_by_group=False, sure_at=0.95, **MEMORY)
+        reduce(workers, output, variance=0.99)
+        return output, classify(workers, output, ALL, seed=1, split_by_group=False, sure_at=0.95, **MEMORY)
 
 
 @pytest.fixture
@@ -122,22 +122,22 @@ def output(tmp_path: Path) -> Iterator[Output]:
 
 
 @pytest.fixture
-def run(spark: SparkSession, output: Output) -> Callable[..., Classification]:
+def run(workers: Workers, output: Output) -> Callable[..., Classification]:
     """Commit rows, reduce and classify them."""
 
     def go(
         rows: Rows, classifiers: list[Classifier] = LINEAR, *, by_group: bool = False, **options: Any
     ) -> Classification:
         commit(output, rows, grouped=by_group)
-        reduce(spark, output, variance=0.99)
+        reduce(workers, output, variance=0.99)
         options = {"seed": 1, **MEMORY} | options
-        return classify(spark, output, classifiers, split_by_group=by_group, **options)
+        return classify(workers, output, classifiers, split_by_group=by_group, **options)
 
     return go
 
 
 def test_a_further_column_has_a_discriminant_of_its_own_on_the_rows_with_a_value(
-    spark: SparkSession, output: Output
+    workers: Workers, output: Output
 ) -> None:
     def values(row: int) -> dict[str, str]:
         if row % 5 == 0:
@@ -146,8 +146,8 @@ def test_a_further_column_has_a_discriminant_of_its_own_on_the_rows_with_a_value
 
     further = [values(row) for row in range(len(WHOLE))]
     commit(output, WHOLE, further=further)
-    reduce(spark, output, variance=0.99)
-    result = classify(spark, output, ALL, seed=1, split_by_group=False, sure_at=0.95, **MEMORY)
+    reduce(workers, output, variance=0.99)
+    result = classify(workers, output, ALL, seed=1, split_by_group=False, sure_at=0.95, **MEMORY)
 
     splits = [split for _, _, split in WHOLE]
     has_value = np.array(["ripeness" in columns for columns in further])
@@ -273,7 +273,7 @@ def test_the_saved_classifiers_answer_as_the_predictions_say(whole: tuple[Output
 
 
 def test_the_head_of_a_tuned_network_answers_together_with_the_discriminant(
-    spark: SparkSession, whole: tuple[Output, Classification], run: Callable[..., Classification], output: Output
+    workers: Workers, whole: tuple[Output, Classification], run: Callable[..., Classification], output: Output
 ) -> None:
     """One that gives the labels in another order, its own scale, and is as good as the discriminant; or lacks one."""
     files = whole[0].classifier_files()
@@ -294,12 +294,12 @@ def test_the_head_of_a_tuned_network_answers_together_with_the_discriminant(
     assert confusion == result["classifiers"]["linear_discriminant"]["confusion"]
 
     output.commit({}, parts={TRAINED_HEAD: Head(head.linear, ["plum", "cherry", "quince"]).to_bytes()})
-    result = classify(spark, output, asked, key="another", seed=1, split_by_group=False, **MEMORY)
+    result = classify(workers, output, asked, key="another", seed=1, split_by_group=False, **MEMORY)
     assert list(result["classifiers"]) == ["linear_discriminant"], "it does not know all labels"
 
 
 def test_images_that_a_network_was_trained_on_in_the_end_judge_it_as_it_was_before(
-    spark: SparkSession, whole: tuple[Output, Classification], output: Output
+    workers: Workers, whole: tuple[Output, Classification], output: Output
 ) -> None:
     """The same features of before give the same trials; worse ones give worse trials, and the same answers."""
     rows = whole[0].read(Dataset.FEATURES, ["path", "features"], FEATURES)
@@ -311,13 +311,13 @@ def test_images_that_a_network_was_trained_on_in_the_end_judge_it_as_it_was_befo
     named = hashes(rows["path"])
     asked = [Classifier.LINEAR_DISCRIMINANT, Classifier.TUNED_HEAD, Classifier.LOGISTIC_REGRESSION]
     commit(output, WHOLE)
-    reduce(spark, output, variance=0.99)
+    reduce(workers, output, variance=0.99)
     results: list[Classification] = []
     for seen in (features[held], features[held][::-1]):
         judged = Judged(head, named[fit], named[held], features[fit][np.newaxis], seen)
         output.commit({}, parts={TRAINED_HEAD: head.to_bytes(), JUDGED: judged.to_bytes()})
         key = str(len(results))
-        results.append(classify(spark, output, asked, key=key, seed=1, split_by_group=False, sure_at=0.95, **MEMORY))
+        results.append(classify(workers, output, asked, key=key, seed=1, split_by_group=False, sure_at=0.95, **MEMORY))
     same, worse = results
     for name in ("linear_discriminant", "logistic_regression"):
         assert same["trials"][name] == pytest.approx(whole[1]["trials"][name], rel=0.02)
@@ -380,15 +380,15 @@ def test_nothing_is_fitted_on_test_rows_and_all_on_the_rest(
 
 
 def test_another_seed_of_the_classifiers_judges_by_the_rows_that_the_statistics_left_out(
-    run: Callable[..., Classification], output: Output, spark: SparkSession
+    run: Callable[..., Classification], output: Output, workers: Workers
 ) -> None:
     first = run([*images("a", 150, 30), *images("b", 150, 30)])
-    again = classify(spark, output, LINEAR, seed=99, split_by_group=False, **MEMORY)
+    again = classify(workers, output, LINEAR, seed=99, split_by_group=False, **MEMORY)
     assert again["trials"] == first["trials"]
 
 
 def test_groups_that_came_later_judge_by_the_rows_that_the_statistics_left_out(
-    run: Callable[..., Classification], output: Output, spark: SparkSession
+    run: Callable[..., Classification], output: Output, workers: Workers
 ) -> None:
     """As of `orchard classify --group-by`: held out by the new groups, rows would be judged that were fitted on."""
     first = run([*images("a", 150, 30), *images("b", 150, 30)])
@@ -397,7 +397,7 @@ def test_groups_that_came_later_judge_by_the_rows_that_the_statistics_left_out(
     update_groups(
         output, regrouped(rows, groups_of("frames", *(rows[name].to_pylist() for name in ("path", "label")))), None
     )
-    again = classify(spark, output, LINEAR, key="again", seed=1, split_by_group=False, **MEMORY)
+    again = classify(workers, output, LINEAR, key="again", seed=1, split_by_group=False, **MEMORY)
     assert again["trials"] == first["trials"]
 
 
@@ -410,11 +410,11 @@ def test_a_validation_split_is_what_classifiers_are_judged_on(run: Callable[...,
 
 
 def test_a_validation_split_judges_and_then_joins_the_final_fit(
-    run: Callable[..., Classification], output: Output, spark: SparkSession
+    run: Callable[..., Classification], output: Output, workers: Workers
 ) -> None:
     apart = run([*images("a", 60, 30, 30), *images("b", 60, 30, 30), *images("new", 0, 10, 10)], ALL)
-    reduce(spark, output, variance=0.99, fit_validation=True)
-    joined = classify(spark, output, ALL, key="joined", seed=1, split_by_group=False, **MEMORY)
+    reduce(workers, output, variance=0.99, fit_validation=True)
+    joined = classify(workers, output, ALL, key="joined", seed=1, split_by_group=False, **MEMORY)
     for result, train_rows, again in ((apart, 120, False), (joined, 190, True)):
         assert {found["train_rows"] for found in result["classifiers"].values()} == {train_rows}
         assert (selection_of(result)["split"], selection_of(result)["rows"]) == ("validation", 70)
@@ -513,17 +513,17 @@ def test_what_cannot_be_trained_or_measured_is_an_error(
     assert output.rows(Dataset.REDUCED) == len(rows), "the reduced rows stay"
 
 
-def test_without_reduced_rows_the_error_says_so(spark: SparkSession, output: Output) -> None:
+def test_without_reduced_rows_the_error_says_so(workers: Workers, output: Output) -> None:
     with pytest.raises(InputError, match="no reduced features"):
-        classify(spark, output, LINEAR, seed=0, split_by_group=False, **MEMORY)
+        classify(workers, output, LINEAR, seed=0, split_by_group=False, **MEMORY)
 
 
 def test_classifying_again_replaces_the_predictions(
-    run: Callable[..., Classification], output: Output, spark: SparkSession
+    run: Callable[..., Classification], output: Output, workers: Workers
 ) -> None:
     rows = [*images("a", 20, 5), *images("b", 20, 5)]
     run(rows)
-    classify(spark, output, LINEAR, seed=1, split_by_group=False, **MEMORY)
+    classify(workers, output, LINEAR, seed=1, split_by_group=False, **MEMORY)
     assert output.rows(Dataset.PREDICTIONS) == len(rows)
 
 
@@ -547,7 +547,7 @@ def test_the_split_by_groups_fits_and_measures_everything_again(
 
 
 def test_what_memory_does_not_hold_is_left_out_or_smaller_and_the_rest_stays(
-    run: Callable[..., Classification], output: Output, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Classification], output: Output, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [*images("a", 20, 8), *images("b", 20, 8), *images("c", 20, 8)]
     monkeypatch.setattr(regression, "fitted_by", lambda *_: "Spark ML")
@@ -560,7 +560,7 @@ def test_what_memory_does_not_hold_is_left_out_or_smaller_and_the_rest_stays(
     assert len(Forest.from_bytes(output.classifier_files()["random_forest.npz"]).roots) == 100
 
     options: dict[str, Any] = {"seed": 1, "split_by_group": False, "test_fraction": 0.25, "driver_memory": "3k"}
-    left_out = classify(spark, output, BOTH[::-1], key="less memory", memory=5 * node, **options)
+    left_out = classify(workers, output, BOTH[::-1], key="less memory", memory=5 * node, **options)
     assert set(left_out["classifiers"]) == {"logistic_regression"}
     _, sentence = left_out["warnings"]
     assert sentence.startswith("The random forest was left out: its trees of 3 classes do not fit into 0 MB")
@@ -569,7 +569,7 @@ def test_what_memory_does_not_hold_is_left_out_or_smaller_and_the_rest_stays(
     assert not [name for name in output.classifier_files() if "forest" in name]
 
     monkeypatch.setattr(regression, "_heap", lambda _: 100)
-    nothing = classify(spark, output, BOTH, key="no memory", memory=5 * node, **options)
+    nothing = classify(workers, output, BOTH, key="no memory", memory=5 * node, **options)
     assert nothing["classifiers"] == {} and nothing["key"] == "no memory"
     assert [warning.split(":")[0] for warning in nothing["warnings"][1:]] == [
         "Logistic regression was left out",

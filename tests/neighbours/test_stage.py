@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from pyspark.sql import SparkSession
 
 from orchard.datasets import matrix
 from orchard.layout import FEATURES, NEIGHBOURS, Dataset
@@ -15,6 +14,7 @@ from orchard.neighbours import cells
 from orchard.neighbours.space import Space
 from orchard.neighbours.stage import find_neighbours
 from orchard.output import Output
+from orchard.workers import Workers
 
 
 def _neighbours(output: Output) -> pa.Table:
@@ -51,13 +51,13 @@ def test_a_run_writes_the_true_neighbours_and_measures_what_they_say(trained: Pa
 
 
 def test_the_index_finds_what_the_exact_search_finds_in_bounded_cells(
-    trained: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cells, "CELL_ROWS", 100)
     output = Output(str(shutil.copytree(trained, tmp_path / "out")))
     exact = _neighbours(output)
     with output.writing():
-        metrics = find_neighbours(spark, output, exact_rows=100)
+        metrics = find_neighbours(workers, output, exact_rows=100)
     assert not metrics["exact"]
     assert metrics["recall"] is not None and metrics["recall"] > 0.95
     found = _neighbours(output)

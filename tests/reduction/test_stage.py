@@ -1,4 +1,4 @@
-"""Promises of the reduction stage on Spark, from committed features to committed Parquet and CSV."""
+"""Promises of the reduction stage, from committed features to committed Parquet and CSV."""
 
 import gzip
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Reduction
 from orchard.reduction.stage import load, reduce, roles_of
 from orchard.reduction.statistics import Role, Statistics, Sums
+from orchard.workers import Workers
 
 KINDS = ["Fruit", "=Drupe", None]
 LABELS = ["plum", 'Granny "Smith"', "=Lady, Pink", "two\nlines", "café %20 #1", None]
@@ -60,13 +61,13 @@ def reduced_rows(output: Output) -> pa.Table:
     return output.read(Dataset.REDUCED, REDUCED.names, REDUCED)
 
 
-def test_every_row_is_reduced_once_and_only_training_rows_are_fitted(spark: SparkSession, output: Output) -> None:
+def test_every_row_is_reduced_once_and_only_training_rows_are_fitted(workers: Workers, output: Output) -> None:
     values = features()
     values[1::4] += 50  # the test rows: they would change scaler and PCA
     rows = commit(output, values)
     done: list[int] = []
 
-    result = reduce(spark, output, variance=0.9, progress=done.append)
+    result = reduce(workers, output, variance=0.9, progress=done.append)
 
     assert sum(done) == len(rows)
     train = values[::2]
@@ -83,10 +84,10 @@ def test_every_row_is_reduced_once_and_only_training_rows_are_fitted(spark: Spar
 
 
 @pytest.mark.parametrize("n", [240, 480], ids=["few labelled validation rows", "a validation split"])
-def test_the_same_pass_sums_the_labelled_training_rows_by_label(spark: SparkSession, output: Output, n: int) -> None:
+def test_the_same_pass_sums_the_labelled_training_rows_by_label(workers: Workers, output: Output, n: int) -> None:
     values = features(n=n)
     rows = commit(output, values)
-    reduce(spark, output, seed=3)
+    reduce(workers, output, seed=3)
     statistics = Statistics.from_bytes(output.part("statistics.npz") or b"")
     labels, split = np.array(rows["label"].to_pylist(), dtype=object), np.array(rows["split"].to_pylist())
     is_named = labels.astype(bool)
@@ -112,9 +113,9 @@ def test_the_same_pass_sums_the_labelled_training_rows_by_label(spark: SparkSess
         assert statistics.fit.labelled.count == (is_named & (role == Role.FIT)).sum() == mine.sum() - held_out.sum()
 
 
-def test_the_csv_holds_the_same_rows_whatever_the_names(spark: SparkSession, output: Output) -> None:
+def test_the_csv_holds_the_same_rows_whatever_the_names(workers: Workers, output: Output) -> None:
     commit(output, features())
-    k = reduce(spark, output, components=7).metrics["k"]
+    k = reduce(workers, output, components=7).metrics["k"]
     parts = []
     for file in output.files(Dataset.REDUCED_CSV):
         assert file.name.endswith(".csv.gz")
@@ -133,11 +134,11 @@ def test_the_csv_holds_the_same_rows_whatever_the_names(spark: SparkSession, out
     np.testing.assert_array_equal(csv.iloc[:, 4:].to_numpy(np.float32), components)
 
 
-def test_reducing_again_replaces_and_the_saved_reduction_serves_new_images(spark: SparkSession, output: Output) -> None:
+def test_reducing_again_replaces_and_the_saved_reduction_serves_new_images(workers: Workers, output: Output) -> None:
     values = features()
     rows = commit(output, values)
-    reduce(spark, output, components=3)
-    result = reduce(spark, output, components=5)
+    reduce(workers, output, components=3)
+    result = reduce(workers, output, components=5)
     assert output.rows(Dataset.REDUCED) == output.rows(Dataset.REDUCED_CSV) == len(rows)
     reduced = matrix(reduced_rows(output).column("pca_features").combine_chunks())
     assert reduced.shape[1] == 5
@@ -145,9 +146,9 @@ def test_reducing_again_replaces_and_the_saved_reduction_serves_new_images(spark
     np.testing.assert_array_equal(load(output).components_, result.reduction.components_)
 
 
-def test_the_rows_are_a_dataframe_in_spark(spark: SparkSession, output: Output) -> None:
+def test_the_rows_are_a_dataframe_in_spark(workers: Workers, spark: SparkSession, output: Output) -> None:
     rows = commit(output, features())
-    reduce(spark, output, components=3)
+    reduce(workers, output, components=3)
     frame = read(spark, output, Dataset.REDUCED)
     assert frame.columns == REDUCED.names
     collected = {row["path"]: row for row in frame.collect()}
@@ -158,16 +159,16 @@ def test_the_rows_are_a_dataframe_in_spark(spark: SparkSession, output: Output) 
     assert read(spark, output, Dataset.PREDICTIONS).count() == 0
 
 
-def test_more_components_than_there_are_is_a_warning(spark: SparkSession, output: Output) -> None:
+def test_more_components_than_there_are_is_a_warning(workers: Workers, output: Output) -> None:
     commit(output, features(n=16))
-    result = reduce(spark, output, components=20)
+    result = reduce(workers, output, components=20)
     assert result.metrics["k"] == 7  # 8 training rows
     assert result.warnings == ["20 components were asked for; 8 training rows of 32 features have only 7."]
 
 
-def test_one_image_is_reduced_to_zero_with_a_warning(spark: SparkSession, output: Output) -> None:
+def test_one_image_is_reduced_to_zero_with_a_warning(workers: Workers, output: Output) -> None:
     commit(output, features(n=1))
-    result = reduce(spark, output)
+    result = reduce(workers, output)
     assert result.metrics["k"] == 1
     assert len(result.warnings) == 1
     assert reduced_rows(output).column("pca_features").to_pylist() == [[0.0]]
@@ -175,17 +176,17 @@ def test_one_image_is_reduced_to_zero_with_a_warning(spark: SparkSession, output
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_feature_that_is_not_finite_is_named_even_outside_training(
-    spark: SparkSession, output: Output, bad: float
+    workers: Workers, output: Output, bad: float
 ) -> None:
     values = features()
     values[101, 5] = bad  # a test row, in the third file
     rows = commit(output, values)
     with pytest.raises(TrainingError) as error:
-        reduce(spark, output)
+        reduce(workers, output)
     assert rows.column("path")[101].as_py() in str(error.value)
     assert output.files(Dataset.REDUCED) == []
 
 
-def test_without_features_the_error_says_so(spark: SparkSession, output: Output) -> None:
+def test_without_features_the_error_says_so(workers: Workers, output: Output) -> None:
     with pytest.raises(InputError, match="no features"):
-        reduce(spark, output)
+        reduce(workers, output)

@@ -99,10 +99,10 @@ def test_the_review_of_a_run_is_in_its_metrics_and_in_its_report(trained: Path) 
     assert 'id="images"' in page
 
 
-def test_most_labels_that_are_made_wrong_are_among_the_most_suspect(spark: SparkSession, trained: Path) -> None:
+def test_most_labels_that_are_made_wrong_are_among_the_most_suspect(trained: Path) -> None:
     """What the benchmark measures on all fruits and groceries, on eleven fruits: 88 of 1,760 labels are made wrong."""
     benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "honesty_suspects.py"))
-    found = benchmark["measure"](spark, str(trained))
+    found = benchmark["measure"](str(trained))
     assert found["flipped"] == 88
     assert found["recall"] >= 0.9
     assert found["suggested_right"] >= 0.9

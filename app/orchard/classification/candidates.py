@@ -42,7 +42,7 @@ from orchard.reduction.statistics import Role, Statistics, Sums
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from orchard.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Candidates:
     first fit and what judges it are features of before, see `orchard.classification.judged`.
 
     Args:
-        spark: where the work runs.
+        workers: what does the work.
         output: with reduced features.
         seed: of the forest.
         memory: bytes of the driver that rows may take; of more rows a regression is fitted by Spark ML.
@@ -116,7 +116,7 @@ class Candidates:
 
     def __init__(
         self,
-        spark: SparkSession,
+        workers: Workers,
         output: Output,
         *,
         seed: int,
@@ -130,7 +130,7 @@ class Candidates:
                 f"The features in {output.url} are not reduced yet: start with orchard reduce {output.url}."
             )
         self.reduction = load(output)
-        self._spark, self._output, self._seed, self._sure_at, self._memory = spark, output, seed, sure_at, memory
+        self._workers, self._output, self._seed, self._sure_at, self._memory = workers, output, seed, sure_at, memory
         statistics = Statistics.from_bytes(data)
         everything = statistics.everything_seen
         self._weights = statistics.weights
@@ -166,7 +166,7 @@ class Candidates:
         self.familiarity = self._final.familiarity
         if not self._judged_by:
             roles = by_file(output, statistics.roles)
-            images = collect(spark, output.storage, output.files(Dataset.FEATURES), roles, further)
+            images = collect(workers, output.storage, output.files(Dataset.FEATURES), roles, further)
         if (images.classes("label", self._fitted.names) >= 0).sum() < LEAST_ROWS or len(self._fitted.names) < 2:
             images = HeldOut(images.features[:0], {name: [] for name in images.columns})
             self._trial, self._trial_labels = self._final, self.labels
@@ -277,7 +277,7 @@ class Candidates:
     def _fit_regression(self) -> regression.Fits:
         twice = self._trial is not self._final
         trial, final, lack = regression.fit(
-            self._spark,
+            lambda: self._workers.spark,
             self._rows,
             self._fitted,
             self._everything,

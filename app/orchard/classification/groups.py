@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from orchard import tasks
 from orchard.classification import discriminant, regression
 from orchard.classification.forest import Forest, grow
 from orchard.classification.metrics import evaluate, majority_baseline
@@ -34,12 +33,11 @@ from orchard.reduction.statistics import Role, Sums
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast
-    from pyspark.sql import SparkSession
+    from orchard.workers import Shared, Workers
 
 
 def evaluate_groups(
-    spark: SparkSession,
+    workers: Workers,
     output: Output,
     classifiers: Sequence[Classifier],
     *,
@@ -54,7 +52,7 @@ def evaluate_groups(
     All labelled images take part, whatever their split; nothing is written.
 
     Args:
-        spark: where the work runs.
+        workers: what does the work.
         output: the output, with features and groups.
         classifiers: names of the classifiers to train.
         components: k, as in the main reduction; fewer if the training rows allow fewer.
@@ -87,21 +85,21 @@ def evaluate_groups(
     starts = np.cumsum([0, *(file.rows for file in files)])
     masks = {file.name: in_train[start : start + file.rows] for file, start in zip(files, starts, strict=False)}
     roles = {name: np.where(mask, Role.FIT, Role.NONE).astype(np.int8) for name, mask in masks.items()}
-    sums, _ = training_sums(spark, output.storage, files, roles)
+    sums, _ = training_sums(workers, output.storage, files, roles)
     reduction = Reduction.fit(sums.moments, components=components)
-    views, _ = view_sums(spark, output, roles, ())
+    views, _ = view_sums(workers, output, roles, ())
     seen = sums if views is None else sums.merge(views)
-    projection = spark.sparkContext.broadcast(Projection(*reduction.affine()))
+    projection = workers.share(Projection(*reduction.affine()))
     rows = Rows(files, partial(_regrouped, output.storage, projection, roles))
     measured: dict[str, ClassifierMetrics] = {}
     try:
         for classifier in classifiers:
             start = time.perf_counter()
-            made = _fit(spark, classifier, rows, sums, seen=seen, reduction=reduction, seed=seed, memory=memory)
+            made = _fit(workers, classifier, rows, sums, seen=seen, reduction=reduction, seed=seed, memory=memory)
             if made is None:
                 continue
             answer, by = made
-            true, predicted, counts = _pairs(spark, output, masks, answer, sums.columns["label"].names)
+            true, predicted, counts = _pairs(workers, output, masks, answer, sums.columns["label"].names)
             seconds = time.perf_counter() - start
             measured[classifier] = evaluate(
                 true, predicted, counts=counts, train_rows=int(in_train.sum()), seconds=seconds
@@ -136,7 +134,7 @@ FeatureClassifier = Linear | _OfFeatures
 
 
 def _fit(
-    spark: SparkSession,
+    workers: Workers,
     classifier: Classifier,
     rows: Rows,
     sums: Sums,
@@ -161,37 +159,34 @@ def _fit(
         return _OfFeatures(Projection(*reduction.affine()), forest), FittedBy.SCIKIT_LEARN
     by = regression.fitted_by(n, reduction.n_components_, len(classes.names), memory)
     variances = reduction.explained_variance_
-    _, found, _ = regression.fit(spark, rows, classes, classes, variances, twice=False, by=by)
+    _, found, _ = regression.fit(lambda: workers.spark, rows, classes, classes, variances, twice=False, by=by)
     return None if found is None else (Linear.on_components(reduction, found.coefficients, found.intercept), by)
 
 
-def _regrouped(storage: Storage, projection: Broadcast[Projection], roles: Roles, file: DataFile) -> Marked:
+def _regrouped(storage: Storage, projection: Shared[Projection], roles: Roles, file: DataFile) -> Marked:
     """Yield reduced rows of a features file with the role that the groups gave them."""
     return with_marks(project_batches(storage, projection.value, file), roles[file.name])
 
 
 def _pairs(
-    spark: SparkSession,
+    workers: Workers,
     output: Output,
     masks: Mapping[str, NDArray[np.bool_]],
     answer: FeatureClassifier,
     labels: Sequence[str],
 ) -> tuple[list[str], list[str], list[int]]:
     """Count the pairs of label and prediction of a classifier on features."""
-    context = spark.sparkContext
-    shared = context.broadcast(pickle.dumps(answer))
+    shared = workers.share(pickle.dumps(answer))
     count = partial(_count_pairs, output.storage, shared, labels, masks)
     files = output.files(Dataset.FEATURES)
-    found: Counter[tuple[str, str]] = sum(
-        tasks.run(context, count, balance(files, 2 * context.defaultParallelism)), Counter()
-    )
+    found: Counter[tuple[str, str]] = sum(workers.run(count, balance(files, 2 * workers.slots)), Counter())
     shared.unpersist()
     return [true for true, _ in found], [predicted for _, predicted in found], list(found.values())
 
 
 def _count_pairs(
     storage: Storage,
-    shared: Broadcast[bytes],
+    shared: Shared[bytes],
     labels: Sequence[str],
     masks: Mapping[str, NDArray[np.bool_]],
     files: Sequence[DataFile],

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from orchard import tasks
 from orchard.datasets import balance, batches, matrix, with_marks
 from orchard.files import DataFile
 from orchard.images.columns import values_of
@@ -25,7 +24,7 @@ from orchard.reduction.statistics import Role
 from orchard.storage import Storage
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from orchard.workers import Workers
 
 MAX_ROWS = 10_000
 """Held-out images that are used, at most: more would not make figures steadier. With 1,280 features they take 51 MB."""
@@ -51,14 +50,14 @@ class HeldOut:
 
 
 def collect(
-    spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles, columns: Sequence[str] = ()
+    workers: Workers, storage: Storage, files: Sequence[DataFile], roles: Roles, columns: Sequence[str] = ()
 ) -> HeldOut:
     """Return up to `MAX_ROWS` of the labelled rows of feature files that are held out, with further label `columns`."""
     held = {name: int((role == Role.HELD_OUT).sum()) for name, role in roles.items()}
     share = min(1.0, MAX_ROWS / max(1, sum(held.values())))
-    groups = balance([file for file in files if held[file.name]], 2 * spark.sparkContext.defaultParallelism)
+    groups = balance([file for file in files if held[file.name]], 2 * workers.slots)
     work = [(group, {file.name: roles[file.name] for file in group}) for group in groups if group]
-    found = tasks.run(spark.sparkContext, partial(_held_out, storage, share, columns), work) if work else []
+    found = workers.run(partial(_held_out, storage, share, columns), work) if work else []
     width = max((features.shape[1] for features, _ in found), default=0)
     return HeldOut(
         np.concatenate([np.empty((0, width), np.float32), *(f for f, _ in found if len(f))]),

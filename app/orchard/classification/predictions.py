@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from orchard import tasks
 from orchard.classification.forest import Forest
 from orchard.datasets import balance, batches, matrix
 from orchard.files import DataFile, parquet_bytes, part, stage_file
@@ -31,8 +30,7 @@ from orchard.storage import Storage
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast
-    from pyspark.sql import SparkSession
+    from orchard.workers import Shared, Workers
 
 Pairs = list[tuple[str, str, int]]
 """(true, predicted, number of test images), of labels, kinds, or values of a further column."""
@@ -83,30 +81,28 @@ class Written:
     columns: dict[str, Pairs] = field(default_factory=dict)
 
 
-def write_linear(spark: SparkSession, output: Output, model: LinearModel) -> tuple[Written, Measured]:
+def write_linear(workers: Workers, output: Output, model: LinearModel) -> tuple[Written, Measured]:
     """Stage the predictions of a linear classifier for all labelled features.
 
     Returns:
         The staged predictions, and the `Measured` answers to the test images.
     """
-    context = spark.sparkContext
     files = output.files(Dataset.FEATURES)
-    shared = context.broadcast(pickle.dumps(model))  # PySpark cannot encrypt a broadcast of arrays
-    groups = balance(files, 2 * context.defaultParallelism, max_rows=PART_ROWS)
+    shared = workers.share(pickle.dumps(model))  # PySpark cannot encrypt a broadcast of arrays
+    groups = balance(files, 2 * workers.slots, max_rows=PART_ROWS)
     write = partial(_write_linear_part, output.storage, output.staging, shared)
-    found = [done for done in tasks.run(context, write, groups) if done is not None]
+    found = [done for done in workers.run(write, groups) if done is not None]
     shared.unpersist()
     rows = np.concatenate([np.empty((0, 4), np.float32), *(measured for _, measured in found)])
     return _together([written for written, _ in found]), Measured.of(rows)
 
 
-def write_forest(spark: SparkSession, output: Output, classifier: str, forest: Forest, kinds: Kinds | None) -> Written:
+def write_forest(workers: Workers, output: Output, classifier: str, forest: Forest, kinds: Kinds | None) -> Written:
     """Stage the predictions of a forest for all labelled rows of ``reduced/``."""
-    context = spark.sparkContext
-    shared = context.broadcast(pickle.dumps(forest))
-    groups = balance(output.files(Dataset.REDUCED), 2 * context.defaultParallelism, max_rows=PART_ROWS)
+    shared = workers.share(pickle.dumps(forest))
+    groups = balance(output.files(Dataset.REDUCED), 2 * workers.slots, max_rows=PART_ROWS)
     write = partial(_write_forest_part, output.storage, output.staging, shared, classifier, kinds=kinds)
-    found = [done for done in tasks.run(context, write, groups) if done is not None]
+    found = [done for done in workers.run(write, groups) if done is not None]
     shared.unpersist()
     return _together(found)
 
@@ -123,7 +119,7 @@ def _together(parts: Sequence[Written]) -> Written:
 
 
 def _write_linear_part(
-    storage: Storage, staging: str, shared: Broadcast[bytes], files: Sequence[DataFile]
+    storage: Storage, staging: str, shared: Shared[bytes], files: Sequence[DataFile]
 ) -> tuple[Written, NDArray[np.float32]] | None:
     model: LinearModel = pickle.loads(shared.value)  # noqa: S301 - the driver's
     names = pa.array(model.labels, pa.string())
@@ -198,7 +194,7 @@ def _of_columns(
 def _write_forest_part(
     storage: Storage,
     staging: str,
-    shared: Broadcast[bytes],
+    shared: Shared[bytes],
     classifier: str,
     files: Sequence[DataFile],
     *,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from orchard import npz
+from orchard import npz, tasks
 from orchard.classification.rows import Rows, sort_by_path, weights_of
 from orchard.datasets import matrix
 from orchard.inference.linear import Linear
@@ -31,6 +31,7 @@ from orchard.reduction.statistics import ClassSums, Role
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from sklearn.linear_model import LogisticRegression
+
 
 PENALTY = 1e-4
 
@@ -92,7 +93,7 @@ def fitted_by(rows: int, components: int, n_classes: int, memory: int) -> Fitted
 
 
 def fit(
-    spark: SparkSession,
+    spark: Callable[[], SparkSession],
     rows: Rows,
     fitted: ClassSums,
     everything: ClassSums,
@@ -104,7 +105,7 @@ def fit(
     """Fit on the rows of `Role.FIT` and `Role.HELD_OUT`.
 
     Args:
-        spark: the session, for Spark ML.
+        spark: returns the session, for Spark ML.
         rows: the rows.
         fitted: the classes of the rows of `Role.FIT`.
         everything: the classes of the rows of `Role.FIT` and `Role.HELD_OUT`.
@@ -118,12 +119,13 @@ def fit(
     """
     if by is FittedBy.SCIKIT_LEARN:
         return *_fit_in_driver(rows, fitted, everything, variances, twice=twice), None
-    trial = None
-    if twice:
-        trial, lack = fit_on_spark(rows.frame(spark, Role.FIT), fitted.names, variances)
-        if trial is None:
-            return None, None, lack
-    final, lack = fit_on_spark(rows.frame(spark, Role.FIT, Role.HELD_OUT), everything.names, variances)
+    session, trial = spark(), None
+    with tasks.at_work(session.sparkContext):
+        if twice:
+            trial, lack = fit_on_spark(rows.frame(session, Role.FIT), fitted.names, variances)
+            if trial is None:
+                return None, None, lack
+        final, lack = fit_on_spark(rows.frame(session, Role.FIT, Role.HELD_OUT), everything.names, variances)
     return trial, final, lack
 
 

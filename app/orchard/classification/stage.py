@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard import tasks
 from orchard.classification.answers import measure_answers
 from orchard.classification.candidates import Candidates, choose
 from orchard.classification.groups import evaluate_groups
@@ -52,11 +51,10 @@ from orchard.stages import Stage, key_of
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from orchard.progress import Advance
     from orchard.settings import Settings
     from orchard.spark.session import Session
+    from orchard.workers import Workers
 
 VERSION = 5
 """Raise it when a change makes the same features give other classifiers: older results are then computed again."""
@@ -133,15 +131,14 @@ def stage_of(output: Output, settings: Settings) -> Stage:
 def run(session: Session, output: Output, classifiers: Sequence[Classifier], *, key: str, **options: Any) -> None:
     """Run `classify`. If the data cannot train a classifier, warn instead, and make no model."""
     try:
-        classify(session.spark, output, classifiers, key=key, **options)
+        classify(session.workers, output, classifiers, key=key, **options)
     except TrainingError as error:
         found = {"key": key, "warnings": [str(error)]}
         output.commit({}, replace=[Dataset.PREDICTIONS], properties={"classification": found}, model=NO_MODEL)
 
 
-@tasks.on_spark
 def classify(
-    spark: SparkSession,
+    workers: Workers,
     output: Output,
     classifiers: Sequence[Classifier],
     *,
@@ -165,7 +162,7 @@ def classify(
     classifier that does not fit into memory is left out, with a warning.
 
     Args:
-        spark: where the work runs.
+        workers: what does the work.
         output: the output, with reduced features, locked for writing.
         classifiers: names of the classifiers to train.
         key: the stage's key; results with another key are replaced.
@@ -193,7 +190,7 @@ def classify(
     prepare()
     fitted_on = output.recall("reduction").get("fitted_on", [Split.TRAIN])
     counts = _kinds_of_labels(rows, fitted_on)
-    candidates = Candidates(spark, output, seed=seed, memory=memory, sure_at=sure_at, counts=counts)
+    candidates = Candidates(workers, output, seed=seed, memory=memory, sure_at=sure_at, counts=counts)
 
     if not candidates.has_head:
         classifiers = [classifier for classifier in classifiers if classifier is not Classifier.TUNED_HEAD]
@@ -203,7 +200,7 @@ def classify(
         if classifier in found["classifiers"]:
             continue
         start = time.perf_counter()
-        lack, done = _do(spark, output, classifier, candidates, found=found, fitted_on=fitted_on, sure_at=sure_at)
+        lack, done = _do(workers, output, classifier, candidates, found=found, fitted_on=fitted_on, sure_at=sure_at)
         if lack is not None and lack not in found["warnings"]:
             found |= {"lacked": driver_memory, "warnings": [*found["warnings"], lack]}
         if done is None:
@@ -230,7 +227,7 @@ def classify(
     if split_by_group and found["classifiers"]:
         try:
             found["group_split"] = evaluate_groups(
-                spark,
+                workers,
                 output,
                 # The head has seen every group.
                 [c for c in classifiers if c in found["classifiers"] and c is not Classifier.TUNED_HEAD],
@@ -322,7 +319,7 @@ def _column_warnings(candidates: Candidates) -> list[str]:
 
 
 def _do(
-    spark: SparkSession,
+    workers: Workers,
     output: Output,
     classifier: Classifier,
     candidates: Candidates,
@@ -340,7 +337,7 @@ def _do(
         forest, lack = candidates.grow()
         if forest is None:
             return lack, None
-        written = write_forest(spark, output, str(classifier), forest, candidates.kinds)
+        written = write_forest(workers, output, str(classifier), forest, candidates.kinds)
         return lack, ({RANDOM_FOREST: forest.to_bytes()}, written, FittedBy.SCIKIT_LEARN)
     fitted, lack = candidates.fit(classifier)
     if fitted is None:
@@ -355,7 +352,7 @@ def _do(
         candidates.kinds,
         candidates.columns,
     )
-    written, answered = write_linear(spark, output, answering)
+    written, answered = write_linear(workers, output, answering)
     found["columns"] = _measured(found.get("columns", {}), written.columns, fitted_on)
     figures = measure_answers(
         answered, fitted.calibration, split=candidates.split, rows=candidates.held_out, sure_at=sure_at

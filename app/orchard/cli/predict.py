@@ -6,7 +6,6 @@ import csv
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -113,9 +112,9 @@ def predict(
 
     session = Session(settings)
     try:
-        with stage("predict", listed.num_rows) as advance, closing(session.workers()) as workers:
+        with stage("predict", listed.num_rows) as advance:
             answers = predict_in_workers(
-                workers, model, listed, limits=limits, s3=s3, top=top, regions=regions, progress=advance
+                session.workers, model, listed, limits=limits, s3=s3, top=top, regions=regions, progress=advance
             )
             return printed(answers)
     finally:

@@ -86,8 +86,8 @@ def extract(
     The same pass makes `views` random views (of `seed`, on `backgrounds`) of each training image; or nothing but these
     (``views_alone``) of images that are done.
 
-    ``images_a_task`` is of the setting ``task_images``; ``learned`` is called once, with what the first batch came to,
-    while the next ones are at work.
+    ``images_a_task`` is of the setting ``task_images``; ``learned`` is called once, with what has been done when each
+    slot has had a task of the second batch, or else when all is done: the first tasks are small and slow.
 
     At an error or an interruption, what has finished by then is committed. Whatever happens, what was committed stays
     and is right: each image is in ``features`` or in ``rejected``, and in ``inventory``, exactly once. Call it inside
@@ -126,6 +126,14 @@ def extract(
         reports.look(arrived)
         progress(reports.images - shown)
         shown = reports.images
+        if reports.done.tasks >= plan.first_tasks + reports.done.slots:
+            tell()
+
+    def tell() -> None:
+        nonlocal learned
+        if learned and reports.done.tasks:
+            learned(reports.done)
+        learned = None
 
     try:
         with contextlib.closing(workers.run_batches(partial(featurize, job), batches(), arrived=look)) as done:
@@ -135,9 +143,8 @@ def extract(
                 plan.learn(result)
                 if result.first_commit_seconds is None:
                     result.first_commit_seconds = time.monotonic() - started
-                    result.slots = workers.slots
-                    if learned:
-                        learned(result)
+                    result.slots = reports.done.slots = workers.slots
+        tell()
     except BaseException:
         with contextlib.suppress(OrchardError):  # what went wrong first is what is told
             reports.commit(output, result)
@@ -159,6 +166,8 @@ class _Plan:
         self._images, self._images_a_task = images.combine_chunks(), images_a_task
         self._next = 0
         self._seconds_per_image: float | None = None
+        self.first_tasks = 0
+        """Number of tasks that were cut before the time per image was known."""
 
     @property
     def is_exhausted(self) -> bool:
@@ -177,6 +186,8 @@ class _Plan:
             size = self._images_a_task or task_images(left, full, self._seconds_per_image)
             batch.append(self._images.slice(self._next, size))
             self._next += size
+        if self._seconds_per_image is None:
+            self.first_tasks += len(batch)
         return batch
 
 
@@ -236,7 +247,13 @@ class _Reports:
     def __init__(self) -> None:
         self._seen: set[int] = set()
         self._waiting: list[TaskReport] = []
-        self.images = 0
+        self.done = ExtractionResult()
+        """What all of them came to, committed or not."""
+
+    @property
+    def images(self) -> int:
+        """How many images are done."""
+        return self.done.images
 
     def look(self, arrived: Iterable[TaskReport]) -> None:
         """Take in what has arrived by itself, or with its batch."""
@@ -244,7 +261,7 @@ class _Reports:
             if report.task not in self._seen:
                 self._seen.add(report.task)
                 self._waiting.append(report)
-                self.images += report.images
+                _add(report, self.done)
 
     def commit(self, output: Output, result: ExtractionResult) -> None:
         """Commit what was not committed yet."""
@@ -256,9 +273,13 @@ class _Reports:
 def _commit(output: Output, reports: list[TaskReport], result: ExtractionResult) -> None:
     output.commit({d: [report.files[d] for report in reports if d in report.files] for d in FEATURIZED})
     for report in reports:
-        result.images += report.images
-        result.bytes += report.bytes
-        result.rejected.update(report.rejected)
-        result.tasks += 1
-        result.worker_seconds += report.seconds - report.compile_seconds
-        result.done.append(report.done)
+        _add(report, result)
+
+
+def _add(report: TaskReport, result: ExtractionResult) -> None:
+    result.images += report.images
+    result.bytes += report.bytes
+    result.rejected.update(report.rejected)
+    result.tasks += 1
+    result.worker_seconds += report.seconds - report.compile_seconds
+    result.done.append(report.done)

@@ -158,8 +158,7 @@ def featurize(
     with ExitStack() as opened:
         with meter.stage("start"):
             # Workers start in the background, while another process builds the network.
-            workers = session.workers()
-            opened.callback(workers.close)
+            workers = session.workers
             workers.prepare(partial(import_libraries, engine))
             if spark_follows:
                 session.start()
@@ -188,7 +187,7 @@ def featurize(
                 if weights is not None:
                     artifact = replace(artifact, weights=f"{identity['weights']}{AFTER_TUNING}")
                 identity = _as_built(identity, artifact)
-        with meter.stage("extract", cores=workers.own_cores):
+        with meter.stage("extract"):
             if len(pending.replaced):
                 log.info("replaced %d, gone %d images", pending.replaced_images, pending.vanished_images)
             _make_way(output, pending, identity, artifact, backgrounds)

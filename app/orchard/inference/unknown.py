@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,17 +43,16 @@ def stage_of(output: Output, settings: Settings) -> Stage | None:
 
     def work(session: Session, progress: Advance) -> None:
         calibration = output.recall("classification").get("calibration") or {}
-        with closing(session.workers()) as workers:
-            found = measure_unknown(
-                workers,
-                Model.load(output.url, s3),
-                images,
-                source=source,
-                known=calibration.get("familiarity", []),
-                limits=settings.limits(),
-                s3=s3,
-                progress=progress,
-            )
+        found = measure_unknown(
+            session.workers,
+            Model.load(output.url, s3),
+            images,
+            source=source,
+            known=calibration.get("familiarity", []),
+            limits=settings.limits(),
+            s3=s3,
+            progress=progress,
+        )
         output.commit({}, properties={"unknown": {"key": key, "metrics": found}})
 
     return Stage("unknown", "unknown", key, work, images.num_rows)

@@ -34,8 +34,7 @@ from orchard.neighbours.search import CELL_ROWS, NEAREST, Nearest, centres, prob
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast, SparkContext
-    from pyspark.sql import SparkSession
+    from orchard.workers import Shared, Workers
 
 CENTRE_ROWS = 65_536
 """Training rows from which the centres of cells are computed, at most: 34 MB on the driver."""
@@ -65,7 +64,7 @@ _WRITTEN = "name string, rows long, size long, digest string, tally binary"
 
 
 def search_by_cells(
-    spark: SparkSession, job: Job, groups: Sequence[Sequence[DataFile]], *, train_rows: int, seed: int
+    workers: Workers, job: Job, groups: Sequence[Sequence[DataFile]], *, train_rows: int, seed: int
 ) -> tuple[list[tuple[DataFile, Tally]], float]:
     """Compare each image with the training images of the cells around it.
 
@@ -77,25 +76,26 @@ def search_by_cells(
         The staged files, and the recall: the share of the true nearest neighbours of some images that were found (or
         others as near).
     """
-    context = spark.sparkContext
     cells = min(-(-train_rows // CELL_ROWS), MAX_CELLS)
     share = min(1.0, min(64 * cells, CENTRE_ROWS) / train_rows)
-    sampled = tasks.run(context, partial(sample, job.storage, share, job.space), groups)
-    shared = context.broadcast(packed(centres(stacked(sampled), cells, seed=seed)))
-    chosen, exact = _check_exactly(context, job, groups)
+    sampled = workers.run(partial(sample, job.storage, share, job.space), groups)
+    shared = workers.share(packed(centres(stacked(sampled), cells, seed=seed)))
+    chosen, exact = _check_exactly(workers, job, groups)
     files = [file for group in groups for file in group]
+    spark = workers.spark
     try:
-        routed = frame(spark, files, _ROUTED, partial(_route, job, shared))
-        rows = sum(file.rows for file in files)
-        parts = max(2 * context.defaultParallelism, rows // PART_ROWS)
-        gathered = routed.repartition(parts, "cell").sortWithinPartitions("cell", "is_query")
-        met = tasks.map_batches(gathered, _meet, _MET)
-        by_path = met.repartition(parts, "path").sortWithinPartitions("path")
-        write = partial(_merge, job, frozenset(chosen))
-        written = [
-            (DataFile(row["name"], row["rows"], row["size"], row["digest"]), Tally.from_bytes(row["tally"]))
-            for row in tasks.collect(tasks.map_batches(by_path, write, _WRITTEN))
-        ]
+        with tasks.at_work(spark.sparkContext):
+            routed = frame(spark, files, _ROUTED, partial(_route, job, shared))
+            rows = sum(file.rows for file in files)
+            parts = max(2 * workers.slots, rows // PART_ROWS)
+            gathered = routed.repartition(parts, "cell").sortWithinPartitions("cell", "is_query")
+            met = tasks.map_batches(gathered, _meet, _MET)
+            by_path = met.repartition(parts, "path").sortWithinPartitions("path")
+            write = partial(_merge, job, frozenset(chosen))
+            written = [
+                (DataFile(row["name"], row["rows"], row["size"], row["digest"]), Tally.from_bytes(row["tally"]))
+                for row in tasks.collect(tasks.map_batches(by_path, write, _WRITTEN))
+            ]
     finally:
         shared.unpersist()
     similarities = {path: values for _, tally in written for path, values in tally.checked.items()}
@@ -109,7 +109,7 @@ def search_by_cells(
     return written, hits / max(total, 1)
 
 
-def _route(job: Job, shared: Broadcast[Packed], file: DataFile) -> Iterator[pa.RecordBatch]:
+def _route(job: Job, shared: Shared[Packed], file: DataFile) -> Iterator[pa.RecordBatch]:
     """Yield each row of a features file once for each cell that it goes to."""
     found = unpacked(shared.value)
     for batch, label, side, rows in job.rows(file):
@@ -272,15 +272,15 @@ def _written(job: Job, checked: frozenset[str], found: Sequence[_Found]) -> pa.R
 
 
 def _check_exactly(
-    context: SparkContext, job: Job, groups: Sequence[Sequence[DataFile]]
+    workers: Workers, job: Job, groups: Sequence[Sequence[DataFile]]
 ) -> tuple[list[str], NDArray[np.float32]]:
     """Return the paths of some images, and the true similarities (n, k) of their nearest training images."""
     rows = sum(file.rows for group in groups for file in group)
-    found = tasks.run(context, partial(_drawn, job, min(1.0, 2 * CHECKED / rows)), groups)
+    found = workers.run(partial(_drawn, job, min(1.0, 2 * CHECKED / rows)), groups)
     paths = [path for some, _ in found for path in some][:CHECKED]
-    queries = context.broadcast(packed(stacked([vectors for _, vectors in found])[:CHECKED]))
+    queries = workers.share(packed(stacked([vectors for _, vectors in found])[:CHECKED]))
     try:
-        nearest = tasks.tree_reduce(context, partial(_search, job, queries, paths), groups, Nearest.merge)
+        nearest = workers.merge(partial(_search, job, queries, paths), groups, Nearest.merge)
     finally:
         queries.unpersist()
     return paths, nearest.similarities
@@ -299,7 +299,7 @@ def _drawn(job: Job, share: float, files: Sequence[DataFile]) -> tuple[list[str]
     return paths, packed(np.concatenate(vectors))
 
 
-def _search(job: Job, shared: Broadcast[Packed], paths: list[str], files: Sequence[DataFile]) -> Nearest:
+def _search(job: Job, shared: Shared[Packed], paths: list[str], files: Sequence[DataFile]) -> Nearest:
     """Compare the queries with every training row of `files`."""
     queries, names = unpacked(shared.value), pa.array(paths, pa.string())
     no_label = np.full(len(queries), -1)

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from orchard import tasks
 from orchard.datasets import balance
 from orchard.files import DataFile
 from orchard.layout import NEIGHBOURS
@@ -21,7 +20,7 @@ from orchard.neighbours.search import Nearest
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast, SparkContext
+    from orchard.workers import Shared, Workers
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,17 @@ def _unpickle_base(paths: list[str], labels: bytes, shape: tuple[int, ...], vect
     return _Base(paths, np.frombuffer(labels, np.int32), np.frombuffer(vectors, np.float32).reshape(shape))
 
 
-def search_exactly(
-    context: SparkContext, job: Job, groups: Sequence[Sequence[DataFile]]
-) -> list[tuple[DataFile, Tally]]:
+def search_exactly(workers: Workers, job: Job, groups: Sequence[Sequence[DataFile]]) -> list[tuple[DataFile, Tally]]:
     """Stage the neighbours of the images in `groups` of feature files; every worker holds all training rows."""
-    parts = tasks.run(context, partial(_base, job), groups)
+    parts = workers.run(partial(_base, job), groups)
     paths = [path for found, *_ in parts for path in found]
     order = sorted(range(len(paths)), key=paths.__getitem__)
     labels = np.concatenate([np.frombuffer(found, np.int32) for _, found, _ in parts])
     vectors = stacked([found for *_, found in parts])
-    base = context.broadcast(_Base([paths[row] for row in order], labels[order], vectors[order]))
+    base = workers.share(_Base([paths[row] for row in order], labels[order], vectors[order]))
     files = [file for group in groups for file in group]
     try:
-        return tasks.run(context, partial(_write, job, base), balance(files, len(groups), max_rows=PART_ROWS))
+        return workers.run(partial(_write, job, base), balance(files, len(groups), max_rows=PART_ROWS))
     finally:
         base.unpersist()
 
@@ -78,7 +75,7 @@ def _base(job: Job, files: Sequence[DataFile]) -> tuple[list[str], bytes, Packed
     return paths, np.concatenate(labels).tobytes(), packed(np.concatenate(vectors))
 
 
-def _write(job: Job, base: Broadcast[_Base], files: Sequence[DataFile]) -> tuple[DataFile, Tally]:
+def _write(job: Job, base: Shared[_Base], files: Sequence[DataFile]) -> tuple[DataFile, Tally]:
     """Compare the images of `files` with every training image; stage one file."""
     training = base.value
     names = pa.array(training.paths, pa.string())

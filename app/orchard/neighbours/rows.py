@@ -23,7 +23,7 @@ from orchard.storage import Storage
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast
+    from orchard.workers import Shared
 
 PART_ROWS = 65_536
 """Rows of a file of ``neighbours/``, at most, roughly."""
@@ -41,7 +41,7 @@ class Job:
 
     storage: Storage
     staging: str
-    space: Broadcast[Space]
+    space: Shared[Space]
     labels: list[str]
     """Labels of the training images, sorted."""
 
@@ -117,7 +117,7 @@ class Tally:
         return cls(np.array(test, np.int64), np.array(other, np.int64), checked)
 
 
-def sample(storage: Storage, share: float, space: Broadcast[Space] | None, files: Sequence[DataFile]) -> Packed:
+def sample(storage: Storage, share: float, space: Shared[Space] | None, files: Sequence[DataFile]) -> Packed:
     """Return a share of the training rows of `files`, by hash of their paths: shape and bytes, float32."""
     found: list[NDArray[np.float32]] = []
     for file in files:

@@ -1,4 +1,4 @@
-"""The Spark stage from ``features/`` to ``neighbours/``: exact for few training images, by cells for many."""
+"""The stage from ``features/`` to ``neighbours/``: exact for few training images, by cells for many."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from orchard import tasks
 from orchard.datasets import balance
 from orchard.layout import FEATURES, NEIGHBOURS, Dataset, NeighbourMetrics
 from orchard.neighbours.cells import search_by_cells
@@ -21,17 +20,16 @@ from orchard.stages import Stage, feature_names, key_of
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from orchard.progress import Advance
     from orchard.settings import Settings
     from orchard.spark.session import Session
+    from orchard.workers import Workers
 
 VERSION = 1
 """Raise it when a change makes the same features give other neighbours: older results are then computed again."""
 
 EXACT_ROWS = 20_000
-"""Up to so many training images the search is exact: they take 10 MB in each worker."""
+"""Up to so many training images the search is exact: they take 10 MB in each worker. For more it needs Spark."""
 
 SAMPLE_ROWS = 8192
 """Training rows from which the space is computed: with 1,280 features 42 MB on the driver."""
@@ -42,14 +40,13 @@ def stage_of(output: Output, settings: Settings) -> Stage:
     key = key_of(VERSION, feature_names(output), settings.seed)
 
     def work(session: Session, progress: Advance) -> None:
-        find_neighbours(session.spark, output, key=key, seed=settings.seed, progress=progress)
+        find_neighbours(session.workers, output, key=key, seed=settings.seed, progress=progress)
 
     return Stage("neighbours", "neighbours", key, work, output.rows(Dataset.FEATURES))
 
 
-@tasks.on_spark
 def find_neighbours(
-    spark: SparkSession,
+    workers: Workers,
     output: Output,
     *,
     key: str = "",
@@ -60,7 +57,7 @@ def find_neighbours(
     """Find the nearest training images of every image, write ``neighbours/``, and commit.
 
     Args:
-        spark: where the work runs.
+        workers: what does the work.
         output: the output, with features, locked for writing.
         key: the stage's key, recorded in the property ``neighbours``.
         seed: seed of the cells.
@@ -68,25 +65,24 @@ def find_neighbours(
         progress: called with the number of rows done since the last call.
     """
     files = [file for file in output.files(Dataset.FEATURES) if file.rows]
-    context = spark.sparkContext
     images = output.read(Dataset.FEATURES, ["label", "split"], FEATURES)
     is_train = pc.equal(images["split"], Split.TRAIN)
     train_rows = int(pc.sum(is_train, min_count=0).as_py())
     test_rows = int(pc.sum(pc.equal(images["split"], Split.TEST), min_count=0).as_py())
     labels = sorted(pc.unique(images["label"].filter(is_train)).drop_null().to_pylist())
-    groups = balance(files, 2 * context.defaultParallelism)
+    groups = balance(files, 2 * workers.slots)
 
     share = min(1.0, 1.1 * SAMPLE_ROWS / max(train_rows, 1))
-    sampled = tasks.run(context, partial(sample, output.storage, share, None), groups)
+    sampled = workers.run(partial(sample, output.storage, share, None), groups)
     space = Space.of(stacked(sampled)[:SAMPLE_ROWS])
-    shared = context.broadcast(space)
+    shared = workers.share(space)
     job = Job(output.storage, output.staging, shared, labels)
     recall: float | None = None
     try:
         if train_rows <= exact_rows:
-            written = search_exactly(context, job, groups)
+            written = search_exactly(workers, job, groups)
         else:
-            written, recall = search_by_cells(spark, job, groups, train_rows=train_rows, seed=seed)
+            written, recall = search_by_cells(workers, job, groups, train_rows=train_rows, seed=seed)
     finally:
         shared.unpersist()
     tally = Tally.none()

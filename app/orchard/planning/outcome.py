@@ -25,6 +25,7 @@ from orchard.planning.kernels import picture_seconds, speeds
 from orchard.planning.work import work_of
 from orchard.settings import Settings
 from orchard.storage import is_object
+from orchard.usage import EFFICIENCY
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Expectation:
         rates = Rates(
             speeds=speeds(),
             slowdown=first.slowdown,
-            image_seconds=first.seconds,
+            image_seconds=first.seconds * EFFICIENCY,  # those of tasks have reading and writing in them
             spread=first.spread,
             compile_seconds=first.compile_seconds,
             single_seconds=first.seconds / (work.test_views + work.views * work.train / max(work.listed, 1)),

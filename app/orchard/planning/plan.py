@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -59,9 +59,12 @@ def make_plan(source: str | Sequence[str], output: str | None, settings: Setting
     kept = Output(output, s3) if output is not None else None
     if kept is not None:
         listing = without_erased(listing, kept.storage)
+    corrections = kept.recall("plan").get("corrections", {}) if kept is not None else {}
+    if settings.fresh:  # as if the output were empty, but for what its last run took
+        kept = None
     settings = _as_before(settings, kept)
     images = _to_do(listing, kept, settings)
-    plan = _Planner(listing, images, kept, list_seconds, settings)
+    plan = _Planner(listing, images, kept, list_seconds, settings, corrections=corrections)
     with stage("measure"):
         plan.speeds, plan.picture_seconds = speeds(), picture_seconds(listing.table, s3)
         measured, work, stages, needed = plan.of(settings)
@@ -143,12 +146,20 @@ class _Planner:
     picture_seconds: float
 
     def __init__(
-        self, listing: Listing, images: pa.Table, output: Output | None, list_seconds: float, settings: Settings
+        self,
+        listing: Listing,
+        images: pa.Table,
+        output: Output | None,
+        list_seconds: float,
+        settings: Settings,
+        *,
+        corrections: Mapping[str, float],
     ) -> None:
         self._listing, self._images, self._output, self._list_seconds = listing, images, output, list_seconds
         # Where all is done, the images that are done tell how long one would take.
         self._measured_on = images if images.num_rows else _to_do(listing, None, settings)
         self._is_tuned = output is not None and bool(output.recall("tuning"))
+        self._corrections = corrections
         self._known: dict[tuple[object, ...], Measured] = {}
 
     def of(self, settings: Settings, **options: Any) -> tuple[Measured, Work, list[StagePlan], Sizes]:
@@ -182,7 +193,7 @@ class _Planner:
             precision=measured.precision,
             picture_seconds=self.picture_seconds,
             list_seconds=self._list_seconds,
-            corrections=self._output.recall("plan").get("corrections", {}) if self._output is not None else {},
+            corrections=self._corrections,
         )
         needed = sizes(
             work,

@@ -1,4 +1,4 @@
-"""The Spark stage from ``features/`` to ``reduced/`` and ``reduced_csv/``: one pass to fit, one to transform."""
+"""The stage from ``features/`` to ``reduced/`` and ``reduced_csv/``: one pass to fit, one to transform."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from orchard import tasks
 from orchard.datasets import balance, batches, list_column, matrix, with_marks
 from orchard.errors import InputError, TrainingError
 from orchard.features.regrouping import group_key, source_key
@@ -47,12 +46,10 @@ from orchard.storage import Storage
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast
-    from pyspark.sql import SparkSession
-
     from orchard.progress import Advance
     from orchard.settings import Settings
     from orchard.spark.session import Session
+    from orchard.workers import Shared, Workers
 
 VERSION = 3
 """Raise it when a change makes the same features give another reduction: older results are then computed again."""
@@ -116,7 +113,7 @@ def run(session: Session, output: Output, *, key: str, **options: Any) -> None:
     try:
         if not output.rows(Dataset.FEATURES):
             raise InputError(f"{output.url} holds no features: look into its rejected images.")
-        reduce(session.spark, output, key=key, **options)
+        reduce(session.workers, output, key=key, **options)
     except (TrainingError, InputError) as error:
         output.commit(
             {Dataset.REDUCED: [output.stage(Dataset.REDUCED, REDUCED.empty_table())]},
@@ -126,9 +123,8 @@ def run(session: Session, output: Output, *, key: str, **options: Any) -> None:
         )
 
 
-@tasks.on_spark
 def reduce(
-    spark: SparkSession,
+    workers: Workers,
     output: Output,
     *,
     key: str = "",
@@ -142,7 +138,7 @@ def reduce(
     """Fit scaler and PCA on the training rows, write all rows reduced, as Parquet and gzip CSV, and commit.
 
     Args:
-        spark: where the work runs.
+        workers: what does the work.
         output: the output, locked for writing.
         key: the stage's key, recorded in the property ``reduction``.
         seed: seed of the draw of training rows that are held out for the classifiers.
@@ -162,11 +158,11 @@ def reduce(
         raise InputError(f"{output.url} holds no features: extract some first, or look into its rejected images.")
     given, roles = roles_of(output, seed)
     columns = columns_of(output)
-    fit, held_out = training_sums(spark, output.storage, files, roles, columns)
+    fit, held_out = training_sums(workers, output.storage, files, roles, columns)
     every = np.concatenate(list(roles.values()))
-    fit_views, held_out_views = view_sums(spark, output, roles, columns)
+    fit_views, held_out_views = view_sums(workers, output, roles, columns)
     of_rows = _weights_of_rows(output, weights) if weights else None
-    fit_weights, held_out_weights = _weight_sums(spark, output, roles, columns, of_rows)
+    fit_weights, held_out_weights = _weight_sums(workers, output, roles, columns, of_rows)
     if given and not fit_validation:
         held_out = held_out_views = held_out_weights = None
     views = (fit_views, held_out_views)
@@ -174,7 +170,7 @@ def reduce(
     if progress:
         progress(rows // 2)
     reduction = Reduction.fit(statistics.everything.moments, variance=variance, components=components)
-    parquet, csv = _write(spark, output, files, reduction)
+    parquet, csv = _write(workers, output, files, reduction)
     result = ReductionResult(reduction, _metrics(reduction), _warnings(reduction, components))
     fitted_on = [Split.TRAIN, *([Split.VALIDATION] if given and fit_validation else [])]
     found = {"key": key, "metrics": result.metrics, "warnings": result.warnings, "fitted_on": fitted_on}
@@ -240,12 +236,12 @@ def by_file(output: Output, roles: NDArray[np.int8]) -> Roles:
 
 
 def training_sums(
-    spark: SparkSession, storage: Storage, files: Sequence[DataFile], roles: Roles, columns: Sequence[str] = ()
+    workers: Workers, storage: Storage, files: Sequence[DataFile], roles: Roles, columns: Sequence[str] = ()
 ) -> tuple[Sums, Sums | None]:
     """Return the sums of the rows to fit on, and of the held-out rows. All rows are checked to be finite.
 
     Args:
-        spark: the session.
+        workers: what does the work.
         storage: the output's storage.
         files: files of ``features/``.
         roles: the roles of their rows.
@@ -254,10 +250,9 @@ def training_sums(
     Raises:
         TrainingError: a feature is NaN or infinite.
     """
-    context = spark.sparkContext
-    groups = balance(files, 2 * context.defaultParallelism)
+    groups = balance(files, 2 * workers.slots)
     work = [(group, {file.name: roles[file.name] for file in group}) for group in groups]
-    found = tasks.tree_reduce(context, partial(_sums_of_files, storage, columns), work, _Found.merge)
+    found = workers.merge(partial(_sums_of_files, storage, columns), work, _Found.merge)
     if found.broken is not None:
         raise TrainingError(
             f"The features of {found.broken} are not finite numbers: the backbone's weights or the precision are at "
@@ -268,12 +263,12 @@ def training_sums(
 
 
 def view_sums(
-    spark: SparkSession, output: Output, roles: Roles, columns: Sequence[str]
+    workers: Workers, output: Output, roles: Roles, columns: Sequence[str]
 ) -> tuple[Sums | None, Sums | None]:
     """Return the sums of the views of images to fit on, and of held-out images; None if there are no views.
 
     Args:
-        spark: the session.
+        workers: what does the work.
         output: the output, with features, and maybe with views.
         roles: the roles of the rows of the features; views have the roles of their images.
         columns: as for `training_sums`.
@@ -294,7 +289,7 @@ def view_sums(
     ends = np.cumsum([file.rows for file in output.files(Dataset.VIEWS)])
     parts = zip(output.files(Dataset.VIEWS), np.split(of_view, ends[:-1]), strict=True)
     of_file = {file.name: part for file, part in parts}
-    fit, held_out = training_sums(spark, output.storage, files, of_file, columns)
+    fit, held_out = training_sums(workers, output.storage, files, of_file, columns)
     return (fit if fit.moments.count else None), held_out
 
 
@@ -311,7 +306,7 @@ def _weights_of_rows(output: Output, weights: Mapping[str, float]) -> NDArray[np
 
 
 def _weight_sums(
-    spark: SparkSession,
+    workers: Workers,
     output: Output,
     roles: Roles,
     columns: Sequence[str],
@@ -333,8 +328,8 @@ def _weight_sums(
         if not read:
             continue
         for sums in (
-            training_sums(spark, output.storage, read, mine, columns),
-            view_sums(spark, output, mine, columns),
+            training_sums(workers, output.storage, read, mine, columns),
+            view_sums(workers, output, mine, columns),
         ):
             scaled = [part.scaled(weight - 1) if part is not None and part.moments.count else None for part in sums]
             changes = (_merge(changes[0], scaled[0]), _merge(changes[1], scaled[1]))
@@ -391,19 +386,18 @@ def _sums_of_files(storage: Storage, names: Sequence[str], work: tuple[Sequence[
 
 
 def _write(
-    spark: SparkSession, output: Output, files: Sequence[DataFile], reduction: Reduction
+    workers: Workers, output: Output, files: Sequence[DataFile], reduction: Reduction
 ) -> tuple[list[DataFile], list[DataFile]]:
-    context = spark.sparkContext
-    projection = context.broadcast(Projection(*reduction.affine()))
-    groups = balance(files, 2 * context.defaultParallelism, max_rows=PART_ROWS)
+    projection = workers.share(Projection(*reduction.affine()))
+    groups = balance(files, 2 * workers.slots, max_rows=PART_ROWS)
     write = partial(_write_part, output.storage, output.staging, projection)
-    written = tasks.run(context, write, groups)
+    written = workers.run(write, groups)
     projection.unpersist()
     return [parquet for parquet, _ in written], [csv for _, csv in written]
 
 
 def _write_part(
-    storage: Storage, staging: str, projection: Broadcast[Projection], files: Sequence[DataFile]
+    storage: Storage, staging: str, projection: Shared[Projection], files: Sequence[DataFile]
 ) -> tuple[DataFile, DataFile]:
     """Reduce `files` into one staged Parquet file and one staged CSV file of the same rows."""
     # Huffman coding only: digits of floats hold no repeats for deflate to find. On 12.8 MB of CSV it takes 0.07 s

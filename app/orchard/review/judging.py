@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchard import tasks
 from orchard.datasets import balance, batches, matrix
 from orchard.files import DataFile
 from orchard.review.leave_one_out import LeaveOneOut
@@ -20,8 +19,7 @@ from orchard.storage import Storage
 from orchard.vocabulary import Split
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast
-    from pyspark.sql import SparkSession
+    from orchard.workers import Shared, Workers
 
 MOST = 10_000
 """Images that are listed for each fault, at most."""
@@ -111,24 +109,23 @@ class Judge:
         )
 
 
-def judge_labels(spark: SparkSession, storage: Storage, files: Sequence[DataFile], judge: Judge) -> Judged:
+def judge_labels(workers: Workers, storage: Storage, files: Sequence[DataFile], judge: Judge) -> Judged:
     """Judge the labels of all labelled rows of feature files, training rows as if they had not been learned.
 
     Args:
-        spark: the session.
+        workers: what does the work.
         storage: the output's storage.
         files: files of ``features/``.
         judge: the classifier that judges.
     """
-    context = spark.sparkContext
-    shared = context.broadcast(pickle.dumps(judge))
-    groups = balance(files, 2 * context.defaultParallelism)
-    found = tasks.tree_reduce(context, partial(_judge_files, storage, shared), groups, Judged.merge)
+    shared = workers.share(pickle.dumps(judge))
+    groups = balance(files, 2 * workers.slots)
+    found = workers.merge(partial(_judge_files, storage, shared), groups, Judged.merge)
     shared.unpersist()
     return found
 
 
-def _judge_files(storage: Storage, shared: Broadcast[bytes], files: Sequence[DataFile]) -> Judged:
+def _judge_files(storage: Storage, shared: Shared[bytes], files: Sequence[DataFile]) -> Judged:
     judge: Judge = pickle.loads(shared.value)  # noqa: S301 - the driver's
     found = Judged.none()
     for file in files:

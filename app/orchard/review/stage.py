@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from orchard import tasks
 from orchard.classification.training import Classifier
 from orchard.files import DataFile
 from orchard.images.lookup import PathIndex
@@ -122,7 +121,6 @@ def _judge_labels(
     classes = sums.columns["label"]
     files: list[DataFile] = [file for file in output.files(Dataset.FEATURES) if file.rows]
     fitted_on = output.recall("reduction").get("fitted_on", [Split.TRAIN])
-    with tasks.at_work(session.spark.sparkContext):
-        judge = Judge(LeaveOneOut.fit(sums.labelled, classes, load(output)), classes.names, temperature, fitted_on)
-        judged = judge_labels(session.spark, output.storage, files, judge)
+    judge = Judge(LeaveOneOut.fit(sums.labelled, classes, load(output)), classes.names, temperature, fitted_on)
+    judged = judge_labels(session.workers, output.storage, files, judge)
     return [wrong_labels(judged), outliers(judged)], judged.images

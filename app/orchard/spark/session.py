@@ -145,6 +145,7 @@ class Session:
         self._leaving = Event()
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="orchard-spark")
         self._started: Future[SparkSession] | None = None
+        self._workers: Workers | None = None
         self._ending = ExitStack()
 
     def start(self) -> None:
@@ -154,18 +155,29 @@ class Session:
             self._ending.enter_context(interruption.in_order(self._abandon))
             self._started = self._starter.submit(start, leaving=self._leaving, **self._options)
 
+    @property
     def workers(self) -> Workers:
-        """Return what does tasks that need nothing of Spark but its executors, and begin to start it.
+        """What does the tasks of all stages; the first call begins to start it.
 
-        Under a local master these are processes of this machine, and Spark is not started. A session of the caller's,
-        or spark-submit's, has its own workers.
+        Under a local master these are processes of this machine, and Spark is started only where it alone can do the
+        work. A session of the caller's, or spark-submit's, has its own workers.
         """
-        if self._given is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
-            master = self._options["conf"].get("spark.master") or self._options["master"] or default_master()
-            if (slots := properties.local_slots(master)) is not None:
-                return LocalWorkers(slots)
-        self.start()
-        return SparkWorkers(lambda: self.spark.sparkContext)
+        if self._workers is None:
+            slots = self._local_slots()
+            if slots is not None:
+                self._workers = LocalWorkers(slots, lambda: self.spark)
+            else:
+                self.start()
+                self._workers = SparkWorkers(lambda: self.spark)
+        return self._workers
+
+    def _local_slots(self) -> int | None:
+        """Return the number of processes of this machine that do the tasks; None: Spark's workers do them."""
+        if self._given is not None or "PYSPARK_GATEWAY_PORT" in os.environ:
+            return None
+        return properties.local_slots(
+            self._options["conf"].get("spark.master") or self._options["master"] or default_master()
+        )
 
     def start_if_awaited(self) -> None:
         """Begin to start Spark where its absence would end the driver, be there work for it or not.
@@ -190,12 +202,19 @@ class Session:
         assert self._started is not None
         return self._started.result()
 
-    def cores(self, own: int = 0) -> int:
-        """Return how many cores are held now: Spark's, and `own` of the driver.
+    @property
+    def of_cluster(self) -> "SparkSession | None":
+        """The session for several runs, once it is up; None where processes of this machine do the tasks of each."""
+        return self.spark if self._local_slots() is None else None
 
-        Spark's are those of this machine or of the executors that are registered; under a local master the driver's
-        are among them.
+    def cores(self, own: int = 0) -> int:
+        """Return how many cores are held now: those of the workers, and `own` of the driver.
+
+        The workers' are those of this machine or of the executors that are registered; under a local master the
+        driver's are among them.
         """
+        if isinstance(self._workers, LocalWorkers):
+            return max(own, self._workers.slots)
         if self._given is None and (self._started is None or not self._started.done()):
             return own
         try:
@@ -208,15 +227,19 @@ class Session:
 
     def jvm_memory(self) -> int:
         """Return the peak memory of the driver's JVM, in bytes; 0 if it was not started here."""
+        if self._started is None and self._given is None:
+            return 0
         from pyspark import SparkContext
 
         process = getattr(SparkContext._gateway, "proc", None)
         return memory.peak(process.pid) if process is not None else 0
 
     def stop(self) -> None:
-        """Stop the session if it was started here."""
+        """End what was started here."""
         with self._ending:
             self._leaving.set()
+            if self._workers is not None:
+                self._workers.close()
             if interruption.asked() and self._abandon():
                 return
             self._starter.shutdown()
