@@ -765,7 +765,7 @@ class Sizes(TypedDict, total=False):
 
     worker_memory: int  # of each worker
     driver_python: int
-    driver_jvm: int
+    driver_jvm: int  # where Spark starts
     disk: int  # of the output
     tuning_disk: int  # of the driver's cache, while a network is tuned
 

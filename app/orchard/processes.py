@@ -1,4 +1,4 @@
-"""Processes of this machine that do the tasks of a local run: they work while Spark still starts, or without it.
+"""Processes of this machine that do the tasks of a local run, without Spark.
 
 Each has a thread of the driver's that hands it one task after the other, and starts another in its place if it dies::
 

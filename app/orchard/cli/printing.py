@@ -130,7 +130,8 @@ def _print_qualities(qualities: Any) -> None:
         if "lack" in row:
             table.add_row(row["quality"], row["lack"])
             continue
-        memory = (row["worker_memory_bytes"], row["driver_python_bytes"] + row["driver_jvm_bytes"], row["disk_bytes"])
+        driver = row["driver_python_bytes"] + row.get("driver_jvm_bytes", 0)
+        memory = (row["worker_memory_bytes"], driver, row["disk_bytes"])
         table.add_row(
             row["quality"],
             f"{row['backbone']}, {row['precision']}",

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchard.classification.forest import TREE_ROWS, TREES
+from orchard.classification.regression import fitted_by
 from orchard.classification.training import Classifier
 from orchard.features.artifact import Precision
-from orchard.layout import Sizes, StagePlan
+from orchard.layout import FittedBy, Sizes, StagePlan
 from orchard.neighbours.search import CELL_ROWS, PROBES
 from orchard.neighbours.stage import EXACT_ROWS, SAMPLE_ROWS
 from orchard.planning.kernels import Speeds
@@ -45,9 +46,9 @@ MOST_CORRECTED, LEAST_CORRECTED_SECONDS = 5.0, 0.5
 """Largest factor by which the last run may correct an estimate, and least seconds of a stage there for a correction."""
 
 # Fixed work, in starts of a program (`Speeds.launch`): of Spark and its workers, and of the jobs, imports and commits
-# of each stage.
+# of each stage; and the same where processes of this machine work.
 _STARTS = {"start": 66, "reduce": 10, "neighbours": 7, "classify": 14, "review": 8, "report": 8, "tune": 80}
-_PROCESSES = 3  # where these are started, and Spark is not waited for
+_STARTS_HERE = {"start": 3, "reduce": 10, "neighbours": 7, "classify": 14, "review": 8, "report": 8, "tune": 80}
 # What starting Spark takes of the processor, where it starts beside the work.
 _SPARK_BESIDE = 120
 # Passes of the regression over its rows: some 50 for the first fit and 20 for the second, which begins where the first
@@ -89,7 +90,7 @@ class Work:
         classifiers: names of the classifiers to train.
         by_group: whether everything is fitted a second time, on the split by groups.
         slots: number of tasks that run at once.
-        is_local: whether processes of this machine do them, while Spark starts beside them.
+        is_local: whether processes of this machine do them.
         cores: number of the driver's cores.
         tune: number of images to tune the network on; 0: it is not tuned.
         tune_views: number of views of each of these.
@@ -127,6 +128,18 @@ class Work:
         """Number of components that are kept."""
         most = max(1, min(self.train - 1, self.n_features))
         return min(most, self.components) if self.components else max(1, round(_COMPONENTS * most))
+
+    @property
+    def needs_spark(self) -> bool:
+        """Whether Spark starts."""
+        fits = Classifier.LOGISTIC_REGRESSION not in self.classifiers or (
+            fitted_by(self.train, self.k, self.labels, self.classifier_bytes) is not FittedBy.SPARK_ML
+        )
+        return not self.is_local or self.listed > EXACT_ROWS or not fits
+
+    def starts(self, stage: str) -> float:
+        """Return the fixed work of a stage, in starts of a program."""
+        return (_STARTS_HERE if self.is_local else _STARTS)[stage]
 
 
 @dataclass(frozen=True)
@@ -206,11 +219,11 @@ def _tune(work: Work, rates: Rates) -> Cost | None:
     probe = epoch * PROBE_VIEWS / 3  # forwards alone
     fits = max(1.0, (work.tune_seconds - views - probe) // epoch)
     clock = views + probe + epoch * min((1 + JOINING) * work.tune_epochs, fits)
-    return Cost(clock=clock, starts=_STARTS["tune"], source=Source.RECKONED)
+    return Cost(clock=clock, starts=work.starts("tune"), source=Source.RECKONED)
 
 
 def _start(work: Work, rates: Rates) -> Cost | None:  # noqa: ARG001 - a row's signature
-    return Cost(starts=_PROCESSES if work.is_local else _STARTS["start"]) if work.images else None
+    return Cost(starts=work.starts("start")) if work.images else None
 
 
 def _extract(work: Work, rates: Rates) -> Cost | None:
@@ -218,7 +231,8 @@ def _extract(work: Work, rates: Rates) -> Cost | None:
         return None
     at_work = min(work.slots, work.images)
     clock = work.images * rates.image_seconds / at_work / EFFICIENCY + rates.compile_seconds
-    return Cost(clock=clock, starts=_SPARK_BESIDE / work.slots if work.is_local else 0, source=Source.MEASURED)
+    is_beside = work.is_local and work.needs_spark
+    return Cost(clock=clock, starts=_SPARK_BESIDE / work.slots if is_beside else 0, source=Source.MEASURED)
 
 
 def _reduce(work: Work, rates: Rates) -> Cost:
@@ -226,21 +240,21 @@ def _reduce(work: Work, rates: Rates) -> Cost:
     files = work.files * (2 if work.views else 1)
     sums = speeds.gram * d**2 * (work.train * (1 + work.views) + _FILE_ROWS * files)
     written = work.listed * work.k * (speeds.product * d + speeds.value)
-    return Cost(speeds.eigen_of(d), sums + written + 2 * _opened(work, speeds), _STARTS["reduce"])
+    return Cost(speeds.eigen_of(d), sums + written + 2 * _opened(work, speeds), work.starts("reduce"))
 
 
 def _neighbours(work: Work, rates: Rates) -> Cost:
     speeds, d = rates.speeds, work.n_features
     compared = work.train if work.train <= EXACT_ROWS else CELL_ROWS * PROBES
     space = speeds.product * min(work.train, SAMPLE_ROWS) * d**2 + speeds.eigen_of(d)
-    return Cost(space, speeds.pair * work.listed * compared + 3 * _opened(work, speeds), _STARTS["neighbours"])
+    return Cost(space, speeds.pair * work.listed * compared + 3 * _opened(work, speeds), work.starts("neighbours"))
 
 
 def _classify(work: Work, rates: Rates) -> Cost | None:
     if not work.classifiers or work.labels < 2:
         return None
     speeds, d = rates.speeds, work.n_features
-    driver, shared, starts = 0.0, 0.0, float(_STARTS["classify"])
+    driver, shared, starts = 0.0, 0.0, work.starts("classify")
     # Two discriminants, side by side; familiarity comes of them whatever is trained.
     driver += speeds.eigen_of(d) * (2 if work.cores == 1 else 1)
     linear = speeds.product * d * work.listed * (2 * work.labels + 256)
@@ -262,7 +276,7 @@ def _classify(work: Work, rates: Rates) -> Cost | None:
 def _review(work: Work, rates: Rates) -> Cost:
     d = work.n_features
     judged = rates.speeds.product * d * (d + 2 * work.labels) * work.listed
-    return Cost(rates.speeds.eigen_of(d), judged + _opened(work, rates.speeds), _STARTS["review"])
+    return Cost(rates.speeds.eigen_of(d), judged + _opened(work, rates.speeds), work.starts("review"))
 
 
 def _opened(work: Work, speeds: Speeds) -> float:
@@ -273,7 +287,7 @@ def _opened(work: Work, speeds: Speeds) -> float:
 def _report(work: Work, rates: Rates) -> Cost:
     pictures = min(work.listed, MAX_PICTURES) + min(work.labels, MAX_ICONS) + _GALLERY
     looked = rates.compile_seconds + MAX_LOOKS * rates.single_seconds
-    return Cost(rates.picture_seconds * pictures / work.cores + looked, 0, _STARTS["report"])
+    return Cost(rates.picture_seconds * pictures / work.cores + looked, 0, work.starts("report"))
 
 
 STAGES = (
@@ -379,7 +393,6 @@ def sizes(
     found = Sizes(
         worker_memory=worker_memory,
         driver_python=round(python),
-        driver_jvm=work.heap + _JVM,
         disk=round(
             work.listed * (rows + feature_bytes)
             + work.train * work.views * view_bytes
@@ -388,6 +401,8 @@ def sizes(
             + _REST
         ),
     )
+    if work.needs_spark:
+        found["driver_jvm"] = work.heap + _JVM
     if work.tune:
         found["tuning_disk"] = work.tune * work.tune_views * work.activation_bytes
     return found

@@ -1,4 +1,4 @@
-"""The SparkSession: on all cores of this machine, or on the master of the settings or of spark-submit."""
+"""The SparkSession, and the workers of a run: on all cores of this machine, or on the master that is given."""
 
 import contextlib
 import logging
@@ -132,7 +132,7 @@ def options_of(settings: Settings) -> dict[str, Any]:
 
 
 class Session:
-    """A Spark session that starts while other work goes on.
+    """What does the work of a run: its workers, and a Spark session that starts while other work goes on.
 
     Args:
         settings: say where Spark runs and what it may use.
