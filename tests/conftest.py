@@ -124,7 +124,7 @@ TRAINED = {
 
 
 @pytest.fixture(scope="session")
-def trained(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output with a model of 11 fruits, in float32, trained on 1,760 images and measured on 550; read only."""
     folder = tmp_path_factory.mktemp("trained")
     rows = [
@@ -136,7 +136,7 @@ def trained(spark: SparkSession, fruits: Path, tmp_path_factory: pytest.TempPath
     with (folder / "fruits.csv").open("w", newline="") as manifest:
         csv.writer(manifest).writerows([("path", "label", "split", "colour"), *rows])
     orchard.api.run(
-        spark,
+        None,
         str(folder / "fruits.csv"),
         str(folder / "out"),
         label_columns=["colour"],

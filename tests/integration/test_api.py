@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import orchard
 from orchard import runlog
 from orchard.comparison import compare
 from orchard.errors import InputError, UsageError
-from orchard.layout import SUSPECTS
+from orchard.layout import PREDICTIONS, SUSPECTS, Dataset
+from orchard.pipeline import Pipeline
 from orchard.settings import load
 from orchard.storage import S3Options
 
@@ -38,6 +40,37 @@ def test_the_stages_one_by_one(spark: Any, painted: Path, tmp_path: Path) -> Non
     counted = json.loads((tmp_path / "out" / "metrics.json").read_text())["review"]
     assert suspects.count() == counted["images"] > 0
     assert {row.fault for row in suspects.collect()} <= set(counted["faults"])
+
+
+def test_every_stage_comes_to_the_same_on_spark_and_on_processes_of_this_machine(
+    spark: Any, painted: Path, tmp_path: Path
+) -> None:
+    orchard.run(None, str(painted), str(tmp_path / "first"))
+    given = {"group_by": r"frame (\d)"}
+    found = []
+    for name, session in (("spark", spark), ("processes", None)):
+        url = str(shutil.copytree(tmp_path / "first", tmp_path / name))
+        with Pipeline(url, load(given), session) as pipeline:
+            stages = dict.fromkeys(("reduction", "neighbours", "classification", "review"))
+            pipeline.output.commit({}, properties=dict(stages))
+            for stage in (pipeline.reduce, pipeline.neighbours, pipeline.classify, pipeline.review):
+                stage()
+            found.append({name: figures(pipeline.output.recall(name)) for name in stages})
+            rows = pipeline.output.read(Dataset.PREDICTIONS, ["path", "classifier", "predicted"], PREDICTIONS)
+            found[-1]["predictions"] = rows.sort_by([("path", "ascending"), ("classifier", "ascending")]).to_pylist()
+            assert pipeline.meter.seconds.keys() == {"reduce", "neighbours", "classify", "review"}
+    on_spark, on_processes = found
+    assert on_spark["classification"]["group_split"]["classifiers"]
+    assert on_processes == on_spark
+
+
+def figures(found: Any) -> Any:
+    """Return what does not depend on time or on the order of sums."""
+    if isinstance(found, dict):
+        return {name: figures(value) for name, value in found.items() if name != "seconds"}
+    if isinstance(found, list):
+        return [figures(value) for value in found]
+    return round(found, 3) if isinstance(found, float) else found
 
 
 def test_stages_of_an_empty_output_say_what_to_do_first(spark: Any, tmp_path: Path) -> None:
