@@ -107,12 +107,18 @@ def test_wrong_usage_is_exit_code_2_and_names_what_is_wrong(tmp_path: Path, flag
     assert "Traceback" not in result.stderr
 
 
-def test_a_machine_without_java_is_told_what_to_install(tmp_path: Path) -> None:
+def test_a_machine_without_java_is_told_what_to_install_if_there_is_work_that_needs_it(tmp_path: Path) -> None:
     from PIL import Image
 
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "1.jpg")
-    result = orchard("run", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), PATH="/nowhere", JAVA_HOME="")
+    for number in range(20):
+        path = tmp_path / "photos" / f"label {number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8 + number, 8), (100 * (number % 2), 9 * number, 50)).save(path)
+    command = ("run", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--precision", "float32")
+    without_java = {"PATH": "/nowhere", "JAVA_HOME": ""}
+    result = orchard(*command, **without_java)
+    assert result.returncode == 0, result.stderr
+    result = orchard(*command, "--classifier-memory", "1k", **without_java)
     assert result.returncode == 4
     assert "openjdk-17-jre-headless" in result.stderr
     assert "Traceback" not in result.stderr

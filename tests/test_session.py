@@ -51,7 +51,7 @@ def test_a_run_on_a_machine_without_a_name_in_a_locale_without_accents_beside_an
             Image.new("RGB", (40 + number, 40), colour).save(path)
     (source / "Pêche" / "cassée.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     command = [sys.executable, "-m", "orchard", "run", str(source), "--output", str(output), "--json"]
-    command += ["--components=2", "--max-rejected=1", "--precision=float32"]
+    command += ["--components=2", "--max-rejected=1", "--precision=float32", "--classifier-memory=1k"]  # so by Spark ML
     ran = run(*nameless(), *command, **ASCII, PYSPARK_PYTHON="/nowhere/python2")
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert json.loads(ran.stdout)["metrics"]["labels"].keys() == {"Pêche", "梨"}

@@ -32,7 +32,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(comparison, "_run", run)
     monkeypatch.setattr(comparison, "common", lambda _: "all")
     monkeypatch.setattr(comparison, "_measured", lambda *given: found[given[2].backbone])
-    session = SimpleNamespace(start=lambda: None, stop=lambda: None)
+    session = SimpleNamespace(of_cluster=None, stop=lambda: None)
     monkeypatch.setattr(comparison, "Session", lambda *_: session)
     return done
 
