@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from measuring import MB, REPOSITORY, Kind, MemoryWatch, parser, report, save
+from measuring import MB, REPOSITORY, Kind, MemoryWatch, made, parser, report, save
 from orchard.classification import regression
 from orchard.classification.forest import grow
 from orchard.classification.rows import Marked, Rows
@@ -69,9 +69,9 @@ def make(output: Output, rows: int) -> None:
         values = ((centres[classes] + rng.normal(size=(len(classes), K))) * deviations).astype(np.float32)
         names = pa.array([f"/{number}.jpg" for number in range(start, start + len(classes))])
         labels = pa.array(LABELS).take(pa.array(classes))
-        nothing = pa.nulls(len(classes), pa.string())
-        columns = [names, labels, nothing, pa.repeat(pa.scalar("train"), len(classes)), list_column(values)]
-        files.append(output.stage(Dataset.REDUCED, pa.table(columns, schema=REDUCED)))
+        splits = pa.repeat(pa.scalar("train"), len(classes))
+        columns = {"path": names, "label": labels, "split": splits, "pca_features": list_column(values)}
+        files.append(output.stage(Dataset.REDUCED, made(REDUCED, columns)))
     output.commit({Dataset.REDUCED: files})
 
 

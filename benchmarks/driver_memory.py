@@ -45,7 +45,7 @@ def names(start: int, stop: int) -> dict[str, list[object]]:
 
 def listing(rows: int) -> pa.Table:
     """Return a listing of so many images."""
-    pieces = [pa.table(names(at, min(at + 10_000, rows)), schema=LISTING) for at in range(0, rows, 10_000)]
+    pieces = [measuring.made(LISTING, names(at, min(at + 10_000, rows))) for at in range(0, rows, 10_000)]
     return pa.concat_tables(pieces)
 
 
@@ -58,7 +58,7 @@ def fill(output: Output, rows: int) -> None:
             many = len(found["path"])
             found |= {"digest": found["version"], "featurized": [True] * many, "format": ["JPEG"] * many}
             found |= {"brightness": [0.5] * many, "sharpness": [1.0] * many}
-            files.append(output.stage(Dataset.INVENTORY, pa.table(found, schema=INVENTORY)))
+            files.append(output.stage(Dataset.INVENTORY, measuring.made(INVENTORY, found)))
             if len(files) == COMMIT_FILES or at + FILE_ROWS >= rows:
                 output.commit({Dataset.INVENTORY: files})
                 files = []

@@ -16,7 +16,9 @@ from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import pyarrow as pa
 
 from orchard.images.sample import FRUITS, write_sample
 from orchard.images.sources import list_images
@@ -35,6 +37,12 @@ LOAD = os.getloadavg()[0]
 
 
 # --- Arguments and results ----------------------------------------------------------------------------------
+
+
+def made(schema: pa.Schema, columns: Mapping[str, Any]) -> pa.Table:
+    """Return a made table of `schema`: columns that are not given are null, so it may have more than these."""
+    n = max(map(len, columns.values()))
+    return pa.table({name: columns.get(name, [None] * n) for name in schema.names}, schema=schema)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

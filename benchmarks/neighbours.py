@@ -65,17 +65,16 @@ def generate(output: Output, real: NDArray[np.float32], labels: NDArray[np.str_]
     for start in range(0, rows, FILE_ROWS):
         n = min(FILE_ROWS, rows - start)
         values, names = synthetic(real, labels, n, rng)
-        table = pa.table(
+        table = measuring.made(
+            FEATURES,
             {
                 "path": [f"/images/{name}/{i}.jpg" for i, name in enumerate(names, start)],
                 "label": names,
-                "kind": pa.nulls(n, pa.string()),
                 "split": np.where(rng.random(n) < 0.2, "test", "train"),
                 "width": np.full(n, 100, np.int32),
                 "height": np.full(n, 100, np.int32),
                 "features": list_column(values),
             },
-            schema=FEATURES,
         )
         staged.append(output.stage(Dataset.FEATURES, table))
     output.commit({Dataset.FEATURES: staged})

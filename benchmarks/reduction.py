@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from pyspark.ml.feature import PCA, StandardScaler
 from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
+from measuring import made
 from orchard.datasets import list_column
 from orchard.layout import FEATURES, Dataset
 from orchard.output import Output
@@ -44,10 +44,9 @@ def generate(output: Output, rows: int, n_features: int, rows_per_file: int = 10
         names = [f"/images/class {i % 58}/{i}.jpg" for i in range(start, start + n)]
         splits = ["test" if i % 4 == 3 else "train" for i in range(start, start + n)]
         labels = [f"class {i % 58}" for i in range(start, start + n)]
-        sides = pa.array([100] * n, pa.int32())
         features = list_column((values * unit + offset).astype(np.float32))
-        table = pa.table([pa.array(names), pa.array(labels), pa.array(splits), sides, sides, features], schema=FEATURES)
-        staged.append(output.stage(Dataset.FEATURES, table))
+        columns = {"path": names, "label": labels, "split": splits, "features": features}
+        staged.append(output.stage(Dataset.FEATURES, made(FEATURES, columns)))
     output.commit({Dataset.FEATURES: staged})
 
 
