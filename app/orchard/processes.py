@@ -242,7 +242,7 @@ class LocalWorkers(Workers):
 
 def _killed(said: str) -> str:
     return (
-        "A worker process died four times at the same images, most likely killed for want of memory"
+        "A worker process died four times at the same task, most likely killed for want of memory"
         f"{f' ({said})' if said else ''}: give this machine or container more, or work in fewer processes "
         "(--master local[1]), and start again to go on where it stopped."
     )
