@@ -194,7 +194,11 @@ END
         orchard sample /tmp/photos >/dev/null
         orchard extract /tmp/photos --limit 40 --output s3a://{bucket}/out \
             --s3-endpoint {s3_server.endpoint} --s3-region us-east-1 >&2
-        orchard reduce s3a://{bucket}/out --s3-endpoint {s3_server.endpoint} --s3-region us-east-1 >&2  # on Spark
+        python3 -c '
+import orchard
+spark = orchard.start_spark()
+orchard.reduce(spark, "s3a://{bucket}/out", s3_endpoint="{s3_server.endpoint}", s3_region="us-east-1")
+spark.stop()' >&2
         spark-class org.apache.spark.deploy.history.HistoryServer >&2 &
         python3 -c '
 import time, urllib.request
