@@ -75,18 +75,6 @@ _SENTENCES = [
 ]
 
 
-def run(context: "SparkContext", function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Call `function` in the workers, one task an item; return its results in order.
-
-    Raises:
-        OrchardError: what a worker raised four times.
-        ClusterError: Spark gave up.
-    """
-    with at_work(context):
-        found: list[R] = context.parallelize(items, len(items)).map(partial(call, function)).collect()
-    return found
-
-
 class Appending:
     """How Spark's accumulator adds up results; it takes one attempt's for each task that has ended."""
 
@@ -133,7 +121,7 @@ class SparkWorkers(Workers):
 
     def prepare(self, function: Callable[[int], object]) -> None:
         """Let Spark's Python workers, as many as there are slots, call `function` as soon as they are there."""
-        self._starter.submit(lambda: run(self._context, function, range(self.slots)))
+        self._starter.submit(lambda: self.run(function, range(self.slots)))
 
     def share(self, value: T) -> Shared[T]:
         """Return a broadcast."""
@@ -141,8 +129,10 @@ class SparkWorkers(Workers):
             return cast(Shared[T], self._context.broadcast(value))
 
     def run(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Run one job of Spark."""
-        return run(self._context, function, items)
+        """Run one job of Spark, with one task an item."""
+        with at_work(self._context):
+            found: list[R] = self._context.parallelize(items, len(items)).map(partial(call, function)).collect()
+        return found
 
     def merge(self, function: Callable[[T], R], items: Sequence[T], merge: Callable[[R, R], R]) -> R:
         """Merge in the executors, too."""
@@ -158,7 +148,7 @@ class SparkWorkers(Workers):
         return cast(Early, self._context.accumulator([], Appending()))
 
     def _run(self, function: Callable[[T], R], batch: Sequence[T], early: Early | None) -> list[R]:
-        return run(self._context, function if early is None else partial(_tell, function, early), batch)
+        return self.run(function if early is None else partial(_tell, function, early), batch)
 
     def _cancel(self, batches: Sequence[Future[Any]]) -> None:
         cancel(self._context, batches)

@@ -43,7 +43,7 @@ MINIMUM_TASKS_PER_BATCH = 16
 
 @dataclass
 class ExtractionResult:
-    """What all committed tasks did."""
+    """What all tasks did that have ended: when `extract` returns, all are committed."""
 
     images: int = 0
     bytes: int = 0
@@ -98,7 +98,6 @@ def extract(
         ClusterError: a task was given up.
         StorageError: the storage failed for longer than retries last.
     """
-    reports = _Reports()
     job = Job(
         artifact=workers.share(artifact),
         limits=limits,
@@ -113,6 +112,7 @@ def extract(
     )
     output.write(f"{output.staging}{MARKER}", b"")
     result = ExtractionResult()
+    reports = _Reports(result)
     plan, numbers = _Plan(images, images_a_task), itertools.count()
     started = time.monotonic()
     shown = 0
@@ -124,30 +124,30 @@ def extract(
     def look(arrived: list[TaskReport]) -> None:
         nonlocal shown
         reports.look(arrived)
-        progress(reports.images - shown)
-        shown = reports.images
-        if reports.done.tasks >= plan.first_tasks + reports.done.slots:
+        progress(result.images - shown)
+        shown = result.images
+        if result.first_commit_seconds is not None and result.tasks >= plan.first_tasks + result.slots:
             tell()
 
     def tell() -> None:
         nonlocal learned
-        if learned and reports.done.tasks:
-            learned(reports.done)
+        if learned and result.tasks:
+            learned(result)
         learned = None
 
     try:
         with contextlib.closing(workers.run_batches(partial(featurize, job), batches(), arrived=look)) as done:
             for found in done:
                 look(found)
-                reports.commit(output, result)
+                reports.commit(output)
                 plan.learn(result)
                 if result.first_commit_seconds is None:
                     result.first_commit_seconds = time.monotonic() - started
-                    result.slots = reports.done.slots = workers.slots
+                    result.slots = workers.slots
         tell()
     except BaseException:
         with contextlib.suppress(OrchardError):  # what went wrong first is what is told
-            reports.commit(output, result)
+            reports.commit(output)
         raise
     finally:
         result.seconds = time.monotonic() - started
@@ -242,18 +242,12 @@ def _common_folder(paths: pa.ChunkedArray) -> str | None:
 
 
 class _Reports:
-    """The reports of finished tasks: each reaches the driver when its task ends, and counts once."""
+    """The reports of finished tasks: each reaches the driver when its task ends, and counts once, in `result`."""
 
-    def __init__(self) -> None:
+    def __init__(self, result: ExtractionResult) -> None:
+        self._result = result
         self._seen: set[int] = set()
         self._waiting: list[TaskReport] = []
-        self.done = ExtractionResult()
-        """What all of them came to, committed or not."""
-
-    @property
-    def images(self) -> int:
-        """How many images are done."""
-        return self.done.images
 
     def look(self, arrived: Iterable[TaskReport]) -> None:
         """Take in what has arrived by itself, or with its batch."""
@@ -261,19 +255,13 @@ class _Reports:
             if report.task not in self._seen:
                 self._seen.add(report.task)
                 self._waiting.append(report)
-                _add(report, self.done)
+                _add(report, self._result)
 
-    def commit(self, output: Output, result: ExtractionResult) -> None:
+    def commit(self, output: Output) -> None:
         """Commit what was not committed yet."""
         reports, self._waiting = self._waiting, []
         if reports:
-            _commit(output, reports, result)
-
-
-def _commit(output: Output, reports: list[TaskReport], result: ExtractionResult) -> None:
-    output.commit({d: [report.files[d] for report in reports if d in report.files] for d in FEATURIZED})
-    for report in reports:
-        _add(report, result)
+            output.commit({d: [report.files[d] for report in reports if d in report.files] for d in FEATURIZED})
 
 
 def _add(report: TaskReport, result: ExtractionResult) -> None:

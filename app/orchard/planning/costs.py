@@ -48,7 +48,7 @@ MOST_CORRECTED, LEAST_CORRECTED_SECONDS = 5.0, 0.5
 # Fixed work, in starts of a program (`Speeds.launch`): of Spark and its workers, and of the jobs, imports and commits
 # of each stage; and the same where processes of this machine work.
 _STARTS = {"start": 66, "reduce": 10, "neighbours": 7, "classify": 14, "review": 8, "report": 8, "tune": 80}
-_STARTS_HERE = {"start": 3, "reduce": 24, "neighbours": 7, "classify": 14, "review": 8, "report": 8, "tune": 80}
+_STARTS_HERE = _STARTS | {"start": 3, "reduce": 24}
 # What starting Spark takes of the processor, where it starts beside the work.
 _SPARK_BESIDE = 120
 # Passes of the regression over its rows: some 50 for the first fit and 20 for the second, which begins where the first
