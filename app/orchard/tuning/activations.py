@@ -82,7 +82,7 @@ def write(
         views: random ones of each; 0: those of `Pictures.shares`.
         pictures: how they are read.
         threads: that compute.
-        done: told of each image.
+        done: told of the pictures of each image.
     """
     openvino = import_openvino()
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
@@ -95,7 +95,7 @@ def write(
     rows: NDArray[np.float16] = np.memmap(
         folder / _FILE, np.dtype(np.float16), "r+" if begun else "w+", shape=(images.num_rows, each, *shape)
     )
-    done(start)
+    done(start * each)
     queue = _Queue(compiled, rows, Resizer(pictures.size), pictures.size)
     for number, seen in enumerate(pictures.views(images.slice(start), views), start):
         if seen is None:
@@ -108,7 +108,7 @@ def write(
             partial = folder / f"{_DONE}.partial"
             partial.write_text(json.dumps({"images": number + 1, "unreadable": unreadable}))
             partial.replace(folder / _DONE)
-        done(1)
+        done(each)
     return Activations(rows, np.setdiff1d(np.arange(images.num_rows), np.array(unreadable, np.intp)))
 
 

@@ -10,6 +10,7 @@ The folder outlives a process that is killed: the next one goes on with what is 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -38,7 +39,7 @@ from orchard.layout import JUDGED, TRAINED_HEAD, TUNED
 from orchard.storage import S3Options
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import divided
-from orchard.tuning.training import PROBE_VIEWS, Trainer, train
+from orchard.tuning.training import JOINING, PROBE_VIEWS, Trainer, train
 from orchard.vocabulary import Fit
 
 CHECKPOINT = "checkpoint.npz"
@@ -72,6 +73,17 @@ class Request:
         """The backbone of the width and the input size."""
         return find(self.backbone, alpha=self.alpha, input_size=self.input_size)
 
+    def pictures(self, training: int, held_out: int) -> int:
+        """Return how many pictures pass through a part of the network, in all epochs, of so many images.
+
+        One through the frozen blocks takes about as long as one that is trained on.
+        """
+        total = training * (self.views + min(PROBE_VIEWS, self.views) + self.epochs)
+        total += held_out * (self.test_views + 1)  # measured, and by the probe
+        if self.joins:
+            total += held_out * self.views + math.ceil(JOINING * self.epochs) * (training + held_out)
+        return total
+
     @classmethod
     def of(cls, found: dict[str, Any]) -> Request:
         """Return what `orchard.child.request_of` read."""
@@ -96,7 +108,7 @@ def tune(
         training: ``path, size, label`` of the images to train on.
         held_out: likewise, of those to measure on.
         folder: of this very request and these images; holds what earlier tries have done, such as `CHECKPOINT`.
-        done: told of images that are done with.
+        done: told of pictures that have passed through a part of the network.
         saved: gets each new checkpoint.
 
     Returns:
@@ -179,8 +191,8 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     shares = VIEW_SHARES[request.test_views]
     pictures = Pictures(request.limits, request.s3, request.fit, request.input_size, request.seed, shares)
 
-    def done(images: int) -> None:
-        say("done", images)
+    def done(pictures: int) -> None:
+        say("done", pictures)
 
     def seen(name: str, table: pa.Table, views: int) -> Activations:
         return write(folder / name, graph, table, views, pictures, threads=request.threads, done=done)

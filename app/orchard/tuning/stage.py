@@ -48,7 +48,6 @@ from orchard.stages import key_of
 from orchard.tuning import process
 from orchard.tuning.blocks import last_kept
 from orchard.tuning.images import chosen
-from orchard.tuning.training import JOINING, PROBE_VIEWS
 from orchard.vocabulary import Fit, Split
 
 log = logging.getLogger(__name__)
@@ -201,12 +200,7 @@ def _train(
         output.write(_CHECKPOINT, checkpoint)
         output.write(_KEY, f"{key} {digest_of(checkpoint)}".encode())
 
-    # Every image is worked on once, by the probe, and once an epoch.
-    total = 2 * held_out.num_rows + training.num_rows * (1 + settings.tune_epochs)
-    total += training.num_rows * min(PROBE_VIEWS, request.views)
-    if joins:
-        total += held_out.num_rows + round(JOINING * settings.tune_epochs * (training.num_rows + held_out.num_rows))
-    with stage("tune", total) as advance:
+    with stage("tune", request.pictures(training.num_rows, held_out.num_rows)) as advance:
         files, metrics = process.tune(request, training, held_out, folder, done=advance, saved=save)
     shutil.rmtree(folder, ignore_errors=True)
     first, best = metrics["history"][0], metrics["history"][metrics["best_epoch"]]
