@@ -134,13 +134,13 @@ def test_results_arrive_before_their_batch_is_done_and_when_it_fails(workers: Wo
     assert time.monotonic() - started < 60
 
 
-def test_processes_end_with_the_driver_whatever_they_are_at(tmp_path: Path) -> None:
+def test_processes_end_with_the_driver_whatever_they_are_at_and_leave_nothing(tmp_path: Path) -> None:
     code = (
         "import misbehaving; from orchard.processes import LocalWorkers\n"
-        "workers = LocalWorkers(2); workers.prepare(abs)\n"
+        "workers = LocalWorkers(2); workers.prepare(abs); workers.share('a network')\n"
         "print('up', flush=True); list(workers.run_batches(misbehaving.sleep, [[600.0, 600.0]]))"
     )
-    environment = os.environ | {"PYTHONPATH": FINDS_TESTS}
+    environment = os.environ | {"PYTHONPATH": FINDS_TESTS, "TMPDIR": str(tmp_path)}
     driver = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, cwd=tmp_path)
     assert driver.stdout is not None
     assert driver.stdout.readline() == b"up\n"
@@ -158,9 +158,11 @@ def test_processes_end_with_the_driver_whatever_they_are_at(tmp_path: Path) -> N
 
     wait_for(lambda: len(children()) == 2)
     workers = children()
+    assert list(tmp_path.glob("*/*"))  # what is shared
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

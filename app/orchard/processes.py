@@ -3,7 +3,7 @@
 Each has a thread of the driver's that hands it one task after the other, and starts another in its place if it dies::
 
     parent: function and item             -> child: calls it, answers (True, result) or (False, what went wrong)
-    parent: closes its side, or is killed -> child: ends, whatever it is at
+    parent: closes its side, or is killed -> child: removes what was shared, and ends, whatever it is at
 
 Messages are pickles, on one socket. What goes wrong is told as Spark would tell it: see `orchard.tasks.error_of`.
 """
@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Event, Lock, Thread, local
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from orchard import child, interruption
 from orchard.errors import ClusterError, OrchardError
@@ -46,14 +46,18 @@ class WorkerDied(Exception):
 
 
 class _Process:
-    """The parent's side of one."""
+    """The parent's side of one.
 
-    def __init__(self) -> None:
+    Args:
+        shared: the folder of shared values.
+    """
+
+    def __init__(self, shared: Path) -> None:
         ours, theirs = socket.socketpair()
         self._printed = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed with the process
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "orchard.processes"],
+                [sys.executable, "-m", "orchard.processes", str(shared)],
                 stdin=theirs.fileno(),
                 stdout=self._printed,
                 stderr=self._printed,
@@ -223,7 +227,7 @@ class LocalWorkers(Workers):
             if self._is_over(started_in):
                 raise KeyboardInterrupt
             if found is None or found not in self._processes:  # there is none yet, or it was ended with its round
-                found = self._own.process = _Process()
+                found = self._own.process = _Process(self._folder)
                 self._processes.add(found)
         return found
 
@@ -248,24 +252,29 @@ def _killed(said: str) -> str:
     )
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent's side is closed, whatever it is at."""
+def _end_with(parent: int, shared: Path) -> None:
+    """End this process when its parent's side is closed, whatever it is at; a parent that was killed leaves `shared`."""
     hung_up = select.poll()
     hung_up.register(parent, 0)  # nothing but the end
     hung_up.poll()
+    _leave(shared)
+
+
+def _leave(shared: Path) -> NoReturn:
+    shutil.rmtree(shared, ignore_errors=True)
     os._exit(0)
 
 
-def main() -> None:
-    """Do what comes through standard input, a socket."""
+def main(shared: Path) -> None:
+    """Do what comes through standard input, a socket; `shared` is the folder of shared values."""
     descriptor = os.dup(0)
-    Thread(target=_end_with, args=(descriptor,), name="orchard-parent", daemon=True).start()
+    Thread(target=_end_with, args=(descriptor, shared), name="orchard-parent", daemon=True).start()
     pipe = socket.socket(fileno=descriptor).makefile("rwb")
     while True:
         try:
             function, item = pickle.load(pipe)  # noqa: S301 - the parent's
         except EOFError:
-            return
+            _leave(shared)
         answer: tuple[bool, Any]
         try:
             answer = True, call(function, item)
@@ -276,4 +285,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))
