@@ -174,7 +174,7 @@ def allow_again(output: Output, images: Sequence[str]) -> int:
 
 
 def _named(images: Sequence[str], listed: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the paths that are meant, and those that were given and name nothing that is listed.
+    """Return the paths to erase, and those given that match nothing listed.
 
     The latter are among the former: logs may name them all the same.
     """
@@ -206,7 +206,7 @@ def _in_source(paths: Sequence[str], s3: S3Options) -> list[str]:
 
 
 def _longest_first(paths: Collection[str]) -> list[str]:
-    """Return the paths so that none is looked for before one that begins with it."""
+    """Return the paths ordered so that a path comes before its own prefixes."""
     return sorted(paths, key=len, reverse=True)
 
 
@@ -218,7 +218,7 @@ def _copies(inventory: pa.Table, mine: pa.Table, paths: pa.Array) -> list[str]:
 
 
 def _learned(output: Output, mine: pa.Table) -> list[str]:
-    """Return a sentence for each thing that was learned from images, and for what has left the output."""
+    """Return a sentence for each thing learned from the images, and for exports outside of the output."""
     if not mine.num_rows:
         return []
     url, identity = output.url, output.recall("identity")
@@ -246,7 +246,7 @@ def _learned(output: Output, mine: pa.Table) -> list[str]:
 
 
 def _find_rows(output: Output, plan: Plan, paths: pa.Array) -> None:
-    """Note which files of datasets and parts name the paths, and count the rows."""
+    """Record the files of datasets and parts that contain the paths, and count the rows."""
     for dataset in Dataset:
         for file in output.files(dataset):
             mine, others = _count(output, dataset, file, paths)
@@ -265,7 +265,7 @@ def _find_rows(output: Output, plan: Plan, paths: pa.Array) -> None:
 
 
 def _count(output: Output, dataset: Dataset, file: DataFile, paths: pa.Array) -> tuple[int, int]:
-    """Return how many rows are of the paths, and how many others name them as neighbours."""
+    """Return the number of rows of the paths, and of other rows that have them as neighbours."""
     if dataset is Dataset.REDUCED_CSV:
         named = set(paths.to_pylist())
         return sum(_path_of(row) in named for row in _csv_rows(read_file(output.storage, file))), 0
@@ -328,7 +328,7 @@ def _path_of(row: Sequence[str]) -> str:
 
 
 def _find_names(output: Output, plan: Plan) -> None:
-    """Note which files beside the datasets name the paths."""
+    """Record the files outside of the datasets that contain the paths."""
     storage = output.storage
     names = re.compile("|".join(map(re.escape, _longest_first(_spellings(plan.paths)))).encode())
     for name in (METRICS, RUN, REPORT):
@@ -348,7 +348,7 @@ def _find_names(output: Output, plan: Plan) -> None:
 
 
 def _spellings(paths: Collection[str]) -> set[str]:
-    """Return the paths as they are, and as JSON and Python write them."""
+    """Return each path as it is, and as JSON and Python would quote it."""
     return {
         spelled
         for path in paths

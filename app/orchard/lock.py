@@ -185,7 +185,7 @@ def _acquire(storage: Storage, run_id: str) -> _ObjectLease:
 
 
 def _take(storage: Storage, number: int, content: bytes) -> bool:
-    """Create the lease of that number and delete the older ones; False if another has it, or had it and went on."""
+    """Create the lease of that number and delete older ones; False if another process made it first, or a later one."""
     if not storage.create(_key(number), content):
         return False
     numbers = _leases(storage)
@@ -207,7 +207,7 @@ def _lease(run_id: str, *, released: bool = False) -> bytes:
 
 
 def _content(lease: bytes) -> dict[str, Any]:
-    """Return what a lease says; nothing if it is no lease of any version."""
+    """Return the content of a lease; empty if it is not one of any version."""
     try:
         content = json.loads(lease)
     except (ValueError, RecursionError):
@@ -227,5 +227,5 @@ def _locked(url: str, holder: bytes) -> OutputLocked:
 
 
 def _now() -> float:
-    """Return seconds on a clock that nobody sets."""
+    """Return seconds of a monotonic clock."""
     return time.clock_gettime(_CLOCK)

@@ -74,7 +74,7 @@ def new_run_id() -> str:
 
 @dataclass
 class _Snapshot:
-    """What is known of the log, or what is wrong with it."""
+    """The log as it was last read, or the error that reading it raised."""
 
     state: log.State = field(default_factory=log.State)
     damage: OutputDamaged | None = None
@@ -382,7 +382,7 @@ class Output:
         self._finish_pending()
 
     def _finish_pending(self) -> None:
-        """Make all changes of the last record, if that is not known to be done; harmless to repeat."""
+        """Apply the changes of the last record, unless they are known to be applied; may be repeated."""
         record = self._state.pending
         if record is None:
             return
@@ -412,7 +412,7 @@ class Output:
         log.mark_done(self.storage, self._state)
 
     def _leftovers(self) -> list[str]:
-        """Return all files of an output that has just been started over, but what it keeps."""
+        """Return all files of an output that was just started over, without those that it keeps."""
         kept = {file.name for files in self._state.files.values() for file in files.values()}
         if self.model_folder is not None:
             kept.add(CURRENT_MODEL)

@@ -344,7 +344,7 @@ class Pipeline:
         )
 
     def _planned(self) -> dict[str, Any]:
-        """Return what the run expected beside what it has taken so far; empty if it could not tell."""
+        """Return the run's plan beside the seconds taken so far; empty if there is no plan."""
         now = Sizes(driver_python=memory.peak(), disk=disk_bytes(self.output))
         if jvm := self._session.jvm_memory():
             now["driver_jvm"] = jvm

@@ -56,7 +56,7 @@ class _Process:
         ours, theirs = socket.socketpair()
         self._printed = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed with the process
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", "orchard.processes", str(shared)],
                 stdin=theirs.fileno(),
                 stdout=self._printed,
@@ -253,7 +253,7 @@ def _killed(said: str) -> str:
 
 
 def _end_with(parent: int, shared: Path) -> None:
-    """End this process when its parent's side is closed, whatever it is at; a parent that was killed leaves `shared`."""
+    """End this process when its parent's side is closed, whatever it is at; see `_leave`."""
     hung_up = select.poll()
     hung_up.register(parent, 0)  # nothing but the end
     hung_up.poll()
@@ -261,6 +261,7 @@ def _end_with(parent: int, shared: Path) -> None:
 
 
 def _leave(shared: Path) -> NoReturn:
+    """Remove what was shared, as the parent was killed before it could, and end."""
     shutil.rmtree(shared, ignore_errors=True)
     os._exit(0)
 

@@ -50,7 +50,7 @@ class _Kept:
             self._is_new = True
 
     def write(self, storage: Storage, folder: str) -> None:
-        """Write the part that has grown."""
+        """Write the part that new lines were added to."""
         with self._lock:
             if not self._is_new:
                 return

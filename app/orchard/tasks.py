@@ -158,7 +158,7 @@ class SparkWorkers(Workers):
 
 
 def _tell(function: Callable[[T], R], early: Any, item: T) -> R:
-    """Return the function's result, which reaches the driver when its task ends, too."""
+    """Return the function's result, and also report it to the driver when its task ends."""
     result = function(item)
     early.add([result])
     return result

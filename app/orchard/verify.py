@@ -49,7 +49,7 @@ class Verdict(TypedDict):
 
 
 class _Bad(defaultdict[str, set[str]]):
-    """Folder -> names of files that are not what was written; under the empty name those that were never committed."""
+    """Folder -> names of damaged files; under the empty name, files that were never committed."""
 
     def __init__(self) -> None:
         super().__init__(set)
@@ -119,7 +119,7 @@ def _check(output: Output) -> tuple[list[str], _Bad]:
 
 
 def _mend(output: Output, bad: _Bad, images: pa.Array | None) -> None:
-    """Commit the output without what is damaged and without what was made of it; of images, with these if given."""
+    """Commit the output without damaged files and what was made from them; with the rows of `images`, if given."""
     output.storage.delete(sorted(bad[""]))
     add: dict[Dataset, list[DataFile]] = defaultdict(list)
     remove = set(bad[PARTS])
@@ -164,7 +164,7 @@ def _agreeing(tables: Mapping[Dataset, pa.Table], views: int) -> pa.Array:
 
 
 def _write_log_anew(output: Output, damage: OutputDamaged) -> int:
-    """Commit what the folders hold as the beginning of a new log; return how many images are to do again.
+    """Start a new log with the files in the folders; return the number of images to do again.
 
     Raises:
         OutputDamaged: no record that can be read says what the features were made with.
@@ -208,7 +208,7 @@ def _readable(output: Output, dataset: Dataset) -> Iterator[tuple[DataFile, pa.T
 
 
 def _networks(output: Output) -> Iterator[DataFile]:
-    """Yield what is a network among the parts."""
+    """Yield the parts that are a network."""
     for entry in output.storage.list(PARTS):
         file = _as_it_is(output, entry.key)
         if file.name == f"{PARTS}{file.digest}/{BACKBONE}":

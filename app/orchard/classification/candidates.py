@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a discriminant is fitted on.
+    """Moments and class sums that a discriminant is fitted on.
 
     Attributes:
         sums: of all rows, with their weights.
@@ -61,7 +61,7 @@ class _Seen:
 
     @classmethod
     def of(cls, views: Sequence[HeldOut], names: Sequence[str], components: int) -> _Seen:
-        """Return what is seen of images whose features are at hand, `views` of each, by their columns `names`."""
+        """Return the sums over images in memory, `views` rows of each, by the values of the columns `names`."""
         parts = [Sums.of(view.features, {name: view.columns[name] for name in names}) for view in views]
         sums = reduce(Sums.merge, parts)
         return cls(sums, parts, Reduction.fit(sums.moments, components=components))
@@ -223,13 +223,13 @@ class Candidates:
         return grow(self._rows, n, self.labels, seed=self._seed, memory=self._memory)
 
     def _learned(self, names: Sequence[str], fits: Sequence[Sums]) -> list[str]:
-        """Return the further columns with two values to learn in each fit, and say which have fewer."""
+        """Return the further columns that have two values or more in each fit; the others are `left_out`."""
         enough = [name for name in names if all(len(sums.columns[name].names) > 1 for sums in fits)]
         self.left_out = [name for name in names if name not in enough]
         return enough
 
     def _mix_head(self) -> tuple[Linear, Linear] | None:
-        """Return the discriminant, and that of the trial, mixed with the head that the network was tuned with."""
+        """Mix both discriminants, the final one and the one under trial, with the head that tuning trained."""
         data = self._output.part(TRAINED_HEAD)
         if data is None or self._output.recall("identity").get("transform", "none") != "none" or not self.held_out:
             return None
@@ -243,7 +243,7 @@ class Candidates:
         return mixture(self._final.linear, final), mixture(self._trial.linear, trial)
 
     def _column(self, name: str, seen: Sequence[_Seen], found: Sequence[discriminant.Discriminant]) -> Column:
-        """Return a further column: judged as fitted without the images held out, answering as fitted with them."""
+        """Return a further column's classifier, fitted on all images; those held out judge another fit."""
         names = seen[-1].sums.columns[name].names
         _, calibration = judge(found[-1].linear, names, self._images, column=name, sure_at=self._sure_at)
         return Column(name, seen[0].sums.columns[name].names, found[0].linear, calibration)

@@ -133,7 +133,7 @@ def _oas(values: NDArray[np.float64], n: float) -> float:
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the rows with length 1; one of length 0 stays."""
+    """Return the rows scaled to length 1; rows of length 0 are left as they are."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     scaled: NDArray[np.float64] = rows / np.where(lengths > 0, lengths, 1.0)
     return scaled

@@ -142,7 +142,7 @@ def grow(read: Rows, n: int, labels: Sequence[str], *, seed: int, memory: int) -
 def _sample(
     read: Rows, labels: Sequence[str], share: float, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-    """Return the first components of a share of the labelled training rows, their classes and weights, by path."""
+    """Return a drawn share of the labelled training rows: first components, classes and weights, ordered by path."""
     names = pa.array(labels, pa.string())
     rows, classes, weights, paths = [], [], [], []
     for batch, roles in read:
@@ -161,7 +161,7 @@ def _sample(
 
 
 def _plain(grown: Any) -> tuple[NDArray[Any], ...]:
-    """Return a tree of scikit-learn as the arrays of `Forest` from ``features`` on, with counts for ``entries``."""
+    """Return a scikit-learn tree as the arrays of `Forest` from ``features`` on, with counts for ``entries``."""
     tree = grown.tree_
     features = np.maximum(tree.feature, -1).astype(np.int16)
     # Rows are float32, so a row is below a threshold if it is below the next float32 that is not above it.

@@ -121,7 +121,7 @@ def evaluate_groups(
 
 @dataclass(frozen=True)
 class _OfFeatures:
-    """A forest that is asked about features."""
+    """A forest that takes features and reduces them itself."""
 
     projection: Projection
     forest: Forest
@@ -144,7 +144,7 @@ def _fit(
     seed: int,
     memory: int,
 ) -> tuple[FeatureClassifier, FittedBy] | None:
-    """Return what tells the class of features, and what fitted it; None if memory does not hold it.
+    """Return a classifier of features and the name of what fitted it; None if its data do not fit into memory.
 
     `sums` are those of `rows`, `seen` those with their views, which the discriminant learns from.
     """
@@ -164,7 +164,7 @@ def _fit(
 
 
 def _regrouped(storage: Storage, projection: Shared[Projection], roles: Roles, file: DataFile) -> Marked:
-    """Yield reduced rows of a features file with the role that the groups gave them."""
+    """Yield the reduced rows of a features file; their role comes from the split by groups."""
     return with_marks(project_batches(storage, projection.value, file), roles[file.name])
 
 
@@ -175,7 +175,7 @@ def _pairs(
     answer: FeatureClassifier,
     labels: Sequence[str],
 ) -> tuple[list[str], list[str], list[int]]:
-    """Count the pairs of label and prediction of a classifier on features."""
+    """Count the pairs of true and predicted label, of a classifier of features."""
     shared = workers.share(pickle.dumps(answer))
     count = partial(_count_pairs, output.storage, shared, labels, masks)
     files = output.files(Dataset.FEATURES)

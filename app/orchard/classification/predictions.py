@@ -171,7 +171,7 @@ def _of_columns(
     is_test: NDArray[np.bool_],
     pairs: dict[str, Pairs],
 ) -> dict[str, pa.Array]:
-    """Return what further columns say of rows, as columns of `PREDICTIONS`; the pairs of test rows go into `pairs`."""
+    """Return the predictions of further columns as columns of `PREDICTIONS`; add the pairs of test rows to `pairs`."""
     texts = batch.column(LABEL_COLUMNS)
     predicted: dict[str, list[str]] = {}
     confidences = []

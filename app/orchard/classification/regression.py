@@ -141,7 +141,7 @@ def fit_rows(rows: NDArray[np.float32], labels: Sequence[str | None], variances:
 def _fit_in_driver(
     read: Rows, fitted: ClassSums, everything: ClassSums, variances: NDArray[np.float64], *, twice: bool
 ) -> tuple[Regression | None, Regression]:
-    """Fit by scikit-learn; the second fit begins where the first one ended."""
+    """Fit twice by scikit-learn; the second fit starts from the weights of the first."""
     weights = half_whitening(variances)
     n_fitted = int(fitted.counts.sum())
     rows, classes, weighing = _collect(read, everything.names, weights, n_fitted, int(everything.counts.sum()))
@@ -164,7 +164,7 @@ def _fitted(
     n_classes: int,
     start: LogisticRegression | None = None,
 ) -> LogisticRegression:
-    """Fit half-whitened components (n, k) of classes (n,) that weigh so much (n,), from where `start` ended.
+    """Fit half-whitened components (n, k) with classes (n,) and weights (n,), starting from the fit `start`.
 
     One thread multiplies: OpenBLAS's wait for each other while they spin, so that where something else wants the cores
     two of them take ten times as long, and the result would depend on their number.
@@ -185,7 +185,7 @@ def _fitted(
 def _collect(
     read: Rows, labels: Sequence[str], weights: NDArray[np.float64], n_fitted: int, n: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
-    """Return half-whitened components (n, k), classes (n,), weights (n,) of the training rows by path.
+    """Return half-whitened components (n, k), classes (n,) and weights (n,) of the training rows, ordered by path.
 
     Those that are held out come last.
     """
@@ -210,7 +210,7 @@ def _collect(
 
 
 def _places(classes: NDArray[np.int32], names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int32]:
-    """Return the places among `labels` of classes that are places among `names`, of which `labels` are some."""
+    """Translate classes, which number `names`, into numbers of `labels`, a subset of `names`."""
     place = {label: index for index, label in enumerate(labels)}
     return np.array([place.get(name, -1) for name in names], np.int32)[classes]
 
@@ -268,7 +268,7 @@ def fit_on_spark(
 
 
 def _heap(spark: SparkSession) -> int:
-    """Return the bytes that the driver's heap, where Spark ML computes, may have."""
+    """Return the maximum size in bytes of the driver's heap, where Spark ML computes."""
     jvm = spark.sparkContext._jvm
     assert jvm is not None
     return int(jvm.java.lang.Runtime.getRuntime().maxMemory())

@@ -56,7 +56,7 @@ def measure_sources(output: Output, weights: Mapping[str, float]) -> dict[str, S
 
 
 def _counted(output: Output, test: pa.Table) -> dict[tuple[str, str], tuple[int, int]]:
-    """Return by source and classifier how many test images are answered rightly, and how many there are."""
+    """Return the number of right answers and of test images, by source and classifier."""
     right: Counter[tuple[str, str]] = Counter()
     images: Counter[tuple[str, str]] = Counter()
     index, sources = PathIndex(test["path"]), test["source"].combine_chunks()

@@ -249,7 +249,7 @@ def classify(
 def _begin(
     output: Output, key: str, rows: pa.Table, candidates: Candidates, fitted_on: Sequence[str]
 ) -> tuple[Classification, dict[str, bytes]]:
-    """Return what is found and the model's files so far: nothing yet, or what a run that was cut off committed."""
+    """Return the results and model files to begin with: those that an interrupted run has committed, or none."""
     found = cast(Classification, output.recall("classification"))
     if found.get("begun") == key and "key" not in found:
         return found, output.classifier_files()
@@ -285,7 +285,7 @@ def _begin(
 
 
 def _columns(rows: pa.Table, candidates: Candidates) -> dict[str, ColumnMetrics]:
-    """Return what there is to know of further columns before test images are answered."""
+    """Return the figures of further columns that need no answers to test images."""
     found: dict[str, ColumnMetrics] = {}
     for name in sorted([*candidates.left_out, *(column.name for column in candidates.columns)]):
         named = pa.table({"value": values_of(rows[LABEL_COLUMNS], name), "split": rows["split"]})
@@ -328,7 +328,7 @@ def _do(
     fitted_on: Sequence[str],
     sure_at: float,
 ) -> tuple[str | None, tuple[dict[str, bytes], Written, FittedBy] | None]:
-    """Train a classifier and predict every row; what is learned of a linear one goes into `found`.
+    """Train a classifier and predict every row; the weights of a linear one are added to `found`.
 
     Returns:
         What memory was too little for; and the model's files, the staged predictions, and what fitted it.
@@ -365,7 +365,7 @@ def _do(
 
 
 def _choose(found: Classification, candidates: Candidates, answer_with: str | None) -> Decision:
-    """Return which of the linear classifiers that are done answers, and how; `found` says why."""
+    """Return the finished linear classifier that answers, and its calibration; the reason is added to `found`."""
     chosen, why = choose(found["trials"], answer_with, candidates.held_out)
     found["selection"] = Selection(
         split=candidates.split,
@@ -394,7 +394,7 @@ def _evaluate_pairs(pairs: Pairs, train_rows: int) -> ClassifierMetrics:
 def _measured(
     columns: dict[str, ColumnMetrics], pairs: dict[str, Pairs], fitted_on: Sequence[str]
 ) -> dict[str, ColumnMetrics]:
-    """Return the figures of further columns with what was measured on test images."""
+    """Return the figures of further columns, with those measured on test images added."""
     found = dict(columns)
     for name, of_column in pairs.items():
         if not of_column:

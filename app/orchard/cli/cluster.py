@@ -27,7 +27,7 @@ source has no weight."""
 
 
 def _in_cluster(command: Command) -> Command:
-    """Give a command the flags that say in which cluster."""
+    """Add the flags that select the cluster to a command."""
     command = click.option("--context", help="context of the kubeconfig  [default: the current one]")(command)
     return click.option("--namespace", "-n", help="namespace  [default: the context's]")(command)
 
@@ -41,7 +41,7 @@ _PLACES: dict[str, type[emr.Service]] = {
 
 
 def _on_emr(command: Command) -> Command:
-    """Give a command the flags of `_PLACES`."""
+    """Add the flags of `_PLACES` to a command."""
     command = click.option("--application-id", metavar="ID", help="EMR Serverless: the application")(command)
     command = click.option("--cluster-id", metavar="ID", help="EMR on EC2: the cluster")(command)
     return click.option("--virtual-cluster-id", metavar="ID", help="EMR on EKS: the virtual cluster")(command)
@@ -56,7 +56,7 @@ def _place(flags: dict[str, Any]) -> emr.Service | None:
 
 
 def _made_for_ec2(command: Command) -> Command:
-    """Give a command the flags of a cluster that is made."""
+    """Add the flags of a new EMR on EC2 cluster to a command."""
     default = emr_ec2.Step
     described: list[tuple[str, str, Any, str]] = [
         ("--bundle", "s3://…", None, "address of what its nodes install; `make bundle-emr` prints it"),
@@ -82,7 +82,7 @@ def _pairs(context: click.Context, option: click.Parameter, given: tuple[str, ..
 
 
 def _resources(command: Command) -> Command:
-    """Give a command the flags that say how many executors there are and how large the pods."""
+    """Add the flags for the number of executors and the size of the pods to a command."""
     described = [
         ("--executors", "N", "number of executors"),
         ("--executor-cores", "N", "number of tasks that an executor runs at a time"),

@@ -83,7 +83,7 @@ def _of_sources(metrics: Any) -> list[str]:
 
 
 def _with_interval(measured: Any) -> str:
-    """Return an accuracy with the interval in which it lies with 95 % confidence."""
+    """Return an accuracy as text with its 95 % confidence interval."""
     text = f"{measured['accuracy']:.2%}"
     if interval := measured.get("accuracy_interval"):
         text += f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"

@@ -45,7 +45,7 @@ _SOURCES = click.argument("source", nargs=-1, required=True, callback=_one_or_se
 
 
 def _age(context: click.Context, option: click.Parameter, given: str | None) -> timedelta | None:
-    """Return how old 365d is."""
+    """Return the age that a text such as 365d stands for."""
     found = re.fullmatch(r"([1-9]\d{0,4})d", given or "")
     if given is not None and found is None:
         raise click.BadParameter(f"{given!r} is no age such as 365d.", context, option)

@@ -159,7 +159,7 @@ def last_trouble() -> str | None:
 
 
 def _why_not(context: "SparkContext") -> reasons.Hindrance | None:
-    """Return why this application has no executors, as far as the driver's role lets it see."""
+    """Return the reason why this application has no executors, as far as the driver's role may read it."""
     with contextlib.suppress(ClusterError):
         cluster, pods = _cluster_and_pods(context)
         kind = SETS.get(context.getConf().get(ALLOCATOR, ""), ("", ""))[0]
@@ -213,7 +213,7 @@ def _tell_trouble(context: "SparkContext") -> bool:
 
 
 def _wanted() -> int | None:
-    """Return how many executors the chart's values name; None where they do not say."""
+    """Return the number of executors in the chart's values; None if they do not set it."""
     try:
         return int(WANTED.read_text())
     except (OSError, ValueError):
@@ -226,13 +226,13 @@ def _follow(context: "SparkContext", number: int) -> None:
 
 
 def _asked_for(context: "SparkContext") -> int | None:
-    """Return how many executors their set is asked for; None if it cannot be told."""
+    """Return the number of replicas that the executors' set is asked for; None if it cannot be read."""
     scale = _of_set(context, "read_namespaced_{}_scale")
     return None if scale is None else int(scale.spec.replicas or 0)
 
 
 def _scale_to(context: "SparkContext", number: int) -> bool:
-    """Ask the executors' set for another number; return whether that was possible."""
+    """Scale the executors' set; return whether that was possible."""
     return _of_set(context, "patch_namespaced_{}_scale", {"spec": {"replicas": number}}) is not None
 
 

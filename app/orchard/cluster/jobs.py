@@ -315,7 +315,7 @@ def _is_managed(thing: Any) -> bool:
 
 
 def _left(cluster: Cluster, seen: Observation) -> list[str]:
-    """Return the names of what is still there of a job that was seen; other runs of its schedule may stay."""
+    """Return the names of a job's objects that still exist; those of other runs of its schedule do not count."""
     now, things, drivers = Observation(cluster, seen.name), [], {pod.metadata.name for pod in seen.drivers}
     if seen.job is not None:
         found = cluster.call(cluster.batch.read_namespaced_job, seen.job.metadata.name, cluster.namespace)
@@ -357,7 +357,7 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
 
 
 def _hindrance(seen: Observation) -> Hindrance | None:
-    """Return why a job does not start; that nothing is known of it is a reason too, which may pass."""
+    """Return the reason why a job does not start; that nothing is known about it yet is one, too, and may pass."""
     waits = Hindrance(f"nothing is known of its pod, {seen.name} is {seen.state}", definite=False)
     return seen.hindrance() or (waits if seen.state == "pending" else None)
 
@@ -389,7 +389,7 @@ def output_of(cluster: Cluster, name: str) -> str | None:
 
 
 def _make_again(cluster: Cluster, seen: Observation) -> None:
-    """Delete a Job and make the same again, which takes over what the old one owned."""
+    """Replace a Job with a new one of the same content, which takes over the objects that the old one owned."""
     job = cluster.core.api_client.sanitize_for_serialization(seen.job)
     metadata, spec = job["metadata"], job["spec"]
     # One that a schedule owns goes with the schedule.
@@ -462,7 +462,7 @@ def _delete_application(cluster: Cluster, name: str) -> None:
 
 
 class _Patience:
-    """Waits some seconds on what waiting hardly mends, and `timeout` on what it may."""
+    """Waits a few seconds for a reason that hardly passes by itself, and `timeout` for one that may."""
 
     def __init__(self, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._timeout, self._clock = timeout, clock

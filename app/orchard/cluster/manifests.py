@@ -106,7 +106,7 @@ class Submission:
             raise UsageError("--tolerance is a flag of --command compare: leave it away.")
 
     def _check_sizes(self) -> None:
-        """Refuse what the chart refuses."""
+        """Refuse sizes that the chart would refuse."""
         for name in ("executor_memory", "executor_memory_overhead", "driver_memory_overhead"):
             if (size := getattr(self, name)) is not None and not _MEMORY.fullmatch(size):
                 raise UsageError(f"{flag_of(name)} {size} is no size as Spark writes it: give one such as 900m or 2g.")
@@ -202,7 +202,7 @@ class Submission:
 
 
 def _least_overhead(cores: int) -> str:
-    """Return what sizing.md knows of executors: the JVM's own memory and a Python worker for each core."""
+    """Return the memory beside the heap as docs/sizing.md has it: the JVM's own, and a Python worker for each core."""
     return f"{384 + 450 * cores}m"
 
 
@@ -261,7 +261,7 @@ def _from_yaml(text: str) -> KubernetesObject:
 
 @functools.cache
 def _rendered() -> tuple[KubernetesObject, ...]:
-    """Return the chart's manifests, which are read by all and changed by none: `_renamed` makes new ones."""
+    """Return the chart's manifests, cached: callers must not change them (`_renamed` copies)."""
     import yaml
 
     return tuple(manifest for manifest in yaml.safe_load_all(RENDERED.read_text()) if manifest)
@@ -364,7 +364,7 @@ def _fill_driver(pod: KubernetesObject, submission: Submission) -> None:
 
 
 def _fill_pod(pod: KubernetesObject, submission: Submission) -> None:
-    """Give driver or executor what both have: the Secret with the store's keys, the claims."""
+    """Add what driver and executors share to a pod: the Secret with the store's keys, and the claims."""
     container = _container(pod)
     if submission.s3_secret:
         container.setdefault("envFrom", []).append({"secretRef": {"name": submission.s3_secret}})
@@ -386,7 +386,7 @@ def _bytes(memory: str) -> int:
 
 
 def _digest(template: KubernetesObject, settings: dict[str, str], pods: dict[str, str]) -> str:
-    """Return what is the same for jobs that differ in nothing but the number of executors."""
+    """Return a digest of a job's manifests that leaves the number of executors out."""
     properties = json.loads(settings["ORCHARD_SPARK_CONF"])
     properties.pop("spark.executor.instances", None)
     pods = {name: text for name, text in pods.items() if name != "executors"}

@@ -88,7 +88,7 @@ def _works(status: "V1ContainerStatus") -> bool:
 
 
 def _is_start(began: datetime | None, ended: datetime | None) -> bool:
-    """Whether what lay between the two is no more than a start takes."""
+    """Whether the time between the two is as short as a start."""
     return began is None or ended is None or (ended - began).total_seconds() < _START_SECONDS
 
 

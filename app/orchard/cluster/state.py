@@ -269,7 +269,7 @@ class Observation:
         )
 
     def _is_of_this_run(self, pod: Any) -> bool:
-        """Whether a pod is not that of another run: a schedule keeps those of earlier ones."""
+        """Whether a pod belongs to this run; a schedule keeps the pods of earlier runs."""
         labels = pod.metadata.labels or {}
         if self.job is not None:
             return labels.get("batch.kubernetes.io/job-name") in (None, self.job.metadata.name)

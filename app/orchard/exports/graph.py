@@ -187,7 +187,7 @@ def _class_map(
 
 
 def _familiarity(opset: Any, features: Any, familiarity: Familiarity, name: str) -> Any:
-    """Return the node of what `Familiarity` computes of `features`, of that name."""
+    """Return the node, with that name, that computes `Familiarity` from `features`."""
 
     def squares(node: Any) -> Any:
         return opset.reduce_sum(opset.multiply(node, node), [1], False)

@@ -209,7 +209,7 @@ def main(folder: Path) -> int:
 
 
 def _threshold(request: _Request, folder: Path, model: keras.Model, litert: bytes | None) -> float:
-    """Return the threshold of familiarity of what was made: the run's where there are no images to match it with."""
+    """Return the threshold of familiarity of the exported model, matched on images; without images the run's own."""
     if not (folder / "images.npy").is_file() or not (folder / "familiarity.npz").is_file():
         return request.familiarity_threshold
     import tensorflow as tf
@@ -300,7 +300,7 @@ def _views(numbers: Any, shares: Sequence[float], size: int) -> Any:
 
 
 def _familiarity(features: Any, familiarity: Familiarity) -> Any:
-    """Return what `Familiarity` computes of `features`, by standard layers and operations."""
+    """Compute `Familiarity` from `features` with standard layers and operations."""
     from keras import layers, ops
 
     def linear(inputs: Any, matrix: NDArray[np.float32], name: str) -> Any:

@@ -171,7 +171,7 @@ class _Translation:
         return self.add("Cast", [name], to=TensorProto.FLOAT) if halved else name
 
     def alias(self, node: Any, name: str) -> None:
-        """Let `node` be what `name` is, so that it is not translated any more."""
+        """Use the tensor `name` for `node`, which is then not translated itself."""
         self._names[node.get_name()] = name
 
     def leave_padding(self, node: Any, padding: list[int]) -> None:
@@ -179,7 +179,7 @@ class _Translation:
         self._padding[node.get_name()] = padding
 
     def padding(self, node: Any) -> list[int]:
-        """Return what the convolution `node` pads: its own, and that of a Pad before it."""
+        """Return the padding of the convolution `node`: its own and that of a Pad node before it."""
         before = self._padding.get(node.input_value(0).get_node().get_name(), [0, 0, 0, 0])
         return [a + b for a, b in zip(_pads(node), before, strict=True)]
 
@@ -236,7 +236,7 @@ def _dequantizing(node: Any) -> list[Any]:
 
 
 def _kernel_scale(node: Any) -> NDArray[np.float32] | None:
-    """Return what a convolution's kernel of int8 is multiplied by, for each channel that it makes; None for floats."""
+    """Return the scale of each output channel of an int8 kernel; None for a kernel of floats."""
     makers = _dequantizing(node)
     if not makers:
         return None
@@ -245,7 +245,7 @@ def _kernel_scale(node: Any) -> NDArray[np.float32] | None:
 
 
 def _quantization(node: Any) -> tuple[np.float32, np.uint8] | None:
-    """Return the step and the zero of the whole numbers that a FakeQuantize rounds to; None for another node.
+    """Return scale and zero point of a FakeQuantize node; None for any other node.
 
     Raises:
         OrchardError: it is one that ONNX has not.

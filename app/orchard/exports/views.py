@@ -95,7 +95,7 @@ class _Along:
         return self._of.floor(self._of.matmul(self._weights, picture) + np.array(0.5, np.float32))
 
     def enlarged(self, picture: Any) -> Any:
-        """Return pictures with what is seen, the first of `size` rows, in all of them."""
+        """Return pictures whose first `size` rows are enlarged to all of their rows."""
         first, second = (self._of.take(picture, place, 2) for place in (self._first, self._second))
         return first + (second - first) * self._of.reshape(self._share, (-1, 1))
 
@@ -110,5 +110,5 @@ def _rounded(of: Operations, dividend: Any, divisor: int) -> Any:
 
 
 def _whole(value: int) -> NDArray[np.int32]:
-    """Return a whole number in the one form that all libraries take."""
+    """Return a whole number as the constant that all export libraries accept."""
     return np.array([value], np.int32)

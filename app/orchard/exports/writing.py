@@ -107,7 +107,7 @@ def export(
 def _images(
     output: str, model: Model, kind: Format, precision: StoredPrecision, *, seed: int, s3: S3Options
 ) -> Images | None:
-    """Return training images for an export that computes in other numbers than the run did; None for any other.
+    """Return training images for an export whose precision is not the run's; None if it is the same.
 
     Raises:
         InputError: int8 lacks them. Floats can do without: then they keep the run's threshold.

@@ -53,7 +53,7 @@ class Engine(Protocol):
 
 
 class _BatchedEngine:
-    """What both engines share: batches of one size, the last one filled up, and a check of what comes out."""
+    """Base of both engines: batches of one size, the last one padded, and a check of the features."""
 
     def __init__(self, artifact: Artifact, batch_size: int = BATCH_SIZE) -> None:
         self.n_features = artifact.n_features
@@ -268,7 +268,7 @@ def _has_bfloat16(core: Any) -> bool:
 
 
 def _int8_pays(backbone: Backbone | None, images: int) -> bool:
-    """Whether quantising the network is worth it for so many images: by what is known, not by the clock."""
+    """Whether int8 pays for so many images, by a table: timing it now would make features depend on noise."""
     if backbone is None or "avx2" not in processor_flags():
         return False
     saved = _INT8_SAVES_MS.get((backbone.name, backbone.alpha), 0.0) / 1000

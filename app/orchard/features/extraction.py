@@ -223,7 +223,7 @@ def task_images(remaining: int, tasks: int, seconds_per_image: float | None) -> 
 
 
 def _check_access(path: str, images: int, s3: S3Options) -> None:
-    """Raise AccessDenied if it is for want of permission that none of the images could be read."""
+    """Raise AccessDenied if no image could be read and permission was the reason."""
     try:
         read_path(path, s3, 0)
     except PermissionError as error:
@@ -250,7 +250,7 @@ class _Reports:
         self._waiting: list[TaskReport] = []
 
     def look(self, arrived: Iterable[TaskReport]) -> None:
-        """Take in what has arrived by itself, or with its batch."""
+        """Add reports that have arrived, alone or with their batch."""
         for report in arrived:
             if report.task not in self._seen:
                 self._seen.add(report.task)
@@ -258,7 +258,7 @@ class _Reports:
                 _add(report, self._result)
 
     def commit(self, output: Output) -> None:
-        """Commit what was not committed yet."""
+        """Commit the reports that are not committed yet."""
         reports, self._waiting = self._waiting, []
         if reports:
             output.commit({d: [report.files[d] for report in reports if d in report.files] for d in FEATURIZED})

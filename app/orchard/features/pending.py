@@ -116,14 +116,14 @@ def find_pending(
 
 
 def _readable_again(output: Output, missing: list[str], s3: S3Options) -> pa.Array:
-    """Return the paths of images that were rejected as unreadable, and are not any more."""
+    """Return the paths of images that were rejected as unreadable and can be read now."""
     rejected = output.read(Dataset.REJECTED, ["path", "reason"], REJECTED)
     refused = rejected.filter(pc.equal(rejected["reason"], Reason.UNREADABLE))["path"].to_pylist()
     return pa.array(readable(sorted(set(refused) - set(missing)), s3), pa.string())
 
 
 def _values(column: pa.ChunkedArray) -> pa.Array:
-    """Return the column as what others are looked up in."""
+    """Return the column as one array, to look other values up in."""
     return column.combine_chunks()
 
 

@@ -89,7 +89,7 @@ def sharing(tasks: Sequence[Done]) -> Sharing:
 
 
 def _names(executors: Collection[tuple[str, int]]) -> dict[tuple[str, int], str]:
-    """Return what executors are called: their host, with a number where it has several."""
+    """Return the executors' names: the host, with a number if it has several."""
     names = {}
     for host in {host for host, _ in executors}:
         of_host = sorted(number for name, number in executors if name == host)

@@ -277,7 +277,7 @@ def complete_again(output: Output, found: dict[str, Any], extraction: Extraction
 
 
 def _kept_network(output: Output, identity: dict[str, Any]) -> Artifact | None:
-    """Return the network that the output holds if it is of int8 or tuned: of other images another one would come."""
+    """Return the output's own network if it is in int8 or tuned: built from other images it would differ."""
     if not (identity["precision"] == Precision.INT8 or identity["tune"]) or not output.recall("identity"):
         return None
     kept = output.part(BACKBONE)
@@ -285,14 +285,14 @@ def _kept_network(output: Output, identity: dict[str, Any]) -> Artifact | None:
 
 
 def _sample(output: Output, pending: Pending, settings: Settings, fit: Fit) -> Sample:
-    """Return what to quantise with: images of the first run, also where its network was lost."""
+    """Return the calibration images for int8: those of the first run, even if its network is lost."""
     inventory = output.read(Dataset.INVENTORY, ["path", "label", "split"], INVENTORY)
     images = inventory if inventory.num_rows else pending.images
     return Sample.of(images, seed=settings.seed, limits=settings.limits(), s3=settings.s3_options(), fit=fit)
 
 
 def _as_built(identity: dict[str, Any], artifact: Artifact) -> dict[str, Any]:
-    """Return the identity with what the build decided, and say so where that is not what was hoped for."""
+    """Return the identity completed by the built network; warn if its precision is not the one asked for."""
     found = identity | {"precision": str(artifact.precision)}
     if artifact.agreement is not None:
         found["agreement"] = artifact.agreement
@@ -310,7 +310,7 @@ def _as_built(identity: dict[str, Any], artifact: Artifact) -> dict[str, Any]:
 def _make_way(
     output: Output, pending: Pending, identity: dict[str, Any], artifact: Artifact, backgrounds: Backgrounds
 ) -> None:
-    """Commit what has to go before there are new features: rows that are replaced, and what was made of them."""
+    """Remove rows that will be replaced, and what was made from them, by one commit."""
     identity = {**identity, "weights_digest": artifact.weights_digest, "n_features": artifact.n_features}
     refuse_changes(output, identity)
     add: dict[Dataset, list[DataFile]]

@@ -115,7 +115,7 @@ def _random(key: str) -> np.random.Generator:
 
 
 def _seen(view: NDArray[np.uint8], draw: np.random.Generator) -> NDArray[np.uint8]:
-    """Return a view turned or not, in another light, in focus or not."""
+    """Return a view with random flip, light and blur."""
     if draw.random() < 0.5:
         view = view[:, ::-1]
     light, contrast, saturation = 1 + draw.uniform(-_LIGHT, _LIGHT, 3)
@@ -166,7 +166,7 @@ def cut_out(pixels: NDArray[np.uint8]) -> Image.Image | None:
 def _pasted(
     thing: Image.Image, backgrounds: Sequence[NDArray[np.uint8]], size: int, draw: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Return a part of a background with the thing on it, once or in a pile, uint8 (size, size, 3)."""
+    """Return a crop of a background with the object pasted on it once or as a pile, uint8 (size, size, 3)."""
     ground = backgrounds[int(draw.integers(len(backgrounds)))]
     part = np.sqrt(draw.uniform(*_AREA))
     height, width = ground.shape[:2]

@@ -129,7 +129,7 @@ def tuned(output: Output) -> str | None:
 
 @functools.cache
 def _scratch() -> Path:
-    """A folder that goes with this process."""
+    """A temporary folder, removed when this process ends."""
     folder = tempfile.mkdtemp(prefix="orchard-weights-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)

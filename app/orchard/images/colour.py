@@ -20,7 +20,7 @@ def to_srgb(image: Image.Image, profile: object) -> None:
 
 @functools.lru_cache(maxsize=32)
 def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
-    """What leads from a profile to sRGB; None where nothing does, or nothing has to."""
+    """Return the transform from a profile to sRGB; None if there is none, or none is needed."""
     # The elements of "mpet" can be chained without end.
     if profile[16:20] != b"RGB " or profile[36:40] != b"acsp" or b"mpet" in profile:
         return None

@@ -230,7 +230,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _size(width: int, height: int, target: int, fit: Fit) -> tuple[int, int]:
-    """What an image of that size is resized to."""
+    """Return width and height that an image of such a width and height is resized to."""
     if fit is not Fit.PAD:
         return target, target
     longer = max(width, height)

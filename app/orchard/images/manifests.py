@@ -280,7 +280,7 @@ def _sizes(table: pa.Table, url: str) -> pa.Array:
 
 
 def _shown(text: str) -> str:
-    """What fits into a sentence."""
+    """Shorten a value for an error message."""
     line = " ".join(text.split())
     return line if len(line) <= 200 else f"{line[:200]}…"
 

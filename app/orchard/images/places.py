@@ -40,7 +40,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class _Hint:
-    """What a folder's name says if it is a split's."""
+    """What a folder's name suggests: a split, and how surely."""
 
     split: Split
     rest: tuple[str, ...]
@@ -147,7 +147,7 @@ class _Folders:
         return tuple(reversed(names))
 
     def warnings(self) -> list[str]:
-        """What may not be meant as it was taken."""
+        """Warnings about folders that were perhaps not meant as they were read."""
         said = {
             "Folders that look like splits but have no counterpart beside them were not taken for such: {}; "
             "name them train, test or validation if they are.": self.not_taken,

@@ -72,7 +72,7 @@ def _transparency(header: bytes, content: bytes) -> bytes:
 
 
 def _key(name: bytes, start: bytes) -> str | None:
-    """What Pillow calls what is in a chunk; None for what is not needed."""
+    """Return Pillow's name for a chunk's content; None if it is not needed."""
     if name in (b"iCCP", b"eXIf"):
         return "icc_profile" if name == b"iCCP" else "exif"
     if name in (b"tEXt", b"zTXt") and start.startswith(_EXIF_AS_TEXT + b"\0"):
@@ -81,7 +81,7 @@ def _key(name: bytes, start: bytes) -> str | None:
 
 
 def _metadata(name: bytes, content: bytes) -> bytes | str:
-    """What is in a chunk; nothing, if it is broken."""
+    """Return a chunk's content; empty if the chunk is broken."""
     value = content.partition(b"\0")[2]
     try:
         match name:
@@ -98,5 +98,5 @@ def _metadata(name: bytes, content: bytes) -> bytes | str:
 
 
 def _inflated(content: bytes, limit: int) -> bytes:
-    """What was compressed; at most `limit` bytes of it."""
+    """Return the decompressed data, at most `limit` bytes."""
     return zlib.decompressobj().decompress(content, limit)

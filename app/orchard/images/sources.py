@@ -226,7 +226,7 @@ def check_weights(source: str | Sequence[str], weights: Mapping[str, float]) -> 
 
 
 def _together(sources: Sequence[str], tables: Sequence[pa.Table]) -> pa.Table:
-    """What several sources list. Raises InputError: two of them list an image."""
+    """Join the lists of several sources. Raises InputError if two of them list the same image."""
     names = [source_name(source) for source in sources]
     at = LISTING.get_field_index("source")
     named = [
@@ -317,7 +317,7 @@ def _is_same(one: str, other: str) -> bool:
 
 
 def _opened(source: str, s3: S3Options) -> tuple[Storage, re.Pattern[str] | str | None]:
-    """The storage to list, and what of it: everything (None), a pattern of keys, or one file's key."""
+    """Return the storage to list, and the filter: None (everything), a pattern of keys, or one file's key."""
     storage = open_storage(source, s3)
     if isinstance(storage, LocalStorage):
         path = local_path(source)
@@ -493,7 +493,7 @@ def _name(root: str) -> str:
 
 
 def _no_images(storage: Storage, entries: list[Entry]) -> set[str]:
-    """The keys of those that are no images by content either."""
+    """Return the keys of files whose content is no image either."""
 
     def is_image(entry: Entry) -> bool:
         try:

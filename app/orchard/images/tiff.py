@@ -185,7 +185,7 @@ class _Samples:
         return image
 
     def _range(self) -> tuple[float, float]:
-        """What is black and what is white, see `orchard.images.decoding.decode`."""
+        """Return the values of black and white, see `orchard.images.decoding.decode`."""
         if self._form == _FLOAT:
             low, high = self._extremes()
             white = 1.0 if high <= _NEARLY_ONE else 255.0

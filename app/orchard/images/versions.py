@@ -62,7 +62,7 @@ def readable(paths: Sequence[str], s3: S3Options) -> list[str]:
 
 
 def _asked(paths: list[str], s3: S3Options) -> tuple[dict[str, Entry], list[str]]:
-    """What is known of each path that is there, and the paths that are not."""
+    """Return the entry of each path that exists, and the paths that do not."""
     places: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         if location := split_object_url(path):
@@ -83,7 +83,7 @@ def _asked(paths: list[str], s3: S3Options) -> tuple[dict[str, Entry], list[str]
 
 
 def _entries(storage: Storage, keys: list[str]) -> list[Entry | OSError | None]:
-    """For each key its entry, None if it is not there, or why that cannot be told."""
+    """Return for each key its entry, None if it does not exist, or the error that hides it."""
     known: dict[str, Entry] = {}
     if not isinstance(storage, LocalStorage) and len(keys) >= _KEYS_WORTH_A_PAGE:
         known, is_complete = _by_listing(storage, keys)
@@ -100,7 +100,7 @@ def _entries(storage: Storage, keys: list[str]) -> list[Entry | OSError | None]:
 
 
 def _by_listing(storage: Storage, keys: list[str]) -> tuple[dict[str, Entry], bool]:
-    """The entries that listing the keys' common folder brings, and whether all that are there are among them."""
+    """List the keys' common folder; return the entries found, and whether the listing was complete."""
     wanted = set(keys)
     known: dict[str, Entry] = {}
     listed = 0

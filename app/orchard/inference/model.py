@@ -130,7 +130,7 @@ class Model:
 
 
 def _parts(storage: Storage) -> dict[str, bytes]:
-    """Return the parts of the model that holds; if another takes its place meanwhile, of that."""
+    """Return the parts of the current model, read again if a new model replaces it meanwhile."""
     for attempt in range(_READ_AGAIN):
         try:
             folder = models.current(storage)

@@ -163,7 +163,7 @@ class Vocabulary:
         return Named(frozenset(things), tuple(unknown))
 
     def _longest(self, parts: list[tuple[str, tuple[str, ...]]]) -> tuple[int, set[str]]:
-        """Return how many of the first parts are a name, the most that are, and what it stands for."""
+        """Return the length of the longest known name that the parts begin with, and the names that it stands for."""
         for length in range(min(_LONGEST, len(parts)), 0, -1):
             words = tuple(_singular(word) for word, _ in parts[:length])
             variety = parts[length - 1][1]

@@ -73,7 +73,7 @@ class Answered(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class _Job:
-    """What is the same for every task; picklable."""
+    """What all tasks share; picklable."""
 
     digest: str
     model: Shared[bytes]

@@ -105,7 +105,7 @@ class Predictor:
 
     @cached_property
     def _cells(self) -> Cells:
-        """Made ready when it is first asked for: who does not ask does not pay."""
+        """Built when first used, as most callers never need it."""
         return cells_of(for_this_processor(self.model.artifact))
 
     def place(self, image: Decoded, prediction: Prediction) -> Place:

@@ -195,7 +195,7 @@ def _binary(rows: NDArray[np.float32]) -> pa.Array:
 
 
 def _vectors(column: pa.BinaryArray) -> NDArray[np.float32]:
-    """Return what `_binary` took."""
+    """Undo `_binary`."""
     if not len(column):
         return np.empty((0, 0), np.float32)
     _, offsets, halves = column.buffers()
@@ -219,7 +219,7 @@ class _Found:
 
     @classmethod
     def of(cls, met: pa.RecordBatch) -> _Found:
-        """Put together what each image met in its cells; the rows of one image follow each other."""
+        """Merge the neighbours that each image found in its cells; rows of one image are adjacent."""
         paths, starts = met["path"], _starts(met["path"])
         similarities, names = met["similarities"].flatten().to_numpy(), met["neighbours"].flatten().dictionary_encode()
         images = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(paths)]))
@@ -237,13 +237,13 @@ class _Found:
 
 
 def _starts(paths: pa.Array) -> NDArray[np.int64]:
-    """Return where another path than that of the row before begins."""
+    """Return the rows at which a new path begins."""
     starts: NDArray[np.int64] = np.r_[0, 1 + np.flatnonzero(np.asarray(pc.not_equal(paths[1:], paths[:-1])))]
     return starts
 
 
 def _merge(job: Job, checked: frozenset[str], met: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Put together what an image met in each cell, rows of one path following each other; stage files."""
+    """Merge the neighbours of each image over its cells (rows of one path are adjacent); stage files."""
     found: list[_Found] = []
     rest: list[pa.RecordBatch] = []  # of the last image so far, of which more may follow
     for batch in met:

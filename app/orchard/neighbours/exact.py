@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Base:
-    """Training rows in the space: what the exact search compares with.
+    """Training rows of the exact search, as vectors of the space.
 
     Attributes:
         paths: (b,) sorted.

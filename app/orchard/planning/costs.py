@@ -280,7 +280,7 @@ def _review(work: Work, rates: Rates) -> Cost:
 
 
 def _opened(work: Work, speeds: Speeds) -> float:
-    """Return what opening all files of features once takes."""
+    """Return the seconds to open every file of features once."""
     return _OPENED_VALUES * speeds.value * work.files
 
 

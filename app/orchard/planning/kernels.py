@@ -131,7 +131,7 @@ def launch() -> float:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Return the least that work took of a thread's processor time."""
+    """Return the least processor time, in seconds, that one repeat of the work took."""
     work()
     least = float("inf")
     for _ in range(_REPEATS):

@@ -144,7 +144,7 @@ class Expectation:
 
 
 class _First:
-    """What the first tasks tell; see `Rates`."""
+    """Rates from the first tasks; see `Rates`."""
 
     def __init__(self, result: ExtractionResult, *, is_local: bool) -> None:
         took, worked = sum(task.seconds for task in result.done), sum(task.cpu_seconds for task in result.done)

@@ -102,7 +102,7 @@ def make_plan(source: str | Sequence[str], output: str | None, settings: Setting
 
 
 def _as_before(settings: Settings, output: Output | None) -> Settings:
-    """Return the settings with what an output's features were made with, where nothing else is asked for."""
+    """Return the settings, completed by those that the output's features were made with."""
     before = identity_before(output) if output is not None else {}
     if not before:
         return settings
@@ -116,7 +116,7 @@ def _as_before(settings: Settings, output: Output | None) -> Settings:
 
 
 def _to_do(listing: Listing, output: Output | None, settings: Settings) -> pa.Table:
-    """Return what a run would featurize, or make views of alone, every row with its split."""
+    """Return the images that a run would featurize, or only make views of, each with its split."""
     if output is None:
         return assign_splits(listing.table, None, test_fraction=settings.test_fraction, seed=settings.seed)
     views = settings.views or 0
@@ -163,7 +163,7 @@ class _Planner:
         self._known: dict[tuple[object, ...], Measured] = {}
 
     def of(self, settings: Settings, **options: Any) -> tuple[Measured, Work, list[StagePlan], Sizes]:
-        """Return what a few images took, how much there is to do, what each stage takes, and memory and disk."""
+        """Return the plan: the probe's timings, the work to do, the cost of each stage, memory and disk."""
         slots = slots_of(settings)
         key = tuple(
             getattr(settings, name)

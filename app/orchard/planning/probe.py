@@ -158,7 +158,7 @@ def _artifact(images: pa.Table, settings: Settings) -> Artifact:
 def _together(
     folder: Path, artifact: Artifact, request: Request, backgrounds: bytes, shares: Sequence[pa.Table]
 ) -> list[Result]:
-    """Let a process work on each share of the images, all at the same time."""
+    """Process the shares of the images at the same time, each in a process of its own."""
     with ExitStack() as opened:
         started = []
         for number, share in enumerate(shares):

@@ -110,7 +110,7 @@ def main(folder: Path) -> int:
 
 
 def _single_seconds(engine: Engine, artifact: Artifact, found: list[Any], limits: Limits) -> float:
-    """Return what a pass of the network takes for an image; after it everything is warm."""
+    """Return the seconds of a pass of the network for one image; also warms everything up."""
     for data in found:
         image = decode(data, engine.decoded_size, limits, artifact.fit) if isinstance(data, bytes) else None
         if isinstance(image, Decoded):

@@ -266,7 +266,7 @@ def _arrays(prefix: str, moments: Moments) -> dict[str, Any]:
 
 
 def _moments(arrays: dict[str, NDArray[Any]], prefix: str) -> Moments:
-    """Return what `_arrays` wrote."""
+    """Undo `_arrays`."""
     moments = Moments.__new__(Moments)
     shift, total, gram = (arrays[f"{prefix}/{name}"] for name in ("shift", "sum", "gram"))
     moments.__setstate__((arrays[f"{prefix}/count"].item(), shift, total, gram))

@@ -336,7 +336,7 @@ def _classifier_views(data: ReportData) -> list[ClassifierView]:
 
 
 def _sheets(prefix: str, classifier: ClassifierMetrics, mistakes: Iterable[tuple[tuple[str, str], Mistake]]) -> Sheets:
-    """What the cells of a matrix open, as far as there are images of them."""
+    """The sheets that cells of a matrix open, for those cells that have images."""
     found: Sheets = {}
     for pair, mistake in mistakes:
         if pair not in found:
@@ -351,7 +351,7 @@ def _sheets(prefix: str, classifier: ClassifierMetrics, mistakes: Iterable[tuple
 
 
 def _sheet_of(views: Sequence[ClassifierView], answering: str | None) -> Callable[[Mistake], str | None]:
-    """What gives the sheet that a mistake of the gallery opens."""
+    """The function that finds the sheet which a mistake in the gallery opens."""
     sheets = next((view.sheets for view in views if view.name == answering), {})
 
     def sheet(mistake: Mistake) -> str | None:
@@ -362,7 +362,7 @@ def _sheet_of(views: Sequence[ClassifierView], answering: str | None) -> Callabl
 
 
 def _trades(calibration: CalibrationMetrics) -> list[tuple[float, float]]:
-    """How often answers are to be right, and the share of the test images that can then be answered."""
+    """Pairs of a wanted reliability and the share of test images that can then be answered."""
     wanted = sorted({0.99, 0.98, 0.95, 0.9, 0.8, round(calibration["sure_at"], 4)}, reverse=True)
     points = [(share, answered_at(calibration, share)) for share in wanted]
     return [(share, point["answered"] if point is not None else 0.0) for share, point in points]

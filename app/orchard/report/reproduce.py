@@ -48,5 +48,5 @@ def _quote(text: str) -> str:
 
 
 def _plain(value: object) -> object:
-    """The value as it is after a journey through JSON."""
+    """Return the value as JSON would bring it back."""
     return list(value) if isinstance(value, tuple) else value

@@ -59,7 +59,7 @@ def renderer() -> Any:
 
 
 def _alone(drawn: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Figures as documents of their own, with names for files."""
+    """Figures as stand-alone documents, with file names."""
     for name, svg in drawn.items():
         file = re.sub(r"[^\w-]+", "-", name.replace("_", "-"))
         if "by-share" in svg:

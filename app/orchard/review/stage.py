@@ -105,7 +105,7 @@ def run(
 
 
 def _statistics(output: Output) -> Statistics | None:
-    """Return what labels can be judged by; None if there is nothing, or one label."""
+    """Return the statistics by which labels are judged; None if there are no images, or one label only."""
     reduction = output.recall("reduction")
     data = output.part(STATISTICS) if "metrics" in reduction else None
     statistics = None if data is None else Statistics.from_bytes(data)

@@ -182,7 +182,7 @@ class Shortcut:
 
 
 async def _leave_to_observed(_: Request, error: Exception) -> Response:
-    """Let `RequestMiddleware` answer a 404 or a 405, as it answers all errors."""
+    """Pass a 404 or a 405 on to `RequestMiddleware`, which answers all errors."""
     assert isinstance(error, HTTPException)
     raise Problem(None, status=error.status_code, headers=dict(error.headers or {}))
 

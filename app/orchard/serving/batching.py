@@ -104,7 +104,7 @@ Item = tuple[PendingRequest, int]
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """What an engine gets at once."""
+    """Images that are sent to an engine together."""
 
     items: list[Item]
     again: bool = False
@@ -112,18 +112,18 @@ class _Batch:
 
     @property
     def regions(self) -> bool:
-        """Whether it is one image of which is said what is where."""
+        """Whether it is one image whose regions are asked for."""
         return any(request.regions for request, _ in self.items)
 
     @property
     def seconds(self) -> float:
-        """Within which an engine answers it, beside the time for each of its images."""
+        """Time limit in seconds, in addition to the limit for each of its images."""
         return BATCH_SECONDS * (REGIONS_BATCHES if self.regions else 1)
 
 
 @dataclass(slots=True, eq=False)
 class _Engine:
-    """An engine that is compiled, and the batches that it was given and has not answered: at most two.
+    """A compiled engine and its unanswered batches, at most two.
 
     While it is at one, the next full one lies ready: it never waits for this process to be scheduled.
     """
@@ -279,7 +279,7 @@ class EnginePool:
             seconds = min(2 * seconds, RETRY_SECONDS[1])
 
     async def _start(self, process: EngineProcess) -> Exception | None:
-        """Return what an engine could not start for; None if it did."""
+        """Start an engine; return the error if it could not start, else None."""
         try:
             async with asyncio.timeout(START_SECONDS):
                 await process.start(self._model)
@@ -293,7 +293,7 @@ class EnginePool:
         return None
 
     async def _work(self, engine: _Engine) -> None:
-        """Hand over what an engine answers until it ends."""
+        """Pass on the answers of an engine until it ends."""
         if self._closing:
             return
         self._compiled.append(engine)
@@ -317,7 +317,7 @@ class EnginePool:
         self._ended(engine)
 
     async def _watch(self) -> None:
-        """End engines that are late: `_work` learns of it as of any other death."""
+        """Kill engines that are late; `_work` then treats them as any engine that died."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for engine in self._compiled:
@@ -332,7 +332,7 @@ class EnginePool:
                         self._give(engine, _Batch([]))
 
     def _ended(self, engine: _Engine) -> None:
-        """Try again what an engine that has ended was at."""
+        """Queue the batches of an engine that has ended once more."""
         process = engine.process
         if not self._closing:
             self._observer.ended(late=process.late)
@@ -356,7 +356,7 @@ class EnginePool:
         self._share_out()
 
     def _fail(self, batch: _Batch, reason: Rejection | Exception, *, final: bool = False) -> None:
-        """Try the images of a batch again, each alone; those that were are told what happened."""
+        """Queue the images of a batch again, each alone; those tried alone before get the error."""
         if final or batch.again or self._closing:
             self._hand_over(batch.items, [reason] * len(batch.items))
         else:
@@ -364,7 +364,7 @@ class EnginePool:
             self._observer.tried_again(len(batch.items))
 
     def _share_out(self) -> None:
-        """Give engines what waits: a share to each that has nothing to do, then a full batch to each that is at one."""
+        """Send waiting images: a share to each idle engine, then a full batch to each busy one, to lie ready."""
         self._share_is_due = False
         if self._closing:
             return
@@ -385,7 +385,7 @@ class EnginePool:
                 self._take(engine, full)
 
     def _take(self, engine: _Engine, size: int) -> None:
-        """Give an engine the next images, at most `size`; of those with regions one alone."""
+        """Send an engine the next images, at most `size`; an image with regions is sent alone."""
         items: list[Item] = []
         while self._queue and len(items) < size:
             if items and (self._queue[0][0].regions or items[0][0].regions):
@@ -403,7 +403,7 @@ class EnginePool:
         engine.process.send(images, max((request.top for request, _ in batch.items), default=1), regions=batch.regions)
 
     def _hand_over(self, items: list[Item], results: Sequence[Prediction | Rejection | Exception]) -> None:
-        """Give results to those who wait for them."""
+        """Pass results to the requests that wait for them."""
         if predicted := sum(isinstance(result, Prediction) for result in results):
             self._observer.batch(predicted)
         now = time.perf_counter()

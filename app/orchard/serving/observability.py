@@ -142,7 +142,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def _problem(error: Exception) -> Problem:
-    """Return what the client is told of an error."""
+    """Return the problem that the client is sent for an error."""
     return error if isinstance(error, Problem) else Problem(None)
 
 

@@ -91,7 +91,7 @@ class PredictionHandler:
         return _to_json(answer).encode()
 
     def _top(self, asked: Mapping[str, list[str]]) -> int:
-        """Return how many labels are asked for."""
+        """Return the number of labels that the request asks for."""
         classes = len(self._model.labels)
         given = asked.get("top", [str(min(TOP, classes))])
         text = given[0] if len(given) == 1 else ""
@@ -101,7 +101,7 @@ class PredictionHandler:
         return top
 
     async def _outcomes(self, uploads: list[Upload], top: int, receive: Receive, *, regions: bool) -> list[ImageResult]:
-        """Return what came of each file."""
+        """Return the result of each file."""
         images = [upload.content for upload in uploads if isinstance(upload.content, bytes)]
         found: list[ImageResult] = []
         if images:
@@ -164,7 +164,7 @@ class PredictionHandler:
 
 
 def _regions(asked: Mapping[str, list[str]]) -> bool:
-    """Return whether what is where is asked for."""
+    """Return whether the request asks for regions."""
     given = asked.get("regions", ["false"])
     if given not in (["true"], ["false"]):
         raise Problem(Refusal.BAD_PARAMETER, "regions is true or false.")

@@ -216,7 +216,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _unread(self) -> bool:
-        """Whether the client may be sending what nobody reads any more."""
+        """Whether the client may still be sending a body that is no longer read."""
         return not self._half_closed and (self._refused or self._in_message or bool(self.pipeline))
 
     def _probe(self) -> None:
@@ -229,7 +229,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._close_with(408, "The headers did not arrive in time.")
 
     def _close_with(self, status: int, detail: str) -> None:
-        """Answer what cannot be understood, and close; if a request before it is not answered yet, close after that."""
+        """Answer a malformed request and close, after the answer to a request before it that is still due."""
         self._refused = True
         self._clear_deadline()
         if self._answering():

@@ -199,7 +199,7 @@ def about_model(model: Model, *, runtime: bool) -> File:
 
 
 def _about_regions(model: Model) -> dict[str, Any]:
-    """Return what the page looks for several things by, as `orchard.inference.regions` does."""
+    """Return the page's parameters for finding several things, those of `orchard.inference.regions`."""
     shapes = {"square": (1, 1), "wide": (2, 1), "tall": (1, 2)}
     return {
         "size": regions.LARGER * model.artifact.input_size,

@@ -130,7 +130,7 @@ def _too_large(limit: int) -> Problem:
 
 
 def _sink(headers: dict[bytes, bytes], limits: UploadLimits) -> tuple[_Sink, int]:
-    """Return what takes the body, and how many bytes that may have."""
+    """Return the reader for the body, and the limit of its bytes."""
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Problem(Refusal.UNSUPPORTED_MEDIA, "Send the body as it is, without a Content-Encoding.")
     media_type, options = parse_options_header(headers.get(b"content-type", b"").decode("latin-1"))

@@ -172,7 +172,7 @@ class Session:
         return self._workers
 
     def _local_slots(self) -> int | None:
-        """Return the number of processes of this machine that do the tasks; None: Spark's workers do them."""
+        """Return the number of worker processes on this machine; None if Spark's executors do the tasks."""
         if self._given is not None or "PYSPARK_GATEWAY_PORT" in os.environ:
             return None
         return properties.local_slots(

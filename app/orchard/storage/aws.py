@@ -60,7 +60,7 @@ def _profile_endpoint(session: Any) -> str | None:
 
 
 def _configured(ask: Callable[[Any], str | None]) -> str | None:
-    """What `ask` finds in the profile; None if there is no file of profiles, or no such profile."""
+    """Return the result of `ask` for the profile; None if there is no file of profiles, or no such profile."""
     files = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
     if not any(Path(os.environ.get(name) or file).expanduser().is_file() for name, file in files.items()):
         return None  # botocore takes longer to import than a small command to run

@@ -55,7 +55,7 @@ class Page(NamedTuple):
 
 @dataclass(eq=False)
 class _Position:
-    """Where a listing is: the last key, and what comes after it, unless asking for that has failed."""
+    """Position of a listing: its last key, and the stream of what follows; None if reading that has failed."""
 
     last: str
     stream: Iterator[Sequence[Any]] | None

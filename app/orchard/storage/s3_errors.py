@@ -185,7 +185,7 @@ def store_failure(error: Exception, s3: S3Options, bucket: str, scheme: str) -> 
 
 
 def _refusal(error: Exception, where: str, bucket: str, words: Words) -> StorageError | None:
-    """What no second try mends."""
+    """Return the error of a failure that a second try would not mend; None for any other."""
     text, name, status = _text(error), code(error), _status(_text(error))
     if _is_of_identity(text):
         text = f"{words.none.rstrip('.')} ({text.partition('error: ')[2].partition(' in ')[0].strip()[:200]})."

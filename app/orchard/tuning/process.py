@@ -162,7 +162,7 @@ def main(folder: Path) -> int:
 
 
 def _channel() -> Callable[[str, int], None]:
-    """Return what tells the driver; standard output is left to it, whatever libraries print."""
+    """Return a function that reports to the driver over standard output, from which libraries' prints are kept away."""
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 

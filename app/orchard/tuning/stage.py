@@ -158,7 +158,7 @@ def to_do_again(output: Output) -> pa.Table | None:
 
 
 def _before(output: Output) -> dict[str, float]:
-    """Return the accuracy on test images of what was made by the network of before, of each classifier."""
+    """Return the accuracy on test images that each classifier had with the earlier network."""
     found = output.recall("classification").get("classifiers", {})
     return {name: measured["accuracy"] for name, measured in found.items()}
 
@@ -229,7 +229,7 @@ def views_of(images: int) -> int:
 
 
 def _scratch(output: Output, key: str) -> Path:
-    """Return the folder of the activations of this output's tuning; what was abandoned by others goes."""
+    """Return the folder of this tuning's activations; remove abandoned folders of others."""
     folder = large_folder()
     for other in folder.glob("*"):
         if time.time() - max((file.stat().st_mtime for file in other.glob("*")), default=0) > _ABANDONED_SECONDS:

@@ -310,7 +310,7 @@ class Trainer:
         return rows
 
     def _begin_again(self, progress: Progress) -> None:
-        """Take the weights of the best epoch, and an optimizer that remembers nothing."""
+        """Restore the weights of the best epoch, and reset the optimizer."""
         self._assign(progress.best)
         for variable in self._optimizer.variables:
             variable.assign(np.zeros_like(variable.numpy()))
@@ -328,7 +328,7 @@ class Trainer:
         return [np.asarray(variable.numpy()) for variable in self._model.trainable_variables]
 
     def _measured(self) -> dict[str, float]:
-        """Return the share of the images held out that is right, and their mean log loss, calibrated.
+        """Return accuracy and calibrated mean log loss on the images held out.
 
         Label smoothing makes a network less sure than it may be, and the probe has none: as they are, the loss of a
         network that is right far more often was the greater one.

@@ -107,7 +107,7 @@ def _of_folder(folder: Path, look: Look) -> Iterator[Frame]:
 
 
 def _statuses(folder: Path) -> Iterator[tuple[Path, Any]]:
-    """Yield the files of a folder that can be looked at."""
+    """Yield the readable files of a folder."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -207,7 +207,7 @@ class _Pace:
         return time.monotonic() >= self._due
 
     def begin(self) -> None:
-        """A frame is begun: what was late is not made up for."""
+        """Begin a frame; lateness is not made up for."""
         self._due = max(self._due + self._seconds, time.monotonic() + self._seconds / 2)
 
 
