@@ -7,6 +7,7 @@ driver raises what the worker raised. Everything else that goes wrong on Spark b
 import base64
 import contextlib
 import json
+import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -126,7 +127,7 @@ class SparkWorkers(Workers):
     def share(self, value: T) -> Shared[T]:
         """Return a broadcast."""
         with at_work(self._context):
-            return cast(Shared[T], self._context.broadcast(value))
+            return cast(Shared[T], self._context.broadcast(_AsBytes(value)))
 
     def run(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Run one job of Spark, with one task an item."""
@@ -155,6 +156,16 @@ class SparkWorkers(Workers):
 
     def _ending(self) -> AbstractContextManager[object]:
         return nullcontext()  # each `run` has it
+
+
+class _AsBytes:
+    """Pickles a value as plain bytes: PySpark cannot encrypt a broadcast of arrays, which pickle writes as buffers."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (pickle.dumps(self._value, pickle.HIGHEST_PROTOCOL),)
 
 
 def _tell(function: Callable[[T], R], early: Any, item: T) -> R:

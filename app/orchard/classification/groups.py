@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -176,7 +175,7 @@ def _pairs(
     labels: Sequence[str],
 ) -> tuple[list[str], list[str], list[int]]:
     """Count the pairs of true and predicted label, of a classifier of features."""
-    shared = workers.share(pickle.dumps(answer))
+    shared = workers.share(answer)
     count = partial(_count_pairs, output.storage, shared, labels, masks)
     files = output.files(Dataset.FEATURES)
     found: Counter[tuple[str, str]] = sum(workers.run(count, balance(files, 2 * workers.slots)), Counter())
@@ -186,18 +185,17 @@ def _pairs(
 
 def _count_pairs(
     storage: Storage,
-    shared: Shared[bytes],
+    shared: Shared[FeatureClassifier],
     labels: Sequence[str],
     masks: Mapping[str, NDArray[np.bool_]],
     files: Sequence[DataFile],
 ) -> Counter[tuple[str, str]]:
-    answer: FeatureClassifier = pickle.loads(shared.value)  # noqa: S301 - the driver's
     found: Counter[tuple[str, str]] = Counter()
     for file in files:
         for batch, in_train in with_marks(batches(storage, file, ["label", "features"]), masks[file.name]):
             test = batch.filter(pa.array(~in_train)).drop_null()
             if test.num_rows:
-                chosen = answer(matrix(test.column("features"))).argmax(axis=1)
+                chosen = shared.value(matrix(test.column("features"))).argmax(axis=1)
                 found.update(zip(test.column("label").to_pylist(), (labels[i] for i in chosen), strict=True))
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -88,7 +87,7 @@ def write_linear(workers: Workers, output: Output, model: LinearModel) -> tuple[
         The staged predictions, and the `Measured` answers to the test images.
     """
     files = output.files(Dataset.FEATURES)
-    shared = workers.share(pickle.dumps(model))  # PySpark cannot encrypt a broadcast of arrays
+    shared = workers.share(model)
     groups = balance(files, 2 * workers.slots, max_rows=PART_ROWS)
     write = partial(_write_linear_part, output.storage, output.staging, shared)
     found = [done for done in workers.run(write, groups) if done is not None]
@@ -99,7 +98,7 @@ def write_linear(workers: Workers, output: Output, model: LinearModel) -> tuple[
 
 def write_forest(workers: Workers, output: Output, classifier: str, forest: Forest, kinds: Kinds | None) -> Written:
     """Stage the predictions of a forest for all labelled rows of ``reduced/``."""
-    shared = workers.share(pickle.dumps(forest))
+    shared = workers.share(forest)
     groups = balance(output.files(Dataset.REDUCED), 2 * workers.slots, max_rows=PART_ROWS)
     write = partial(_write_forest_part, output.storage, output.staging, shared, classifier, kinds=kinds)
     found = [done for done in workers.run(write, groups) if done is not None]
@@ -119,9 +118,9 @@ def _together(parts: Sequence[Written]) -> Written:
 
 
 def _write_linear_part(
-    storage: Storage, staging: str, shared: Shared[bytes], files: Sequence[DataFile]
+    storage: Storage, staging: str, shared: Shared[LinearModel], files: Sequence[DataFile]
 ) -> tuple[Written, NDArray[np.float32]] | None:
-    model: LinearModel = pickle.loads(shared.value)  # noqa: S301 - the driver's
+    model = shared.value
     names = pa.array(model.labels, pa.string())
     index = {label: number for number, label in enumerate(model.labels)}
     rows: list[pa.RecordBatch] = []
@@ -194,13 +193,13 @@ def _of_columns(
 def _write_forest_part(
     storage: Storage,
     staging: str,
-    shared: Shared[bytes],
+    shared: Shared[Forest],
     classifier: str,
     files: Sequence[DataFile],
     *,
     kinds: Kinds | None,
 ) -> Written | None:
-    forest: Forest = pickle.loads(shared.value)  # noqa: S301 - the driver's
+    forest = shared.value
     names = pa.array(forest.labels, pa.string())
     of_label = (
         None if kinds is None else pa.array([kinds.of_label(place) for place in range(len(forest.labels))], pa.string())

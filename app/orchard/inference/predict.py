@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -76,8 +75,7 @@ class _Job:
     """What all tasks share; picklable."""
 
     digest: str
-    model: Shared[bytes]
-    """Pickled, for PySpark cannot encrypt a broadcast of arrays."""
+    model: Shared[Model]
     limits: Limits
     s3: S3Options
     top: int
@@ -127,7 +125,7 @@ def predict_in_workers(
     Raises:
         ClusterError: a task was given up.
     """
-    job = _Job(model.digest, workers.share(pickle.dumps(model)), limits, s3, top, regions)
+    job = _Job(model.digest, workers.share(model), limits, s3, top, regions)
     packed = (pack(images.slice(start, TASK_IMAGES)) for start in range(0, images.num_rows, TASK_IMAGES))
     batch_tasks = 4 * workers.slots
     batches = iter(lambda: list(islice(packed, batch_tasks)), [])
@@ -144,7 +142,7 @@ _predictors: dict[str, Predictor] = {}
 def answer_task(job: _Job, packed: bytes) -> list[Answered]:
     """Do one task in a worker, with a predictor that its process keeps."""
     if job.digest not in _predictors:
-        _predictors[job.digest] = Predictor(pickle.loads(job.model.value), limits=job.limits)  # noqa: S301 - the driver's
+        _predictors[job.digest] = Predictor(job.model.value, limits=job.limits)
     task = pa.ipc.open_stream(packed).read_all()
     return _answers(_predictors[job.digest], task, s3=job.s3, limits=job.limits, top=job.top, regions=job.regions)
 

@@ -20,15 +20,11 @@ from orchard.neighbours.rows import (
     PART_ROWS,
     SIDES,
     Job,
-    Packed,
     Tally,
     draw,
     listed,
-    packed,
     result,
     sample,
-    stacked,
-    unpacked,
 )
 from orchard.neighbours.search import CELL_ROWS, NEAREST, Nearest, centres, probed
 from orchard.vocabulary import Split
@@ -79,7 +75,7 @@ def search_by_cells(
     cells = min(-(-train_rows // CELL_ROWS), MAX_CELLS)
     share = min(1.0, min(64 * cells, CENTRE_ROWS) / train_rows)
     sampled = workers.run(partial(sample, job.storage, share, job.space), groups)
-    shared = workers.share(packed(centres(stacked(sampled), cells, seed=seed)))
+    shared = workers.share(centres(np.concatenate(sampled), cells, seed=seed))
     chosen, exact = _check_exactly(workers, job, groups)
     files = [file for group in groups for file in group]
     spark = workers.spark
@@ -109,11 +105,10 @@ def search_by_cells(
     return written, hits / max(total, 1)
 
 
-def _route(job: Job, shared: Shared[Packed], file: DataFile) -> Iterator[pa.RecordBatch]:
+def _route(job: Job, shared: Shared[NDArray[np.float32]], file: DataFile) -> Iterator[pa.RecordBatch]:
     """Yield each row of a features file once for each cell that it goes to."""
-    found = unpacked(shared.value)
     for batch, label, side, rows in job.rows(file):
-        near = probed(rows, found)
+        near = probed(rows, shared.value)
         is_train = np.flatnonzero(side == SIDES[Split.TRAIN])
         at = np.concatenate([is_train, np.repeat(np.arange(len(rows)), near.shape[1])])
         vectors = _binary(rows)
@@ -278,7 +273,7 @@ def _check_exactly(
     rows = sum(file.rows for group in groups for file in group)
     found = workers.run(partial(_drawn, job, min(1.0, 2 * CHECKED / rows)), groups)
     paths = [path for some, _ in found for path in some][:CHECKED]
-    queries = workers.share(packed(stacked([vectors for _, vectors in found])[:CHECKED]))
+    queries = workers.share(np.concatenate([vectors for _, vectors in found])[:CHECKED])
     try:
         nearest = workers.merge(partial(_search, job, queries, paths), groups, Nearest.merge)
     finally:
@@ -286,7 +281,7 @@ def _check_exactly(
     return paths, nearest.similarities
 
 
-def _drawn(job: Job, share: float, files: Sequence[DataFile]) -> tuple[list[str], Packed]:
+def _drawn(job: Job, share: float, files: Sequence[DataFile]) -> tuple[list[str], NDArray[np.float32]]:
     """Return a share of the rows of `files`, paths and vectors."""
     paths: list[str] = []
     vectors: list[NDArray[np.float32]] = []
@@ -296,12 +291,12 @@ def _drawn(job: Job, share: float, files: Sequence[DataFile]) -> tuple[list[str]
             is_drawn = np.array([draw(path) >= 1 - share for path in batch["path"].to_pylist()], bool)
             paths += batch["path"].filter(pa.array(is_drawn)).to_pylist()
             vectors.append(rows[is_drawn])
-    return paths, packed(np.concatenate(vectors))
+    return paths, np.concatenate(vectors)
 
 
-def _search(job: Job, shared: Shared[Packed], paths: list[str], files: Sequence[DataFile]) -> Nearest:
+def _search(job: Job, shared: Shared[NDArray[np.float32]], paths: list[str], files: Sequence[DataFile]) -> Nearest:
     """Compare the queries with every training row of `files`."""
-    queries, names = unpacked(shared.value), pa.array(paths, pa.string())
+    queries, names = shared.value, pa.array(paths, pa.string())
     no_label = np.full(len(queries), -1)
     nearest = Nearest.none(len(queries))
     for file in files:

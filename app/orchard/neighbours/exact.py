@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orchard.datasets import balance
 from orchard.files import DataFile
 from orchard.layout import NEIGHBOURS
-from orchard.neighbours.rows import PART_ROWS, SIDES, Job, Packed, Tally, packed, result, stacked
+from orchard.neighbours.rows import PART_ROWS, SIDES, Job, Tally, result
 from orchard.neighbours.search import Nearest
 from orchard.vocabulary import Split
 
@@ -37,22 +37,14 @@ class _Base:
     labels: NDArray[np.int32]
     vectors: NDArray[np.float32]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as plain bytes, see `Space`."""
-        return _unpickle_base, (self.paths, self.labels.tobytes(), self.vectors.shape, self.vectors.tobytes())
-
-
-def _unpickle_base(paths: list[str], labels: bytes, shape: tuple[int, ...], vectors: bytes) -> _Base:
-    return _Base(paths, np.frombuffer(labels, np.int32), np.frombuffer(vectors, np.float32).reshape(shape))
-
 
 def search_exactly(workers: Workers, job: Job, groups: Sequence[Sequence[DataFile]]) -> list[tuple[DataFile, Tally]]:
     """Stage the neighbours of the images in `groups` of feature files; every worker holds all training rows."""
     parts = workers.run(partial(_base, job), groups)
     paths = [path for found, *_ in parts for path in found]
     order = sorted(range(len(paths)), key=paths.__getitem__)
-    labels = np.concatenate([np.frombuffer(found, np.int32) for _, found, _ in parts])
-    vectors = stacked([found for *_, found in parts])
+    labels = np.concatenate([found for _, found, _ in parts])
+    vectors = np.concatenate([found for *_, found in parts])
     base = workers.share(_Base([paths[row] for row in order], labels[order], vectors[order]))
     files = [file for group in groups for file in group]
     try:
@@ -61,7 +53,7 @@ def search_exactly(workers: Workers, job: Job, groups: Sequence[Sequence[DataFil
         base.unpersist()
 
 
-def _base(job: Job, files: Sequence[DataFile]) -> tuple[list[str], bytes, Packed]:
+def _base(job: Job, files: Sequence[DataFile]) -> tuple[list[str], NDArray[np.int32], NDArray[np.float32]]:
     """Return the training rows of `files`: paths, numbers of labels, vectors."""
     paths: list[str] = []
     labels: list[NDArray[np.int32]] = []
@@ -72,7 +64,7 @@ def _base(job: Job, files: Sequence[DataFile]) -> tuple[list[str], bytes, Packed
             paths += batch["path"].filter(pa.array(is_train)).to_pylist()
             labels.append(label[is_train])
             vectors.append(rows[is_train])
-    return paths, np.concatenate(labels).tobytes(), packed(np.concatenate(vectors))
+    return paths, np.concatenate(labels), np.concatenate(vectors)
 
 
 def _write(job: Job, base: Shared[_Base], files: Sequence[DataFile]) -> tuple[DataFile, Tally]:

@@ -31,9 +31,6 @@ PART_ROWS = 65_536
 SIDES = {str(Split.TRAIN): 0, str(Split.TEST): 1}
 """Split -> its number; any other split is -1."""
 
-Packed = tuple[tuple[int, int], bytes]
-"""Rows as they are sent between driver and workers: their shape, and their float32 values as bytes."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -117,8 +114,10 @@ class Tally:
         return cls(np.array(test, np.int64), np.array(other, np.int64), checked)
 
 
-def sample(storage: Storage, share: float, space: Shared[Space] | None, files: Sequence[DataFile]) -> Packed:
-    """Return a share of the training rows of `files`, by hash of their paths: shape and bytes, float32."""
+def sample(
+    storage: Storage, share: float, space: Shared[Space] | None, files: Sequence[DataFile]
+) -> NDArray[np.float32]:
+    """Return a share of the training rows of `files`, by hash of their paths, (n, d) or (n, m) in a space."""
     found: list[NDArray[np.float32]] = []
     for file in files:
         for batch in batches(storage, file, ["path", "split", "features"]):
@@ -126,23 +125,7 @@ def sample(storage: Storage, share: float, space: Shared[Space] | None, files: S
             chosen = is_train & np.array([draw(path) < share for path in batch["path"].to_pylist()], bool)
             rows = matrix(batch["features"])[chosen]
             found.append(rows if space is None else space.value(rows))
-    return packed(np.concatenate(found))
-
-
-def packed(rows: NDArray[np.float32]) -> Packed:
-    """Return rows (n, m) ready to travel: PySpark cannot encrypt a broadcast of arrays."""
-    return (rows.shape[0], rows.shape[1]), rows.tobytes()
-
-
-def unpacked(found: Packed) -> NDArray[np.float32]:
-    """Return the rows that `packed` took."""
-    shape, data = found
-    return np.frombuffer(data, np.float32).reshape(shape)
-
-
-def stacked(found: Sequence[Packed]) -> NDArray[np.float32]:
-    """Return the rows of several tasks."""
-    return np.concatenate([unpacked(one) for one in found])
+    return np.concatenate(found)
 
 
 def draw(path: str) -> float:

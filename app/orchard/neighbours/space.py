@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +40,6 @@ class Space:
         """Return (n, m) float32 of features (n, d): rows of length 1, or 0 where the features are 0."""
         found: NDArray[np.float32] = np.asarray(rows, np.float32) @ self.directions
         return _unit(found)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as plain bytes: PySpark cannot encrypt a broadcast of arrays, which pickle writes as buffers."""
-        return _unpickle, (self.directions.shape, self.directions.tobytes())
-
-
-def _unpickle(shape: tuple[int, ...], data: bytes) -> Space:
-    return Space(np.frombuffer(data, np.float32).reshape(shape))
 
 
 def _unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow.compute as pc
 
 from orchard.datasets import balance
 from orchard.layout import FEATURES, NEIGHBOURS, Dataset, NeighbourMetrics
 from orchard.neighbours.cells import search_by_cells
 from orchard.neighbours.exact import search_exactly
-from orchard.neighbours.rows import Job, Tally, sample, stacked
+from orchard.neighbours.rows import Job, Tally, sample
 from orchard.neighbours.space import Space
 from orchard.neighbours.twins import bins_of, shown, threshold_of
 from orchard.output import Output
@@ -74,7 +75,7 @@ def find_neighbours(
 
     share = min(1.0, 1.1 * SAMPLE_ROWS / max(train_rows, 1))
     sampled = workers.run(partial(sample, output.storage, share, None), groups)
-    space = Space.of(stacked(sampled)[:SAMPLE_ROWS])
+    space = Space.of(np.concatenate(sampled)[:SAMPLE_ROWS])
     shared = workers.share(space)
     job = Job(output.storage, output.staging, shared, labels)
     recall: float | None = None

@@ -94,13 +94,14 @@ class Moments:
 
     def __getstate__(self) -> tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Return the state with the Gram matrix as its upper triangle: half the bytes to send."""
-        return self.count, self.shift, self.sum, self.gram[np.triu_indices(self.n_features)]
+        triangle = np.concatenate([np.empty(0), *(row[start:] for start, row in enumerate(self.gram))])
+        return self.count, self.shift, self.sum, triangle
 
     def __setstate__(self, state: tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]) -> None:
         count, shift, total, triangle = state
-        gram = np.empty((len(shift), len(shift)))
-        upper = np.triu_indices(len(shift))
-        gram[upper] = triangle
-        gram.T[upper] = triangle
+        gram, end = np.empty((len(shift), len(shift))), 0
+        for place in range(len(shift)):
+            start, end = end, end + len(shift) - place
+            gram[place, place:] = gram[place:, place] = triangle[start:end]
         for name, value in (("count", count), ("shift", shift), ("sum", total), ("gram", gram)):
             object.__setattr__(self, name, value)

@@ -149,14 +149,6 @@ class Projection:
         reduced += self.bias
         return reduced
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as plain bytes: PySpark cannot encrypt a broadcast of arrays, which pickle writes as buffers."""
-        return _unpickle, tuple((array.shape, array.tobytes()) for array in (self.origin, self.weights, self.bias))
-
-
-def _unpickle(*arrays: tuple[tuple[int, ...], bytes]) -> Projection:
-    return Projection(*(np.frombuffer(data, np.float32).reshape(shape) for shape, data in arrays))
-
 
 def _check(variance: float | None, components: int | None) -> None:
     if components is not None and components < 1:

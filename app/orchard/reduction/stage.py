@@ -54,6 +54,10 @@ if TYPE_CHECKING:
 VERSION = 3
 """Raise it when a change makes the same features give another reduction: older results are then computed again."""
 
+SUMMED_ROWS = 10_000
+"""Rows that a task sums up, at least, as long as each worker has a task: their sums take as long to send and to merge
+as 700 rows take to sum up."""
+
 PART_ROWS = 16_384
 """Rows of a reduced file, at most: with 300 components 20 MB of Parquet and 25 MB of CSV, which a worker holds."""
 
@@ -250,7 +254,8 @@ def training_sums(
     Raises:
         TrainingError: a feature is NaN or infinite.
     """
-    groups = balance(files, 2 * workers.slots)
+    rows = sum(file.rows for file in files)
+    groups = balance(files, min(2 * workers.slots, max(workers.slots, rows // SUMMED_ROWS)))
     work = [(group, {file.name: roles[file.name] for file in group}) for group in groups]
     found = workers.merge(partial(_sums_of_files, storage, columns), work, _Found.merge)
     if found.broken is not None:

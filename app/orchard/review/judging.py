@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -118,19 +117,18 @@ def judge_labels(workers: Workers, storage: Storage, files: Sequence[DataFile], 
         files: files of ``features/``.
         judge: the classifier that judges.
     """
-    shared = workers.share(pickle.dumps(judge))
+    shared = workers.share(judge)
     groups = balance(files, 2 * workers.slots)
     found = workers.merge(partial(_judge_files, storage, shared), groups, Judged.merge)
     shared.unpersist()
     return found
 
 
-def _judge_files(storage: Storage, shared: Shared[bytes], files: Sequence[DataFile]) -> Judged:
-    judge: Judge = pickle.loads(shared.value)  # noqa: S301 - the driver's
+def _judge_files(storage: Storage, shared: Shared[Judge], files: Sequence[DataFile]) -> Judged:
     found = Judged.none()
     for file in files:
         for read in batches(storage, file, ["path", "label", "split", "features"]):
-            found = found.merge(judge(read))
+            found = found.merge(shared.value(read))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,16 +111,6 @@ class LeaveOneOut:
             familiarity=_cosine(z, own - step[:, np.newaxis] * u, u, gain),
             familiarity_other=_cosine(z, self.means[other], u, gain),
         )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as plain bytes: PySpark cannot encrypt a broadcast of arrays, which pickle writes as buffers."""
-        arrays = (self.origin, self.whitening, self.means, self.counts)
-        return _unpickle, (self.weight, *((a.shape, a.dtype.str, a.tobytes()) for a in arrays))
-
-
-def _unpickle(weight: float, *arrays: tuple[tuple[int, ...], str, bytes]) -> LeaveOneOut:
-    origin, whitening, means, counts = (np.frombuffer(data, dtype).reshape(shape) for shape, dtype, data in arrays)
-    return LeaveOneOut(origin, whitening, means, counts, weight)
 
 
 def _dot(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
