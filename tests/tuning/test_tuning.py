@@ -21,7 +21,7 @@ from orchard.tuning.activations import Activations
 from orchard.tuning.blocks import activation_bytes, last_kept
 from orchard.tuning.images import chosen
 from orchard.tuning.stage import large_folder
-from orchard.tuning.training import DAMAGES, RATE, Progress, Trainer, epochs_in, mixed, rate, train
+from orchard.tuning.training import DAMAGES, RATE, Progress, Trainer, epochs_in, rate, train
 from orchard.vocabulary import Fit
 
 
@@ -78,19 +78,6 @@ def test_the_rate_rises_falls_and_ends_at_nothing() -> None:
     assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[99] < RATE / 1000
     assert [epochs_in(seconds, 10, 12) for seconds in (1, 35, 1000)] == [1, 3, 12]
-
-
-def test_a_mixed_batch_shows_as_much_of_each_class_as_is_said() -> None:
-    rows = np.arange(8, dtype=np.float16)[:, None, None, None] * np.ones((1, 17, 17, 3), np.float16)
-    before, truth, random = rows.copy(), np.eye(8, dtype=np.float32), np.random.default_rng(0)
-    shares = []
-    for _ in range(50):
-        found, said = mixed(rows, truth, random)
-        shown = np.stack([(found[:, :, :, 0] == number).mean(axis=(1, 2)) for number in range(8)], axis=1)
-        np.testing.assert_allclose(said, shown, atol=1e-6)
-        assert np.array_equal(rows, before) and found.dtype == np.float16
-        shares.append(1 - np.diagonal(said).min())
-    assert min(shares) < 0.2 and max(shares) > 0.8
 
 
 def test_progress_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:

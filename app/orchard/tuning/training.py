@@ -5,10 +5,8 @@ have learned before it is any good (Kumar et al. 2022, "Fine-Tuning can Distort 
 Out-of-Distribution", https://arxiv.org/abs/2202.10054). The probe is the linear discriminant, which takes no iteration.
 Then AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) with a warm-up and a cosine, label smoothing
 (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567) and dropout before the head; batch normalisation is frozen, as
-the statistics of a few photographs are worse than ImageNet's. In half of the batches a part of each image is
-another's (CutMix, Yun et al. 2019, https://arxiv.org/abs/1905.04899), of the activations rather than of the pixels. The
-network keeps the weights of the epoch with the least log loss on images held out, which is steadier than how many of
-them are right.
+the statistics of a few photographs are worse than ImageNet's. The network keeps the weights of
+the epoch with the least log loss on images held out, which is steadier than how many of them are right.
 
 Once that is settled, some last epochs at a low rate train on the images held out, too. What they are to judge is the
 network of before, which never saw them.
@@ -43,8 +41,6 @@ BATCH = 32
 RATE, WARM_UP = 1e-3, 0.1
 """The highest learning rate, and the share of the steps until it is reached."""
 DECAY, SMOOTHING, DROPOUT = 0.02, 0.1, 0.2
-MIXED = 0.5
-"""Share of the batches that are mixed."""
 JOINING, JOINING_RATE = 0.25, 2e-4
 """Epochs on the images held out, too, as a share of the schedule, and the highest rate then: as in its last quarter."""
 PATIENCE = 4
@@ -265,10 +261,7 @@ class Trainer:
         identity = np.eye(self._n_classes, dtype=np.float32)
         for step, (at, view) in enumerate(zip(_parts(order, self._batch), _parts(views, self._batch), strict=True)):
             self._optimizer.learning_rate.assign(rate(past * steps + step, epochs * steps, highest))
-            rows, truth = self._rows(at, view), identity[classes[at]]
-            if random.random() < MIXED:
-                rows, truth = mixed(rows, truth, random)
-            self._step(rows, truth)
+            self._step(self._rows(at, view), identity[classes[at]])
             done(self._batch)
         if joining:
             progress.joined += 1
@@ -351,29 +344,6 @@ class Trainer:
             found.append(self._features(of.batch(at, view)).numpy())
             done(len(at))
         return np.concatenate(found)
-
-
-def mixed(
-    rows: NDArray[np.float16], truth: NDArray[np.float32], random: np.random.Generator
-) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    """Return a batch in which a rectangle of each image is another's of the batch, and what is then true.
-
-    Args:
-        rows: (n, height, width, channels) activations.
-        truth: (n, classes) shares of the classes.
-        random: draws the rectangle, uniformly in area and place, and which image it comes from.
-
-    Returns:
-        Activations, and shares of the classes by the area that shows them.
-    """
-    height, width = rows.shape[1:3]
-    side = math.sqrt(random.random())
-    high, wide = round(side * height), round(side * width)
-    top, left = random.integers(height - high, endpoint=True), random.integers(width - wide, endpoint=True)
-    other, share = random.permutation(len(rows)), np.float32(high * wide / (height * width))
-    rows = rows.copy()
-    rows[:, top : top + high, left : left + wide] = rows[other, top : top + high, left : left + wide]
-    return rows, (1 - share) * truth + share * truth[other]
 
 
 def rate(step: int, steps: int, highest: float = RATE) -> float:
