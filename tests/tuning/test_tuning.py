@@ -184,9 +184,8 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
         tune(stop=True)
     assert told["saved"] == 1
     left = 2 * 64 + 1 * 96  # pictures of epochs: two of training, one with the images held out
-    assert told["done"] == pytest.approx(
-        request.pictures(64, 32) - left, abs=64
-    )  # batches are whole, one is unreadable
+    expected = request.pictures(64, 32) - left
+    assert told["done"] == pytest.approx(expected, abs=64)  # batches are whole, one is unreadable
     before = Progress.load(folder / process.CHECKPOINT)
     written = (folder / "training" / "activations").stat().st_mtime_ns
     told.clear()

@@ -16,16 +16,7 @@ from orchard import tasks
 from orchard.datasets import frame
 from orchard.files import DataFile
 from orchard.layout import NEIGHBOURS
-from orchard.neighbours.rows import (
-    PART_ROWS,
-    SIDES,
-    Job,
-    Tally,
-    draw,
-    listed,
-    result,
-    sample,
-)
+from orchard.neighbours.rows import PART_ROWS, SIDES, Job, Tally, draw, listed, result, sample
 from orchard.neighbours.search import CELL_ROWS, NEAREST, Nearest, centres, probed
 from orchard.vocabulary import Split
 

@@ -5,8 +5,8 @@ have learned before it is any good (Kumar et al. 2022, "Fine-Tuning can Distort 
 Out-of-Distribution", https://arxiv.org/abs/2202.10054). The probe is the linear discriminant, which takes no iteration.
 Then AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) with a warm-up and a cosine, label smoothing
 (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567) and dropout before the head; batch normalisation is frozen, as
-the statistics of a few photographs are worse than ImageNet's. The network keeps the weights of
-the epoch with the least log loss on images held out, which is steadier than how many of them are right.
+the statistics of a few photographs are worse than ImageNet's. The network keeps the weights of the epoch with the least
+log loss on images held out, which is steadier than how many of them are right.
 
 Once that is settled, some last epochs at a low rate train on the images held out, too. What they are to judge is the
 network of before, which never saw them.
