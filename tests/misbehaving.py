@@ -2,9 +2,12 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 
 def raise_error(error: Exception) -> int:
@@ -37,3 +40,9 @@ def say(text: str) -> None:
     """Print to standard error, and die."""
     os.write(2, text.encode())
     os._exit(1)
+
+
+def make_array(values: list[int]) -> bool:
+    """Make an Arrow array of them, and say whether pandas was imported."""
+    assert pa.array(values).to_pylist() == values
+    return "pandas" in sys.modules

@@ -116,6 +116,10 @@ def test_a_shared_value_is_read_once_by_each_worker(workers: Workers) -> None:
     assert len({(place, process) for _, place, process in found}) == len({process for _, _, process in found}) <= 2
 
 
+def test_a_process_makes_arrays_without_pandas(processes: LocalWorkers) -> None:
+    assert processes.run(misbehaving.make_array, [[1, 2]]) == [False]
+
+
 def test_results_arrive_before_their_batch_is_done_and_when_it_fails(workers: Workers) -> None:
     arrived: list[float] = []
 
