@@ -77,7 +77,7 @@ def test_a_quality_sets_what_nobody_else_does(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("ORCHARD_TUNE", "false")
     (tmp_path / "orchard.toml").write_text('backbone = "EfficientNetLite1"')
     assert found() == ("best", "EfficientNetLite1", 8, "3", False)
-    assert load({"quality": "balanced"}).answer_with == "linear_discriminant"
+    assert load({"quality": "balanced"}).answer_with is None
     assert load({"quality": "best"}).answer_with == "tuned_head"
     assert load({"quality": "best"}).tune_minutes == 24 != load({"quality": "best", "tune_minutes": 9}).tune_minutes
     assert load({"quality": "best", "classifiers": "logistic_regression"}).answer_with is None

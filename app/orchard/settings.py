@@ -55,7 +55,6 @@ _REAL_PHOTOS: Mapping[str, object] = {
     "views": 8,
     "test_views": "3",
     "fit_validation": True,
-    "answer_with": "linear_discriminant",  # which is fitted on views
 }
 QUALITIES: Mapping[str | None, Mapping[str, object]] = {
     "balanced": {**_REAL_PHOTOS, "transform": "square_root"},
@@ -164,8 +163,8 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=32,
-        description="number of random views of each training image; the linear discriminant is fitted on them too. By "
-        "default as the output was made, and 0 for a new one",
+        description="number of random views of each training image: the linear discriminant is fitted on them too, "
+        "and the regression on its directions. By default as the output was made, and 0 for a new one",
     )
     backgrounds: str | None = Field(
         None,

@@ -8,12 +8,13 @@ import pytest
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from orchard.classification import regression
-from orchard.classification.rows import Rows
+from orchard.classification import discriminant, regression
+from orchard.classification.rows import Rows, inside_rows
 from orchard.datasets import list_column
 from orchard.files import DataFile
 from orchard.layout import FittedBy
-from orchard.reduction.statistics import ClassSums, Role
+from orchard.reduction.pca import Reduction
+from orchard.reduction.statistics import ClassSums, Role, Sums
 
 LABELS = ["apple", "lemon", "plum"]
 rng = np.random.default_rng(0)
@@ -22,7 +23,7 @@ VALUES = (rng.normal(size=(3, 6))[CLASSES] * 2 + rng.normal(size=(400, 6))).asty
 ROLES = np.repeat(np.array([Role.FIT, Role.HELD_OUT, Role.NONE], np.int8), [250, 50, 100])
 
 
-def rows(classes: NDArray[np.integer], *, last: int = 0) -> Rows:
+def rows(classes: NDArray[np.integer], *, last: int = 0, numbers: str = "pca_features") -> Rows:
     """Return rows in batches, from batch `last` on."""
 
     def read(_: DataFile) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]:
@@ -31,7 +32,7 @@ def rows(classes: NDArray[np.integer], *, last: int = 0) -> Rows:
             columns = {
                 "path": pa.array([f"{i}.jpg" for i in range(400)][part]),
                 "label": pa.array([LABELS[i] for i in classes[part]]),
-                "pca_features": list_column(VALUES[part]),
+                numbers: list_column(VALUES[part]),
             }
             yield pa.record_batch(columns), ROLES[part]
 
@@ -65,6 +66,30 @@ def test_the_regression_is_at_the_minimum_that_spark_ml_looks_for(labels: int) -
         gradient = error.T @ (x * whitening) / n + regression.PENALTY * model.coefficients / whitening
         assert model.coefficients.shape == (labels, 6)
         assert abs(gradient).max() < 1e-4 and abs(error.mean(axis=0)).max() < 1e-4
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_inside_the_span_of_the_means_it_is_at_a_minimum_on_the_rows_of_its_roles(labels: int) -> None:
+    classes = CLASSES % labels
+    seen = np.concatenate([VALUES, VALUES + rng.normal(size=VALUES.shape).astype(np.float32)])  # with a view of each
+    sums = Sums.of(seen, {"label": [LABELS[i] for i in classes] * 2})
+    reduction = Reduction.fit(sums.moments, components=3)
+    space = discriminant.fit(sums.labelled, sums.columns["label"], reduction, len(VALUES)).familiarity
+    found = [
+        regression.fit_inside(space, *inside_rows(rows(classes, last=last, numbers="features"), space, Role.FIT))
+        for last in (0, 3)
+    ]
+    np.testing.assert_array_equal(found[0].weights, found[1].weights, "the order of tasks' files changes it")
+    chosen = ROLES == Role.FIT
+    inside, n = space.inside(VALUES[chosen]).astype(float), chosen.sum()
+    assert inside.shape == (n, labels - 1)
+    scores = found[0](VALUES[chosen]).astype(float)
+    coefficients = np.linalg.lstsq(np.c_[inside, np.ones(n)], scores, rcond=None)[0][:-1].T
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    error = shares - np.eye(labels)[classes[chosen]]
+    gradient = error.T @ inside / n + regression.INSIDE_PENALTY * coefficients
+    assert abs(gradient).max() < 1e-3 and abs(error.mean(axis=0)).max() < 1e-3
 
 
 def test_a_row_that_weighs_three_counts_as_three_rows() -> None:

@@ -37,6 +37,7 @@ from orchard.layout import (
     REDUCED,
     STATISTICS,
     TRAINED_HEAD,
+    VIEWS,
     CalibrationMetrics,
     Dataset,
     Selection,
@@ -346,6 +347,41 @@ def test_a_regression_that_the_driver_does_not_hold_is_spark_ml_s_and_the_same(
         mine, theirs = (array[name] for array in arrays)
         # Both stop a little before the minimum, each by a rule of its own; test_regression looks at the minimum itself.
         assert np.linalg.norm(mine - theirs) < 0.1 * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("by_group", [False, True])
+def test_with_views_the_regression_is_fitted_between_the_means_of_the_discriminant(
+    workers: Workers, output: Output, *, by_group: bool
+) -> None:
+    commit(output, WHOLE, grouped=by_group)
+    rows = output.read(Dataset.FEATURES, ["path", "label", "split", "features"], FEATURES)
+    training = rows.filter(pc.equal(rows["split"], "train"))
+    features = matrix(training["features"].combine_chunks())
+    views = features + np.random.default_rng(1).normal(size=features.shape).astype(np.float32)
+    made = pa.Table.from_pylist(
+        [image | {"view": 0, "features": view} for image, view in zip(training.to_pylist(), views, strict=True)], VIEWS
+    )
+    output.commit({Dataset.VIEWS: [output.stage(Dataset.VIEWS, made)]})
+    reduce(workers, output, variance=0.99)
+    asked = [Classifier.LINEAR_DISCRIMINANT, Classifier.LOGISTIC_REGRESSION]
+    result = classify(workers, output, asked, seed=1, split_by_group=by_group, **MEMORY)
+
+    files = output.classifier_files()
+    space = Familiarity.from_bytes(files["familiarity.npz"])
+    by_path = pc.sort_indices(training["path"])
+    labels = training["label"].take(by_path).to_pylist()
+    expected = regression.fit_inside(
+        space, space.inside(features[np.asarray(by_path)]), labels, np.ones(len(labels), np.float32)
+    )
+    found = Linear.from_bytes(files["logistic_regression.npz"], load(output))
+    np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-3, atol=1e-4)
+    measured = result["classifiers"]["logistic_regression"]
+    assert measured["accuracy"] > 0.9 and measured["fitted_by"] == "scikit-learn"
+    trials = [result["trials"][name] for name in asked]
+    assert all(trial and trial["accuracy"] > 0.9 for trial in trials)
+    if by_group:
+        assert result["group_split"] is not None
+        assert result["group_split"]["classifiers"]["logistic_regression"]["accuracy"] > 0.9
 
 
 def test_nothing_is_fitted_on_test_rows_and_all_on_the_rest(

@@ -10,13 +10,14 @@ from functools import cached_property, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from orchard.classification import discriminant, regression
 from orchard.classification.forest import Forest, grow
 from orchard.classification.held_out import HeldOut, collect, judge
 from orchard.classification.judged import Judged
-from orchard.classification.rows import Rows, reduced_rows
+from orchard.classification.rows import Rows, feature_rows, inside_rows, reduced_rows
 from orchard.classification.training import Classifier, classifier_title
 from orchard.classification.tuned_head import Head, mix
 from orchard.errors import InputError
@@ -72,6 +73,10 @@ class _Seen:
         rows = [part.of_column(column).count for part in self.parts if part is not None]
         images = moments.count * rows[0] / sum(rows)  # as much as they weigh
         return discriminant.fit(moments, self.sums.columns[column], self.reduction, images)
+
+
+_Regressions = tuple[tuple[Linear, Linear, bytes] | None, str | None]
+"""The regression under trial, the final one and its file; or None, and what memory was too little for."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ class Candidates:
         statistics = Statistics.from_bytes(data)
         everything = statistics.everything_seen
         self._weights = statistics.weights
+        self._has_views = statistics.fit_views is not None
         self._roles, self.fits_held_out = statistics.roles, statistics.held_out is not None
         # Of the images alone: the discriminant learns from their views, too.
         self._fitted, self._everything = statistics.fit.columns["label"], statistics.everything.columns["label"]
@@ -176,7 +182,7 @@ class Candidates:
         self.columns = tuple(self._column(name, seen, discriminants) for name, discriminants in fitted)
         """Further label columns, those that can be learned."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="orchard-regression")
-        self._regression: Future[regression.Fits] | None = None
+        self._regression: Future[_Regressions] | None = None
 
     def begin(self, classifiers: Collection[Classifier]) -> None:
         """Begin to fit what the driver fits of these, so that it is done when `fit` is asked for it."""
@@ -205,12 +211,11 @@ class Candidates:
         if classifier is Classifier.TUNED_HEAD and self._mixed:
             mixed, mixed_trial = self._mixed
             return self._judged(mixed, mixed_trial, {TUNED_HEAD: mixed.to_bytes()}, FittedBy.TUNING), None
-        trial, final, lack = self._regression.result() if self._regression else self._fit_regression()
-        if final is None:
+        found, lack = self._regression.result() if self._regression else self._fit_regression()
+        if found is None:
             return None, lack
-        files = {LOGISTIC_REGRESSION: final.to_bytes()}
-        linear = final.on(self.reduction)
-        return self._judged(linear, trial.on(self._trial_reduction) if trial else linear, files, self._by), None
+        trial, final, data = found
+        return self._judged(final, trial, {LOGISTIC_REGRESSION: data}, self._by), None
 
     def held_out_of(self, column: str) -> int:
         """Return how many images with a value in a further column it was judged on; 0: too few."""
@@ -219,8 +224,12 @@ class Candidates:
 
     def grow(self) -> tuple[Forest | None, str | None]:
         """Grow the forest on all training rows, or, for want of memory, not, and say why."""
-        n = int(self._everything.counts.sum())
-        return grow(self._rows, n, self.labels, seed=self._seed, memory=self._memory)
+        return grow(self._rows, self._n, self.labels, seed=self._seed, memory=self._memory)
+
+    @property
+    def _n(self) -> int:
+        """Labelled images to train on."""
+        return int(self._everything.counts.sum())
 
     def _learned(self, names: Sequence[str], fits: Sequence[Sums]) -> list[str]:
         """Return the further columns that have two values or more in each fit; the others are `left_out`."""
@@ -271,10 +280,16 @@ class Candidates:
 
     @cached_property
     def _by(self) -> FittedBy:
-        rows = int(self._everything.counts.sum())
-        return regression.fitted_by(rows, self.reduction.n_components_, len(self.labels), self._memory)
+        return regression.fitted_by(self._n, self._width, len(self.labels), self._memory)
 
-    def _fit_regression(self) -> regression.Fits:
+    @cached_property
+    def _width(self) -> int:
+        """Columns of what the driver fits the regression on."""
+        return self._final.familiarity.rank if self._has_views else self.reduction.n_components_
+
+    def _fit_regression(self) -> _Regressions:
+        if self._has_views and self._by is FittedBy.SCIKIT_LEARN:
+            return self._fit_inside(), None
         twice = self._trial is not self._final
         trial, final, lack = regression.fit(
             lambda: self._workers.spark,
@@ -285,16 +300,42 @@ class Candidates:
             twice=twice and not self._judged_by,
             by=self._by,
         )
+        if final is None:
+            return None, lack
         if twice and self._judged_by:
             rows = np.concatenate([self._trial_reduction.transform(view.features) for view in self._views])
-            labels = [label for view in self._views for label in view.columns["label"]]
-            trial = regression.fit_rows(rows, labels, self._trial_reduction.explained_variance_)
-        return trial, final, lack
+            trial = regression.fit_rows(rows, self._labels_of_views, self._trial_reduction.explained_variance_)
+        linear = final.on(self.reduction)
+        return (trial.on(self._trial_reduction) if trial else linear, linear, final.to_bytes()), lack
+
+    def _fit_inside(self) -> tuple[Linear, Linear, bytes]:
+        """Fit it where the discriminants are, the final one and the one under trial."""
+        files = self._output.files(Dataset.FEATURES)
+        weights = {} if self._weights is None else by_file(self._output, self._weights)
+        read = feature_rows(self._output.storage, files, by_file(self._output, self._used_roles), weights)
+        space = self._final.familiarity
+        final = regression.fit_inside(space, *inside_rows(read, space, Role.FIT, Role.HELD_OUT))
+        if self._trial is self._final:
+            return final, final, final.to_bytes()
+        space = self._trial.familiarity
+        if self._judged_by:
+            rows = np.concatenate([space.inside(view.features) for view in self._views])
+            trial = regression.fit_inside(space, rows, self._labels_of_views, np.ones(len(rows), np.float32))
+        else:
+            trial = regression.fit_inside(space, *inside_rows(read, space, Role.FIT))
+        return trial, final, final.to_bytes()
+
+    @property
+    def _labels_of_views(self) -> list[str | None]:
+        return [label for view in self._views for label in view.columns["label"]]
+
+    @property
+    def _used_roles(self) -> NDArray[np.int8]:
+        return self._roles if self.fits_held_out else np.where(self._roles == Role.HELD_OUT, Role.NONE, self._roles)
 
     @cached_property
     def _rows(self) -> Rows:
-        roles = self._roles if self.fits_held_out else np.where(self._roles == Role.HELD_OUT, Role.NONE, self._roles)
-        return reduced_rows(self._output, roles, self._weights)
+        return reduced_rows(self._output, self._used_roles, self._weights)
 
 
 def choose(trials: Mapping[str, Trial | None], answer_with: str | None, held_out: int) -> tuple[str, str]:

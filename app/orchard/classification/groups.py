@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from orchard.classification import discriminant, regression
 from orchard.classification.forest import Forest, grow
 from orchard.classification.metrics import evaluate, majority_baseline
-from orchard.classification.rows import Marked, Rows
+from orchard.classification.rows import Marked, Rows, feature_rows, inside_rows
 from orchard.classification.training import Classifier
 from orchard.datasets import balance, batches, matrix, with_marks
 from orchard.errors import TrainingError
@@ -90,11 +90,14 @@ def evaluate_groups(
     seen = sums if views is None else sums.merge(views)
     projection = workers.share(Projection(*reduction.affine()))
     rows = Rows(files, partial(_regrouped, output.storage, projection, roles))
+    features = feature_rows(output.storage, files, roles)
     measured: dict[str, ClassifierMetrics] = {}
     try:
         for classifier in classifiers:
             start = time.perf_counter()
-            made = _fit(workers, classifier, rows, sums, seen=seen, reduction=reduction, seed=seed, memory=memory)
+            made = _fit(
+                workers, classifier, rows, features, sums, seen=seen, reduction=reduction, seed=seed, memory=memory
+            )
             if made is None:
                 continue
             answer, by = made
@@ -136,6 +139,7 @@ def _fit(
     workers: Workers,
     classifier: Classifier,
     rows: Rows,
+    features: Rows,
     sums: Sums,
     *,
     seen: Sums,
@@ -145,17 +149,21 @@ def _fit(
 ) -> tuple[FeatureClassifier, FittedBy] | None:
     """Return a classifier of features and the name of what fitted it; None if its data do not fit into memory.
 
-    `sums` are those of `rows`, `seen` those with their views, which the discriminant learns from.
+    `sums` are those of `rows`, of components, and of `features`; `seen` those with their views, which the discriminant
+    learns from.
     """
     classes, n = sums.columns["label"], int(sums.columns["label"].counts.sum())
-    if classifier is Classifier.LINEAR_DISCRIMINANT:
-        fitted = discriminant.fit(seen.labelled, seen.columns["label"], reduction, int(sums.labelled.count))
-        return fitted.linear, FittedBy.SUMS
     if classifier is Classifier.RANDOM_FOREST:
         forest, _ = grow(rows, n, classes.names, seed=seed, memory=memory)
         if forest is None:
             return None
         return _OfFeatures(Projection(*reduction.affine()), forest), FittedBy.SCIKIT_LEARN
+    fitted = discriminant.fit(seen.labelled, seen.columns["label"], reduction, int(sums.labelled.count))
+    if classifier is Classifier.LINEAR_DISCRIMINANT:
+        return fitted.linear, FittedBy.SUMS
+    space = fitted.familiarity
+    if seen is not sums and regression.fitted_by(n, space.rank, len(classes.names), memory) is FittedBy.SCIKIT_LEARN:
+        return regression.fit_inside(space, *inside_rows(features, space, Role.FIT)), FittedBy.SCIKIT_LEARN
     by = regression.fitted_by(n, reduction.n_components_, len(classes.names), memory)
     variances = reduction.explained_variance_
     _, found, _ = regression.fit(lambda: workers.spark, rows, classes, classes, variances, twice=False, by=by)

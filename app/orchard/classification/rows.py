@@ -1,10 +1,11 @@
-"""The rows of components on which classifiers are fitted, read in the driver or in Spark's workers."""
+"""The rows on which classifiers are fitted, of components or of features, read in the driver or in Spark's workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from orchard.datasets import batches, frame, with_marks
+from orchard.datasets import batches, frame, matrix, with_marks
 from orchard.files import DataFile
+from orchard.inference.familiarity import Familiarity
 from orchard.layout import FEATURES, REDUCED, Dataset
 from orchard.output import Output
+from orchard.reduction.stage import Roles
 from orchard.reduction.statistics import Role
 from orchard.storage import Storage
 
@@ -32,7 +35,9 @@ Marked = Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows with ``path``, ``label`` and ``pca_features``, and what each is for: those of `Role.NONE` train nothing.
+    """Rows with ``path``, ``label`` and numbers, and what each is for: those of `Role.NONE` train nothing.
+
+    The numbers are ``pca_features``, or of `feature_rows` the ``features``.
 
     Where they have a column ``weight``, each counts so much in fitting: see `weights_of`.
 
@@ -77,7 +82,42 @@ def reduced_rows(output: Output, roles: NDArray[np.int8], weights: NDArray[np.fl
     names = [file.name for file in files]
     of_roles = dict(zip(names, np.split(roles[at], ends), strict=True))
     of_weights = {} if weights is None else dict(zip(names, np.split(weights[at], ends), strict=True))
-    return Rows(files, partial(_reduced, output.storage, of_roles, of_weights))
+    return Rows(files, partial(_read, output.storage, "pca_features", of_roles, of_weights))
+
+
+def feature_rows(
+    storage: Storage,
+    files: Sequence[DataFile],
+    roles: Roles,
+    weights: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> Rows:
+    """Return the rows of feature files, with the roles and weights of the rows of each; no weights: each is 1."""
+    return Rows(files, partial(_read, storage, "features", roles, dict(weights)))
+
+
+def inside_rows(
+    rows: Rows, space: Familiarity, *roles: Role
+) -> tuple[NDArray[np.float32], list[str], NDArray[np.float32]]:
+    """Return labelled rows of features of some roles in the span of whitened means, ordered by path.
+
+    Returns:
+        Coordinates (n, q), labels (n,) and weights (n,).
+    """
+    nothing = np.empty((0, space.discriminants.shape[1]), np.float32)
+    found, labels, weights, paths = [nothing], [], [np.empty(0, np.float32)], []
+    for batch, role in rows:
+        is_chosen = np.isin(role, roles) & batch.column("label").is_valid().to_numpy(zero_copy_only=False)
+        chosen = batch.filter(pa.array(is_chosen))
+        if not chosen.num_rows:
+            continue
+        found.append(space.inside(matrix(chosen.column("features"))))
+        labels.append(chosen.column("label").cast(pa.string()))
+        weights.append(weights_of(chosen))
+        paths.append(chosen.column("path"))
+    coordinates, weighing = np.concatenate(found), np.concatenate(weights)
+    numbers = np.arange(len(coordinates))
+    sort_by_path(paths, coordinates, weighing, numbers)
+    return coordinates, pa.chunked_array(labels, pa.string()).take(pa.array(numbers)).to_pylist(), weighing
 
 
 def sort_by_path(paths: Sequence[pa.Array], rows: NDArray[np.float32], *others: NDArray[Any]) -> None:
@@ -99,10 +139,10 @@ def sort_by_path(paths: Sequence[pa.Array], rows: NDArray[np.float32], *others: 
         columns[:] = columns[order]
 
 
-def _reduced(
-    storage: Storage, roles: dict[str, NDArray[np.int8]], weights: dict[str, NDArray[np.float32]], file: DataFile
+def _read(
+    storage: Storage, numbers: str, roles: Roles, weights: Mapping[str, NDArray[np.float32]], file: DataFile
 ) -> Marked:
-    read = batches(storage, file, ["path", "label", "pca_features"])
+    read = batches(storage, file, ["path", "label", numbers])
     if weights:
         read = (batch.append_column(_WEIGHT, pa.array(mark)) for batch, mark in with_marks(read, weights[file.name]))
     return with_marks(read, roles[file.name])

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from orchard.spark.session import Session
     from orchard.workers import Workers
 
-VERSION = 5
+VERSION = 6
 """Raise it when a change makes the same features give other classifiers: older results are then computed again."""
 
 _NAMED = 10  # labels that a warning names before it only counts

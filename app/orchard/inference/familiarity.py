@@ -49,7 +49,7 @@ class Familiarity:
 
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return (n,) float32, 0..1, of features (n, d)."""
-        scaled = (features - self.origin) * self.inverse_scale
+        scaled = self._scaled(features)
         inside = scaled @ self.discriminants
         nearest = (inside @ self.classes.T).max(axis=1)
         among = np.square(inside).sum(axis=1)
@@ -57,6 +57,19 @@ class Familiarity:
         lengths = np.sqrt(np.sqrt(among) * np.sqrt(np.maximum(whole, among)))
         score: NDArray[np.float32] = np.clip(nearest / np.maximum(lengths, np.float32(1e-12)), 0, 1)
         return score
+
+    @property
+    def rank(self) -> int:
+        """Return q, the dimensions of the span of the whitened means."""
+        return len(self.discriminants.T)
+
+    def inside(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the coordinates (n, q) of features (n, d) in the span of the whitened means."""
+        coordinates: NDArray[np.float32] = self._scaled(features) @ self.discriminants
+        return coordinates
+
+    def _scaled(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (features - self.origin) * self.inverse_scale
 
     def to_bytes(self) -> bytes:
         """Return an ``.npz`` file, without pickles."""

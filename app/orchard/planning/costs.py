@@ -130,10 +130,15 @@ class Work:
         return min(most, self.components) if self.components else max(1, round(_COMPONENTS * most))
 
     @property
+    def regression_columns(self) -> int:
+        """Columns that the regression is fitted on: with views as many as discriminants, otherwise components."""
+        return max(1, min(self.labels - 1, self.n_features)) if self.views else self.k
+
+    @property
     def needs_spark(self) -> bool:
         """Whether Spark starts."""
         fits = Classifier.LOGISTIC_REGRESSION not in self.classifiers or (
-            fitted_by(self.train, self.k, self.labels, self.classifier_bytes) is not FittedBy.SPARK_ML
+            fitted_by(self.train, self.regression_columns, self.labels, self.classifier_bytes) is not FittedBy.SPARK_ML
         )
         return not self.is_local or self.listed > EXACT_ROWS or not fits
 
@@ -261,7 +266,7 @@ def _classify(work: Work, rates: Rates) -> Cost | None:
     if Classifier.LINEAR_DISCRIMINANT in work.classifiers:
         shared += linear
     if Classifier.LOGISTIC_REGRESSION in work.classifiers:
-        driver += speeds.product * _PASSES * _PASS_PRODUCTS * work.train * work.k * work.labels
+        driver += speeds.product * _PASSES * _PASS_PRODUCTS * work.train * work.regression_columns * work.labels
         shared += linear
     if Classifier.RANDOM_FOREST in work.classifiers:
         rows = max(2, min(work.train, TREE_ROWS))
@@ -379,7 +384,8 @@ def sizes(
     k, c = work.k, work.labels
     fits = 0
     if Classifier.LOGISTIC_REGRESSION in work.classifiers:
-        fits = 4 * work.train * (k + 3 * c) + 240 * c * (k + 1)
+        columns = work.regression_columns
+        fits = 4 * work.train * (columns + 3 * c) + 240 * c * (columns + 1)
     python = (
         driver_memory
         + _IMPORTS

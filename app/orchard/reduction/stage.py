@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from orchard.datasets import balance, batches, list_column, matrix, with_marks
+from orchard.datasets import Mark, balance, batches, list_column, matrix, with_marks
 from orchard.errors import InputError, TrainingError
 from orchard.features.regrouping import group_key, source_key
 from orchard.files import DataFile, parquet_bytes, part, stage_file
@@ -232,11 +232,11 @@ def roles_of(output: Output, seed: int) -> tuple[bool, Roles]:
     return given, by_file(output, roles)
 
 
-def by_file(output: Output, roles: NDArray[np.int8]) -> Roles:
-    """Return the roles (n,) of all rows of the features, file by file."""
+def by_file(output: Output, marks: NDArray[Mark]) -> Mapping[str, NDArray[Mark]]:
+    """Return the roles or other marks (n,) of all rows of the features, by the name of their file."""
     files = output.files(Dataset.FEATURES)
     ends = np.cumsum([file.rows for file in files])
-    return {file.name: part for file, part in zip(files, np.split(roles, ends[:-1]), strict=True)}
+    return {file.name: part for file, part in zip(files, np.split(marks, ends[:-1]), strict=True)}
 
 
 def training_sums(
