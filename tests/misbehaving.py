@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from orchard import processes
+
 
 def raise_error(error: Exception) -> int:
     raise error
@@ -34,6 +36,11 @@ def sleep(seconds: float) -> float:
 def length_and_process(shared: Any, _: int) -> tuple[int, int, int]:
     """The length of a shared value, where it is in memory, and in which process."""
     return len(shared.value), id(shared.value), os.getpid()
+
+
+def length_and_held(shared: Any, _: int) -> tuple[int, int]:
+    """The length of a shared value, and how many this process has."""
+    return len(shared.value), len(processes._values)
 
 
 def say(text: str) -> None:

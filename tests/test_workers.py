@@ -116,6 +116,13 @@ def test_a_shared_value_is_read_once_by_each_worker(workers: Workers) -> None:
     assert len({(place, process) for _, place, process in found}) == len({process for _, _, process in found}) <= 2
 
 
+def test_a_process_forgets_a_shared_value_that_no_task_needs_any_more(processes: LocalWorkers) -> None:
+    first, second = processes.share("one"), processes.share("another")
+    assert processes.run(partial(misbehaving.length_and_held, first), [0]) == [(3, 1)]
+    first.unpersist()
+    assert set(processes.run(partial(misbehaving.length_and_held, second), range(8))) == {(7, 1)}
+
+
 def test_a_process_makes_arrays_without_pandas(processes: LocalWorkers) -> None:
     assert processes.run(misbehaving.make_array, [[1, 2]]) == [False]
 

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
-from functools import lru_cache
+from io import BufferedRWPair
 from pathlib import Path
 from threading import Event, Lock, Thread, local
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -98,7 +98,7 @@ class _Process:
 
 
 class _SharedFile(Generic[T]):
-    """A value in a file that each process reads once."""
+    """A value in a file that each process reads once, and forgets before its next task when the file is gone."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -112,9 +112,19 @@ class _SharedFile(Generic[T]):
         self._path.unlink(missing_ok=True)
 
 
-@lru_cache(maxsize=2)  # a network and its backgrounds; earlier ones are not needed any more
+_values: dict[Path, Any] = {}  # that this process has read
+
+
 def _read(path: Path) -> Any:
-    return pickle.loads(path.read_bytes())  # noqa: S301 - our own parent's
+    if path not in _values:
+        _values[path] = pickle.loads(path.read_bytes())  # noqa: S301 - our own parent's
+    return _values[path]
+
+
+def _forget() -> None:
+    """Forget the values that no further task needs."""
+    for path in [path for path in _values if not path.exists()]:
+        del _values[path]
 
 
 class _Arrived:
@@ -281,19 +291,27 @@ def main(shared: Path) -> None:
     descriptor = os.dup(0)
     Thread(target=_end_with, args=(descriptor, shared), name="orchard-parent", daemon=True).start()
     pipe = socket.socket(fileno=descriptor).makefile("rwb")
-    while True:
-        try:
-            function, item = pickle.load(pipe)  # noqa: S301 - the parent's
-        except EOFError:
-            _leave(shared)
-        answer: tuple[bool, Any]
-        try:
-            answer = True, call(function, item)
-        except Exception:
-            answer = False, traceback.format_exc()
-        pickle.dump(answer, pipe, pickle.HIGHEST_PROTOCOL)
-        pipe.flush()
+    try:
+        while True:
+            _answer(pipe)
+    except (EOFError, OSError):  # of the pipe
+        _leave(shared)
+
+
+def _answer(pipe: BufferedRWPair) -> None:
+    """Do what comes next; raises EOFError or OSError when the parent is gone."""
+    function, item = pickle.load(pipe)  # noqa: S301 - the parent's
+    _forget()
+    answer: tuple[bool, Any]
+    try:
+        answer = True, call(function, item)
+    except Exception:
+        answer = False, traceback.format_exc()
+    pickle.dump(answer, pipe, pickle.HIGHEST_PROTOCOL)
+    pipe.flush()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    from orchard import processes  # noqa: PLW0406 - shared values are of that module, and this is its double
+
+    processes.main(Path(sys.argv[1]))

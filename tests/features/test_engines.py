@@ -1,9 +1,11 @@
+import gc
 import json
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +135,16 @@ def test_features_are_the_mean_of_the_cells_of_the_last_grid(lite: Artifact, ima
     cells = cells_of(lite)(images[0])
     assert cells.shape == (7, 7, 1280)
     np.testing.assert_allclose(cells.mean(axis=(0, 1)), load_engine(lite)(images[:1])[0], atol=1e-4)
+
+
+def test_an_engine_lasts_as_long_as_its_artifact(lite: Artifact) -> None:
+    artifact = replace(lite)
+    first, same = load_engine(artifact), load_engine(replace(lite))
+    assert first is same  # an equal artifact is as good
+    gone = weakref.ref(first)
+    del first, same, artifact
+    gc.collect()
+    assert gone() is None
 
 
 def test_features_do_not_depend_on_the_neighbours(lite: Artifact, images: Images) -> None:

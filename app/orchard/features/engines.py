@@ -2,7 +2,7 @@
 
 A worker imports only OpenVINO (0.1 s, and no TensorFlow in its memory), and compiles a backbone once::
 
-    engine = load_engine(artifact)        # of the process, by fingerprint
+    engine = load_engine(artifact)        # of the process, kept as long as its artifact
     features = engine(images)
 """
 
@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -286,18 +287,17 @@ def processor_flags() -> frozenset[str]:
     return frozenset(found[1].split()) if found else frozenset()
 
 
-_engines: dict[str, Engine] = {}
+_engines: WeakKeyDictionary[Artifact, Engine] = WeakKeyDictionary()
 _engines_lock = threading.Lock()
 
 
 def load_engine(artifact: Artifact) -> Engine:
-    """The engine of ``artifact`` in this process, compiled when first asked for.
+    """The engine of ``artifact`` in this process, compiled when first asked for, and kept while there is the artifact.
 
     Raises ClusterError where this machine lacks what the driver chose.
     """
     with _engines_lock:
-        key = artifact.fingerprint()
-        if key not in _engines:
+        if artifact not in _engines:
             openvino = artifact.engine is EngineName.OPENVINO
-            _engines[key] = OpenVinoEngine(artifact) if openvino else TensorFlowEngine(artifact)
-        return _engines[key]
+            _engines[artifact] = OpenVinoEngine(artifact) if openvino else TensorFlowEngine(artifact)
+        return _engines[artifact]
