@@ -82,8 +82,13 @@ def _csv(delimiter: str = ",", end: str = "\n", quoted: bool = False) -> str:
         _csv().replace("path,label", " PATH , Label").encode(),
         _csv().replace("Pêche", "Pe\u0302che ").encode(),
         gzip.compress(_csv("\t").encode()),
+        _csv(end=",,\n").encode(),
+        _csv().replace("size\n", '"size\n"\n').encode(),
     ],
-    ids=["plain", "bom", "excel", "utf-16", "utf-16 be", "bars", "sep", "empty lines", "capitals", "nfd", "gzip"],
+    ids=[
+        *("plain", "bom", "excel", "utf-16", "utf-16 be", "bars", "sep", "empty lines", "capitals", "nfd", "gzip"),
+        *("unnamed columns", "lines in a name"),
+    ],
 )
 @pytest.mark.parametrize("name", ["list.csv", "list.TSV"])
 def test_a_manifest_is_read_as_spreadsheets_and_editors_write_it(tmp_path: Path, content: bytes, name: str) -> None:

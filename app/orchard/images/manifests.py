@@ -71,6 +71,7 @@ def read_manifest(
     """
     try:
         table = _read_parquet(data) if url.lower().endswith(".parquet") else _read_csv(data)
+        table = table.select([at for at, name in enumerate(table.column_names) if name])  # spreadsheets leave others
         if twice := next((name for name in table.column_names if table.column_names.count(name) > 1), None):
             raise InputError(f"manifest {url} has two columns {twice!r}: rename one of them.")
         if {"bucket", "key"} <= set(table.column_names):
@@ -114,7 +115,8 @@ def _read_csv(data: bytes) -> pa.Table:
     inventory = _inventory_columns(text, first)
     table = pyarrow.csv.read_csv(
         pa.BufferReader(text.encode()),
-        pyarrow.csv.ReadOptions(column_names=inventory or names, skip_rows=0 if inventory else 1),
+        # Not skip_rows, which skips lines: a name may have several.
+        pyarrow.csv.ReadOptions(column_names=inventory or names, skip_rows_after_names=0 if inventory else 1),
         pyarrow.csv.ParseOptions(delimiter=mark, newlines_in_values=True),
         pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(inventory or names, pa.string()),
