@@ -114,6 +114,18 @@ def test_addresses_that_are_not_read_stay_as_they_are_for_a_row(tmp_path: Path) 
     }  # fmt: skip
 
 
+def test_addresses_of_files_are_decoded_unless_files_are_named_so(tmp_path: Path) -> None:
+    folder = tmp_path / "Red apples"
+    folder.mkdir()
+    (folder / "100%25.jpg").write_bytes(b"1")
+    address = f"file://{tmp_path}/Red%20apples"
+    rows = [f"{address}/p%C3%AAche%20%231.jpg", f"file://{folder}/a%20b.jpg", f"file:{folder}/100%25.jpg"]
+    (tmp_path / "list.csv").write_text("\n".join(["path", *rows]))
+    assert {row[:2] for row in _rows(_list(tmp_path / "list.csv"), folder)} == {
+        ("pêche #1.jpg", "Red apples"), ("a b.jpg", "Red apples"), ("100%25.jpg", "Red apples")
+    }  # fmt: skip
+
+
 def test_folders_say_what_columns_do_not(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path\nseg_train/Red/Apple/a.jpg\nseg_test/Green/Apple/b.jpg\n")
     listing = _list(tmp_path / "list.csv")

@@ -199,6 +199,9 @@ def _from_paths(
             # Keys are taken literally; of addresses that are not read, reading will say so.
             paths.append(f"{SPELLED.get(scheme[1], scheme[1])}{text[scheme.end(1) :]}")
             continue
+        if text.startswith("file:") and "%" in text:  # in the name, too
+            paths.append(str(local_path(text)))
+            continue
         head, slash, name = text.rpartition("/")
         if head not in known:
             known[head] = _resolved(head or slash, folder)
