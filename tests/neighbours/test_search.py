@@ -77,3 +77,11 @@ def test_the_space_keeps_the_cosines_of_what_varies() -> None:
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(space(rows) @ space(rows).T, unit @ unit.T, atol=1e-4)
     assert (space(np.zeros((1, 64), np.float32)) == 0).all()
+
+
+def test_the_space_of_few_rows_does_not_depend_on_their_order() -> None:
+    rows, others = np.abs(_unit(30, width=64, seed=6)), np.abs(_unit(10, width=64, seed=7))
+    rows = np.concatenate([rows, rows[:5]])
+    before, after = (space(others) @ space(rows).T for space in (Space.of(rows, 40), Space.of(rows[::-1], 40)))
+    np.testing.assert_allclose(before, after, atol=1e-5)
+    assert Space.of(np.zeros((2, 64), np.float32))(rows).any(), "of nothing but zeros any space will do"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchard.spark.session import Session
     from orchard.workers import Workers
 
-VERSION = 1
+VERSION = 2
 """Raise it when a change makes the same features give other neighbours: older results are then computed again."""
 
 EXACT_ROWS = 20_000
