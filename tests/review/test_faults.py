@@ -4,13 +4,14 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 
 from orchard.datasets import list_column
 from orchard.images.lookup import PathIndex
-from orchard.layout import NEIGHBOURS, SUSPECTS, Dataset, Fault
+from orchard.layout import FEATURES, INVENTORY, NEIGHBOURS, SUSPECT_LIST, SUSPECTS, Dataset, Fault
 from orchard.output import Output
 from orchard.reduction.pca import Reduction
 from orchard.reduction.statistics import Sums
@@ -29,6 +30,8 @@ from orchard.review.faults import (
 )
 from orchard.review.judging import DOUBTED, STRANGE, Judge, Judged
 from orchard.review.leave_one_out import LeaveOneOut
+from orchard.review.stage import run as review
+from orchard.spark.session import Session
 
 
 def images(**columns: Sequence[object]) -> pa.Table:
@@ -89,6 +92,29 @@ def test_pairs_are_those_of_the_neighbours_that_are_near_enough(tmp_path: Path) 
     found = near_pairs(output, images, 0.95)
     assert found.select(["image", "like"]).to_pylist() == [{"image": 3, "like": 2}, {"image": 3, "like": 1}]
     assert found.nbytes < 20 * found.num_rows  # and no paths
+
+
+def test_the_order_in_which_tasks_ended_does_not_matter(tmp_path: Path) -> None:
+    pairs = [(f"{i:02}a", f"{i:02}b") for i in range(12)]
+    twins = {**dict(pairs), **{b: a for a, b in pairs}}
+    inventory = [{"path": path, "label": path[-1], "split": "train", "featurized": True} for path in twins]
+    tables = {
+        Dataset.INVENTORY: pa.Table.from_pylist(inventory, INVENTORY),
+        Dataset.FEATURES: pa.Table.from_pylist([{"path": path, "width": 9, "height": 9} for path in twins], FEATURES),
+        Dataset.NEIGHBOURS: pa.Table.from_pylist(
+            [{"path": path, "neighbours": [twin], "similarities": [1.0]} for path, twin in twins.items()], NEIGHBOURS
+        ),
+    }
+    found = []
+    for order in (np.arange(24), np.random.default_rng(0).permutation(24)):
+        output = Output(str(tmp_path / str(len(found))))
+        with output.writing():
+            staged = {dataset: [output.stage(dataset, table.take(order))] for dataset, table in tables.items()}
+            output.commit(staged, properties={"neighbours": {"metrics": {"threshold": 0.99}}})
+            metrics = review(cast(Session, None), output, key="", temperature=1.0)
+        found.append((metrics, output.storage.read(SUSPECT_LIST)))
+    assert found[0] == found[1]
+    assert found[0][0]["clusters"]["largest"] == [list(pair) for pair in pairs[:10]]
 
 
 def test_a_long_chain_of_twins_is_one_cluster() -> None:

@@ -101,7 +101,7 @@ def twins_of_other_labels(images: pa.Table, pairs: pa.Table) -> pa.Table:
     mine, other = (np.asarray(pairs[name], np.int64) for name in ("image", "like"))
     differ = np.flatnonzero((labels[mine] != labels[other]) & is_labelled[mine] & is_labelled[other])
     _, first = np.unique(mine[differ], return_index=True)
-    at = np.sort(differ[first])  # of each image the first pair, which is the nearest
+    at = differ[first]  # of each image the first pair, which is the nearest
     pairs = pairs.take(pa.array(at))
     rows, like = images.take(pairs["image"]), images["path"].take(pairs["like"])
     return _faults(Fault.NEAR_TWIN, rows, like=like, score=np.clip(np.asarray(pairs["similarity"]), 0, 1))
