@@ -58,6 +58,17 @@ def test_without_columns_for_them_folders_tell_label_and_split(tmp_path: Path) -
     assert listing.table["size"].to_pylist() == [9, None, 7]
 
 
+@pytest.mark.parametrize("above", ["/data/test/fruits", "/mnt/Training", "s3a://test-data", "s3a://b/val", "../test"])
+def test_folders_above_all_images_of_a_manifest_do_not_tell_the_split(tmp_path: Path, above: str) -> None:
+    def found(*paths: str) -> list[tuple[str | None, str | None]]:
+        (tmp_path / "list.csv").write_text("\n".join(["path", *(f"{above}/{path}" for path in paths)]))
+        return sorted(row[1:] for row in _rows(_list(tmp_path / "list.csv"), above))
+
+    assert found("Kiwi/a.jpg", "Fig/b.jpg") == [("Fig", None), ("Kiwi", None)]
+    assert found("Kiwi/a.jpg") == [("Kiwi", None)]
+    assert found("train/Kiwi/a.jpg", "test/Kiwi/b.jpg") == [("Kiwi", "test"), ("Kiwi", "train")]
+
+
 TABLE = [["path", "label", "split", "size"], ["a, b.jpg", "Pêche", "train", "7"], ["c.jpg", "Kiwi\n2", "", ""]]
 
 

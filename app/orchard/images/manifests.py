@@ -207,7 +207,8 @@ def _from_paths(
             known[head] = _resolved(head or slash, folder)
         paths.append(f"{known[head].rstrip('/')}/{name}")
     inside = [path[len(folder) + 1 :] if path.startswith(f"{folder}/") else path for path in paths]
-    labels, kinds, splits, found = placed(folder.rpartition("/")[2], inside, level)
+    is_elsewhere = not any(path.startswith(f"{folder}/") for path in paths)
+    labels, kinds, splits, found = placed(folder.rpartition("/")[2], inside, level, are_whole=is_elsewhere)
     warnings = []
     if "label" in table.column_names:
         labels = _names(table, "label")

@@ -5,6 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import pyarrow as pa
 
@@ -88,9 +89,10 @@ class Places:
 
 
 class _Folders:
-    """The folders of a source as a tree, and which of them are splits."""
+    """The folders of a source as a tree, and which of those below `top` are splits."""
 
-    def __init__(self, folders: Sequence[str]) -> None:
+    def __init__(self, folders: Sequence[str], top: str = "") -> None:
+        self.top = top
         self.holding = set(folders)  # an image lies in it
         self.children: dict[str, set[str]] = defaultdict(set)
         for folder in folders:
@@ -102,7 +104,7 @@ class _Folders:
         self.not_taken: list[str] = []
         self.as_labels: list[str] = []
         self.beside: list[str] = []
-        pending: list[tuple[str, Split | None]] = [("", None)]
+        pending: list[tuple[str, Split | None]] = [(top, None)]
         while pending:
             parent, inherited = pending.pop()
             self._level(sorted(self.children.get(parent, ())), inherited)
@@ -138,10 +140,11 @@ class _Folders:
         return folder in self.holding and folder not in self.children
 
     def classes(self, folder: str) -> tuple[str, ...]:
-        """The names of the folders, from the source's root down to this one, that are no splits."""
+        """The names of the folders, from the source's root down to this one, that are no splits, nor named so above."""
         names = []
         while folder:
-            if folder not in self.splits:
+            is_above = f"{self.top}/".startswith(f"{folder}/")
+            if folder not in self.splits and not (is_above and split_named(_name(folder))):
                 names.append(unicodedata.normalize("NFC", _name(folder)))
             folder = folder.rpartition("/")[0]
         return tuple(reversed(names))
@@ -167,8 +170,10 @@ class _Folders:
         return None
 
 
-def places(root: str, folders: Sequence[str], level: int = 1) -> Places:
+def places(root: str, folders: Sequence[str], level: int = 1, *, are_whole: bool = False) -> Places:
     """Label, kind and split of the images in each of the folders, which are paths relative to the source's root.
+
+    If they `are_whole`, they are paths from the top, and what all of them share is above the source: no split.
 
     The label is made of the names of the last ``level`` folders that are no splits; of images that lie in the root
     itself it is the ``root``'s name, and in a split without folders there is none. The kind is the folder above
@@ -177,7 +182,7 @@ def places(root: str, folders: Sequence[str], level: int = 1) -> Places:
     for testing, what is for validation is.
     """
     folders = ["/".join(name for name in folder.split("/") if name not in _NAMELESS) for folder in folders]
-    tree = _Folders(folders)
+    tree = _Folders(folders, _shared(folders) if are_whole else "")
     all_classes = [tree.classes(folder) for folder in folders]
     of_kinds = {classes[:depth] for classes in all_classes for depth in range(len(classes) - 1)}
     kinds = [_kind(classes, of_kinds, level) for classes in all_classes]
@@ -198,6 +203,13 @@ def places(root: str, folders: Sequence[str], level: int = 1) -> Places:
         split_warnings.append(said)
         splits = [Split.TEST if split is Split.VALIDATION else split for split in splits]
     return Places(labels, kinds, splits, _merged_labels(merged, level), split_warnings)
+
+
+def _shared(folders: Sequence[str]) -> str:
+    """The last folder that holds all of these."""
+    parts = [folder.split("/") for folder in folders]
+    pairs = zip(min(parts, default=()), max(parts, default=()), strict=False)  # what these share, all do
+    return "/".join(one for one, other in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _kind(classes: tuple[str, ...], of_kinds: Set[tuple[str, ...]], level: int) -> str | None:
@@ -229,11 +241,13 @@ def _merged_labels(folders_of: dict[str, dict[tuple[str, ...], str]], level: int
     ]
 
 
-def placed(root: str, keys: Iterable[str], level: int = 1) -> tuple[pa.Array, pa.Array, pa.Array, Places]:
+def placed(
+    root: str, keys: Iterable[str], level: int = 1, *, are_whole: bool = False
+) -> tuple[pa.Array, pa.Array, pa.Array, Places]:
     """Labels, kinds and splits (strings, one for each key) of files at ``keys``, and the `Places` of their folders."""
     numbers: dict[str, int] = {}
     at = pa.array([numbers.setdefault(key.rpartition("/")[0], len(numbers)) for key in keys], pa.int32())
-    found = places(root, list(numbers), level)
+    found = places(root, list(numbers), level, are_whole=are_whole)
     labels, kinds, splits = (
         pa.array(values, pa.string()).take(at) for values in (found.labels, found.kinds, found.splits)
     )
