@@ -26,6 +26,12 @@ def test_kinds_are_counted_by_what_they_look_like() -> None:
     assert all(kind["remedy"] for kind in kinds)
 
 
+def test_who_raises_a_limit_is_told_that_the_images_are_to_be_tried_again() -> None:
+    reasons = [Reason.TOO_LARGE, Reason.TOO_MANY_PIXELS, Reason.TOO_SLOW]
+    kinds = commonest_kinds(pa.table({"reason": reasons, "detail": [""] * 3}))
+    assert all("raise --max" in kind["remedy"] and "--retry-rejected" in kind["remedy"] for kind in kinds)
+
+
 def test_no_rejection_is_no_kind() -> None:
     assert commonest_kinds(pa.table({"reason": pa.array([], pa.string()), "detail": pa.array([], pa.string())})) == []
 

@@ -8,14 +8,15 @@ from orchard.layout import RejectedKind
 from orchard.vocabulary import Reason
 
 MOST_KINDS = 5
+_AGAIN = "with --retry-rejected"  # the files stay as they are, and so would the rejections
 _REMEDIES: dict[str, str] = {
     Reason.EMPTY: "fetch them again",
     Reason.UNREADABLE: "make them readable; the next run tries them again",
     Reason.TRUNCATED: "fetch them again, in full",
     Reason.CORRUPT: "open one in a viewer; save it, or fetch it again",
-    Reason.TOO_LARGE: "shrink them, or raise --max-bytes",
-    Reason.TOO_MANY_PIXELS: "shrink them, or raise --max-pixels and --max-decode-memory",
-    Reason.TOO_SLOW: "save them again, or raise --max-decode-seconds",
+    Reason.TOO_LARGE: f"shrink them, or raise --max-bytes {_AGAIN}",
+    Reason.TOO_MANY_PIXELS: f"shrink them, or raise --max-pixels and --max-decode-memory {_AGAIN}",
+    Reason.TOO_SLOW: f"save them again, or raise --max-decode-seconds {_AGAIN}",
 }
 _LOOKS_LIKE = "looks like "
 
