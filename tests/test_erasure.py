@@ -172,6 +172,20 @@ def test_all_below_a_folder_goes_and_what_is_not_there_is_told(tmp_path: Path) -
     assert Output(out.url).files(Dataset.FEATURES)  # every reader can open it
 
 
+@pytest.mark.parametrize("name", ["/photos", "/photos/a/0", "/photos/a/0.jp"])
+def test_a_path_that_others_only_begin_with_changes_nothing_of_theirs(tmp_path: Path, name: str) -> None:
+    out = small(tmp_path)
+    assert any(path.startswith(name) for path in PATHS)
+    before = {file: out.storage.read(file) for file in (OLD_LOG, SUSPECT_LIST)}
+    found = erased(out, name)
+    assert (found["images"], found["unknown"]) == (0, [name])
+    now = Output(out.url)
+    assert {file: now.storage.read(file) for file in before} == before
+    assert {key: now.recall(key) for key in ("listing", "review")} == {
+        key: out.recall(key) for key in ("listing", "review")
+    }
+
+
 def test_what_has_an_age_goes_by_it(tmp_path: Path) -> None:
     out = small(tmp_path)
     plan = erasure.find(out, [], S3Options(), older_than=timedelta(days=365))

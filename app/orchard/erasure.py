@@ -157,7 +157,7 @@ def erase(output: Output, plan: Plan, *, remember: bool = True) -> Erasure:
             files[folder] += [file for file in written if file is not None]
             if again and not files[folder] and folder in SCHEMAS:  # every reader can open it
                 files[folder] = [output.stage(Dataset(folder), SCHEMAS[Dataset(folder)].empty_table())]
-        properties = _scrubbed(output.properties, re.compile("|".join(map(re.escape, _longest_first(plan.paths)))))
+        properties = _scrubbed(output.properties, re.compile(_any_of(plan.paths)))
         if "listed" in properties.get("listing", {}):
             properties["listing"]["listed"] -= plan.said["images"]
         output.start_over(properties, files)
@@ -205,9 +205,10 @@ def _in_source(paths: Sequence[str], s3: S3Options) -> list[str]:
         return []
 
 
-def _longest_first(paths: Collection[str]) -> list[str]:
-    """Return the paths ordered so that a path comes before its own prefixes."""
-    return sorted(paths, key=len, reverse=True)
+def _any_of(paths: Collection[str]) -> str:
+    """Return a pattern that finds the paths, but not where another path only begins like one of them."""
+    longest_first = sorted(paths, key=len, reverse=True)
+    return f"(?:{'|'.join(map(re.escape, longest_first))})(?!\\.?\\w|/)"
 
 
 def _copies(inventory: pa.Table, mine: pa.Table, paths: pa.Array) -> list[str]:
@@ -330,7 +331,7 @@ def _path_of(row: Sequence[str]) -> str:
 def _find_names(output: Output, plan: Plan) -> None:
     """Record the files outside of the datasets that contain the paths."""
     storage = output.storage
-    names = re.compile("|".join(map(re.escape, _longest_first(_spellings(plan.paths)))).encode())
+    names = re.compile(_any_of(_spellings(plan.paths)).encode())
     for name in (METRICS, RUN, REPORT):
         if storage.exists(name):  # a report shows images without naming them: it is dropped in any case
             plan.said["files"].append(name)
