@@ -303,6 +303,7 @@ def test_the_output_is_not_listed_whatever_way_leads_to_it(tmp_path: Path, monke
         ("way", "photos"),
         ("file:{root}/photos", "photos"),
         ("photos/*/*.jpg", "photos"),
+        ("*/*/*.jpg", "."),
         ("new", "new"),
         ("s3a://b/photos", "s3://b/photos/"),
         ("s3a://b/photos/T*", "s3a://b/photos"),

@@ -348,8 +348,8 @@ def _split_pattern(url: str) -> tuple[str, str | None]:
     found = _WILDCARD.search(url)
     if not found:
         return url, None
-    cut = url.rfind("/", 0, found.start())
-    return url[:cut] or "/", url[cut + 1 :]
+    folder, slash, _ = url[: found.start()].rpartition("/")
+    return folder or slash or ".", url[len(folder + slash) :]
 
 
 def _as_regex(pattern: str) -> str:
