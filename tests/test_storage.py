@@ -208,6 +208,17 @@ def test_of_an_address_in_other_words_it_is_said_what_to_write(url: str, said: s
     assert "sig=" not in str(told.value).partition("write")[2]
 
 
+@pytest.mark.parametrize("url", ["", "photos", "./photos"])
+def test_an_address_that_leads_nowhere_is_told(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(UsageError, match="is in the current folder, which was deleted" if url else "is empty"):
+        open_storage(url)
+    assert open_storage(str(tmp_path)).url == str(tmp_path)
+
+
 # Local folders
 
 

@@ -62,15 +62,22 @@ def split_object_url(url: str) -> Location | None:
 def local_path(url: str) -> Path:
     """The absolute path of a local path or ``file:`` URL; ``%20`` and the like are decoded if need be.
 
-    Raises UsageError for other schemes, which says what to write.
+    Raises UsageError for other schemes, which says what to write, and where there is no path to speak of.
     """
+    if not url:
+        raise UsageError("an address is empty: give a path; . is the current folder.")
     if url.startswith("file:"):
         url = "/" + url.removeprefix("file:").lstrip("/")
         if "%" in url and not Path(url).exists():
             url = unquote(url)
     elif (scheme := SCHEME.match(url)) and not Path(url).exists():
         raise UsageError(f"{url} cannot be opened: {_advice(url, scheme[1].lower())}")
-    return Path(os.path.abspath(os.path.expanduser(url)))  # noqa: PTH100, PTH111 - Path keeps ".."
+    try:
+        return Path(os.path.abspath(os.path.expanduser(url)))  # noqa: PTH100, PTH111 - Path keeps ".."
+    except FileNotFoundError:
+        raise UsageError(
+            f"{url} is in the current folder, which was deleted: go to another, and start again."
+        ) from None
 
 
 _OTHERS = [
