@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from orchard.datasets import list_column
 from orchard.images.lookup import PathIndex
-from orchard.layout import FEATURES, INVENTORY, NEIGHBOURS, SUSPECT_LIST, SUSPECTS, Dataset, Fault
+from orchard.layout import FEATURES, INVENTORY, NEIGHBOURS, SUSPECT_LIST, SUSPECTS, Dataset, Fault, ReviewMetrics
 from orchard.output import Output
 from orchard.reduction.pca import Reduction
 from orchard.reduction.statistics import Sums
@@ -105,7 +105,7 @@ def test_the_order_in_which_tasks_ended_does_not_matter(tmp_path: Path) -> None:
             [{"path": path, "neighbours": [twin], "similarities": [1.0]} for path, twin in twins.items()], NEIGHBOURS
         ),
     }
-    found = []
+    found: list[tuple[ReviewMetrics, bytes]] = []
     for order in (np.arange(24), np.random.default_rng(0).permutation(24)):
         output = Output(str(tmp_path / str(len(found))))
         with output.writing():
