@@ -99,6 +99,33 @@ def test_a_client_that_says_nothing_is_told_nothing(strict: Server) -> None:
         assert _read(connection) == b""
 
 
+# --- Another protocol is asked for --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [1, 60, -1, None], ids=["at once", "in the headers", "after the headers", "whole"])
+@pytest.mark.parametrize("last", ["", ", close"], ids=["kept", "closed"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+def test_a_request_that_asks_for_http_2_as_javas_does_is_answered_as_it_is(
+    strict: Server, photo: bytes, *, cut: int | None, last: str, chunked: bool
+) -> None:
+    asked = ["Upgrade: h2c", f"Connection: Upgrade, HTTP2-Settings{last}", "HTTP2-Settings: AAEAAEAA"]
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(photo), photo) if chunked else photo
+    head = _head(None if chunked else len(photo), *asked)
+    sent = head + body
+    at = len(head) if cut == -1 else cut
+    with _connection(strict) as connection:
+        connection.sendall(sent[:at])
+        if at is not None:
+            time.sleep(0.1)
+            connection.sendall(sent[at:])
+        if not last:  # what follows is a request of its own
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+        answer = _read(connection)
+    assert [status for status in _statuses(answer) if status != 100] == [200] if last else [200, 200]
+    assert b'"predictions":[{"answer":' in answer
+
+
 # --- Refused while the client sends -------------------------------------------------------------------------
 
 

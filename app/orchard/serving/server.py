@@ -9,11 +9,12 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 from uuid import uuid4
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -129,7 +130,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._header_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(memoryview(data))
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
             self._close_with(431, "The headers are too long.")
         elif self._deadline is None and self.timeout_keep_alive_task is None and not self._answering():
@@ -156,6 +161,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Headers end; the application counts the body."""
+        if self._asks_for_upgrade():
+            return
         self._clear_deadline()
         super().on_headers_complete()
 
@@ -166,6 +173,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Reset the count for the next headers."""
+        if self._asks_for_upgrade():
+            return
         self._in_message = False
         self._header_bytes = 0
         self._clear_deadline()
@@ -196,6 +205,29 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer data that is not HTTP."""
         self._close_with(400, msg)
+
+    def _parse(self, data: memoryview) -> None:
+        """Parse data; a request that asks for another protocol is read once more without that, see `_asks_for_upgrade`.
+
+        Nothing but HTTP/1 is spoken here. Java's own client asks for HTTP/2 with the first request of a connection.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            if self._asks_for_upgrade():
+                line = self.parser.get_method(), self.url, self.parser.get_http_version().encode()
+                kept = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+                self.parser = httptools.HttpRequestParser(self)  # the former one may await the connection's end
+                with suppress(AttributeError):  # httptools before 0.6.3 has none
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(b"%s %s HTTP/%s\r\n%s\r\n" % (*line, b"".join(kept)))
+
+    def _asks_for_upgrade(self) -> bool:
+        """Whether the parser takes what follows these headers for another protocol, and no body for theirs."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def _set_deadline(self, seconds: float, then: Callable[[], None]) -> None:
         self._clear_deadline()
