@@ -104,10 +104,25 @@ def test_where_it_looks_is_what_the_pipeline_says(views: int, fruits: Path) -> N
         np.testing.assert_allclose(said / said.max(), class_map(model, cells(image), label), atol=0.006)
     if views > 1:
         single = model.familiarities(engine.single(list(both)))
-        np.testing.assert_allclose(found["whole_familiarity"], single, atol=1e-3)
-        assert set(found) >= {"whole_probabilities", "familiarity"}
+        np.testing.assert_allclose(found["whole.familiarity"], single, atol=1e-3)
+        assert set(found) >= {"whole.probabilities", "familiarity"}
     else:
         assert set(found) == {"probabilities", "familiarity", "colour_probabilities", "class_map"}
+
+
+def test_a_further_column_may_have_any_name_beside_what_the_page_asks_for() -> None:
+    model = model_of(FEW[0])
+    further = tuple(replace(model.columns[0], name=name) for name in ("whole", "whole_kind", "class", "class_map"))
+    kinds = Kinds(("K", "L"), np.eye(7, 2, dtype=np.float32))
+    model = replace(model, artifact=replace(model.artifact, test_views=3), columns=further, kinds=kinds)
+    session = onnxruntime.InferenceSession(to_onnx(model, where=True), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {"image": np.zeros((1, 224, 224, 3), np.uint8)}), strict=True))
+    assert {name: len(values[0]) for name, values in found.items() if name.endswith("probabilities")} == {
+        **dict.fromkeys(("probabilities", "whole.probabilities"), 7),
+        **dict.fromkeys(("kind_probabilities", "whole.kind_probabilities"), 2),
+        **{f"{column.name}_probabilities": 3 for column in further},
+    }
 
 
 def test_kinds_are_computed_from_the_probabilities_that_are_an_output() -> None:

@@ -26,8 +26,9 @@ FAMILIARITY = "familiarity"
 CLASS_MAP = "class_map"
 """An output of the graph for the page: float32 (n, height, width). For each cell of the last grid over the picture, its
 contribution to the likeliest label minus its mean contribution to all labels; see `orchard.inference.class_map`."""
-WHOLE = "whole_"
-"""Prefix of further outputs for the page: the same outputs of the whole picture alone, without the other views."""
+WHOLE = "whole."
+"""Prefix of further outputs for the page: the same outputs of the whole picture alone, without the other views. No
+further column's name has a point, so that none of its outputs is called so."""
 
 
 class Format(StrEnum):

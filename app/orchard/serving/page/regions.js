@@ -28,7 +28,7 @@ export async function find(about, picture, run) {
     const cut = stretch(picture, across, down, edges);
     const outputs = await run({ ...cut, data: Uint8Array.from(cut.data, Math.round) });
     // Of a model of several views: of the whole part alone, as the server looks at it.
-    const of = (name) => outputs[`whole_${name}`] ?? outputs[name];
+    const of = (name) => outputs[`whole.${name}`] ?? outputs[name];
     const shares = (about.kinds && of("kind_probabilities")) ?? of("probabilities");
     const confidence = Math.max(...shares);
     const [familiarity] = of("familiarity") ?? [1];
