@@ -40,6 +40,39 @@ def test_each_image_says_where_it_comes_from(folders: tuple[str, str]) -> None:
     assert listed(folders[0])["source"].null_count == 2, "of one source there is nothing to say"
 
 
+@pytest.mark.parametrize(
+    ("names", "folders", "splits"),
+    [
+        (["Training", "Test"], ["Training", "Test"], ["train", "test"]),
+        (["seg_train", "seg_test"], ["seg_train", "seg_test"], ["train", "test"]),
+        (["train/", "dev"], ["train", "dev"], ["train", "validation"]),
+        (["train/*/*.jpg", "test"], ["train", "test"], ["train", "test"]),
+        (["train.csv", "test.csv"], ["a", "b"], ["train", "test"]),
+        (["a.csv", "b.csv"], ["train", "test"], ["train", "test"]),
+        (["Test tube", "Train station"], ["Test tube", "Train station"], [None, None]),
+        (["studio", "market"], ["studio", "market"], [None, None]),
+    ],
+)
+def test_sources_beside_each_other_tell_the_split_as_folders_do(
+    tmp_path: Path, names: list[str], folders: list[str], splits: list[str | None]
+) -> None:
+    sources = []
+    for number, (name, folder) in enumerate(zip(names, folders, strict=True)):
+        image = tmp_path / "in" / folder / "Apple" / f"{number}.jpg"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(b"")
+        sources.append(f"{image.parents[2]}/{name}")
+        if name.endswith(".csv"):
+            sources[-1] = str(tmp_path / "lists" / name)
+            (tmp_path / "lists").mkdir(exist_ok=True)
+            Path(sources[-1]).write_text(f"path,label\n{image},Apple\n")
+    found = listed(sources).sort_by("path").to_pylist()
+    by_number = {row["path"].rpartition("/")[2]: row["split"] for row in found}
+    assert [by_number[f"{number}.jpg"] for number in range(len(names))] == splits
+    assert {row["label"] for row in found} == {"Apple"}
+    assert listed(sources[0])["split"].to_pylist() == [None], "alone, its own name says nothing"
+
+
 def test_a_sample_is_of_all_sources(folders: tuple[str, str]) -> None:
     found = list_images(folders, S3Options(), limit=2, labels=["Pear"], seed=0).table
     assert len(set(found["source"].to_pylist())) == 2

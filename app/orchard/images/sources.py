@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from orchard.images.corrections import read as read_corrections
 from orchard.images.groups import describe, groups_of, regrouped
 from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
 from orchard.images.manifests import is_manifest, read_manifest
-from orchard.images.places import doubtful, is_ignored, places, source_name
+from orchard.images.places import doubtful, is_ignored, places, source_name, split_named
 from orchard.images.selection import sample, with_labels
 from orchard.layout import (
     COMMITS,
@@ -47,6 +47,7 @@ from orchard.storage import (
     readable_path,
     split_object_url,
 )
+from orchard.vocabulary import Split
 
 _LOG = COMMITS.partition("/")[0]  # what every output holds
 _OUTPUT_FOLDERS = frozenset([_LOG, MODEL.strip("/"), REVIEW.strip("/"), LOGS.strip("/"), *Dataset])
@@ -100,7 +101,8 @@ def list_images(
         source: A folder, ``file://`` URL, a bucket's prefix (``s3a://``, ``gs://``, ``abfss://``); a pattern of these
             (``*``, ``?``, ``[a-z]``, ``{a,b}`` within a folder's or file's name, ``**`` across folders; a folder that
             it names is taken whole; something that exists under exactly this name comes first); one image; or a
-            manifest, see `read_manifest`. Or several of these: the column ``source`` then names the one of an image.
+            manifest, see `read_manifest`. Or several of these: the column ``source`` then names the one of an image,
+            and their names tell the split as those of folders beside each other do.
         s3: Where the object store is.
         limit: At most so many images, a seeded sample shared out by label and split; None: all.
         labels: Only these; None: all.
@@ -129,8 +131,14 @@ def list_images(
     ]
     if not any(one.has_columns for one in found):
         _check_columns(label_columns, " and ".join(sources))
-    table = found[0].table if len(found) == 1 else _together(sources, [one.table for one in found])
     warnings = [warning for one in found for warning in one.lister.warnings]
+    if len(found) == 1:
+        table = found[0].table
+    else:
+        tables = [one.table for one in found]
+        beside = places("", _names_beside(sources, tables))
+        warnings += beside.split_warnings
+        table = _together(sources, list(map(_with_split, tables, beside.splits)))
     ignored = [path for one in found for path in one.lister.ignored]
     has_groups = any(one.has_groups for one in found)
     table = table.sort_by("path")
@@ -223,6 +231,37 @@ def check_weights(source: str | Sequence[str], weights: Mapping[str, float]) -> 
         raise UsageError(
             "--source-weight weighs several sources against each other: give another source, or leave it out."
         )
+
+
+def _names_beside(sources: Sequence[str], tables: Sequence[pa.Table]) -> list[str]:
+    """Return the name of each source that may tell its split beside the others.
+
+    It is that of the folder or manifest; or, if a manifest's tells none, of the folder of its images below the one that
+    holds those of all sources.
+    """
+    ends = [pc.min_max(table["path"]).as_py().values() for table in tables]  # what these two share, all do
+    folders = [[path.split("/")[:-1] for path in two] for two in ends]
+    names_at = zip(*(parts for two in folders for parts in two), strict=False)
+    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, names_at))
+    found = []
+    for source, (first, last) in zip(sources, folders, strict=True):
+        fixed, _ = _split_pattern(source.rstrip("/"))
+        location = split_object_url(fixed)
+        name = location.key.rpartition("/")[2] if location else local_path(fixed).name
+        stem = name.partition(".")[0]
+        if is_manifest(name):
+            below = first[shared : shared + 1]
+            name = stem if split_named(stem) or below != last[shared : shared + 1] else "".join(below)
+        found.append(name)
+    return found
+
+
+def _with_split(images: pa.Table, split: Split | None) -> pa.Table:
+    """Return images with the split of their source, where nothing nearer tells one."""
+    if split is None:
+        return images
+    at = LISTING.get_field_index("split")
+    return images.set_column(at, LISTING.field("split"), pc.fill_null(images["split"], str(split)))
 
 
 def _together(sources: Sequence[str], tables: Sequence[pa.Table]) -> pa.Table:
