@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from numpy.typing import NDArray
 
 from orchard import pipeline
 from orchard.classification import candidates, discriminant, held_out, regression, stage
@@ -349,11 +350,8 @@ def test_a_regression_that_the_driver_does_not_hold_is_spark_ml_s_and_the_same(
         assert np.linalg.norm(mine - theirs) < 0.1 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("by_group", [False, True])
-def test_with_views_the_regression_is_fitted_between_the_means_of_the_discriminant(
-    workers: Workers, output: Output, *, by_group: bool
-) -> None:
-    commit(output, WHOLE, grouped=by_group)
+def commit_views(output: Output) -> tuple[pa.Table, NDArray[np.float32]]:
+    """Commit a view of each training image; return the images and their features."""
     rows = output.read(Dataset.FEATURES, ["path", "label", "split", "features"], FEATURES)
     training = rows.filter(pc.equal(rows["split"], "train"))
     features = matrix(training["features"].combine_chunks())
@@ -362,6 +360,51 @@ def test_with_views_the_regression_is_fitted_between_the_means_of_the_discrimina
         [image | {"view": 0, "features": view} for image, view in zip(training.to_pylist(), views, strict=True)], VIEWS
     )
     output.commit({Dataset.VIEWS: [output.stage(Dataset.VIEWS, made)]})
+    return training, features
+
+
+def test_with_views_a_tuned_head_answers_together_with_the_regression(
+    workers: Workers, output: Output, whole: tuple[Output, Classification]
+) -> None:
+    """And does so, too, where a run was cut off after the regression."""
+    commit(output, WHOLE)
+    commit_views(output)
+    reduce(workers, output, variance=0.99)
+    given = whole[0].classifier_files()
+    linear = Linear.from_bytes(given["linear_discriminant.npz"], load(whole[0]))
+    noise = np.random.default_rng(2).normal(size=linear.weights.shape).astype(np.float32)
+    head = Linear(linear.weights + noise, linear.bias)
+    parts = {TRAINED_HEAD: Head(head, json.loads(given["labels.json"])).to_bytes()}
+    output.commit({}, parts=parts)
+    asked = [Classifier.LOGISTIC_REGRESSION, Classifier.LINEAR_DISCRIMINANT, Classifier.TUNED_HEAD]
+    classify(workers, output, asked, key="a", seed=1, split_by_group=False, **MEMORY)
+    found = {
+        name: Linear.from_bytes(output.classifier_files()[f"{name}.npz"], load(output)).weights.ravel()
+        for name in map(str, asked)
+    }
+
+    def is_of(name: str) -> bool:
+        """Whether the head's mixture is one with this classifier."""
+        both = np.stack([found[name], head.weights.ravel()], axis=1)
+        left = found["tuned_head"] - both @ np.linalg.lstsq(both, found["tuned_head"], rcond=None)[0]
+        return bool(np.linalg.norm(left) < 1e-3 * np.linalg.norm(found["tuned_head"]))
+
+    assert (is_of("logistic_regression"), is_of("linear_discriminant")) == (True, False)
+    begun = {**output.recall("classification"), "begun": "b"}
+    del begun["key"]
+    begun["classifiers"] = {"logistic_regression": begun["classifiers"]["logistic_regression"]}
+    output.commit({}, properties={"classification": begun})
+    classify(workers, output, asked, key="b", seed=1, split_by_group=False, **MEMORY)
+    again = Linear.from_bytes(output.classifier_files()["tuned_head.npz"], load(output)).weights.ravel()
+    np.testing.assert_allclose(again, found["tuned_head"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("by_group", [False, True])
+def test_with_views_the_regression_is_fitted_between_the_means_of_the_discriminant(
+    workers: Workers, output: Output, *, by_group: bool
+) -> None:
+    commit(output, WHOLE, grouped=by_group)
+    training, features = commit_views(output)
     reduce(workers, output, variance=0.99)
     asked = [Classifier.LINEAR_DISCRIMINANT, Classifier.LOGISTIC_REGRESSION]
     result = classify(workers, output, asked, seed=1, split_by_group=by_group, **MEMORY)

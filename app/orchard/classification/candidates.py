@@ -177,22 +177,25 @@ class Candidates:
             images = HeldOut(images.features[:0], {name: [] for name in images.columns})
             self._trial, self._trial_labels = self._final, self.labels
         self._images = images
-        self._mixed = self._mix_head()
+        self._heads = self._find_heads()
         fitted = zip(further, others, strict=True)
         self.columns = tuple(self._column(name, seen, discriminants) for name, discriminants in fitted)
         """Further label columns, those that can be learned."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="orchard-regression")
         self._regression: Future[_Regressions] | None = None
+        self._mixes_regression = False
 
-    def begin(self, classifiers: Collection[Classifier]) -> None:
-        """Begin to fit what the driver fits of these, so that it is done when `fit` is asked for it."""
-        if Classifier.LOGISTIC_REGRESSION in classifiers and self._by is FittedBy.SCIKIT_LEARN:
+    def begin(self, classifiers: Collection[Classifier], done: Collection[str]) -> None:
+        """Begin to fit what the driver fits of `classifiers` that are not `done`, so that `fit` waits less for it."""
+        self._mixes_regression = Classifier.LOGISTIC_REGRESSION in classifiers and self._fits_inside
+        wanted = {Classifier.LOGISTIC_REGRESSION} | ({Classifier.TUNED_HEAD} if self._mixes_regression else set())
+        if self._by is FittedBy.SCIKIT_LEARN and wanted & set(classifiers) - set(done):
             self._regression = self._threads.submit(self._fit_regression)
 
     @property
     def has_head(self) -> bool:
         """Whether the network was tuned with a head that knows all labels, and images are held out to weigh it on."""
-        return self._mixed is not None
+        return self._heads is not None
 
     @property
     def held_out(self) -> int:
@@ -208,10 +211,10 @@ class Candidates:
         if classifier is Classifier.LINEAR_DISCRIMINANT:
             files = {LINEAR_DISCRIMINANT: self._final.linear.to_bytes()}
             return self._judged(self._final.linear, self._trial.linear, files, FittedBy.SUMS), None
-        if classifier is Classifier.TUNED_HEAD and self._mixed:
-            mixed, mixed_trial = self._mixed
+        if classifier is Classifier.TUNED_HEAD and self._heads:
+            mixed, mixed_trial = self._mix(*self._heads)
             return self._judged(mixed, mixed_trial, {TUNED_HEAD: mixed.to_bytes()}, FittedBy.TUNING), None
-        found, lack = self._regression.result() if self._regression else self._fit_regression()
+        found, lack = self._regressions()
         if found is None:
             return None, lack
         trial, final, data = found
@@ -237,19 +240,23 @@ class Candidates:
         self.left_out = [name for name in names if name not in enough]
         return enough
 
-    def _mix_head(self) -> tuple[Linear, Linear] | None:
-        """Mix both discriminants, the final one and the one under trial, with the head that tuning trained."""
+    def _find_heads(self) -> tuple[Linear, Linear] | None:
+        """Return the heads that tuning trained, the final one and the one under trial; None: they cannot answer."""
         data = self._output.part(TRAINED_HEAD)
         if data is None or self._output.recall("identity").get("transform", "none") != "none" or not self.held_out:
             return None
         head = Head.from_bytes(data)
         of_trial = self._judged_by.head if self._judged_by else head
         final, trial = head.of(self.labels), of_trial.of(self._trial_labels)
-        if final is None or trial is None:
-            return None
+        return None if final is None or trial is None else (final, trial)
+
+    def _mix(self, final: Linear, trial: Linear) -> tuple[Linear, Linear]:
+        """Mix both heads with the regressions inside, or where there are none, with the discriminants."""
+        found, _ = self._regressions() if self._mixes_regression else (None, None)
+        trial_other, other, _ = found or (self._trial.linear, self._final.linear, b"")
         classes = self._images.classes("label", self._trial_labels)
-        mixture = mix(self._trial.linear, trial, self._images.features, classes)
-        return mixture(self._final.linear, final), mixture(self._trial.linear, trial)
+        mixture = mix(trial_other, trial, self._images.features, classes)
+        return mixture(other, final), mixture(trial_other, trial)
 
     def _column(self, name: str, seen: Sequence[_Seen], found: Sequence[discriminant.Discriminant]) -> Column:
         """Return a further column's classifier, fitted on all images; those held out judge another fit."""
@@ -287,8 +294,16 @@ class Candidates:
         """Columns of what the driver fits the regression on."""
         return self._final.familiarity.rank if self._has_views else self.reduction.n_components_
 
+    @property
+    def _fits_inside(self) -> bool:
+        """Whether the regression is fitted in the span of the discriminant's whitened means."""
+        return self._has_views and self._by is FittedBy.SCIKIT_LEARN
+
+    def _regressions(self) -> _Regressions:
+        return self._regression.result() if self._regression else self._fit_regression()
+
     def _fit_regression(self) -> _Regressions:
-        if self._has_views and self._by is FittedBy.SCIKIT_LEARN:
+        if self._fits_inside:
             return self._fit_inside(), None
         twice = self._trial is not self._final
         trial, final, lack = regression.fit(

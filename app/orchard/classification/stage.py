@@ -195,7 +195,7 @@ def classify(
     if not candidates.has_head:
         classifiers = [classifier for classifier in classifiers if classifier is not Classifier.TUNED_HEAD]
     found, files = _begin(output, key, rows, candidates, fitted_on)
-    candidates.begin([classifier for classifier in classifiers if classifier not in found["classifiers"]])
+    candidates.begin(classifiers, found["classifiers"])
     for classifier in classifiers:
         if classifier in found["classifiers"]:
             continue

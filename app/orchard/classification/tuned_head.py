@@ -1,10 +1,10 @@
-"""The head that a network was tuned with, and how it answers together with the discriminant.
+"""The head that a network was tuned with, and how it answers together with the regression, or the discriminant.
 
 Their scores are divided by a temperature each, and averaged with weights, so the mixture is one linear layer again (a
 logarithmic opinion pool: Heskes 1998, "Selecting Weighting Factors in Logarithmic Opinion Pools"). The head has seen
-many views and was trained together with the features; the discriminant knows how they spread about the means. They err
-on other images: on 296 photos from shops, after four epochs of EfficientNet-Lite2 on 2,640 others, 0.875 were right by
-the head, 0.858 by the discriminant, and 0.895 by both.
+many views and was trained together with the features; the others know how the final ones spread about the means. They
+err on other images: on 296 photos from shops, after twelve epochs of EfficientNet-Lite2 on 2,640 others, 0.932 of the
+kinds were right by the head, 0.949 by the regression, and 0.956 by both.
 """
 
 from __future__ import annotations
