@@ -168,6 +168,7 @@ def test_all_below_a_folder_goes_and_what_is_not_there_is_told(tmp_path: Path) -
     assert (found["images"], found["unknown"]) == (4, ["/nowhere/", "/none.jpg"])
     assert Output(out.url).rows(Dataset.FEATURES) == 4
     assert erased(out, *PATHS)["images"] == 4
+    assert erasure.find(out, ["/photos/\udce9.jpg"], S3Options()).paths == ["/photos/\\xe9.jpg"]  # as in listings
     assert verify(Output(out.url))["damage"] == []
     assert Output(out.url).files(Dataset.FEATURES)  # every reader can open it
 

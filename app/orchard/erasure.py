@@ -47,7 +47,7 @@ from orchard.layout import (
     Dataset,
 )
 from orchard.output import Output
-from orchard.storage import S3Options, local_path, split_object_url
+from orchard.storage import S3Options, local_path, readable_path, split_object_url
 
 GONE = "(erased)"
 """Text that replaces a path in a sentence."""
@@ -195,7 +195,7 @@ def _named(images: Sequence[str], listed: Sequence[str]) -> tuple[list[str], lis
 
 def _as_listed(image: str) -> str:
     location = split_object_url(image)
-    return location.url if location else str(local_path(image))
+    return location.url if location else readable_path(local_path(image))
 
 
 def _in_source(paths: Sequence[str], s3: S3Options) -> list[str]:

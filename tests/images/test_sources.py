@@ -105,8 +105,9 @@ def test_a_name_that_is_not_utf8_is_listed_and_can_be_read(tmp_path: Path) -> No
     os.mkdir(folder)  # noqa: PTH102
     with open(folder + b"/\xe9.jpg", "wb") as file:  # noqa: PTH123
         file.write(b"1")
-    for source in (str(tmp_path), os.fsdecode(folder)):
+    for source in (str(tmp_path), os.fsdecode(folder), os.fsdecode(folder + b"/\xe9.jpg")):
         table = _list(source).table
+        assert table["path"].to_pylist() == [f"{tmp_path}/p\\xeache/\\xe9.jpg"]
         assert table["label"].to_pylist() == ["p\\xeache"]
         assert read_path(table["path"][0].as_py()) == b"1"
 

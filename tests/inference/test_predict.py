@@ -20,8 +20,9 @@ from orchard.cli import predict as commands
 from orchard.features.views import middle
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
-from orchard.inference.predict import Answered, Candidate
+from orchard.inference.predict import Answered, Candidate, find_images
 from orchard.inference.predictor import Predictor
+from orchard.storage import S3Options, read_path
 from orchard.vocabulary import Answer, Fit
 
 
@@ -131,6 +132,14 @@ def test_a_broken_file_is_reported_and_the_others_are_answered(trained: Path, fr
     table = predict(trained, str(cut), str(good))
     assert b"cut.jpg: truncated (" in table.stdout and b"good.jpg: Raspberry" in table.stdout
     assert re.search(rb"good.jpg: Raspberry .* colour: red \d", table.stdout)
+
+
+def test_a_file_whose_name_is_not_utf8_has_the_name_of_a_listing(tmp_path: Path) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.jpg"))
+    file.write_bytes(b"1")
+    table = find_images([str(file)], S3Options())
+    assert table["path"].to_pylist() == [f"{tmp_path}/\\xe9.jpg"]
+    assert read_path(table["path"][0].as_py()) == b"1"
 
 
 def test_csv_holds_no_formula(capsys: pytest.CaptureFixture[str]) -> None:

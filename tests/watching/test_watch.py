@@ -91,6 +91,11 @@ def test_a_folder_that_fills_is_answered_newest_first(
         assert (line["answer"], line["label"]) == (expected.answer, expected.label)
 
 
+def test_a_name_that_is_not_utf8_is_text_all_the_same(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.jpg")).write_bytes(b"")
+    assert next(frames(str(tmp_path), Look(64, Fit.STRETCH, None))).name == "\\xe9.jpg"
+
+
 def test_a_video_is_answered_in_its_own_time(
     exported: Path, robot: dict[str, str], fruits: Path, tmp_path: Path
 ) -> None:

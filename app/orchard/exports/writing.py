@@ -23,7 +23,7 @@ from orchard.features.engines import import_openvino
 from orchard.features.weights import tuned
 from orchard.inference.model import Model
 from orchard.output import Output
-from orchard.storage import DEFAULT_S3, S3Options, open_storage
+from orchard.storage import DEFAULT_S3, S3Options, open_storage, readable_path
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def export(
     """
     check(kind, precision, file)
     model = Model.load(output, s3)
-    folder, _, name = file.rpartition("/")
+    folder, _, name = readable_path(file).rpartition("/")
     stem = name.removesuffix(kind.suffix)
     storage = open_storage(folder or ("/" if file.startswith("/") else "."), s3)
     settings = model.run.get("settings", {})

@@ -363,7 +363,7 @@ def _opened(source: str, s3: S3Options) -> tuple[Storage, re.Pattern[str] | str 
         if path.is_dir():
             return storage, None
         if path.exists():
-            return open_storage(str(path.parent), s3), path.name
+            return open_storage(str(path.parent), s3), readable_path(path.name)
     else:
         location = split_object_url(source)
         folder, _, name = storage.url.rpartition("/")

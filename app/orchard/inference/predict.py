@@ -21,7 +21,7 @@ from orchard.inference.columns import ColumnAnswer
 from orchard.inference.model import Model
 from orchard.inference.predictor import Place, Predictor
 from orchard.layout import LISTING
-from orchard.storage import S3Options, local_path
+from orchard.storage import S3Options, local_path, readable_path
 from orchard.vocabulary import Answer, Reason
 from orchard.workers import Shared, Workers
 
@@ -92,7 +92,7 @@ def find_images(sources: Sequence[str], s3: S3Options) -> pa.Table:
     tables = [LISTING.empty_table()]
     for source in sources:
         if source == STDIN or _is_file(source):
-            path = source if source == STDIN else str(local_path(source))
+            path = source if source == STDIN else readable_path(local_path(source))
             tables.append(pa.Table.from_pylist([{"path": path}], LISTING))
         else:
             tables.append(list_images(source, s3, limit=None, labels=None, seed=0).table)

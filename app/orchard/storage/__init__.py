@@ -1,7 +1,6 @@
 """Folders and buckets behind one interface; files are written completely or not at all."""
 
 import errno
-import os
 from collections.abc import Iterable
 
 from orchard.storage.addresses import SCHEME, SPELLED, Location, is_object, local_path, split_object_url
@@ -42,7 +41,7 @@ def open_storage(url: str, s3: S3Options = DEFAULT_S3) -> Storage:
     """
     if location := split_object_url(url):
         return ObjectStorage(location.bucket, location.key, s3.resolved(), location.scheme)
-    return LocalStorage(readable_path(os.fsencode(local_path(url))))
+    return LocalStorage(readable_path(local_path(url)))
 
 
 def check_regions(addresses: Iterable[str], s3: S3Options) -> None:

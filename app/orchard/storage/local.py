@@ -212,6 +212,6 @@ def _read_up_to(descriptor: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def readable_path(path: bytes) -> str:
-    """The path as text; ``\\xNN`` for each byte that is not UTF-8."""
-    return path.decode("utf-8", "backslashreplace")
+def readable_path(path: str | bytes | Path) -> str:
+    """The path as text, as listings have it; ``\\xNN`` for each byte that is not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

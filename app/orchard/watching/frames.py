@@ -103,7 +103,8 @@ def _of_folder(folder: Path, look: Look) -> Iterator[Frame]:
         except OSError:  # it is gone again
             continue
         pace.begin()
-        yield Frame(newest, _decoded(data, look), len(whole) - 1)
+        named = os.fsencode(newest).decode("utf-8", "backslashreplace")  # as listings have it
+        yield Frame(named, _decoded(data, look), len(whole) - 1)
 
 
 def _statuses(folder: Path) -> Iterator[tuple[Path, Any]]:
