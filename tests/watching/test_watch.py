@@ -96,6 +96,14 @@ def test_a_name_that_is_not_utf8_is_text_all_the_same(tmp_path: Path) -> None:
     assert next(frames(str(tmp_path), Look(64, Fit.STRETCH, None))).name == "\\xe9.jpg"
 
 
+@pytest.mark.parametrize("suffix", ["JPG", "jpe", "jfif", "heic", "HEIF", "avif", "png", "webp", "bmp", "gif", "tiff"])
+def test_an_image_of_every_format_counts_by_its_usual_names(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "0.part").write_bytes(b"")
+    (tmp_path / f"1.{suffix}").write_bytes(b"")
+    frame = next(frames(str(tmp_path), Look(64, Fit.STRETCH, None)))
+    assert (frame.name, frame.skipped) == (f"1.{suffix}", 0)
+
+
 def test_a_video_is_answered_in_its_own_time(
     exported: Path, robot: dict[str, str], fruits: Path, tmp_path: Path
 ) -> None:

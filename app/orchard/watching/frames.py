@@ -28,7 +28,10 @@ from orchard.vocabulary import Fit
 _POLL_SECONDS = 0.05
 _CAMERA_SECONDS = 10.0
 """So long a camera may give nothing before it counts as gone."""
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+)
+"""Of every format that is read: a file of another name is no image, or not yet."""
 
 
 @dataclass(frozen=True)
