@@ -409,7 +409,9 @@ def test_metrics_count_requests_images_rejections_and_batches(server: Server, ph
 
 
 def test_what_is_not_there_is_a_problem_too(server: Server) -> None:
-    _problem(server.client.get("/nothing"), 404, None)
+    for path in ("/nothing", "/healthz/", "/v1/model/"):
+        _problem(server.client.get(path), 404, None)
+    _problem(server.client.post("/v1/predict/", content=b"photo"), 404, None)
     response = server.client.delete("/v1/predict")
     _problem(response, 405, None)
     assert response.headers["allow"] == "POST"

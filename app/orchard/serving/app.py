@@ -116,6 +116,7 @@ def create_app(model: Model, serving: Serving | None = None, state: Lifecycle | 
         openapi_url=OPENAPI,
         servers=[{"url": serving.root_path}] if serving.root_path else None,
         lifespan=lifespan,
+        redirect_slashes=False,  # it would lead off the proxy's path, and from https to http, a photo with it
     )
     _add_prediction(app, handler, model, serving)
     _add_model(app, model)
