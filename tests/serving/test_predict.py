@@ -417,6 +417,15 @@ def test_what_is_not_there_is_a_problem_too(server: Server) -> None:
     assert response.headers["allow"] == "POST"
 
 
+def test_what_can_be_got_answers_head(server: Server) -> None:
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/model", "/openapi.json", "/", "/model.json"):
+        response = server.client.head(path)
+        assert (response.status_code, response.content) == (200, b"")
+        assert int(response.headers["content-length"]) > 0
+    assert server.client.head("/nothing").status_code == 404
+    assert server.client.head("/v1/predict").headers["allow"] == "POST"
+
+
 def test_every_answer_has_an_id_and_the_headers_that_guard_a_page(server: Server) -> None:
     for path in ("/", "/healthz", "/v1/model", "/nothing"):
         response = server.client.get(path, headers={"X-Request-Id": "from-a-proxy-1"})

@@ -101,8 +101,10 @@ class RequestMiddleware:
                 message["headers"] = [*message.get("headers", ()), *own]
             await send(message)
 
+        # What can be got answers HEAD, too: probes ask so. What sends the answer leaves out its body.
+        asked = {**scope, "method": "GET"} if method == "HEAD" else scope
         try:
-            await self._app(scope, receive, answer)
+            await self._app(asked, receive, answer)
         except Gone:
             state.status = CLIENT_GONE
         except asyncio.CancelledError:  # the time to shut down is over
