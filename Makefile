@@ -30,7 +30,7 @@ LOCKED_DOWN = $(DOCKER) run --rm $$(test ! -t 1 || echo --tty) --read-only --cap
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 TOOLS := helm helm-docs helm-unittest kubeconform
-GO_INSTALL = GOBIN=$(CURDIR)/.tools/bin go install
+GO_INSTALL = GOBIN="$(CURDIR)/.tools/bin" go install
 HELM_DOCS = helm-docs --log-level=warning --chart-search-root=helm/orchard --sort-values-order=file \
 	--template-files=settings.gotmpl --template-files=README.md.gotmpl
 
@@ -158,7 +158,7 @@ build-kubeconform:
 	$(GO_INSTALL) github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
 build-helm-unittest: # not by `go install`, which refuses a module that replaces another
 	go build -C "$$(cd / && go mod download -json github.com/helm-unittest/helm-unittest@v1.1.2 | \
-		sed -n 's/^\t"Dir": "\(.*\)",/\1/p')" -o $(CURDIR)/.tools/bin/helm-unittest ./cmd/helm-unittest
+		sed -n 's/^\t"Dir": "\(.*\)",/\1/p')" -o "$(CURDIR)/.tools/bin/helm-unittest" ./cmd/helm-unittest
 
 emulators: .tools/bin/fake-gcs-server .tools/bin/azurite-blob .tools/bin/mini-yarn ## build emulators of Google's and Azure's storage and of YARN, in .tools/bin (Go, npm, Maven)
 
@@ -169,7 +169,7 @@ FAKE_GCS := github.com/fsouza/fake-gcs-server@v1.56.1
 	set -e; source=$$(mktemp -d); trap 'rm -rf "$$source"' EXIT; \
 	cp -r "$$(cd / && go mod download -json $(FAKE_GCS) | sed -n 's/^\t"Dir": "\(.*\)",/\1/p')/." "$$source"; \
 	chmod -R u+w "$$source"; patch --quiet --strip=1 --directory="$$source" <$<; \
-	go build -C "$$source" -o $(CURDIR)/$@ .
+	go build -C "$$source" -o "$(CURDIR)/$@" .
 
 # Azurite's scripts, which npm leaves aside, are for its developers alone.
 .tools/bin/azurite-blob: tests/emulators/package-lock.json
@@ -182,7 +182,7 @@ FAKE_GCS := github.com/fsouza/fake-gcs-server@v1.56.1
 # PySpark starts it, of the environment that runs the tests.
 .tools/bin/mini-yarn: tests/emulators/pom.xml
 	@mkdir -p .tools/bin
-	mvn --batch-mode --quiet --strict-checksums --file $< -Djars=$(CURDIR)/.tools/yarn dependency:copy-dependencies
+	mvn --batch-mode --quiet --strict-checksums --file $< -Djars="$(CURDIR)/.tools/yarn" dependency:copy-dependencies
 	printf '#!/bin/sh\nexec "$(CURDIR)/$(BIN)/python" "$(CURDIR)/tests/emulators/yarn.py" "$(CURDIR)/.tools/yarn" "$$@"\n' >$@
 	chmod +x $@
 

@@ -66,6 +66,11 @@ def of(tool: str) -> list[Any]:
     ]
 
 
+def test_a_checkout_may_lie_in_a_folder_with_spaces() -> None:
+    for line in re.findall(r"^.*\$\(CURDIR\).*$", MAKEFILE, re.MULTILINE):
+        assert line.startswith("export PATH :=") or line.count("$(CURDIR)") == line.count('"$(CURDIR)'), line
+
+
 @pytest.mark.parametrize("words", of("orchard"))
 def test_what_is_shown_of_orchard_parses(words: list[str]) -> None:
     assert words[0] in cli.commands, f"there is no `orchard {words[0]}`"
