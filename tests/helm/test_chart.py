@@ -183,6 +183,8 @@ def test_the_pipeline_reads_what_the_chart_writes(monkeypatch: pytest.MonkeyPatc
         ("executor.instances=null", "at '/executor': missing property 'instances'"),
         ("driver.ephemeralStorage.request=null", "at '/driver/ephemeralStorage': missing property 'request'"),
         ("settings=null", "missing property 'settings'"),
+        ("extraEnv[0].name=A,extraEnv[0].value=5", "at '/extraEnv/0/value': got number, want string"),
+        ("extraEnv[0].value=a", "at '/extraEnv/0': missing property 'name'"),
         ("schedule.cron=null", "at '/schedule': missing property 'cron'"),
     ],
 )
