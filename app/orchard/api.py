@@ -344,4 +344,7 @@ def export(output: str, file: str, *, format: str, precision: str = "float32", *
     from orchard.exports.writing import export as write
     from orchard.settings import load
 
-    return write(output, file, Format(format), StoredPrecision(precision), s3=load(settings).s3_options())
+    found = load(settings)
+    found.check_regions(output, file)
+    weights = settings.get("weights")
+    return write(output, file, Format(format), StoredPrecision(precision), weights=weights, s3=found.s3_options())

@@ -15,9 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import orchard
 from export.runtimes import Exporter
 from orchard.cli.export import export
-from orchard.errors import InputError, StorageError, UsageError, WeightsUnavailable
+from orchard.errors import InputError, OrchardError, StorageError, UsageError, WeightsUnavailable
 from orchard.exports.formats import Format, StoredPrecision, card_beside
 from orchard.exports.keras_model import keras_file
 from orchard.exports.quantization import Images, in_other_numbers, matching
@@ -38,6 +39,13 @@ def test_it_prints_what_it_wrote(trained: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0 and result.exception is None
     assert f"MB  {tmp_path}/new/fruits.onnx" in result.output
     assert {file.name for file in (tmp_path / "new").iterdir()} == {"fruits.onnx", "fruits.onnx.json"}
+
+
+def test_python_takes_the_weights_that_the_command_takes(trained: Path, tmp_path: Path) -> None:
+    result = orchard_export(trained, "--format", "keras", "--weights", "/no.h5", "--to", tmp_path / "a.keras")
+    with pytest.raises(OrchardError, match=r"/no\.h5") as told:
+        orchard.export(str(trained), f"{tmp_path}/b.keras", format="keras", weights="/no.h5")
+    assert str(told.value) == str(result.exception)
 
 
 def test_the_card_says_what_an_app_and_a_lawyer_need(trained: Path, model: Model, tmp_path: Path) -> None:
