@@ -294,12 +294,12 @@ def main(shared: Path) -> None:
     try:
         while True:
             _answer(pipe)
-    except (EOFError, OSError):  # of the pipe
+    except (EOFError, ConnectionError):  # no other OSError, which may be of what is imported, while the parent lives
         _leave(shared)
 
 
 def _answer(pipe: BufferedRWPair) -> None:
-    """Do what comes next; raises EOFError or OSError when the parent is gone."""
+    """Do what comes next; raises EOFError or ConnectionError when the parent is gone."""
     function, item = pickle.load(pipe)  # noqa: S301 - the parent's
     _forget()
     answer: tuple[bool, Any]

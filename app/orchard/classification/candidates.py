@@ -253,7 +253,7 @@ class Candidates:
     def _mix(self, final: Linear, trial: Linear) -> tuple[Linear, Linear]:
         """Mix both heads with the regressions inside, or where there are none, with the discriminants."""
         found, _ = self._regressions() if self._mixes_regression else (None, None)
-        trial_other, other, _ = found or (self._trial.linear, self._final.linear, b"")
+        trial_other, other = found[:2] if found else (self._trial.linear, self._final.linear)
         classes = self._images.classes("label", self._trial_labels)
         mixture = mix(trial_other, trial, self._images.features, classes)
         return mixture(other, final), mixture(trial_other, trial)
@@ -287,12 +287,8 @@ class Candidates:
 
     @cached_property
     def _by(self) -> FittedBy:
-        return regression.fitted_by(self._n, self._width, len(self.labels), self._memory)
-
-    @cached_property
-    def _width(self) -> int:
-        """Columns of what the driver fits the regression on."""
-        return self._final.familiarity.rank if self._has_views else self.reduction.n_components_
+        columns = self._final.familiarity.rank if self._has_views else self.reduction.n_components_
+        return regression.fitted_by(self._n, columns, len(self.labels), self._memory)
 
     @property
     def _fits_inside(self) -> bool:
@@ -326,7 +322,7 @@ class Candidates:
     def _fit_inside(self) -> tuple[Linear, Linear, bytes]:
         """Fit it where the discriminants are, the final one and the one under trial."""
         files = self._output.files(Dataset.FEATURES)
-        weights = {} if self._weights is None else by_file(self._output, self._weights)
+        weights = None if self._weights is None else by_file(self._output, self._weights)
         read = feature_rows(self._output.storage, files, by_file(self._output, self._used_roles), weights)
         space = self._final.familiarity
         final = regression.fit_inside(space, *inside_rows(read, space, Role.FIT, Role.HELD_OUT))

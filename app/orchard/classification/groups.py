@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard.classification import discriminant, regression
+from orchard.classification.discriminant import Discriminant
 from orchard.classification.forest import Forest, grow
 from orchard.classification.metrics import evaluate, majority_baseline
 from orchard.classification.rows import Marked, Rows, feature_rows, inside_rows
@@ -87,16 +88,27 @@ def evaluate_groups(
     sums, _ = training_sums(workers, output.storage, files, roles)
     reduction = Reduction.fit(sums.moments, components=components)
     views, _ = view_sums(workers, output, roles, ())
-    seen = sums if views is None else sums.merge(views)
+    seen = sums if views is None else sums.merge(views)  # what the discriminant learns from
+    learned = cache(
+        partial(discriminant.fit, seen.labelled, seen.columns["label"], reduction, int(sums.labelled.count))
+    )
     projection = workers.share(Projection(*reduction.affine()))
     rows = Rows(files, partial(_regrouped, output.storage, projection, roles))
-    features = feature_rows(output.storage, files, roles)
+    features = None if views is None else feature_rows(output.storage, files, roles)
     measured: dict[str, ClassifierMetrics] = {}
     try:
         for classifier in classifiers:
             start = time.perf_counter()
             made = _fit(
-                workers, classifier, rows, features, sums, seen=seen, reduction=reduction, seed=seed, memory=memory
+                workers,
+                classifier,
+                rows,
+                features,
+                sums,
+                learned=learned,
+                reduction=reduction,
+                seed=seed,
+                memory=memory,
             )
             if made is None:
                 continue
@@ -139,18 +151,18 @@ def _fit(
     workers: Workers,
     classifier: Classifier,
     rows: Rows,
-    features: Rows,
+    features: Rows | None,
     sums: Sums,
     *,
-    seen: Sums,
+    learned: Callable[[], Discriminant],
     reduction: Reduction,
     seed: int,
     memory: int,
 ) -> tuple[FeatureClassifier, FittedBy] | None:
     """Return a classifier of features and the name of what fitted it; None if its data do not fit into memory.
 
-    `sums` are those of `rows`, of components, and of `features`; `seen` those with their views, which the discriminant
-    learns from.
+    `sums` are those of `rows`, of components, and of `features`, which there are where images have views. `learned`
+    returns the discriminant.
     """
     classes, n = sums.columns["label"], int(sums.columns["label"].counts.sum())
     if classifier is Classifier.RANDOM_FOREST:
@@ -158,12 +170,12 @@ def _fit(
         if forest is None:
             return None
         return _OfFeatures(Projection(*reduction.affine()), forest), FittedBy.SCIKIT_LEARN
-    fitted = discriminant.fit(seen.labelled, seen.columns["label"], reduction, int(sums.labelled.count))
     if classifier is Classifier.LINEAR_DISCRIMINANT:
-        return fitted.linear, FittedBy.SUMS
-    space = fitted.familiarity
-    if seen is not sums and regression.fitted_by(n, space.rank, len(classes.names), memory) is FittedBy.SCIKIT_LEARN:
-        return regression.fit_inside(space, *inside_rows(features, space, Role.FIT)), FittedBy.SCIKIT_LEARN
+        return learned().linear, FittedBy.SUMS
+    if features is not None:
+        space = learned().familiarity
+        if regression.fitted_by(n, space.rank, len(classes.names), memory) is FittedBy.SCIKIT_LEARN:
+            return regression.fit_inside(space, *inside_rows(features, space, Role.FIT)), FittedBy.SCIKIT_LEARN
     by = regression.fitted_by(n, reduction.n_components_, len(classes.names), memory)
     variances = reduction.explained_variance_
     _, found, _ = regression.fit(lambda: workers.spark, rows, classes, classes, variances, twice=False, by=by)

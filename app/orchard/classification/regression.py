@@ -167,9 +167,8 @@ def fit_inside(
     names, classes = np.unique(np.array(labels, np.str_), return_inverse=True)
     model = _fitted(rows, classes.astype(np.int32), weights, len(names), penalty=INSIDE_PENALTY)
     found = _regression(model, tuple(names.tolist()), np.ones(rows.shape[1]))
-    on_features = found.coefficients @ space.discriminants.T.astype(np.float64) * space.inverse_scale
-    bias = found.intercept - on_features @ space.origin
-    return Linear(on_features.astype(np.float32), bias.astype(np.float32))
+    directions = space.discriminants.T.astype(np.float64) * space.inverse_scale
+    return Linear.on_directions(directions, space.origin, found.coefficients, found.intercept)
 
 
 def _fit_in_driver(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,10 +88,10 @@ def feature_rows(
     storage: Storage,
     files: Sequence[DataFile],
     roles: Roles,
-    weights: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+    weights: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Rows:
-    """Return the rows of feature files, with the roles and weights of the rows of each; no weights: each is 1."""
-    return Rows(files, partial(_read, storage, "features", roles, dict(weights)))
+    """Return the rows of feature files, with the roles and weights of the rows of each; None: each weight is 1."""
+    return Rows(files, partial(_read, storage, "features", roles, weights or {}))
 
 
 def inside_rows(
@@ -103,8 +102,7 @@ def inside_rows(
     Returns:
         Coordinates (n, q), labels (n,) and weights (n,).
     """
-    nothing = np.empty((0, space.discriminants.shape[1]), np.float32)
-    found, labels, weights, paths = [nothing], [], [np.empty(0, np.float32)], []
+    found, labels, weights, paths = [np.empty((0, space.rank), np.float32)], [], [np.empty(0, np.float32)], []
     for batch, role in rows:
         is_chosen = np.isin(role, roles) & batch.column("label").is_valid().to_numpy(zero_copy_only=False)
         chosen = batch.filter(pa.array(is_chosen))
@@ -115,9 +113,9 @@ def inside_rows(
         weights.append(weights_of(chosen))
         paths.append(chosen.column("path"))
     coordinates, weighing = np.concatenate(found), np.concatenate(weights)
-    numbers = np.arange(len(coordinates))
-    sort_by_path(paths, coordinates, weighing, numbers)
-    return coordinates, pa.chunked_array(labels, pa.string()).take(pa.array(numbers)).to_pylist(), weighing
+    names = pa.chunked_array(labels, pa.string()).to_numpy()
+    sort_by_path(paths, coordinates, weighing, names)
+    return coordinates, names.tolist(), weighing
 
 
 def sort_by_path(paths: Sequence[pa.Array], rows: NDArray[np.float32], *others: NDArray[Any]) -> None:

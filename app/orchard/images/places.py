@@ -182,7 +182,7 @@ def places(root: str, folders: Sequence[str], level: int = 1, *, are_whole: bool
     for testing, what is for validation is.
     """
     folders = ["/".join(name for name in folder.split("/") if name not in _NAMELESS) for folder in folders]
-    tree = _Folders(folders, _shared(folders) if are_whole else "")
+    tree = _Folders(folders, shared_folder(folders) if are_whole else "")
     all_classes = [tree.classes(folder) for folder in folders]
     of_kinds = {classes[:depth] for classes in all_classes for depth in range(len(classes) - 1)}
     kinds = [_kind(classes, of_kinds, level) for classes in all_classes]
@@ -205,7 +205,7 @@ def places(root: str, folders: Sequence[str], level: int = 1, *, are_whole: bool
     return Places(labels, kinds, splits, _merged_labels(merged, level), split_warnings)
 
 
-def _shared(folders: Sequence[str]) -> str:
+def shared_folder(folders: Sequence[str]) -> str:
     """The last folder that holds all of these."""
     parts = [folder.split("/") for folder in folders]
     pairs = zip(min(parts, default=()), max(parts, default=()), strict=False)  # what these share, all do

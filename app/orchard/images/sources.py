@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from orchard.images.corrections import read as read_corrections
 from orchard.images.groups import describe, groups_of, regrouped
 from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
 from orchard.images.manifests import is_manifest, read_manifest
-from orchard.images.places import doubtful, is_ignored, places, source_name, split_named
+from orchard.images.places import doubtful, is_ignored, places, shared_folder, source_name, split_named
 from orchard.images.selection import sample, with_labels
 from orchard.layout import (
     COMMITS,
@@ -240,18 +240,17 @@ def _names_beside(sources: Sequence[str], tables: Sequence[pa.Table]) -> list[st
     holds those of all sources.
     """
     ends = [pc.min_max(table["path"]).as_py().values() for table in tables]  # what these two share, all do
-    folders = [[path.split("/")[:-1] for path in two] for two in ends]
-    names_at = zip(*(parts for two in folders for parts in two), strict=False)
-    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, names_at))
+    folders = [shared_folder([path.rpartition("/")[0] for path in two]) for two in ends]
+    above = shared_folder(folders)
     found = []
-    for source, (first, last) in zip(sources, folders, strict=True):
+    for source, folder in zip(sources, folders, strict=True):
         fixed, _ = _split_pattern(source.rstrip("/"))
         location = split_object_url(fixed)
         name = location.key.rpartition("/")[2] if location else local_path(fixed).name
         stem = name.partition(".")[0]
         if is_manifest(name):
-            below = first[shared : shared + 1]
-            name = stem if split_named(stem) or below != last[shared : shared + 1] else "".join(below)
+            below = folder[len(above) :].lstrip("/").partition("/")[0]
+            name = stem if split_named(stem) or not below else below
         found.append(name)
     return found
 

@@ -61,7 +61,7 @@ class Familiarity:
     @property
     def rank(self) -> int:
         """Return q, the dimensions of the span of the whitened means."""
-        return len(self.discriminants.T)
+        return int(self.discriminants.shape[1])
 
     def inside(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the coordinates (n, q) of features (n, d) in the span of the whitened means."""

@@ -43,8 +43,26 @@ class Linear:
         Raises:
             ValueError: the shapes do not fit.
         """
-        weights = coefficients @ (reduction.components_ / reduction.scale_)
-        bias = intercept - weights @ reduction.mean_
+        return cls.on_directions(reduction.components_ / reduction.scale_, reduction.mean_, coefficients, intercept)
+
+    @classmethod
+    def on_directions(
+        cls,
+        directions: NDArray[np.float64],
+        origin: NDArray[np.floating],
+        coefficients: NDArray[np.floating],
+        intercept: NDArray[np.floating],
+    ) -> Self:
+        """Return the classifier of features f whose columns are ``directions @ (f - origin)``, computed in float64.
+
+        Args:
+            directions: (k, n_features)
+            origin: (n_features,)
+            coefficients: (n_classes, k)
+            intercept: (n_classes,)
+        """
+        weights = coefficients @ directions
+        bias = intercept - weights @ origin
         return cls(weights.astype(np.float32), bias.astype(np.float32))
 
     def to_bytes(self) -> bytes:
