@@ -148,7 +148,9 @@ def test_results_arrive_before_their_batch_is_done_and_when_it_fails(workers: Wo
 def test_processes_end_with_the_driver_whatever_they_are_at_and_leave_nothing(tmp_path: Path) -> None:
     code = (
         "import misbehaving; from orchard.processes import LocalWorkers\n"
-        "workers = LocalWorkers(2); workers.prepare(abs); workers.share('a network')\n"
+        "workers = LocalWorkers(2)\n"
+        "for _ in range(3000): workers.share('a network')\n"  # so many that a process may end while it removes them
+        "workers.prepare(abs)\n"
         "print('up', flush=True); list(workers.run_batches(misbehaving.sleep, [[600.0, 600.0]]))"
     )
     environment = os.environ | {"PYTHONPATH": FINDS_TESTS, "TMPDIR": str(tmp_path)}
