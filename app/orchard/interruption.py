@@ -5,6 +5,7 @@ When a signal comes, nothing new is begun (`check`), what runs is stopped and wh
 (`in_order`); then the process leaves: with its children, one sentence and exit code 130 or 143.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -111,7 +112,20 @@ def run(command: Callable[[], tuple[int, str | None]], *, in_main_thread: bool =
     code, sentence = event
     if sentence is not None:
         _tell(sentence)
-    sys.exit(code)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """Leave as `sys.exit` does, but do not take Python apart.
+
+    Threads of libraries such as pyarrow's may still give Python's memory back. Up to Python 3.13 they are stopped then
+    in the middle of C++ that must not be, and the process aborts.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # it may be closed
+            stream.flush()
+    os._exit(code)
 
 
 def _first(events: "SimpleQueue[T]") -> T:
