@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -121,6 +122,7 @@ def _end(code: int) -> NoReturn:
     Threads of libraries such as pyarrow's may still give Python's memory back. Up to Python 3.13 they are stopped then
     in the middle of C++ that must not be, and the process aborts.
     """
+    threading._shutdown()  # waits for threads that are no daemons
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # it may be closed

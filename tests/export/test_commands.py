@@ -25,6 +25,7 @@ from orchard.exports.quantization import Images, in_other_numbers, matching
 from orchard.features.artifact import Precision
 from orchard.features.engines import import_openvino
 from orchard.inference.model import Model
+from orchard.storage import LocalStorage
 
 if TYPE_CHECKING:
     from conftest import S3Server
@@ -134,6 +135,26 @@ def test_nothing_half_written_is_left_where_writing_fails(trained: Path, tmp_pat
     assert isinstance(result.exception, StorageError)
     assert not list((tmp_path / "fruits.onnx").iterdir())
     assert {file.suffix for file in tmp_path.iterdir()} <= {".onnx", ".json"}
+
+
+@pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])
+def test_where_writing_fails_the_export_of_before_keeps_its_own_card(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format
+) -> None:
+    file = tmp_path / f"fruits{kind.suffix}"
+    before = dict.fromkeys((file, card_beside(file)), b"before")
+    for path, data in before.items():
+        path.write_bytes(data)
+
+    def write(storage: LocalStorage, key: str, data: bytes) -> None:
+        if len(data) > 1_000_000:
+            raise StorageError("the disk is full")
+        Path(storage.url, key).write_bytes(data)
+
+    monkeypatch.setattr(LocalStorage, "write", write)
+    result = orchard_export(trained, "--format", kind, "--to", file)
+    assert isinstance(result.exception, StorageError)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_int8_without_the_training_images_says_what_to_do(trained: Path, tmp_path: Path) -> None:

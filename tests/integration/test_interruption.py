@@ -254,13 +254,18 @@ def test_a_signal_that_another_thread_takes_is_heard() -> None:
 def test_at_the_end_what_is_to_be_done_is_done_and_python_is_not_taken_apart() -> None:
     """Threads of libraries that still give memory back then abort the process."""
     code = (
-        "import atexit\nfrom orchard import interruption\n"
+        "import atexit, threading, time\nfrom orchard import interruption\n"
         "class Left:\n"
         "    def __del__(self):\n"
         "        print('taken apart', flush=True)\n"
         "left = Left()\n"
         "atexit.register(print, 'done')\n"
+        "threading.Thread(target=lambda: (time.sleep(1), print('waited for'))).start()\n"
         "interruption.run(lambda: (print('answer') or 3, 'a sentence'))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "answer\ndone\n", "orchard: a sentence\n")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (
+        3,
+        "answer\nwaited for\ndone\n",
+        "orchard: a sentence\n",
+    )

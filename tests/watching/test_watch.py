@@ -12,7 +12,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import openvino
 import pytest
+from openvino import opset13 as opset
 from PIL import Image
 
 from orchard.exports.formats import Format, StoredPrecision, card_beside
@@ -40,6 +42,14 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules |= dict.fromkeys({NOT_THERE!r})\n")
     path = os.pathsep.join([str(folder), str(Path(__file__).parents[2] / "app")])
     return os.environ | {"PYTHONPATH": path}
+
+
+def write_graph(file: Path, digest: str) -> None:
+    """Write a graph for OpenVINO that says of which model it is."""
+    picture = opset.parameter([1], np.float32)
+    graph = openvino.Model([opset.relu(picture)], [picture])
+    graph.set_rt_info(digest, ["orchard", "digest"])
+    openvino.save_model(graph, file)
 
 
 def command(*arguments: object) -> list[str]:
@@ -133,6 +143,8 @@ def test_a_video_is_answered_in_its_own_time(
             "The model card alone.onnx.json cannot be read (No such file or directory): copy it along",
         ),
         (("broken.onnx", "."), 3, "broken.onnx cannot be used"),
+        (("later.onnx", "."), 3, "later.onnx.json is the card of another model than later.onnx"),
+        (("later.xml", "."), 3, "later.xml.json is the card of another model than later.xml"),
         (("fruits.onnx", "nowhere"), 3, "There is no folder, video or camera nowhere"),
         (("fruits.onnx", "alone.onnx"), 3, "cannot be opened as a video"),
         (("fruits.onnx", "93"), 3, "93 cannot be opened as a camera"),
@@ -146,7 +158,14 @@ def test_what_cannot_be_is_one_sentence(
     (tmp_path / "alone.onnx").write_bytes(b"none")
     (tmp_path / "broken.onnx").write_bytes(b"none")
     shutil.copy(card_beside(exported), tmp_path / "broken.onnx.json")
-    done = subprocess.run(command(*arguments), env=robot, cwd=tmp_path, capture_output=True, text=True, check=False)
+    shutil.copy(exported, tmp_path / "later.onnx")
+    write_graph(tmp_path / "later.xml", "before")
+    later = json.dumps(json.loads(card_beside(exported).read_text()) | {"digest": "later"})
+    for name in ("later.onnx", "later.xml"):
+        card_beside(tmp_path / name).write_text(later)
+    done = subprocess.run(
+        command(*arguments), env=robot, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == code
     assert said in done.stderr and done.stderr.count("\n") == 1, done.stderr
 

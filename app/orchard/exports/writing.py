@@ -6,9 +6,11 @@ import hashlib
 import json
 import logging
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from orchard import interruption
 from orchard.errors import InputError
@@ -23,7 +25,7 @@ from orchard.features.engines import import_openvino
 from orchard.features.weights import tuned
 from orchard.inference.model import Model
 from orchard.output import Output
-from orchard.storage import DEFAULT_S3, S3Options, open_storage, readable_path
+from orchard.storage import DEFAULT_S3, LocalStorage, S3Options, open_storage, readable_path
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +98,31 @@ def export(
     }
     files = {stem + suffix: data for suffix, data in parts.items()}
     files[card_beside(Path(name)).name] = json.dumps(card, indent=2, ensure_ascii=False).encode()
+    files[name] = content  # last: where it is, all is
     with interruption.in_order():
-        for part, data in files.items():
-            storage.write(part, data)
-        storage.write(name, content)  # last: where it is, all is
+        if isinstance(storage, LocalStorage):
+            _replace(storage, name, files)
+        else:
+            for part, data in files.items():
+                storage.write(part, data)
     sizes = {name: len(content)} | {part: len(data) for part, data in files.items()}
     return Exported({f"{storage.url.rstrip('/')}/{part}": size for part, size in sizes.items()}, card)
+
+
+def _replace(storage: LocalStorage, name: str, files: Mapping[str, bytes]) -> None:
+    """Write files under other names and rename them then, so that a full disk mixes no new card with an old file.
+
+    The file that the others belong to is gone meanwhile.
+    """
+    written = {part: f"{part}.{uuid4().hex[:8]}" for part in files}
+    try:
+        for part, data in files.items():
+            storage.write(written[part], data)
+        storage.delete([name])
+        for part, temporary in written.items():
+            storage.move(temporary, part)
+    finally:
+        storage.delete(written.values())
 
 
 def _images(

@@ -28,6 +28,8 @@ class Card:
     kinds: tuple[str, ...]
     calibration: Calibration
     kind_threshold: float
+    digest: str | None
+    """Digest of the model that the card belongs to."""
     side: int
     """Largest side, in pixels, of a picture that the file gets; a larger picture is shrunk before."""
     fit: Fit
@@ -43,6 +45,7 @@ class Card:
                 tuple(found["kinds"] or ()),
                 Calibration(threshold=float(found["threshold"]), familiarity=float(found["familiarity_threshold"])),
                 float(found["kind_threshold"] or 1),
+                found.get("digest"),
                 int(found["input"]["size"]),
                 Fit(found["input"]["fit"]),
             )
@@ -75,7 +78,9 @@ class Exported:
         if not file.is_file():
             raise InputError(f"There is no file {file}: write it with orchard export.")
         self.card = Card.beside(file)
-        self._run = runners[file.suffix](file, threads)
+        self._run, digest = runners[file.suffix](file, threads)
+        if digest and self.card.digest and digest != self.card.digest:
+            raise InputError(f"{card_beside(file)} is the card of another model than {file.name}: export both again.")
 
     def answer(self, picture: NDArray[np.uint8], top: int) -> dict[str, Any]:
         """Return the answer for a picture, uint8 (height, width, 3), RGB, with the fields of `orchard predict`."""
@@ -100,7 +105,7 @@ class Exported:
         }
 
 
-def _onnx(file: Path, threads: int) -> Any:
+def _onnx(file: Path, threads: int) -> tuple[Any, str | None]:
     runtime = _imported(partial(import_module, "onnxruntime"), "onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -110,17 +115,22 @@ def _onnx(file: Path, threads: int) -> Any:
     except Exception as error:  # of a class of its own for each fault
         raise _unusable(file, error) from error
     names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+    digest = session.get_modelmeta().custom_metadata_map.get("digest")
+    return lambda images: dict(zip(names, session.run(names, {INPUT: images}), strict=True)), digest
 
 
-def _openvino(file: Path, threads: int) -> Any:
+def _openvino(file: Path, threads: int) -> tuple[Any, str | None]:
     openvino = _imported(import_openvino, "openvino")
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     try:
-        request = openvino.Core().compile_model(str(file), "CPU", settings).create_infer_request()
+        core = openvino.Core()
+        graph = core.read_model(str(file))
+        request = core.compile_model(graph, "CPU", settings).create_infer_request()
     except Exception as error:  # OpenVINO's are of RuntimeError and others
         raise _unusable(file, error) from error
-    return lambda images: {output.get_any_name(): values for output, values in request.infer([images]).items()}
+    at = ["orchard", "digest"]
+    digest = graph.get_rt_info(at).astype(str) if graph.has_rt_info(at) else None
+    return lambda images: {output.get_any_name(): values for output, values in request.infer([images]).items()}, digest
 
 
 def _unusable(file: Path, error: Exception) -> InputError:
