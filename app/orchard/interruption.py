@@ -122,7 +122,7 @@ def _end(code: int) -> NoReturn:
     Threads of libraries such as pyarrow's may still give Python's memory back. Up to Python 3.13 they are stopped then
     in the middle of C++ that must not be, and the process aborts.
     """
-    threading._shutdown()  # waits for threads that are no daemons
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # it may be closed
