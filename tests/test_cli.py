@@ -98,6 +98,7 @@ def test_an_empty_source_is_one_sentence_and_exit_code_3(tmp_path: Path) -> None
         (["--sure-at", "1"], "--sure-at"),
         (["--spark-conf", "spark.executor.cores"], "KEY=VALUE"),
         (["--colour", "red"], "--colour"),
+        (["--config", ""], "the path is empty"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_names_what_is_wrong(tmp_path: Path, flags: list[str], message: str) -> None:
@@ -105,6 +106,25 @@ def test_wrong_usage_is_exit_code_2_and_names_what_is_wrong(tmp_path: Path, flag
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("report", "out", "--figures", ""), "the path is empty; . is the current folder"),
+        (("sample", ""), "the path is empty"),
+        (("watch", "", "."), "the path is empty"),
+        (("watch", "fruits.onnx", ".", "--rate", "nan"), "'nan' is not a finite number"),
+        (("serve", "out", "--request-seconds", "inf"), "'inf' is not a finite number"),
+    ],
+)
+def test_an_argument_that_says_nothing_is_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = orchard(*arguments)
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_machine_without_java_is_told_what_to_install_if_there_is_work_that_needs_it(tmp_path: Path) -> None:

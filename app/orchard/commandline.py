@@ -1,16 +1,42 @@
 """Runs a command and turns any error into an exit code; `orchard watch` starts here too."""
 
+import math
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
 from orchard import interruption
 from orchard.child import print_anything, start_again_in_utf8
 from orchard.errors import OrchardError, file_failure, first_line, is_of_file
-from orchard.redaction import redacted
+from orchard.redaction import printable, redacted
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range, neither infinite nor NaN, which click lets through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class NamedPath(click.Path):
+    """A local path as `pathlib.Path`; text without a character is refused, which would be the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        if not str(value):
+            self.fail("the path is empty; . is the current folder.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def run_command(
@@ -54,4 +80,4 @@ def outcome(command: click.Command, arguments: Sequence[str] | None) -> tuple[in
         from orchard.progress import say_traceback
 
         say_traceback()
-    return code, redacted(sentence)
+    return code, printable(redacted(sentence))

@@ -1,6 +1,7 @@
 """Several backbones on the same images, in one table."""
 
 import logging
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,7 @@ def _variant(given: str) -> str:
         UsageError: there is no such backbone, or it cannot take the size.
     """
     name, at, size = given.partition("@")
-    if at and not size.isdecimal():
+    if at and not re.fullmatch("[0-9]{1,5}", size):
         raise UsageError(f"{given!r} is no backbone with its input size: write it as {DEFAULT_BACKBONE}@128.")
     return find(name).with_input_size(int(size) if size else None).name + at + size
 

@@ -1,13 +1,13 @@
 """The flags of commands, made from the settings."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
 from orchard import progress
+from orchard.commandline import NamedPath
 from orchard.redaction import without_secrets
 from orchard.settings import Settings, load
 from orchard.settings_text import as_text, flag_of
@@ -73,7 +73,7 @@ def options(*names: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         command = click.option("--debug", is_flag=True, help="show tracebacks and debug messages")(command)
         command = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")(command)
-        config = click.Path(path_type=Path)
+        config = NamedPath()
         command = click.option("--config", type=config, help="settings file, in TOML (default: orchard.toml)")(command)
         for name in reversed(names):
             command = _option(name)(command)

@@ -1,6 +1,7 @@
-"""Hides secrets in settings, commands, URLs, errors and logs, by one rule.
+"""Hides secrets in settings, commands, URLs, errors and logs, by one rule, and characters that steer a terminal.
 
-It goes by names (``fs.s3a.secretKey``) and by the looks of values (``https://user:password@host``); in doubt it hides.
+Secrets are told by names (``fs.s3a.secretKey``) and by the looks of values (``https://user:password@host``); in doubt
+one is hidden.
 """
 
 import functools
@@ -9,6 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "••••••"
+
+# Control characters, the ends of lines and paragraphs, and what turns the direction of writing.
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SECRET_NAME = re.compile(
@@ -65,6 +69,11 @@ def redacted(text: str) -> str:
     for pairs in _PAIRS:
         text = pairs.sub(lambda found: f"{found[1]}{HIDDEN}" if is_secret(found["name"]) else found[0], text)
     return text
+
+
+def printable(text: str) -> str:
+    """Return text for a line of a terminal: what would end the line, or steer the terminal, is shown as its escape."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def without_secrets(value: Any, name: str = "") -> Any:

@@ -101,7 +101,12 @@ class Settings(BaseSettings):
     """The settings of a run; each field's description is the help of its flag."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, validate_default=False
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=False,
+        allow_inf_nan=False,
     )
 
     quality: Literal["fast", "balanced", "best"] = Field(
@@ -242,7 +247,7 @@ class Settings(BaseSettings):
     sure_at: float = Field(0.99, gt=0, lt=1, description="share of sure answers that must be right")
     classifier_memory: str = Field(
         "512m",
-        pattern=r"^\d+[kmgKMG]$",
+        pattern=r"^[0-9]+[kmgKMG]$",
         description="memory for fitting classifiers in the driver's Python process; Spark fits a regression that needs "
         "more",
     )
@@ -255,7 +260,7 @@ class Settings(BaseSettings):
 
     # Spark
     master: str | None = Field(None, description="Spark master URL; by default local, on all cores of this machine")
-    driver_memory: str = Field("900m", pattern=r"^\d+[kmgKMG]$", description="heap of the driver's JVM")
+    driver_memory: str = Field("900m", pattern=r"^[0-9]+[kmgKMG]$", description="heap of the driver's JVM")
     executor_timeout: float = Field(
         600, gt=0, description="time to wait for the first executor on Kubernetes, in seconds"
     )
@@ -267,7 +272,7 @@ class Settings(BaseSettings):
     )
     finish_within: str | None = Field(
         None,
-        pattern=r"^[1-9]\d*[smh]$",
+        pattern=r"^[1-9][0-9]*[smh]$",
         description="scale the executors so that extraction ends within this time (90m, 2h), between --min-executors "
         "and --max-executors",
     )

@@ -14,16 +14,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from orchard.cli import cli
 from orchard.cli import predict as commands
+from orchard.errors import UsageError
 from orchard.features.views import middle
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predict import Answered, Candidate, find_images
 from orchard.inference.predictor import Predictor
 from orchard.storage import S3Options, read_path
-from orchard.vocabulary import Answer, Fit
+from orchard.vocabulary import Answer, Fit, Reason
 
 
 def predict(
@@ -163,6 +166,40 @@ def test_csv_holds_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
     for column in ("path", "label", "kind", "column_ripeness", "label_1"):
         assert [row[column] for row in rows] == told
     assert {(row["answer"], row["confidence"], row["familiarity"]) for row in rows} == {("sure", "0.9", "0.7")}
+
+
+def test_a_table_shows_what_would_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2J\nb\u202e.jpg"
+    rejected = Answered(path=name, reason=Reason.TRUNCATED, detail=name)
+    taken = Answered(
+        path=name, answer=Answer.SURE, kind=None, top=[Candidate(label=f"Pêche\xa0{name}", confidence=0.9)]
+    )
+    assert commands._table(iter([rejected, taken]), 1, []) == 1
+    shown = "a\\x1b[2J\\nb\\u202e.jpg"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{shown}: truncated ({shown})"
+    assert lines[1].split("  ")[0] == f"{shown}: Pêche\xa0{shown}" and len(lines) == 2
+
+
+def test_a_columns_confidence_has_a_column_of_its_own_in_csv(
+    monkeypatch: pytest.MonkeyPatch, trained: Path, fruits: Path
+) -> None:
+    model = Model.load(str(trained))
+    columns = tuple(replace(model.columns[0], name=name) for name in ("ripe", "ripe_confidence"))
+    monkeypatch.setattr(Model, "load", lambda *_: replace(model, columns=columns))
+    refused = CliRunner().invoke(cli, ["predict", str(trained), str(fruits), "--format", "csv"])
+    assert isinstance(refused.exception, UsageError) and "ripe_confidence is a column of" in str(refused.exception)
+
+
+def test_closed_standard_input_is_one_sentence(trained: Path) -> None:
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m orchard predict "$1" - <&-', sys.executable, str(trained)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = "orchard: Standard input is closed: give the image by a pipe or as a file.\n"
+    assert (closed.returncode, closed.stderr) == (3, said)
 
 
 def test_standard_input_is_an_image(trained: Path, fruits: Path) -> None:

@@ -60,7 +60,12 @@ def test_a_backbone_may_be_compared_at_several_input_sizes(runs: list[str], tmp_
     of_size = comparison._of_variant(load({"input_size": 96}), runs[1])
     assert (of_size.backbone, of_size.input_size) == ("EfficientNetLite0", 128)
     assert comparison._of_variant(load({"input_size": 96}), runs[0]).input_size == 96
-    for name, sentence in (("MobileNetV2@100", "--input-size 100 is none of"), ("MobileNetV2@", "write it as")):
+    for name, sentence in (
+        ("MobileNetV2@100", "--input-size 100 is none of"),
+        ("MobileNetV2@", "write it as"),
+        ("MobileNetV2@" + 5_000 * "1", "write it as"),
+        ("MobileNetV2@\u0661\u0662\u0668", "write it as"),
+    ):
         with pytest.raises(UsageError, match=sentence):
             compare("/images", str(tmp_path), [name], load())
 

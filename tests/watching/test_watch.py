@@ -148,6 +148,7 @@ def test_a_video_is_answered_in_its_own_time(
         (("fruits.onnx", "nowhere"), 3, "There is no folder, video or camera nowhere"),
         (("fruits.onnx", "alone.onnx"), 3, "cannot be opened as a video"),
         (("fruits.onnx", "93"), 3, "93 cannot be opened as a camera"),
+        (("fruits.onnx", "99999999999"), 3, "There is no folder, video or camera 99999999999"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchard import interruption
-from orchard.cli.printing import print_json
+from orchard.cli.printing import print_json, print_lines
 from orchard.cluster import emr, emr_ec2, emr_serverless
 from orchard.cluster.manifests import Submission, default_image, render, to_yaml
 from orchard.cluster.state import Status, json_line
@@ -575,4 +575,4 @@ def _print_status(found: Status) -> None:
     lines.append(f"restarts   {found.restarts}")
     if found.seconds is not None:
         lines.append(f"seconds    {found.seconds:,.1f}")
-    click.echo("\n".join(lines))
+    print_lines(*lines)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchard.cli.printing import print_json
+from orchard.cli.printing import print_json, print_lines
 from orchard.errors import UsageError
 from orchard.flags import IMAGES, SPARK, STORAGE, options, settings_from
 from orchard.progress import stage
@@ -93,6 +93,8 @@ def predict(
         raise UsageError("Standard input is read in this process: give --no-spark.")
     columns = [column.name for column in model.columns]
     as_lines = as_json or form == "jsonl"
+    if not as_lines and form == "csv" and (same := {f"{name}_confidence" for name in columns} & {*columns}):
+        raise UsageError(f"{min(same)} is a column of the labels and of a confidence: give --format jsonl.")
 
     def printed(answers: Iterator[Answered]) -> int:
         printer = _PRINTERS["jsonl" if as_lines else form]
@@ -126,7 +128,7 @@ def _table(answers: Iterator[Answered], top: int, columns: Sequence[str]) -> int
     for answer in answers:
         if "reason" in answer:
             failed += 1
-            click.echo(f"{answer['path']}: {answer['reason'].replace('_', ' ')} ({answer['detail']})")
+            print_lines(f"{answer['path']}: {answer['reason'].replace('_', ' ')} ({answer['detail']})")
             continue
         first, *others = answer["top"]
         name = {
@@ -145,7 +147,7 @@ def _table(answers: Iterator[Answered], top: int, columns: Sequence[str]) -> int
             for seen in answer.get("regions", ())
         )
         said = "   ".join(filter(None, [rest, *values, where]))
-        click.echo(f"{answer['path']}: {name:<{_TABLE_LABEL}} {first['confidence']:6.1%}   {said}".rstrip())
+        print_lines(f"{answer['path']}: {name:<{_TABLE_LABEL}} {first['confidence']:6.1%}   {said}".rstrip())
     return 1 if failed else 0
 
 

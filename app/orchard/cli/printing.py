@@ -8,10 +8,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from orchard.redaction import printable
+
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
     """Print a value as JSON, on one line if there is no indent."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def print_lines(*lines: str) -> None:
+    """Print lines; what a name holds that would steer the terminal, or end the line, is shown as its escape."""
+    click.echo("\n".join(map(printable, lines)))
 
 
 def print_outcome(outcome: Any, as_json: bool) -> int:
@@ -62,7 +69,7 @@ def print_outcome(outcome: Any, as_json: bool) -> int:
         lines += [f"warning    {warning}" for warning in metrics["warnings"]]
         lines.append(f"report     {outcome.report or 'none yet: orchard report ' + outcome.output}")
         lines.append(f"seconds    {metrics['seconds']['total']:.1f}")
-        click.echo("\n".join(lines))
+        print_lines(*lines)
     if not outcome.within_limits:
         click.echo(
             f"orchard: {metrics['images']['rejected']} images were rejected, more than --max-rejected allows: "
@@ -101,11 +108,11 @@ def print_plan(planned: Any) -> None:
     for name, value in planned.items():
         is_bytes = name.endswith("bytes")
         text = f"{value / 1e6:,.1f} MB" if is_bytes else value if isinstance(value, str) else f"{value:,}"
-        click.echo(f"{name.replace('bytes', 'size').replace('_', ' '):<20} {text}")
+        print_lines(f"{name.replace('bytes', 'size').replace('_', ' '):<20} {text}")
     for kind in kinds:
-        click.echo(f"{'':<20} {sentence(kind)}")
+        print_lines(f"{'':<20} {sentence(kind)}")
     for warning in warnings:
-        click.echo(f"{'warning':<20} {warning}")
+        print_lines(f"{'warning':<20} {warning}")
 
     click.echo()
     is_priced = "cost" in planned
@@ -200,4 +207,4 @@ def print_erasure(found: Any) -> None:
     lines += [f"{'copy':<10} {path} has the same bytes, and stays" for path in found["copies"]]
     lines += [f"{'source':<10} {path} is still there: delete it" for path in found["in_source"]]
     lines += [f"{'left':<10} {sentence}" for sentence in found["to_make_again"]]
-    click.echo("\n".join(lines))
+    print_lines(*lines)

@@ -13,11 +13,13 @@ from orchard.cli.printing import (
     print_comparison,
     print_erasure,
     print_json,
+    print_lines,
     print_outcome,
     print_plan,
     print_table,
     table_of,
 )
+from orchard.commandline import NamedPath
 from orchard.errors import UsageError
 from orchard.flags import (
     CLASSIFICATION,
@@ -196,7 +198,7 @@ def review(output: str, as_json: bool, **flags: Any) -> int:
 @click.option(
     "--figures",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     help="also write each figure to FOLDER, as SVG and PNG",
 )
 @options("max_rejected", *STORAGE)
@@ -241,7 +243,7 @@ def verify(output: str, dry_run: bool, as_json: bool, **flags: Any) -> int:
         elif verdict["mended"]:
             again = f"{count:,} images are featurized again" if count else "what was dropped is made again"
             lines.append(f"mended     {again} by the next orchard run")
-        click.echo("\n".join(lines))
+        print_lines(*lines)
     return 0 if verdict["mended"] else 3
 
 
@@ -362,7 +364,7 @@ def backbones(as_json: bool, **flags: Any) -> int:
 
 
 @cli.command(short_help="generate fruit-like images to try things on")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=NamedPath())
 @click.option("--seed", default=0, metavar="N", help="seed of the images  [default: 0]")
 @options()
 def sample(folder: Path, seed: int, as_json: bool, **flags: Any) -> int:

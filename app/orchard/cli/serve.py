@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from orchard.commandline import FiniteRange
 from orchard.delimited import decoded, read_table
 from orchard.errors import InputError, UsageError
 from orchard.flags import STORAGE, options, settings_from
@@ -22,7 +23,7 @@ _NOTICE_BYTES = 64 * 2**10
 def _limit(flag: str, default: float, text: str, *, min_open: bool = False) -> Callable[[Any], Any]:
     """Return the option of a limit: seconds if the default is a float, else a count of at least 1."""
     is_time = isinstance(default, float)
-    kind = click.FloatRange(min=0, min_open=min_open) if is_time else _COUNT
+    kind = FiniteRange(min=0, min_open=min_open) if is_time else _COUNT
     shown = f"{text}  [default: {default:.0f}]"
     return click.option(flag, type=kind, default=default, metavar="S" if is_time else "N", help=shown)
 

@@ -146,7 +146,7 @@ def _inventory_columns(text: str, first: list[str]) -> list[str] | None:
     for n, value in enumerate(first[2:], 2):
         if value in ("true", "false"):
             names[n] = "is_delete_marker" if "is_latest" in names else "is_latest"
-        elif value.isdigit() and "size" not in names:
+        elif re.fullmatch("[0-9]+", value) and "size" not in names:
             names[n] = "size"
         elif re.fullmatch(r"[0-9a-f]{32}(-\d+)?", value) and "e_tag" not in names:
             names[n] = "e_tag"

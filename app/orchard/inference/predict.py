@@ -12,6 +12,7 @@ from typing import TypedDict
 
 import pyarrow as pa
 
+from orchard.errors import InputError
 from orchard.features.worker import pack
 from orchard.images.decoding import Limits, Rejection
 from orchard.images.manifests import is_manifest
@@ -196,6 +197,8 @@ def column_values(said: Sequence[ColumnAnswer]) -> dict[str, ColumnValue]:
 def _read(images: pa.Table, limits: Limits, s3: S3Options) -> Iterator[bytes | Rejection]:
     for row, data in enumerate(contents(images, limits, s3)):
         if images["path"][row].as_py() == STDIN:
+            if sys.stdin is None:
+                raise InputError("Standard input is closed: give the image by a pipe or as a file.")
             yield sys.stdin.buffer.read(limits.max_bytes + 1)
         else:
             yield data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def slots_of(settings: Settings) -> int:
         return slots
     if master.startswith("k8s://"):
         asked = (conf.get(f"spark.executor.{name}", "1") for name in ("instances", "cores"))
-        return math.prod(int(number) if number.isdecimal() else 1 for number in asked) or 1
+        return math.prod(int(number) if re.fullmatch("[0-9]{1,9}", number) else 1 for number in asked) or 1
     return available_cores()
 
 

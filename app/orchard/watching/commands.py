@@ -11,14 +11,15 @@ from typing import Any
 import click
 
 from orchard import interruption
+from orchard.commandline import FiniteRange, NamedPath
 
 
 @click.command(short_help="classify frames of a camera, a video or a growing folder")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=NamedPath())
 @click.argument("source")
 @click.option(
     "--rate",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     metavar="N",
     help="largest number of frames to classify in a second",
 )

@@ -7,6 +7,7 @@ frames are taken at the requested rate, by the video's own time.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ def frames(source: str, look: Look) -> Iterator[Frame]:
         yield from _of_folder(path, look)
     elif path.is_file():
         yield from _of_video(path, look)
-    elif source.isascii() and source.isdigit():
+    elif re.fullmatch("[0-9]{1,9}", source):
         yield from _of_camera(int(source), look)
     else:
         raise InputError(f"There is no folder, video or camera {source}: name one, a camera by its number, such as 0.")
