@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from orchard.datasets import list_column, matrix, read
+from orchard.datasets import gathered, list_column, matrix, read
 from orchard.errors import InputError, TrainingError
 from orchard.layout import FEATURES, REDUCED, Dataset
 from orchard.output import Output
@@ -59,6 +59,22 @@ def output(tmp_path: Path) -> Iterator[Output]:
 
 def reduced_rows(output: Output) -> pa.Table:
     return output.read(Dataset.REDUCED, REDUCED.names, REDUCED)
+
+
+def test_small_batches_are_joined_with_their_marks() -> None:
+    """Sums of rows are added once a batch, and files of an output hold some hundred rows."""
+    sizes = [3, 4, 2, 20, 1, 5, 6]
+    starts = np.cumsum([0, *sizes])
+    read = [
+        (pa.record_batch({"row": pa.array(range(start, start + n), pa.int64())}), np.arange(start, start + n))
+        for start, n in zip(starts, sizes, strict=False)
+    ]
+    found = list(gathered(iter(read), 9))
+    assert [len(batch) for batch, _ in found] == [9, 20, 6, 6]
+    for batch, marks in found:
+        assert batch["row"].to_pylist() == marks.tolist()
+    assert [mark for _, marks in found for mark in marks] == list(range(sum(sizes)))
+    assert list(gathered(iter([]))) == []
 
 
 def test_every_row_is_reduced_once_and_only_training_rows_are_fitted(workers: Workers, output: Output) -> None:

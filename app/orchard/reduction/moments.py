@@ -76,8 +76,11 @@ class Moments:
         if np.array_equal(shift, self.shift):
             return self
         delta = self.shift - shift
-        half = np.outer(delta, self.sum + self.count / 2 * delta)
-        return Moments(self.count, shift, self.sum + self.count * delta, self.gram + half + half.T)
+        half = self.sum + self.count / 2 * delta
+        # Both outer products by one call of BLAS, which is several times as fast as sums of whole matrices.
+        gram = np.column_stack([delta, half]) @ np.stack([half, delta])
+        gram += self.gram
+        return Moments(self.count, shift, self.sum + self.count * delta, gram)
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments of the rows of both together."""

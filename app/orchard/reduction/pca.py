@@ -78,7 +78,9 @@ class Reduction:
 
         # PCA of the scaled rows is the eigen-decomposition of their covariance
         # (Jolliffe 2002, "Principal Component Analysis", section 2.3).
-        covariance = scatter[np.ix_(varying, varying)] / n / np.outer(scale[varying], scale[varying])
+        covariance = scatter if len(varying) == d else scatter[np.ix_(varying, varying)]
+        covariance = covariance / (n * scale[varying])
+        covariance /= scale[varying][:, None]
         values, vectors = np.linalg.eigh(covariance)
         values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
         precision = len(varying) * np.finfo(np.float64).eps * values.max(initial=0.0)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from orchard.datasets import Mark, balance, batches, list_column, matrix, with_marks
+from orchard.datasets import Mark, balance, batches, gathered, list_column, matrix, with_marks
 from orchard.errors import InputError, TrainingError
 from orchard.features.regrouping import group_key, source_key
 from orchard.files import DataFile, parquet_bytes, part, stage_file
@@ -369,25 +369,31 @@ def _sums_of_files(storage: Storage, names: Sequence[str], work: tuple[Sequence[
     files, roles = work
     found: dict[Role, Sums] = {}
     shift: NDArray[np.float64] | None = None
+    for batch, role in gathered(_marked(storage, files, roles)):
+        rows = matrix(batch.column("features"))
+        if not np.isfinite(rows.sum(dtype=np.float64)):
+            first = int(np.argmin(np.isfinite(rows).all(axis=1)))
+            return _Found(broken=batch.column("path")[first].as_py())
+        for kind in (Role.FIT, Role.HELD_OUT):
+            at = np.flatnonzero(role == kind)
+            if not len(at):
+                continue
+            chosen = batch.select(["label", LABEL_COLUMNS]).take(pa.array(at))
+            columns = {name: values_of(chosen.column(LABEL_COLUMNS), name).to_pylist() for name in names}
+            columns = {"label": chosen.column("label").to_pylist(), **columns}
+            # One shift per task, so that merging is adding.
+            summed = Sums.of(rows if len(at) == len(rows) else rows[at], columns, shift)
+            shift = summed.moments.shift if shift is None else shift
+            found[kind] = found[kind].merge(summed) if kind in found else summed
+    return _Found(found.get(Role.FIT), found.get(Role.HELD_OUT))
+
+
+def _marked(
+    storage: Storage, files: Sequence[DataFile], roles: Roles
+) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]:
     for file in files:
         read = batches(storage, file, ["path", "label", LABEL_COLUMNS, "features"])
-        for batch, role in with_marks(read, roles[file.name]):
-            rows = matrix(batch.column("features"))
-            if not np.isfinite(rows.sum(dtype=np.float64)):
-                first = int(np.argmin(np.isfinite(rows).all(axis=1)))
-                return _Found(broken=batch.column("path")[first].as_py())
-            for kind in (Role.FIT, Role.HELD_OUT):
-                at = np.flatnonzero(role == kind)
-                if not len(at):
-                    continue
-                chosen = batch.select(["label", LABEL_COLUMNS]).take(pa.array(at))
-                columns = {name: values_of(chosen.column(LABEL_COLUMNS), name).to_pylist() for name in names}
-                columns = {"label": chosen.column("label").to_pylist(), **columns}
-                # One shift per task, so that merging is adding.
-                summed = Sums.of(rows if len(at) == len(rows) else rows[at], columns, shift)
-                shift = summed.moments.shift if shift is None else shift
-                found[kind] = found[kind].merge(summed) if kind in found else summed
-    return _Found(found.get(Role.FIT), found.get(Role.HELD_OUT))
+        yield from with_marks(read, roles[file.name])
 
 
 def _write(
