@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard.machine import blas_threads
+
 DIRECTIONS = 128
 """Dimensions of the space, at most; a row takes 256 bytes as float16."""
 
@@ -40,7 +42,8 @@ class Space:
         """
         unit = _unit(rows)
         gram = unit.T @ unit if len(unit) else np.zeros((unit.shape[1], unit.shape[1]), np.float32)
-        squares, vectors = np.linalg.eigh(gram.astype(np.float64))
+        with blas_threads():
+            squares, vectors = np.linalg.eigh(gram.astype(np.float64))
         held = vectors[:, squares >= LEAST * squares[-1]]
         return cls(np.ascontiguousarray(held[:, ::-1][:, :directions], np.float32))
 

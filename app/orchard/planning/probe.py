@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import statistics
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +27,7 @@ from orchard.features.quantization import Sample
 from orchard.features.weights import brought
 from orchard.images.rejections import commonest_kinds, sentence
 from orchard.layout import REJECTED
+from orchard.machine import available_memory
 from orchard.planning import process
 from orchard.planning.process import Request, Result
 from orchard.settings import Settings
@@ -40,7 +38,6 @@ IMAGES, LEAST_IMAGES = 64, 16
 """Number of images for all processes together, and for each process at least."""
 SECONDS = 5.0
 """Seconds after which a process begins no further images."""
-_CGROUP = "/sys/fs/cgroup"
 _PROCESS_BYTES = 512 * 2**20
 """What a process is given room for: as many are started as fit into half of the memory that is free."""
 
@@ -92,7 +89,7 @@ def measure(
         OrchardError: a process failed.
     """
     artifact = _artifact(images, settings)
-    processes = max(1, min(processes, images.num_rows // process.CHUNK, _memory_free() // (2 * _PROCESS_BYTES)))
+    processes = max(1, min(processes, images.num_rows // process.CHUNK, available_memory() // (2 * _PROCESS_BYTES)))
     count = min(images.num_rows, max(most, LEAST_IMAGES * processes))
     # Spread over all, and shuffled: the time may be up before all are done.
     places = np.random.default_rng(settings.seed).permutation(
@@ -208,19 +205,3 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
                 pipe.close()
             except BrokenPipeError:  # what it was to be told nobody heard
                 continue
-
-
-def _memory_free() -> int:
-    """Return the bytes of memory that processes can have: of the machine, and of a container with a limit."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, TypeError):
-        free = int(_found(r"^MemAvailable:\s*(\d+) kB$", "/proc/meminfo")) * 1024
-    with suppress(OSError, TypeError, ValueError):  # no cgroup v2, or no limit
-        limit, held = (int(_found(r"^(\d+)$", f"{_CGROUP}/{name}")) for name in ("memory.max", "memory.current"))
-        free = min(free, limit - held + int(_found(r"^inactive_file (\d+)$", f"{_CGROUP}/memory.stat")))
-    return free
-
-
-def _found(pattern: str, file: str) -> Any:
-    found = re.search(pattern, Path(file).read_text(), re.MULTILINE)
-    return found and found[1]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from orchard import npz
 from orchard.errors import TrainingError, UsageError
+from orchard.machine import blas_threads
 from orchard.reduction.moments import Moments
 
 
@@ -81,7 +82,8 @@ class Reduction:
         covariance = scatter if len(varying) == d else scatter[np.ix_(varying, varying)]
         covariance = covariance / (n * scale[varying])
         covariance /= scale[varying][:, None]
-        values, vectors = np.linalg.eigh(covariance)
+        with blas_threads():
+            values, vectors = np.linalg.eigh(covariance)
         values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
         precision = len(varying) * np.finfo(np.float64).eps * values.max(initial=0.0)
         rank = min(int((values > precision).sum()), n - 1)

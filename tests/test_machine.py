@@ -1,0 +1,71 @@
+"""What a container may use is what its control group says, of version 1 or 2, not what the machine has."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from orchard import machine
+
+GIB = 2**30
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
+    return tmp_path
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "25000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+    ],
+)
+def test_a_quota_of_processor_time_is_a_number_of_cores(group: Path, files: dict[str, str], cores: int) -> None:
+    write(group, files)
+    assert machine.available_cores() == cores
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"memory.max": str(GIB), "memory.current": str(GIB // 2), "memory.stat": f"anon 1\ninactive_file {GIB // 4}"},
+        {
+            "memory/memory.limit_in_bytes": str(GIB),
+            "memory/memory.usage_in_bytes": str(GIB // 2),
+            "memory/memory.stat": f"inactive_file 1\ntotal_inactive_file {GIB // 4}",
+        },
+    ],
+)
+def test_a_limit_of_memory_counts_without_what_the_kernel_can_take_back(group: Path, files: dict[str, str]) -> None:
+    write(group, files)
+    assert machine.available_memory() == 3 * GIB // 4
+
+
+@pytest.mark.parametrize("files", [{}, {"memory.max": "max", "memory.current": "1", "memory.stat": "inactive_file 1"}])
+def test_without_a_limit_the_machines_free_memory_counts(group: Path, files: dict[str, str]) -> None:
+    write(group, files)
+    assert GIB // 4 < machine.available_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_linear_algebra_has_the_threads_of_the_quota(group: Path) -> None:
+    write(group, {"cpu.max": "100000 100000"})
+    np.eye(2) @ np.eye(2)
+    with machine.blas_threads():
+        assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {1}
