@@ -27,6 +27,22 @@ def _rows(listing: Listing, root: Path | str) -> list[tuple[str, str | None, str
     return list(zip(paths, table["label"].to_pylist(), table["split"].to_pylist(), strict=True))
 
 
+@pytest.mark.parametrize("stray", ['b.jpg,"5 inch', 'b.jpg,"5 inch\nc.jpg,"5 inch'], ids=["one", "two"])
+def test_a_stray_quote_takes_no_images_away(tmp_path: Path, stray: str) -> None:
+    (tmp_path / "list.csv").write_text(f"path,label\na.jpg,Kiwi\n{stray}\nd.jpg,Plum\ne.jpg,Plum\n")
+    with pytest.raises(InputError, match="row 2 has a quote"):
+        _list(tmp_path / "list.csv")
+
+
+def test_quotes_that_end_their_value_may_hold_lines_and_quotes(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text('path,label\na.jpg,"red\nKiwi"\nb.jpg,5" plum\nc.jpg,"a ""b"""\n')
+    assert [label for _, label, _ in _rows(_list(tmp_path / "list.csv"), tmp_path)] == [
+        "red\nKiwi",
+        '5" plum',
+        'a "b"',
+    ]
+
+
 def test_a_manifest_names_images_labels_and_splits(tmp_path: Path) -> None:
     root = tmp_path / "set"
     root.mkdir()

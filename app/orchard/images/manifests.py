@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import posixpath
 import re
 import unicodedata
@@ -125,10 +126,28 @@ def _read_csv(data: bytes) -> pa.Table:
             null_values=[""],
         ),
     )
+    if any(pc.any(pc.match_substring_regex(column, "[\r\n]")).as_py() for column in table.columns):
+        _check_quotes(text, mark)
     if {"bucket", "key"} <= set(table.column_names) and "path" not in table.column_names:
         keys = [key and unquote_plus(key) for key in table["key"].to_pylist()]
         table = table.set_column(table.schema.get_field_index("key"), "key", pa.array(keys, pa.string()))
     return table
+
+
+def _check_quotes(text: str, mark: str) -> None:
+    """Raise ValueError if a stray quote has made rows a part of a value: arrow reads on to the next quote, or the end.
+
+    Only values of several lines can be so; a quote in the middle of a value does no harm.
+    """
+    row = 0
+    try:
+        for _ in csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True):
+            row += 1
+    except csv.Error:
+        raise ValueError(
+            f"row {max(row, 1)} has a quote at the beginning of a value, and none at its end; "
+            "a quote that is part of a value is written twice, in a value in quotes"
+        ) from None
 
 
 def _inventory_columns(text: str, first: list[str]) -> list[str] | None:
