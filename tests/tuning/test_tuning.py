@@ -12,12 +12,14 @@ from PIL import Image
 
 from orchard.classification.tuned_head import Head
 from orchard.errors import StorageError, TrainingError, UsageError
+from orchard.features.artifact import BATCH_SIZE
 from orchard.features.backbones import REGISTRY, find
+from orchard.features.engines import import_openvino
 from orchard.images.limits import Limits
 from orchard.layout import JUDGED, TRAINED_HEAD, TUNED
 from orchard.storage import S3Options
 from orchard.tuning import process
-from orchard.tuning.activations import Activations
+from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import activation_bytes, last_kept
 from orchard.tuning.images import chosen
 from orchard.tuning.stage import large_folder
@@ -103,6 +105,30 @@ def test_images_that_are_gone_are_said() -> None:
     for training, held_out, said in ((one, every, "1 and 4"), (every, none, "4 and 0")):
         with pytest.raises(TrainingError, match=rf"Of 4 images to tune .* {said} can be read: bring them back"):
             process.check_readable(classes, training, held_out)
+
+
+def test_images_that_are_back_are_read_when_tuning_goes_on(tmp_path: Path) -> None:
+    """What is remembered of a try holds the images that could not be read: their disk was not there, say."""
+    openvino = import_openvino()
+    pixels = openvino.opset13.parameter([BATCH_SIZE, 8, 8, 3])
+    graph = openvino.Model([openvino.opset13.relu(pixels)], [pixels])
+    paths = [tmp_path / f"{n}.png" for n in range(70)]
+    images = pa.table({"path": list(map(str, paths)), "size": pa.nulls(70, pa.int64())})
+    pictures = Pictures(Limits(), S3Options(), Fit.STRETCH, 8, seed=0)
+
+    def known(*there: int) -> list[int]:
+        for n in there:
+            Image.new("RGB", (8, 8), (n, n, n)).save(paths[n])
+        done: list[int] = []
+        found = write(tmp_path / "seen", graph, images, 0, pictures, threads=1, done=done.append)
+        assert sum(done) == 70
+        assert [int(found.rows[n].max()) for n in found.known] == found.known.tolist()
+        return [int(n) for n in found.known]
+
+    assert known() == []
+    assert known(3, 69) == [3, 69]
+    assert known(5) == [3, 5, 69]
+    assert known(*range(1, 70)) == list(range(1, 70))
 
 
 def test_activations_lie_among_temporary_files_where_the_cache_cannot_be_written_to(

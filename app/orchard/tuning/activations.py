@@ -75,6 +75,8 @@ def write(
 ) -> Activations:
     """Compute the activations of `images` and return them; what an earlier call has done in `folder` is kept.
 
+    What it could not read is tried again: the images may be back where they were.
+
     Args:
         folder: takes the files.
         graph: OpenVINO's, from pixels of (BATCH_SIZE, size, size, 3) to activations.
@@ -91,22 +93,24 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     begun = (folder / _DONE).exists()
     remembered: dict[str, Any] = json.loads((folder / _DONE).read_text()) if begun else {"images": 0, "unreadable": []}
-    start, unreadable = int(remembered["images"]), list(remembered["unreadable"])
+    start, unreadable = int(remembered["images"]), list[int]()
+    numbers = [*remembered["unreadable"], *range(start, images.num_rows)]
     rows: NDArray[np.float16] = np.memmap(
         folder / _FILE, np.dtype(np.float16), "r+" if begun else "w+", shape=(images.num_rows, each, *shape)
     )
-    done(start * each)
+    done((images.num_rows - len(numbers)) * each)
     queue = _Queue(compiled, rows, Resizer(pictures.size), pictures.size)
-    for number, seen in enumerate(pictures.views(images.slice(start), views), start):
+    waiting = images.take(pa.array(numbers, pa.int64()))
+    for number, seen in zip(numbers, pictures.views(waiting, views), strict=True):
         if seen is None:
             unreadable.append(number)
         for view, pixels in enumerate(seen or ()):
             queue.put((number, view), pixels)
-        if (number + 1) % _REMEMBERED == 0 or number + 1 == images.num_rows:
+        if (number >= start and (number + 1) % _REMEMBERED == 0) or number == numbers[-1]:
             queue.flush()
             rows.flush()  # type: ignore[attr-defined]  # a memmap's
             partial = folder / f"{_DONE}.partial"
-            partial.write_text(json.dumps({"images": number + 1, "unreadable": unreadable}))
+            partial.write_text(json.dumps({"images": max(start, number + 1), "unreadable": unreadable}))
             partial.replace(folder / _DONE)
         done(each)
     return Activations(rows, np.setdiff1d(np.arange(images.num_rows), np.array(unreadable, np.intp)))
