@@ -17,12 +17,13 @@ from orchard.features.backbones import REGISTRY, find
 from orchard.features.engines import import_openvino
 from orchard.images.limits import Limits
 from orchard.layout import JUDGED, TRAINED_HEAD, TUNED
+from orchard.settings import Settings
 from orchard.storage import S3Options
 from orchard.tuning import process
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import activation_bytes, last_kept
 from orchard.tuning.images import chosen
-from orchard.tuning.stage import large_folder
+from orchard.tuning.stage import _key, large_folder
 from orchard.tuning.training import DAMAGES, RATE, Progress, Trainer, epochs_in, rate, train
 from orchard.vocabulary import Fit
 
@@ -129,6 +130,16 @@ def test_images_that_are_back_are_read_when_tuning_goes_on(tmp_path: Path) -> No
     assert known(3, 69) == [3, 69]
     assert known(5) == [3, 5, 69]
     assert known(*range(1, 70)) == list(range(1, 70))
+
+
+def test_what_is_seen_otherwise_is_another_tuning() -> None:
+    """The key names the folder of activations, in which one of another shape is not to be gone on with."""
+    images = listing({"a": 2}).append_column("version", pa.nulls(2, pa.string()))
+    seen = {"backbone": "EfficientNetLite0", "weights": "imagenet", "alpha": 1.0, "input_size": 224, "fit": "stretch"}
+    others = ({"test_views": 3}, {"transform": "square_root"}, {"fit": "pad"}, {"input_size": 128})
+    keys = [_key(images, seen | other, Settings()) for other in ({}, *others)]
+    assert len(set(keys)) == len(keys)
+    assert _key(images, {**seen, "test_views": 1, "transform": "none"}, Settings()) == keys[0]
 
 
 def test_activations_lie_among_temporary_files_where_the_cache_cannot_be_written_to(

@@ -166,6 +166,9 @@ def _before(output: Output) -> dict[str, float]:
 def _key(images: pa.Table, identity: dict[str, Any], settings: Settings) -> str:
     rows = images.select(["path", "label", "split", "version", "size"]).sort_by("path")
     made_of = {name: identity[name] for name in ("backbone", "weights", "alpha", "input_size", "fit")}
+    # Named where they are not the default, as networks that were tuned by the default are to keep their key.
+    usual = {"test_views": 1, "transform": "none"}
+    made_of |= {name: identity[name] for name in usual if identity.get(name, usual[name]) != usual[name]}
     asked = (settings.tune_images, settings.tune_epochs, settings.tune_minutes, settings.seed, settings.fit_validation)
     return key_of(VERSION, digest_of(parquet_bytes(rows)), made_of, asked)
 
