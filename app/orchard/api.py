@@ -6,8 +6,10 @@ variables, ``orchard.toml`` and the defaults, as on the command line.
 
 import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from orchard.errors import UsageError
 from orchard.layout import Dataset
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from orchard.exports.writing import Exported
     from orchard.pipeline import Outcome
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 def start_spark(**options: Any) -> "SparkSession":
@@ -176,7 +180,19 @@ def read(spark: "SparkSession", output: str, dataset: str | Dataset, **settings:
     from orchard.output import Output
     from orchard.settings import load
 
-    return datasets.read(spark, Output(output, load(settings).s3_options()), Dataset(dataset))
+    return datasets.read(spark, Output(output, load(settings).s3_options()), _one_of(Dataset, dataset, "dataset"))
+
+
+def _one_of(choices: type[_Choice], given: str, what: str) -> _Choice:
+    """Return the choice of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return choices(given)
+    except ValueError:
+        raise UsageError(f"There is no {what} {given!r}: take one of {', '.join(choices)}.") from None
 
 
 def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
@@ -238,6 +254,8 @@ def predict(
     from orchard.settings import load
     from orchard.tasks import SparkWorkers
 
+    if top < 1:
+        raise UsageError(f"There is no answer of {top} labels: give top=1 or more.")
     found = load(settings)
     s3, limits = found.s3_options(), found.limits()
     images = [images] if isinstance(images, str) else images
@@ -321,6 +339,8 @@ def erase(
     from orchard.settings import load
 
     named = [images] if isinstance(images, str) else list(images)
+    if older_than is not None and (named or older_than.total_seconds() <= 0):
+        raise UsageError("Say what to erase: give images alone, or older_than alone, an age such as timedelta(365).")
     return dict(pipeline.erase(output, named, load(settings), older_than=older_than, dry_run=dry_run))
 
 
@@ -344,7 +364,7 @@ def export(output: str, file: str, *, format: str, precision: str = "float32", *
     from orchard.exports.writing import export as write
     from orchard.settings import load
 
+    stored = _one_of(Format, format, "format"), _one_of(StoredPrecision, precision, "precision")
     found = load(settings)
     found.check_regions(output, file)
-    weights = settings.get("weights")
-    return write(output, file, Format(format), StoredPrecision(precision), weights=weights, s3=found.s3_options())
+    return write(output, file, *stored, weights=settings.get("weights"), s3=found.s3_options())

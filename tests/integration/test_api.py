@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,19 @@ def test_plan_and_export(trained: Path, painted: Path, tmp_path: Path) -> None:
     exported = orchard.export(str(trained), str(tmp_path / "model.onnx"), format="onnx")
     assert exported.card["labels"]
     assert (tmp_path / "model.onnx").stat().st_size == next(iter(exported.files.values()))
+
+
+def test_what_no_command_takes_is_refused_in_a_sentence(trained: Path, tmp_path: Path) -> None:
+    out = str(trained)
+    for call, said in (
+        (lambda: orchard.read(None, out, "feature"), "There is no dataset 'feature': take one of .*features"),
+        (lambda: orchard.export(out, str(tmp_path / "m.onnx"), format="onx"), "There is no format 'onx': .*onnx, "),
+        (lambda: orchard.export(out, "m.onnx", format="onnx", precision="f16"), "no precision 'f16': .*float16"),
+        (lambda: orchard.predict(None, out, __file__, top=0), "top=1 or more"),
+        (lambda: orchard.erase(out, "a.jpg", older_than=timedelta(365), dry_run=True), "images alone, or older_than"),
+        (lambda: orchard.erase(out, older_than=timedelta(0), dry_run=True), "images alone, or older_than"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            call()
+    with pytest.raises(InputError, match="There is no source: give a folder"):
+        orchard.plan([])

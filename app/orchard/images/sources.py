@@ -125,6 +125,8 @@ def list_images(
         StorageError: It cannot be listed.
     """
     sources = [source] if isinstance(source, str) else list(source)
+    if not sources:
+        raise InputError("There is no source: give a folder, bucket or manifest of images.")
     found = [
         _read(one, s3, _Lister(one, s3, label_level, kind_from, output), group_by=group_by, label_columns=label_columns)
         for one in sources
