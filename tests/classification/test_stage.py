@@ -592,6 +592,15 @@ def test_what_cannot_be_trained_or_measured_is_an_error(
     assert output.rows(Dataset.REDUCED) == len(rows), "the reduced rows stay"
 
 
+def test_groups_too_large_to_test_on_are_the_reason_that_is_said(
+    run: Callable[..., Classification], output: Output
+) -> None:
+    """A Test folder or a split by Orchard, the advice where the source has a split, is what there is already."""
+    output.commit({}, properties={"identity": {"group_by": "/fruits/"}})
+    with pytest.raises(TrainingError, match=r"each group by '/fruits/' holds all images of a label, .* name smaller"):
+        run([*images("a", 20), *images("b", 20)])
+
+
 def test_without_reduced_rows_the_error_says_so(workers: Workers, output: Output) -> None:
     with pytest.raises(InputError, match="no reduced features"):
         classify(workers, output, LINEAR, seed=0, split_by_group=False, **MEMORY)

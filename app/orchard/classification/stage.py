@@ -186,7 +186,8 @@ def classify(
         raise InputError(f"{output.url} holds no reduced features: run orchard reduce first.")
     inventory = output.read(Dataset.INVENTORY, ["path", *CARRIED, "split", "digest", "featurized"], INVENTORY)
     rows = inventory.filter(inventory["featurized"])
-    _check(*(_count(rows, split) for split in (Split.TRAIN, Split.TEST)))
+    train_counts, test_counts = (_count(rows, split) for split in (Split.TRAIN, Split.TEST))
+    _check(train_counts, test_counts, drawn_by=output.recall("identity").get("group_by"))
     prepare()
     fitted_on = output.recall("reduction").get("fitted_on", [Split.TRAIN])
     counts = _kinds_of_labels(rows, fitted_on)
@@ -424,7 +425,8 @@ def _count(rows: pa.Table, *splits: str) -> dict[str, int]:
     return {item["values"]: item["counts"] for item in pc.value_counts(labels).to_pylist()}
 
 
-def _check(train_counts: dict[str, int], test_counts: dict[str, int]) -> None:
+def _check(train_counts: dict[str, int], test_counts: dict[str, int], *, drawn_by: str | None) -> None:
+    """Raise TrainingError if there is too little; `drawn_by` names the groups by which Orchard drew the split."""
     if not train_counts:
         raise TrainingError("No classifier was trained: no image of the train split has a label.")
     if len(train_counts) == 1:
@@ -432,6 +434,11 @@ def _check(train_counts: dict[str, int], test_counts: dict[str, int]) -> None:
         raise TrainingError(
             f"No classifier was trained: all training images are labelled {label!r}, and it takes two labels; "
             "a label is the name of an image's folder."
+        )
+    if not test_counts and drawn_by:
+        raise TrainingError(
+            f"No classifier was trained: each group by {drawn_by!r} holds all images of a label, so none is left to "
+            "test on; name smaller ones."
         )
     if not test_counts:
         raise TrainingError(
