@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,14 @@ def test_quotes_that_end_their_value_may_hold_lines_and_quotes(tmp_path: Path) -
         '5" plum',
         'a "b"',
     ]
+
+
+def test_a_wide_table_is_read_in_a_time_that_grows_with_its_columns(tmp_path: Path) -> None:
+    header, row = ",".join(f"c{n}" for n in range(4000)), ",".join("1" * 4000)
+    (tmp_path / "list.csv").write_text(f"path,label,{header}\na.jpg,Kiwi,{row}\n")
+    started = time.process_time()
+    assert _rows(_list(tmp_path / "list.csv"), tmp_path) == [("a.jpg", "Kiwi", None)]
+    assert time.process_time() - started < 3
 
 
 def test_a_manifest_names_images_labels_and_splits(tmp_path: Path) -> None:

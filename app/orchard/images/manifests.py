@@ -7,6 +7,7 @@ import posixpath
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote_plus
@@ -73,7 +74,7 @@ def read_manifest(
     try:
         table = _read_parquet(data) if url.lower().endswith(".parquet") else _read_csv(data)
         table = table.select([at for at, name in enumerate(table.column_names) if name])  # spreadsheets leave others
-        if twice := next((name for name in table.column_names if table.column_names.count(name) > 1), None):
+        if twice := next((name for name, columns in Counter(table.column_names).items() if columns > 1), None):
             raise InputError(f"manifest {url} has two columns {twice!r}: rename one of them.")
         if {"bucket", "key"} <= set(table.column_names):
             return _unique(_from_inventory(table, url), url, [], is_inventory=True)
