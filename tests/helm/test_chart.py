@@ -103,6 +103,44 @@ def _pods(value: Any) -> list[dict[str, Any]]:
 
 
 @needs_helm
+def test_a_name_that_yaml_takes_for_a_number_stays_text() -> None:
+    named = (
+        "fullnameOverride=true",
+        "source=/data/source,output=/data/output,serve.model=/data/output",
+        "persistence.source.existingClaim=2024,persistence.source.subPath=2024",
+        "persistence.output.existingClaim=2024,persistence.output.subPath=2024",
+        "serviceAccount.driver.name=2024,serviceAccount.executor.name=2024,imagePullSecrets[0].name=2024",
+        "s3.existingSecret=2024,s3.region=2024,webhook.existingSecret=2024",
+        "driver.priorityClassName=2024,driver.runtimeClassName=2024,schedule.timeZone=2024",
+        "batchScheduler.queue=2024,eventLog.directory=s3a://bucket/log",
+        "serve.ingress.host=a.example,serve.ingress.className=2024,serve.ingress.tlsSecret=2024",
+    )
+    switches = ("serve.enabled", "serve.ingress.enabled", "eventLog.historyServer.enabled", "metrics.enabled")
+    common = [word for each in named for word in ("--set-string", each)]
+    common += [word for each in (*switches, "eventLog.enabled") for word in ("--set", f"{each}=true")]
+    for more in (
+        "metrics.rules.enabled=true",
+        "schedule.cron=@daily,batchScheduler.name=kueue",
+        "mode=operator,batchScheduler.name=yunikorn",
+    ):
+        for made in objects(*LEAST, "--namespace", "2024", *common, "--set", more):
+            assert made["metadata"]["labels"]["app.kubernetes.io/instance"] == "true"
+            assert isinstance(made["metadata"]["name"], str)
+            for text in [made, *map(yaml.safe_load, filter(_is_a_pod, made.get("data", {}).values()))]:
+                assert 2024 not in _leaves(text), f"a name is a number: {made['kind']} {made['metadata']['name']}"
+
+
+def _is_a_pod(text: str) -> bool:
+    return "kind: Pod" in text
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, list) else [value]
+
+
+@needs_helm
 def test_only_the_number_of_executors_leaves_the_job_as_it_is() -> None:
     name = job()["metadata"]["name"]
     assert job("--set", "executor.instances=7")["metadata"]["name"] == name

@@ -12,7 +12,7 @@
 
 {{- define "orchard.selector" -}}
 app.kubernetes.io/name: orchard
-app.kubernetes.io/instance: {{ include "orchard.fullname" .root }}
+app.kubernetes.io/instance: {{ include "orchard.fullname" .root | toYaml }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
@@ -25,7 +25,7 @@ app.kubernetes.io/component: {{ .component }}
 
 {{/* metadata of an object: dict "root" $ "name" … "component" …, and perhaps "labels" and "annotations". */}}
 {{- define "orchard.metadata" -}}
-name: {{ .name }}
+name: {{ .name | toYaml }}
 labels:
   {{- include "orchard.labels" . | nindent 2 }}
 {{- with mergeOverwrite (deepCopy (.root.Values.commonAnnotations | default dict)) (.annotations | default dict) }}
@@ -49,7 +49,7 @@ annotations:
 {{- if kindIs "string" . }}{{ $names = append $names . }}{{ else }}{{ $names = append $names .name }}{{ end -}}
 {{- end -}}
 {{- range uniq $names }}
-- name: {{ . }}
+- name: {{ . | toYaml }}
 {{- end }}
 {{- end -}}
 
@@ -195,7 +195,7 @@ spark.hadoop.fs.s3a.path.style.access: {{ $pathStyle }}
 spark.hadoop.fs.s3a.endpoint: {{ . }}
 {{- end }}
 {{- with .Values.s3.region }}
-spark.hadoop.fs.s3a.endpoint.region: {{ . }}
+spark.hadoop.fs.s3a.endpoint.region: {{ . | toYaml }}
 {{- end }}
 {{- end -}}
 
@@ -259,7 +259,7 @@ operator that hands Spark its properties.
 {{/* The label by which Kueue finds what it queues. */}}
 {{- define "orchard.queueLabels" -}}
 {{- if eq .Values.batchScheduler.name "kueue" -}}
-kueue.x-k8s.io/queue-name: {{ .Values.batchScheduler.queue }}
+kueue.x-k8s.io/queue-name: {{ .Values.batchScheduler.queue | toYaml }}
 {{- else -}}
 {}
 {{- end -}}

@@ -29,10 +29,10 @@ topologySpreadConstraints:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .role.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | toYaml }}
 {{- end }}
 {{- with .role.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | toYaml }}
 {{- end }}
 {{- if and (eq .root.Values.mode "job") (has .root.Values.batchScheduler.name (list "volcano" "yunikorn")) (hasKey . "component") }}
 schedulerName: {{ .root.Values.batchScheduler.name }}
@@ -46,7 +46,7 @@ schedulerName: {{ .root.Values.batchScheduler.name }}
 {{- if $claim.existingClaim }}
 - name: {{ $name }}
   persistentVolumeClaim:
-    claimName: {{ $claim.existingClaim }}
+    claimName: {{ $claim.existingClaim | toYaml }}
 {{- end }}
 {{- end }}
 {{- with .Values.extraVolumes }}
@@ -60,9 +60,9 @@ schedulerName: {{ .root.Values.batchScheduler.name }}
 {{- range $name, $claim := .Values.persistence }}
 {{- if $claim.existingClaim }}
 - name: {{ $name }}
-  mountPath: {{ $claim.mountPath }}
+  mountPath: {{ $claim.mountPath | toYaml }}
   {{- with $claim.subPath }}
-  subPath: {{ . }}
+  subPath: {{ . | toYaml }}
   {{- end }}
   {{- if $claim.readOnly }}
   readOnly: true
@@ -78,7 +78,7 @@ schedulerName: {{ .root.Values.batchScheduler.name }}
 {{- define "orchard.envFrom" -}}
 {{- with .Values.s3.existingSecret }}
 - secretRef:
-    name: {{ . }}
+    name: {{ . | toYaml }}
 {{- end }}
 {{- with .Values.extraEnvFrom }}
 {{ toYaml . }}

@@ -5,7 +5,7 @@ metadata:
   {{- include "orchard.podMetadata" (dict "root" . "role" .Values.driver "component" "driver"
     "annotations" (include "orchard.driverAnnotations" . | fromYaml)) | nindent 2 }}
 spec:
-  serviceAccountName: {{ include "orchard.driverAccount" . }}
+  serviceAccountName: {{ include "orchard.driverAccount" . | toYaml }}
   automountServiceAccountToken: true
   {{- if eq .Values.mode "job" }}
   restartPolicy: Never
@@ -64,7 +64,7 @@ spec:
         {{- end }}
       env:
         - name: ORCHARD_APP_ID
-          value: {{ $name }}
+          value: {{ $name | toYaml }}
         {{- if eq .Values.mode "job" }}
         # Identifies the Job, so that a setting such as fresh takes effect once, not for each driver.
         - name: ORCHARD_JOB_UID
@@ -84,7 +84,7 @@ spec:
         {{- end }}
         {{- with .Values.webhook.existingSecret }}
         - name: ORCHARD_WEBHOOK
-          valueFrom: {secretKeyRef: {name: {{ . }}, key: url}}
+          valueFrom: {secretKeyRef: {name: {{ . | toYaml }}, key: url}}
         {{- end }}
         {{- with .Values.extraEnv }}
         {{- toYaml . | nindent 8 }}

@@ -27,7 +27,7 @@ timeToLiveSeconds: {{ .Values.ttlSecondsAfterFinished }}
 batchScheduler: {{ .name }}
 {{- with .queue }}
 batchSchedulerOptions:
-  queue: {{ . }}
+  queue: {{ . | toYaml }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -41,7 +41,7 @@ driver:
   {{- end }}
   memory: {{ .Values.driver.memory }}
   memoryOverhead: {{ (include "orchard.driver" . | fromYaml).memoryOverhead }}
-  serviceAccount: {{ include "orchard.driverAccount" . }}
+  serviceAccount: {{ include "orchard.driverAccount" . | toYaml }}
   template:
     {{- include "orchard.driverTemplate" . | nindent 4 }}
 executor:
@@ -55,7 +55,7 @@ executor:
   {{- end }}
   memory: {{ .Values.executor.memory }}
   memoryOverhead: {{ include "orchard.executorOverhead" . }}
-  serviceAccount: {{ include "orchard.executorAccount" . }}
+  serviceAccount: {{ include "orchard.executorAccount" . | toYaml }}
   template:
     {{- include "orchard.executorTemplate" . | nindent 4 }}
 {{- end -}}

@@ -3,7 +3,7 @@
 metadata:
   {{- include "orchard.podMetadata" (dict "root" . "role" .Values.executor "component" "executor") | nindent 2 }}
 spec:
-  serviceAccountName: {{ include "orchard.executorAccount" . }}
+  serviceAccountName: {{ include "orchard.executorAccount" . | toYaml }}
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: {{ .Values.executor.terminationGracePeriodSeconds }}
   {{- include "orchard.podSpec" (dict "root" . "role" .Values.executor "component" "executor") | nindent 2 }}
