@@ -39,7 +39,9 @@ spec:
 {{/* Egress that every pod has: the object storage, what gives out its credentials, and the user's own rules. May be empty. */}}
 {{- define "orchard.storageEgress" -}}
 {{- $policy := .Values.networkPolicy -}}
-{{- $places := list .Values.source .Values.output .Values.serve.model .Values.eventLog.directory | join " " -}}
+{{- $settings := .Values.settings -}}
+{{- $read := list $settings.weights $settings.cards $settings.corrections $settings.unknown $settings.backgrounds .Values.serve.privacyNotice -}}
+{{- $places := concat $read (list .Values.source .Values.output .Values.serve.model .Values.eventLog.directory) | compact | join " " -}}
 {{- $ports := list 443 -}}
 {{- with .Values.s3.endpoint }}
 {{- $port := regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" -}}
