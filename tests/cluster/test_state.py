@@ -88,6 +88,14 @@ def test_the_sentence_is_found_among_the_last_lines_of_a_log() -> None:
     )
 
 
+def test_a_driver_that_was_killed_at_work_is_not_said_to_have_failed_by_its_last_progress() -> None:
+    message = f"{line('started', stage='extract')}\n{line('progress', stage='extract', done=7)}\n"
+    killed = seen(None, driver("Failed", code=137, message=message))
+    assert killed.why_again() == (
+        "A driver failed, and another is started: The driver's pod peach-1-a failed: exit code 137."
+    )
+
+
 def test_progress_is_what_the_last_lines_say() -> None:
     progress = Progress.read(
         [

@@ -172,8 +172,8 @@ class Observation:
             return (
                 f"The driver needed more memory than {limit} and was killed: give it more (--driver-memory-overhead)."
             )
-        if ended and ended.message:
-            return _last_sentence(ended.message)
+        if ended and ended.message and (said := _last_sentence(ended.message)):
+            return said
         if ended is None and (before := reasons.of_preparation(pod)):
             return f"The driver's pod {pod_name} failed: {before}."
         why = (
@@ -336,8 +336,12 @@ def _ended(pod: Any) -> Any:
     return statuses[0].state.terminated if statuses else None
 
 
-def _last_sentence(message: str) -> str:
-    """Return the sentence that the driver left, or the last line of its log if it could leave none."""
+def _last_sentence(message: str) -> str | None:
+    """Return the sentence that the driver left, or the last line of its log if it could leave none.
+
+    None if it was killed while it worked: the last line tells of that work.
+    """
     lines = message.strip().splitlines() or [message]
     said = [line for line in lines if line.startswith(SAYING)]
-    return (said or lines)[-1].removeprefix(SAYING)
+    last = (said or lines)[-1]
+    return None if json_line(last) else last.removeprefix(SAYING)
