@@ -85,8 +85,8 @@ annotations:
 
 {{/* 512Mi or 2G as bytes. */}}
 {{- define "orchard.bytes" -}}
-{{- $unit := regexFind "[KMGT]i?$" . -}}
-{{- mul (trimSuffix $unit . | int64) (get (dict "K" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) $unit | int64) -}}
+{{- $unit := regexFind "[kKMGT]i?$" . -}}
+{{- mul (trimSuffix $unit . | int64) (get (dict "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) $unit | int64) -}}
 {{- end -}}
 
 {{/* What sizing.md knows of executors: the JVM's own memory and a Python worker for each core. */}}
