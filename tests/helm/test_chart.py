@@ -222,6 +222,7 @@ def test_the_pipeline_reads_what_the_chart_writes(monkeypatch: pytest.MonkeyPatc
         ("driver.ephemeralStorage.request=null", "at '/driver/ephemeralStorage': missing property 'request'"),
         ("driver.ephemeralStorage.request=900000K", "at '/driver/ephemeralStorage/request': '900000K' does not match"),
         ("executor.ephemeralStorage.limit=900000K", "at '/executor/ephemeralStorage/limit': '900000K' does not match"),
+        ("networkPolicy.enabled=true,networkPolicy.apiServerPorts=null", "networkPolicy.apiServerPorts is empty"),
         ("settings=null", "missing property 'settings'"),
         ("extraEnv[0].name=A,extraEnv[0].value=5", "at '/extraEnv/0/value': got number, want string"),
         ("extraEnv[0].value=a", "at '/extraEnv/0': missing property 'name'"),

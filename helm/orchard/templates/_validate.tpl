@@ -99,6 +99,7 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- if and $v.metrics.podMonitor.enabled (not $v.metrics.enabled) }}{{ fail "metrics.podMonitor needs metrics.enabled=true." }}{{ end -}}
 {{- if and $v.metrics.rules.enabled (not (and $runs $v.metrics.enabled)) }}{{ fail "metrics.rules needs metrics.enabled=true, and a job (mode job or operator)." }}{{ end -}}
 {{- if and (eq (include "orchard.allocator" .) "deployment") (contains "persistentVolumeClaim:" (include "orchard.volumes" .)) }}{{ fail "Spark takes no volume claims with executor.allocator=deployment: use statefulset." }}{{ end -}}
+{{- if and $v.networkPolicy.enabled (not $v.networkPolicy.apiServerPorts) }}{{ fail "networkPolicy.apiServerPorts is empty, and a rule without ports opens all of them: name the ports of the Kubernetes API's endpoints." }}{{ end -}}
 {{- with $v.batchScheduler }}{{ if and (eq .name "kueue") (not .queue) }}{{ fail "batchScheduler.queue is missing: name the LocalQueue of Kueue." }}{{ end }}{{ end -}}
 {{- if not (or $runs $v.serve.enabled) }}{{ fail "mode none runs nothing: add --set serve.enabled=true, or choose mode job or operator." }}{{ end -}}
 {{- if and $v.serve.enabled (not (or $v.serve.model $v.output)) }}{{ fail "serve.model is missing: name the output that holds the model, such as s3a://bucket/results." }}{{ end -}}
