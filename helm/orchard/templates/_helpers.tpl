@@ -18,7 +18,8 @@ app.kubernetes.io/component: {{ .component }}
 
 {{/* Labels of an object: dict "root" $ "component" …, and perhaps "labels". */}}
 {{- define "orchard.labels" -}}
-{{- $version := .root.Values.image.tag | default .root.Chart.AppVersion | trunc 63 -}}
+{{- /* A tag may begin and end with what a label's value may not. */ -}}
+{{- $version := regexReplaceAll "^[._-]+|[._-]+$" (.root.Values.image.tag | default .root.Chart.AppVersion | trunc 63) "" -}}
 {{- mergeOverwrite (include "orchard.selector" . | fromYaml) (deepCopy (.root.Values.commonLabels | default dict)) (.labels | default dict)
   (dict "app.kubernetes.io/version" $version "app.kubernetes.io/managed-by" .root.Release.Service) | toYaml -}}
 {{- end -}}
