@@ -153,6 +153,7 @@ def test_credentials_that_are_refused_are_told_whatever_is_asked(stub: Stub) -> 
     ("status", "code", "kind"),
     [
         (404, "NoSuchBucket", BucketMissing),
+        (400, "InvalidBucketName", BucketMissing),
         (403, "InvalidAccessKeyId", AccessDenied),
         (400, "ExpiredToken", AccessDenied),
         (403, "RequestTimeTooSkewed", AccessDenied),

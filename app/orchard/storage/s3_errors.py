@@ -67,7 +67,7 @@ _IDENTITY = re.compile(
     r"Generic \w+ error: (Error performing token request|Error reading federated token file|.*service account file"
     r"|'az account get-access-token'|Invalid Access Key)"
 )
-_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+_NO_BUCKET = {"NoSuchBucket", "InvalidBucketName", "ContainerNotFound"}
 _BAD_CREDENTIALS = {
     "AccountProblem",
     "AuthenticationFailed",
