@@ -288,7 +288,7 @@ def test_only_the_number_of_executors_leaves_the_job_as_it_is() -> None:
     assert next(iter(rendered(s3_secret="keys"))) != name  # noqa: S106
 
 
-@pytest.mark.parametrize("name", ["Peach", "-a", "a-", "p" * 46, "1a", "a_b", "a.b", ""])
+@pytest.mark.parametrize("name", ["Peach", "-a", "a-", "p" * 43, "1a", "a_b", "a.b", ""])
 def test_a_name_that_kubernetes_would_refuse_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError, match="--name"):
         Submission(name, SOURCE, OUTPUT, load())

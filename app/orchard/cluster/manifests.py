@@ -20,7 +20,7 @@ from orchard.storage import local_path, split_object_url
 RENDERED = Path(__file__).with_name("job.yaml")
 """Made from the chart by `make manifests`, for a release of the name `RELEASE`."""
 RELEASE = "orchard"
-LONGEST_NAME = 45  # the longest name made from it, of an executor's pod, is a DNS label of 63 characters
+LONGEST_NAME = 42  # executors have a label of 63 characters at the most: their set, spark-s-NAME-0, and a digest of 10
 INSTANCE = "app.kubernetes.io/instance"
 _MANAGED_BY, _CHART = "app.kubernetes.io/managed-by", "helm.sh/chart"
 _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

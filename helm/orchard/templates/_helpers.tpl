@@ -4,8 +4,8 @@
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
 {{- fail (printf "The name %q cannot be that of services and executors: take small letters, digits and dashes, a letter first, for the release or for fullnameOverride." $name) -}}
 {{- end -}}
-{{- if gt (len $name) 45 -}}
-{{- fail (printf "The name %q has %d characters and may have 45, so that the executors' names fit: choose a shorter release name or fullnameOverride." $name (len $name)) -}}
+{{- if gt (len $name) 42 -}}
+{{- fail (printf "The name %q has %d characters and may have 42, so that the labels of executors fit: choose a shorter release name or fullnameOverride." $name (len $name)) -}}
 {{- end -}}
 {{- $name -}}
 {{- end -}}
