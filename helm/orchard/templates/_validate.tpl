@@ -75,6 +75,7 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- with $v.settings.weights }}{{ if not (has . (list "imagenet" "random")) }}{{ include "orchard.reachable" (dict "root" $ "name" "settings.weights" "place" .) }}{{ end }}{{ end -}}
 {{- end -}}
 {{- if $v.serve.enabled }}{{ with $v.serve.model }}{{ include "orchard.reachable" (dict "root" $ "name" "serve.model" "place" .) }}{{ end }}{{ end -}}
+{{- if $v.serve.enabled }}{{ with $v.serve.privacyNotice }}{{ if not (regexMatch "^https?://" .) }}{{ include "orchard.reachable" (dict "root" $ "name" "serve.privacyNotice" "place" .) }}{{ end }}{{ end }}{{ end -}}
 {{- /* A folder inside the source is another place. */ -}}
 {{- $source := regexReplaceAll "/+$" (regexReplaceAll "^abfs://" (regexReplaceAll "^s3://" (trim (toString $v.source)) "s3a://") "abfss://") "" -}}
 {{- $output := regexReplaceAll "/+$" (regexReplaceAll "^abfs://" (regexReplaceAll "^s3://" (trim (toString $v.output)) "s3a://") "abfss://") "" -}}
