@@ -68,6 +68,13 @@ def test_between_two_drivers_a_job_is_pending() -> None:
     assert seen(None, driver("Failed", code=4), driver("Running", "peach-1-b")).state == "running"
 
 
+def test_a_driver_whose_pod_is_gone_counts_as_a_start() -> None:
+    again = seen(None, driver("Running", "peach-1-c"))
+    again.job.status.failed, again.job.status.active = 2, 1
+    again.progress = Progress  # type: ignore[method-assign]
+    assert again.status().restarts == 2
+
+
 def test_an_exit_code_that_is_not_orchards_is_the_clusters() -> None:
     killed = seen([condition("Failed", "too many retries")], driver("Failed", code=137, reason="OOMKilled"))
     assert killed.exit_code == 4

@@ -289,7 +289,10 @@ class Observation:
         return reasons.last_words(str(status.get("applicationState", {}).get("errorMessage") or ""))
 
     def _attempts(self) -> int:
-        return max(1, ((self.application or {}).get("status") or {}).get("executionAttempts") or 1)
+        """Return how many drivers the Job or the operator counts: pods that were deleted or evicted may be gone."""
+        job = self.job.status if self.job else None
+        pods = (job.failed or 0) + (job.succeeded or 0) + (job.active or 0) if job else 0
+        return max(1, pods, ((self.application or {}).get("status") or {}).get("executionAttempts") or 1)
 
     def _seconds(self) -> float | None:
         thing = self.job or self.driver
