@@ -405,6 +405,7 @@ def test_a_pod_that_is_gone_leaves_its_log_in_the_output(api: Api, tmp_path: Pat
         done = CliRunner().invoke(cli, ["logs", "peach"])
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["event"] == "what it said last"
+        assert f"peach is gone: reading the log that it left in {tmp_path}" in done.stderr
 
 
 def test_with_json_every_line_of_a_log_is_json(api: Api) -> None:

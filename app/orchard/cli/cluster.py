@@ -468,6 +468,8 @@ def logs(  # noqa: PLR0917 -- click passes each flag by name
             return 0
         except jobs.PodGone:
             output = jobs.output_of(cluster, name)
+            if output is not None:  # what then cannot be read is not the cluster's
+                log.info("the driver's pod of %s is gone: reading the log that it left in %s", name, output)
     output = output or jobs.output_of(Cluster(context=context, namespace=namespace), name)
     if output is None:
         raise ClusterError(f"The pods of {name} are gone: name its output with --output to read the log that is there.")
