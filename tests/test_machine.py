@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from orchard import machine
 
@@ -64,8 +64,9 @@ def test_without_a_limit_the_machines_free_memory_counts(group: Path, files: dic
     assert GIB // 4 < machine.available_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def test_linear_algebra_has_the_threads_of_the_quota(group: Path) -> None:
-    write(group, {"cpu.max": "100000 100000"})
+@pytest.mark.parametrize(("quota", "given"), [("100000", 2), ("800000", 1)])
+def test_linear_algebra_has_the_threads_of_the_quota_at_most(group: Path, quota: str, given: int) -> None:
+    write(group, {"cpu.max": f"{quota} 100000"})
     np.eye(2) @ np.eye(2)
-    with machine.blas_threads():
+    with threadpool_limits(given, user_api="blas"), machine.blas_threads():
         assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {1}

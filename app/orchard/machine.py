@@ -34,14 +34,16 @@ def available_memory() -> int:
 
 
 def blas_threads() -> AbstractContextManager[object]:
-    """Let linear algebra inside have as many threads as this process has cores.
+    """Let linear algebra inside have no more threads than this process has cores.
 
     OpenBLAS counts the cores of the machine. Under a container's quota its threads wait for one another so long that a
     decomposition takes several times as long as with one thread.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
-    return threadpool_limits(available_cores(), user_api="blas")  # type: ignore[no-any-return]
+    libraries = ThreadpoolController().select(user_api="blas")
+    threads = min((library.num_threads for library in libraries.lib_controllers), default=1)
+    return libraries.limit(limits=min(threads, available_cores()))  # type: ignore[no-any-return]
 
 
 def _quota() -> float | None:
