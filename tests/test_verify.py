@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from orchard.datasets import list_column
+from orchard.datasets import batches, list_column
 from orchard.errors import InputError, OrchardError, OutputDamaged
 from orchard.features.artifact import Artifact, EngineName, Precision
 from orchard.layout import BACKBONE, DERIVED, EXTRACTED, LABELS, LOGISTIC_REGRESSION, REDUCTION, SCHEMAS, Dataset
@@ -92,6 +92,9 @@ def test_images_of_a_damaged_file_are_done_again_and_the_others_kept(
     with pytest.raises(OutputDamaged, match=rf"{path.name} is damaged .*orchard verify"):
         out = Output(output.url)
         out.read(dataset, SCHEMAS[dataset].names, SCHEMAS[dataset])
+    for checked in (False, True):
+        with pytest.raises(OutputDamaged, match=rf"{path.name} is damaged .*orchard verify"):
+            list(batches(output.storage, next(f for f in output.files(dataset) if path.match(f.name)), checked=checked))
     assert verify(Output(output.url), mend=False)["mended"] is False
     verdict = verify(Output(output.url))
     assert len(verdict["damage"]) == 1 and path.name in verdict["damage"][0]

@@ -7,6 +7,7 @@ may hold what Spark would take for a pattern, and only committed files are seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,15 +38,25 @@ STORED_ROWS = 16_384
 """Rows that the driver holds at a time: 20 MB with 300 components."""
 
 
-def batches(storage: Storage, file: DataFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def batches(
+    storage: Storage, file: DataFile, columns: Sequence[str] | None = None, *, checked: bool = False
+) -> Iterator[pa.RecordBatch]:
     """Read a Parquet file in order, at most `BATCH_ROWS` rows at a time; missing columns are nulls.
+
+    Args:
+        storage: the output's storage.
+        file: the file.
+        columns: columns to read; None: all.
+        checked: the same stage has compared its digest before; now the checksums of its pages are, in a fifth of the
+            time.
 
     Raises:
         OutputDamaged: it is gone, or not what was committed.
     """
-    data = read_file(storage, file)
+    data = read_file(storage, replace(file, digest=None) if checked else file)
     try:
-        parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=file.digest is None)
+        pages = checked or file.digest is None
+        parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=pages)
         for batch in parquet.iter_batches(BATCH_ROWS, columns=list(columns) if columns is not None else None):
             yield with_all_columns(batch, file, columns)
     except (pa.ArrowException, OSError) as error:

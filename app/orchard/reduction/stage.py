@@ -341,9 +341,11 @@ def _weight_sums(
     return changes
 
 
-def project_batches(storage: Storage, projection: Projection, file: DataFile) -> Iterator[pa.RecordBatch]:
-    """Yield the reduced rows of a features file, with the columns of `REDUCED`."""
-    for batch in batches(storage, file, [*_COLUMNS, "features"]):
+def project_batches(
+    storage: Storage, projection: Projection, file: DataFile, *, checked: bool = False
+) -> Iterator[pa.RecordBatch]:
+    """Yield the reduced rows of a features file, with the columns of `REDUCED`; `checked` is that of `batches`."""
+    for batch in batches(storage, file, [*_COLUMNS, "features"], checked=checked):
         reduced = projection(matrix(batch.column("features")))
         yield pa.record_batch([*(batch.column(c) for c in _COLUMNS), list_column(reduced)], schema=REDUCED)
 
@@ -417,7 +419,7 @@ def _write_part(
     reduced: list[pa.RecordBatch] = []
     text: list[bytes] = []
     for file in files:
-        for batch in project_batches(storage, projection.value, file):
+        for batch in project_batches(storage, projection.value, file, checked=True):
             text.append(deflate.compress(memoryview(as_csv(batch, header=not reduced))))
             reduced.append(batch)
     text.append(deflate.flush())
