@@ -1,13 +1,15 @@
 """The pipeline for notebooks and programs: each command as a function that takes the caller's Spark session.
 
 Settings are keyword arguments named as in `orchard.settings.Settings`; what is not given comes from ``ORCHARD_*``
-variables, ``orchard.toml`` and the defaults, as on the command line.
+variables, ``orchard.toml`` and the defaults, as on the command line. An address may be a path of `pathlib`, too.
 """
 
+import functools
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from orchard.errors import UsageError
 from orchard.layout import Dataset
@@ -21,6 +23,23 @@ if TYPE_CHECKING:
     from orchard.pipeline import Outcome
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def _takes_paths(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Let a function take a path of `pathlib`, alone or among several, where it takes an address as text."""
+
+    def as_text(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [as_text(item) for item in value]
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @functools.wraps(function)
+    def called(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        return function(*map(as_text, args), **{name: as_text(value) for name, value in kwargs.items()})
+
+    return called
 
 
 def start_spark(**options: Any) -> "SparkSession":
@@ -40,6 +59,7 @@ def start_spark(**options: Any) -> "SparkSession":
     return start(**options_of(load()) | options)
 
 
+@_takes_paths
 def run(spark: "SparkSession | None", source: str | Sequence[str], output: str, **settings: Any) -> "Outcome":
     """Run all stages, as ``orchard run``: features, reduced table, classifiers, report.
 
@@ -61,6 +81,7 @@ def run(spark: "SparkSession | None", source: str | Sequence[str], output: str, 
     return pipeline.run(source, output, load(settings), spark)
 
 
+@_takes_paths
 def tune(spark: "SparkSession | None", output: str, **settings: Any) -> "Outcome":
     """Train the last blocks of the network of `output` on its training images, as ``orchard tune``.
 
@@ -78,6 +99,7 @@ def tune(spark: "SparkSession | None", output: str, **settings: Any) -> "Outcome
     return pipeline.tune(output, load(settings), spark)
 
 
+@_takes_paths
 def extract(
     spark: "SparkSession", source: str | Sequence[str], output: str | None = None, **settings: Any
 ) -> "DataFrame":
@@ -109,6 +131,7 @@ def extract(
     return read(spark, output, Dataset.FEATURES, **settings)
 
 
+@_takes_paths
 def reduce(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Fit scaler and PCA on the training features of `output`, and return all rows reduced.
 
@@ -127,6 +150,7 @@ def reduce(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     return read(spark, output, Dataset.REDUCED, **settings)
 
 
+@_takes_paths
 def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Train and measure classifiers on the reduced rows of `output`, and return their predictions.
 
@@ -147,6 +171,7 @@ def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame"
     return read(spark, output, Dataset.PREDICTIONS, **settings)
 
 
+@_takes_paths
 def suspects(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Find images of `output` with a likely fault, as ``orchard review``.
 
@@ -170,6 +195,7 @@ def suspects(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame"
     return spark.createDataFrame([tuple(row.values()) for row in found.to_pylist()], from_arrow_schema(SUSPECTS))
 
 
+@_takes_paths
 def read(spark: "SparkSession", output: str, dataset: str | Dataset, **settings: Any) -> "DataFrame":
     """Return the committed rows of a Parquet dataset of `output`: features, rejected, inventory, reduced, predictions.
 
@@ -195,6 +221,7 @@ def _one_of(choices: type[_Choice], given: str, what: str) -> _Choice:
         raise UsageError(f"There is no {what} {given!r}: take one of {', '.join(choices)}.") from None
 
 
+@_takes_paths
 def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Return everything that `output` holds of every featurized image as one lazy table.
 
@@ -223,6 +250,7 @@ def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     return features.withColumn("features", vectors).join(reduced, "path", "left").join(answers, "path", "left")
 
 
+@_takes_paths
 def predict(
     spark: "SparkSession | None",
     output: str,
@@ -272,6 +300,7 @@ def predict(
     return [dict(answer) for answer in answers]
 
 
+@_takes_paths
 def plan(source: str | Sequence[str], output: str | None = None, **settings: Any) -> dict[str, Any]:
     """Estimate a run over `source`, as ``orchard plan``; nothing is written.
 
@@ -284,6 +313,7 @@ def plan(source: str | Sequence[str], output: str | None = None, **settings: Any
     return make_plan(source, output, load(settings))
 
 
+@_takes_paths
 def compare(
     spark: "SparkSession | None",
     source: str,
@@ -312,6 +342,7 @@ def compare(
     return compare_backbones(source, output, list(backbones), load(settings), spark, tolerance=tolerance)
 
 
+@_takes_paths
 def erase(
     output: str,
     images: str | Sequence[str] = (),
@@ -344,6 +375,7 @@ def erase(
     return dict(pipeline.erase(output, named, load(settings), older_than=older_than, dry_run=dry_run))
 
 
+@_takes_paths
 def export(output: str, file: str, *, format: str, precision: str = "float32", **settings: Any) -> "Exported":
     """Write the model in `output` as one file, as ``orchard export``.
 

@@ -176,3 +176,12 @@ def test_what_no_command_takes_is_refused_in_a_sentence(trained: Path, tmp_path:
             call()
     with pytest.raises(InputError, match="There is no source: give a folder"):
         orchard.plan([])
+
+
+def test_paths_of_pathlib_are_addresses(trained: Any, fruits: Path, tmp_path: Any) -> None:
+    photographs: Any = sorted((fruits / "Test" / "Raspberry").iterdir())[:2]
+    assert [row["label"] for row in orchard.predict(None, trained, photographs)] == ["Raspberry"] * 2
+    assert len(orchard.predict(None, output=trained, images=photographs[0])) == 1
+    exported = orchard.export(trained, tmp_path / "fruits.onnx", format="onnx")
+    assert str(tmp_path / "fruits.onnx") in exported.files
+    assert orchard.erase(trained, photographs[0], dry_run=True)["images"] == 1
