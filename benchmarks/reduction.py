@@ -31,7 +31,7 @@ from orchard.spark.session import Session
 from orchard.workers import Workers
 
 
-def generate(output: Output, rows: int, n_features: int, rows_per_file: int = 1000) -> None:
+def generate(output: Output, rows: int, n_features: int, rows_per_file: int) -> None:
     """Commit features of a spectrum that falls like a CNN's: a power law, mixed, with an offset and a unit each."""
     rng = np.random.default_rng(0)
     spectrum = np.arange(1, n_features + 1) ** -0.8
@@ -74,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--features", type=int, default=1280)
+    parser.add_argument("--file-rows", type=int, default=1000, help="rows of each file of features")
     parser.add_argument("--variance", type=float, default=0.95)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--master", default="local[2]")
@@ -87,7 +88,7 @@ def main() -> None:
             output = Output(str(folder / name))
             turns = []
             with output.writing():
-                generate(output, rows, arguments.features)
+                generate(output, rows, arguments.features, arguments.file_rows)
                 k, _ = orchard_way(session.workers, output, arguments.variance)
                 for _ in range(arguments.repeats if name == "measured" else 1):
                     start = time.perf_counter()

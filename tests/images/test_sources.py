@@ -169,6 +169,9 @@ def test_what_is_not_there_is_told(tmp_path: Path, s3_server: "S3Server") -> Non
     (empty / "README").write_bytes(b"hello")
     with pytest.raises(InputError, match=r"only 1 other files such as .*README"):
         _list(empty)
+    (empty / "part-0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"only 2 other files .*named itself: .*/part-0\.parquet\."):
+        _list(empty)
     with pytest.raises(UsageError):
         _list("hdfs://host/x")
     for url, message in [("s3a://no-such-bucket/x", "does not exist"), (f"s3a://{s3_server.bucket()}/x", "no objects")]:

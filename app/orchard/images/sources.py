@@ -213,7 +213,11 @@ def _read(
         raise _failure(error, source) from error
     if not found.table.num_rows:
         but = f", only {lister.n_ignored} other files such as {lister.ignored[0]}" if lister.n_ignored else ""
-        raise InputError(f"{source} holds no image{but}: give a folder, bucket or manifest of images.")
+        table = next(
+            (f" A table is a manifest if it is named itself: {name}." for name in lister.ignored if is_manifest(name)),
+            "",
+        )
+        raise InputError(f"{source} holds no image{but}: give a folder, bucket or manifest of images.{table}")
     return found
 
 
