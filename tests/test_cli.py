@@ -116,6 +116,7 @@ def test_wrong_usage_is_exit_code_2_and_names_what_is_wrong(tmp_path: Path, flag
         (("watch", "", "."), "the path is empty"),
         (("watch", "fruits.onnx", ".", "--rate", "nan"), "'nan' is not a finite number"),
         (("serve", "out", "--request-seconds", "inf"), "'inf' is not a finite number"),
+        (("scale", "job", "2", "--timeout", "nan"), "'nan' is not a finite number"),
     ],
 )
 def test_an_argument_that_says_nothing_is_exit_code_2(

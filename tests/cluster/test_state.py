@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from orchard.cluster import reasons
+from orchard.cluster import jobs, reasons
 from orchard.cluster.follow import Display
 from orchard.cluster.jobs import _Patience
 from orchard.cluster.reasons import Hindrance
 from orchard.cluster.state import Observation, Progress, json_line
+from orchard.errors import ClusterError
 
 NOW = datetime.now(UTC)
 
@@ -342,3 +343,11 @@ def test_a_volume_that_cannot_be_mounted_is_told_while_the_driver_waits() -> Non
     found = waiting.hindrance()
     assert found is not None and not found.definite
     assert 'secret "keys" not found' in found.sentence
+
+
+@pytest.mark.parametrize("name", ["a/b", "Peach", "a,b=c", "", "1", "peach-"])
+def test_no_cluster_is_asked_for_what_cannot_be_a_jobs_name(name: str) -> None:
+    """It would answer with its rules for labels, or for all jobs at once."""
+    without_answers: Any = SimpleNamespace(namespace="fruit")
+    with pytest.raises(ClusterError, match=f"There is no job {name} in the namespace fruit: check the name"):
+        jobs.report(without_answers, name)

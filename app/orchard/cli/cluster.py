@@ -12,6 +12,7 @@ from orchard.cli.printing import print_json, print_lines
 from orchard.cluster import emr, emr_ec2, emr_serverless
 from orchard.cluster.manifests import Submission, default_image, render, to_yaml
 from orchard.cluster.state import Status, json_line
+from orchard.commandline import FiniteRange
 from orchard.errors import ClusterError, UsageError
 from orchard.flags import DRIVERS, STORAGE, comparison, key_values, options, settings_from
 from orchard.redaction import is_secret, redacted, without_secrets
@@ -133,6 +134,7 @@ def _only_one(context: click.Context, argument: click.Parameter, given: tuple[st
 @click.option(
     *("--start-timeout", "start_timeout"),
     default=600.0,
+    type=FiniteRange(0),
     metavar="SECONDS",
     help="time that the driver may wait for a node, in seconds  [default: 600]",
 )
@@ -481,7 +483,11 @@ def logs(  # noqa: PLR0917 -- click passes each flag by name
 @click.argument("name")
 @click.argument("executors", type=click.IntRange(min=0), metavar="N")
 @click.option(
-    "--timeout", default=300.0, metavar="SECONDS", help="time to wait for the executors, in seconds  [default: 300]"
+    "--timeout",
+    default=300.0,
+    type=FiniteRange(0),
+    metavar="SECONDS",
+    help="time to wait for the executors, in seconds  [default: 300]",
 )
 @click.option("--no-wait", is_flag=True, help="do not wait for the executors")
 @click.option("--if-running", is_flag=True, help="exit with 0 if the job is not running")

@@ -11,7 +11,7 @@ from orchard.cluster import reasons
 from orchard.cluster.client import MANAGER, OPERATOR, Cluster, Log, Unreachable
 from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
-from orchard.cluster.manifests import INSTANCE, KubernetesObject
+from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject
 from orchard.cluster.reasons import Hindrance
 from orchard.cluster.state import Observation, Status, executor_set
 from orchard.errors import ClusterError, UsageError
@@ -283,9 +283,13 @@ def cancel(cluster: Cluster, name: str) -> str:
 
 
 def _find(cluster: Cluster, name: str) -> Observation:
-    seen = Observation(cluster, name)
-    if not seen.exists:
-        if (schedule := cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)) is not None:
+    # No object is asked for by what cannot be a job's name: Kubernetes would answer with its rules for labels.
+    seen = Observation(cluster, name) if JOB_NAME.fullmatch(name) else None
+    if seen is None or not seen.exists:
+        if (
+            seen
+            and (schedule := cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)) is not None
+        ):
             raise ClusterError(
                 f"{name} is a schedule ({schedule.spec.schedule}) and no run of it has begun, or is kept: "
                 f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one."

@@ -22,6 +22,7 @@ RENDERED = Path(__file__).with_name("job.yaml")
 RELEASE = "orchard"
 LONGEST_NAME = 42  # executors have a label of 63 characters at the most: their set, spark-s-NAME-0, and a digest of 10
 INSTANCE = "app.kubernetes.io/instance"
+JOB_NAME = re.compile("[a-z]([a-z0-9-]*[a-z0-9])?")
 _MANAGED_BY, _CHART = "app.kubernetes.io/managed-by", "helm.sh/chart"
 _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _MEMORY, _CPU = re.compile(r"[1-9][0-9]*[mg]"), re.compile(r"[1-9][0-9]*m|(?=.*[1-9])[0-9]+(\.[0-9]+)?")
@@ -76,7 +77,7 @@ class Submission:
     def __post_init__(self) -> None:
         from orchard.images.sources import check_apart
 
-        if len(self.name) > LONGEST_NAME or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", self.name):
+        if len(self.name) > LONGEST_NAME or not JOB_NAME.fullmatch(self.name):
             raise UsageError(
                 f"--name {self.name} cannot be a job's name: take up to {LONGEST_NAME} small letters, digits, dashes."
             )
