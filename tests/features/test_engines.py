@@ -276,3 +276,27 @@ def test_a_worker_without_bfloat16_says_what_to_do(lite: Artifact, monkeypatch: 
     assert resolve_precision("auto") is Precision.FLOAT32
     with pytest.raises(UsageError, match="use float32 or auto"):
         resolve_precision("bfloat16")
+
+
+def test_an_engine_that_another_thread_drops_leaves_signals_alone() -> None:
+    """OpenVINO's plugin took the stack for signals with it: the next signal ended the process."""
+    code = """
+import os, signal, threading
+from orchard.features.artifact import EngineName
+from orchard.features.backbones import find
+from orchard.features.conversion import build_artifact
+from orchard.features.engines import load_engine, resolve_precision
+kept = [build_artifact(find("MobileNet").with_alpha(0.25), weights="random", seed=0)]
+engine = [load_engine(kept[0])]
+def drop():
+    engine.clear()
+    kept.clear()
+thread = threading.Thread(target=drop)
+thread.start()
+thread.join()
+signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
+signal.raise_signal(signal.SIGUSR1)
+os._exit(0)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "heard\n"), ended.stderr

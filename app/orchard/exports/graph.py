@@ -12,7 +12,7 @@ from orchard.errors import UsageError
 from orchard.exports.formats import CLASS_MAP, FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, WHOLE, probabilities_of
 from orchard.exports.views import Operations, Side, view
 from orchard.features.artifact import VIEW_SHARES, Artifact, EngineName
-from orchard.features.engines import SMALLEST, averaged, import_openvino
+from orchard.features.engines import SMALLEST, averaged, import_openvino, openvino_core
 from orchard.inference.columns import Column
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.model import Model
@@ -40,7 +40,7 @@ def folded_graph(model: Model, *, where: bool = False) -> Any:
 
     artifact = model.artifact
     size, shares = artifact.input_size, VIEW_SHARES[artifact.test_views]
-    graph = openvino.Core().read_model(artifact.topology, artifact.parameters)
+    graph = openvino_core().read_model(artifact.topology, artifact.parameters)
     graph.reshape([-1, size, size, 3])
     pixels = opset.parameter(openvino.PartialShape([-1, -1, -1, 3]), openvino.Type.u8, name=INPUT)
     # In float32, so that nothing is rounded between; channels last, which takes OpenVINO half as long for 3 megapixels.

@@ -8,6 +8,7 @@ A worker imports only OpenVINO (0.1 s, and no TensorFlow in its memory), and com
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import sys
@@ -99,7 +100,7 @@ class OpenVinoEngine(_BatchedEngine):
     def __init__(self, artifact: Artifact, batch_size: int = BATCH_SIZE) -> None:
         super().__init__(artifact, batch_size)
         openvino = import_openvino()
-        core = openvino.Core()
+        core = openvino_core()
         if artifact.precision is Precision.BFLOAT16 and not _has_bfloat16(core):
             raise ClusterError(
                 "This machine's processor does not compute in bfloat16, which the driver's does and chose: "
@@ -185,7 +186,7 @@ def cells_of(artifact: Artifact) -> Cells:
 
 def _openvino_cells(artifact: Artifact) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     openvino = import_openvino()
-    core = openvino.Core()
+    core = openvino_core()
     graph = core.read_model(artifact.topology, artifact.parameters)
     graph.reshape([1, artifact.input_size, artifact.input_size, 3])
     cells, channels = averaged(graph)
@@ -228,6 +229,16 @@ def import_openvino() -> Any:
     return importlib.import_module("openvino")
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """Return the one OpenVINO core of this process, which is never dropped.
+
+    With its core, OpenVINO's CPU plugin gives the thread that makes it another stack for signals, and unmaps that stack
+    where the core is dropped. If another thread drops it, the first thread's next signal ends the process.
+    """
+    return import_openvino().Core()
+
+
 # What int8 saves of an image's milliseconds on one core with AVX2 at the network's own size, and what it costs before
 # the first image: seconds of processor time that it takes to quantise. Both by benchmarks/precision.py; VNNI and AMX
 # make it save more. Measured once, for what features are must not hang on a clock.
@@ -257,7 +268,7 @@ def resolve_precision(
         raise UsageError(f"--precision {precision} is for --engine openvino: use --precision float32 with tensorflow.")
     if precision == Precision.INT8:
         return Precision.INT8
-    if _has_bfloat16(import_openvino().Core()):
+    if _has_bfloat16(openvino_core()):
         return Precision.BFLOAT16
     if precision == "auto":
         return Precision.INT8 if _int8_pays(backbone, images) else Precision.FLOAT32

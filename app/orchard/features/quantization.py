@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from orchard.errors import InputError
 from orchard.features.artifact import BATCH_SIZE, Artifact, Precision
-from orchard.features.engines import OpenVinoEngine, import_openvino
+from orchard.features.engines import OpenVinoEngine, import_openvino, openvino_core
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle
 from orchard.files import digest_of
@@ -157,7 +157,7 @@ def _quantize(artifact: Artifact, images: Sequence[NDArray[np.uint8]]) -> tuple[
         resize(middle(image, 1.0, size), batch[0])
         return batch
 
-    graph = openvino.Core().read_model(artifact.topology, artifact.parameters)
+    graph = openvino_core().read_model(artifact.topology, artifact.parameters)
     graph.reshape([1, size, size, 3])
     kinds = ("Convolution", "GroupConvolution")
     convolutions = [op.get_friendly_name() for op in graph.get_ordered_ops() if op.get_type_name() in kinds]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orchard.features.artifact import BATCH_SIZE, LARGER
-from orchard.features.engines import import_openvino
+from orchard.features.engines import import_openvino, openvino_core
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle, random_view
 from orchard.files import digest_of
@@ -86,9 +86,8 @@ def write(
         threads: that compute.
         done: told of the pictures of each image.
     """
-    openvino = import_openvino()
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    compiled = openvino_core().compile_model(graph, "CPU", settings)
     each, shape = views or len(pictures.shares), tuple(compiled.output(0).shape)[1:]
     folder.mkdir(parents=True, exist_ok=True)
     begun = (folder / _DONE).exists()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from orchard.errors import InputError, UsageError
 from orchard.exports.formats import FAMILIARITY, INPUT, KIND_PROBABILITIES, OUTPUT, Format, card_beside
-from orchard.features.engines import import_openvino
+from orchard.features.engines import import_openvino, openvino_core
 from orchard.inference.calibration import Calibration
 from orchard.vocabulary import Answer, Fit
 
@@ -120,10 +120,10 @@ def _onnx(file: Path, threads: int) -> tuple[Any, str | None]:
 
 
 def _openvino(file: Path, threads: int) -> tuple[Any, str | None]:
-    openvino = _imported(import_openvino, "openvino")
+    _imported(import_openvino, "openvino")
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     try:
-        core = openvino.Core()
+        core = openvino_core()
         graph = core.read_model(str(file))
         request = core.compile_model(graph, "CPU", settings).create_infer_request()
     except Exception as error:  # OpenVINO's are of RuntimeError and others
