@@ -26,7 +26,7 @@ from orchard.errors import UsageError
 from orchard.exports.formats import FAMILIARITY, INPUT, OUTPUT, Format, StoredPrecision, card_beside, check
 from orchard.exports.writing import export
 from orchard.features.artifact import Precision
-from orchard.features.engines import import_openvino
+from orchard.features.engines import openvino_core
 from orchard.images.decoding import Decoded
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
@@ -170,7 +170,7 @@ def _one_by_one(predictor: Predictor) -> Run:
 
 def _openvino(file: Path) -> Run:
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = import_openvino().Core().compile_model(str(file), "CPU", settings)
+    compiled = openvino_core().compile_model(str(file), "CPU", settings)
 
     def run(batch: NDArray[np.uint8]) -> Answers:
         found = compiled([batch])

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from orchard.exports.formats import Format, StoredPrecision
-from orchard.features.engines import import_openvino
+from orchard.features.engines import openvino_core
 
 Exporter = Callable[[Format, StoredPrecision], Path]
 
@@ -48,7 +48,7 @@ class Photographs:
 
 def run_openvino(file: Path) -> Run:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
-    compiled = import_openvino().Core().compile_model(str(file), "CPU", settings)
+    compiled = openvino_core().compile_model(str(file), "CPU", settings)
 
     def run(images: NDArray[np.uint8]) -> Answers:
         found = compiled([images])

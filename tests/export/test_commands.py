@@ -23,7 +23,7 @@ from orchard.exports.formats import Format, StoredPrecision, card_beside
 from orchard.exports.keras_model import keras_file
 from orchard.exports.quantization import Images, in_other_numbers, matching
 from orchard.features.artifact import Precision
-from orchard.features.engines import import_openvino
+from orchard.features.engines import openvino_core
 from orchard.inference.model import Model
 from orchard.storage import LocalStorage
 
@@ -88,7 +88,7 @@ def test_labels_and_card_are_inside_the_file_too(model: Model, exported: Exporte
     properties = {p.key: p.value for p in onnx.load(exported(Format.ONNX, StoredPrecision.INT8)).metadata_props}
     assert json.loads(properties["labels"]) == list(model.labels)
     assert json.loads(properties["model_card"])["precision"] == "int8"
-    graph = import_openvino().Core().read_model(exported(Format.OPENVINO, StoredPrecision.FLOAT32))
+    graph = openvino_core().read_model(exported(Format.OPENVINO, StoredPrecision.FLOAT32))
     assert json.loads(graph.get_rt_info(["orchard", "labels"]).astype(str)) == list(model.labels)
     assert json.loads(graph.get_rt_info(["orchard", "model_card"]).astype(str))["digest"] == model.digest
 

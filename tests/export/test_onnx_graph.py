@@ -22,7 +22,7 @@ from orchard.exports.onnx_graph import to_onnx
 from orchard.features.artifact import Artifact, EngineName
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.engines import cells_of, import_openvino, load_engine
+from orchard.features.engines import cells_of, load_engine, openvino_core
 from orchard.inference.calibration import Calibration
 from orchard.inference.class_map import class_map
 from orchard.inference.columns import Column
@@ -67,7 +67,7 @@ def test_a_backbone_answers_in_onnx_as_in_openvino(backbone: str, fruits: Path) 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
 
     def expected(model: Model) -> Answers:
-        found = import_openvino().Core().compile_model(folded_graph(model), "CPU", settings)([images])
+        found = openvino_core().compile_model(folded_graph(model), "CPU", settings)([images])
         return Answers(*(np.array(found[name]) for name in Answers._fields))
 
     # Random networks give features of any size: bring the scores to where the softmax is not flat.

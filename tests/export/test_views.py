@@ -10,7 +10,7 @@ from PIL import Image
 
 from orchard.exports.graph import _views
 from orchard.features.artifact import LARGER, VIEW_SHARES, Artifact
-from orchard.features.engines import import_openvino
+from orchard.features.engines import import_openvino, openvino_core
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle
 
@@ -25,7 +25,7 @@ def cut() -> Any:
     artifact = cast(Artifact, SimpleNamespace(input_size=SIZE, decoded_size=LARGEST, test_views=3))
     picture = opset13.parameter(openvino.PartialShape([-1, -1, -1, 3]), openvino.Type.f32)
     graph = openvino.Model([_views(opset13, picture, artifact)], [picture])
-    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pictures: compiled([pictures.astype(np.float32)])[0]
 
 

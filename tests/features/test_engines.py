@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,7 +19,14 @@ from orchard.errors import ClusterError, OrchardError, UsageError
 from orchard.features.artifact import VIEW_SHARES, Artifact, EngineName, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.engines import OpenVinoEngine, cells_of, load_engine, resolve_precision, square_root
+from orchard.features.engines import (
+    OpenVinoEngine,
+    cells_of,
+    load_engine,
+    openvino_core,
+    resolve_precision,
+    square_root,
+)
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle
 
@@ -95,7 +101,7 @@ def assert_parity(name: str, weights: str, images: Images, expected: Floats) -> 
     assert features.dtype == np.float32
     assert features.shape == (len(images), find(name).n_features)
     assert cosines(features, expected).min() > 0.999
-    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         rounded = OpenVinoEngine(replace(artifact, precision=Precision.BFLOAT16))(images)
         assert cosines(rounded, expected).min() > 0.99
         assert not np.array_equal(rounded, features)
@@ -258,7 +264,7 @@ def test_the_network_sees_the_resized_pixels(lite: Artifact, photos: dict[str, N
 
 
 def test_the_precision_is_chosen_on_the_driver() -> None:
-    has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    has_bfloat16 = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert resolve_precision("auto") is (Precision.BFLOAT16 if has_bfloat16 else Precision.FLOAT32)
     assert resolve_precision("float32") is Precision.FLOAT32
     assert resolve_precision("auto", EngineName.TENSORFLOW) is Precision.FLOAT32
