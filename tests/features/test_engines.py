@@ -288,10 +288,9 @@ def test_an_engine_that_another_thread_drops_leaves_signals_alone() -> None:
     """OpenVINO's plugin took the stack for signals with it: the next signal ended the process."""
     code = """
 import os, signal, threading
-from orchard.features.artifact import EngineName
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.engines import load_engine, resolve_precision
+from orchard.features.engines import load_engine
 kept = [build_artifact(find("MobileNet").with_alpha(0.25), weights="random", seed=0)]
 engine = [load_engine(kept[0])]
 def drop():

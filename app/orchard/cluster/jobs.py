@@ -283,21 +283,20 @@ def cancel(cluster: Cluster, name: str) -> str:
 
 
 def _find(cluster: Cluster, name: str) -> Observation:
-    # No object is asked for by what cannot be a job's name: Kubernetes would answer with its rules for labels.
-    seen = Observation(cluster, name) if JOB_NAME.fullmatch(name) else None
-    if seen is None or not seen.exists:
-        if (
-            seen
-            and (schedule := cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)) is not None
-        ):
-            raise ClusterError(
-                f"{name} is a schedule ({schedule.spec.schedule}) and no run of it has begun, or is kept: "
-                f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one."
-            )
+    missing = ClusterError(
+        f"There is no job {name} in the namespace {cluster.namespace}: check the name, --namespace and --context."
+    )
+    if not JOB_NAME.fullmatch(name):  # Kubernetes would answer with its rules for labels
+        raise missing
+    seen = Observation(cluster, name)
+    if seen.exists:
+        return seen
+    if (schedule := cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)) is not None:
         raise ClusterError(
-            f"There is no job {name} in the namespace {cluster.namespace}: check the name, --namespace and --context."
+            f"{name} is a schedule ({schedule.spec.schedule}) and no run of it has begun, or is kept: "
+            f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one."
         )
-    return seen
+    raise missing
 
 
 def _is_ours(seen: Observation) -> bool:
