@@ -458,6 +458,14 @@ def test_the_log_tells_of_requests_and_nothing_of_photographs(server: Server, ph
     assert "secret" not in server.log.read_text()
 
 
+def test_the_log_does_not_tell_of_each_probe(server: Server) -> None:
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/model"):
+        server.client.get(path, headers={"X-Request-Id": "asked-by-a-cluster"})
+    server.client.post("/healthz", headers={"X-Request-Id": "asked-by-a-cluster"})
+    lines = [line for line in server.lines() if line.get("request_id") == "asked-by-a-cluster"]
+    assert [(line["path"], line["status"]) for line in lines] == [("/v1/model", 200), ("/healthz", 405)]
+
+
 # --- The end ------------------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,8 @@ READY = "/readyz"
 METRICS_ROUTE = "/metrics"
 OPENAPI = "/openapi.json"
 PAGE = ("/", "/sw.js", "/manifest.webmanifest", "/model.json", "/cards.json", "/model.onnx")
-ROUTES = (PREDICT, MODEL_ROUTE, HEALTH, READY, METRICS_ROUTE, OPENAPI, reference.DOCS, *PAGE)
+PROBES = (HEALTH, READY, METRICS_ROUTE)
+ROUTES = (PREDICT, MODEL_ROUTE, *PROBES, OPENAPI, reference.DOCS, *PAGE)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ def create_app(model: Model, serving: Serving | None = None, state: Lifecycle | 
     app.include_router(reference.router())
     openapi.describe_problems(app)
     app.add_exception_handler(HTTPException, _leave_to_observed)
-    observed = partial(RequestMiddleware, metrics=counted, routes=ROUTES, draining=lambda: state.draining)
+    observed = partial(
+        RequestMiddleware, metrics=counted, routes=ROUTES, probes=PROBES, draining=lambda: state.draining
+    )
     app.add_middleware(observed)
     # What is asked most does without the framework's middleware and router, a twentieth of the server's own time.
     answers: AsgiApp = Shortcut(app, {("POST", PREDICT): observed(handler)})

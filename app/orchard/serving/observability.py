@@ -68,6 +68,7 @@ class RequestMiddleware:
         app: the application that answers.
         metrics: the server's metrics.
         routes: paths that are counted separately; all others are counted together.
+        probes: paths that a cluster asks every few seconds. Their good answers are in the log only with ``--debug``.
         draining: returns whether the server is about to stop, so that clients should use another connection.
     """
 
@@ -76,11 +77,13 @@ class RequestMiddleware:
         app: AsgiApp,
         metrics: ServerMetrics,
         routes: Collection[str],
+        probes: Collection[str],
         draining: Callable[[], bool],
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._routes = frozenset(routes)
+        self._probes = frozenset(probes)
         self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,7 +135,8 @@ class RequestMiddleware:
                 "images": state.images,
                 "bytes": state.bytes,
             }
-            access.info("%s %s %d", method, fields["path"], state.status, extra={"fields": fields})
+            level = logging.DEBUG if path in self._probes and state.status == HTTPStatus.OK else logging.INFO
+            access.log(level, "%s %s %d", method, fields["path"], state.status, extra={"fields": fields})
 
 
 def _request_id(scope: Scope) -> str:
