@@ -141,6 +141,14 @@ def test_between_two_drivers_it_is_said_why_the_last_one_failed() -> None:
     assert seen().why_again() is None
 
 
+def test_while_the_next_driver_works_it_is_still_said_why_the_last_one_failed() -> None:
+    again = seen(None, driver("Failed", code=4, message="orchard: s3 does not answer."), driver("Running", "peach-1-b"))
+    again.progress = Progress  # type: ignore[method-assign]
+    assert again.status().reason == "An earlier driver failed: s3 does not answer."
+    again.progress = lambda: Progress(reason="gcs does not answer")  # type: ignore[method-assign]
+    assert again.status().reason == "gcs does not answer"
+
+
 def application(state: str, attempts: int = 1, error: str = "") -> dict[str, Any]:
     return {"status": {"applicationState": {"state": state, "errorMessage": error}, "executionAttempts": attempts}}
 

@@ -37,7 +37,7 @@ class Status:
     namespace: str
     state: JobState
     reason: str | None
-    """Why it failed, does not start, or lacks executors."""
+    """Why it failed, does not start, lacks executors, or was started again."""
     stage: str | None
     done: int | None
     total: int | None
@@ -204,6 +204,11 @@ class Observation:
             return f"A driver {what}, and another is started: {error or 'the operator does not say why'}."
         return None
 
+    def why_before(self) -> str | None:
+        """Return why the driver before the newest one failed; None if it did not, or its pod is gone."""
+        why = self.why_ended(self.drivers[-2].metadata.name) if len(self.drivers) > 1 else None
+        return f"An earlier driver failed: {why}" if why else None
+
     def executor_trouble(self) -> str | None:
         """Return why an executor was restarted; None if none was."""
         reason = next(filter(None, map(reasons.of_end, self.executors)), None)
@@ -245,7 +250,7 @@ class Observation:
         elif state == "pending":
             reason = self.why_again()
         elif state == "running":
-            reason = progress.reason or self.executor_trouble()
+            reason = progress.reason or self.executor_trouble() or self.why_before()
         if hindrance:
             who = "The driver cannot start" if state == "pending" else "Executors are missing"
             reason = f"{who}: {hindrance.sentence}."
