@@ -68,6 +68,27 @@ def test_an_output_that_is_the_source_is_one_sentence_and_exit_code_2(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "model.onnx", "model.onnx"],
+        ["export", "model.onnx", "--format", "onnx", "--to", "new.onnx"],
+        ["verify", "model.onnx"],
+        ["extract", ".", "--output", "model.onnx/out"],
+        ["sample", "model.onnx"],
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_one_sentence_and_exit_code_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"1")
+    monkeypatch.chdir(tmp_path)
+    result = orchard(*arguments)
+    assert result.returncode == 3, result.stderr
+    assert "model.onnx is a file, name a folder instead" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_several_sources_are_one_sentence_where_one_is_taken_or_a_weight_is_of_none(tmp_path: Path) -> None:
     several = orchard("submit", "s3a://b/one", "s3a://b/two", "--output", "s3a://b/out", "--dry-run")
     assert several.returncode == 2 and "list the images of all in one manifest" in several.stderr

@@ -10,6 +10,7 @@
     ├── TrainingError            3  the data cannot train a classifier (one class, no training rows)
     ├── StorageError             4  reading or writing a file or object failed
     │   ├── AccessDenied         3  the store refuses the credentials, or there are none
+    │   ├── NotAFolder           3  a file is where a folder is needed
     │   ├── BucketMissing        3  there is no bucket of that name
     │   ├── RegionRefused        3  a bucket is not in a region that is allowed
     │   ├── OutputDamaged        3  a file of the output is gone, or not what was written
@@ -21,6 +22,7 @@
 import errno
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeGuard
 
 from orchard.redaction import redacted
@@ -73,6 +75,12 @@ class AccessDenied(StorageError):
     exit_code = 3
 
 
+class NotAFolder(StorageError):
+    """A file is where a folder is needed. A second try would not help."""
+
+    exit_code = 3
+
+
 class BucketMissing(StorageError):
     """The bucket does not exist; as a source that is an InputError."""
 
@@ -115,6 +123,11 @@ _REMEDIES = {
     errno.EPERM: "allow it for this user",
     errno.EIO: "check the disk and the system's log",
 }
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)  # the second where the folder is to be made
+_KINDS: dict[int, type[StorageError]] = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), AccessDenied),
+    **dict.fromkeys(_NO_FOLDER, NotAFolder),
+}
 _MOUNT = (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)
 _BROKEN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_MOUNT}
 
@@ -135,7 +148,9 @@ def file_failure(error: OSError, what: str = "read or written", path: str | None
     remedy = _REMEDIES.get(error.errno or 0, "mount it again" if error.errno in _MOUNT else "check it")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = _permission(error.errno, os.fspath(error.filename or name)) or remedy
-    kind = AccessDenied if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else StorageError
+    if error.errno in _NO_FOLDER:
+        remedy = f"{_file_of(os.fspath(error.filename or name))} is a file, name a folder instead"
+    kind = _KINDS.get(error.errno or 0, StorageError)
     return kind(f"{name} cannot be {what} ({error.strerror or type(error).__name__}): {remedy}, and start again.")
 
 
@@ -150,6 +165,11 @@ def _permission(number: int, path: str) -> str | None:
     groups = " ".join(map(str, sorted({os.getgid(), *os.getgroups()})))
     user = f"allow it for this user (uid {os.getuid()}, groups {groups})"
     return f"{user}, on the claim {claim} by a podSecurityContext.fsGroup that may write there" if claim else user
+
+
+def _file_of(path: str) -> str:
+    """Return the part of `path` that is a file where a folder is needed."""
+    return next((str(part) for part in (Path(path), *Path(path).parents) if part.is_file()), path)
 
 
 def broken(error: OSError, path: str) -> StorageError | None:
