@@ -277,6 +277,22 @@ def test_a_file_keeps_its_name_without_folders(server: Server, photographs: list
     assert answer["predictions"][0]["filename"] == told
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"filename*=UTF-8''p%C3%AAche.jpg",
+        b"filename=\"=?utf-8?B?cMOqY2hlLmpwZw==?=\"; filename*=utf-8''..%2Fp%C3%AAche.jpg",
+    ],
+)
+def test_a_name_may_be_written_as_old_python_and_net_do(
+    server: Server, photographs: list[bytes], written: bytes
+) -> None:
+    body = _form(photographs[0]).replace(b'filename="0.jpg"', written)
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    answer = server.client.post("/v1/predict", content=body, headers=headers).json()
+    assert [found["filename"] for found in answer["predictions"]] == ["pêche.jpg"]
+
+
 def test_a_form_without_a_file_says_so(server: Server) -> None:
     _problem(server.client.post("/v1/predict", data={"a": "b"}, files={"c": (None, "d")}), 422, "no_file")
     _problem(server.client.post("/v1/predict", files={"file": ("", b"")}), 422, "no_file")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
@@ -24,6 +25,7 @@ MAX_PART_HEADERS = 8
 MAX_PART_HEADER_BYTES = 4096
 MAX_FILENAME = 255
 _FILE_TYPES = ("image/", "application/octet-stream")
+_ENCODED_NAME = re.compile(r"""filename\*\s*=\s*"?utf-8'[^']*'([^;"\s]*)""", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class _Multipart:
 
     def _part_begins(self, part: MultipartSegment) -> None:
         self._parts += 1
+        part.filename = _encoded_name(part) or part.filename
         if self._parts > self._limits.max_files + OTHER_PARTS:
             raise Problem(Refusal.TOO_MANY_FILES, "The form has too many parts.")
         is_file = part.filename is not None or (part.content_type or "").startswith(_FILE_TYPES)
@@ -234,6 +237,15 @@ class _Multipart:
 
 def _no_form() -> Problem:
     return Problem(Reason.UNREADABLE, "The body is no valid multipart/form-data.")
+
+
+def _encoded_name(part: MultipartSegment) -> str | None:
+    """Return the name of a file, as the latin-1 of its UTF-8, that is written as RFC 5987 has it.
+
+    The parser leaves it out. Old clients in Python send it alone; .NET sends another one beside it for mail programs.
+    """
+    found = _ENCODED_NAME.search(part.header("Content-Disposition", ""))
+    return unquote_to_bytes(found[1]).decode("latin-1") if found else None
 
 
 def _base_name(filename: str) -> str:
