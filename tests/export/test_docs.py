@@ -35,9 +35,17 @@ def test_the_example_in_python_tells_a_fruit(exported: Exporter, fruits: Path, t
     shutil.copy(file, tmp_path / "fruits.onnx")
     card = json.loads(card_beside(file).read_text())
     (tmp_path / "fruits.onnx.json").write_text(json.dumps(card | {"threshold": 0.5, "familiarity_threshold": 0.3}))
-    shutil.copy(next((fruits / "Test" / "Mango").glob("*.jpg")), tmp_path / "photo.jpg")
+    photo = Image.open(next((fruits / "Test" / "Mango").glob("*.jpg"))).convert("RGBA")
+    hidden = Image.new("RGBA", photo.size, (0, 0, 255, 0))
+    hidden.paste(photo, (20, 20))
+    shown = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), hidden)
     run = [sys.executable, "-c", block("python")]
-    assert subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.startswith("Mango ")
+    told = []
+    for picture in (photo, shown, hidden):
+        picture.save(tmp_path / "photo.jpg", "PNG")
+        told.append(subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+    assert told[0].startswith("Mango ")
+    assert told[1] == told[2]  # what is transparent lies on white
 
 
 def test_the_example_for_the_web_tells_a_fruit_in_node(exported: Exporter, fruits: Path, tmp_path: Path) -> None:
