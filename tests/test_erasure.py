@@ -238,6 +238,10 @@ def test_the_command_says_what_it_found_and_refuses_what_it_cannot_do(tmp_path: 
     assert (
         json.loads(CliRunner().invoke(cli, ["erase", out.url, PATHS[0], "--dry-run", "--json"]).output)["images"] == 1
     )
+    folder = str(Path(PATHS[0]).parent)
+    said = CliRunner().invoke(cli, ["erase", out.url, folder, f"{folder}x/", "--dry-run"]).output
+    assert f"{folder}: no row names it; of a folder, write a slash at the end\n" in said
+    assert f"{folder}x/: no row names it\n" in said
     for words in ([], ["a.jpg", "--older-than", "1d"], ["a.jpg", "--allow-again", "--dry-run"], ["--older-than", "1y"]):
         assert CliRunner().invoke(cli, ["erase", out.url, *words]).exit_code
     with pytest.raises(InputError, match="holds no results"):

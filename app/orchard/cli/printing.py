@@ -203,7 +203,9 @@ def print_erasure(found: Any) -> None:
     if others := found["neighbours_of_others"]:
         lines.append(f"{'':<10} as neighbours of {others:,} other images")
     lines += [f"{'':<10} {file}" for file in found["files"]]
-    lines += [f"{'unknown':<10} {path}: no row names it" for path in found["unknown"]]
+    for path in found["unknown"]:
+        no_folder = "" if path.endswith("/") else "; of a folder, write a slash at the end"
+        lines.append(f"{'unknown':<10} {path}: no row names it{no_folder}")
     lines += [f"{'copy':<10} {path} has the same bytes, and stays" for path in found["copies"]]
     lines += [f"{'source':<10} {path} is still there: delete it" for path in found["in_source"]]
     lines += [f"{'left':<10} {sentence}" for sentence in found["to_make_again"]]
