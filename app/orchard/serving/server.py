@@ -28,6 +28,7 @@ from orchard.vocabulary import Reason
 log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 32 * 1024
+_HEADERS_TOO_LONG = "The headers are too long."
 HEADER_SECONDS = 10.0
 """Seconds within which the headers of a connection's first request must arrive."""
 KEEP_ALIVE_SECONDS = 75
@@ -136,7 +137,7 @@ class LimitedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
         if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-            self._close_with(431, "The headers are too long.")
+            self._close_with(431, _HEADERS_TOO_LONG)
         elif self._deadline is None and self.timeout_keep_alive_task is None and not self._answering():
             self._set_deadline(KEEP_ALIVE_SECONDS, self.transport.close)  # empty lines alone
 
@@ -163,6 +164,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """Headers end; the application counts the body."""
         if self._asks_for_upgrade():
             return
+        # They may have come in one piece with their end, and with a body, which `_header_bytes` has not to tell apart.
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEADER_BYTES:
+            self._close_with(431, _HEADERS_TOO_LONG)
+            raise httptools.HttpParserError(_HEADERS_TOO_LONG)  # no more of it is parsed
         self._clear_deadline()
         super().on_headers_complete()
 
