@@ -131,12 +131,13 @@ def _mend(output: Output, bad: _Bad, images: pa.Array | None) -> None:
             if kept is None or kept.num_rows < file.rows:
                 remove.add(file.name)
                 add[dataset] += [output.stage(dataset, kept)] if kept else []
+    no_model = NO_MODEL if bad[MODEL] else None  # it has copies of the parts, and answers on if they are whole
     reduction = any(name.endswith((REDUCTION, STATISTICS)) for name in bad[PARTS])
     if images is not None or reduction or bad[Dataset.REDUCED] or bad[Dataset.REDUCED_CSV] or bad[Dataset.NEIGHBOURS]:
-        output.commit(add, replace=DERIVED, remove=remove, properties=FORGOTTEN, model=NO_MODEL if bad[MODEL] else None)
+        output.commit(add, replace=DERIVED, remove=remove, properties=FORGOTTEN, model=no_model)
     elif bad[Dataset.PREDICTIONS] or bad[MODEL] or bad[PARTS]:
         replaced, forgotten = [Dataset.PREDICTIONS], {"classification": None}
-        output.commit({}, replace=replaced, remove=remove, properties=forgotten, model=NO_MODEL)
+        output.commit({}, replace=replaced, remove=remove, properties=forgotten, model=no_model)
 
 
 def _agreeing(tables: Mapping[Dataset, pa.Table], views: int) -> pa.Array:
