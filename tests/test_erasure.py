@@ -326,7 +326,7 @@ def test_a_later_run_leaves_it_out_and_says_so_until_it_may_come_again(spark: An
     assert any(re.match("1 image that the source still has was erased from this output", each) for each in warnings)
     assert path.encode() not in (Path(out) / ERASED).read_bytes()
     result = CliRunner().invoke(cli, ["erase", out, path, "--allow-again"])
-    assert result.output == "1 images may come again\n"
+    assert result.output == "images that may come again: 1\n"
     assert path in listed()
 
 

@@ -288,7 +288,7 @@ def erase(  # noqa: PLR0917 -- click passes each flag by name
         if older_than is not None or dry_run:
             raise UsageError("--allow-again goes with a PATH alone: leave --older-than and --dry-run away.")
         count = pipeline.allow_again(output, images, settings)
-        print_json({"allowed_again": count}) if as_json else click.echo(f"{count} images may come again")
+        print_json({"allowed_again": count}) if as_json else click.echo(f"images that may come again: {count}")
         return 0
     found = pipeline.erase(output, images, settings, older_than=older_than, dry_run=dry_run)
     print_json(found) if as_json else print_erasure(found)

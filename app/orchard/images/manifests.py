@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from orchard.delimited import decoded, delimiter, first_row
 from orchard.errors import InputError
@@ -202,9 +203,9 @@ def _from_paths(
     label_columns: Sequence[str],
 ) -> tuple[pa.Table, list[str]]:
     """Schema LISTING from ``path``, ``label``, ``kind``, ``split``, ``size``, groups, further columns; and warnings."""
-    texts = table["path"].cast(pa.string()).to_pylist()
+    texts = [text if text and text.strip() else None for text in _strings(table, "path")]
     if None in texts:
-        is_blank = np.all([np.asarray(pc.is_null(column)) for column in table.columns], axis=0)
+        is_blank = np.all([_is_blank(column) for column in table.columns], axis=0)
         row = next((row for row, text in enumerate(texts) if text is None and not is_blank[row]), None)
         if row is not None:
             raise InputError(f"manifest {url} has no path in row {row + 1}: fill it in or delete the row.")
@@ -274,6 +275,12 @@ def _splits(values: list[str | None], url: str) -> pa.Array:
         if split is None:
             raise InputError(f"manifest {url} has the split {value!r}: use train, test or validation.")
     return pa.array([distinct.get(value or "") for value in values], pa.string())
+
+
+def _is_blank(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    if pa.types.is_string(column.type):
+        column = pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column)
+    return np.asarray(pc.is_null(column))
 
 
 def _strings(table: pa.Table, name: str) -> list[str | None]:
