@@ -104,6 +104,24 @@ def test_a_driver_that_was_killed_at_work_is_not_said_to_have_failed_by_its_last
     )
 
 
+def test_an_executor_with_the_labels_of_the_operators_application_is_no_driver() -> None:
+    labels = {"app.kubernetes.io/component": "driver"}
+    driver_pod, executor = driver("Running"), driver("Running", "spark-s-peach-0-0")
+    driver_pod.metadata.labels, executor.metadata.labels = labels, labels | {"spark-role": "executor"}
+    found = {"pods": [driver_pod, executor], "jobs": []}
+    cluster: Any = SimpleNamespace(
+        batch=SimpleNamespace(list_namespaced_job="jobs"),
+        core=SimpleNamespace(list_namespaced_pod="pods"),
+        apps=SimpleNamespace(read_namespaced_stateful_set=None, read_namespaced_deployment=None),
+        namespace="fruit",
+        find=lambda function, **_: found[function],
+        call=lambda *_: None,
+        application=lambda name: {**application("RUNNING"), "metadata": {"name": name}},
+    )
+    observation = Observation(cluster, "peach")
+    assert (observation.drivers, observation.executors) == ([driver_pod], [executor])
+
+
 def test_progress_is_what_the_last_lines_say() -> None:
     progress = Progress.read(
         [

@@ -60,6 +60,9 @@ def test_a_spark_application_completes_and_can_be_scaled(looked_after: Namespace
     until("the second driver", lambda: "restarts   1" in namespace.orchard("status", "grove").out, 120)
     until("the executors' set", lambda: namespace.get("statefulset", "spark-s-grove-0"))
     kubectl("-n", namespace.name, "scale", "statefulset/spark-s-grove-0", "--replicas=2")
+    # The operator gives its application's labels to all pods.
+    until("an executor that is called one", lambda: namespace.pods("grove", "executor"))
+    assert len(namespace.pods("grove", "driver")) == 1
 
     assert end(namespace, "grove") == "COMPLETED"
     metrics = namespace.bucket.json("out/metrics.json")

@@ -325,7 +325,7 @@ def executor_set(cluster: Cluster, name: str) -> Any:
 
 def _component(thing: Any) -> str | None:
     labels = thing.metadata.labels or {}
-    return labels.get(_COMPONENT) or labels.get("spark-role")
+    return labels.get("spark-role") or labels.get(_COMPONENT)  # the operator gives executors its application's labels
 
 
 def _born(thing: Any) -> datetime:

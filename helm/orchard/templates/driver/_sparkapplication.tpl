@@ -1,5 +1,7 @@
 {{/* The specification of a SparkApplication, shared with the ScheduledSparkApplication. */}}
 {{- define "orchard.sparkApplicationSpec" -}}
+{{- $driverTemplate := include "orchard.driverTemplate" . -}}
+{{- $executorTemplate := include "orchard.executorTemplate" . -}}
 type: Python
 pythonVersion: "3"
 sparkVersion: {{ .Values.operator.sparkVersion | quote }}
@@ -42,8 +44,11 @@ driver:
   memory: {{ .Values.driver.memory }}
   memoryOverhead: {{ (include "orchard.driver" . | fromYaml).memoryOverhead }}
   serviceAccount: {{ include "orchard.driverAccount" . | toYaml }}
+  # The operator puts the application's labels on all pods, over those of the templates: an executor would count as a driver.
+  labels:
+    {{- ($driverTemplate | fromYaml).metadata.labels | toYaml | nindent 4 }}
   template:
-    {{- include "orchard.driverTemplate" . | nindent 4 }}
+    {{- $driverTemplate | nindent 4 }}
 executor:
   {{- if not .Values.dynamicAllocation.enabled }}
   instances: {{ .Values.executor.instances }}
@@ -56,6 +61,8 @@ executor:
   memory: {{ .Values.executor.memory }}
   memoryOverhead: {{ include "orchard.executorOverhead" . }}
   serviceAccount: {{ include "orchard.executorAccount" . | toYaml }}
+  labels:
+    {{- ($executorTemplate | fromYaml).metadata.labels | toYaml | nindent 4 }}
   template:
-    {{- include "orchard.executorTemplate" . | nindent 4 }}
+    {{- $executorTemplate | nindent 4 }}
 {{- end -}}
