@@ -362,6 +362,15 @@ def test_a_schedule_that_has_not_run_yet_is_told_from_a_job_that_is_not_there(ap
         jobs.report(Cluster(), "peach")
 
 
+def test_so_is_a_schedule_of_the_operator(api: Api) -> None:
+    template = {"arguments": ["run", "s3a://fruit/photos", "--output", "s3a://fruit/out"]}
+    path = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/fruit/scheduledsparkapplications/peach"
+    api.objects[path] = {"metadata": {"name": "peach"}, "spec": {"schedule": "0 3 * * *", "template": template}}
+    with pytest.raises(ClusterError, match=r"peach is a schedule \(0 3 \* \* \*\) and no run of it has begun"):
+        jobs.report(Cluster(), "peach")
+    assert jobs.output_of(Cluster(), "peach") == "s3a://fruit/out"
+
+
 def test_a_release_whose_job_is_gone_is_not_taken_over(api: Api) -> None:
     metadata = {"name": "peach-settings", "labels": {"app.kubernetes.io/managed-by": "Helm"}}
     api.objects["/api/v1/namespaces/fruit/configmaps/peach-settings"] = {"metadata": metadata}

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -23,6 +23,7 @@ SILENCE_SECONDS = 10.0
 OPERATOR = ("sparkoperator.k8s.io", "v1beta2", "sparkapplications")
 """Group, version and plural of the Spark operator's applications."""
 _OF_SCHEDULE = "sparkoperator.k8s.io/scheduled-app-name"
+_SCHEDULES = (*OPERATOR[:2], "scheduledsparkapplications")
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 ANSWER_SECONDS = 90.0
@@ -190,6 +191,20 @@ class Cluster:
         except Forbidden:
             return None
         return found
+
+    def application_schedule(self, name: str) -> dict[str, Any] | None:
+        """Return the Spark operator's ScheduledSparkApplication.
+
+        None without one, the operator, or the permission to see it.
+        """
+        from kubernetes.client import CustomObjectsApi
+
+        group, version, plural = _SCHEDULES
+        get = CustomObjectsApi(self._api).get_namespaced_custom_object
+        with suppress(Forbidden):
+            found: dict[str, Any] | None = self.call(get, group, version, self.namespace, plural, name)
+            return found
+        return None
 
     def find(self, function: Callable[..., Any], **selector: str) -> list[Any]:
         """Return the objects that a ``list_namespaced_…`` function finds."""

@@ -296,6 +296,11 @@ def _find(cluster: Cluster, name: str) -> Observation:
             f"{name} is a schedule ({schedule.spec.schedule}) and no run of it has begun, or is kept: "
             f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one."
         )
+    if (of_operator := cluster.application_schedule(name)) is not None:
+        raise ClusterError(
+            f"{name} is a schedule ({of_operator['spec']['schedule']}) and no run of it has begun, or is kept: "
+            "wait for its time; the operator starts none in between."
+        )
     raise missing
 
 
@@ -386,6 +391,8 @@ def output_of(cluster: Cluster, name: str) -> str | None:
         arguments = schedule.spec.job_template.spec.template.spec.containers[0].args or []
     elif seen.application is not None:
         arguments = seen.application.get("spec", {}).get("arguments") or []
+    elif (of_operator := cluster.application_schedule(name)) is not None:
+        arguments = of_operator["spec"]["template"].get("arguments") or []
     if arguments[:1] == ["tune"]:
         return str(arguments[1])
     return next((after for flag, after in pairwise(arguments) if flag == "--output"), None)
