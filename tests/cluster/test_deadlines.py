@@ -394,6 +394,20 @@ def test_a_job_that_runs_needs_no_other_start(api: Api) -> None:
         jobs.retry(Cluster(), "peach")
 
 
+def test_who_may_not_see_the_executors_is_not_told_that_there_are_none(api: Api) -> None:
+    there(api, pod("Running"))
+
+    def refuse(handler: BaseHTTPRequestHandler) -> None:
+        said = 'sets.apps "x" is forbidden: User "me" cannot get resource "sets"'
+        answer(handler, {"kind": "Status", "message": said}, 403)
+
+    sets = "/apis/apps/v1/namespaces/fruit"
+    api.objects[f"{sets}/statefulsets/spark-s-peach-0"] = api.objects[f"{sets}/deployments/spark-d-peach-0"] = refuse
+    with pytest.raises(ClusterError, match=r'does not allow it \(User "me" cannot get'):
+        jobs.scale(Cluster(), "peach", 2)
+    assert jobs.report(Cluster(), "peach").state == "running"
+
+
 def test_a_job_is_watched_to_its_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "WATCH_SECONDS", 0.01)
     there(api, pod("Running"))

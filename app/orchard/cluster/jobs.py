@@ -232,9 +232,9 @@ def scale(
         A sentence that says what was done.
 
     Raises:
-        ClusterError: the job does not run, or the executors do not come; the sentence says why.
+        ClusterError: the job does not run, its executors may not be seen or do not come; the sentence says why.
     """
-    found = executor_set(cluster, name)
+    found = executor_set(cluster, name, must_see=True)
     if found is None:
         sentence = f"{name} has no executors to scale in the namespace {cluster.namespace}: it is not running"
         if if_running:

@@ -1,6 +1,5 @@
 """The status of a job in a cluster, from its Job, pods, executors' set, events and log."""
 
-import contextlib
 import json
 import re
 from collections.abc import Iterable
@@ -310,16 +309,24 @@ class Observation:
         return float(round(((end or datetime.now(UTC)) - started).total_seconds(), 1))
 
 
-def executor_set(cluster: Cluster, name: str) -> Any:
-    """Return the StatefulSet or Deployment of a job's executors; None if there is none."""
+def executor_set(cluster: Cluster, name: str, *, must_see: bool = False) -> Any:
+    """Return the StatefulSet or Deployment of a job's executors; None if there is none.
+
+    Raises Forbidden, with `must_see`, if the caller may see neither kind.
+    """
     kinds = {
         f"spark-s-{name}-0": cluster.apps.read_namespaced_stateful_set,
         f"spark-d-{name}-0": cluster.apps.read_namespaced_deployment,
     }
+    refusals: list[Forbidden] = []
     for set_name, read in kinds.items():
-        with contextlib.suppress(Forbidden):  # who may scale one kind need not see the other
+        try:
             if found := cluster.call(read, set_name, cluster.namespace):
                 return found
+        except Forbidden as error:  # who may scale one kind need not see the other
+            refusals.append(error)
+    if must_see and len(refusals) == len(kinds):
+        raise refusals[0]
     return None
 
 
