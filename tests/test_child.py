@@ -58,6 +58,12 @@ def test_a_child_that_breaks_off_is_told_of_by_its_last_words(program: str, tmp_
     assert child.last_words(tmp_path, process.wait(60)) == "broke off with code 7 (out of memory)"
 
 
+def test_of_a_child_that_was_killed_the_last_line_is_not_given_as_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("oneDNN custom operations are on\n")
+    killed = "broke off with code -9 (killed, most likely for want of memory)"
+    assert child.last_words(tmp_path, -9) == killed
+
+
 def test_what_a_child_prints_can_be_read_as_it_comes(program: str, tmp_path: Path) -> None:
     process = child.start(program, tmp_path, Request("end"), stdout=subprocess.PIPE)
     assert process.communicate(timeout=60)[0] == b"out of memory\n"

@@ -9,6 +9,7 @@ import codecs
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -87,7 +88,12 @@ def request_of(folder: Path) -> dict[str, Any]:
 
 
 def last_words(folder: Path, code: int | None) -> str:
-    """Return how a child ended that left neither results nor an error: its exit code, and its log's last line."""
+    """Return how a child ended that left neither results nor an error: its exit code, and its log's last line.
+
+    Of one that was killed the last line tells of its work, not of its end.
+    """
+    if code == -signal.SIGKILL:
+        return f"broke off with code {code} (killed, most likely for want of memory)"
     lines = (folder / _LOG).read_text(errors="replace").strip().splitlines() or ["no output"]
     return f"broke off with code {code} ({lines[-1]})"
 

@@ -80,7 +80,9 @@ def test_an_exit_code_that_is_not_orchards_is_the_clusters() -> None:
     killed = seen([condition("Failed", "too many retries")], driver("Failed", code=137, reason="OOMKilled"))
     assert killed.exit_code == 4
     assert "2400Mi" in str(killed.why_failed())
-    assert "--driver-memory-overhead" in str(killed.why_failed())
+    assert "driver.memoryOverhead, or tune.resources.memoryOverhead" in str(killed.why_failed())
+    killed.drivers[0].metadata.labels = {"app.kubernetes.io/managed-by": "orchard"}
+    assert "give it more (--driver-memory-overhead)" in str(killed.why_failed())
 
 
 def test_a_job_whose_pods_are_gone_says_what_its_condition_says() -> None:

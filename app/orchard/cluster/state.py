@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from orchard.cluster import reasons
-from orchard.cluster.client import Cluster, Forbidden, Log
+from orchard.cluster.client import MANAGER, Cluster, Forbidden, Log
 from orchard.cluster.manifests import INSTANCE
 
 _NAME = "app.kubernetes.io/name"
@@ -168,9 +168,10 @@ class Observation:
         ended = _ended(pod)
         if ended and ended.reason == "OOMKilled":
             limit = (pod.spec.containers[0].resources.limits or {}).get("memory", "its limit")
-            return (
-                f"The driver needed more memory than {limit} and was killed: give it more (--driver-memory-overhead)."
-            )
+            submitted = (pod.metadata.labels or {}).get("app.kubernetes.io/managed-by") == MANAGER
+            chart = "driver.memoryOverhead, or tune.resources.memoryOverhead of a driver that tunes"
+            by = "--driver-memory-overhead" if submitted else chart
+            return f"The driver needed more memory than {limit} and was killed: give it more ({by})."
         if ended and ended.message and (said := _last_sentence(ended.message)):
             return said
         if ended is None and (before := reasons.of_preparation(pod)):
