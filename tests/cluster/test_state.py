@@ -76,6 +76,17 @@ def test_a_driver_whose_pod_is_gone_counts_as_a_start() -> None:
     assert again.status().restarts == 2
 
 
+def test_so_does_one_that_a_drained_node_took_which_its_job_does_not_count() -> None:
+    again = seen(None, driver("Running", "peach-1-b"))
+    again.job.metadata.uid, again.job.status.active = "2", 1
+    made = [
+        SimpleNamespace(reason="SuccessfulCreate", count=1, involved_object=SimpleNamespace(uid=uid)) for uid in "122"
+    ]
+    again.cluster = SimpleNamespace(namespace="fruit", events=lambda _: made)  # type: ignore[assignment]
+    again.progress = Progress  # type: ignore[method-assign]
+    assert again.status().restarts == 1
+
+
 def test_an_exit_code_that_is_not_orchards_is_the_clusters() -> None:
     killed = seen([condition("Failed", "too many retries")], driver("Failed", code=137, reason="OOMKilled"))
     assert killed.exit_code == 4

@@ -295,9 +295,14 @@ class Observation:
 
     def _attempts(self) -> int:
         """Return how many drivers the Job or the operator counts: pods that were deleted or evicted may be gone."""
-        job = self.job.status if self.job else None
-        pods = (job.failed or 0) + (job.succeeded or 0) + (job.active or 0) if job else 0
-        return max(1, pods, ((self.application or {}).get("status") or {}).get("executionAttempts") or 1)
+        if self.job is None:
+            return max(1, ((self.application or {}).get("status") or {}).get("executionAttempts") or 1)
+        job, uid = self.job.status, self.job.metadata.uid
+        pods = (job.failed or 0) + (job.succeeded or 0) + (job.active or 0)
+        # The Job does not count a drained node's; events of an earlier Job of its name are there for an hour, too.
+        events = self.cluster.events(self.job.metadata.name)
+        made = [event for event in events if event.reason == "SuccessfulCreate" and event.involved_object.uid == uid]
+        return max(1, pods, sum(event.count or 1 for event in made))
 
     def _seconds(self) -> float | None:
         thing = self.job or self.driver
