@@ -408,6 +408,15 @@ def test_who_may_not_see_the_executors_is_not_told_that_there_are_none(api: Api)
     assert jobs.report(Cluster(), "peach").state == "running"
 
 
+def test_a_job_that_runs_without_executors_yet_is_not_said_not_to_run(api: Api) -> None:
+    there(api, pod("Running"))
+    with pytest.raises(ClusterError, match="no executors to scale in the namespace fruit: it runs and has not made"):
+        jobs.scale(Cluster(), "peach", 2)
+    there(api, pod("Pending"))
+    with pytest.raises(ClusterError, match="it is not running"):
+        jobs.scale(Cluster(), "peach", 2)
+
+
 def test_a_job_is_watched_to_its_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "WATCH_SECONDS", 0.01)
     there(api, pod("Running"))

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
 from orchard.cluster import reasons
-from orchard.cluster.client import MANAGER, OPERATOR, Cluster, Log, Unreachable
+from orchard.cluster.client import MANAGER, OPERATOR, Cluster, Forbidden, Log, Unreachable
 from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
 from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject
@@ -236,10 +237,15 @@ def scale(
     """
     found = executor_set(cluster, name, must_see=True)
     if found is None:
-        sentence = f"{name} has no executors to scale in the namespace {cluster.namespace}: it is not running"
+        sentence = f"{name} has no executors to scale in the namespace {cluster.namespace}"
         if if_running:
-            return f"{sentence}; nothing was done."
-        raise ClusterError(f"{sentence} (any more, or yet): see `orchard status {name}`.")
+            return f"{sentence}: it is not running; nothing was done."
+        if _runs(cluster, name):
+            raise ClusterError(
+                f"{sentence}: it runs and has not made them yet (they come after tuning), or Spark chooses their "
+                f"number (dynamicAllocation): see `orchard status {name}`."
+            )
+        raise ClusterError(f"{sentence}: it is not running (any more, or yet): see `orchard status {name}`.")
     began = datetime.now(UTC).replace(microsecond=0)
     patch = cluster.apps.patch_namespaced_deployment_scale
     if found.metadata.name.startswith("spark-s-"):
@@ -263,6 +269,13 @@ def scale(
             why = hindrance.sentence if hindrance else "they are on their way"
             raise ClusterError(f"{asked}, which have not registered in {timeout:.0f} s: {why}; {back}.")
         time.sleep(POLL_SECONDS)
+
+
+def _runs(cluster: Cluster, name: str) -> bool:
+    """Whether a job runs, as far as the caller may see it: who may scale its executors need not."""
+    with suppress(Forbidden):
+        return Observation(cluster, name).state == "running"
+    return False
 
 
 def cancel(cluster: Cluster, name: str) -> str:
