@@ -440,6 +440,20 @@ def test_a_pod_that_is_gone_leaves_its_log_in_the_output(api: Api, tmp_path: Pat
         assert f"peach is gone: reading the log that it left in {tmp_path}" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("names", "has"), [(["peach-1f-exec-2", "peach-1f-exec-1"], "1, 2"), (["spark-d-peach-0-x7"], "0"), ([], "none")]
+)
+def test_an_executor_that_is_not_there_is_told_with_the_numbers_of_those_that_are(
+    api: Api, names: list[str], has: str
+) -> None:
+    executors = [pod("Running") for _ in names]
+    for name, each in zip(names, executors, strict=True):
+        each["metadata"] |= {"name": name, "labels": {**LABELS, "app.kubernetes.io/component": "executor"}}
+    there(api, pod("Running"), *executors)
+    with pytest.raises(ClusterError, match=f"peach has no executor 7 now: it has {has}[.]"):
+        next(jobs.logs(Cluster(), "peach", executor=7))
+
+
 def test_with_json_every_line_of_a_log_is_json(api: Api) -> None:
     there(api, pod("Running"))
     lines = ["Picked up JAVA_TOOL_OPTIONS", json.dumps({"event": "executors", "executors": 2})]

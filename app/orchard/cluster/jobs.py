@@ -196,7 +196,9 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
         by_age = dict(enumerate(seen.executors))  # a Deployment's pods have no numbers
         pod = numbered.get(str(executor)) or (by_age.get(executor) if not any(map(str.isdigit, numbered)) else None)
         if pod is None:
-            raise ClusterError(f"{name} has no executor {executor} now: it has {len(seen.executors)}, from 0.")
+            known = [int(number) for number in numbered if number.isdigit()] or by_age
+            there = ", ".join(map(str, sorted(known))) or "none"
+            raise ClusterError(f"{name} has no executor {executor} now: it has {there}.")
     log, patience, said = Log(cluster, pod.metadata.name), _Patience(START_SECONDS), False
     while True:
         for line in log.lines(follow=follow):
