@@ -203,13 +203,12 @@ def _from_paths(
     label_columns: Sequence[str],
 ) -> tuple[pa.Table, list[str]]:
     """Schema LISTING from ``path``, ``label``, ``kind``, ``split``, ``size``, groups, further columns; and warnings."""
-    texts = [text if text and text.strip() else None for text in _strings(table, "path")]
-    if None in texts:
+    if (has_none := _is_blank(table["path"])).any():
         is_blank = np.all([_is_blank(column) for column in table.columns], axis=0)
-        row = next((row for row, text in enumerate(texts) if text is None and not is_blank[row]), None)
-        if row is not None:
-            raise InputError(f"manifest {url} has no path in row {row + 1}: fill it in or delete the row.")
-        table, texts = table.filter(pa.array(~is_blank)), [text for text in texts if text is not None]
+        if (rows := np.flatnonzero(has_none & ~is_blank)).size:
+            raise InputError(f"manifest {url} has no path in row {rows[0] + 1}: fill it in or delete the row.")
+        table = table.filter(pa.array(~is_blank))
+    texts: list[str] = table["path"].cast(pa.string()).to_pylist()
     folder = url.rpartition("/")[0]
     if any("\\" in text for text in texts) and not any("/" in text for text in texts):
         texts = _from_windows(texts, folder)
