@@ -141,9 +141,11 @@ empty, the deletion of services and claims (they belong to the driver's pod and 
 {{- $_ := set $conf "spark.hadoop.fs.s3a.path.style.access" (toString .Values.s3.pathStyle) -}}
 {{- end -}}
 {{- if .Values.dynamicAllocation.enabled -}}
+{{- /* A driver waits for its first executor before it has tasks for which Spark would make one. */ -}}
 {{- $conf = merge $conf (dict
   "spark.dynamicAllocation.enabled" "true"
   "spark.dynamicAllocation.shuffleTracking.enabled" "true"
+  "spark.dynamicAllocation.initialExecutors" (max 1 (int .Values.dynamicAllocation.min) | toString)
   "spark.dynamicAllocation.minExecutors" (.Values.dynamicAllocation.min | int | toString)
   "spark.dynamicAllocation.maxExecutors" (.Values.dynamicAllocation.max | int | toString)
   "spark.kubernetes.allocation.pods.allocator" "direct"
