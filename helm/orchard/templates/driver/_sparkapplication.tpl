@@ -44,7 +44,7 @@ driver:
   memory: {{ .Values.driver.memory }}
   memoryOverhead: {{ (include "orchard.driver" . | fromYaml).memoryOverhead }}
   serviceAccount: {{ include "orchard.driverAccount" . | toYaml }}
-  # The operator puts the application's labels on all pods, over those of the templates: an executor would count as a driver.
+  # The operator puts the application's labels over the templates': an executor would count as a driver.
   labels:
     {{- ($driverTemplate | fromYaml).metadata.labels | toYaml | nindent 4 }}
   template:
