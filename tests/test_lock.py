@@ -70,7 +70,8 @@ def test_a_released_lease_is_free_at_once(storage: Storage) -> None:
         lease.check()
 
 
-def test_the_lease_of_a_dead_holder_runs_out(impatient: Storage) -> None:
+def test_the_lease_of_a_dead_holder_runs_out(impatient: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "orchard")
     storage = impatient
     assert storage.create(FIRST, b'{"run": "dead", "host": "h", "pid": 1, "expiry_seconds": 1.5, "released": false}')
     started = time.monotonic()
@@ -78,6 +79,8 @@ def test_the_lease_of_a_dead_holder_runs_out(impatient: Storage) -> None:
         assert time.monotonic() - started > 1.5  # as long as the dead one said, not as the living would wait
         lease.check()
         assert FIRST not in leases(storage)
+    why = f"waiting up to 2 s for the lock of {storage.url}"
+    assert [getattr(record, "fields", None) for record in caplog.records] == [{"reason": why}]  # as status shows it
 
 
 @pytest.mark.parametrize("skew", [-60.0, 60.0])

@@ -172,7 +172,8 @@ def _acquire(storage: Storage, run_id: str) -> _ObjectLease:
                 expiry = max(EXPIRY_SECONDS, min(told, 600)) if isinstance(told, int | float) else EXPIRY_SECONDS
                 if seen is None:
                     seen, since = found, _now()
-                    log.info("waiting up to %.0f s for the lock of %s", expiry, storage.url)
+                    why = f"waiting up to {expiry:.0f} s for the lock of {storage.url}"
+                    log.info("%s", why, extra={"fields": {"reason": why}})
                 if found != seen:
                     raise _locked(storage.url, found[1])
                 if started - since < expiry:

@@ -241,7 +241,7 @@ def scale(
     if found is None:
         sentence = f"{name} has no executors to scale in the namespace {cluster.namespace}"
         if if_running:
-            return f"{sentence}: it is not running; nothing was done."
+            return f"{sentence} now; nothing was done."
         if _runs(cluster, name):
             raise ClusterError(
                 f"{sentence}: it runs and has not made them yet (they come after tuning), or Spark chooses their "
