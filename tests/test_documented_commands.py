@@ -259,7 +259,7 @@ def test_the_documents_commands_run_in_their_order(tmp_path: Path) -> None:
         input=json.dumps(commands),
         cwd=tmp_path,
         # Without what this very run was given by make test ARGS=…
-        env=os.environ | {"ORCHARD_CLASSIFIERS": "linear_discriminant", "MAKEFLAGS": ""},
+        env=os.environ | {"ORCHARD_CLASSIFIERS": "linear_discriminant", "MAKEFLAGS": "", "ARGS": ""},
         capture_output=True,
         text=True,
         check=False,

@@ -26,7 +26,9 @@ def url(npm_parts: None) -> Iterator[str]:  # noqa: ARG001 -- serves them
     app.add_api_route("/healthz", lambda: {"status": "alive"}, summary="The process lives")
     app.add_api_route("/v1/predict", lambda: {}, methods=["POST"])
     app.include_router(reference.router())
-    app.add_middleware(partial(RequestMiddleware, metrics=metrics.ServerMetrics(), routes=(), draining=lambda: False))
+    app.add_middleware(
+        partial(RequestMiddleware, metrics=metrics.ServerMetrics(), routes=(), probes=(), draining=lambda: False)
+    )
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
