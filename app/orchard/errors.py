@@ -123,10 +123,9 @@ _REMEDIES = {
     errno.EPERM: "allow it for this user",
     errno.EIO: "check the disk and the system's log",
 }
-_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)  # the second where the folder is to be made
 _KINDS: dict[int, type[StorageError]] = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), AccessDenied),
-    **dict.fromkeys(_NO_FOLDER, NotAFolder),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), NotAFolder),  # the second where the folder is to be made
 }
 _MOUNT = (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)
 _BROKEN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_MOUNT}
@@ -145,12 +144,13 @@ def is_of_file(error: Exception) -> TypeGuard[OSError]:
 def file_failure(error: OSError, what: str = "read or written", path: str | None = None) -> StorageError:
     """Return the sentence for an operating system's error about a file, which "cannot be `what`"."""
     name = path or os.fspath(error.filename or "a file")
-    remedy = _REMEDIES.get(error.errno or 0, "mount it again" if error.errno in _MOUNT else "check it")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        remedy = _permission(error.errno, os.fspath(error.filename or name)) or remedy
-    if error.errno in _NO_FOLDER:
-        remedy = f"{_file_of(os.fspath(error.filename or name))} is a file, name a folder instead"
-    kind = _KINDS.get(error.errno or 0, StorageError)
+    number, path = error.errno or 0, os.fspath(error.filename or name)
+    kind = _KINDS.get(number, StorageError)
+    remedy = _REMEDIES.get(number, "mount it again" if number in _MOUNT else "check it")
+    if kind is AccessDenied:
+        remedy = _permission(number, path) or remedy
+    elif kind is NotAFolder:
+        remedy = f"{_file_of(path)} is a file, name a folder instead"
     return kind(f"{name} cannot be {what} ({error.strerror or type(error).__name__}): {remedy}, and start again.")
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from orchard.errors import AccessDenied, InputError, OutputDamaged, StorageError, file_failure
 from orchard.files import digest_of
 from orchard.layout import CURRENT_MODEL, LOGISTIC_REGRESSION, MODEL
-from orchard.storage import Storage
+from orchard.storage import Storage, is_object
 
 MANIFEST = "manifest.json"
 
@@ -110,7 +110,7 @@ def explain(storage: Storage, error: OSError) -> StorageError:
         return OutputDamaged(
             f"a part of the model in {storage.url} is gone ({error.filename}): run orchard verify {storage.url}."
         )
-    if "://" not in storage.url:
+    if not is_object(storage.url):
         return file_failure(error, "read", f"the model in {storage.url}")
     kind = AccessDenied if isinstance(error, PermissionError) else StorageError
     return kind(f"the model in {storage.url} cannot be read: {error.strerror or error}.")

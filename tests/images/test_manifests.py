@@ -123,21 +123,8 @@ def _csv(delimiter: str = ",", end: str = "\n", quoted: bool = False) -> str:
         _csv().replace("size\n", '"size\n"\n').encode(),
     ],
     ids=[
-        *(
-            "plain",
-            "bom",
-            "excel",
-            "utf-16",
-            "utf-16 be",
-            "bars",
-            "sep",
-            "empty lines",
-            "blanks",
-            "capitals",
-            "nfd",
-            "gzip",
-        ),
-        *("unnamed columns", "lines in a name"),
+        *("plain", "bom", "excel", "utf-16", "utf-16 be", "bars", "sep", "empty lines", "blanks", "capitals"),
+        *("nfd", "gzip", "unnamed columns", "lines in a name"),
     ],
 )
 @pytest.mark.parametrize("name", ["list.csv", "list.TSV"])

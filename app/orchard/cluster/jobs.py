@@ -192,13 +192,13 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
             reason = seen.hindrance()
             raise ClusterError(f"{name} has no driver yet: {reason.sentence if reason else 'it is on its way'}.")
     else:
-        numbered = {pod.metadata.name.rpartition("-")[2]: pod for pod in seen.executors}
-        by_age = dict(enumerate(seen.executors))  # a Deployment's pods have no numbers
-        pod = numbered.get(str(executor)) or (by_age.get(executor) if not any(map(str.isdigit, numbered)) else None)
+        ends = {pod.metadata.name.rpartition("-")[2]: pod for pod in seen.executors}
+        numbered = {int(end): pod for end, pod in ends.items() if end.isdigit()}
+        there = numbered or dict(enumerate(seen.executors))  # a Deployment's pods have no numbers, but an age
+        pod = there.get(executor)
         if pod is None:
-            known = [int(number) for number in numbered if number.isdigit()] or by_age
-            there = ", ".join(map(str, sorted(known))) or "none"
-            raise ClusterError(f"{name} has no executor {executor} now: it has {there}.")
+            numbers = ", ".join(map(str, sorted(there))) or "none"
+            raise ClusterError(f"{name} has no executor {executor} now: it has {numbers}.")
     log, patience, said = Log(cluster, pod.metadata.name), _Patience(START_SECONDS), False
     while True:
         for line in log.lines(follow=follow):

@@ -164,7 +164,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Headers end; the application counts the body."""
         if self._asks_for_upgrade():
             return
-        # They may have come in one piece with their end, and with a body, which `_header_bytes` has not to tell apart.
+        # `_header_bytes` is of whole pieces: such as hold the headers' end, a body, or another request.
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEADER_BYTES:
             self._close_with(431, _HEADERS_TOO_LONG)
             raise httptools.HttpParserError(_HEADERS_TOO_LONG)  # no more of it is parsed
