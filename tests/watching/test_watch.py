@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,10 +20,10 @@ from PIL import Image
 
 from orchard.exports.formats import Format, StoredPrecision, card_beside
 from orchard.exports.writing import export
-from orchard.images.decoding import Decoded
+from orchard.images.decoding import Decoded, Rejection
 from orchard.inference.model import Model
 from orchard.inference.predictor import Predictor
-from orchard.vocabulary import Fit
+from orchard.vocabulary import Fit, Reason
 from orchard.watching.frames import Look, frames
 
 NOT_THERE = "pyspark", "tensorflow", "keras", "pyarrow", "pandas", "pydantic", "rich", "kubernetes", "sklearn", "nncf"
@@ -104,6 +105,15 @@ def test_a_folder_that_fills_is_answered_newest_first(
 def test_a_name_that_is_not_utf8_is_text_all_the_same(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.jpg")).write_bytes(b"")
     assert next(frames(str(tmp_path), Look(64, Fit.STRETCH, None))).name == "\\xe9.jpg"
+
+
+def test_of_a_file_that_is_too_large_no_more_is_read_than_tells_it(tmp_path: Path) -> None:
+    with (tmp_path / "camera.jpg").open("wb") as file:
+        file.truncate(20 * 2**30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    picture = next(frames(str(tmp_path), Look(64, Fit.STRETCH, None))).picture
+    assert isinstance(picture, Rejection) and picture.reason is Reason.TOO_LARGE
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
 @pytest.mark.parametrize("suffix", ["JPG", "jpe", "jfif", "heic", "HEIF", "avif", "png", "webp", "bmp", "gif", "tiff"])

@@ -26,6 +26,8 @@ from orchard.images.decoding import Decoded, Rejection, decode, fitted
 from orchard.images.limits import Limits
 from orchard.vocabulary import Fit
 
+LIMITS = Limits()
+"""On what a picture of a folder may cost."""
 _POLL_SECONDS = 0.05
 _CAMERA_SECONDS = 10.0
 """So long a camera may give nothing before it counts as gone."""
@@ -103,7 +105,8 @@ def _of_folder(folder: Path, look: Look) -> Iterator[Frame]:
         newest = max(whole, key=lambda name: (whole[name][1], name))
         seen = {name: state for name, state in seen.items() if name in found} | whole
         try:
-            data = (folder / newest).read_bytes()
+            with (folder / newest).open("rb") as file:
+                data = file.read(LIMITS.max_bytes + 1)
         except OSError:  # it is gone again
             continue
         pace.begin()
@@ -126,7 +129,7 @@ def _statuses(folder: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def _decoded(data: bytes, look: Look) -> NDArray[np.uint8] | Rejection:
-    found = decode(data, look.side, Limits(), look.fit)
+    found = decode(data, look.side, LIMITS, look.fit)
     return found.pixels if isinstance(found, Decoded) else found
 
 
