@@ -1,4 +1,4 @@
-"""The network in float32 and int8, at its own input size and a smaller one: time for an image, and what it costs.
+"""The network in each precision, at its own input size and a smaller one: time for an image, and what int8 costs.
 
     python benchmarks/precision.py --limit 4000 --json precision.json
 
@@ -6,7 +6,8 @@ Every variant featurizes the same images. A linear discriminant is fitted on the
 test features. Milliseconds are processor time of one thread, for resizing and network, all variants in turns; the
 fastest turn counts. Quantising takes its images from the training split, as a run does; `seconds to quantise` are of
 the processor, with what starts the process and without building the network, whose float32 is in the cache by then.
-`alike` is the share of test images that one discriminant, fitted on float32's features, answers alike.
+`alike` is the share of test images that one discriminant, fitted on float32's features, answers alike. bfloat16 is
+measured where the processor computes in it.
 """
 
 import os
@@ -27,7 +28,7 @@ from orchard.errors import UsageError
 from orchard.features.artifact import Artifact, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
-from orchard.features.engines import load_engine, processor_flags
+from orchard.features.engines import has_bfloat16, load_engine, openvino_core, processor_flags
 from orchard.features.quantization import Sample
 from orchard.images.decoding import Decoded, Limits, decode
 from orchard.images.sources import list_images
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 def _measure(listing: pa.Table, name: str, sizes: Sequence[int], repeat: int) -> Iterator[Row]:
-    artifacts = []
+    artifacts: list[Artifact] = []
     seconds: dict[str, float] = {}
     sample = Sample.of(listing, seed=SEED, limits=Limits(), s3=S3Options())
     for size in sizes:
@@ -107,6 +108,8 @@ def _measure(listing: pa.Table, name: str, sizes: Sequence[int], repeat: int) ->
         except UsageError as error:
             raise SystemExit(str(error)) from error
         artifacts.append(build_artifact(backbone))
+        if has_bfloat16(openvino_core()):
+            artifacts.append(build_artifact(backbone, precision=Precision.BFLOAT16))
         before = _children_seconds()
         artifacts.append(build_artifact(backbone, precision=Precision.INT8, sample=sample))
         seconds[artifacts[-1].fingerprint()] = _children_seconds() - before

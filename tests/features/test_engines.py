@@ -276,7 +276,7 @@ def test_the_precision_is_chosen_on_the_driver() -> None:
 
 def test_a_worker_without_bfloat16_says_what_to_do(lite: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every processor here may have it: the answer of one that has not is set.
-    monkeypatch.setattr("orchard.features.engines._has_bfloat16", lambda _core: False)
+    monkeypatch.setattr("orchard.features.engines.has_bfloat16", lambda _core: False)
     with pytest.raises(ClusterError, match="--precision float32"):
         OpenVinoEngine(replace(lite, precision=Precision.BFLOAT16))
     assert resolve_precision("auto") is Precision.FLOAT32

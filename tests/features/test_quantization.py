@@ -140,7 +140,7 @@ def test_a_sample_is_of_training_images_and_of_all_labels() -> None:
 
 
 def test_auto_takes_int8_where_it_is_known_to_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchard.features.engines._has_bfloat16", lambda _core: False)
+    monkeypatch.setattr("orchard.features.engines.has_bfloat16", lambda _core: False)
     lite, flags = find("EfficientNetLite0"), frozenset({"avx2"})
     monkeypatch.setattr("orchard.features.engines.processor_flags", lambda: flags)
     assert resolve_precision("auto", backbone=lite, images=12_158) is Precision.INT8
@@ -154,7 +154,7 @@ def test_auto_takes_int8_where_it_is_known_to_pay(monkeypatch: pytest.MonkeyPatc
         resolve_precision("int8", EngineName.TENSORFLOW)
     flags = frozenset()
     assert resolve_precision("auto", backbone=lite, images=12_158) is Precision.FLOAT32
-    monkeypatch.setattr("orchard.features.engines._has_bfloat16", lambda _core: True)
+    monkeypatch.setattr("orchard.features.engines.has_bfloat16", lambda _core: True)
     assert resolve_precision("auto", backbone=lite, images=12_158) is Precision.BFLOAT16
 
 

@@ -101,7 +101,7 @@ class OpenVinoEngine(_BatchedEngine):
         super().__init__(artifact, batch_size)
         openvino = import_openvino()
         core = openvino_core()
-        if artifact.precision is Precision.BFLOAT16 and not _has_bfloat16(core):
+        if artifact.precision is Precision.BFLOAT16 and not has_bfloat16(core):
             raise ClusterError(
                 "This machine's processor does not compute in bfloat16, which the driver's does and chose: "
                 "use --precision float32, so that every executor computes alike."
@@ -268,14 +268,15 @@ def resolve_precision(
         raise UsageError(f"--precision {precision} is for --engine openvino: use --precision float32 with tensorflow.")
     if precision == Precision.INT8:
         return Precision.INT8
-    if _has_bfloat16(openvino_core()):
+    if has_bfloat16(openvino_core()):
         return Precision.BFLOAT16
     if precision == "auto":
         return Precision.INT8 if _int8_pays(backbone, images) else Precision.FLOAT32
     raise UsageError("--precision bfloat16: this machine's processor does not compute in it; use float32 or auto.")
 
 
-def _has_bfloat16(core: Any) -> bool:
+def has_bfloat16(core: Any) -> bool:
+    """Return whether this machine's processor computes in bfloat16, as OpenVINO's core says."""
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

@@ -45,12 +45,16 @@ class Moments:
         # Rounded, so that x - shift of float32 values is exact in float64, and 0 for a constant feature.
         origin = np.asarray(shift, dtype=np.float32).astype(np.float64)
         total = np.zeros(n_features)
-        gram = np.zeros((n_features, n_features))
+        gram: NDArray[np.float64] | None = None
         for start in range(0, len(rows), BLOCK_ROWS):
             block = rows[start : start + BLOCK_ROWS] - origin
             total += block.sum(axis=0)
-            gram += block.T @ block  # numpy sees the same array twice and calls BLAS syrk: half the work of gemm
-        return cls(len(rows), origin, total, gram)
+            product = block.T @ block  # numpy sees the same array twice and calls BLAS syrk: half the work of gemm
+            if gram is None:
+                gram = product
+            else:
+                gram += product
+        return cls(len(rows), origin, total, np.zeros((n_features, n_features)) if gram is None else gram)
 
     @property
     def n_features(self) -> int:

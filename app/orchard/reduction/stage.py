@@ -385,8 +385,9 @@ def _sums_of_files(storage: Storage, names: Sequence[str], work: tuple[Sequence[
             columns = {"label": chosen.column("label").to_pylist(), **columns}
             # One shift per task, so that merging is adding.
             summed = Sums.of(rows if len(at) == len(rows) else rows[at], columns, shift)
-            shift = summed.moments.shift if shift is None else shift
             found[kind] = found[kind].merge(summed) if kind in found else summed
+            shift = found[kind].moments.shift
+            del summed  # 13 MB, which are not to stay beside those of the next batch
     return _Found(found.get(Role.FIT), found.get(Role.HELD_OUT))
 
 
