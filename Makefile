@@ -64,7 +64,8 @@ run: setup ## run the pipeline on a generated sample (or DATA=folder OUT=folder)
 
 # Files of tests run side by side: many of them wait for a process, a pod or a deadline. Their order is tests/conftest.py's.
 LANES = 2
-PYTEST = $(BIN)/python -m pytest --numprocesses=$(LANES) --dist=loadfile --no-loadscope-reorder --durations=30
+# One thread of linear algebra a lane: two lanes of two threads each wait for one another on two cores, half as long again.
+PYTEST = OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(LANES) --dist=loadfile --no-loadscope-reorder --durations=30
 
 test: setup ## run all tests (ARGS="-k name" for some, LANES=0: one after another)
 	$(PYTEST) $(ARGS)
