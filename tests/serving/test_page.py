@@ -106,6 +106,22 @@ def test_text_is_compressed_for_those_who_take_it(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("br;q=1.0, GZIP ; q=0.5", "gzip"),
+        ("gzip;q=0", None),
+        ("identity, gzip; q=0.000, *;q=0", None),
+        ("notgzip", None),
+        ("", None),
+    ],
+)
+def test_text_is_not_compressed_for_those_who_refuse_it(
+    client: TestClient, accepted: str, encoding: str | None
+) -> None:
+    assert client.get("/", headers={"accept-encoding": accepted}).headers.get("content-encoding") == encoding
+
+
+@pytest.mark.parametrize(
     "path", ["/assets/../static.py", "/assets/%2e%2e/static.py", "/assets/package.json", "/assets/icons/draw.py"]
 )
 def test_nothing_else_of_the_disk_can_be_had(client: TestClient, path: str) -> None:

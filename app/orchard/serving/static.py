@@ -48,6 +48,7 @@ _FILES = {
 )
 # In the page itself, so that it is there before any script, without one, and offline.
 _NOTICE = re.compile(r'( *<details id="privacy".*?<p)></p>(.*?</details>\n\n)', re.DOTALL)
+_REFUSED = re.compile(r"\s*q\s*=\s*0(\.0*)?\s*")
 _ROOT = {"index.html": "/", "manifest.webmanifest": "/manifest.webmanifest"}
 
 _log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class File:
         known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
         if headers["etag"] in known or "*" in known:
             return Response(status_code=304, headers=headers)
-        if self.compressed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+        if self.compressed is not None and _takes_gzip(request.headers.get("accept-encoding", "")):
             headers["content-encoding"] = "gzip"
             return Response(self.compressed, media_type=self.media_type, headers=headers)
         return Response(self.content, media_type=self.media_type, headers=headers)
@@ -243,6 +244,15 @@ class ExportedModel:
         if self._failed:
             raise Problem(None, "It could not be made of this model; the server's log has why.", status=404)
         raise Problem(None, "The model for browsers is being made: ask again.", status=503)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Return whether an ``Accept-Encoding`` header names gzip, and not to refuse it (``gzip;q=0``)."""
+    for item in accepted.lower().split(","):
+        name, _, weight = item.partition(";")
+        if name.strip() in ("gzip", "x-gzip"):
+            return _REFUSED.fullmatch(weight) is None
+    return False
 
 
 async def _respond(file: File, request: Request) -> Response:
