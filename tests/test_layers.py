@@ -34,7 +34,7 @@ FLOORS = (
     ("output", "log", "models", "lock", "upgrade"),
     ("cards", "files", "delimited"),
     ("storage", "commandline", "child", "runlog", "webhook", "progress", "interruption"),
-    ("orchard", "errors", "layout", "vocabulary", "redaction", "memory", "machine", "npz", "version"),
+    ("orchard", "errors", "layout", "vocabulary", "redaction", "memory", "machine", "npz", "scratch", "version"),
 )
 """The rooms of `orchard`, the highest floor first. A module of a package may stand on another floor than the rest."""
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import orchard
 from orchard import errors
 from orchard.errors import OrchardError
+from orchard.scratch import full, is_full
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -90,8 +91,10 @@ def request_of(folder: Path) -> dict[str, Any]:
 def last_words(folder: Path, code: int | None) -> str:
     """Return how a child ended that left neither results nor an error: its exit code, and its log's last line.
 
-    Of one that was killed the last line tells of its work, not of its end.
+    Of one that was killed the last line tells of its work, not of its end. On a full disk there may be none.
     """
+    if is_full(folder):
+        return f"broke off with code {code} ({full(folder)})"
     if code == -signal.SIGKILL:
         return f"broke off with code {code} (killed, most likely for want of memory)"
     lines = (folder / _LOG).read_text(errors="replace").strip().splitlines() or ["no output"]

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from orchard import child, interruption
 from orchard.errors import ClusterError, OrchardError
+from orchard.scratch import within
 from orchard.tasks import call, given_up, marked_error
 from orchard.workers import ATTEMPTS, ENVIRONMENT, Workers
 
@@ -174,7 +175,7 @@ class LocalWorkers(Workers):
     def share(self, value: T) -> _SharedFile[T]:
         """Write it to a file that the processes read."""
         descriptor, name = tempfile.mkstemp(dir=self._folder)
-        with os.fdopen(descriptor, "wb") as file:
+        with within(self._folder), os.fdopen(descriptor, "wb") as file:
             pickle.dump(value, file, pickle.HIGHEST_PROTOCOL)
         return _SharedFile(Path(name))
 

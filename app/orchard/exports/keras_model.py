@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +45,7 @@ from orchard.features.resizing import Resizer
 from orchard.features.weights import Weights, keras_model, locate
 from orchard.inference.familiarity import Familiarity
 from orchard.inference.model import Model
+from orchard.scratch import scratch
 
 if TYPE_CHECKING:
     import keras
@@ -127,8 +127,7 @@ def keras_file(
     )
     _check_digest(request, request.located()[1])
     matrix, bias = head(model)
-    with tempfile.TemporaryDirectory(prefix="orchard-export-") as scratch:
-        folder = Path(scratch)
+    with scratch("export") as folder:
         np.savez(folder / "head.npz", weights=matrix, bias=bias[0])
         if model.familiarity is not None:
             (folder / "familiarity.npz").write_bytes(model.familiarity.to_bytes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from orchard.exports.keras_model import keras_file
 from orchard.exports.onnx_graph import to_onnx
 from orchard.exports.quantization import Images, in_other_numbers, training_images
 from orchard.features.artifact import Precision
-from orchard.features.engines import import_openvino
+from orchard.features.engines import graph_files
 from orchard.features.weights import tuned
 from orchard.inference.model import Model
 from orchard.output import Output
@@ -153,14 +152,11 @@ def openvino_files(
     float16 halves the constants; OpenVINO computes as without it. ``digest`` is the digest of the run's model, if that
     is another one.
     """
-    openvino = import_openvino()
     graph = folded_graph(model)
     graph.set_rt_info(json.dumps(model.labels, ensure_ascii=False), ["orchard", "labels"])
     graph.set_rt_info(str(model.calibration.threshold), ["orchard", "threshold"])
     graph.set_rt_info(str(model.calibration.familiarity), ["orchard", "familiarity_threshold"])
     graph.set_rt_info(digest or model.digest, ["orchard", "digest"])
     graph.set_rt_info(card, ["orchard", "model_card"])
-    with tempfile.TemporaryDirectory(prefix="orchard-export-") as folder:
-        path = Path(folder) / "model.xml"
-        openvino.save_model(graph, path, compress_to_fp16=precision is StoredPrecision.FLOAT16)
-        return {".xml": path.read_bytes(), ".bin": path.with_suffix(".bin").read_bytes()}
+    topology, constants = graph_files(graph, half=precision is StoredPrecision.FLOAT16)
+    return {".xml": topology, ".bin": constants}

@@ -37,9 +37,10 @@ from orchard.errors import InputError, OrchardError, StorageError
 from orchard.features import quantization
 from orchard.features.artifact import BATCH_SIZE, FEATURES_VERSION, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
-from orchard.features.engines import import_openvino
+from orchard.features.engines import graph_files, import_openvino
 from orchard.features.quantization import LEAST_AGREEMENT, Sample
 from orchard.features.weights import Weights, keras_model, locate
+from orchard.scratch import scratch
 from orchard.storage import LocalStorage
 
 if TYPE_CHECKING:
@@ -287,8 +288,8 @@ def _convert(request: Request) -> Artifact:
         topology, parameters = _openvino_files(_openvino_graph(model) if native else graph_of_tensorflow(model))
         topology = _keep_float32(topology, backbone.float32_convolutions)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.keras"
+        with scratch("build") as folder:
+            path = folder / "model.keras"
             model.save(path)
             topology, parameters = path.read_bytes(), b""
     return Artifact(
@@ -340,14 +341,10 @@ def graph_of_tensorflow(model: keras.Model) -> Any:
 
 def _openvino_files(graph: Any) -> tuple[bytes, bytes]:
     """The graph after OpenVINO's common passes (batch normalisation folded), as XML and float32 constants."""
-    import openvino
     from openvino._offline_transformations import apply_moc_transformations
 
     apply_moc_transformations(graph, cf=True)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.xml"
-        openvino.save_model(graph, path, compress_to_fp16=False)
-        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    return graph_files(graph)
 
 
 def _keep_float32(topology: bytes, convolutions: int) -> bytes:

@@ -12,7 +12,6 @@ import functools
 import importlib
 import re
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,11 +21,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from orchard.errors import ClusterError, OrchardError, UsageError
+from orchard.errors import ClusterError, OrchardError, UsageError, first_line
 from orchard.features.artifact import BATCH_SIZE, VIEW_SHARES, Artifact, EngineName, Precision
 from orchard.features.backbones import Backbone, find
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle
+from orchard.scratch import scratch, unwritable
 
 SMALLEST = 1e-12
 """Lower bound of the value by whose square root a feature is divided."""
@@ -158,10 +158,21 @@ def _keras_network(artifact: Artifact) -> Any:
     import keras
 
     keras.config.set_image_data_format("channels_last")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
+    with scratch("network") as folder:
+        path = folder / "model.keras"
         path.write_bytes(artifact.topology)
         return keras.saving.load_model(path, compile=False)
+
+
+def graph_files(graph: Any, *, half: bool = False) -> tuple[bytes, bytes]:
+    """Return a graph of OpenVINO, which writes only files, as XML and constants; `half`: these in float16."""
+    with scratch("graph") as folder:
+        path = folder / "model.xml"
+        try:
+            import_openvino().save_model(graph, path, compress_to_fp16=half)
+        except RuntimeError as error:  # of a full disk it says no more, and removes what it has written
+            raise unwritable(first_line(error)) from error
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
 Cells = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -17,11 +17,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -31,7 +29,7 @@ from numpy.typing import NDArray
 
 from orchard.errors import InputError
 from orchard.features.artifact import BATCH_SIZE, Artifact, Precision
-from orchard.features.engines import OpenVinoEngine, import_openvino, openvino_core
+from orchard.features.engines import OpenVinoEngine, graph_files, import_openvino, openvino_core
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle
 from orchard.files import digest_of
@@ -146,7 +144,8 @@ def version() -> str:
 
 def _quantize(artifact: Artifact, images: Sequence[NDArray[np.uint8]]) -> tuple[bytes, bytes]:
     """Return the graph as XML and the constants, with nodes that quantise and weights of int8."""
-    openvino, nncf = import_openvino(), _import_nncf()
+    import_openvino()  # before NNCF, which imports it with its statistics
+    nncf = _import_nncf()
     from nncf.quantization import advanced_parameters as advanced
 
     size = artifact.input_size
@@ -181,10 +180,7 @@ def _quantize(artifact: Artifact, images: Sequence[NDArray[np.uint8]]) -> tuple[
         if op.get_type_name() not in ("Parameter", "Result"):
             op.set_friendly_name(f"{op.get_type_name()}_{number}")
     found.set_rt_info("", ["nncf", "quantization", "ignored_scope", "names"])
-    with tempfile.TemporaryDirectory(prefix="orchard-int8-") as folder:
-        path = Path(folder) / "model.xml"
-        openvino.save_model(found, path, compress_to_fp16=False)
-        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    return graph_files(found)
 
 
 def _import_nncf() -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from orchard.layout import REJECTED
 from orchard.machine import available_memory
 from orchard.planning import process
 from orchard.planning.process import Request, Result
+from orchard.scratch import scratch
 from orchard.settings import Settings
 from orchard.storage import is_object
 from orchard.vocabulary import Fit
@@ -100,9 +100,9 @@ def measure(
     backgrounds, place = b"", settings.backgrounds
     if settings.views and place and place != NONE:
         backgrounds = read_backgrounds(place, settings.limits(), settings.s3_options()).content
-    with tempfile.TemporaryDirectory(prefix="orchard-plan-") as folder:
+    with scratch("plan") as folder:
         shares = [tried.take(pa.array(np.arange(n, count, processes))) for n in range(processes)]
-        results = _together(Path(folder), artifact, request, backgrounds, shares)
+        results = _together(folder, artifact, request, backgrounds, shares)
     rejected = pa.Table.from_pylist([row for result in results for row in result.rejected], schema=REJECTED)
     if not any(result.featurized for result in results):
         mostly = sentence(commonest_kinds(rejected)[0])

@@ -1,0 +1,71 @@
+"""A full disk of temporary files is said to be that, whatever the one who writes there says of it."""
+
+import errno
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from orchard import child
+from orchard.errors import StorageError, UsageError
+from orchard.exports.writing import openvino_files
+from orchard.inference.model import Model
+from orchard.processes import LocalWorkers
+from orchard.scratch import scratch
+
+FULL = r"Temporary files cannot be written \({}\): free some space in {}, .* TMPDIR"
+
+
+@pytest.fixture
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files, whose disk has no room."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    return tmp_path
+
+
+class Large:
+    """What a disk has no room for."""
+
+    def __reduce__(self) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_value_for_the_workers_that_the_disk_has_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    workers = LocalWorkers(1)
+    try:
+        with pytest.raises(StorageError, match=FULL.format(f"the disk of {tmp_path} is full", tmp_path)):
+            workers.share(Large())
+    finally:
+        workers.close()
+
+
+def test_a_library_that_does_not_say_that_the_disk_is_full(
+    trained: Path, full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr("openvino.save_model", fail)
+    with pytest.raises(StorageError, match=FULL.format("basic_ios::clear: iostream error", full)):
+        openvino_files(Model.load(str(trained)))
+    assert not list(full.iterdir())
+
+
+def test_a_child_that_the_full_disk_keeps_from_saying_why(full: Path) -> None:
+    (full / "child").mkdir()
+    (full / "child" / "log").touch()
+    assert child.last_words(full / "child", 1) == f"broke off with code 1 (the disk of {full} is full)"
+
+
+@pytest.mark.usefixtures("full")
+def test_an_error_of_ours_stays_what_it_is() -> None:
+    with pytest.raises(UsageError, match="Not so"), scratch("test"):
+        raise UsageError("Not so.")
+
+
+def test_an_error_beside_a_disk_with_room_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="iostream"), scratch("test"):
+        raise RuntimeError("iostream")
