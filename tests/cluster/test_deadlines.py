@@ -583,6 +583,26 @@ def test_an_api_that_is_silent_does_not_keep_a_driver_from_its_deadline(
         executors.attend(context, 0.3, Event())
 
 
+def test_a_driver_says_what_its_executors_wait_for_on_their_node(in_pod: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = pod()
+    waits["status"]["phase"] = "Pending"
+    in_pod.objects["/api/v1/namespaces/fruit/pods"] = {"kind": "PodList", "items": [waits]}
+    event: dict[str, Any] = {
+        "type": "Warning",
+        "reason": "FailedAttachVolume",
+        "message": "Multi-Attach error for volume",
+    }
+    event |= {"metadata": {"name": "event"}, "involvedObject": {"name": "peach-1-a"}}
+    in_pod.objects["/api/v1/namespaces/fruit/events"] = {"kind": "EventList", "items": [event]}
+    monkeypatch.setattr(executors, "count", lambda _: 0)
+    conf = SimpleNamespace(get=lambda key, default="": OURS.get(key, default))
+    context: Any = SimpleNamespace(applicationId="peach", getConf=lambda: conf)
+    with pytest.raises(
+        ClusterError, match=r"No executor has started in 0 s: a volume cannot be attached \(Multi-Attach"
+    ):
+        executors.attend(context, 0.3, Event())
+
+
 def test_spark_that_gives_up_its_executors_is_told_with_their_reason(
     in_pod: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -368,20 +368,43 @@ def test_a_job_that_a_queue_holds_says_so() -> None:
     assert "its Job is suspended" in str(status.reason)
 
 
-def test_a_volume_that_cannot_be_mounted_is_told_while_the_driver_waits() -> None:
-    waiting = seen(None, driver("Pending"))
-    mount = client.CoreV1Event(
+@pytest.mark.parametrize(
+    ("reason", "message", "told"),
+    [
+        (
+            "FailedMount",
+            'MountVolume.SetUp failed for volume "keys" : secret "keys" not found',
+            'secret "keys" not found): create what is missing',
+        ),
+        (
+            "FailedAttachVolume",
+            'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) peach-0-b',
+            "already used by pod(s) peach-0-b): free it",
+        ),
+        (
+            "FailedCreatePodSandBox",
+            "Failed to create pod sandbox: failed to assign an IP address to container",
+            "failed to assign an IP address to container): mend network",
+        ),
+    ],
+)
+def test_what_a_node_cannot_do_for_a_pod_is_told_while_it_waits(reason: str, message: str, told: str) -> None:
+    event = client.CoreV1Event(
         metadata=client.V1ObjectMeta(name="event"),
         involved_object=client.V1ObjectReference(),
         type="Warning",
-        reason="FailedMount",
-        message='MountVolume.SetUp failed for volume "keys" : secret "keys" not found',
+        reason=reason,
+        message=message,
         last_timestamp=NOW,
     )
-    waiting.cluster = SimpleNamespace(namespace="fruit", events=lambda _: [mount])  # type: ignore[assignment]
+    cluster: Any = SimpleNamespace(namespace="fruit", events=lambda _: [event])
+    waiting = seen(None, driver("Pending"))
+    waiting.cluster = cluster
     found = waiting.hindrance()
     assert found is not None and not found.definite
-    assert 'secret "keys" not found' in found.sentence
+    assert told in found.sentence
+    assert reasons.of_start(cluster, driver("Pending")) == found  # so the driver tells it of an executor
+    assert reasons.of_start(cluster, driver("Running")) is None
 
 
 @pytest.mark.parametrize("name", ["a/b", "Peach", "a,b=c", "", "1", "peach-"])

@@ -164,7 +164,7 @@ def _why_not(context: "SparkContext") -> reasons.Hindrance | None:
         cluster, pods = _cluster_and_pods(context)
         kind = SETS.get(context.getConf().get(ALLOCATOR, ""), ("", ""))[0]
         refused = reasons.of_events(cluster.events(f"spark-{kind}-{context.applicationId}-0"))
-        return next(filter(None, map(reasons.of_pod, pods)), None if pods else refused)
+        return next(filter(None, (reasons.of_start(cluster, pod) for pod in pods)), None if pods else refused)
     return None
 
 

@@ -205,13 +205,13 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
             said = True
             yield line
         if not follow:
-            if not said and pod.status.phase == "Pending" and (why := reasons.of_pod(pod)):
+            if not said and pod.status.phase == "Pending" and (why := reasons.of_start(cluster, pod)):
                 raise ClusterError(f"There is no log yet: {why.sentence}.")
             return
         now = cluster.call(cluster.core.read_namespaced_pod, pod.metadata.name, cluster.namespace)
         if now is None or now.status.phase in ("Succeeded", "Failed"):
             follow = False  # once more, for what was written meanwhile
-        elif given_up := patience.exhausted_by(_waits(now)):
+        elif given_up := patience.exhausted_by(_waits(cluster, now)):
             raise ClusterError(f"There is no log to follow: {given_up}.")
         time.sleep(POLL_SECONDS)
 
@@ -385,9 +385,9 @@ def _hindrance(seen: Observation) -> Hindrance | None:
     return seen.hindrance() or (waits if seen.state == "pending" else None)
 
 
-def _waits(pod: Any) -> Hindrance | None:
+def _waits(cluster: Cluster, pod: Any) -> Hindrance | None:
     waits = Hindrance(f"pod {pod.metadata.name} has not started", definite=False)
-    return reasons.of_pod(pod) or (waits if pod.status.phase == "Pending" else None)
+    return reasons.of_start(cluster, pod) or (waits if pod.status.phase == "Pending" else None)
 
 
 def _settings_left(cluster: Cluster, name: str, ours: bool) -> bool:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Event, V1ContainerStatus, V1Pod
 
+    from orchard.cluster.client import Cluster
+
 # What waiting does not mend (the registry may, of a pull that failed once, so callers give all of them some seconds).
 _DEFINITE = {
     "ErrImagePull": "its image {image} cannot be pulled: check its name, its tag and the pull secret",
@@ -21,7 +23,13 @@ _DEFINITE = {
     "CreateContainerError": "its container cannot be created ({message})",
     "RunContainerError": "its container cannot be run ({message})",
 }
-_REFUSALS = ("FailedCreate", "FailedMount")
+# What a node cannot do for a pod: it tries again and again, and can as soon as the cause is mended.
+_OF_NODES = {
+    "FailedMount": "a volume cannot be mounted ({message}): create what is missing",
+    "FailedAttachVolume": "a volume cannot be attached ({message}): free it, or take one that several nodes can mount",
+    "FailedCreatePodSandBox": "a node cannot prepare the pod ({message}): mend network, runtime class or node",
+}
+_REFUSALS = ("FailedCreate", *_OF_NODES)
 _CRASHES = 2
 """So often a container has ended at its start before that is no accident, unless it says so itself."""
 _START_SECONDS = 180.0
@@ -53,6 +61,12 @@ def of_pod(pod: "V1Pod") -> Hindrance | None:
             text = _DEFINITE[waiting.reason].format(image=status.image, message=waiting.message or waiting.reason)
             return Hindrance(f"pod {name} does not start, {text}", definite=True)
     return of_end(pod)
+
+
+def of_start(cluster: "Cluster", pod: "V1Pod") -> Hindrance | None:
+    """Return why `pod` does not start, by its status or, while it waits, by the events about it."""
+    waits = pod.status.phase == "Pending"
+    return of_pod(pod) or (of_events(cluster.events(pod.metadata.name)) if waits else None)
 
 
 def of_end(pod: "V1Pod") -> Hindrance | None:
@@ -102,14 +116,14 @@ def last_words(message: str) -> str:
 
 
 def of_events(events: "Iterable[CoreV1Event]") -> Hindrance | None:
-    """Return why pods were refused or cannot mount a volume, by the newest such warning; None if there is none."""
+    """Return why pods were refused or cannot be prepared, by the newest such warning; None if there is none."""
     refused = [event for event in events if event.reason in _REFUSALS and event.type == "Warning"]
     if not refused:
         return None
     newest = max(refused, key=lambda e: str(e.last_timestamp or e.event_time or ""))
     message = newest.message or ""
-    if newest.reason == "FailedMount":  # what is missing may be made at any moment, and is then mounted
-        return Hindrance(f"a volume cannot be mounted ({message}): create what is missing", definite=False)
+    if newest.reason in _OF_NODES:
+        return Hindrance(_OF_NODES[newest.reason].format(message=message.rstrip(".")), definite=False)
     _, _, cause = message.partition(" is forbidden: ")
     if "exceeded quota" in message:
         return Hindrance(

@@ -184,7 +184,7 @@ class Observation:
     def hindrance(self) -> reasons.Hindrance | None:
         """Return why the driver does not start; None if it runs or is starting normally."""
         if self.driver is not None and self.driver.status.phase == "Pending":
-            return reasons.of_pod(self.driver) or reasons.of_events(self.cluster.events(self.driver.metadata.name))
+            return reasons.of_start(self.cluster, self.driver)
         if self.job is not None and self.state == "pending":
             if self.job.spec is not None and self.job.spec.suspend:
                 return reasons.Hindrance(
@@ -219,10 +219,7 @@ class Observation:
         if self.set is None or (self.set.status.ready_replicas or 0) >= self.set.spec.replicas:
             return None
         for pod in self.executors:
-            starting = pod.status.phase == "Pending"
-            if reason := reasons.of_pod(pod) or (
-                starting and reasons.of_events(self.cluster.events(pod.metadata.name))
-            ):
+            if reason := reasons.of_start(self.cluster, pod):
                 return reason
         if (self.set.status.replicas or 0) >= self.set.spec.replicas:
             return None  # all are there and start
