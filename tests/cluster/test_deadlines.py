@@ -626,6 +626,41 @@ def test_spark_that_gives_up_its_executors_is_told_with_their_reason(
         executors.attend(context, 60, Event())
 
 
+def test_spark_that_ends_while_its_driver_looks_for_the_reason_is_told(
+    in_pod: Api,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter([0])
+
+    def gone() -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(executors, "count", lambda _: next(answers))
+    context: Any = SimpleNamespace(applicationId="peach", getConf=gone)
+    with pytest.raises(ClusterError, match="Spark ended while it waited for executors"):
+        executors.attend(context, 60, Event())
+
+
+def test_what_refuses_an_executor_that_spark_makes_itself_is_known_from_its_jvm(
+    in_pod: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = 'pods "peach-7c-exec-9" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1'
+    monkeypatch.setattr(executors, "_refusal", None)
+    executors.note("20:54:02 ERROR ExecutorPodsAllocator: Failed to create executor pod 9. Total failures: 9")
+    assert executors._refusal is None
+    executors.note(
+        "io.fabric8.kubernetes.client.KubernetesClientException: Failure executing: POST at: "
+        f"https://kubernetes.default.svc/api/v1/namespaces/fruit/pods. Message: {said}. Received status: S."
+    )
+    monkeypatch.setattr(executors, "count", lambda _: 0)
+    monkeypatch.setattr(executors, "DEFINITE_SECONDS", 0.0)
+    in_pod.objects["/api/v1/namespaces/fruit/pods"] = {"kind": "PodList", "items": []}
+    conf = SimpleNamespace(get=lambda key, default="": (OURS | {executors.ALLOCATOR: "direct"}).get(key, default))
+    context: Any = SimpleNamespace(applicationId="peach", getConf=lambda: conf)
+    with pytest.raises(ExecutorsRefused, match=r"No executor can start: the namespace's quota .*exceeded quota: q"):
+        executors.attend(context, 60, Event())
+
+
 def test_a_run_on_emr_that_never_starts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emr, "POLL_SECONDS", 0.01)
     service = emr.Emr.__new__(emr.Emr)

@@ -360,6 +360,17 @@ def test_what_a_quota_refuses_is_said_of_driver_and_executors(said: str, remedy:
     assert str(works.status().reason).startswith(f"Executors are missing: {sentence}")
 
 
+def test_an_executor_that_spark_made_itself_is_said_to_wait() -> None:
+    works = seen(None, driver("Running"))
+    works.progress = Progress  # type: ignore[method-assign]
+    waits = driver("Pending", "peach-exec-1")
+    waits.status.conditions = [client.V1PodCondition(type="PodScheduled", status="False", message="0/1 nodes.")]
+    works.executors = [driver("Running", "peach-exec-2"), waits]
+    assert works.status().reason == "Executors are missing: pod peach-exec-1 fits on no node: 0/1 nodes."
+    works.executors.pop()
+    assert works.status().reason is None
+
+
 def test_a_job_that_a_queue_holds_says_so() -> None:
     held = seen()
     held.job.spec = client.V1JobSpec(suspend=True, template=client.V1PodTemplateSpec())

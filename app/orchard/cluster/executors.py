@@ -6,6 +6,7 @@ If the chart's ``executor.instances`` changes meanwhile, it scales to that numbe
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -36,7 +37,9 @@ WANTED = Path("/etc/orchard/executors")
 """File with the number of executors in the chart's values: a mounted ConfigMap, which Kubernetes keeps up to date."""
 SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
 ALLOCATOR = "spark.kubernetes.allocation.pods.allocator"
+_REFUSED = re.compile(r"Failure executing: POST at: \S+/pods\. Message: (.+?)\. Received status")
 _trouble: str | None = None
+_refusal: reasons.Hindrance | None = None
 
 
 def pod_properties(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -153,6 +156,13 @@ def _registered(context: "SparkContext", reason: reasons.Hindrance | None) -> in
         raise ClusterError(f"Spark ended while it waited for executors: {why}.") from error
 
 
+def note(line: str) -> None:
+    """Note why Kubernetes refuses an executor that Spark makes itself: no event says it, only the JVM, in `line`."""
+    global _refusal  # noqa: PLW0603 - a process has one driver
+    if found := _REFUSED.search(line):
+        _refusal = reasons.of_refusal(found[1])
+
+
 def last_trouble() -> str | None:
     """Return the last known reason why an executor was lost."""
     return _trouble
@@ -160,10 +170,10 @@ def last_trouble() -> str | None:
 
 def _why_not(context: "SparkContext") -> reasons.Hindrance | None:
     """Return the reason why this application has no executors, as far as the driver's role may read it."""
-    with contextlib.suppress(ClusterError):
+    with contextlib.suppress(Exception):  # the API does not answer; or Spark's JVM is gone, which the caller tells
         cluster, pods = _cluster_and_pods(context)
         kind = SETS.get(context.getConf().get(ALLOCATOR, ""), ("", ""))[0]
-        refused = reasons.of_events(cluster.events(f"spark-{kind}-{context.applicationId}-0"))
+        refused = reasons.of_events(cluster.events(f"spark-{kind}-{context.applicationId}-0")) if kind else _refusal
         return next(filter(None, (reasons.of_start(cluster, pod) for pod in pods)), None if pods else refused)
     return None
 

@@ -124,6 +124,11 @@ def of_events(events: "Iterable[CoreV1Event]") -> Hindrance | None:
     message = newest.message or ""
     if newest.reason in _OF_NODES:
         return Hindrance(_OF_NODES[newest.reason].format(message=message.rstrip(".")), definite=False)
+    return of_refusal(message)
+
+
+def of_refusal(message: str) -> Hindrance:
+    """Return what `message`, with which Kubernetes refuses a pod, means."""
     _, _, cause = message.partition(" is forbidden: ")
     if "exceeded quota" in message:
         return Hindrance(

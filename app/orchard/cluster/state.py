@@ -216,12 +216,12 @@ class Observation:
 
     def executor_hindrance(self, since: datetime | None = None) -> reasons.Hindrance | None:
         """Return why there are fewer executors than requested; only events after `since` count."""
-        if self.set is None or (self.set.status.ready_replicas or 0) >= self.set.spec.replicas:
+        if self.set is not None and (self.set.status.ready_replicas or 0) >= self.set.spec.replicas:
             return None
         for pod in self.executors:
             if reason := reasons.of_start(self.cluster, pod):
                 return reason
-        if (self.set.status.replicas or 0) >= self.set.spec.replicas:
+        if self.set is None or (self.set.status.replicas or 0) >= self.set.spec.replicas:
             return None  # all are there and start
         return self._refusal(self.set, since or _born(self.set))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from orchard import runlog
 from orchard.child import UTF8, is_ascii
+from orchard.cluster import executors
 from orchard.errors import ClusterError, first_line
 from orchard.spark.properties import LOOPBACK
 
@@ -141,4 +142,5 @@ def _relay(read: int, said: "deque[str]") -> None:
         for line in messages:
             said.append(line)
             runlog.note_spark(line.rstrip())
+            executors.note(line)
             log.log(logging.WARNING if ALARMING.search(line) else logging.DEBUG, "spark: %s", line.rstrip())

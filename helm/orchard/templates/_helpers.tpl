@@ -141,7 +141,10 @@ empty, the deletion of services and claims (they belong to the driver's pod and 
 {{- $_ := set $conf "spark.hadoop.fs.s3a.path.style.access" (toString .Values.s3.pathStyle) -}}
 {{- end -}}
 {{- if .Values.dynamicAllocation.enabled -}}
-{{- /* A driver waits for its first executor before it has tasks for which Spark would make one. */ -}}
+{{- /*
+A driver waits for its first executor before it has tasks for which Spark would make one. Spark would end after twice as many
+failures as executors, and counts each try that a full quota refuses.
+*/ -}}
 {{- $conf = merge $conf (dict
   "spark.dynamicAllocation.enabled" "true"
   "spark.dynamicAllocation.shuffleTracking.enabled" "true"
@@ -149,6 +152,7 @@ empty, the deletion of services and claims (they belong to the driver's pod and 
   "spark.dynamicAllocation.minExecutors" (.Values.dynamicAllocation.min | int | toString)
   "spark.dynamicAllocation.maxExecutors" (.Values.dynamicAllocation.max | int | toString)
   "spark.kubernetes.allocation.pods.allocator" "direct"
+  "spark.executor.maxNumFailures" "1000000"
 ) -}}
 {{- else -}}
 {{- $_ := set $conf "spark.kubernetes.allocation.pods.allocator" .Values.executor.allocator -}}
