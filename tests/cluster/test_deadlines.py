@@ -378,6 +378,31 @@ def test_a_release_whose_job_is_gone_is_not_taken_over(api: Api) -> None:
         jobs.submit(Cluster(), "peach", [{"kind": "Job", "metadata": {"name": "peach-1"}}])
 
 
+def test_a_job_that_was_deleted_by_other_means_is_submitted_again_when_its_driver_has_ended(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there(api, pod("Running"))
+    for path in ("jobs", "jobs/peach-1"):
+        del api.objects[f"/apis/batch/v1/namespaces/fruit/{path}"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "peach-1", "uid": "1"}
+    metadata = {"name": "peach-settings", "labels": DRIVER, "ownerReferences": [owner]}
+    there_still = iter(range(3))
+    pods, settings = "/api/v1/namespaces/fruit/pods", "/api/v1/namespaces/fruit/configmaps/peach-settings"
+
+    def goes(handler: BaseHTTPRequestHandler) -> None:
+        items = [pod("Running")] if next(there_still, None) is not None else []
+        if not items:
+            api.objects.pop(settings, None)
+        answer(handler, {"kind": "PodList", "items": items})
+
+    api.objects[pods], api.objects[settings] = goes, {"kind": "ConfigMap", "metadata": metadata}
+    applied: list[Any] = []
+    monkeypatch.setattr(Cluster, "apply", lambda _, manifest: applied.append(manifest))
+    jobs.submit(Cluster(), "peach", [{"kind": "Job", "metadata": {"name": "peach-2"}, "spec": {}}])
+    assert next(there_still, None) is None
+    assert [manifest["spec"]["suspend"] for manifest in applied] == [True, False]
+
+
 def test_the_log_of_a_pod_whose_image_cannot_be_pulled_says_so(api: Api) -> None:
     waits = pod()
     waiting = {"waiting": {"reason": "ImagePullBackOff"}}

@@ -418,9 +418,11 @@ def test_what_a_node_cannot_do_for_a_pod_is_told_while_it_waits(reason: str, mes
     assert reasons.of_start(cluster, driver("Running")) is None
 
 
-@pytest.mark.parametrize("name", ["a/b", "Peach", "a,b=c", "", "1", "peach-"])
+@pytest.mark.parametrize("name", ["a/b", "Peach", "a,b=c", "", "1", "peach-", "p" * 64])
 def test_no_cluster_is_asked_for_what_cannot_be_a_jobs_name(name: str) -> None:
     """It would answer with its rules for labels, or for all jobs at once."""
     without_answers: Any = SimpleNamespace(namespace="fruit")
     with pytest.raises(ClusterError, match=f"There is no job {name} in the namespace fruit: check the name"):
         jobs.report(without_answers, name)
+    with pytest.raises(ClusterError, match=f"There is no job {name} "):
+        jobs.scale(without_answers, name, 2)

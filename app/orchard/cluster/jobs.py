@@ -26,6 +26,8 @@ DELETE_SECONDS = 300.0
 START_SECONDS = 600.0
 """How long to wait for the log of a pod that does not start."""
 
+LONGEST_LABEL = 63
+"""Kubernetes takes no longer value of a label, by which a job's objects are found."""
 _OF_POD = ("controller-uid", "batch.kubernetes.io/controller-uid", "job-name", "batch.kubernetes.io/job-name")
 """Labels of a Job's pods that the next Job gives anew."""
 _RERUN = "orchard/rerun"
@@ -55,7 +57,7 @@ def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> No
             "change it there, or give this job another --name."
         )
     if before.exists:
-        if before.state in ("pending", "running"):
+        if before.job is not None and before.state in ("pending", "running"):
             if before.job.metadata.name == job["metadata"]["name"]:
                 _renumber(cluster, before, others)
                 return
@@ -237,6 +239,7 @@ def scale(
     Raises:
         ClusterError: the job does not run, its executors may not be seen or do not come; the sentence says why.
     """
+    _missing(cluster, name)
     found = executor_set(cluster, name, must_see=True)
     if found is None:
         sentence = f"{name} has no executors to scale in the namespace {cluster.namespace}"
@@ -297,12 +300,21 @@ def cancel(cluster: Cluster, name: str) -> str:
     return f"{name} is cancelled, its driver and executors are gone{rest}."
 
 
-def _find(cluster: Cluster, name: str) -> Observation:
+def _missing(cluster: Cluster, name: str) -> ClusterError:
+    """Return the error of a job that is not there; raise it if none can have this name.
+
+    Kubernetes would answer with its rules for labels.
+    """
     missing = ClusterError(
         f"There is no job {name} in the namespace {cluster.namespace}: check the name, --namespace and --context."
     )
-    if not JOB_NAME.fullmatch(name):  # Kubernetes would answer with its rules for labels
+    if len(name) > LONGEST_LABEL or not JOB_NAME.fullmatch(name):
         raise missing
+    return missing
+
+
+def _find(cluster: Cluster, name: str) -> Observation:
+    missing = _missing(cluster, name)
     seen = Observation(cluster, name)
     if seen.exists:
         return seen
@@ -320,7 +332,9 @@ def _find(cluster: Cluster, name: str) -> Observation:
 
 
 def _is_ours(seen: Observation) -> bool:
-    return seen.job is not None and _is_managed(seen.job)
+    """Whether `orchard submit` made the job; of one that was deleted by other means its driver may end yet."""
+    thing = seen.job if seen.job is not None else seen.driver
+    return seen.application is None and thing is not None and _is_managed(thing)
 
 
 def _is_scheduled(seen: Observation) -> bool:
@@ -358,6 +372,7 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
     Raises:
         ClusterError: some of it is still there after `DELETE_SECONDS`.
     """
+    ours = _is_ours(seen)
     if seen.job is not None:
         cluster.call(
             cluster.batch.delete_namespaced_job,
@@ -365,10 +380,9 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
             cluster.namespace,
             propagation_policy="Foreground",
         )
-    elif seen.exists:
+    elif seen.exists and not ours:
         _delete_application(cluster, _application_name(seen))
     settings = f"{seen.name}-settings"
-    ours = _is_ours(seen)
     until = time.monotonic() + DELETE_SECONDS
     while (left := _left(cluster, seen)) or _settings_left(cluster, settings, ours):
         if time.monotonic() > until:
