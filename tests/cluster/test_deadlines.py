@@ -362,6 +362,21 @@ def test_a_schedule_that_has_not_run_yet_is_told_from_a_job_that_is_not_there(ap
         jobs.report(Cluster(), "peach")
 
 
+def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
+    spec = {"selector": {}, "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}}}
+    path = "/apis/apps/v1/namespaces/fruit/deployments/peach-serve"
+    api.objects[path] = {"kind": "Deployment", "metadata": {"name": "peach-serve"}, "spec": spec}
+    with pytest.raises(ClusterError, match=r"peach serves a model, and has no job now: .* deployment/peach-serve"):
+        jobs.report(Cluster(), "peach")
+
+    def refuse(handler: BaseHTTPRequestHandler) -> None:
+        answer(handler, {"kind": "Status", "message": 'User "me" cannot get resource "deployments"'}, 403)
+
+    api.objects[path] = refuse
+    with pytest.raises(ClusterError, match="There is no job peach"):
+        jobs.report(Cluster(), "peach")
+
+
 def test_so_is_a_schedule_of_the_operator(api: Api) -> None:
     template = {"arguments": ["run", "s3a://fruit/photos", "--output", "s3a://fruit/out"]}
     path = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/fruit/scheduledsparkapplications/peach"

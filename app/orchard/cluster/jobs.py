@@ -328,6 +328,12 @@ def _find(cluster: Cluster, name: str) -> Observation:
             f"{name} is a schedule ({of_operator['spec']['schedule']}) and no run of it has begun, or is kept: "
             "wait for its time; the operator starts none in between."
         )
+    with suppress(Forbidden):
+        if cluster.call(cluster.apps.read_namespaced_deployment, f"{name}-serve", cluster.namespace) is not None:
+            raise ClusterError(
+                f"{name} serves a model, and has no job now: "
+                f"`kubectl -n {cluster.namespace} rollout status deployment/{name}-serve` says how its servers are."
+            )
     raise missing
 
 
