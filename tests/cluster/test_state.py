@@ -336,16 +336,17 @@ def refused(message: str) -> client.CoreV1Event:
 
 
 @pytest.mark.parametrize(
-    ("said", "remedy"),
+    ("whose", "said", "remedy"),
     [
-        ("exceeded quota: quota, requested: pods=1, used: pods=12, limited: pods=12", "ask for less"),
-        ("failed quota: quota: must specify limits.cpu for: driver", "set the chart's coreLimit"),
+        ("quota does", "exceeded quota: quota, requested: pods=1, used: pods=12, limited: pods=12", "ask for less"),
+        ("quota does", "failed quota: quota: must specify limits.cpu for: driver", "set the chart's coreLimit"),
+        ("limits do", "maximum cpu usage per Pod is 2. No limit is specified", "set the chart's coreLimit"),
     ],
 )
-def test_what_a_quota_refuses_is_said_of_driver_and_executors(said: str, remedy: str) -> None:
+def test_what_a_quota_refuses_is_said_of_driver_and_executors(whose: str, said: str, remedy: str) -> None:
     waits = seen()
     waits.cluster = SimpleNamespace(namespace="fruit", events=lambda _: [refused(f'pods "p" is forbidden: {said}')])  # type: ignore[assignment]
-    sentence = f"the namespace's quota does not allow the pod ({said}): {remedy}"
+    sentence = f"the namespace's {whose} not allow the pod ({said}): {remedy}"
     status = waits.status()
     assert (status.state, status.exit_code) == ("pending", 4)
     assert str(status.reason).startswith(f"The driver cannot start: {sentence}")

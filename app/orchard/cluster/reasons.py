@@ -134,9 +134,11 @@ def of_refusal(message: str) -> Hindrance:
         return Hindrance(
             f"the namespace's quota does not allow the pod ({cause or message}): ask for less", definite=True
         )
-    if "failed quota" in message:  # it counts what the pod does not name
-        limits = "the chart's coreLimit and ephemeralStorage.limit of driver and executor"
-        return Hindrance(
-            f"the namespace's quota does not allow the pod ({cause or message}): set {limits}", definite=True
-        )
+    # A quota counts what the pod does not name; so does a LimitRange.
+    for sign, whose in (("failed quota", "quota does"), ("No limit is specified", "limits do")):
+        if sign in message:
+            limits = "the chart's coreLimit and ephemeralStorage.limit of driver and executor"
+            return Hindrance(
+                f"the namespace's {whose} not allow the pod ({cause or message}): set {limits}", definite=True
+            )
     return Hindrance(f"Kubernetes refuses the pod ({cause or message})", definite=True)
