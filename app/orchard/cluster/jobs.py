@@ -239,7 +239,7 @@ def scale(
     Raises:
         ClusterError: the job does not run, its executors may not be seen or do not come; the sentence says why.
     """
-    _missing(cluster, name)
+    _check_name(cluster, name)
     found = executor_set(cluster, name, must_see=True)
     if found is None:
         sentence = f"{name} has no executors to scale in the namespace {cluster.namespace}"
@@ -301,20 +301,19 @@ def cancel(cluster: Cluster, name: str) -> str:
 
 
 def _missing(cluster: Cluster, name: str) -> ClusterError:
-    """Return the error of a job that is not there; raise it if none can have this name.
-
-    Kubernetes would answer with its rules for labels.
-    """
-    missing = ClusterError(
+    return ClusterError(
         f"There is no job {name} in the namespace {cluster.namespace}: check the name, --namespace and --context."
     )
+
+
+def _check_name(cluster: Cluster, name: str) -> None:
+    """Refuse a name that no job can have; Kubernetes would answer with its rules for labels."""
     if len(name) > LONGEST_LABEL or not JOB_NAME.fullmatch(name):
-        raise missing
-    return missing
+        raise _missing(cluster, name)
 
 
 def _find(cluster: Cluster, name: str) -> Observation:
-    missing = _missing(cluster, name)
+    _check_name(cluster, name)
     seen = Observation(cluster, name)
     if seen.exists:
         return seen
@@ -334,7 +333,7 @@ def _find(cluster: Cluster, name: str) -> Observation:
                 f"{name} serves a model, and has no job now: "
                 f"`kubectl -n {cluster.namespace} rollout status deployment/{name}-serve` says how its servers are."
             )
-    raise missing
+    raise _missing(cluster, name)
 
 
 def _is_ours(seen: Observation) -> bool:
