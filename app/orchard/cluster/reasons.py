@@ -30,6 +30,13 @@ _OF_NODES = {
     "FailedCreatePodSandBox": "a node cannot prepare the pod ({message}): mend network, runtime class or node",
 }
 _REFUSALS = ("FailedCreate", *_OF_NODES)
+_SET_LIMITS = "set the chart's coreLimit and ephemeralStorage.limit of driver and executor"
+# What Kubernetes says when it refuses a pod, whose rule that is, and the remedy.
+_RULES = {
+    "exceeded quota": ("quota does", "ask for less"),
+    "failed quota": ("quota does", _SET_LIMITS),  # it counts what the pod does not name
+    "No limit is specified": ("limits do", _SET_LIMITS),
+}
 _CRASHES = 2
 """So often a container has ended at its start before that is no accident, unless it says so itself."""
 _START_SECONDS = 180.0
@@ -130,15 +137,7 @@ def of_events(events: "Iterable[CoreV1Event]") -> Hindrance | None:
 def of_refusal(message: str) -> Hindrance:
     """Return what `message`, with which Kubernetes refuses a pod, means."""
     _, _, cause = message.partition(" is forbidden: ")
-    if "exceeded quota" in message:
-        return Hindrance(
-            f"the namespace's quota does not allow the pod ({cause or message}): ask for less", definite=True
-        )
-    # A quota counts what the pod does not name; so does a LimitRange.
-    for sign, whose in (("failed quota", "quota does"), ("No limit is specified", "limits do")):
+    for sign, (whose, remedy) in _RULES.items():
         if sign in message:
-            limits = "the chart's coreLimit and ephemeralStorage.limit of driver and executor"
-            return Hindrance(
-                f"the namespace's {whose} not allow the pod ({cause or message}): set {limits}", definite=True
-            )
+            return Hindrance(f"the namespace's {whose} not allow the pod ({cause or message}): {remedy}", definite=True)
     return Hindrance(f"Kubernetes refuses the pod ({cause or message})", definite=True)
