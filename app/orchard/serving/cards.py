@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from urllib.parse import parse_qs
 
 from orchard.cards import Card, Cards, language_tag
+from orchard.serving.negotiation import weighed
 from orchard.serving.problems import Problem, Refusal
 
 CardOf = Callable[[str | None, str | None], Card | None]
 """Function from label and kind (None if not sure) to their card."""
 
 MAX_LANGUAGES = 10
-_QUALITY = re.compile(r"\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*")
 
 
 def requested(cards: Cards, query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> CardOf | None:
@@ -53,8 +52,7 @@ def accepted(header: bytes) -> list[str]:
     """Return the languages of an ``Accept-Language`` header, the preferred first; invalid ones are left out."""
     found: list[tuple[float, str]] = []
     for item in header.decode("latin-1").split(",")[:MAX_LANGUAGES]:
-        text, _, weight = item.partition(";")
-        quality = _QUALITY.fullmatch(weight) if weight else None
-        if (tag := language_tag(text)) is not None and (not weight or quality):
-            found.append((float(quality[1]) if quality else 1.0, tag))
+        text, quality = weighed(item)
+        if quality is not None and (tag := language_tag(text)) is not None:
+            found.append((quality, tag))
     return [tag for share, tag in sorted(found, key=lambda pair: -pair[0]) if share > 0]

@@ -24,6 +24,7 @@ from orchard.exports.graph import output_shapes
 from orchard.inference import regions
 from orchard.inference.description import describe
 from orchard.inference.model import Model
+from orchard.serving.negotiation import weighed
 from orchard.serving.problems import Problem
 
 PAGE = Path(__file__).parent / "page"
@@ -48,7 +49,6 @@ _FILES = {
 )
 # In the page itself, so that it is there before any script, without one, and offline.
 _NOTICE = re.compile(r'( *<details id="privacy".*?<p)></p>(.*?</details>\n\n)', re.DOTALL)
-_REFUSED = re.compile(r"\s*q\s*=\s*0(\.0*)?\s*")
 _ROOT = {"index.html": "/", "manifest.webmanifest": "/manifest.webmanifest"}
 
 _log = logging.getLogger(__name__)
@@ -247,12 +247,9 @@ class ExportedModel:
 
 
 def _takes_gzip(accepted: str) -> bool:
-    """Return whether an ``Accept-Encoding`` header names gzip, and not to refuse it (``gzip;q=0``)."""
-    for item in accepted.lower().split(","):
-        name, _, weight = item.partition(";")
-        if name.strip() in ("gzip", "x-gzip"):
-            return _REFUSED.fullmatch(weight) is None
-    return False
+    """Return whether an ``Accept-Encoding`` header names gzip, by a weight that is valid and not 0."""
+    items = map(weighed, accepted.lower().split(","))
+    return next((bool(quality) for name, quality in items if name in ("gzip", "x-gzip")), False)
 
 
 async def _respond(file: File, request: Request) -> Response:
