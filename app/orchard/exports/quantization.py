@@ -24,9 +24,9 @@ from orchard.features.artifact import Artifact, Precision
 from orchard.features.backbones import find
 from orchard.features.conversion import build_artifact
 from orchard.features.engines import OpenVinoEngine
-from orchard.images.decoding import Limits
+from orchard.images.limits import DEFAULT_LIMITS, Limits
 from orchard.inference.model import Model
-from orchard.inference.predictor import DEFAULT_LIMITS, Predictor
+from orchard.inference.predictor import Predictor
 from orchard.layout import INVENTORY, Dataset
 from orchard.output import Output
 from orchard.storage import S3Options

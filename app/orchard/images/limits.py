@@ -30,6 +30,9 @@ class Limits:
     """Of CPU time; holds in a process's main thread, between two calls of a decoder's native code."""
 
 
+DEFAULT_LIMITS = Limits()
+
+
 class Unfit(Exception):
     """The image must not be decoded; raised before decoding costs anything."""
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from orchard.features.artifact import BATCH_SIZE, Artifact, EngineName, Precision
 from orchard.features.engines import Cells, Engine, OpenVinoEngine, TensorFlowEngine, cells_of, resolve_precision
-from orchard.images.decoding import Decoded, Limits, Rejection, decode
+from orchard.images.decoding import Decoded, Rejection, decode
+from orchard.images.limits import DEFAULT_LIMITS, Limits
 from orchard.inference import columns, regions
 from orchard.inference.class_map import class_map
 from orchard.inference.columns import ColumnAnswer
@@ -19,7 +20,6 @@ from orchard.inference.model import Model
 from orchard.inference.regions import Region
 from orchard.vocabulary import Answer, Fit
 
-DEFAULT_LIMITS = Limits()
 PLACE_IMAGES = regions.MOST_BOXES + 1
 """Number of images whose prediction costs as much as one image with regions and map, at most."""
 

@@ -16,12 +16,13 @@ from orchard.errors import OrchardError
 from orchard.features.artifact import EngineName
 from orchard.features.engines import cells_of
 from orchard.images.decoding import Rejection, decode
+from orchard.images.limits import DEFAULT_LIMITS
 from orchard.inference.class_map import class_map
 from orchard.inference.model import Model
 from orchard.inference.predictor import for_this_processor
 from orchard.inference.regions import square
 from orchard.report.samples import Mistake
-from orchard.report.thumbnails import GALLERY_PIXELS, LIMITS, fitting
+from orchard.report.thumbnails import GALLERY_PIXELS, fitting
 from orchard.vocabulary import Fit
 
 MAX_LOOKS = 24  # the mistakes that are seen without opening anything
@@ -80,7 +81,7 @@ def looks(
         for mistake, content in zip(shown, readers.map(read, shown), strict=True):
             if content is None or mistake.predicted not in model.labels:
                 continue
-            image = decode(content, artifact.decoded_size, LIMITS, artifact.fit)
+            image = decode(content, artifact.decoded_size, DEFAULT_LIMITS, artifact.fit)
             if isinstance(image, Rejection):
                 continue
             said = class_map(model, cells(image.pixels), mistake.predicted)

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from orchard.images.decoding import Limits, Rejection, decode
+from orchard.images.decoding import Rejection, decode
+from orchard.images.limits import DEFAULT_LIMITS
 
 POINT_PIXELS = 56
 GALLERY_PIXELS = 120
@@ -16,8 +17,6 @@ ICON_PIXELS = 28
 
 # All pictures of a page together, in base64 characters: the page stays under 5 MB whatever the images are.
 BUDGET = 1_500_000
-
-LIMITS = Limits()
 
 # Reads of an object store overlap; more would only hold more whole files in memory.
 _READERS = 8
@@ -29,7 +28,7 @@ def thumbnail(content: bytes, pixels: int, quality: int = 60) -> str:
     Raises:
         ValueError: it cannot be decoded.
     """
-    image = decode(content, 2 * pixels, LIMITS)
+    image = decode(content, 2 * pixels, DEFAULT_LIMITS)
     if isinstance(image, Rejection):
         raise ValueError(image.detail)
     canvas = Image.fromarray(image.pixels).resize(fitting(image.width, image.height, pixels), Image.Resampling.BICUBIC)

@@ -23,11 +23,9 @@ from PIL import Image
 from orchard import interruption
 from orchard.errors import InputError, UsageError
 from orchard.images.decoding import Decoded, Rejection, decode, fitted
-from orchard.images.limits import Limits
+from orchard.images.limits import DEFAULT_LIMITS
 from orchard.vocabulary import Fit
 
-LIMITS = Limits()
-"""On what a picture of a folder may cost."""
 _POLL_SECONDS = 0.05
 _CAMERA_SECONDS = 10.0
 """So long a camera may give nothing before it counts as gone."""
@@ -106,7 +104,7 @@ def _of_folder(folder: Path, look: Look) -> Iterator[Frame]:
         seen = {name: state for name, state in seen.items() if name in found} | whole
         try:
             with (folder / newest).open("rb") as file:
-                data = file.read(LIMITS.max_bytes + 1)
+                data = file.read(DEFAULT_LIMITS.max_bytes + 1)
         except OSError:  # it is gone again
             continue
         pace.begin()
@@ -129,7 +127,7 @@ def _statuses(folder: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def _decoded(data: bytes, look: Look) -> NDArray[np.uint8] | Rejection:
-    found = decode(data, look.side, LIMITS, look.fit)
+    found = decode(data, look.side, DEFAULT_LIMITS, look.fit)
     return found.pixels if isinstance(found, Decoded) else found
 
 
