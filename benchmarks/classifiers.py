@@ -106,16 +106,19 @@ def one_size(rows: int, settings: Settings, scratch: Path) -> list[str]:
         make(output, rows)
     table = Rows(output.files(Dataset.REDUCED), partial(marked, output.storage))
     fitted, everything, variances = sums(table)
-    by = regression.fitted_by(rows, K, CLASSES, settings.classifier_bytes)
+    memory = settings.classifier_bytes
+    by = regression.fitted_by(rows, K, CLASSES, memory)
     session = Session(settings)
     if by is FittedBy.SPARK_ML:
         session.start()
     with MemoryWatch(os.getpid()) as watch:
         clock, cpu = [time.perf_counter()], [time.process_time()]
-        _, model, lack = regression.fit(lambda: session.spark, table, fitted, everything, variances, twice=True, by=by)
+        _, model, lack = regression.fit(
+            lambda: session.spark, table, fitted, everything, variances, twice=True, memory=memory
+        )
         clock.append(time.perf_counter())
         cpu.append(time.process_time())
-        forest, _ = grow(table, rows, LABELS, seed=0, memory=settings.classifier_bytes)
+        forest, _ = grow(table, rows, LABELS, seed=0, memory=memory)
         clock.append(time.perf_counter())
         cpu.append(time.process_time())
         assert forest is not None
@@ -125,9 +128,9 @@ def one_size(rows: int, settings: Settings, scratch: Path) -> list[str]:
         cpu.append(time.process_time())
     if model is None:
         print(lack, file=sys.stderr)
-    memory = sum(watch.peaks.get(kind, 0) for kind in (Kind.DRIVER, Kind.JVM)) / MB
+    held = sum(watch.peaks.get(kind, 0) for kind in (Kind.DRIVER, Kind.JVM)) / MB
     seconds = (f"{wall:.1f} ({mine:.1f})" for wall, mine in zip(np.diff(clock), np.diff(cpu), strict=True))
-    return [f"{rows:,}", str(by), *seconds, f"{memory:,.0f}"]
+    return [f"{rows:,}", str(by), *seconds, f"{held:,.0f}"]
 
 
 def main() -> None:

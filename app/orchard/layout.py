@@ -321,6 +321,8 @@ class FittedBy(StrEnum):
 
     SUMS = "class sums"
     """Orchard, from the sums of the reduction's pass."""
+    SCIPY = "SciPy"
+    """In the driver, see `orchard.classification.multinomial`."""
     SCIKIT_LEARN = "scikit-learn"
     """In the driver."""
     TUNING = "tuning"

@@ -35,6 +35,7 @@ VERSIONED = (
     "pyarrow",
     "numpy",
     "scikit-learn",
+    "scipy",
 )
 
 

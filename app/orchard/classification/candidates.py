@@ -189,7 +189,7 @@ class Candidates:
         """Begin to fit what the driver fits of `classifiers` that are not `done`, so that `fit` waits less for it."""
         self._mixes_regression = Classifier.LOGISTIC_REGRESSION in classifiers and self._fits_inside
         wanted = {Classifier.LOGISTIC_REGRESSION} | ({Classifier.TUNED_HEAD} if self._mixes_regression else set())
-        if self._by is FittedBy.SCIKIT_LEARN and wanted & set(classifiers) - set(done):
+        if self._by is FittedBy.SCIPY and wanted & set(classifiers) - set(done):
             self._regression = self._threads.submit(self._fit_regression)
 
     @property
@@ -288,12 +288,12 @@ class Candidates:
     @cached_property
     def _by(self) -> FittedBy:
         columns = self._final.familiarity.rank if self._has_views else self.reduction.n_components_
-        return regression.fitted_by(self._n, columns, len(self.labels), self._memory)
+        return regression.fitted_by(self._n, columns, len(self.labels), self._memory, inside=self._has_views)
 
     @property
     def _fits_inside(self) -> bool:
         """Whether the regression is fitted in the span of the discriminant's whitened means."""
-        return self._has_views and self._by is FittedBy.SCIKIT_LEARN
+        return self._has_views and self._by is FittedBy.SCIPY
 
     def _regressions(self) -> _Regressions:
         return self._regression.result() if self._regression else self._fit_regression()
@@ -309,7 +309,7 @@ class Candidates:
             self._everything,
             self.reduction.explained_variance_,
             twice=twice and not self._judged_by,
-            by=self._by,
+            memory=self._memory,
         )
         if final is None:
             return None, lack

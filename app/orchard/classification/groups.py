@@ -174,11 +174,11 @@ def _fit(
         return learned().linear, FittedBy.SUMS
     if features is not None:
         space = learned().familiarity
-        if regression.fitted_by(n, space.rank, len(classes.names), memory) is FittedBy.SCIKIT_LEARN:
-            return regression.fit_inside(space, *inside_rows(features, space, Role.FIT)), FittedBy.SCIKIT_LEARN
+        if regression.fitted_by(n, space.rank, len(classes.names), memory, inside=True) is FittedBy.SCIPY:
+            return regression.fit_inside(space, *inside_rows(features, space, Role.FIT)), FittedBy.SCIPY
     by = regression.fitted_by(n, reduction.n_components_, len(classes.names), memory)
     variances = reduction.explained_variance_
-    _, found, _ = regression.fit(lambda: workers.spark, rows, classes, classes, variances, twice=False, by=by)
+    _, found, _ = regression.fit(lambda: workers.spark, rows, classes, classes, variances, twice=False, memory=memory)
     return None if found is None else (Linear.on_components(reduction, found.coefficients, found.intercept), by)
 
 

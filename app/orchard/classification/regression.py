@@ -1,7 +1,6 @@
-"""Logistic regression on the components: by scikit-learn in the driver if its rows fit, else by Spark ML.
+"""Logistic regression on the components: in the driver if its rows fit, else by Spark ML.
 
-Where images have views, scikit-learn fits it in the span of the discriminant's whitened means instead: see
-`fit_inside`.
+Where images have views, it is fitted in the span of the discriminant's whitened means instead: see `fit_inside`.
 
 Both have the same minimum: the mean log loss, plus `PENALTY` / 2 times the squares of all coefficients of the
 half-whitened components; intercepts are free. Measured on 9,280 training and 2,878 test images of 58 fruits, 574
@@ -12,11 +11,10 @@ iterations; plain ones are no better (0.977 to 0.981) and not done after 100; ne
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard import npz, tasks
+from orchard.classification import multinomial
 from orchard.classification.rows import Rows, sort_by_path, weights_of
 from orchard.datasets import matrix
 from orchard.inference.familiarity import Familiarity
@@ -34,7 +33,6 @@ from orchard.reduction.statistics import ClassSums, Role
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-    from sklearn.linear_model import LogisticRegression
 
 
 PENALTY = 1e-4
@@ -45,8 +43,6 @@ INSIDE_PENALTY = 3e-3
 # here (51) and at 1e-5 no better (83).
 _TOLERANCE = 3e-5
 _ITERATIONS = 200
-# Arrays of a score for each row and class that scikit-learn holds at a time, and vectors as large as the coefficients.
-_SCORES, _VECTORS = 3, 30
 
 # As large as the coefficients: L-BFGS keeps twenty, and tasks, broadcast and line search have theirs. In a heap of 450
 # MB 1,500 classes of 560 components fit, which is 45 of them, and 2,000 did not.
@@ -83,19 +79,21 @@ Fits = tuple[Regression | None, Regression | None, str | None]
 
 
 def prepare() -> None:
-    """Import scikit-learn in the background, which takes a second. A process cannot end before the import is done."""
+    """Import SciPy and scikit-learn in the background, for a second. A process cannot end before the import is done."""
 
     def load() -> None:
-        import sklearn.linear_model
         import sklearn.tree  # noqa: F401
 
-    Thread(target=load, name="orchard-scikit-learn").start()
+    Thread(target=load, name="orchard-imports").start()
 
 
-def fitted_by(rows: int, components: int, n_classes: int, memory: int) -> FittedBy:
-    """Return what fits so many rows: scikit-learn if rows and scores take at most `memory` bytes, else Spark ML."""
-    needed = 4 * rows * (components + _SCORES * n_classes) + 8 * _VECTORS * n_classes * (components + 1)
-    return FittedBy.SCIKIT_LEARN if needed <= memory else FittedBy.SPARK_ML
+def fitted_by(rows: int, columns: int, n_classes: int, memory: int, *, inside: bool = False) -> FittedBy:
+    """Return what fits so many rows: SciPy if that takes at most `memory` bytes of the driver, else Spark ML.
+
+    Rows of components may be held in half precision; for `fit_inside` single ones are held twice while they are read.
+    """
+    needed = multinomial.memory(rows, columns, n_classes, 8 if inside else 2)
+    return FittedBy.SCIPY if needed <= memory else FittedBy.SPARK_ML
 
 
 def fit(
@@ -106,7 +104,7 @@ def fit(
     variances: NDArray[np.float64],
     *,
     twice: bool,
-    by: FittedBy,
+    memory: int,
 ) -> Fits:
     """Fit on the rows of `Role.FIT` and `Role.HELD_OUT`.
 
@@ -117,14 +115,18 @@ def fit(
         everything: the classes of the rows of `Role.FIT` and `Role.HELD_OUT`.
         variances: (k,) variance of each component, falling.
         twice: whether to fit on the rows of `Role.FIT` alone, too.
-        by: the result of `fitted_by`.
+        memory: bytes that it may take in the driver, see `fitted_by`.
 
     Returns:
         The fit without the held-out rows, or None unless `twice`; the fit on all rows, or None if memory is too small;
         and a sentence in that case.
     """
-    if by is FittedBy.SCIKIT_LEARN:
-        return *_fit_in_driver(rows, fitted, everything, variances, twice=twice), None
+    n, names = int(everything.counts.sum()), everything.names
+    if fitted_by(n, len(variances), len(names), memory) is FittedBy.SCIPY:
+        fits = multinomial.memory(n, len(variances), len(names), 4) <= memory
+        # Half precision ends at 65,504; among n scaled rows no component is above sqrt(n) of its deviations.
+        number = np.float32 if fits else np.float16
+        return *_fit_in_driver(rows, fitted, everything, variances, number, twice=twice), None
     session, trial = spark(), None
     with tasks.at_work(session.sparkContext):
         if twice:
@@ -136,18 +138,18 @@ def fit(
 
 
 def fit_rows(rows: NDArray[np.float32], labels: Sequence[str | None], variances: NDArray[np.float64]) -> Regression:
-    """Fit by scikit-learn on components (n, k) of labels (n,) that the driver holds anyway; `variances` as of `fit`."""
+    """Fit on components (n, k) of labels (n,) that the driver holds anyway; `variances` as of `fit`."""
     names, classes = np.unique(np.array(labels, np.str_), return_inverse=True)
     weights = half_whitening(variances)
     ones = np.ones(len(rows), np.float32)
-    model = _fitted(rows * weights.astype(np.float32), classes.astype(np.int32), ones, len(names))
-    return _regression(model, tuple(names.tolist()), weights)
+    found = _fitted(rows * weights.astype(np.float32), classes.astype(np.int32), ones, len(names))
+    return _regression(found, tuple(names.tolist()), weights)
 
 
 def fit_inside(
     space: Familiarity, rows: NDArray[np.float32], labels: Sequence[str | None], weights: NDArray[np.float32]
 ) -> Linear:
-    """Fit by scikit-learn in the span of the discriminant's whitened means, where views shaped the discriminant.
+    """Fit in the span of the discriminant's whitened means, where views shaped the discriminant.
 
     The discriminant gives directions in which labels differ more than images and views of one label do. Between the
     means it takes every label for equally spread; the regression does not. Photos from shops (81 labels,
@@ -165,67 +167,69 @@ def fit_inside(
         Scores of features, for the labels in their order.
     """
     names, classes = np.unique(np.array(labels, np.str_), return_inverse=True)
-    model = _fitted(rows, classes.astype(np.int32), weights, len(names), penalty=INSIDE_PENALTY)
-    found = _regression(model, tuple(names.tolist()), np.ones(rows.shape[1]))
+    found = _fitted(rows, classes.astype(np.int32), weights, len(names), penalty=INSIDE_PENALTY)
     directions = space.discriminants.T.astype(np.float64) * space.inverse_scale
-    return Linear.on_directions(directions, space.origin, found.coefficients, found.intercept)
+    return Linear.on_directions(directions, space.origin, found[:, :-1], found[:, -1])
 
 
 def _fit_in_driver(
-    read: Rows, fitted: ClassSums, everything: ClassSums, variances: NDArray[np.float64], *, twice: bool
+    read: Rows,
+    fitted: ClassSums,
+    everything: ClassSums,
+    variances: NDArray[np.float64],
+    number: type[np.floating],
+    *,
+    twice: bool,
 ) -> tuple[Regression | None, Regression]:
-    """Fit twice by scikit-learn; the second fit starts from the weights of the first."""
+    """Fit twice, on rows that are held as `number`; the second fit starts from the weights of the first."""
     weights = half_whitening(variances)
     n_fitted = int(fitted.counts.sum())
-    rows, classes, weighing = _collect(read, everything.names, weights, n_fitted, int(everything.counts.sum()))
+    rows = np.empty((int(everything.counts.sum()), len(variances)), number)
+    classes, weighing = _read_into(rows, read, everything.names, weights, n_fitted)
 
-    def fit_first(n: int, labels: tuple[str, ...], start: LogisticRegression | None) -> LogisticRegression:
-        return _fitted(rows[:n], _places(classes[:n], everything.names, labels), weighing[:n], len(labels), start)
-
-    trial = None
+    trial, start = None, None
     if twice:
-        model = fit_first(n_fitted, fitted.names, None)
-        trial = _regression(model, fitted.names, weights)
-    again = model if twice and fitted.names == everything.names else None
-    return trial, _regression(fit_first(len(rows), everything.names, again), everything.names, weights)
+        of_fitted = _places(classes[:n_fitted], everything.names, fitted.names)
+        found = _fitted(rows[:n_fitted], of_fitted, weighing[:n_fitted], len(fitted.names))
+        trial = _regression(found, fitted.names, weights)
+        start = found if fitted.names == everything.names else None
+    found = _fitted(rows, classes, weighing, len(everything.names), start)
+    return trial, _regression(found, everything.names, weights)
 
 
 def _fitted(
-    rows: NDArray[np.float32],
+    rows: NDArray[np.floating],
     classes: NDArray[np.int32],
     weighing: NDArray[np.float32],
     n_classes: int,
-    start: LogisticRegression | None = None,
+    start: NDArray[np.float64] | None = None,
     *,
     penalty: float = PENALTY,
-) -> LogisticRegression:
-    """Fit rows (n, k) with classes (n,) and weights (n,), starting from the fit `start`.
+) -> NDArray[np.float64]:
+    """Fit rows (n, k) with classes (n,) and weights (n,), starting from the fit `start`; see `multinomial.fit`."""
+    return multinomial.fit(
+        rows,
+        classes,
+        weighing,
+        n_classes,
+        penalty=penalty,
+        tolerance=_TOLERANCE,
+        iterations=_ITERATIONS,
+        start=start,
+    )
 
-    One thread multiplies: OpenBLAS's wait for each other while they spin, so that where something else wants the cores
-    two of them take ten times as long, and the result would depend on their number.
+
+def _read_into(
+    rows: NDArray[np.floating], read: Rows, labels: Sequence[str], weights: NDArray[np.float64], n_fitted: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Fill `rows` (n, k) with the half-whitened components of the training rows, ordered by path.
+
+    Those that are held out come last, from row `n_fitted` on.
+
+    Returns:
+        Their classes (n,) and weights (n,).
     """
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
-    # scikit-learn's C weighs the sum of losses, and it has one row of coefficients for two classes, the double of
-    # either of the two that are as far from zero.
-    strength = (2 if n_classes == 2 else 1) / (penalty * float(weighing.sum(dtype=np.float64)))
-    model = start or LogisticRegression(tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
-    model.set_params(C=strength)
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is not done after so many iterations is as good
-        return model.fit(rows, classes, sample_weight=weighing)
-
-
-def _collect(
-    read: Rows, labels: Sequence[str], weights: NDArray[np.float64], n_fitted: int, n: int
-) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
-    """Return half-whitened components (n, k), classes (n,) and weights (n,) of the training rows, ordered by path.
-
-    Those that are held out come last.
-    """
-    rows, classes = np.empty((n, len(weights)), np.float32), np.empty(n, np.int32)
-    weighing = np.empty(n, np.float32)
+    classes, weighing = np.empty(len(rows), np.int32), np.empty(len(rows), np.float32)
     names, scale = pa.array(labels, pa.string()), weights.astype(np.float32)
     place = {Role.FIT: 0, Role.HELD_OUT: n_fitted}
     paths: dict[Role, list[pa.Array]] = {role: [] for role in place}
@@ -235,13 +239,13 @@ def _collect(
         for role, start in place.items():
             at = np.flatnonzero((roles == role) & (found >= 0))
             place[role] = end = start + len(at)
-            np.multiply(components[at], scale, out=rows[start:end])
+            rows[start:end] = components[at] * scale
             classes[start:end] = found[at]
             weighing[start:end] = weights_of(batch)[at]
             paths[role].append(batch.column("path").take(pa.array(at)))
-    for role, part in ((Role.FIT, slice(n_fitted)), (Role.HELD_OUT, slice(n_fitted, n))):
+    for role, part in ((Role.FIT, slice(n_fitted)), (Role.HELD_OUT, slice(n_fitted, len(rows)))):
         sort_by_path(paths[role], rows[part], classes[part], weighing[part])
-    return rows, classes, weighing
+    return classes, weighing
 
 
 def _places(classes: NDArray[np.int32], names: Sequence[str], labels: Sequence[str]) -> NDArray[np.int32]:
@@ -250,11 +254,8 @@ def _places(classes: NDArray[np.int32], names: Sequence[str], labels: Sequence[s
     return np.array([place.get(name, -1) for name in names], np.int32)[classes]
 
 
-def _regression(model: Any, labels: Sequence[str], weights: NDArray[np.float64]) -> Regression:
-    coefficients, intercept = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
-    if len(labels) == 2:
-        coefficients, intercept = np.vstack([-coefficients, coefficients]) / 2, np.r_[-intercept, intercept] / 2
-    return Regression(tuple(labels), coefficients * weights, intercept)
+def _regression(found: NDArray[np.float64], labels: Sequence[str], weights: NDArray[np.float64]) -> Regression:
+    return Regression(tuple(labels), found[:, :-1] * weights, found[:, -1])
 
 
 def fit_on_spark(

@@ -118,7 +118,7 @@ def inside_rows(
     return coordinates, names.tolist(), weighing
 
 
-def sort_by_path(paths: Sequence[pa.Array], rows: NDArray[np.float32], *others: NDArray[Any]) -> None:
+def sort_by_path(paths: Sequence[pa.Array], rows: NDArray[np.floating], *others: NDArray[Any]) -> None:
     """Bring rows (n, k) and what else there is of each (n,) into the order of their paths, in place.
 
     Files lie in the order in which tasks have ended, which is another one in every run, and after a kill. What draws

@@ -134,7 +134,7 @@ def cut_out(pixels: NDArray[np.uint8]) -> Image.Image | None:
     Args:
         pixels: uint8 (height, width, 3), RGB.
     """
-    from scipy import ndimage  # of scikit-learn; only where there are backgrounds
+    from scipy import ndimage  # only where there are backgrounds
 
     height, width = pixels.shape[:2]
     if min(height, width) < _LEAST:

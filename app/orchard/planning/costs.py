@@ -137,8 +137,9 @@ class Work:
     @property
     def needs_spark(self) -> bool:
         """Whether Spark starts."""
+        columns, has_views = self.regression_columns, bool(self.views)
         fits = Classifier.LOGISTIC_REGRESSION not in self.classifiers or (
-            fitted_by(self.train, self.regression_columns, self.labels, self.classifier_bytes) is not FittedBy.SPARK_ML
+            fitted_by(self.train, columns, self.labels, self.classifier_bytes, inside=has_views) is FittedBy.SCIPY
         )
         return not self.is_local or self.listed > EXACT_ROWS or not fits
 
