@@ -1,8 +1,8 @@
-"""Multinomial logistic regression in the driver: SciPy's L-BFGS on sums over blocks of rows, on all cores.
+"""Multinomial logistic regression in the driver: SciPy's L-BFGS on sums over blocks of rows, on up to four cores.
 
-scikit-learn's has the same minimum, and holds the scores of all rows and classes at once: three times the memory of a
-hundred classes' rows, which may here be in half precision, too. One thread multiplies each block, as OpenBLAS's threads
-wait for each other while they spin, and the order in which blocks are added does not depend on the number of cores.
+scikit-learn's has the same minimum, but holds the scores of all rows and classes, three times over, and wants rows in
+single precision. One thread multiplies each block: OpenBLAS's threads wait for each other while they spin, so that
+where something else wants the cores two of them take ten times as long, and the result would depend on their number.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from orchard.machine import available_cores
 
+PARTS = 4
+"""Threads, at most. There are always so many sums, so that the result does not depend on the number of cores."""
 _BLOCK_ROWS, _BLOCK_SCORES = 1024, 2**20
-_PARTS = 4  # threads, at most, and so many sums: a fixed number, so that the result does not depend on the cores
 # As large as the coefficients: those that L-BFGS keeps, and the parts' sums.
 _VECTORS = 40
 
 
 def memory(rows: int, columns: int, n_classes: int, itemsize: int) -> int:
     """Return the bytes that fitting rows of numbers of `itemsize` bytes takes, with the rows."""
-    scores = 4 * _PARTS * 2 * min(rows, _block_rows(n_classes)) * n_classes
+    scores = 4 * PARTS * 2 * min(rows, _block_rows(n_classes)) * n_classes
     return itemsize * rows * columns + scores + 8 * _VECTORS * n_classes * (columns + 1)
 
 
@@ -61,7 +62,7 @@ def fit(
     total = weights.sum(dtype=np.float64)
     size = _block_rows(n_classes)
     blocks = [slice(first, first + size) for first in range(0, n, size)]
-    parts = [blocks[part::_PARTS] for part in range(_PARTS)]
+    parts = [blocks[part::PARTS] for part in range(PARTS)]
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         found = flat.reshape(n_classes, k + 1)
@@ -74,7 +75,7 @@ def fit(
     # As scikit-learn stops.
     options = {"maxiter": iterations, "maxls": 50, "gtol": tolerance, "ftol": 64 * np.finfo(float).eps}
     first = np.zeros((n_classes, k + 1)) if start is None else start
-    with threadpool_limits(1), ThreadPoolExecutor(min(_PARTS, available_cores()), "orchard-regression") as threads:
+    with threadpool_limits(1), ThreadPoolExecutor(min(PARTS, available_cores()), "orchard-regression") as threads:
         result = minimize(loss, first.ravel(), jac=True, method="L-BFGS-B", options=options)
     best: NDArray[np.float64] = result.x.reshape(n_classes, k + 1)
     return best

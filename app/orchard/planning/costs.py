@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from orchard.classification import multinomial
 from orchard.classification.forest import TREE_ROWS, TREES
 from orchard.classification.regression import fitted_by
 from orchard.classification.training import Classifier
@@ -267,7 +268,8 @@ def _classify(work: Work, rates: Rates) -> Cost | None:
     if Classifier.LINEAR_DISCRIMINANT in work.classifiers:
         shared += linear
     if Classifier.LOGISTIC_REGRESSION in work.classifiers:
-        driver += speeds.product * _PASSES * _PASS_PRODUCTS * work.train * work.regression_columns * work.labels
+        products = _PASSES * _PASS_PRODUCTS * work.train * work.regression_columns * work.labels
+        driver += speeds.product * products / min(work.cores, multinomial.PARTS)
         shared += linear
     if Classifier.RANDOM_FOREST in work.classifiers:
         rows = max(2, min(work.train, TREE_ROWS))
