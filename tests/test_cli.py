@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +221,35 @@ def test_the_servers_log_is_json_lines_on_a_terminal_where_that_is_asked_for(
         assert done.exit_code != 0  # there is no model
         (handler,) = logging.getLogger("orchard").handlers
         assert isinstance(handler.formatter, formatter)
+
+
+@pytest.mark.parametrize("write", ["click.echo", "sys.stdout.write"])
+def test_an_answer_that_a_full_disk_does_not_take_is_one_sentence_that_names_standard_output(write: str) -> None:
+    """Also where it is buffered until the command's end."""
+    code = (
+        "import click, sys; from orchard.commandline import run_command\n"
+        f"def say(): {write}('answer')\n"
+        "run_command(click.Command('say', callback=say), [])"
+    )
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert ended.returncode == 4
+    assert b"standard output cannot be written (No space left on device)" in ended.stderr
+
+
+def test_a_command_with_closed_standard_streams_answers_nobody_and_ends_well(tmp_path: Path) -> None:
+    """Otherwise the first file that it opens would be standard output, also for what libraries print."""
+    file = tmp_path / "opened"
+    code = (
+        "import click, os; from orchard.commandline import run_command\n"
+        f"def say(): f = open({str(file)!r}, 'w'); os.write(1, b'noise'); click.echo('answer')\n"
+        "run_command(click.Command('say', callback=say), [])"
+    )
+    closed = f"exec <&- >&- 2>&-; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    assert subprocess.run(["bash", "-c", closed], timeout=60, check=False).returncode == 0
+    assert file.read_text() == ""
 
 
 def test_a_command_whose_output_nobody_reads_ends() -> None:

@@ -1,6 +1,8 @@
 """Runs a command and turns any error into an exit code; `orchard watch` starts here too."""
 
+import io
 import math
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -39,6 +41,21 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+_STANDARD_OUTPUT = "standard output"
+
+
+class _StandardOutput(io.FileIO):
+    """Standard output, whose name is in the errors of what cannot be written to it."""
+
+    def write(self, data: Any) -> int:
+        """See `io.RawIOBase`."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = _STANDARD_OUTPUT
+            raise
+
+
 def run_command(
     command: click.Command, arguments: Sequence[str] | None = None, *, in_main_thread: bool = False
 ) -> NoReturn:
@@ -50,15 +67,35 @@ def run_command(
         in_main_thread: as for `orchard.interruption.run`.
     """
     start_again_in_utf8()
+    open_standard_streams()
     print_anything()
     interruption.run(partial(outcome, command, arguments), in_main_thread=in_main_thread)
+
+
+def open_standard_streams() -> None:
+    """Let standard output name itself in errors; what was closed is opened, and reads and writes nothing.
+
+    Otherwise the next file that is opened would be standard output, for Java and TensorFlow, too.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    given = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - until the end
+    raw = _StandardOutput(1, "wb", closefd=False)
+    by_line = raw.isatty() or os.environ.get("PYTHONUNBUFFERED")
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), given.encoding, given.errors, line_buffering=bool(by_line))
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def outcome(command: click.Command, arguments: Sequence[str] | None) -> tuple[int, str | None]:
     """Run a command; return the exit code and the sentence that says what went wrong."""
     name = "orchard" if arguments is None else f"orchard {command.name}"
     try:
-        return command(arguments, prog_name=name, standalone_mode=False) or 0, None
+        code = command(arguments, prog_name=name, standalone_mode=False) or 0
+        sys.stdout.flush()  # a full disk may not tell of itself before
+        return code, None
     except click.ClickException as error:
         error.message = redacted(error.message)  # type: ignore[misc]  # Final; it may quote a value
         error.show()
@@ -71,7 +108,8 @@ def outcome(command: click.Command, arguments: Sequence[str] | None) -> tuple[in
         code, sentence = error.exit_code, str(error)
     except Exception as error:
         if is_of_file(error):
-            failure = file_failure(error)
+            is_output = error.filename == _STANDARD_OUTPUT
+            failure = file_failure(error, "written" if is_output else "read or written")
             code, sentence = failure.exit_code, str(failure)
         else:
             what = f"{type(error).__name__}: {first_line(error)}"
