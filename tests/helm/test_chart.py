@@ -2,8 +2,12 @@
 
 import importlib.util
 import json
+import re
 import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -176,6 +180,33 @@ def test_every_container_requests_disk(values: Path) -> None:
         for pod in _pods(o):
             for container in pod["containers"]:
                 assert container["resources"]["requests"]["ephemeral-storage"], o["metadata"]["name"]
+
+
+@needs_helm
+def test_servers_that_do_not_answer_let_a_node_be_drained() -> None:
+    serve = objects("--values", str(CHART / "ci" / "serve-values.yaml"))
+    (budget,) = (o for o in serve if o["kind"] == "PodDisruptionBudget")
+    # Without it no server may be evicted while fewer than the budget's are ready, and all of them crash where their
+    # model, a key or a bucket is gone.
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@needs_helm
+@pytest.mark.parametrize(("answers", "told"), [(False, "does not answer ([Errno"), (True, "answers 501: ")])
+def test_the_test_of_the_servers_says_in_a_sentence_what_is_wrong(*, answers: bool, told: str) -> None:
+    made = objects("--values", str(CHART / "ci" / "serve-values.yaml"))
+    (asking,) = (o for o in made if o["metadata"]["name"].endswith("-serve-test"))
+    *python, script = asking["spec"]["containers"][0]["command"]
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # it takes no POST
+        here = re.sub(r"http://[a-z-]+-serve:\d+", f"http://127.0.0.1:{server.server_port}", script)
+        if answers:
+            Thread(target=server.handle_request, daemon=True).start()
+        else:
+            server.server_close()
+        done = subprocess.run([sys.executable, *python[1:], here], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @needs_helm
