@@ -69,6 +69,11 @@ def test_between_two_drivers_a_job_is_pending() -> None:
     assert seen(None, driver("Failed", code=4), driver("Running", "peach-1-b")).state == "running"
 
 
+def test_a_job_whose_driver_has_succeeded_is_not_pending_again_until_it_is_complete() -> None:
+    assert seen(None, driver("Running")).state == "running"
+    assert seen(None, driver("Succeeded", code=0)).state == "running"
+
+
 def test_a_driver_whose_pod_is_gone_counts_as_a_start() -> None:
     again = seen(None, driver("Running", "peach-1-c"))
     again.job.status.failed, again.job.status.active = 2, 1
@@ -94,6 +99,17 @@ def test_an_exit_code_that_is_not_orchards_is_the_clusters() -> None:
     assert "driver.memoryOverhead, or tune.resources.memoryOverhead" in str(killed.why_failed())
     killed.drivers[0].metadata.labels = {"app.kubernetes.io/managed-by": "orchard"}
     assert "give it more (--driver-memory-overhead)" in str(killed.why_failed())
+
+
+def test_a_driver_that_its_node_evicts_says_why_and_not_that_it_was_interrupted() -> None:
+    evicted = driver("Failed", code=143, message="interrupted; what was committed is kept, start again to go on.")
+    evicted.status.reason = "Evicted"
+    evicted.status.message = "Pod ephemeral local storage usage exceeds the total limit of containers 10Mi. "
+    told = "The driver's pod peach-1-a failed: Pod ephemeral local storage usage exceeds the total limit of containers "
+    assert seen(None, evicted).why_again() == f"A driver failed, and another is started: {told}10Mi."
+    failed = seen([condition("Failed")], evicted)
+    failed.progress = lambda: Progress.read(["orchard: interrupted; start again to go on."])  # type: ignore[method-assign]
+    assert failed.status().reason == f"{told}10Mi."
 
 
 def test_a_job_whose_pods_are_gone_says_what_its_condition_says() -> None:

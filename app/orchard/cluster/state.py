@@ -137,7 +137,8 @@ class Observation:
             return "running" if told == "SUBMITTED" and phase == "Running" else _OF_APPLICATION.get(told, "pending")
         if self.job is None and phase in ("Succeeded", "Failed"):
             return "completed" if phase == "Succeeded" else "failed"
-        return "running" if phase == "Running" else "pending"
+        # A Job is complete some seconds after its pod has succeeded, and starts no other meanwhile.
+        return "running" if phase in ("Running", "Succeeded") else "pending"
 
     @property
     def exit_code(self) -> int | None:
@@ -172,14 +173,15 @@ class Observation:
             chart = "driver.memoryOverhead, or tune.resources.memoryOverhead of a driver that tunes"
             by = "--driver-memory-overhead" if submitted else chart
             return f"The driver needed more memory than {limit} and was killed: give it more ({by})."
-        if ended and ended.message and (said := _last_sentence(ended.message)):
+        evicted = _is_evicted(pod)
+        if not evicted and ended and ended.message and (said := _last_sentence(ended.message)):
             return said
-        if ended is None and (before := reasons.of_preparation(pod)):
+        if not evicted and ended is None and (before := reasons.of_preparation(pod)):
             return f"The driver's pod {pod_name} failed: {before}."
         why = (
             pod.status.message or pod.status.reason or (f"exit code {ended.exit_code}" if ended else "no reason given")
         )
-        return f"The driver's pod {pod_name} failed: {why.rstrip('.')}."
+        return f"The driver's pod {pod_name} failed: {why.rstrip('. ')}."
 
     def hindrance(self) -> reasons.Hindrance | None:
         """Return why the driver does not start; None if it runs or is starting normally."""
@@ -243,7 +245,8 @@ class Observation:
             hindrance = self.executor_hindrance()
         reason, code = None, self.exit_code
         if state == "failed":
-            reason = progress.sentence or self.why_failed()
+            said = None if self.driver and _is_evicted(self.driver) else progress.sentence
+            reason = said or self.why_failed()
         elif state == "pending":
             reason = self.why_again()
         elif state == "running":
@@ -346,6 +349,11 @@ def _born(thing: Any) -> datetime:
 def _seen(event: Any) -> datetime:
     seen: datetime = event.last_timestamp or event.event_time or event.metadata.creation_timestamp
     return seen
+
+
+def _is_evicted(pod: Any) -> bool:
+    """Whether its node has ended a pod: the pod says why, and what ran in it only that it was interrupted."""
+    return pod.status.reason is not None
 
 
 def _ended(pod: Any) -> Any:
