@@ -35,7 +35,9 @@ _MARK = "orchard-error:"
 _MARKED = re.compile(rf"{_MARK}([\w=-]+)")
 _GUESS = "most likely for want of memory"
 _AGAIN = "and start again to go on where it stopped"
-_NO_ROOM = "give executors more (executor.memoryOverhead, --executor-memory-overhead)"
+_NO_ROOM = (
+    "give executors more (executor.memoryOverhead, --executor-memory-overhead; of disk executor.ephemeralStorage)"
+)
 
 # What Spark says, and what it means; the first that fits.
 _SENTENCES = [
@@ -243,7 +245,7 @@ def error_of(error: Exception) -> OrchardError:
     for pattern, sentence in _SENTENCES:
         if found := re.search(pattern, text):
             known = executors.last_trouble()  # better than a guess
-            told = sentence.replace(_GUESS, f"as {known.partition(':')[0]}") if known else sentence
+            told = sentence.replace(_GUESS, f"as {known.rpartition(': ')[0]}") if known else sentence
             return ClusterError(told.format(**found.groupdict()))
     if (
         not text

@@ -579,6 +579,31 @@ def test_an_executor_that_is_lost_is_said_with_its_reason(
     assert "its executors were lost, as pod spark-s-peach-0-1 ran out of memory and was killed" in str(gave_up)
 
 
+def test_an_executor_that_its_node_evicted_is_said_with_the_nodes_reason(
+    in_pod: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its set has made another pod of its name at once, of which nothing is wrong.
+    now = datetime.now(UTC).isoformat()
+    another = pod("Running") | {"metadata": {"name": "spark-s-peach-0-1", "creationTimestamp": now}}
+    in_pod.objects["/api/v1/namespaces/fruit/pods"] = {"kind": "PodList", "items": [another]}
+    event = {
+        "reason": "Evicted",
+        "type": "Warning",
+        "message": "The node was low on resource: ephemeral-storage. ",
+        "lastTimestamp": now,
+        "metadata": {"name": "evicted"},
+        "involvedObject": {"name": "spark-s-peach-0-1"},
+    }
+    in_pod.objects["/api/v1/namespaces/fruit/events"] = {"kind": "EventList", "items": [event]}
+    monkeypatch.setattr(executors, "_trouble", None)
+    conf = SimpleNamespace(get=lambda key, default="": OURS.get(key, default))
+    context: Any = SimpleNamespace(applicationId="peach", getConf=lambda: conf)
+    assert executors._tell_trouble(context)
+    gave_up = str(tasks.error_of(Exception("ExecutorLostFailure (executor 1 exited)")))
+    assert "as pod spark-s-peach-0-1 was evicted (The node was low on resource: ephemeral-storage); give" in gave_up
+    assert "memory;" not in gave_up
+
+
 PREDECESSOR = "/apis/apps/v1/namespaces/fruit/statefulsets/spark-s-peach-0"
 OURS = {
     "spark.kubernetes.allocation.pods.allocator": "statefulset",

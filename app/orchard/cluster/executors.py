@@ -9,7 +9,9 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,8 @@ ANSWER_SECONDS = 20.0
 REMINDER_SECONDS = 30.0
 # A pod's status tells a little later than its connection why it has ended.
 LOOK_SECONDS = 10.0
+# An executor that is missed now may have been evicted so long ago: its node lets it end first.
+EVICTION_SECONDS = 60.0
 WANTED = Path("/etc/orchard/executors")
 """File with the number of executors in the chart's values: a mounted ConfigMap, which Kubernetes keeps up to date."""
 SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
@@ -214,8 +218,11 @@ def _tell_trouble(context: "SparkContext") -> bool:
     """Log why an executor was lost; return whether it is known."""
     global _trouble  # noqa: PLW0603 - a process has one driver
     with contextlib.suppress(ClusterError):
-        _, pods = _cluster_and_pods(context)
-        if reason := next(filter(None, map(reasons.of_end, pods)), None):
+        cluster, pods = _cluster_and_pods(context)
+        since = datetime.now(UTC) - timedelta(seconds=EVICTION_SECONDS)
+        young = [pod for pod in pods if pod.metadata.creation_timestamp >= since]  # in the place of such as are gone
+        evictions = (reasons.of_eviction(cluster.events(pod.metadata.name), since) for pod in young)
+        if reason := next(filter(None, chain(map(reasons.of_end, pods), evictions)), None):
             _trouble = reason.sentence
             log.warning("an executor was lost: %s", _trouble, extra={"fields": {"reason": _trouble}})
             return True

@@ -134,6 +134,16 @@ def of_events(events: "Iterable[CoreV1Event]") -> Hindrance | None:
     return of_refusal(message)
 
 
+def of_eviction(events: "Iterable[CoreV1Event]", since: datetime) -> Hindrance | None:
+    """Return why a node evicted a pod after `since`; a set makes another of its name at once, so only events tell."""
+    for event in events:
+        seen = event.last_timestamp or event.event_time
+        if event.reason == "Evicted" and seen and seen >= since:
+            message = (event.message or "").rstrip(". ")
+            return Hindrance(f"pod {event.involved_object.name} was evicted ({message}): give it more", definite=False)
+    return None
+
+
 def of_refusal(message: str) -> Hindrance:
     """Return what `message`, with which Kubernetes refuses a pod, means."""
     _, _, cause = message.partition(" is forbidden: ")
