@@ -24,6 +24,7 @@ from orchard.features.pending import without
 from orchard.layout import BACKBONE, LABELS, LOGISTIC_REGRESSION, REDUCTION, SCHEMAS, Dataset
 from orchard.output import NO_MODEL, Output
 from orchard.storage import LocalStorage
+from orchard.verify import verify
 
 EXTRACTED = (Dataset.FEATURES, Dataset.VIEWS, Dataset.REJECTED, Dataset.INVENTORY)
 REDUCED = (Dataset.REDUCED, Dataset.PREDICTIONS)
@@ -89,7 +90,7 @@ def make_way(out: Output, paths: list[str], mark: str) -> None:
         add,
         replace=[*REDUCED, Dataset.REDUCED_CSV],
         remove=remove,
-        properties={"identity": mark, "reduction": None, "classification": None},
+        properties={"identity": {"backbone": mark}, "reduction": None, "classification": None},
         parts={BACKBONE: mark.encode()},
     )
 
@@ -245,8 +246,10 @@ def test_a_writer_may_be_killed_at_any_moment(name: str, before: dict[str, Path]
             assert whole or only_added or (folder / dataset / "_INCOMPLETE").exists(), (moment, dataset)
 
         following = Output(str(folder))
+        found = None if following.is_empty else verify(following, mend=False)
         with following.writing():
             pass
+        assert not found or found == verify(following, mend=False), moment  # what was unfinished is no damage
         assert seen_by_the_log(folder) == seen, moment  # what was seen holds
         settled = new if seen == new[0] else old
         assert model_seen(folder) == settled[1], moment

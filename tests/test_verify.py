@@ -82,6 +82,26 @@ def test_an_output_that_is_whole_is_left_alone(output: Output) -> None:
     assert {path: path.read_bytes() for path in Path(output.url).rglob("*") if path.is_file()} == before
 
 
+def test_a_dry_run_only_reads(output: Output) -> None:
+    """It neither waits for the lock, which takes a right to write, nor tidies up after a killed run."""
+    folder = Path(output.url)
+    left = folder / "_orchard" / "staging" / "killed" / "x"
+    with output.writing():
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"of a killed run")
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        verdict = verify(Output(output.url), mend=False)
+        assert verdict == {"files": 13, "damage": [], "mended": True, "images_to_do_again": 0}
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_what_another_run_replaces_during_a_dry_run_is_no_damage(output: Output) -> None:
+    reader = Output(output.url)
+    with output.writing():
+        output.commit({}, replace=[Dataset.PREDICTIONS], properties={"classification": None})
+    assert verify(reader, mend=False)["damage"] == []
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("dataset", [Dataset.FEATURES, Dataset.INVENTORY])
 def test_images_of_a_damaged_file_are_done_again_and_the_others_kept(

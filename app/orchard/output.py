@@ -149,6 +149,11 @@ class Output:
         return dict(self._state.properties)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the folders are as the log says: the last commit is finished, and the output needs no upgrade."""
+        return self._state.pending is None and self._state.format == log.FORMAT
+
+    @property
     def model_folder(self) -> str | None:
         """``model/<digest>/`` of the model that holds."""
         found: str | None = self._state.properties.get("model")
@@ -184,7 +189,7 @@ class Output:
                     tables = list(readers.map(lambda file: read_columns(self.storage, file, columns), files))
             except OutputDamaged:
                 # Another run may have replaced the files since the log was read; then the log has grown.
-                if self._lease is not None or attempt + 1 == _READ_AGAIN or not self._refresh():
+                if self._lease is not None or attempt + 1 == _READ_AGAIN or not self.refresh():
                     raise
             else:
                 return pa.concat_tables([schema.empty_table(), *(t.select(columns).cast(schema) for t in tables)])
@@ -203,6 +208,12 @@ class Output:
             return replace(file, name=f"{staging}{file.name}") if is_staged else file
 
         return [present(file) for file in self.files(folder)]
+
+    def refresh(self) -> bool:
+        """Read the log again, as one who only reads; return whether it has changed."""
+        before = self._snapshot
+        self._load()
+        return self._snapshot != before
 
     def part(self, name: str) -> bytes | None:
         """Return a part for future models; None if it was never made. Raises as `read_file` does."""
@@ -338,12 +349,6 @@ class Output:
             self._snapshot = _Snapshot(log.load(self.storage))
         except OutputDamaged as damage:
             self._snapshot = _Snapshot(damage=damage)
-
-    def _refresh(self) -> bool:
-        """Read the log again, as one who only reads; return whether it has changed."""
-        before, pending = self._state.digest, self._state.pending
-        self._load()
-        return self._state.digest != before or self._state.pending != pending
 
     def _check_lease(self) -> None:
         if self._lease is None:

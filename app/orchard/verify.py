@@ -38,6 +38,9 @@ from orchard.layout import (
 )
 from orchard.output import NO_MODEL, Output
 
+_LOOK_AGAIN = 3
+"""How often an output that changes meanwhile is looked at again."""
+
 
 class Verdict(TypedDict):
     """The damage that was found, and what was repaired."""
@@ -61,40 +64,53 @@ def verify(output: Output, *, mend: bool = True) -> Verdict:
     Raises:
         InputError: the output is empty.
         OutputDamaged: it cannot be mended.
-        OutputLocked: another run writes to it.
+        OutputLocked: another run writes to it, and it is to be mended.
     """
     if output.is_empty:
         raise InputError(f"{output.url} holds no results, so there is nothing to verify.")
+    if not mend:  # one who only reads needs no lock, and no right to write
+        verdict = _verdict(output)
+        for _ in range(_LOOK_AGAIN):
+            # Another run may have replaced files since the log was read; then the log has grown.
+            if not verdict["damage"] or not output.refresh():
+                break
+            verdict = _verdict(output)
+        return verdict
     with output.writing(unchecked=True):
-        if (damage := output.damage) is not None:
-            again = _write_log_anew(output, damage) if mend else 0
-            return Verdict(files=0, damage=[str(damage)], mended=mend, images_to_do_again=again)
-        sentences, bad = _check(output)
-        listed = sum(file.rows for file in output.files(Dataset.INVENTORY))
-        # While views are made anew, images without them are as they should be.
-        views = 0 if output.recall("views") else output.recall("identity").get("views", 0)
-        images = _agreeing({dataset: _paths(output, dataset, bad) for dataset in FEATURIZED}, views)
-        agree = len(images) == listed == sum(output.rows(d) for d in (Dataset.FEATURES, Dataset.REJECTED))
-        if not agree and not any(bad[dataset] for dataset in FEATURIZED):
-            sentences.append(
-                f"features, views, rejected and inventory of {output.url} agree about {len(images)} images only."
-            )
-        if mend and sentences:
-            _mend(output, bad, None if agree else images)
-        mended = mend or not sentences
-        return Verdict(
-            files=sum(len(output.files(folder)) for folder in (*Dataset, MODEL, PARTS)),
-            damage=sentences,
-            mended=mended,
-            images_to_do_again=listed - len(images),
+        return _verdict(output, mend=True)
+
+
+def _verdict(output: Output, *, mend: bool = False) -> Verdict:
+    """Return what is damaged, and repair it if asked to, as one who holds the lock. Raises as `verify` does."""
+    if (damage := output.damage) is not None:
+        again = _write_log_anew(output, damage) if mend else 0
+        return Verdict(files=0, damage=[str(damage)], mended=mend, images_to_do_again=again)
+    sentences, bad = _check(output)
+    listed = sum(file.rows for file in output.files(Dataset.INVENTORY))
+    # While views are made anew, images without them are as they should be.
+    views = 0 if output.recall("views") else output.recall("identity").get("views", 0)
+    images = _agreeing({dataset: _paths(output, dataset, bad) for dataset in FEATURIZED}, views)
+    agree = len(images) == listed == sum(output.rows(d) for d in (Dataset.FEATURES, Dataset.REJECTED))
+    if not agree and not any(bad[dataset] for dataset in FEATURIZED):
+        sentences.append(
+            f"features, views, rejected and inventory of {output.url} agree about {len(images)} images only."
         )
+    if mend and sentences:
+        _mend(output, bad, None if agree else images)
+    mended = mend or not sentences
+    return Verdict(
+        files=sum(len(output.files(folder)) for folder in (*Dataset, MODEL, PARTS)),
+        damage=sentences,
+        mended=mended,
+        images_to_do_again=listed - len(images),
+    )
 
 
 def _check(output: Output) -> tuple[list[str], _Bad]:
     """Read every committed file, and look for others; return what is wrong as sentences and by file."""
     sentences, bad, storage = [], _Bad(), output.storage
     for folder in (*Dataset, MODEL, PARTS):
-        files = output.files(folder)
+        files = output.present_files(folder)
         for file in files:
             try:
                 read_file(storage, file)
@@ -103,6 +119,8 @@ def _check(output: Output) -> tuple[list[str], _Bad]:
             except OutputDamaged as error:
                 sentences.append(str(error).partition(": run orchard verify")[0] + ".")
                 bad[folder].add(file.name)
+        if not output.is_settled:  # what is not as the log says yet, the next start sets right
+            continue
         prefix = f"{folder.rstrip('/')}/"
         known = {CURRENT_MODEL, f"{prefix}{INCOMPLETE}", *(file.name for file in files)}
         for name in sorted(entry.key for entry in storage.list(prefix) if entry.key not in known):
@@ -112,7 +130,7 @@ def _check(output: Output) -> tuple[list[str], _Bad]:
         named = models.current(storage).folder
     except (OrchardError, OSError):
         named = None
-    if named != output.model_folder and not bad[MODEL]:
+    if output.is_settled and named != output.model_folder and not bad[MODEL]:
         sentences.append(f"{output.url}/{CURRENT_MODEL} does not name the model that holds.")
         bad[MODEL].add(CURRENT_MODEL)
     return sentences, bad
@@ -229,7 +247,7 @@ def _paths(output: Output, dataset: Dataset, bad: _Bad) -> pa.Table:
     """Return ``path``, of the inventory also ``featurized`` and ``split``, of the files that can be read."""
     columns = ["path", "split", "featurized"] if dataset is Dataset.INVENTORY else ["path"]
     schema = pa.schema([SCHEMAS[dataset].field(name) for name in columns])
-    files = [file for file in output.files(dataset) if file.name not in bad[dataset]]
+    files = [file for file in output.present_files(dataset) if file.name not in bad[dataset]]
     tables = (read_columns(output.storage, file, columns).cast(schema) for file in files)
     return pa.concat_tables([schema.empty_table(), *tables])
 

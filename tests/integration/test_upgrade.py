@@ -36,6 +36,12 @@ def test_it_can_be_read_as_it_is(old: Path) -> None:
         Model.load(str(old))
 
 
+def test_a_dry_run_before_the_upgrade_finds_it_whole_and_changes_nothing(old: Path) -> None:
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    assert verify(Output(str(old)), mend=False)["damage"] == []
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
+
+
 def test_one_commit_upgrades_it_and_the_later_stages_are_done_again(old: Path, spark: Any) -> None:
     features = pq.read_table(old / "features")
     accuracy = 1.0
