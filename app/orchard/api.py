@@ -5,9 +5,11 @@ variables, ``orchard.toml`` and the defaults, as on the command line. An address
 """
 
 import functools
+import inspect
 import os
+import reprlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -26,9 +28,28 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
+_SEVERAL = {"source", "images"}
+_ADDRESSES = {*_SEVERAL, "output", "file"}
+"""Arguments that are addresses, in all functions."""
+
 
 def _takes_paths(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Let a function take a path of `pathlib`, alone or among several, where it takes an address as text."""
+    """Let a function take a path of `pathlib` for an address, and where it takes several, whatever holds them.
+
+    So ``Path.glob`` is an answer, too. What is no address raises UsageError.
+    """
+    signature = inspect.signature(function)
+
+    def as_address(name: str, value: Any) -> str:
+        text = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if isinstance(text, str):
+            return text
+        raise UsageError(f"{name} cannot be {reprlib.repr(value)}: give a path or an address.")
+
+    def as_addresses(name: str, value: Any) -> str | list[str]:
+        if name not in _SEVERAL or isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable):
+            return as_address(name, value)
+        return [as_address(name, each) for each in value]
 
     def as_text(value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -37,7 +58,13 @@ def _takes_paths(function: Callable[_Arguments, _Result]) -> Callable[_Arguments
 
     @functools.wraps(function)
     def called(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        return function(*map(as_text, args), **{name: as_text(value) for name, value in kwargs.items()})
+        given = signature.bind(*args, **kwargs)
+        for name, value in given.arguments.items():
+            if name in _ADDRESSES and value is not signature.parameters[name].default:
+                given.arguments[name] = as_addresses(name, value)
+            elif name == "settings":
+                given.arguments[name] = {key: as_text(each) for key, each in value.items()}
+        return function(*given.args, **given.kwargs)
 
     return called
 

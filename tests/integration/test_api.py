@@ -6,8 +6,9 @@ import logging
 import shutil
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 import orchard
@@ -185,3 +186,18 @@ def test_paths_of_pathlib_are_addresses(trained: Any, fruits: Path, tmp_path: An
     exported = orchard.export(trained, tmp_path / "fruits.onnx", format="onnx")
     assert str(tmp_path / "fruits.onnx") in exported.files
     assert orchard.erase(trained, photographs[0], dry_run=True)["images"] == 1
+    several: Any
+    for several in (iter, set, np.array):  # what Path.glob, and a column of a table, give
+        assert len(orchard.predict(None, trained, several(photographs))) == 2
+        assert orchard.erase(trained, several(photographs), dry_run=True)["images"] == 2
+    nothing: Any
+    for nothing in (None, b"bytes of a photo", [1], 7):
+        for call in (
+            lambda: orchard.predict(None, trained, nothing),  # noqa: B023
+            lambda: orchard.plan(nothing),  # noqa: B023
+            lambda: orchard.erase(trained, nothing, dry_run=True),  # noqa: B023
+        ):
+            with pytest.raises(UsageError, match=r"(source|images) cannot be .*: give a path or an address\.$"):
+                call()
+    with pytest.raises(UsageError, match="output cannot be None: give a path"):
+        orchard.run(None, str(fruits), cast(Any, None))
