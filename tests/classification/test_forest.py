@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.tree import ExtraTreeClassifier
 
+from orchard import interruption
 from orchard.classification import forest
 from orchard.classification.forest import TREES, Forest, grow
 from orchard.classification.rows import Rows
@@ -38,6 +39,19 @@ def rows(values: NDArray[np.float32] = VALUES, classes: NDArray[np.integer] = CL
             yield pa.record_batch(columns), ROLES[part]
 
     return Rows([DataFile("reduced/one", len(values))], read)
+
+
+def test_a_forest_that_grows_ends_when_the_command_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = []
+
+    def check() -> None:
+        grown.append(1)
+        if len(grown) > 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(interruption, "check", check)
+    with pytest.raises(KeyboardInterrupt):
+        grow(rows(), 300, LABELS, seed=3, memory=2**29)
 
 
 def test_it_answers_as_the_trees_that_it_was_made_of(monkeypatch: pytest.MonkeyPatch) -> None:

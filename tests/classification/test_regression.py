@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from orchard import interruption
 from orchard.classification import discriminant, multinomial, regression
 from orchard.classification.rows import Rows, inside_rows
 from orchard.datasets import list_column
@@ -145,6 +146,18 @@ def test_the_number_of_cores_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
         found.append(multinomial.fit(values, own, weights, 5, penalty=1e-3, tolerance=1e-4, iterations=50))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_a_fit_under_way_ends_when_the_command_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(3))
+
+    def check() -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(interruption, "check", check)
+    with pytest.raises(KeyboardInterrupt):
+        multinomial.fit(*big_rows(2_000, 8, 5), 5, penalty=1e-4, tolerance=0, iterations=200)
 
 
 @pytest.mark.parametrize(("n", "k", "classes"), [(20_000, 32, 40), (1_500, 60, 800)])

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from orchard import npz
+from orchard import interruption, npz
 from orchard.classification.rows import Rows, sort_by_path, weights_of
 from orchard.datasets import matrix
 from orchard.images.selection import drawn
@@ -110,6 +110,9 @@ def grow(read: Rows, n: int, labels: Sequence[str], *, seed: int, memory: int) -
 
     Returns:
         The forest, or None if memory is too small for any tree; and a sentence if memory was too small for whole trees.
+
+    Raises:
+        KeyboardInterrupt: the command is to end.
     """
     wanted = min(n, TREE_ROWS)
     row_bytes = 2 * (_NODE_BYTES + _CLASS_BYTES * len(labels))
@@ -129,6 +132,7 @@ def grow(read: Rows, n: int, labels: Sequence[str], *, seed: int, memory: int) -
     def tree(state: int) -> tuple[NDArray[Any], ...]:
         from sklearn.tree import ExtraTreeClassifier
 
+        interruption.check()
         chosen = np.random.default_rng(state).choice(len(rows), min(tree_rows, len(rows)), replace=False)
         grown = ExtraTreeClassifier(max_features="sqrt", random_state=state)
         return _plain(grown.fit(rows[chosen], classes[chosen], sample_weight=weights[chosen]))

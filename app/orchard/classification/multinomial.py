@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from orchard import interruption
 from orchard.machine import available_cores
 
 PARTS = 4
@@ -54,6 +55,9 @@ def fit(
 
     Returns:
         Coefficients, and in the last column intercepts, (n_classes, k + 1).
+
+    Raises:
+        KeyboardInterrupt: the command is to end.
     """
     from scipy.optimize import minimize
     from threadpoolctl import threadpool_limits
@@ -65,6 +69,7 @@ def fit(
     parts = [blocks[part::PARTS] for part in range(PARTS)]
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        interruption.check()
         found = flat.reshape(n_classes, k + 1)
         sums = partial(_sums, rows, classes, weights, found.astype(np.float32))
         losses, gradients = zip(*threads.map(sums, parts), strict=True)
