@@ -384,11 +384,9 @@ def sizes(
         view_bytes: bytes of a random view on disk.
         network_bytes: bytes of the network.
     """
-    k, c = work.k, work.labels
-    fits = 0
+    k, fits = work.k, 0
     if Classifier.LOGISTIC_REGRESSION in work.classifiers:
-        columns = work.regression_columns
-        fits = 4 * work.train * (columns + 3 * c) + 240 * c * (columns + 1)
+        fits = multinomial.memory(work.train, work.regression_columns, work.labels, 8 if work.views else 4)
     python = (
         driver_memory
         + _IMPORTS
