@@ -21,7 +21,7 @@ def decoded(data: bytes) -> str:
     mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
     text = data.removeprefix(mark).decode(_MARKS.get(mark, "utf-8"))
     if "\0" in text[:1000]:
-        raise ValueError("it holds null characters")
+        raise ValueError("it holds null characters; if it is UTF-16 without its mark or UTF-32, save it as UTF-8")
     return text
 
 

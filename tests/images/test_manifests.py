@@ -199,7 +199,7 @@ def test_a_path_listed_twice_is_merged_or_refused(tmp_path: Path) -> None:
         (b"path,size\na.jpg,-1\n", "the size '-1' in row 1"),
         (b"path,path\na.jpg,b.jpg\n", "two columns 'path'"),
         ("path,label\na.jpg,Pêche\n".encode("latin-1"), "cannot be read as UTF-8"),
-        ("path\na.jpg\n".encode("utf-16-le"), "null characters"),
+        ("path\na.jpg\n".encode("utf-16-le"), "null characters; .* save it as UTF-8"),
         (b"path,label\na.jpg,Kiwi\na.jpg,Fig\n", "twice, with different labels"),
         (b"", "no image"),
         (b"path\n", "no image"),
