@@ -105,10 +105,9 @@ def images_folder(given: Path | None, scratch: Path, *, at_least: int = 500) -> 
     if (SHARED / "fruits").is_dir():
         return SHARED / "fruits"
     drawn = scratch / "sample"
-    each = -(-at_least // len(FRUITS))
-    if drawn.is_dir():  # by a benchmark that was cut off
-        return drawn
-    write_sample(drawn, train=each - each // 4, test=each // 4, broken=0)
+    if not drawn.is_dir():  # of a benchmark that was cut off
+        each = -(-at_least // len(FRUITS))
+        write_sample(drawn, train=each - each // 4, test=each // 4, broken=0)
     return drawn
 
 

@@ -41,19 +41,17 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-_STANDARD_OUTPUT = "standard output"
-
-
 class _StandardOutput(io.FileIO):
-    """Standard output, whose name is in the errors of what cannot be written to it."""
+    """Standard output, which says itself that it cannot be written."""
 
     def write(self, data: Any) -> int:
-        """See `io.RawIOBase`."""
+        """See `io.RawIOBase`. Raises StorageError; BrokenPipeError, which click knows, if nobody reads it any more."""
         try:
             return super().write(data)
-        except OSError as error:
-            error.filename = _STANDARD_OUTPUT
+        except BrokenPipeError:
             raise
+        except OSError as error:
+            raise file_failure(error, "written", "standard output") from error
 
 
 def run_command(
@@ -73,7 +71,7 @@ def run_command(
 
 
 def open_standard_streams() -> None:
-    """Let standard output name itself in errors; what was closed is opened, and reads and writes nothing.
+    """Let standard output say when it cannot be written; what was closed is opened, and reads and writes nothing.
 
     Otherwise the next file that is opened would be standard output, for Java and TensorFlow, too.
     """
@@ -108,8 +106,7 @@ def outcome(command: click.Command, arguments: Sequence[str] | None) -> tuple[in
         code, sentence = error.exit_code, str(error)
     except Exception as error:
         if is_of_file(error):
-            is_output = error.filename == _STANDARD_OUTPUT
-            failure = file_failure(error, "written" if is_output else "read or written")
+            failure = file_failure(error)
             code, sentence = failure.exit_code, str(failure)
         else:
             what = f"{type(error).__name__}: {first_line(error)}"

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 PENALTY = 1e-4
 INSIDE_PENALTY = 3e-3
 """Of the coefficients in the span of whitened means."""
+INSIDE_BYTES = 8
+"""Of each number of the rows of `fit_inside`: in single precision, and twice while they are read."""
 
 # Largest entry of the gradient. On 58 fruits accuracy is 0.9805 at 1e-3 (10 iterations), 0.9864 at 1e-4 (30), 0.9868
 # here (51) and at 1e-5 no better (83).
@@ -82,7 +84,7 @@ def prepare() -> None:
     """Import SciPy and scikit-learn in the background, for a second. A process cannot end before the import is done."""
 
     def load() -> None:
-        import sklearn.tree  # noqa: F401
+        import sklearn.tree  # noqa: F401 - which imports scipy.optimize
 
     Thread(target=load, name="orchard-imports").start()
 
@@ -90,9 +92,9 @@ def prepare() -> None:
 def fitted_by(rows: int, columns: int, n_classes: int, memory: int, *, inside: bool = False) -> FittedBy:
     """Return what fits so many rows: SciPy if that takes at most `memory` bytes of the driver, else Spark ML.
 
-    Rows of components may be held in half precision; for `fit_inside` single ones are held twice while they are read.
+    Rows of components may also be held in half precision, those of `fit_inside` not.
     """
-    needed = multinomial.memory(rows, columns, n_classes, 8 if inside else 2)
+    needed = multinomial.memory(rows, columns, n_classes, INSIDE_BYTES if inside else 2)
     return FittedBy.SCIPY if needed <= memory else FittedBy.SPARK_ML
 
 

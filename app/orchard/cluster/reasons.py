@@ -134,11 +134,16 @@ def of_events(events: "Iterable[CoreV1Event]") -> Hindrance | None:
     return of_refusal(message)
 
 
+def seen(event: "CoreV1Event") -> datetime:
+    """Return when an event was seen last."""
+    at: datetime = event.last_timestamp or event.event_time or event.metadata.creation_timestamp
+    return at
+
+
 def of_eviction(events: "Iterable[CoreV1Event]", since: datetime) -> Hindrance | None:
     """Return why a node evicted a pod after `since`; a set makes another of its name at once, so only events tell."""
     for event in events:
-        seen = event.last_timestamp or event.event_time
-        if event.reason == "Evicted" and seen and seen >= since:
+        if event.reason == "Evicted" and seen(event) >= since:
             message = (event.message or "").rstrip(". ")
             return Hindrance(f"pod {event.involved_object.name} was evicted ({message}): give it more", definite=False)
     return None

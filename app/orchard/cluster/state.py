@@ -229,7 +229,7 @@ class Observation:
 
     def _refusal(self, maker: Any, since: datetime) -> reasons.Hindrance | None:
         events = self.cluster.events(maker.metadata.name)
-        return reasons.of_events(event for event in events if _seen(event) >= since)
+        return reasons.of_events(event for event in events if reasons.seen(event) >= since)
 
     def progress(self) -> Progress:
         """Return the progress of the newest driver, from its log."""
@@ -344,11 +344,6 @@ def _component(thing: Any) -> str | None:
 def _born(thing: Any) -> datetime:
     born: datetime = thing.metadata.creation_timestamp
     return born
-
-
-def _seen(event: Any) -> datetime:
-    seen: datetime = event.last_timestamp or event.event_time or event.metadata.creation_timestamp
-    return seen
 
 
 def _is_evicted(pod: Any) -> bool:

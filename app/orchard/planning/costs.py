@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from orchard.classification import multinomial
 from orchard.classification.forest import TREE_ROWS, TREES
-from orchard.classification.regression import fitted_by
+from orchard.classification.regression import INSIDE_BYTES, fitted_by
 from orchard.classification.training import Classifier
 from orchard.features.artifact import Precision
 from orchard.layout import FittedBy, Sizes, StagePlan
@@ -386,7 +386,7 @@ def sizes(
     """
     k, fits = work.k, 0
     if Classifier.LOGISTIC_REGRESSION in work.classifiers:
-        fits = multinomial.memory(work.train, work.regression_columns, work.labels, 8 if work.views else 4)
+        fits = multinomial.memory(work.train, work.regression_columns, work.labels, INSIDE_BYTES if work.views else 4)
     python = (
         driver_memory
         + _IMPORTS
