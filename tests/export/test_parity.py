@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from conftest import TRAINED
 from export.runtimes import Answers, Exporter, Photographs, Run, run_onnx, run_openvino, run_tensorflow
 from orchard.exports.formats import Format, StoredPrecision, card_beside
 from orchard.images.decoding import Decoded
@@ -42,7 +43,9 @@ def check_answers(model: Model, precision: StoredPrecision, answers: Answers, ph
     (column,) = model.columns
     assert np.abs(answers.colour_probabilities.sum(axis=1) - 1).max() < 1e-3
     same = np.array(column.values)[answers.colour_probabilities.argmax(axis=1)] == photographs.colour
-    assert same.mean() >= (0.995 if precision is StoredPrecision.FLOAT32 else 1 - ALLOWED_LOSS[precision])
+    # Onions have no colour: what a model says of one may be a tie, which the rounding of a processor decides.
+    has_colour = np.array([TRAINED[label] != "" for label in photographs.label])
+    assert np.mean(same[has_colour]) >= (0.995 if precision is StoredPrecision.FLOAT32 else 1 - ALLOWED_LOSS[precision])
     labels = np.array(model.labels)[found.argmax(axis=1)]
     if precision is StoredPrecision.FLOAT32:
         assert np.mean(labels == photographs.predicted) >= 0.995
