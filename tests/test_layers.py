@@ -1,6 +1,7 @@
 """Imports point one way: from a module's own floor or from those below; docs/design.md shows the floors."""
 
 import ast
+import graphlib
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -103,6 +104,15 @@ def violations() -> list[str]:
 
 def test_imports_point_one_way() -> None:
     assert not violations(), "\n".join(violations())
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not even within functions: `graphlib` names the modules of a circle, if there is one."""
+    known = modules()
+    imports = {
+        name: {target for _, target in imported(path, known)} - {name, "orchard"} for name, path in known.items()
+    }
+    graphlib.TopologicalSorter(imports).prepare()
 
 
 def test_every_room_on_a_floor_is_there_and_on_one_floor_alone() -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from orchard.errors import in_driver_pod
 
@@ -33,6 +33,7 @@ _asked = Event()
 _open: dict[object, Callable[[], object] | None] = {}
 _sentence = "interrupted."
 _standard_error = 2
+_displays: list[tuple[Callable[[int], object], Callable[[], object]]] = []
 
 
 def asked() -> bool:
@@ -62,6 +63,16 @@ def say(sentence: str) -> None:
     """Choose what is said if the command is interrupted from now on."""
     global _sentence  # noqa: PLW0603 - a process has one command
     _sentence = sentence
+
+
+def show_with(move_to: Callable[[int], object], end: Callable[[], object]) -> None:
+    """Register what shows a command's progress on standard error.
+
+    Args:
+        move_to: makes it write to another file descriptor from now on.
+        end: leaves the terminal as it was.
+    """
+    _displays.append((move_to, end))
 
 
 @contextmanager
@@ -152,11 +163,10 @@ def _wait(events: "SimpleQueue[signal.Signals | tuple[int, str | None]]", until:
 def _mute_others() -> None:
     """Keep what others print when they are stopped from standard error; Orchard's log and bars go on."""
     global _standard_error  # noqa: PLW0603 - as above
-    progress: Any = sys.modules.get("orchard.progress")  # `orchard watch` has none
     with contextlib.suppress(OSError):  # it may be closed
         _standard_error = os.dup(2)
-        if progress is not None:
-            progress.move_to(_standard_error)
+        for move_to, _ in _displays:
+            move_to(_standard_error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
@@ -175,10 +185,9 @@ def _leave(name: signal.Signals) -> NoReturn:
     flush.start()
     end_children()
     flush.join(0.2)
-    with contextlib.suppress(Exception):  # so early that there are none
-        from orchard import progress
-
-        progress.end_bars()
+    for _, end in _displays:
+        with contextlib.suppress(Exception):
+            end()
     _tell(_sentence)
     os._exit(128 + name)
 

@@ -140,6 +140,9 @@ def end_bars() -> None:
         bar.stop()
 
 
+interruption.show_with(move_to, end_bars)
+
+
 @contextmanager
 def stage(name: str, total: int | None = None, done: int = 0) -> Iterator[Advance]:
     """Show the progress of the stage `name` during a ``with`` block.
