@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchard.errors import OutputLocked, StorageError
+from orchard.errors import OutputLocked, StorageError, UsageError
 from orchard.files import DataFile, digest_of, parquet_bytes, part
 from orchard.layout import COMMITS, HEAD, REJECTED, Dataset
 from orchard.output import Output
@@ -46,6 +46,48 @@ def test_staged_rows_are_seen_only_after_their_commit(place: tuple[str, S3Option
     again = Output(*place)
     assert paths_in(again) == ["a", "b"]
     assert again.rows(Dataset.REJECTED) == 2
+
+
+OTHERS = ("model/weights.h5", "features/mine.parquet", "reduced_csv/year=2025/a.csv", "report.html", "run.json")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_where_files_of_others_lie_nothing_is_begun(place: tuple[str, S3Options], name: str) -> None:
+    """They would be mixed with the output's, overwritten by them, or deleted as the leftovers of a run."""
+    output = Output(*place)
+    output.storage.write(name, b"theirs")
+    output.storage.write("logs/app.log", b"theirs")  # a run's log is in a folder of its own there
+    said = f"already holds {name if '/' not in name else name.partition('/')[0] + '/'}, and no log says"
+    with pytest.raises(UsageError, match=said), output.writing():
+        pass
+    if "/" in name:
+        with pytest.raises(UsageError, match=said), output.writing(unchecked=True):
+            pass
+    assert output.storage.read(name) == output.storage.read("logs/app.log") == b"theirs"
+
+
+def test_what_readers_skip_is_in_nobodys_way(place: tuple[str, S3Options]) -> None:
+    output = Output(*place)
+    for name in ("features/.DS_Store", "model/.gitkeep", "features/.ipynb_checkpoints/a.parquet", "photos/a.jpg"):
+        output.storage.write(name, b"theirs")
+    with output.writing():
+        output.commit({Dataset.REJECTED: [output.stage(Dataset.REJECTED, rows("a"))]})
+    assert paths_in(output) == ["a"]
+
+
+def test_what_an_output_without_its_log_has_left_may_be_started_over(place: tuple[str, S3Options]) -> None:
+    output = Output(*place)
+    left = (part(Dataset.FEATURES), f"model/{digest_of(b'')}/manifest.json", "model/current.json", "report.html")
+    for name in left:
+        output.storage.write(name, b"left")
+    with (
+        pytest.raises(UsageError, match=r"already holds features/, model/, report\.html, and no log"),
+        output.writing(),
+    ):
+        pass
+    with output.writing(unchecked=True):
+        output.start_over({}, add={})
+    assert not any(output.storage.exists(name) for name in left)
 
 
 def test_files_of_attempts_that_were_not_committed_are_removed(place: tuple[str, S3Options]) -> None:

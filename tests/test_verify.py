@@ -164,6 +164,15 @@ def test_files_that_nobody_committed_are_removed(output: Output) -> None:
     assert paths_of(output, Dataset.FEATURES) == sorted(PATHS)
 
 
+def test_files_that_readers_skip_are_no_damage_and_stay(output: Output) -> None:
+    """A file manager leaves one where somebody has looked."""
+    skipped = [Path(output.url, name) for name in ("features/.DS_Store", "model/.DS_Store", "reduced/_SUCCESS")]
+    for path in skipped:
+        path.write_bytes(b"theirs")
+    assert verify(Output(output.url))["damage"] == []
+    assert all(path.exists() for path in skipped)
+
+
 def records(output: Output) -> list[Path]:
     return sorted(Path(output.url, "_orchard", "commits").iterdir())
 

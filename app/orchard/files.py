@@ -41,6 +41,11 @@ def part(dataset: Dataset, suffix: str = "parquet") -> str:
     return f"{dataset}/part-{secrets.token_hex(12)}.{suffix}"
 
 
+def is_skipped(name: str) -> bool:
+    """Whether readers of a dataset's folder skip a file, or a folder in it, because its name begins with . or _."""
+    return any(step.startswith((".", "_")) for step in name.split("/"))
+
+
 def parquet_bytes(table: pa.Table, *, dictionary: bool | list[str] = True) -> pa.Buffer:
     """Return `table` as a Parquet file; `dictionary` names the columns worth dictionary encoding."""
     sink = pa.BufferOutputStream()

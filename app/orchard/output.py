@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,19 @@ from typing import Any, cast
 import pyarrow as pa
 
 from orchard import interruption, log, models
-from orchard.errors import OutputDamaged, OutputLocked, StorageError
-from orchard.files import DataFile, damaged, digest_of, gone, parquet_bytes, part, read_columns, read_file, stage_file
+from orchard.errors import OutputDamaged, OutputLocked, StorageError, UsageError
+from orchard.files import (
+    DataFile,
+    damaged,
+    digest_of,
+    gone,
+    is_skipped,
+    parquet_bytes,
+    part,
+    read_columns,
+    read_file,
+    stage_file,
+)
 from orchard.layout import (
     CURRENT_MODEL,
     INCOMPLETE,
@@ -53,6 +65,8 @@ from orchard.upgrade import upgrade
 logger = logging.getLogger(__name__)
 
 _READ_AGAIN = 5
+_OWN_NAME = re.compile(r"[a-z_]+/part-[^/]+|model/(current\.json|[0-9a-f]+/[^/]+)")
+"""The files that Orchard itself writes into the folders of datasets and models."""
 
 
 @dataclass(frozen=True)
@@ -241,11 +255,14 @@ class Output:
         Raises:
             OutputLocked: another run holds the lock.
             OutputDamaged: the log is damaged, or a committed file is gone or of another size.
+            UsageError: nothing was ever committed, and files of others lie where this output's would.
         """
         interruption.say("interrupted; what was committed is kept, start again to go on.")
         with interruption.in_order(), hold(self.storage, self.run_id) as lease:
             self._lease = lease
             self._load()
+            if self.is_empty:
+                self._refuse_others(unchecked=unchecked)
             try:
                 self._finish_pending()
                 self._check_files()
@@ -437,6 +454,24 @@ class Output:
 
         with ThreadPoolExecutor(16) as movers:
             list(movers.map(move, names))
+
+    def _refuse_others(self, *, unchecked: bool) -> None:
+        """Raise UsageError for files that an output's own would overwrite, or be mixed with; see `writing`.
+
+        To start over, what an output without its log has left may lie there.
+        """
+        folders = [*(f"{dataset}/" for dataset in Dataset), MODEL]
+
+        def of_others(key: str) -> bool:
+            return not is_skipped(key) and not (unchecked and _OWN_NAME.fullmatch(key))
+
+        taken = [folder for folder in folders if any(of_others(entry.key) for entry in self.storage.list(folder))]
+        taken += [] if unchecked else [name for name in (METRICS, RUN, REPORT) if self.storage.exists(name)]
+        if taken:
+            raise UsageError(
+                f"{self.url} already holds {', '.join(taken)}, and no log says that Orchard wrote them: choose another "
+                "--output, or take them away."
+            )
 
     def _check_files(self) -> None:
         """Make sure that every committed file is there, and of its size; one listing of each folder."""

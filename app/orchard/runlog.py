@@ -18,7 +18,7 @@ from threading import Event, Lock, Thread
 
 from orchard import progress
 from orchard.errors import InputError, OrchardError
-from orchard.layout import LOGS
+from orchard.layout import LOGS, RUN_ID
 from orchard.redaction import redacted
 from orchard.storage import ObjectStorage, S3Options, Storage, open_storage
 
@@ -109,7 +109,7 @@ class RunLog(logging.Handler):
         self._sparks.write(self._storage, self._folder)
 
     def _forget(self) -> None:
-        keys = [entry.key for entry in self._storage.list(LOGS)]
+        keys = _keys(self._storage)
         kept = set(sorted({_run_of(key) for key in keys})[-(KEPT - 1) :])
         self._storage.delete([key for key in keys if _run_of(key) not in kept])
 
@@ -137,13 +137,18 @@ def lines(output: str, s3: S3Options, *, spark: bool = False) -> Iterator[str]:
         StorageError: it cannot be read.
     """
     storage = open_storage(output, s3)
-    keys = sorted(entry.key for entry in storage.list(LOGS))
+    keys = sorted(_keys(storage))
     if not keys:
         raise InputError(f"{output} holds no log: check the name of the output, and whether a run has begun there.")
     name = "/spark-" if spark else "/log-"
     for key in keys:
         if _run_of(key) == _run_of(keys[-1]) and name in key:
             yield from storage.read(key).decode(errors="replace").splitlines()
+
+
+def _keys(storage: Storage) -> list[str]:
+    """Return the files of all runs' logs; a folder of this name may hold other files, too."""
+    return [entry.key for entry in storage.list(LOGS) if RUN_ID.fullmatch(_run_of(entry.key))]
 
 
 def _run_of(key: str) -> str:

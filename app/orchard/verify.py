@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from orchard import models
 from orchard.errors import InputError, OrchardError, OutputDamaged
 from orchard.features.artifact import Artifact
-from orchard.files import DataFile, digest_of, read_columns, read_file
+from orchard.files import DataFile, digest_of, is_skipped, read_columns, read_file
 from orchard.images.lookup import PathIndex
 from orchard.layout import (
     BACKBONE,
@@ -27,7 +27,6 @@ from orchard.layout import (
     DERIVED,
     FEATURIZED,
     FORGOTTEN,
-    INCOMPLETE,
     MODEL,
     PARTS,
     REDUCTION,
@@ -122,8 +121,10 @@ def _check(output: Output) -> tuple[list[str], _Bad]:
         if not output.is_settled:  # what is not as the log says yet, the next start sets right
             continue
         prefix = f"{folder.rstrip('/')}/"
-        known = {CURRENT_MODEL, f"{prefix}{INCOMPLETE}", *(file.name for file in files)}
+        known = {CURRENT_MODEL, *(file.name for file in files)}
         for name in sorted(entry.key for entry in storage.list(prefix) if entry.key not in known):
+            if is_skipped(name.removeprefix(prefix)):
+                continue
             sentences.append(f"{output.url}/{name} was never committed.")
             bad[""].add(name)
     try:
