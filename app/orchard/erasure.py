@@ -38,16 +38,16 @@ from orchard.layout import (
     NEIGHBOURS,
     PARTS,
     REPORT,
+    REVIEW,
     RUN,
     SCHEMAS,
-    SUSPECT_LIST,
     TO_DO_AGAIN,
     TUNED,
     VIEWED,
     Dataset,
 )
 from orchard.output import Output
-from orchard.storage import S3Options, local_path, readable_path, split_object_url
+from orchard.storage import S3Options, Storage, local_path, readable_path, split_object_url
 
 GONE = "(erased)"
 """Text that replaces a path in a sentence."""
@@ -105,7 +105,7 @@ def find(output: Output, images: Sequence[str], s3: S3Options, *, older_than: ti
         dropped = [entry.key for entry in output.storage.list(LOGS) if _is_before(entry.key, since)]
         if output.committed is not None and output.committed < since.timestamp():
             paths = sorted({*paths, *inventory["path"].to_pylist()})
-            dropped += [name for name in (SUSPECT_LIST,) if output.storage.exists(name)]
+            dropped += _review_lists(output.storage)
     values = pa.array(paths, pa.string())
     mine = inventory.filter(pc.is_in(inventory["path"], value_set=values))
     plan = Plan(
@@ -341,11 +341,17 @@ def _find_names(output: Output, plan: Plan) -> None:
             kept = b"".join(line for line in data.splitlines(keepends=True) if not names.search(line))
             if kept != data:
                 plan.lists[entry.key] = kept
-    if SUSPECT_LIST not in plan.dropped and storage.exists(SUSPECT_LIST):
-        data = storage.read(SUSPECT_LIST)
-        kept = _without_suspects(data, set(plan.paths))
-        if kept != data:
-            plan.lists[SUSPECT_LIST] = kept
+    for name in _review_lists(storage):
+        if name not in plan.dropped:
+            data = storage.read(name)
+            kept = _without_suspects(data, set(plan.paths))
+            if kept != data:
+                plan.lists[name] = kept
+
+
+def _review_lists(storage: Storage) -> list[str]:
+    """Return the list of suspects, and those that people wrote into."""
+    return [entry.key for entry in storage.list(REVIEW) if entry.key.endswith(".csv")]
 
 
 def _spellings(paths: Collection[str]) -> set[str]:

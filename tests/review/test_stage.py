@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from pyspark.sql import SparkSession
 
+import orchard
 from orchard.layout import INVENTORY, SUSPECTS, Dataset, Metrics
 from orchard.output import Output
 from orchard.pipeline import Pipeline
@@ -83,6 +85,33 @@ def test_wrong_labels_are_found_and_a_corrected_list_is_taken_back(
     assert pa.compute.sum(Output(str(output)).read(Dataset.INVENTORY, ["featurized"], INVENTORY)[0]).as_py() == len(
         right
     )
+
+
+def test_what_somebody_wrote_into_the_list_itself_is_kept(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(trained, output)
+
+    def review() -> list[Path]:
+        with Pipeline(str(output), load({"precision": "float32"})) as pipeline:
+            pipeline.output.commit({}, properties={"review": None})
+            pipeline.review()
+        return sorted(output.glob("review/corrected-*.csv"))
+
+    assert review() == []
+    first, *others = suspects(output)
+    write(output / "review" / "suspects.csv", [first | {"corrected": "Mango"}, *others])
+    written = (output / "review" / "suspects.csv").read_bytes()
+    (kept,) = review()
+    assert kept.read_bytes() == written and f"is kept as review/{kept.name}" in caplog.text
+    assert suspects(output) == [first, *others]
+    assert review() == [kept]
+    shutil.copyfile(output / "metrics.json", output / "review" / "suspects.csv")  # another table, or none at all
+    assert len(review()) == 2
+    erased = orchard.erase(str(output), [first["path"]])
+    assert f"review/{kept.name}" in erased["files"]
+    assert first["path"].encode() not in kept.read_bytes() and len(kept.read_bytes().splitlines()) == len(others) + 1
 
 
 def test_the_review_of_a_run_is_in_its_metrics_and_in_its_report(trained: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from orchard.classification.training import Classifier
+from orchard.errors import InputError
 from orchard.files import DataFile
+from orchard.images.corrections import Corrections
 from orchard.images.lookup import PathIndex
-from orchard.layout import FEATURES, INVENTORY, STATISTICS, SUSPECT_LIST, Dataset, ReviewMetrics
+from orchard.layout import FEATURES, INVENTORY, REVIEW, STATISTICS, SUSPECT_LIST, Dataset, ReviewMetrics
 from orchard.output import Output
 from orchard.reduction.stage import load
 from orchard.reduction.statistics import Statistics
@@ -34,6 +37,8 @@ from orchard.vocabulary import Split
 if TYPE_CHECKING:
     from orchard.progress import Advance
     from orchard.spark.session import Session
+
+log = logging.getLogger(__name__)
 
 VERSION = 2
 """Raise it when a change makes the same features give other faults: older results are then computed again."""
@@ -97,11 +102,33 @@ def run(
     metrics = summary(found, suspects, judged)
     if linked is not None:
         metrics["clusters"] = linked
+    _keep_corrections(output)
     output.write(SUSPECT_LIST, as_csv(suspects))
     output.commit({}, properties={"review": {"key": key, "metrics": metrics, "data": data}})
     if progress:
         progress(images.num_rows)
     return metrics
+
+
+def _keep_corrections(output: Output) -> None:
+    """Copy the list aside, before it is written anew, if people have written into it, or saved it in another form."""
+    if not output.storage.exists(SUSPECT_LIST):
+        return
+    data = output.storage.read(SUSPECT_LIST)
+    try:
+        written = Corrections.from_csv(data, SUSPECT_LIST)
+    except InputError:  # it is a table of theirs
+        kept = bool(data.strip())
+    else:
+        kept = bool(written.labels or written.dropped)
+    if kept:
+        aside = f"{REVIEW}corrected-{output.run_id}.csv"
+        output.write(aside, data)
+        log.warning(
+            "%s/%s, into which somebody has written, is written anew; the former one is kept as %s: give that to "
+            "--corrections to apply it",
+            *(output.url, SUSPECT_LIST, aside),
+        )
 
 
 def _statistics(output: Output) -> Statistics | None:
