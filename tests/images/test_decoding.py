@@ -685,3 +685,21 @@ def test_an_image_comes_in_a_second_size_as_if_that_were_the_target(size: tuple[
     assert isinstance(found, Decoded) and isinstance(alone, Decoded) and isinstance(large, Decoded)
     assert np.array_equal(found.pixels, alone.pixels) and alone.larger is None
     assert found.larger is not None and np.array_equal(found.larger, large.pixels)
+
+
+def test_a_png_whose_pixels_do_not_match_their_checksum_is_damaged() -> None:
+    """Zeros for the rest, as a download leaves that was given its space first, go on as pixels."""
+    raw = b"".join(b"\0" + bytes([line // 3, 7, line % 5] * 100) for line in range(100))
+    whole = _png(100, 100, 8, 2, raw)
+    assert _decoded(whole).pixels.shape == (100, 100, 3)
+    for keep in range(60, len(whole) - 24):
+        assert _rejected(whole[:keep] + bytes(len(whole) - keep)).reason in (Reason.CORRUPT, Reason.TRUNCATED)
+
+
+def test_a_wrong_checksum_of_right_pixels_does_not_matter() -> None:
+    raw = b"".join(b"\0" + bytes([line] * 300) for line in range(100))
+    whole = _png(100, 100, 8, 2, raw)
+    at = whole.index(b"IEND") - 8
+    wrong = whole[:at] + bytes(4) + whole[at + 4 :]
+    assert wrong != whole
+    np.testing.assert_array_equal(_decoded(wrong).pixels, _decoded(whole).pixels)

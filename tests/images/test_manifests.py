@@ -44,6 +44,21 @@ def test_quotes_that_end_their_value_may_hold_lines_and_quotes(tmp_path: Path) -
     ]
 
 
+def test_a_row_may_hold_more_than_its_reader_takes_at_once(tmp_path: Path) -> None:
+    """As a column with thumbnails in base64 does."""
+    (tmp_path / "list.csv").write_text(
+        "path,label,thumbnail\n" + "".join(f"{n}.jpg,Kiwi,{'A' * 2_500_000}\n" for n in range(3))
+    )
+    assert [path for path, _, _ in _rows(_list(tmp_path / "list.csv"), tmp_path)] == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+def test_a_table_that_is_only_a_header_lists_nothing_whether_its_line_ends_or_not(tmp_path: Path) -> None:
+    for end in ("", "\n"):
+        (tmp_path / "list.csv").write_text(f"path,label{end}")
+        with pytest.raises(InputError, match="holds no image"):
+            _list(tmp_path / "list.csv")
+
+
 def test_a_wide_table_is_read_in_a_time_that_grows_with_its_columns(tmp_path: Path) -> None:
     header, row = ",".join(f"c{n}" for n in range(4000)), ",".join("1" * 4000)
     (tmp_path / "list.csv").write_text(f"path,label,{header}\na.jpg,Kiwi,{row}\n")

@@ -39,3 +39,11 @@ def test_no_rejection_is_no_kind() -> None:
 def test_a_description_is_bounded_in_time_whatever_the_bytes() -> None:
     for piece in (b"<!--", b"<!-- -->", b"<?xml >", b"<!doctype svg ", b" ", b"../", b"[", b"\xef\xbb\xbf"):
         assert ": " in describe(piece * 500)
+
+
+def test_a_byte_that_no_text_has_is_not_called_text() -> None:
+    """An erased memory card reads as 0xFF."""
+    assert describe(b"\xff" * 3000).startswith("unknown data")
+    assert describe(b"caf\xe9 " * 100).startswith("unknown data")
+    assert describe("é".encode() * 3000).startswith("text")
+    assert describe(b"a" + "é".encode() * 3000).startswith("text")

@@ -1,10 +1,12 @@
 """Finds the format of a file from its first bytes, whatever its name is."""
 
+import codecs
 import re
 from enum import StrEnum
 
 # As much as `image_format` and `describe` look at.
 HEAD_BYTES = 512
+_UTF8 = codecs.getincrementaldecoder("utf-8")
 
 
 class ImageFormat(StrEnum):
@@ -117,8 +119,7 @@ def describe(head: bytes) -> str:
     if not head.strip(b"\x00"):
         return f"nothing but zero bytes: {_AGAIN}"
     try:
-        # The last character may be cut.
-        text = head.decode("utf-8", "strict" if len(head) < HEAD_BYTES else "ignore")
+        text = _UTF8().decode(head, final=len(head) < HEAD_BYTES)  # the last character may be cut
     except UnicodeDecodeError:
         text = "\0"
     if all(character.isprintable() or character in "\t\r\n\f" for character in text):

@@ -28,6 +28,7 @@ from orchard.layout import CARRIED, LISTING
 from orchard.storage import SPELLED, LocalStorage, is_object, local_path, split_object_url
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_MAX_BLOCK = 2**30
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -116,10 +117,15 @@ def _read_csv(data: bytes) -> pa.Table:
     first = first_row(text, mark)
     names = [name.strip().lower() for name in first]
     inventory = _inventory_columns(text, first)
+    rows = f"{text}\n".encode()  # arrow wants an end of the header's line
     table = pyarrow.csv.read_csv(
-        pa.BufferReader(text.encode()),
-        # Not skip_rows, which skips lines: a name may have several.
-        pyarrow.csv.ReadOptions(column_names=inventory or names, skip_rows_after_names=0 if inventory else 1),
+        pa.BufferReader(rows),
+        pyarrow.csv.ReadOptions(
+            column_names=inventory or names,
+            # Not skip_rows, which skips lines: a name may have several.
+            skip_rows_after_names=0 if inventory else 1,
+            block_size=min(len(rows), _MAX_BLOCK),  # a row must fit into two blocks, whatever it holds besides the path
+        ),
         pyarrow.csv.ParseOptions(delimiter=mark, newlines_in_values=True),
         pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(inventory or names, pa.string()),

@@ -13,6 +13,7 @@ _NAME = re.compile(rb"[A-Za-z]{4}")
 _MAX_CHUNKS = 200_000  # some encoders cut the pixels into kilobytes
 _MAX_METADATA = 2**20
 _MAX_KEYWORD = 80
+_PIECE = 2**16  # of pixels, inflated to compare their checksum
 _EXIF_AS_TEXT, _XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
 
 
@@ -20,14 +21,16 @@ def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
     """Return a PNG with only the chunks that decoding needs, and the metadata about colour and orientation.
 
     The metadata has the keys of Pillow's ``info``: ``icc_profile``, ``exif``, ``xmp``, ``Raw profile type exif``.
-    Pillow still compares the checksums of chunks in which damage means wrong pixels.
+    Pillow still compares the checksums of the header and the palette. That of pixels may be wrong if the one inside
+    them is right: Pillow compares neither once it has all lines, and damage can look like lines.
 
     Raises:
         Unfit: it is Apple's variant, or has too many chunks.
-        ValueError: it holds no image.
+        ValueError: it holds no image, or damaged pixels.
     """
     head: dict[bytes, bytes] = {}
     pixels: list[bytes] = []
+    are_doubtful = False
     info: dict[str, bytes | str] = {}
     at = len(_SIGNATURE)
     for _ in range(_MAX_CHUNKS):
@@ -37,6 +40,7 @@ def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
         start, end = at + 8, at + 8 + length
         if name == b"IDAT":
             pixels.append(data[start:end])
+            are_doubtful |= len(data) >= end + 4 and data[end : end + 4] != _checksum(name, pixels[-1])
         elif name in (b"IHDR", b"PLTE"):
             head.setdefault(name, data[at : end + 4])
         elif name == b"tRNS":
@@ -50,12 +54,33 @@ def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
         raise Unfit(Reason.TOO_SLOW, f"PNG of more than {_MAX_CHUNKS} chunks: save it again")
     if b"IHDR" not in head or not pixels:
         raise ValueError("there is no image in it")
+    if are_doubtful:
+        _check(b"".join(pixels))
     order = [head[name] for name in (b"IHDR", b"PLTE", b"tRNS") if name in head]
     return b"".join([_SIGNATURE, *order, _chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]), info
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(name)))
+    return struct.pack(">I", len(content)) + name + content + _checksum(name, content)
+
+
+def _checksum(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", zlib.crc32(content, zlib.crc32(name)))
+
+
+def _check(pixels: bytes) -> None:
+    """Raise ValueError if what is inflated is not what was deflated."""
+    inflater = zlib.decompressobj()
+    try:
+        for at in range(0, len(pixels), _PIECE):
+            piece = pixels[at : at + _PIECE]
+            while piece and not inflater.eof:
+                inflater.decompress(piece, _PIECE)
+                piece = inflater.unconsumed_tail
+    except zlib.error:
+        raise ValueError("its pixels do not match their checksum") from None
+    if not inflater.eof:
+        raise ValueError("its pixels do not end")
 
 
 def _transparency(header: bytes, content: bytes) -> bytes:
