@@ -187,6 +187,28 @@ def test_a_folder_without_permission_is_not_skipped(tmp_path: Path) -> None:
         _list(tmp_path)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_in_one_that_may_only_be_listed_is_not_skipped(tmp_path: Path) -> None:
+    _touch(tmp_path, "Training/Kiwi/a.jpg", "Test/Plum/b.jpg")
+    (tmp_path / "Training").chmod(0o444)
+    try:
+        with pytest.raises(StorageError, match="Kiwi"):
+            _list(tmp_path)
+    finally:
+        (tmp_path / "Training").chmod(0o755)
+
+
+def test_a_folder_whose_path_is_too_long_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _touch(tmp_path, "Kiwi/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(17):
+        Path("d" * 250).mkdir()
+        monkeypatch.chdir("d" * 250)
+    Path("b.jpg").touch()
+    with pytest.raises(StorageError, match="too long"):
+        _list(tmp_path)
+
+
 def test_a_bucket_is_listed_as_a_folder_is(s3_server: "S3Server") -> None:
     bucket = s3_server.bucket()
     root = f"s3a://{bucket}"

@@ -38,12 +38,12 @@ def walk(root: bytes, *, enter: Enter | None = None, without: str | None = None)
     while folders or links:
         is_link = not folders
         folder = links.popleft() if is_link else folders.pop()
-        identity = _identity(folder)
-        if identity is None or identity in visited or identity == excluded:
-            continue
-        if is_link and (identity in holding or (excluded and excluded in _identities(folder))):
-            continue
         try:
+            identity = _identified(folder)
+            if identity in visited or identity == excluded:
+                continue
+            if is_link and (identity in holding or (excluded and excluded in _identities(folder))):
+                continue
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except FileNotFoundError:
@@ -71,10 +71,14 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
+def _identified(path: bytes) -> _Identity:
+    status = os.stat(path)  # noqa: PTH116 - bytes
+    return status.st_dev, status.st_ino
+
+
 def _identity(path: bytes) -> _Identity | None:
     with contextlib.suppress(OSError):
-        status = os.stat(path)  # noqa: PTH116 - bytes
-        return status.st_dev, status.st_ino
+        return _identified(path)
     return None
 
 
