@@ -6,6 +6,7 @@ import pytest
 from orchard.features.extraction import (
     MAXIMUM_TASK_IMAGES,
     ExtractionResult,
+    _common_folder,
     _Plan,
     task_images,
     tasks_of,
@@ -67,3 +68,18 @@ def test_tasks_are_of_the_size_that_was_asked_for() -> None:
 
 def test_a_batch_grows_with_the_cluster() -> None:
     assert tasks_per_batch(100) == 4 * tasks_per_batch(25) == 400
+
+
+@pytest.mark.parametrize(
+    ("paths", "folder"),
+    [
+        (["/photos/a/1.jpg", "/photos/b/2.jpg"], "/photos"),
+        (["/photos/a/1.jpg", "s3a://bucket/2.jpg"], None),
+        (["abfss://c@account/1.jpg", "/photos/a/1.jpg"], None),
+        (["/photos/a/1.jpg", "https://host/2.jpg"], None),  # is rejected, and stops nothing
+        (["https://host/1.jpg", "https://host/2.jpg"], None),
+        (["C:/photos/1.jpg", "/photos/a/1.jpg"], None),
+    ],
+)
+def test_executors_must_see_the_folder_of_all_images_where_there_is_one(paths: list[str], folder: str | None) -> None:
+    assert _common_folder(pa.chunked_array([paths])) == folder

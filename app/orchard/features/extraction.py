@@ -26,7 +26,7 @@ from orchard.images.decoding import Limits
 from orchard.layout import FEATURIZED, Dataset
 from orchard.output import Output
 from orchard.progress import Advance
-from orchard.storage import S3Options, is_object, may_read, read_path
+from orchard.storage import S3Options, may_read, read_path
 from orchard.vocabulary import Reason
 from orchard.workers import Workers
 
@@ -236,9 +236,9 @@ def _check_access(path: str, images: int, s3: S3Options) -> None:
 
 
 def _common_folder(paths: pa.ChunkedArray) -> str | None:
-    """Return the folder that holds all `paths`; None if one is an object."""
+    """Return the folder that holds all `paths`; None if one is an object, or an address that is not read."""
     ends = [str(path) for path in pc.min_max(paths).as_py().values()]  # what these two share, all do
-    return None if any(map(is_object, ends)) else os.path.commonpath(map(os.path.dirname, ends))
+    return os.path.commonpath(map(os.path.dirname, ends)) if all(map(os.path.isabs, ends)) else None
 
 
 class _Reports:
