@@ -15,7 +15,15 @@ fi
 case ${1-} in
 driver)
 	shift
-	exec tini -s -- spark-submit \
+	# SIGTERM is for the program, which commits and unlocks: the JVM would end at once, and take the program with it.
+	# shellcheck disable=SC2016 # the inner shell's
+	exec tini -s -- bash -c '
+		"$@" &
+		java=$!
+		trap "pkill -TERM --parent $java python3 || kill -TERM $java" TERM
+		while wait "$java"; code=$?; kill -0 "$java" 2>/dev/null; do :; done
+		exit $code' driver \
+		spark-submit \
 		--conf "spark.driver.bindAddress=$SPARK_DRIVER_BIND_ADDRESS" \
 		--conf "spark.executorEnv.SPARK_DRIVER_POD_IP=$SPARK_DRIVER_BIND_ADDRESS" \
 		--deploy-mode client "$@"

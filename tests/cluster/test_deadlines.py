@@ -380,9 +380,20 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
 def test_so_is_a_schedule_of_the_operator(api: Api) -> None:
     template = {"arguments": ["run", "s3a://fruit/photos", "--output", "s3a://fruit/out"]}
     path = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/fruit/scheduledsparkapplications/peach"
-    api.objects[path] = {"metadata": {"name": "peach"}, "spec": {"schedule": "0 3 * * *", "template": template}}
-    with pytest.raises(ClusterError, match=r"peach is a schedule \(0 3 \* \* \*\) and no run of it has begun"):
-        jobs.report(Cluster(), "peach")
+    spec = {"schedule": "0 3 * * *", "template": template}
+    schedule: dict[str, Any] = {"metadata": {"name": "peach"}, "spec": spec}
+    for changes, why in (
+        ({}, "the Spark operator has not taken it up"),
+        ({"status": {"scheduleState": "Scheduled"}}, "wait for its time"),
+        (
+            {"status": {"scheduleState": "FailedValidation", "reason": "Invalid timezone: x"}},
+            ".* refuses it .Invalid timezone",
+        ),
+        ({"spec": spec | {"suspend": True}}, "it is suspended"),
+    ):
+        api.objects[path] = schedule | changes
+        with pytest.raises(ClusterError, match=rf"peach is a schedule \(0 3 \* \* \*\) and no run .*: {why}"):
+            jobs.report(Cluster(), "peach")
     assert jobs.output_of(Cluster(), "peach") == "s3a://fruit/out"
 
 

@@ -196,8 +196,12 @@ def test_while_the_next_driver_works_it_is_still_said_why_the_last_one_failed() 
     assert again.status().reason == "gcs does not answer"
 
 
-def application(state: str, attempts: int = 1, error: str = "") -> dict[str, Any]:
-    return {"status": {"applicationState": {"state": state, "errorMessage": error}, "executionAttempts": attempts}}
+def application(state: str, attempts: int = 1, error: str = "", *, age: float = 0) -> dict[str, Any]:
+    made = datetime.now(UTC) - timedelta(seconds=age)
+    return {
+        "metadata": {"creationTimestamp": made.isoformat(timespec="seconds")},
+        "status": {"applicationState": {"state": state, "errorMessage": error}, "executionAttempts": attempts},
+    }
 
 
 @pytest.mark.parametrize(
@@ -231,8 +235,32 @@ def test_an_application_without_a_reason_is_said_to_start_again_all_the_same() -
     waits = seen()
     waits.job, waits.application = None, application("PENDING_RERUN")
     assert waits.why_again() == "A driver failed, and another is started: the operator does not say why."
+    waits.application = application("PENDING_RERUN", 0)  # a change makes the operator count anew
+    assert str(waits.why_again()).startswith("Its SparkApplication was changed: ")
+    waits.drivers, waits.application = (
+        [driver("Failed", code=143)],
+        application("INVALIDATING"),
+    )  # it was ended for that
+    assert str(waits.why_again()).startswith("Its SparkApplication was changed: ")
+    waits.drivers.clear()
     waits.application = application("SUBMITTED")
     assert waits.why_again() is None
+
+
+@pytest.mark.parametrize(
+    ("state", "age", "told"),
+    [
+        ("SUSPENDED", 0, "The driver cannot start: its SparkApplication is suspended: "),
+        ("", 60, "The driver cannot start: the Spark operator has not taken it up: "),
+        ("", 0, "None"),
+    ],
+)
+def test_an_application_that_its_operator_does_not_start_says_why(state: str, age: float, told: str) -> None:
+    waits = seen()
+    waits.job, waits.application = None, application(state, 0, age=age)
+    status = waits.status()
+    assert (status.state, status.exit_code) == ("pending", None)
+    assert str(status.reason).startswith(told)
 
 
 def test_of_a_whole_log_that_the_operator_hands_on_one_line_is_told() -> None:
@@ -245,6 +273,16 @@ def test_of_a_whole_log_that_the_operator_hands_on_one_line_is_told() -> None:
     waits.job, waits.application = None, application("SUBMISSION_FAILED", 1, whole)
     assert waits.why_again() == (
         "A driver cannot be submitted, and another is started: java.util.concurrent.TimeoutException."
+    )
+    whole += (
+        "Caused by: io.fabric8.kubernetes.client.KubernetesClientException: Failure executing: POST at: "
+        'https://10.96.0.1/api/v1/namespaces/fruit/pods. Message: pods "peach-driver" is forbidden: exceeded quota: '
+        "q, requested: limits.memory=2400Mi. Received status: Status(apiVersion=v1, code=403)."
+    )
+    waits.application = application("FAILED", 1, whole)
+    assert waits.why_failed() == (
+        "The application failed: the namespace's quota does not allow the pod "
+        "(exceeded quota: q, requested: limits.memory=2400Mi): ask for less."
     )
 
 

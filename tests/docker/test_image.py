@@ -157,6 +157,27 @@ def test_driver_runs_what_spark_submit_is_given(image: str) -> None:
     assert f"orchard, version {VERSION}" in result.stdout, result.stderr
 
 
+def test_a_driver_that_is_stopped_ends_in_order(image: str) -> None:
+    """SIGTERM reaches the program, not the JVM that would take it along; before there is a program, the JVM."""
+    script = """
+        orchard sample /tmp/s >/dev/null
+        driver="/opt/entrypoint.sh driver --master local[1] local:///opt/orchard/main.py"
+        $driver run /tmp/s --output /tmp/out >/tmp/log 2>&1 &
+        until grep -q '"stage": "extract"' /tmp/log; do sleep 0.2; done
+        kill -TERM $!
+        wait $! || echo "ended with $?: $(tail -1 /tmp/log)"
+        $driver --version >&2 &
+        sleep 0.5
+        kill -TERM $!
+        wait $! || echo "ended with $?"
+    """
+    options = (*LOCKED_DOWN, "--env=SPARK_DRIVER_BIND_ADDRESS=127.0.0.1", "--entrypoint=bash")
+    result = docker("run", "--rm", *options, image, "-euc", script)
+    first, second = result.stdout.splitlines()
+    assert first.startswith("ended with 143: orchard: interrupted; what was committed is kept"), result.stderr
+    assert second == "ended with 143"
+
+
 def test_executor_starts_spark_s_executor(image: str) -> None:
     environment = {
         "SPARK_JAVA_OPT_0": "-Dorchard.first=a b",

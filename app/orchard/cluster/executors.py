@@ -6,7 +6,6 @@ If the chart's ``executor.instances`` changes meanwhile, it scales to that numbe
 import contextlib
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -41,7 +40,6 @@ WANTED = Path("/etc/orchard/executors")
 """File with the number of executors in the chart's values: a mounted ConfigMap, which Kubernetes keeps up to date."""
 SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
 ALLOCATOR = "spark.kubernetes.allocation.pods.allocator"
-_REFUSED = re.compile(r"Failure executing: POST at: \S+/pods\. Message: (.+?)\. Received status")
 _trouble: str | None = None
 _refusal: reasons.Hindrance | None = None
 
@@ -163,8 +161,7 @@ def _registered(context: "SparkContext", reason: reasons.Hindrance | None) -> in
 def note(line: str) -> None:
     """Note why Kubernetes refuses an executor that Spark makes itself: no event says it, only the JVM, in `line`."""
     global _refusal  # noqa: PLW0603 - a process has one driver
-    if found := _REFUSED.search(line):
-        _refusal = reasons.of_refusal(found[1])
+    _refusal = reasons.of_spark(line) or _refusal
 
 
 def last_trouble() -> str | None:

@@ -1,7 +1,7 @@
 """Start, follow, scale and end a job, whether `orchard submit`, the chart or the operator started it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
 from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject
 from orchard.cluster.reasons import Hindrance
-from orchard.cluster.state import Observation, Status, executor_set
+from orchard.cluster.state import NOT_TAKEN_UP, Observation, Status, executor_set
 from orchard.errors import ClusterError, UsageError
 
 POLL_SECONDS = 1.0
@@ -325,7 +325,7 @@ def _find(cluster: Cluster, name: str) -> Observation:
     if (of_operator := cluster.application_schedule(name)) is not None:
         raise ClusterError(
             f"{name} is a schedule ({of_operator['spec']['schedule']}) and no run of it has begun, or is kept: "
-            "wait for its time; the operator starts none in between."
+            f"{_until_its_time(cluster, of_operator)}."
         )
     with suppress(Forbidden):
         if cluster.call(cluster.apps.read_namespaced_deployment, f"{name}-serve", cluster.namespace) is not None:
@@ -334,6 +334,18 @@ def _find(cluster: Cluster, name: str) -> Observation:
                 f"`kubectl -n {cluster.namespace} rollout status deployment/{name}-serve` says how its servers are."
             )
     raise _missing(cluster, name)
+
+
+def _until_its_time(cluster: Cluster, schedule: Mapping[str, Any]) -> str:
+    """Return what a schedule of the Spark operator waits for."""
+    status = schedule.get("status") or {}
+    if schedule["spec"].get("suspend"):
+        return "it is suspended (schedule.suspend)"
+    if not status.get("scheduleState"):
+        return NOT_TAKEN_UP.format(cluster.namespace)
+    if why := status.get("reason"):
+        return f"the operator refuses it ({why})"
+    return "wait for its time; the operator starts none in between"
 
 
 def _is_ours(seen: Observation) -> bool:

@@ -45,6 +45,8 @@ _TOLD_TO_END = (0, 137, 143)
 _NO_ACCIDENT = re.compile(r"IllegalArgumentException|Unrecognized VM option|Could not create the Java Virtual Machine")
 _COMPLAINT = re.compile(r"(?:Exception|Error)\b.*: \S")
 
+_REFUSED = re.compile(r"Failure executing: POST at: \S+/pods\. Message: (.+?)\. Received status")
+
 
 @dataclass(frozen=True)
 class Hindrance:
@@ -147,6 +149,12 @@ def of_eviction(events: "Iterable[CoreV1Event]", since: datetime) -> Hindrance |
             message = (event.message or "").rstrip(". ")
             return Hindrance(f"pod {event.involved_object.name} was evicted ({message}): give it more", definite=False)
     return None
+
+
+def of_spark(log: str) -> Hindrance | None:
+    """Return why Kubernetes refuses a pod that Spark would make itself, from what its JVM says; None if it does not."""
+    found = _REFUSED.search(log)
+    return of_refusal(found[1]) if found else None
 
 
 def of_refusal(message: str) -> Hindrance:

@@ -26,6 +26,9 @@ _OF_APPLICATION: dict[str, JobState] = {
     "FAILED": "failed",
 }
 """A SparkApplication's states; in any other it waits for something."""
+_TAKEN_UP_SECONDS = 30.0
+"""So long an operator may take to notice an application."""
+NOT_TAKEN_UP = "the Spark operator has not taken it up: check that it runs and watches the namespace {}"
 
 
 @dataclass(frozen=True)
@@ -194,13 +197,27 @@ class Observation:
                 )
             since = _born(self.driver or self.job)  # what kept back an earlier driver is past
             return self._refusal(self.job, since)
+        return self._operators_hindrance() if self.application is not None else None
+
+    def _operators_hindrance(self) -> reasons.Hindrance | None:
+        """Return why the operator does not start the application."""
+        application, told = self.application or {}, self._application_state()
+        if told in ("SUSPENDING", "SUSPENDED"):
+            return reasons.Hindrance(
+                "its SparkApplication is suspended: a queue such as Kueue, or a person, holds it", definite=False
+            )
+        made = datetime.fromisoformat(application["metadata"]["creationTimestamp"])
+        if not told and (datetime.now(UTC) - made).total_seconds() > _TAKEN_UP_SECONDS:
+            return reasons.Hindrance(NOT_TAKEN_UP.format(self.cluster.namespace), definite=False)
         return None
 
     def why_again(self) -> str | None:
         """Return why a job waits for another driver; None if it waits for its first one."""
+        state, error = self._application_state(), self._application_error()
+        if state == "INVALIDATING" or (state == "PENDING_RERUN" and not self._counted()):  # it counts anew
+            return "Its SparkApplication was changed: the operator ends its driver and starts another."
         if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
             return f"A driver failed, and another is started: {why}"
-        state, error = self._application_state(), self._application_error()
         if error or state in ("FAILING", "PENDING_RERUN"):
             what = "cannot be submitted" if state == "SUBMISSION_FAILED" else "failed"
             return f"A driver {what}, and another is started: {error or 'the operator does not say why'}."
@@ -291,12 +308,18 @@ class Observation:
 
     def _application_error(self) -> str:
         status = (self.application or {}).get("status") or {}
-        return reasons.last_words(str(status.get("applicationState", {}).get("errorMessage") or ""))
+        error = str(status.get("applicationState", {}).get("errorMessage") or "")
+        refusal = reasons.of_spark(error)
+        return refusal.sentence if refusal else reasons.last_words(error)
+
+    def _counted(self) -> int:
+        """Return how many drivers the operator counts."""
+        return int(((self.application or {}).get("status") or {}).get("executionAttempts") or 0)
 
     def _attempts(self) -> int:
         """Return how many drivers the Job or the operator counts: pods that were deleted or evicted may be gone."""
         if self.job is None:
-            return max(1, ((self.application or {}).get("status") or {}).get("executionAttempts") or 1)
+            return max(1, self._counted())
         job, uid = self.job.status, self.job.metadata.uid
         pods = (job.failed or 0) + (job.succeeded or 0) + (job.active or 0)
         # The Job does not count a drained node's; events of an earlier Job of its name are there for an hour, too.
