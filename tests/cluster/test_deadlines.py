@@ -397,6 +397,15 @@ def test_so_is_a_schedule_of_the_operator(api: Api) -> None:
     assert jobs.output_of(Cluster(), "peach") == "s3a://fruit/out"
 
 
+def test_who_may_not_see_schedules_is_told_that_there_is_no_such_job(api: Api) -> None:
+    said = 'cronjobs.batch "peach" is forbidden: User "me" cannot get resource "cronjobs"'
+    refusal = {"kind": "Status", "reason": "Forbidden", "message": said}
+    api.objects["/apis/batch/v1/namespaces/fruit/cronjobs/peach"] = lambda handler: answer(handler, refusal, 403)
+    with pytest.raises(ClusterError, match="There is no job peach"):
+        jobs.report(Cluster(), "peach")
+    assert jobs.output_of(Cluster(), "peach") is None
+
+
 def test_a_release_whose_job_is_gone_is_not_taken_over(api: Api) -> None:
     metadata = {"name": "peach-settings", "labels": {"app.kubernetes.io/managed-by": "Helm"}}
     api.objects["/api/v1/namespaces/fruit/configmaps/peach-settings"] = {"metadata": metadata}

@@ -317,7 +317,7 @@ def _find(cluster: Cluster, name: str) -> Observation:
     seen = Observation(cluster, name)
     if seen.exists:
         return seen
-    if (schedule := cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)) is not None:
+    if (schedule := _cron_job(cluster, name)) is not None:
         raise ClusterError(
             f"{name} is a schedule ({schedule.spec.schedule}) and no run of it has begun, or is kept: "
             f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one."
@@ -334,6 +334,13 @@ def _find(cluster: Cluster, name: str) -> Observation:
                 f"`kubectl -n {cluster.namespace} rollout status deployment/{name}-serve` says how its servers are."
             )
     raise _missing(cluster, name)
+
+
+def _cron_job(cluster: Cluster, name: str) -> Any:
+    """Return a job's schedule; None if there is none, or the caller may not see it."""
+    with suppress(Forbidden):
+        return cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)
+    return None
 
 
 def _until_its_time(cluster: Cluster, schedule: Mapping[str, Any]) -> str:
@@ -429,7 +436,7 @@ def _settings_left(cluster: Cluster, name: str, ours: bool) -> bool:
 def output_of(cluster: Cluster, name: str) -> str | None:
     """Return a job's output, from the arguments of its Job, schedule or application; None if all are gone."""
     seen = Observation(cluster, name)
-    schedule = cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)
+    schedule = _cron_job(cluster, name)
     arguments: list[str] = []
     if seen.job is not None:
         arguments = seen.job.spec.template.spec.containers[0].args or []
