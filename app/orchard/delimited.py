@@ -11,6 +11,7 @@ from orchard.storage import DEFAULT_S3, S3Options, local_path, read_path, split_
 
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DELIMITERS = ",;\t|"
+csv.field_size_limit(2**31 - 1)  # Python's own of 131,072 would call a larger value a fault of the table
 
 
 def decoded(data: bytes) -> str:

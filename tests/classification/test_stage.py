@@ -559,7 +559,7 @@ def test_labels_that_cannot_be_learned_or_measured_are_named_and_never_flatter(
     ]
     result = run(rows)
     assert result["warnings"] == [
-        "5 image(s) have no label: they were neither trained on nor predicted.",
+        "5 image(s) have no label, such as /in/test/None/r_3.jpg: they were neither trained on nor predicted.",
         "2 label(s) (test only, validation only) cannot be predicted, for lack of training images; "
         "their test images count as errors.",
         "1 label(s) (one image) were not measured, for lack of test images.",

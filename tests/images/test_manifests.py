@@ -47,7 +47,7 @@ def test_quotes_that_end_their_value_may_hold_lines_and_quotes(tmp_path: Path) -
 def test_a_row_may_hold_more_than_its_reader_takes_at_once(tmp_path: Path) -> None:
     """As a column with thumbnails in base64 does."""
     (tmp_path / "list.csv").write_text(
-        "path,label,thumbnail\n" + "".join(f"{n}.jpg,Kiwi,{'A' * 2_500_000}\n" for n in range(3))
+        "path,note,thumbnail\n" + "".join(f'{n}.jpg,"two\nlines",{"A" * 2_500_000}\n' for n in range(3))
     )
     assert [path for path, _, _ in _rows(_list(tmp_path / "list.csv"), tmp_path)] == ["0.jpg", "1.jpg", "2.jpg"]
 

@@ -449,8 +449,12 @@ def _check(train_counts: dict[str, int], test_counts: dict[str, int], *, drawn_b
 
 def _warnings(rows: pa.Table, train_counts: dict[str, int], test_counts: dict[str, int]) -> list[str]:
     warnings = []
-    if unlabelled := rows.column("label").null_count:
-        warnings.append(f"{unlabelled} image(s) have no label: they were neither trained on nor predicted.")
+    unlabelled = rows["path"].filter(pc.is_null(rows["label"]))
+    if len(unlabelled):
+        such = pc.min(unlabelled).as_py()
+        warnings.append(
+            f"{len(unlabelled)} image(s) have no label, such as {such}: they were neither trained on nor predicted."
+        )
     seen = train_counts.keys() | test_counts.keys() | _count(rows, Split.VALIDATION).keys()
     if untrained := sorted(seen - train_counts.keys()):
         warnings.append(
