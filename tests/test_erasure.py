@@ -230,6 +230,14 @@ def test_later_runs_leave_it_out_and_say_so_until_it_may_come_again(
         without_erased(only, out.storage)
 
 
+def test_files_of_others_beside_the_logs_of_runs_are_not_written_again(tmp_path: Path) -> None:
+    out = small(tmp_path)
+    for name in ("app.log", "nightly/log-0001.jsonl"):
+        out.storage.write(f"logs/{name}", f"opened {PATHS[0]}\n".encode())
+    found = orchard.erase(out.url, [PATHS[0]], dry_run=True)["files"]
+    assert [name for name in found if name.startswith("logs/")] == [OLD_LOG]
+
+
 def test_the_command_says_what_it_found_and_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     out = small(tmp_path)
     said = CliRunner().invoke(cli, ["erase", out.url, PATHS[0], "--dry-run"]).output

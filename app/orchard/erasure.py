@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchard import delimited
+from orchard import delimited, runlog
 from orchard.classification.judged import Judged
 from orchard.errors import OrchardError
 from orchard.files import DataFile, digest_of, parquet_bytes, part, read_columns, read_file, stage_file
@@ -102,7 +102,7 @@ def find(output: Output, images: Sequence[str], s3: S3Options, *, older_than: ti
     dropped: list[str] = []
     if older_than is not None:
         since = datetime.now(UTC) - older_than
-        dropped = [entry.key for entry in output.storage.list(LOGS) if _is_before(entry.key, since)]
+        dropped = [key for key in runlog.files(output.storage) if _is_before(key, since)]
         if output.committed is not None and output.committed < since.timestamp():
             paths = sorted({*paths, *inventory["path"].to_pylist()})
             dropped += _review_lists(output.storage)
@@ -335,18 +335,18 @@ def _find_names(output: Output, plan: Plan) -> None:
     for name in (METRICS, RUN, REPORT):
         if storage.exists(name):  # a report shows images without naming them: it is dropped in any case
             plan.said["files"].append(name)
-    for entry in storage.list(LOGS):
-        if entry.key not in plan.dropped:
-            data = storage.read(entry.key)
+    for key in runlog.files(storage):
+        if key not in plan.dropped:
+            data = storage.read(key)
             kept = b"".join(line for line in data.splitlines(keepends=True) if not names.search(line))
             if kept != data:
-                plan.lists[entry.key] = kept
-    for name in _review_lists(storage):
-        if name not in plan.dropped:
-            data = storage.read(name)
+                plan.lists[key] = kept
+    for key in _review_lists(storage):
+        if key not in plan.dropped:
+            data = storage.read(key)
             kept = _without_suspects(data, set(plan.paths))
             if kept != data:
-                plan.lists[name] = kept
+                plan.lists[key] = kept
 
 
 def _review_lists(storage: Storage) -> list[str]:

@@ -28,8 +28,6 @@ LOCKS = "_orchard/locks/"
 """The lock of the process that writes: see `orchard.lock`."""
 LOGS = "logs/"
 """The logs of the last runs, in a folder for each: see `orchard.runlog`."""
-RUN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
-"""The name of a run: when it began, and a random part."""
 FORMULA = r"^[=+\-@\t\r]"
 """Start of a text that a spreadsheet would run as a formula. In CSV an apostrophe precedes it, as OWASP advises."""
 ESCAPED = re.compile("^'(?=" + FORMULA.removeprefix("^") + ")")

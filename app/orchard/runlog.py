@@ -12,13 +12,14 @@ logs of the last `KEPT` runs are kept. A log must never stop a run: lines that c
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from threading import Event, Lock, Thread
 
 from orchard import progress
 from orchard.errors import InputError, OrchardError
-from orchard.layout import LOGS, RUN_ID
+from orchard.layout import LOGS
 from orchard.redaction import redacted
 from orchard.storage import ObjectStorage, S3Options, Storage, open_storage
 
@@ -30,6 +31,8 @@ PATIENCE_SECONDS = 3.0
 """Seconds that a store may take, because a run that ends cannot wait."""
 
 log = logging.getLogger("orchard")
+
+_RUN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")  # see `orchard.output.new_run_id`
 
 
 class _Kept:
@@ -109,7 +112,7 @@ class RunLog(logging.Handler):
         self._sparks.write(self._storage, self._folder)
 
     def _forget(self) -> None:
-        keys = _keys(self._storage)
+        keys = files(self._storage)
         kept = set(sorted({_run_of(key) for key in keys})[-(KEPT - 1) :])
         self._storage.delete([key for key in keys if _run_of(key) not in kept])
 
@@ -129,6 +132,11 @@ def note_spark(line: str) -> None:
         kept.add(redacted(line))
 
 
+def files(storage: Storage) -> list[str]:
+    """Return the keys of all runs' logs; a folder of this name may hold files of others, too."""
+    return [entry.key for entry in storage.list(LOGS) if _RUN_ID.fullmatch(_run_of(entry.key))]
+
+
 def lines(output: str, s3: S3Options, *, spark: bool = False) -> Iterator[str]:
     """Yield the log that the last run has left in an output; with `spark`, the output of its JVM.
 
@@ -137,18 +145,13 @@ def lines(output: str, s3: S3Options, *, spark: bool = False) -> Iterator[str]:
         StorageError: it cannot be read.
     """
     storage = open_storage(output, s3)
-    keys = sorted(_keys(storage))
+    keys = sorted(files(storage))
     if not keys:
         raise InputError(f"{output} holds no log: check the name of the output, and whether a run has begun there.")
     name = "/spark-" if spark else "/log-"
     for key in keys:
         if _run_of(key) == _run_of(keys[-1]) and name in key:
             yield from storage.read(key).decode(errors="replace").splitlines()
-
-
-def _keys(storage: Storage) -> list[str]:
-    """Return the files of all runs' logs; a folder of this name may hold other files, too."""
-    return [entry.key for entry in storage.list(LOGS) if RUN_ID.fullmatch(_run_of(entry.key))]
 
 
 def _run_of(key: str) -> str:
