@@ -66,10 +66,11 @@ def test_where_files_of_others_lie_nothing_is_begun(place: tuple[str, S3Options]
     assert output.storage.read(name) == output.storage.read("logs/app.log") == b"theirs"
 
 
-def test_what_readers_skip_is_in_nobodys_way(place: tuple[str, S3Options]) -> None:
+def test_what_readers_skip_and_what_is_empty_is_in_nobodys_way(place: tuple[str, S3Options]) -> None:
     output = Output(*place)
     for name in ("features/.DS_Store", "model/.gitkeep", "features/.ipynb_checkpoints/a.parquet", "photos/a.jpg"):
         output.storage.write(name, b"theirs")
+    output.storage.write("run.json", b"")  # made by the shell of `orchard run … --output OUT --json > OUT/run.json`
     with output.writing():
         output.commit({Dataset.REJECTED: [output.stage(Dataset.REJECTED, rows("a"))]})
     assert paths_in(output) == ["a"]

@@ -466,7 +466,9 @@ class Output:
             return not is_skipped(key) and not (unchecked and _OWN_NAME.fullmatch(key))
 
         taken = [folder for folder in folders if any(of_others(entry.key) for entry in self.storage.list(folder))]
-        taken += [] if unchecked else [name for name in (METRICS, RUN, REPORT) if self.storage.exists(name)]
+        if not unchecked:
+            found = {name: self.storage.stat(name) for name in (METRICS, RUN, REPORT)}
+            taken += [name for name, entry in found.items() if entry and entry.size]  # a shell makes one for its output
         if taken:
             raise UsageError(
                 f"{self.url} already holds {', '.join(taken)}, and no log says that Orchard wrote them: choose another "
