@@ -24,6 +24,7 @@ from orchard.cli import cli
 from orchard.cluster import client, emr, executors, jobs
 from orchard.cluster.client import Cluster, Log, Unreachable
 from orchard.errors import ClusterError, ExecutorsRefused, UsageError
+from orchard.output import new_run_id
 from orchard.runlog import RunLog
 from orchard.storage import open_storage
 
@@ -488,7 +489,7 @@ def test_a_job_is_watched_to_its_end(api: Api, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_pod_that_is_gone_leaves_its_log_in_the_output(api: Api, tmp_path: Path) -> None:
-    with RunLog(open_storage(str(tmp_path)), "1"):
+    with RunLog(open_storage(str(tmp_path)), new_run_id()):
         logging.getLogger("orchard").error("what it said last")
     job = ended()
     for arguments in (["run", "a", "--output", str(tmp_path)], ["tune", str(tmp_path)]):
