@@ -46,8 +46,8 @@ def colours(trained: Path) -> dict[str, tuple[str, float]]:
 
 @pytest.fixture(scope="module")
 def expected(trained: Path) -> dict[str, tuple[str, float]]:
-    """Of each test photograph what the pipeline predicted."""
-    rows = pq.read_table(trained / "predictions").to_pylist()
+    """Of each test photograph what the pipeline predicted, in the order of their paths."""
+    rows = pq.read_table(trained / "predictions").sort_by("path").to_pylist()
     return {row["path"]: (row["predicted"], row["confidence"]) for row in rows if row["split"] == "test"}
 
 
