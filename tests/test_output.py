@@ -10,7 +10,7 @@ import pytest
 
 from orchard.errors import OutputLocked, StorageError, UsageError
 from orchard.files import DataFile, digest_of, parquet_bytes, part
-from orchard.layout import COMMITS, HEAD, REJECTED, Dataset
+from orchard.layout import COMMITS, HEAD, REJECTED, SUSPECT_LIST, Dataset
 from orchard.output import Output
 from orchard.storage import S3Options, Storage
 
@@ -79,7 +79,7 @@ def test_what_readers_skip_and_what_is_empty_is_in_nobodys_way(place: tuple[str,
 def test_what_an_output_without_its_log_has_left_may_be_started_over(place: tuple[str, S3Options]) -> None:
     output = Output(*place)
     left = (part(Dataset.FEATURES), f"model/{digest_of(b'')}/manifest.json", "model/current.json", "report.html")
-    for name in left:
+    for name in (*left, SUSPECT_LIST):
         output.storage.write(name, b"left")
     with (
         pytest.raises(UsageError, match=r"already holds features/, model/, report\.html, and no log"),
@@ -89,6 +89,7 @@ def test_what_an_output_without_its_log_has_left_may_be_started_over(place: tupl
     with output.writing(unchecked=True):
         output.start_over({}, add={})
     assert not any(output.storage.exists(name) for name in left)
+    assert output.storage.exists(SUSPECT_LIST)  # people may have written into it: the review looks
 
 
 def test_files_of_attempts_that_were_not_committed_are_removed(place: tuple[str, S3Options]) -> None:

@@ -54,7 +54,6 @@ from orchard.layout import (
     REPORT,
     RUN,
     STAGING,
-    SUSPECT_LIST,
     TUNING,
     Dataset,
 )
@@ -434,15 +433,16 @@ class Output:
         log.mark_done(self.storage, self._state)
 
     def _leftovers(self) -> list[str]:
-        """Return all files of an output that was just started over, without those that it keeps."""
+        """Return all files of an output that was just started over, without those that it keeps.
+
+        The list of suspects stays until it is written anew: people write into it.
+        """
         kept = {file.name for files in self._state.files.values() for file in files.values()}
         if self.model_folder is not None:
             kept.add(CURRENT_MODEL)
-        if self.recall("review"):  # people write into its list
-            kept.add(SUSPECT_LIST)
         folders = [*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS, TUNING]
         found = [entry.key for folder in folders for entry in self.storage.list(folder)]
-        return [name for name in [*found, METRICS, RUN, REPORT, SUSPECT_LIST] if name not in kept]
+        return [name for name in [*found, METRICS, RUN, REPORT] if name not in kept]
 
     def _move(self, names: Sequence[str], staging: str) -> None:
         def move(name: str) -> None:
