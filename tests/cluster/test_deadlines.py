@@ -414,6 +414,19 @@ def test_a_release_whose_job_is_gone_is_not_taken_over(api: Api) -> None:
         jobs.submit(Cluster(), "peach", [{"kind": "Job", "metadata": {"name": "peach-1"}}])
 
 
+@pytest.mark.usefixtures("api")
+def test_objects_of_others_are_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were changed, and deleted with the job."""
+    theirs: dict[str, dict[str, str] | None] = {"peach-driver": {}, "peach-pods": {"app.kubernetes.io/managed-by": "x"}}
+    monkeypatch.setattr(Cluster, "labels", lambda _, manifest: theirs.get(manifest["metadata"]["name"]))
+    monkeypatch.setattr(Cluster, "apply", lambda *_: pytest.fail("it has changed something"))
+    job = {"kind": "Job", "metadata": {"name": "peach-1"}}
+    for kind, name in (("ServiceAccount", "peach-driver"), ("ConfigMap", "peach-pods")):
+        needed = {"kind": kind, "metadata": {"name": name}}
+        with pytest.raises(UsageError, match=f"namespace fruit has a {kind} {name} already.* another --name"):
+            jobs.submit(Cluster(), "peach", [job, needed])
+
+
 def test_a_job_that_was_deleted_by_other_means_is_submitted_again_when_its_driver_has_ended(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

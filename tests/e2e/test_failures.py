@@ -119,6 +119,18 @@ def test_a_quota_that_has_no_room_for_the_driver(namespace: Namespace, photos: s
     namespace.uninstall("nodriver")
 
 
+def test_an_account_of_others_with_a_name_that_a_job_needs_is_left_alone(namespace: Namespace, photos: str) -> None:
+    """It became the job's, and was deleted with it."""
+    kubectl("-n", namespace.name, "create", "serviceaccount", "taken-executor")
+    before = kubectl("-n", namespace.name, "get", "serviceaccount", "taken-executor", "-o", "json").out
+    flags = ("--s3-secret", "s3", "--name", "taken", "--image", IMAGE)
+    submitted = namespace.orchard("submit", photos, "--output", namespace.bucket.url("out"), *flags)
+    assert submitted.code == 2
+    assert "has a ServiceAccount taken-executor already" in submitted.err.splitlines()[-1]
+    assert kubectl("-n", namespace.name, "get", "serviceaccount", "taken-executor", "-o", "json").out == before
+    kubectl("-n", namespace.name, "delete", "serviceaccount", "taken-executor")
+
+
 def test_an_image_that_cannot_be_pulled(namespace: Namespace, photos: str) -> None:
     flags = ("--s3-secret", "s3", "--name", "noimage", "--image", "orchard:there-is-none")
     submitted = namespace.orchard("submit", photos, "--output", namespace.bucket.url("out"), *flags)

@@ -14,8 +14,8 @@ from typing import Any
 
 from orchard.errors import ClusterError
 
-MANAGER = "orchard"
-"""Who owns the fields that `Cluster.apply` sets, and the value of ``app.kubernetes.io/managed-by``."""
+MANAGER, MANAGED_BY = "orchard", "app.kubernetes.io/managed-by"
+"""Who owns the fields that `Cluster.apply` sets, and the label that says so."""
 
 SILENCE_SECONDS = 10.0
 """After so long without a line, following a log is interrupted to check the pod."""
@@ -149,14 +149,10 @@ class Cluster:
 
     def apply(self, manifest: Mapping[str, Any]) -> Any:
         """Create an object, or change the given fields of the existing one (server-side apply); return the object."""
-        from kubernetes.dynamic import DynamicClient
-        from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
         def apply() -> Any:
-            if self._dynamic is None:
-                self._dynamic = DynamicClient(self._api)
-            resource = self._dynamic.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
-            return self._dynamic.server_side_apply(
+            dynamic, resource = self._resource(manifest)
+            return dynamic.server_side_apply(
                 resource,
                 body=dict(manifest),
                 namespace=self.namespace,
@@ -166,10 +162,32 @@ class Cluster:
             )
 
         with self._explained():
-            try:
-                return _within(self._answer_seconds, apply)
-            except ResourceNotFoundError:
-                raise ClusterError(f"The cluster has no {manifest['kind']} of {manifest['apiVersion']}.") from None
+            return _within(self._answer_seconds, apply)
+
+    def labels(self, manifest: Mapping[str, Any]) -> dict[str, str] | None:
+        """Return the labels of the object of a manifest's kind and name; None without one, or the right to see it."""
+
+        def get() -> Any:
+            _, resource = self._resource(manifest)
+            name = manifest["metadata"]["name"]
+            return resource.get(name=name, namespace=self.namespace, _request_timeout=self._timeouts)
+
+        with suppress(Forbidden), self._explained():
+            return dict(_within(self._answer_seconds, get).to_dict()["metadata"].get("labels") or {})
+        return None
+
+    def _resource(self, manifest: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return the client of all kinds, and in it a manifest's kind."""
+        from kubernetes.dynamic import DynamicClient
+        from kubernetes.dynamic.exceptions import ResourceNotFoundError
+
+        if self._dynamic is None:
+            self._dynamic = DynamicClient(self._api)
+        try:
+            found = self._dynamic.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
+        except ResourceNotFoundError:
+            raise ClusterError(f"The cluster has no {manifest['kind']} of {manifest['apiVersion']}.") from None
+        return self._dynamic, found
 
     def application(self, name: str) -> dict[str, Any] | None:
         """Return the Spark operator's SparkApplication; for a schedule, the newest one that it has started.

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from orchard.cluster import reasons
-from orchard.cluster.client import MANAGER, OPERATOR, Cluster, Forbidden, Log, Unreachable
+from orchard.cluster.client import MANAGED_BY, MANAGER, OPERATOR, Cluster, Forbidden, Log, Unreachable
 from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
 from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject
@@ -44,7 +44,8 @@ def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> No
     number of executors, which its driver follows.
 
     Raises:
-        UsageError: a job of the same name runs with other settings, or belongs to a Helm release.
+        UsageError: a job of the same name runs with other settings, or belongs to a Helm release; or an object that is
+            not a job's has a name that is needed.
         ClusterError: the cluster refuses; the applied objects are deleted again.
     """
     job, *others = manifests
@@ -56,6 +57,13 @@ def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> No
             f"{name} in the namespace {cluster.namespace} belongs to a Helm release or the Spark operator: "
             "change it there, or give this job another --name."
         )
+    for manifest in others:  # they would be changed, and deleted with the job
+        labels = cluster.labels(manifest)
+        if labels is not None and labels.get(MANAGED_BY) != MANAGER:
+            raise UsageError(
+                f"The namespace {cluster.namespace} has a {manifest['kind']} {manifest['metadata']['name']} already, "
+                "which orchard submit did not make: give this job another --name."
+            )
     if before.exists:
         if before.job is not None and before.state in ("pending", "running"):
             if before.job.metadata.name == job["metadata"]["name"]:
@@ -372,7 +380,7 @@ def _application_name(seen: Observation) -> str:
 
 def _is_managed(thing: Any) -> bool:
     """Whether `orchard submit` made it."""
-    return (thing.metadata.labels or {}).get("app.kubernetes.io/managed-by") == MANAGER
+    return (thing.metadata.labels or {}).get(MANAGED_BY) == MANAGER
 
 
 def _left(cluster: Cluster, seen: Observation) -> list[str]:

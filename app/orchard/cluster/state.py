@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from orchard.cluster import reasons
-from orchard.cluster.client import MANAGER, Cluster, Forbidden, Log
+from orchard.cluster.client import MANAGED_BY, MANAGER, Cluster, Forbidden, Log
 from orchard.cluster.manifests import INSTANCE
 
 _NAME = "app.kubernetes.io/name"
@@ -172,7 +172,7 @@ class Observation:
         ended = _ended(pod)
         if ended and ended.reason == "OOMKilled":
             limit = (pod.spec.containers[0].resources.limits or {}).get("memory", "its limit")
-            submitted = (pod.metadata.labels or {}).get("app.kubernetes.io/managed-by") == MANAGER
+            submitted = (pod.metadata.labels or {}).get(MANAGED_BY) == MANAGER
             chart = "driver.memoryOverhead, or tune.resources.memoryOverhead of a driver that tunes"
             by = "--driver-memory-overhead" if submitted else chart
             return f"The driver needed more memory than {limit} and was killed: give it more ({by})."
