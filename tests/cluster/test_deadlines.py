@@ -183,6 +183,72 @@ def test_a_log_without_end_is_read_in_parts(api: Api, drop: bytes, monkeypatch: 
         assert len(list(Log(Cluster(), "peach-1-a").lines(follow=follow))) <= 1
 
 
+def cannot_now(handler: BaseHTTPRequestHandler, status: int = 503) -> None:
+    answer(handler, {"kind": "Status", "message": "apiserver is shutting down."}, status)
+
+
+def first_away(api: Api, path: str, status: int = 503) -> None:
+    """Let the next request for `path` be refused, as while an API server restarts, and the following ones answered."""
+    found = api.objects[path]
+
+    def serve(handler: BaseHTTPRequestHandler) -> None:
+        api.objects[path] = found
+        cannot_now(handler, status)
+
+    api.objects[path] = serve
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_what_an_api_cannot_do_now_it_may_a_moment_later(
+    api: Api, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(jobs, "WATCH_SECONDS", 0.01)
+    there(api, pod("Failed"))
+    api.objects["/apis/batch/v1/namespaces/fruit/jobs"]["items"] = [ended()]
+    path = "/apis/batch/v1/namespaces/fruit/jobs"
+    first_away(api, path, status)
+    with pytest.raises(Unreachable, match=r"cannot do it now \(apiserver is shutting down\): try again in a while"):
+        jobs.report(Cluster(), "peach")
+    first_away(api, path, status)
+    assert [each.state for each in jobs.watch(Cluster(), "peach")] == ["failed"]
+    first_away(api, path, status)
+    assert jobs.follow(Cluster(), "peach", start_timeout=1).state == "failed"
+    first_away(api, "/api/v1/namespaces/fruit/pods/peach-1-a", status)
+    assert list(jobs.logs(Cluster(), "peach", follow=True)) == []
+
+
+def test_a_job_is_made_again_though_the_api_is_away_while_it_goes(api: Api) -> None:
+    there(api, pod("Failed"))
+    path, posted = "/apis/batch/v1/namespaces/fruit/jobs", []
+
+    def jobs_of(handler: BaseHTTPRequestHandler) -> None:
+        if handler.command == "POST":
+            posted.append(handler.path)
+            return answer(handler, ended())
+        return answer(handler, {"kind": "JobList", "items": [] if api.deleted else [ended()]})
+
+    def deleting(handler: BaseHTTPRequestHandler) -> None:
+        if handler.command != "DELETE":
+            return answer(handler, {"kind": "Status", "details": {"kind": "jobs"}}, 404)
+        api.deleted.append(handler.path)
+        del api.objects["/api/v1/namespaces/fruit/pods"]
+        first_away(api, path)
+        return answer(handler, ended())
+
+    api.objects |= {path: jobs_of, f"{path}/peach-1": deleting}
+    assert "runs again" in jobs.retry(Cluster(), "peach")
+    assert len(posted) == 1, "it was deleted and not made again"
+
+
+def test_the_status_of_a_job_whose_node_is_gone_is_told_without_its_log(api: Api) -> None:
+    there(api, pod("Running"))
+    api.objects["/api/v1/namespaces/fruit/pods/peach-1-a/log"] = lambda handler: cannot_now(handler, 500)
+    found = jobs.report(Cluster(), "peach")
+    assert (found.state, found.stage) == ("running", None)
+    with pytest.raises(Unreachable, match="cannot do it now"):  # an empty log would be taken for the whole
+        list(jobs.logs(Cluster(), "peach"))
+
+
 def test_a_job_that_is_deleted_and_does_not_go_is_told(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "DELETE_SECONDS", 0.2)
     there(api, pod("Running"))

@@ -34,8 +34,12 @@ LONGEST_LINE = 2**20
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
+_PASSING = (429, 500, 502, 503, 504)
+"""What the API server, or a load balancer before it, answers when it restarts, is overloaded or misses a node."""
+
+
 class Unreachable(ClusterError):
-    """The API server does not answer; the next attempt may succeed."""
+    """The API server does not answer, or cannot do it now; the next attempt may succeed."""
 
 
 class Forbidden(ClusterError):
@@ -102,7 +106,7 @@ class Cluster:
 
         Raises:
             ClusterError: the API refuses; the sentence says what and why.
-            Unreachable: the API does not answer.
+            Unreachable: the API does not answer, or cannot now.
         """
         with self._explained():
             return _within(self._answer_seconds, partial(function, *args, _request_timeout=self._timeouts, **options))
@@ -119,11 +123,15 @@ class Cluster:
                 return
             raise self.refusal(error) from error
         except (HTTPError, TimeoutError) as error:
-            cause = getattr(error, "reason", None) or error
-            raise Unreachable(
-                f"The cluster at {self.host} does not answer ({_plain(cause)}): "
-                "check that it runs and that KUBECONFIG or --context names the right one."
-            ) from error
+            raise self.silence(error) from error
+
+    def silence(self, error: Exception) -> Unreachable:
+        """Return a sentence for an answer that has not come."""
+        cause = getattr(error, "reason", None) or error
+        return Unreachable(
+            f"The cluster at {self.host} does not answer ({_plain(cause)}): "
+            "check that it runs and that KUBECONFIG or --context names the right one."
+        )
 
     def refusal(self, error: Any) -> ClusterError:
         """Return a sentence for the API's error."""
@@ -145,6 +153,8 @@ class Cluster:
         if error.status == 403 and " cannot " in message:
             what = message.partition(" is forbidden: ")[2] or message
             return Forbidden(f"The cluster does not allow it ({what}): ask for a role that does.")
+        if error.status in _PASSING:
+            return Unreachable(f"The cluster at {self.host} cannot do it now ({message}): try again in a while.")
         return ClusterError(f"The cluster refuses ({error.status}): {message}.")
 
     def apply(self, manifest: Mapping[str, Any]) -> Any:
@@ -244,6 +254,8 @@ class Log:
         self._cluster, self.pod = cluster, pod
         self._last = ""
         self._read_at: float | None = None
+        self.lost: Unreachable | None = None
+        """Why the last reading could not begin, such as a node that is gone; the next one may."""
 
     def lines(self, *, follow: bool = False) -> Iterator[str]:
         """Yield the lines that were not read yet, for `LOG_SECONDS` at most.
@@ -254,6 +266,7 @@ class Log:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
+        self.lost = None
         # What was read already is told by the lines' times; a margin for lines that were long on their way.
         since = {} if self._read_at is None else {"since_seconds": int(time.time() - self._read_at) + 60}
         try:
@@ -268,8 +281,13 @@ class Log:
         except ApiException as error:
             if error.status in (400, 404):  # not started yet; gone
                 return
-            raise self._cluster.refusal(error) from error
-        except HTTPError:
+            refusal = self._cluster.refusal(error)
+            if not isinstance(refusal, Unreachable):
+                raise refusal from error
+            self.lost = refusal
+            return
+        except HTTPError as error:
+            self.lost = self._cluster.silence(error)
             return
         rest, until = b"", time.monotonic() + LOG_SECONDS
         try:

@@ -194,13 +194,41 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
         ClusterError: there is no such job, or no such pod, or it does not start.
     """
     seen = _find(cluster, name)
+    pod = _pod_with_log(seen, executor)
+    log, patience, said = Log(cluster, pod.metadata.name), _Patience(START_SECONDS), False
+    last_contact = time.monotonic()
+    while True:
+        for line in log.lines(follow=follow):
+            said = True
+            yield line
+        if not follow:
+            if log.lost is not None:
+                raise log.lost
+            if not said and pod.status.phase == "Pending" and (why := reasons.of_start(cluster, pod)):
+                raise ClusterError(f"There is no log yet: {why.sentence}.")
+            return
+        try:
+            now = cluster.call(cluster.core.read_namespaced_pod, pod.metadata.name, cluster.namespace)
+            if now is None or now.status.phase in ("Succeeded", "Failed"):
+                follow = False  # once more, for what was written meanwhile
+            elif given_up := patience.exhausted_by(_waits(cluster, now)):
+                raise ClusterError(f"There is no log to follow: {given_up}.")
+            last_contact = time.monotonic()
+        except Unreachable:
+            if time.monotonic() - last_contact > AWAY_SECONDS:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def _pod_with_log(seen: Observation, executor: int | None) -> Any:
+    """Return the newest driver's pod, or an executor's. Raises PodGone or ClusterError, as `logs` does."""
     if executor is None:
         pod = seen.driver
         if pod is None:
             if seen.state in ("completed", "failed"):
-                raise PodGone(f"The driver's pod of {name} is gone.")
+                raise PodGone(f"The driver's pod of {seen.name} is gone.")
             reason = seen.hindrance()
-            raise ClusterError(f"{name} has no driver yet: {reason.sentence if reason else 'it is on its way'}.")
+            raise ClusterError(f"{seen.name} has no driver yet: {reason.sentence if reason else 'it is on its way'}.")
     else:
         ends = {pod.metadata.name.rpartition("-")[2]: pod for pod in seen.executors}
         numbered = {int(end): pod for end, pod in ends.items() if end.isdigit()}
@@ -208,22 +236,8 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
         pod = there.get(executor)
         if pod is None:
             numbers = ", ".join(map(str, sorted(there))) or "none"
-            raise ClusterError(f"{name} has no executor {executor} now: it has {numbers}.")
-    log, patience, said = Log(cluster, pod.metadata.name), _Patience(START_SECONDS), False
-    while True:
-        for line in log.lines(follow=follow):
-            said = True
-            yield line
-        if not follow:
-            if not said and pod.status.phase == "Pending" and (why := reasons.of_start(cluster, pod)):
-                raise ClusterError(f"There is no log yet: {why.sentence}.")
-            return
-        now = cluster.call(cluster.core.read_namespaced_pod, pod.metadata.name, cluster.namespace)
-        if now is None or now.status.phase in ("Succeeded", "Failed"):
-            follow = False  # once more, for what was written meanwhile
-        elif given_up := patience.exhausted_by(_waits(cluster, now)):
-            raise ClusterError(f"There is no log to follow: {given_up}.")
-        time.sleep(POLL_SECONDS)
+            raise ClusterError(f"{seen.name} has no executor {executor} now: it has {numbers}.")
+    return pod
 
 
 def scale(
@@ -384,6 +398,14 @@ def _is_managed(thing: Any) -> bool:
 
 
 def _left(cluster: Cluster, seen: Observation) -> list[str]:
+    """Return the names of a job's objects that still exist, or may: the API server may be away for a moment."""
+    try:
+        return _objects_left(cluster, seen)
+    except Unreachable:
+        return [seen.name]
+
+
+def _objects_left(cluster: Cluster, seen: Observation) -> list[str]:
     """Return the names of a job's objects that still exist; those of other runs of its schedule do not count."""
     now, things, drivers = Observation(cluster, seen.name), [], {pod.metadata.name for pod in seen.drivers}
     if seen.job is not None:
