@@ -217,6 +217,18 @@ def test_what_an_api_cannot_do_now_it_may_a_moment_later(
     assert list(jobs.logs(Cluster(), "peach", follow=True)) == []
 
 
+def test_a_job_that_is_deleted_while_it_is_watched_is_not_called_a_wrong_name(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "WATCH_SECONDS", 0.01)
+    there(api, pod("Running"))
+    watched = jobs.watch(Cluster(), "peach")
+    assert next(watched).state == "running"
+    api.objects.clear()
+    with pytest.raises(ClusterError, match="The job peach was deleted while it was watched"):
+        next(watched)
+
+
 def test_a_job_is_made_again_though_the_api_is_away_while_it_goes(api: Api) -> None:
     there(api, pod("Failed"))
     path, posted = "/apis/batch/v1/namespaces/fruit/jobs", []

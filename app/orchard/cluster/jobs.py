@@ -152,7 +152,10 @@ def watch(cluster: Cluster, name: str) -> Iterator[Status]:
     last_contact = time.monotonic()
     while True:
         try:
-            now = report(cluster, name)
+            seen = _find(cluster, name) if before is None else Observation(cluster, name)
+            if not seen.exists:
+                raise ClusterError(f"The job {name} was deleted while it was watched.")
+            now = seen.status()
         except Unreachable:
             if time.monotonic() - last_contact > AWAY_SECONDS:
                 raise
