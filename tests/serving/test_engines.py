@@ -170,8 +170,11 @@ def _play(model: Model, play: Callable[[EnginePool], Awaitable[None]], *, engine
     return observer
 
 
+@pytest.mark.parametrize(
+    ("end", "advice"), [(signal.SIGSEGV, "save it again"), (signal.SIGKILL, "give the server more memory")]
+)
 def test_an_image_that_kills_each_engine_is_told_and_its_neighbours_are_answered(
-    model: Model, photo: bytes, monkeypatch: pytest.MonkeyPatch
+    model: Model, photo: bytes, monkeypatch: pytest.MonkeyPatch, end: signal.Signals, advice: str
 ) -> None:
     poison = b"poison"
     send = EngineProcess.send
@@ -180,7 +183,7 @@ def test_an_image_that_kills_each_engine_is_told_and_its_neighbours_are_answered
         send(process, images, top, regions=regions)
         if poison in images:
             assert process._process is not None
-            process._process.kill()
+            process._process.send_signal(end)
 
     monkeypatch.setattr(EngineProcess, "send", send_and_kill)
 
@@ -190,6 +193,7 @@ def test_an_image_that_kills_each_engine_is_told_and_its_neighbours_are_answered
         assert [isinstance(result, Prediction) for result in results] == [True, False, True, True]
         assert isinstance(results[1], Problem)
         assert (results[1].reason, results[1].status) == (Refusal.ENGINE_DIED, 500)
+        assert advice in str(results[1])
         (after,) = await pool.submit([photo], 1)
         assert isinstance(after.result, Prediction)
 

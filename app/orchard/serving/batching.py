@@ -337,6 +337,8 @@ class EnginePool:
         if not self._closing:
             self._observer.ended(late=process.late)
             how = "was at one batch for too long" if process.late else "has ended by itself"
+            if process.killed:
+                how = "was killed, as where memory is lacking (give the server more)"
             log.error("An engine %s, and another takes its place.", how)
         if not engine.under_way:
             return
@@ -349,6 +351,11 @@ class EnginePool:
             reason = Rejection(
                 Reason.TOO_SLOW, f"The image keeps an engine busy for more than {seconds}: save it again."
             )
+        elif process.killed:
+            detail = (
+                "Each engine that was at the image was killed: give the server more memory, or make the image smaller."
+            )
+            reason = Problem(Refusal.ENGINE_DIED, detail)
         else:
             reason = Problem(Refusal.ENGINE_DIED, "The image ended each engine that was at it: save it again.")
         # An image that was alone has used its time, and would again.

@@ -108,6 +108,11 @@ class EngineProcess:
         """Whether the process was ended because a batch took too much wall clock time."""
         return self._killed or self.overran
 
+    @property
+    def killed(self) -> bool:
+        """Whether others have killed the process; of a machine or container that lacks memory the kernel does."""
+        return not self._killed and self._process is not None and self._process.returncode == -signal.SIGKILL
+
     def _send(self, message: object) -> None:
         self._writer.write(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
