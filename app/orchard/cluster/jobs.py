@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -105,12 +105,11 @@ def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
     Raises:
         ClusterError: its driver cannot start, so the job was deleted; or somebody else has deleted it.
     """
-    patience = _Patience(start_timeout)
-    last_contact = time.monotonic()
+    patience, contact = _Patience(start_timeout), _Contact()
     log: Log | None = None
     with Display() as display:
         while True:
-            try:
+            with contact.kept():
                 seen = Observation(cluster, name)
                 if not seen.exists:
                     raise ClusterError(f"The job {name} was deleted while it was followed.")
@@ -130,10 +129,6 @@ def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
                 if given_up := patience.exhausted_by(_hindrance(seen)):
                     _delete(cluster, seen)
                     raise ClusterError(f"The driver cannot start: {given_up}; the job was deleted.")
-                last_contact = time.monotonic()
-            except Unreachable:
-                if time.monotonic() - last_contact > AWAY_SECONDS:
-                    raise
             time.sleep(POLL_SECONDS)
 
 
@@ -149,18 +144,15 @@ def watch(cluster: Cluster, name: str) -> Iterator[Status]:
         ClusterError: there is no job of this name, or it was deleted meanwhile.
     """
     before: Status | None = None
-    last_contact = time.monotonic()
+    contact = _Contact()
     while True:
-        try:
+        now: Status | None = None
+        with contact.kept():
             seen = _find(cluster, name) if before is None else Observation(cluster, name)
             if not seen.exists:
                 raise ClusterError(f"The job {name} was deleted while it was watched.")
             now = seen.status()
-        except Unreachable:
-            if time.monotonic() - last_contact > AWAY_SECONDS:
-                raise
-        else:
-            last_contact = time.monotonic()
+        if now is not None:
             if before is None or replace(now, seconds=before.seconds) != before:
                 yield now
             before = now
@@ -199,7 +191,7 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
     seen = _find(cluster, name)
     pod = _pod_with_log(seen, executor)
     log, patience, said = Log(cluster, pod.metadata.name), _Patience(START_SECONDS), False
-    last_contact = time.monotonic()
+    contact = _Contact()
     while True:
         for line in log.lines(follow=follow):
             said = True
@@ -210,16 +202,12 @@ def logs(cluster: Cluster, name: str, *, executor: int | None = None, follow: bo
             if not said and pod.status.phase == "Pending" and (why := reasons.of_start(cluster, pod)):
                 raise ClusterError(f"There is no log yet: {why.sentence}.")
             return
-        try:
+        with contact.kept():
             now = cluster.call(cluster.core.read_namespaced_pod, pod.metadata.name, cluster.namespace)
             if now is None or now.status.phase in ("Succeeded", "Failed"):
                 follow = False  # once more, for what was written meanwhile
             elif given_up := patience.exhausted_by(_waits(cluster, now)):
                 raise ClusterError(f"There is no log to follow: {given_up}.")
-            last_contact = time.monotonic()
-        except Unreachable:
-            if time.monotonic() - last_contact > AWAY_SECONDS:
-                raise
         time.sleep(POLL_SECONDS)
 
 
@@ -555,6 +543,23 @@ def _delete_application(cluster: Cluster, name: str) -> None:
     group, version, plural = OPERATOR
     delete = CustomObjectsApi(cluster.core.api_client).delete_namespaced_custom_object
     cluster.call(delete, group, version, cluster.namespace, plural, name)
+
+
+class _Contact:
+    """Bears an API server that is away, for `AWAY_SECONDS` after it has answered."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Pass over Unreachable within the block, unless the API server has been away for too long."""
+        try:
+            yield
+            self._last = time.monotonic()
+        except Unreachable:
+            if time.monotonic() - self._last > AWAY_SECONDS:
+                raise
 
 
 class _Patience:
