@@ -23,7 +23,8 @@ def assert_ends(namespace: Namespace, release: str, code: int, *words: str) -> N
     reason = next(line for line in status.out.splitlines() if line.startswith("reason"))
     assert all(word in reason for word in words), reason
     assert "restarts   0" in status.out
-    until("executors to go", lambda: not namespace.pods(release, "executor"), 100)
+    # Each may use its whole minute of grace, beside other tests.
+    until("executors to go", lambda: not namespace.pods(release, "executor"), 240)
     running = [pod for pod in namespace.pods(release) if pod["status"]["phase"] in ("Pending", "Running")]
     assert not running
     namespace.uninstall(release)
