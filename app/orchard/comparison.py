@@ -14,11 +14,11 @@ from orchard.features.weights import brought, locate
 from orchard.headline import common, measured_by
 from orchard.images.sources import check_apart, list_selected
 from orchard.layout import COMPARISON, COMPARISON_PAGE, Interval, Measure, Metrics
-from orchard.output import Output, new_run_id
+from orchard.output import Output
 from orchard.planning.probe import measure as time_of
 from orchard.redaction import redacted
 from orchard.report.comparison import render
-from orchard.runlog import RunLog
+from orchard.runlog import RunLog, new_run_id
 from orchard.settings import Settings
 from orchard.spark.session import Session
 from orchard.storage import open_storage

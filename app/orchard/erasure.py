@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
@@ -32,7 +32,6 @@ from orchard.layout import (
     ESCAPED,
     INVENTORY,
     JUDGED,
-    LOGS,
     METRICS,
     MODEL,
     NEIGHBOURS,
@@ -335,18 +334,20 @@ def _find_names(output: Output, plan: Plan) -> None:
     for name in (METRICS, RUN, REPORT):
         if storage.exists(name):  # a report shows images without naming them: it is dropped in any case
             plan.said["files"].append(name)
-    for key in runlog.files(storage):
-        if key not in plan.dropped:
-            data = storage.read(key)
-            kept = b"".join(line for line in data.splitlines(keepends=True) if not names.search(line))
-            if kept != data:
-                plan.lists[key] = kept
-    for key in _review_lists(storage):
-        if key not in plan.dropped:
-            data = storage.read(key)
-            kept = _without_suspects(data, set(plan.paths))
-            if kept != data:
-                plan.lists[key] = kept
+
+    def rewrite(keys: Sequence[str], without: Callable[[bytes], bytes]) -> None:
+        for key in keys:
+            if key not in plan.dropped:
+                data = storage.read(key)
+                if (kept := without(data)) != data:
+                    plan.lists[key] = kept
+
+    def without_lines(data: bytes) -> bytes:
+        return b"".join(line for line in data.splitlines(keepends=True) if not names.search(line))
+
+    paths = set(plan.paths)
+    rewrite(runlog.files(storage), without_lines)
+    rewrite(_review_lists(storage), lambda data: _without_suspects(data, paths))
 
 
 def _review_lists(storage: Storage) -> list[str]:
@@ -405,9 +406,8 @@ def _is_of(value: object, names: re.Pattern[str]) -> bool:
 
 
 def _is_before(key: str, since: datetime) -> bool:
-    """Whether a run's log, whose folder begins with the time, is of before."""
-    began = key.removeprefix(LOGS).partition("-")[0]
+    """Whether a run's log is of before."""
     try:
-        return datetime.strptime(began, "%Y%m%dT%H%M%S").replace(tzinfo=UTC) < since
+        return runlog.began(key) < since
     except ValueError:
         return False

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -58,6 +57,7 @@ from orchard.layout import (
     Dataset,
 )
 from orchard.lock import Lease, hold
+from orchard.runlog import new_run_id
 from orchard.storage import S3Options, Storage, open_storage
 from orchard.upgrade import upgrade
 
@@ -78,11 +78,6 @@ class StagedModel:
 
 NO_MODEL = StagedModel("", ())
 """For a commit after which there is no model."""
-
-
-def new_run_id() -> str:
-    """Return a name for a run; names are in the order of time."""
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
 
 
 @dataclass

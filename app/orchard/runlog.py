@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from threading import Event, Lock, Thread
 
 from orchard import progress
@@ -32,7 +34,13 @@ PATIENCE_SECONDS = 3.0
 
 log = logging.getLogger("orchard")
 
-_RUN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")  # see `orchard.output.new_run_id`
+_BEGAN = "%Y%m%dT%H%M%S"
+_RUN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
+
+
+def new_run_id() -> str:
+    """Return a name for a run; names are in the order of time."""
+    return datetime.now(UTC).strftime(_BEGAN) + "-" + secrets.token_hex(3)
 
 
 class _Kept:
@@ -135,6 +143,11 @@ def note_spark(line: str) -> None:
 def files(storage: Storage) -> list[str]:
     """Return the keys of all runs' logs; a folder of this name may hold files of others, too."""
     return [entry.key for entry in storage.list(LOGS) if _RUN_ID.fullmatch(_run_of(entry.key))]
+
+
+def began(key: str) -> datetime:
+    """Return when the run of a log began, as its name says. Raises ValueError if that is no time."""
+    return datetime.strptime(_run_of(key).partition("-")[0], _BEGAN).replace(tzinfo=UTC)
 
 
 def lines(output: str, s3: S3Options, *, spark: bool = False) -> Iterator[str]:

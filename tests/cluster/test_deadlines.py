@@ -24,8 +24,7 @@ from orchard.cli import cli
 from orchard.cluster import client, emr, executors, jobs
 from orchard.cluster.client import Cluster, Log, Unreachable
 from orchard.errors import ClusterError, ExecutorsRefused, UsageError
-from orchard.output import new_run_id
-from orchard.runlog import RunLog
+from orchard.runlog import RunLog, new_run_id
 from orchard.storage import open_storage
 
 NOW = datetime.now(UTC).isoformat()

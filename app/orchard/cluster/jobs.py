@@ -14,7 +14,7 @@ from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
 from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject
 from orchard.cluster.reasons import Hindrance
-from orchard.cluster.state import NOT_TAKEN_UP, Observation, Status, executor_set
+from orchard.cluster.state import NOT_TAKEN_UP, Observation, Status, executor_set, is_managed
 from orchard.errors import ClusterError, UsageError
 
 POLL_SECONDS = 1.0
@@ -52,7 +52,7 @@ def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> No
     before = Observation(cluster, name)
     # A release whose Job has not begun, or was removed after its end, has settings all the same.
     settings = cluster.call(cluster.core.read_namespaced_config_map, f"{name}-settings", cluster.namespace)
-    if (before.exists and not _is_ours(before)) or (settings is not None and not _is_managed(settings)):
+    if (before.exists and not _is_ours(before)) or (settings is not None and not is_managed(settings)):
         raise UsageError(
             f"{name} in the namespace {cluster.namespace} belongs to a Helm release or the Spark operator: "
             "change it there, or give this job another --name."
@@ -371,7 +371,7 @@ def _until_its_time(cluster: Cluster, schedule: Mapping[str, Any]) -> str:
 def _is_ours(seen: Observation) -> bool:
     """Whether `orchard submit` made the job; of one that was deleted by other means its driver may end yet."""
     thing = seen.job if seen.job is not None else seen.driver
-    return seen.application is None and thing is not None and _is_managed(thing)
+    return seen.application is None and thing is not None and is_managed(thing)
 
 
 def _is_scheduled(seen: Observation) -> bool:
@@ -381,11 +381,6 @@ def _is_scheduled(seen: Observation) -> bool:
 
 def _application_name(seen: Observation) -> str:
     return str(seen.application["metadata"]["name"]) if seen.application is not None else seen.name
-
-
-def _is_managed(thing: Any) -> bool:
-    """Whether `orchard submit` made it."""
-    return (thing.metadata.labels or {}).get(MANAGED_BY) == MANAGER
 
 
 def _left(cluster: Cluster, seen: Observation) -> list[str]:

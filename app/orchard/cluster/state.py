@@ -172,9 +172,8 @@ class Observation:
         ended = _ended(pod)
         if ended and ended.reason == "OOMKilled":
             limit = (pod.spec.containers[0].resources.limits or {}).get("memory", "its limit")
-            submitted = (pod.metadata.labels or {}).get(MANAGED_BY) == MANAGER
             chart = "driver.memoryOverhead, or tune.resources.memoryOverhead of a driver that tunes"
-            by = "--driver-memory-overhead" if submitted else chart
+            by = "--driver-memory-overhead" if is_managed(pod) else chart
             return f"The driver needed more memory than {limit} and was killed: give it more ({by})."
         evicted = _is_evicted(pod)
         if not evicted and ended and ended.message and (said := _last_sentence(ended.message)):
@@ -197,16 +196,18 @@ class Observation:
                 )
             since = _born(self.driver or self.job)  # what kept back an earlier driver is past
             return self._refusal(self.job, since)
-        return self._operators_hindrance() if self.application is not None else None
+        return self._operators_hindrance()
 
     def _operators_hindrance(self) -> reasons.Hindrance | None:
-        """Return why the operator does not start the application."""
-        application, told = self.application or {}, self._application_state()
+        """Return why the operator does not start the application, if there is one."""
+        if self.application is None:
+            return None
+        told = self._application_state()
         if told in ("SUSPENDING", "SUSPENDED"):
             return reasons.Hindrance(
                 "its SparkApplication is suspended: a queue such as Kueue, or a person, holds it", definite=False
             )
-        made = datetime.fromisoformat(application["metadata"]["creationTimestamp"])
+        made = datetime.fromisoformat(self.application["metadata"]["creationTimestamp"])
         if not told and (datetime.now(UTC) - made).total_seconds() > _TAKEN_UP_SECONDS:
             return reasons.Hindrance(NOT_TAKEN_UP.format(self.cluster.namespace), definite=False)
         return None
@@ -367,6 +368,11 @@ def _component(thing: Any) -> str | None:
 def _born(thing: Any) -> datetime:
     born: datetime = thing.metadata.creation_timestamp
     return born
+
+
+def is_managed(thing: Any) -> bool:
+    """Whether `orchard submit` made it."""
+    return (thing.metadata.labels or {}).get(MANAGED_BY) == MANAGER
 
 
 def _is_evicted(pod: Any) -> bool:
