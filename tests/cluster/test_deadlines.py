@@ -739,6 +739,31 @@ def test_an_earlier_drivers_set_that_does_not_go_is_told(in_pod: Api) -> None:
     executors.clear_predecessor(OURS, 0.2)
 
 
+def test_a_driver_that_ends_deletes_its_set_though_the_api_is_away_for_a_moment(
+    in_pod: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(handler: BaseHTTPRequestHandler) -> None:
+        in_pod.objects[PREDECESSOR] = {"kind": "StatefulSet", "metadata": {"name": "spark-s-peach-0"}}
+        answer(handler, {"kind": "Status", "message": "etcd has no leader"}, 503)
+
+    in_pod.objects[PREDECESSOR] = away
+    executors.clear(OURS)
+    assert in_pod.deleted == [PREDECESSOR]
+    executors.clear(OURS)  # Spark has deleted it
+    executors.clear({"spark.master": "k8s://peach"})  # pods that Spark makes one by one end by themselves
+    assert not caplog.records
+
+
+def test_a_driver_that_cannot_delete_its_set_ends_all_the_same(
+    in_pod: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "CLEAR_SECONDS", 0.1)
+    for status in (403, 503):
+        in_pod.objects[PREDECESSOR] = lambda handler, status=status: answer(handler, {"kind": "Status"}, status)
+        executors.clear(OURS)
+        assert "spark-s-peach-0 may still be there" in caplog.messages[-1]
+
+
 def test_an_api_that_is_silent_ends_the_clearing(in_pod: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "ANSWER_SECONDS", 0.1)
     in_pod.objects[PREDECESSOR] = never(in_pod)

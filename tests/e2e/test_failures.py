@@ -98,6 +98,28 @@ def test_what_keeps_spark_from_starting_is_said_with_its_reason(namespace: Names
     assert_ends(namespace, "tiny", 3, "No executor can start", "ends at its start", "System memory")
 
 
+def test_executors_go_with_a_driver_whose_jvm_was_killed(namespace: Namespace, photos: str) -> None:
+    namespace.install("nojvm", photos, namespace.bucket.url("nojvm"), "backoffLimit=0")
+    until("an executor", lambda: " registered" in namespace.orchard("status", "nojvm").out)
+    driver = namespace.pods("nojvm", "driver")[0]["metadata"]["name"]
+    kubectl("-n", namespace.name, "exec", driver, "--", "pkill", "-KILL", "java")
+    # Kubernetes keeps the driver's pod, and with it what belongs to it.
+    assert_ends(namespace, "nojvm", 4, "")
+
+
+def test_executors_that_outlive_a_killed_driver_are_told(namespace: Namespace, photos: str) -> None:
+    namespace.install("killed", photos, namespace.bucket.url("killed"), "backoffLimit=0")
+    until("an executor", lambda: " registered" in namespace.orchard("status", "killed").out)
+    driver = namespace.pods("killed", "driver")[0]["metadata"]["name"]
+    kubectl("-n", namespace.name, "exec", driver, "--", "pkill", "-KILL", "orchard")
+    assert namespace.finish("killed") == "Failed"
+    told = namespace.orchard("status", "killed")
+    assert "Its executors still keep their nodes: orchard cancel killed" in told.out, told.out
+    namespace.orchard("cancel", "killed", check=True)
+    until("executors to go", lambda: not namespace.pods("killed", "executor"), 240)
+    namespace.uninstall("killed")
+
+
 def test_a_quota_that_has_no_room_for_executors(namespace: Namespace, photos: str) -> None:
     namespace.install("noroom", photos, namespace.bucket.url("out"), "executor.memory=20g")
     assert_ends(namespace, "noroom", 3, "No executor can start", "quota")

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
@@ -30,6 +30,8 @@ DEFINITE_SECONDS = 20.0
 POLL_SECONDS = 1.0
 # How long the API may take to answer: a driver that ends, or waits for its executors, cannot wait for long.
 ANSWER_SECONDS = 20.0
+# How long a driver that ends may try to delete its executors: Kubernetes leaves it a minute in all.
+CLEAR_SECONDS = 10.0
 # How often it is said why executors are still awaited.
 REMINDER_SECONDS = 30.0
 # A pod's status tells a little later than its connection why it has ended.
@@ -76,17 +78,13 @@ def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
     Raises:
         ClusterError: it cannot be deleted, or is still there after `timeout`.
     """
-    kind = SETS.get(properties.get(ALLOCATOR, ""))
-    application, namespace = properties.get("spark.app.id"), properties.get("spark.kubernetes.namespace")
-    if not (kind and application and namespace):
+    if (delete := _deletion(properties)) is None:
         return
-    cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
-    name = f"spark-{kind[0]}-{application}-0"
-    delete = getattr(cluster.apps, f"delete_namespaced_{kind[1]}")
+    name = _name(properties)
     until, found = time.monotonic() + timeout, False
     while True:
         try:
-            if cluster.call(delete, name, namespace, propagation_policy="Foreground") is None:
+            if delete("Foreground") is None:
                 return
             why, found_now = f"it is still there after {timeout:.0f} s", True
         except Unreachable as error:
@@ -104,6 +102,29 @@ def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
         if found_now and not found:
             log.info("clearing away the executors of an earlier driver: %s", name)
         found = found or found_now
+        time.sleep(POLL_SECONDS)
+
+
+def clear(properties: Mapping[str, str]) -> None:
+    """Delete the executors' set of a driver that ends, where Spark has not: its JVM was killed, or the API was away.
+
+    The pod of a job that has failed stays for a day or longer, and so would the set: its executors would start again
+    and again, and keep their nodes. Never raises: a run that has ended well has.
+
+    Args:
+        properties: Spark properties of the driver.
+    """
+    if (delete := _deletion(properties)) is None:
+        return
+    until = time.monotonic() + CLEAR_SECONDS
+    while True:
+        try:
+            delete("Background")
+            return
+        except ClusterError as error:
+            if not isinstance(error, Unreachable) or time.monotonic() > until:
+                log.warning("the executors' set %s may still be there: %s", _name(properties), error)
+                return
         time.sleep(POLL_SECONDS)
 
 
@@ -141,6 +162,27 @@ def attend(context: "SparkContext", timeout: float, leaving: Event, bounds: Boun
 def count(context: "SparkContext") -> int:
     """Return how many executors are registered with the driver."""
     return int(context._jsc.sc().getExecutorIds().size())
+
+
+def _name(properties: Mapping[str, str]) -> str:
+    """Return the name of the executors' set."""
+    kind, _ = SETS[properties[ALLOCATOR]]
+    return f"spark-{kind}-{properties['spark.app.id']}-0"
+
+
+def _deletion(properties: Mapping[str, str]) -> Callable[[str], Any] | None:
+    """Return what deletes the executors' set, by a propagation policy; None: there is no set of a known name."""
+    namespace = properties.get("spark.kubernetes.namespace")
+    if properties.get(ALLOCATOR) not in SETS or not (properties.get("spark.app.id") and namespace):
+        return None
+    _, kind = SETS[properties[ALLOCATOR]]
+
+    def delete(policy: str) -> Any:
+        cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
+        function = getattr(cluster.apps, f"delete_namespaced_{kind}")
+        return cluster.call(function, _name(properties), namespace, propagation_policy=policy)
+
+    return delete
 
 
 def _registered(context: "SparkContext", reason: reasons.Hindrance | None) -> int:

@@ -234,6 +234,15 @@ class Observation:
         reason = next(filter(None, map(reasons.of_end, self.executors)), None)
         return f"An executor was lost: {reason.sentence}." if reason else None
 
+    def _survivors(self) -> str | None:
+        """Return a sentence on executors that are there after the last driver, which had no time to delete them.
+
+        They belong to its pod, which Kubernetes keeps.
+        """
+        if self.set is None or self.set.metadata.deletion_timestamp:
+            return None
+        return f"Its executors still keep their nodes: orchard cancel {self.name} deletes them with the job."
+
     def executor_hindrance(self, since: datetime | None = None) -> reasons.Hindrance | None:
         """Return why there are fewer executors than requested; only events after `since` count."""
         if self.set is not None and (self.set.status.ready_replicas or 0) >= self.set.spec.replicas:
@@ -264,7 +273,7 @@ class Observation:
         reason, code = None, self.exit_code
         if state == "failed":
             said = None if self.driver and _is_evicted(self.driver) else progress.sentence
-            reason = said or self.why_failed()
+            reason = " ".join(filter(None, (said or self.why_failed(), self._survivors())))
         elif state == "pending":
             reason = self.why_again()
         elif state == "running":

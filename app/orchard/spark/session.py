@@ -36,6 +36,7 @@ def start(
     conf: Mapping[str, str] | None = None,
     leaving: Event | None = None,
     bounds: Bounds | None = None,
+    ending: ExitStack | None = None,
 ) -> "SparkSession":
     """Start Spark, or return the session that runs.
 
@@ -46,6 +47,7 @@ def start(
         conf: further Spark properties; they win over Orchard's.
         leaving: once it is set, executors are no longer waited for.
         bounds: within which the number of executors on Kubernetes follows the work; None: it does not.
+        ending: takes what is to be done once Spark has stopped.
 
     Raises:
         ClusterError: Java is missing, Spark does not start, or no executor comes.
@@ -73,7 +75,9 @@ def start(
             spark_conf.setIfMissing(key, value)
     on_kubernetes = chosen.startswith("k8s://")
     if on_kubernetes:
-        executors.clear_predecessor(dict(spark_conf.getAll()), executor_timeout)
+        of_driver = dict(spark_conf.getAll())
+        executors.clear_predecessor(of_driver, executor_timeout)
+        (ending or ExitStack()).callback(executors.clear, of_driver)
     try:
         jvm.launch(spark_conf)
         spark = SparkSession.builder.config(conf=spark_conf).getOrCreate()
@@ -153,7 +157,7 @@ class Session:
         if self._given is None and self._started is None:
             jvm.check_java()
             self._ending.enter_context(interruption.in_order(self._abandon))
-            self._started = self._starter.submit(start, leaving=self._leaving, **self._options)
+            self._started = self._starter.submit(start, leaving=self._leaving, ending=self._ending, **self._options)
 
     @property
     def workers(self) -> Workers:
