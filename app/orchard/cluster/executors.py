@@ -30,8 +30,8 @@ DEFINITE_SECONDS = 20.0
 POLL_SECONDS = 1.0
 # How long the API may take to answer: a driver that ends, or waits for its executors, cannot wait for long.
 ANSWER_SECONDS = 20.0
-# How long a driver that ends may try to delete its executors: Kubernetes leaves it a minute in all.
-CLEAR_SECONDS = 10.0
+# How long a driver that ends tries to delete its executors, and waits for an answer: it may have few seconds left.
+CLEAR_SECONDS = 5.0
 # How often it is said why executors are still awaited.
 REMINDER_SECONDS = 30.0
 # A pod's status tells a little later than its connection why it has ended.
@@ -78,7 +78,7 @@ def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
     Raises:
         ClusterError: it cannot be deleted, or is still there after `timeout`.
     """
-    if (delete := _deletion(properties)) is None:
+    if (delete := _deletion(properties, ANSWER_SECONDS)) is None:
         return
     name = _name(properties)
     until, found = time.monotonic() + timeout, False
@@ -114,7 +114,7 @@ def clear(properties: Mapping[str, str]) -> None:
     Args:
         properties: Spark properties of the driver.
     """
-    if (delete := _deletion(properties)) is None:
+    if (delete := _deletion(properties, CLEAR_SECONDS)) is None:
         return
     until = time.monotonic() + CLEAR_SECONDS
     while True:
@@ -170,7 +170,7 @@ def _name(properties: Mapping[str, str]) -> str:
     return f"spark-{kind}-{properties['spark.app.id']}-0"
 
 
-def _deletion(properties: Mapping[str, str]) -> Callable[[str], Any] | None:
+def _deletion(properties: Mapping[str, str], answer_seconds: float) -> Callable[[str], Any] | None:
     """Return what deletes the executors' set, by a propagation policy; None: there is no set of a known name."""
     namespace = properties.get("spark.kubernetes.namespace")
     if properties.get(ALLOCATOR) not in SETS or not (properties.get("spark.app.id") and namespace):
@@ -178,7 +178,7 @@ def _deletion(properties: Mapping[str, str]) -> Callable[[str], Any] | None:
     _, kind = SETS[properties[ALLOCATOR]]
 
     def delete(policy: str) -> Any:
-        cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
+        cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=answer_seconds)
         function = getattr(cluster.apps, f"delete_namespaced_{kind}")
         return cluster.call(function, _name(properties), namespace, propagation_policy=policy)
 
