@@ -152,6 +152,20 @@ def test_a_single_image_is_a_source(tmp_path: Path) -> None:
     assert _rows(_list(root / "Kiwi/a.jpg"), root) == [("Kiwi/a.jpg", "Kiwi", None)]
 
 
+def test_archives_are_named_and_not_opened(tmp_path: Path) -> None:
+    root = _touch(tmp_path / "photos", "Kiwi/a.jpg", "Kiwi/b.jpg")
+    assert not _list(root).warnings
+    for name, content in (("more.ZIP", b"PK\x03\x04"), ("Kiwi/rest.tar.gz", b"\x1f\x8b")):
+        (root / name).write_bytes(content)
+    assert _list(root).warnings == [
+        f"2 archives such as {root}/Kiwi/rest.tar.gz were not opened: unpack what holds images."
+    ]
+    (root / "Kiwi/rest.tar.gz").unlink()
+    assert _list(root).warnings == [f"The archive {root}/more.ZIP was not opened: unpack what holds images."]
+    with pytest.raises(InputError, match=r"more\.ZIP is an archive, which Orchard does not open: unpack it"):
+        _list(root / "more.ZIP")
+
+
 def test_what_is_not_there_is_told(tmp_path: Path, s3_server: "S3Server") -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -167,8 +181,10 @@ def test_what_is_not_there_is_told(tmp_path: Path, s3_server: "S3Server") -> Non
         assert str(tmp_path) in str(error.value) or "pattern" in str(error.value)
         assert "\n" not in str(error.value)
     (empty / "README").write_bytes(b"hello")
-    with pytest.raises(InputError, match=r"only 1 other files such as .*README"):
+    with pytest.raises(InputError, match=r"holds no image, only \S+/README: give"):
         _list(empty)
+    with pytest.raises(InputError, match=r"README is neither an image nor a manifest: give .*\.csv"):
+        _list(empty / "README")
     (empty / "part-0.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"only 2 other files .*named itself: .*/part-0\.parquet\."):
         _list(empty)

@@ -276,6 +276,7 @@ def is_ignored(folder: str) -> bool:
 
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".webp")
+_ARCHIVE = re.compile(r"\.(?:zip|7z|rar|tgz|tbz2?|txz|tar(?:\.\w+)?)$", re.IGNORECASE)
 _NO_IMAGE = re.compile(
     r"(licen[cs]e|copying|readme|notice|changelog|authors|\.ds_store|thumbs\.db|desktop\.ini|_success"
     r"|\.gitignore|\.gitattributes|\.gitkeep|\.directory|\._.*|.*\.crc)(\..*)?"
@@ -291,6 +292,11 @@ def doubtful(key: str) -> bool:
     if key.endswith(_IMAGE_SUFFIXES) and "/._" not in f"/{key}":  # nearly every file; the pattern takes longer
         return False
     return _NO_IMAGE.fullmatch(key, key.rfind("/") + 1) is not None
+
+
+def is_archive(key: str) -> bool:
+    """Whether the name is that of an archive of files, which may be images."""
+    return _ARCHIVE.search(key) is not None
 
 
 def source_name(source: str) -> str:

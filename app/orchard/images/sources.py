@@ -20,8 +20,8 @@ from orchard.images.corrections import Corrections
 from orchard.images.corrections import read as read_corrections
 from orchard.images.groups import describe, groups_of, regrouped
 from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
-from orchard.images.manifests import is_manifest, read_manifest
-from orchard.images.places import doubtful, is_ignored, places, shared_folder, source_name, split_named
+from orchard.images.manifests import SUFFIXES, is_manifest, read_manifest
+from orchard.images.places import doubtful, is_archive, is_ignored, places, shared_folder, source_name, split_named
 from orchard.images.selection import sample, with_labels
 from orchard.layout import (
     COMMITS,
@@ -134,6 +134,7 @@ def list_images(
     if not any(one.has_columns for one in found):
         _check_columns(label_columns, " and ".join(sources))
     warnings = [warning for one in found for warning in one.lister.warnings]
+    warnings += _archive_warnings([path for one in found for path in one.lister.archives])
     if len(found) == 1:
         table = found[0].table
     else:
@@ -212,12 +213,7 @@ def _read(
     except OSError as error:
         raise _failure(error, source) from error
     if not found.table.num_rows:
-        but = f", only {lister.n_ignored} other files such as {lister.ignored[0]}" if lister.n_ignored else ""
-        table = next(
-            (f" A table is a manifest if it is named itself: {name}." for name in lister.ignored if is_manifest(name)),
-            "",
-        )
-        raise InputError(f"{source} holds no image{but}: give a folder, bucket or manifest of images.{table}")
+        raise InputError(_nothing(source, lister, is_file=isinstance(pattern, str)))
     return found
 
 
@@ -422,6 +418,27 @@ def _as_regex(pattern: str) -> str:
     return "".join(parts)
 
 
+def _nothing(source: str, lister: "_Lister", *, is_file: bool) -> str:
+    """Return a sentence for a source without an image."""
+    if lister.archives:
+        return f"{lister.archives[0]} is an archive, which Orchard does not open: unpack it."
+    advice = f"give a folder, a bucket or a manifest of images ({', '.join(SUFFIXES)})"
+    if is_file and lister.ignored:
+        return f"{source} is neither an image nor a manifest: {advice}."
+    n, first = lister.n_ignored, next(iter(lister.ignored), "")
+    but = "" if not n else f", only {first}" if n == 1 else f", only {n} other files such as {first}"
+    table = next((name for name in lister.ignored if is_manifest(name)), None)
+    hint = f" A table is a manifest if it is named itself: {table}." if table else ""
+    return f"{source} holds no image{but}: {advice}.{hint}"
+
+
+def _archive_warnings(archives: list[str]) -> list[str]:
+    if not archives:
+        return []
+    which = f"{len(archives)} archives such as {archives[0]} were" if archives[1:] else f"The archive {archives[0]} was"
+    return [f"{which} not opened: unpack what holds images."]
+
+
 class _Lister:
     """Finds the images of a source, and keeps account of what it passes over."""
 
@@ -431,6 +448,7 @@ class _Lister:
         self.warnings: list[str] = []
         self.ignored: list[str] = []
         self.n_ignored = 0
+        self.archives: list[str] = []
         self._s3 = s3
         self.level = label_level
         self.kind_from = kind_from
@@ -527,6 +545,8 @@ class _Lister:
 
     def _ignore(self, path: str) -> None:
         self.n_ignored += 1
+        if is_archive(path):
+            self.archives.append(path)
         if len(self.ignored) < _IGNORED_SHOWN:
             self.ignored.append(path)
 
