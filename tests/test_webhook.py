@@ -1,16 +1,18 @@
 """Who gave a webhook is told how the run ended; no message, and no want of one, changes how it ends."""
 
+import contextlib
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 import pytest
 
-from orchard import pipeline
+from orchard import pipeline, webhook
 from orchard.comparison import compare
 from orchard.errors import InputError, UsageError
 from orchard.settings import Settings, load
@@ -93,6 +95,35 @@ def test_a_message_that_cannot_be_sent_is_a_warning_without_the_address(caplog: 
     with caplog.at_level(logging.WARNING, "orchard"), told("http://127.0.0.1:9/hooks/hunter2", "out"):
         pass
     assert "the webhook was not told how the run ended" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_an_answer_that_comes_in_drops_holds_no_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(webhook, "TIMEOUT_SECONDS", 0.2)
+    released = Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not released.wait(0.05):
+                connection.sendall(b"X")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = Thread(target=drip, args=(server,))
+        dripping.start()
+        stuck = Timer(10, released.set)
+        stuck.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/hooks/hunter2"
+        with caplog.at_level(logging.WARNING, "orchard"), told(url, "out"):
+            pass
+        assert not released.is_set()
+        stuck.cancel()
+        released.set()
+        dripping.join()
+    assert "its answer does not come to an end" in caplog.text
     assert "hunter2" not in caplog.text
 
 

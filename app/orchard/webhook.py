@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 from urllib.error import URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -81,6 +82,15 @@ def _post(url: str, found: Told, output: str, started: float, environment: Mappi
     message = {"text": f"Orchard's run to {output} {found['state']}{reason}", **message}
     data = json.dumps(without_secrets(message), ensure_ascii=False).encode()
     request = Request(url, data, {"Content-Type": "application/json", "User-Agent": "orchard"}, method="POST")  # noqa: S310 -- the setting takes http and https alone
+    # The limit is of each read, and an answer may come in drops; nor has looking up a name a limit.
+    sender = Thread(target=_send, args=(request, url), name="orchard-webhook", daemon=True)
+    sender.start()
+    sender.join(ATTEMPTS * TIMEOUT_SECONDS + 1)
+    if sender.is_alive():
+        log.warning("the webhook may not know how the run ended: its answer does not come to an end")
+
+
+def _send(request: Request, url: str) -> None:
     for attempt in range(ATTEMPTS):
         try:
             _opener.open(request, timeout=TIMEOUT_SECONDS).close()
