@@ -764,6 +764,16 @@ def test_a_driver_that_cannot_delete_its_set_ends_all_the_same(
         assert "spark-s-peach-0 may still be there" in caplog.messages[-1]
 
 
+def test_a_driver_whose_account_was_deleted_says_so(
+    api: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no kubeconfig in a pod, and nobody to log in."""
+    monkeypatch.setattr(kubernetes.config, "load_incluster_config", kubernetes.config.load_kube_config)
+    api.objects[PREDECESSOR] = lambda handler: answer(handler, {"kind": "Status", "message": "Unauthorized"}, 401)
+    executors.clear(OURS)
+    assert "refuses the pod's token: look whether its service account was deleted" in caplog.messages[-1]
+
+
 def test_an_api_that_is_silent_ends_the_clearing(in_pod: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "ANSWER_SECONDS", 0.1)
     in_pod.objects[PREDECESSOR] = never(in_pod)

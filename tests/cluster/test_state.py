@@ -64,19 +64,22 @@ def test_a_driver_that_waits_runs_completes_or_fails() -> None:
     assert (failed.state, failed.exit_code, failed.why_failed()) == ("failed", 3, "There is no image.")
 
 
-def test_executors_that_outlive_the_last_driver_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = seen([condition("Failed")], driver("Failed", code=137))
-    monkeypatch.setattr(failed, "progress", Progress)
-    assert "executors" not in str(failed.status().reason)
+@pytest.mark.parametrize(("end", "phase", "code"), [("Failed", "Failed", 137), ("Complete", "Succeeded", 0)])
+def test_executors_that_outlive_the_last_driver_are_told(
+    monkeypatch: pytest.MonkeyPatch, end: str, phase: str, code: int
+) -> None:
+    ended = seen([condition(end)], driver(phase, code=code))
+    monkeypatch.setattr(ended, "progress", Progress)
+    assert "executors" not in str(ended.status().reason)
     spec = client.V1StatefulSetSpec(replicas=2, selector=client.V1LabelSelector(), template=client.V1PodTemplateSpec())
-    failed.set = client.V1StatefulSet(
+    ended.set = client.V1StatefulSet(
         metadata=client.V1ObjectMeta(), spec=spec, status=client.V1StatefulSetStatus(replicas=2)
     )
-    assert str(failed.status().reason).endswith(
+    assert str(ended.status().reason).endswith(
         "Its executors still keep their nodes: orchard cancel peach deletes them with the job."
     )
-    failed.set.metadata.deletion_timestamp = NOW
-    assert "executors" not in str(failed.status().reason)
+    ended.set.metadata.deletion_timestamp = NOW
+    assert "executors" not in str(ended.status().reason)
 
 
 def test_between_two_drivers_a_job_is_pending() -> None:

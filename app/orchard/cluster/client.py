@@ -70,6 +70,7 @@ class Cluster:
         from kubernetes import client, config
 
         configuration = client.Configuration()
+        self._in_pod = in_pod
         try:
             if in_pod:
                 raise config.ConfigException("in a pod")
@@ -141,6 +142,8 @@ class Cluster:
                 f"The cluster at {self.host} cannot be trusted ({str(error.reason).splitlines()[-1]}): "
                 "check the kubeconfig's certificate-authority."
             )
+        if error.status == 401 and self._in_pod:
+            return ClusterError("The cluster refuses the pod's token: look whether its service account was deleted.")
         if error.status == 401:
             return ClusterError(
                 f"The cluster at {self.host} does not know you: log in again, or check the kubeconfig's credentials."

@@ -235,7 +235,7 @@ class Observation:
         return f"An executor was lost: {reason.sentence}." if reason else None
 
     def _survivors(self) -> str | None:
-        """Return a sentence on executors that are there after the last driver, which had no time to delete them.
+        """Return a sentence on executors that are there after the last driver, which could not delete them.
 
         They belong to its pod, which Kubernetes keeps.
         """
@@ -274,6 +274,8 @@ class Observation:
         if state == "failed":
             said = None if self.driver and _is_evicted(self.driver) else progress.sentence
             reason = " ".join(filter(None, (said or self.why_failed(), self._survivors())))
+        elif state == "completed":
+            reason = self._survivors()
         elif state == "pending":
             reason = self.why_again()
         elif state == "running":
