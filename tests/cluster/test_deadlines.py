@@ -15,7 +15,7 @@ from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
-import kubernetes.dynamic  # noqa: F401 -- now, and not in the time of the first test that needs it
+import kubernetes.dynamic  # now, and not in the time of the first test that needs it
 import pytest
 from click.testing import CliRunner
 
@@ -336,8 +336,11 @@ def test_a_job_that_failed_is_made_again_as_it_was_and_keeps_what_it_owns(api: A
     assert owner[2]["metadata"]["ownerReferences"][0]["uid"] == "new"
 
 
-def of_schedule(api: Api, state: str) -> list[Any]:
-    """Let there be a schedule with a run of yesterday, which is kept, and one of today; return what is posted."""
+def of_schedule(api: Api, state: str, *beside: dict[str, Any]) -> list[Any]:
+    """Let there be a schedule with a run of yesterday, which is kept, and one of today; return what is posted.
+
+    `beside` are further pods, which stay.
+    """
     yesterday, today = "peach-1", "peach-2"
     owner = {"kind": "CronJob", "name": "peach", "uid": "schedule", "apiVersion": "batch/v1", "controller": True}
     first, second = ended(yesterday), ended(today)
@@ -367,7 +370,7 @@ def of_schedule(api: Api, state: str) -> list[Any]:
     api.objects[path] = runs
     api.objects[f"{path}/{today}"] = second
     api.objects["/api/v1/namespaces/fruit/pods"] = lambda handler: answer(
-        handler, {"kind": "PodList", "items": pods[:1] if gone() else pods}
+        handler, {"kind": "PodList", "items": [*(pods[:1] if gone() else pods), *beside]}
     )
     api.kept = {path, "/api/v1/namespaces/fruit/pods"}
     return posted
@@ -391,6 +394,32 @@ def test_a_schedules_run_is_cancelled_beside_those_that_are_kept(api: Api, monke
     of_schedule(api, "Running")
     assert "its schedule starts the next one" in jobs.cancel(Cluster(), "peach")
     assert api.deleted == ["/apis/batch/v1/namespaces/fruit/jobs/peach-2"]
+
+
+def test_executors_of_a_run_beside_it_do_not_keep_a_cancelled_run(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who starts a run by hand while another one works, and cancels it, waited for the executors of the other."""
+    monkeypatch.setattr(jobs, "DELETE_SECONDS", 1.0)
+
+    def owned(name: str, uid: str, owner: str) -> dict[str, Any]:
+        owners = [{"kind": "any", "name": "any", "apiVersion": "v1", "uid": owner}]
+        return {"name": name, "uid": uid, "creationTimestamp": NOW, "ownerReferences": owners}
+
+    executor = pod("Running")
+    executor["metadata"] = owned("spark-s-peach-0-0", "executor", "set")
+    executor["metadata"]["labels"] = LABELS | {"app.kubernetes.io/component": "executor"}
+    of_schedule(api, "Failed", executor)
+    path = "/apis/apps/v1/namespaces/fruit/statefulsets/spark-s-peach-0"
+    spec = {"replicas": 1, "serviceName": "none", "selector": {}, "template": {}}
+    metadata = owned("spark-s-peach-0", "set", "older")
+    api.objects[path] = {"kind": "StatefulSet", "metadata": metadata, "spec": spec, "status": {"replicas": 1}}
+    api.kept.add(path)
+    assert "executors" not in str(jobs.report(Cluster(), "peach").reason), "they are not this run's"
+    assert "its driver and executors are gone" in jobs.cancel(Cluster(), "peach")
+    api.deleted.clear()
+    api.objects["/apis/batch/v1/namespaces/fruit/jobs/peach-2"] = ended("peach-2")
+    metadata["ownerReferences"][0]["uid"] = "old"  # its own
+    with pytest.raises(ClusterError, match=r"spark-s-peach-0, spark-s-peach-0-0 is still there after"):
+        jobs.cancel(Cluster(), "peach")
 
 
 def test_of_the_operators_schedule_the_newest_application_is_meant(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ def seen(conditions: list[Any] | None = None, *drivers: client.V1Pod) -> Observa
     observation.name, observation.cluster = "peach", SimpleNamespace(namespace="fruit", events=lambda _: [])  # type: ignore[assignment]
     observation.job = client.V1Job(metadata=client.V1ObjectMeta(name="peach-1", creation_timestamp=NOW), status=status)
     observation.drivers, observation.executors, observation.set = list(drivers), [], None
+    observation.all_drivers = observation.drivers
     observation.application = None
     return observation
 

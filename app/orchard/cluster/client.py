@@ -142,12 +142,10 @@ class Cluster:
                 f"The cluster at {self.host} cannot be trusted ({str(error.reason).splitlines()[-1]}): "
                 "check the kubeconfig's certificate-authority."
             )
-        if error.status == 401 and self._in_pod:
-            return ClusterError("The cluster refuses the pod's token: look whether its service account was deleted.")
         if error.status == 401:
-            return ClusterError(
-                f"The cluster at {self.host} does not know you: log in again, or check the kubeconfig's credentials."
-            )
+            of_person = f"at {self.host} does not know you: log in again, or check the kubeconfig's credentials."
+            of_pod = "refuses the pod's token: look whether its service account was deleted."
+            return ClusterError(f"The cluster {of_pod if self._in_pod else of_person}")
         if error.status == 404:
             return ClusterError(
                 f"There is no namespace {self.namespace}: create it (kubectl create namespace {self.namespace}) "

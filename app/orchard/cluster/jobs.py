@@ -14,7 +14,7 @@ from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
 from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject
 from orchard.cluster.reasons import Hindrance
-from orchard.cluster.state import NOT_TAKEN_UP, Observation, Status, executor_set, is_managed
+from orchard.cluster.state import NOT_TAKEN_UP, Observation, Status, executor_set, is_managed, is_owned
 from orchard.errors import ClusterError, UsageError
 
 POLL_SECONDS = 1.0
@@ -400,8 +400,14 @@ def _objects_left(cluster: Cluster, seen: Observation) -> list[str]:
             things.append(found)
     alone = now.job is None and now.application is None
     things += [pod for pod in now.drivers if alone or pod.metadata.name in drivers]
-    things += [now.set] if now.set is not None else []
-    names = [thing.metadata.name for thing in (*things, *now.executors)]
+    theirs = {pod.metadata.uid for pod in now.all_drivers if not seen.is_of_this_run(pod)}
+    # The set belongs to its driver, and an executor to the set or, without one, to the driver.
+    for thing in (*([now.set] if now.set is not None else []), *now.executors):
+        if is_owned(thing, theirs):
+            theirs.add(thing.metadata.uid)
+        else:
+            things.append(thing)
+    names = [thing.metadata.name for thing in things]
     stays = now.application is not None and _application_name(now) == _application_name(seen)
     return [*names, _application_name(seen)] if stays else names
 

@@ -115,7 +115,9 @@ class Observation:
         pods = sorted(cluster.find(cluster.core.list_namespaced_pod, label_selector=ours), key=_born)
         self.job: Any = max((job for job in jobs if _component(job) == "driver"), key=_born, default=None)
         self.application = cluster.application(name) if self.job is None else None
-        self.drivers = [pod for pod in pods if _component(pod) == "driver" and self._is_of_this_run(pod)]
+        self.all_drivers = [pod for pod in pods if _component(pod) == "driver"]
+        """Those of all runs; a schedule keeps the pods of earlier ones, and some may run beside the newest."""
+        self.drivers = [pod for pod in self.all_drivers if self.is_of_this_run(pod)]
         self.executors = [pod for pod in pods if _component(pod) == "executor"]
         self.set = executor_set(cluster, name)
 
@@ -239,7 +241,8 @@ class Observation:
 
         They belong to its pod, which Kubernetes keeps.
         """
-        if self.set is None or self.set.metadata.deletion_timestamp:
+        others = {pod.metadata.uid for pod in self.all_drivers if not self.is_of_this_run(pod)}
+        if self.set is None or self.set.metadata.deletion_timestamp or is_owned(self.set, others):
             return None
         return f"Its executors still keep their nodes: orchard cancel {self.name} deletes them with the job."
 
@@ -302,7 +305,7 @@ class Observation:
             exit_code=code,
         )
 
-    def _is_of_this_run(self, pod: Any) -> bool:
+    def is_of_this_run(self, pod: Any) -> bool:
         """Whether a pod belongs to this run; a schedule keeps the pods of earlier runs."""
         labels = pod.metadata.labels or {}
         if self.job is not None:
@@ -379,6 +382,11 @@ def _component(thing: Any) -> str | None:
 def _born(thing: Any) -> datetime:
     born: datetime = thing.metadata.creation_timestamp
     return born
+
+
+def is_owned(thing: Any, owners: set[str]) -> bool:
+    """Whether one of `owners`, by their uids, owns it."""
+    return any(owner.uid in owners for owner in thing.metadata.owner_references or [])
 
 
 def is_managed(thing: Any) -> bool:
