@@ -414,6 +414,8 @@ def refused(message: str) -> client.CoreV1Event:
         ("quota does", "exceeded quota: quota, requested: pods=1, used: pods=12, limited: pods=12", "ask for less"),
         ("quota does", "failed quota: quota: must specify limits.cpu for: driver", "set the chart's coreLimit"),
         ("limits do", "maximum cpu usage per Pod is 2. No limit is specified", "set the chart's coreLimit"),
+        ("limits do", "maximum memory usage per Container is 1Gi, but limit is 1858Mi", "ask for less"),
+        ("limits do", "minimum ephemeral-storage usage per Pod is 1Gi, but request is 512Mi", "ask for more"),
     ],
 )
 def test_what_a_quota_refuses_is_said_of_driver_and_executors(whose: str, said: str, remedy: str) -> None:

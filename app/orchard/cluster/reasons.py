@@ -36,6 +36,8 @@ _RULES = {
     "exceeded quota": ("quota does", "ask for less"),
     "failed quota": ("quota does", _SET_LIMITS),  # it counts what the pod does not name
     "No limit is specified": ("limits do", _SET_LIMITS),
+    r"maximum \S+ usage per": ("limits do", "ask for less"),
+    r"minimum \S+ usage per": ("limits do", "ask for more"),
 }
 _CRASHES = 2
 """So often a container has ended at its start before that is no accident, unless it says so itself."""
@@ -161,6 +163,6 @@ def of_refusal(message: str) -> Hindrance:
     """Return what `message`, with which Kubernetes refuses a pod, means."""
     _, _, cause = message.partition(" is forbidden: ")
     for sign, (whose, remedy) in _RULES.items():
-        if sign in message:
+        if re.search(sign, message):
             return Hindrance(f"the namespace's {whose} not allow the pod ({cause or message}): {remedy}", definite=True)
     return Hindrance(f"Kubernetes refuses the pod ({cause or message})", definite=True)
