@@ -336,6 +336,29 @@ def test_a_job_that_failed_is_made_again_as_it_was_and_keeps_what_it_owns(api: A
     assert owner[2]["metadata"]["ownerReferences"][0]["uid"] == "new"
 
 
+def test_a_job_that_somebody_else_has_just_made_again_is_not_deleted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that ran it again at once, the second deleted what the first had made, and could make none itself."""
+    monkeypatch.setattr(jobs, "DELETE_SECONDS", 1.0)
+    there(api, pod("Failed"))
+    path, gone = "/apis/batch/v1/namespaces/fruit/jobs", []
+
+    def of_another(handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers["Content-Length"] or 0))
+        wanted = json.loads(body or "{}").get("preconditions", {}).get("uid", "new")
+        if handler.command == "DELETE" and wanted != "new":
+            return answer(handler, {"kind": "Status", "message": "the UID in the precondition: old"}, 409)
+        if handler.command == "DELETE":
+            gone.append(path)
+        return answer(handler, {"kind": "Status", "details": {"kind": "jobs"}}, 404)
+
+    api.objects[path] = {"kind": "JobList", "items": [ended()]}
+    api.objects[f"{path}/peach-1"] = of_another
+    for end in (jobs.retry, jobs.cancel):
+        with pytest.raises(ClusterError, match="peach was started again by somebody else just now: `orchard status"):
+            end(Cluster(), "peach")
+    assert not gone
+
+
 def of_schedule(api: Api, state: str, *beside: dict[str, Any]) -> list[Any]:
     """Let there be a schedule with a run of yesterday, which is kept, and one of today; return what is posted.
 

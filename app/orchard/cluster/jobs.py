@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from itertools import pairwise
 from typing import Any
 
@@ -420,12 +421,7 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
     """
     ours = _is_ours(seen)
     if seen.job is not None:
-        cluster.call(
-            cluster.batch.delete_namespaced_job,
-            seen.job.metadata.name,
-            cluster.namespace,
-            propagation_policy="Foreground",
-        )
+        _delete_job(cluster, seen, "Foreground")
     elif seen.exists and not ours:
         _delete_application(cluster, _application_name(seen))
     settings = f"{seen.name}-settings"
@@ -437,6 +433,26 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
                 f"{DELETE_SECONDS:.0f} s: look with `kubectl describe` for a node that is gone, or a finalizer."
             )
         time.sleep(POLL_SECONDS)
+
+
+def _delete_job(cluster: Cluster, seen: Observation, how: str) -> None:
+    """Delete the Job that was seen, and not one of its name that somebody else has made since."""
+    options = {"propagationPolicy": how, "preconditions": {"uid": seen.job.metadata.uid}}
+    with _once(seen):
+        cluster.call(cluster.batch.delete_namespaced_job, seen.job.metadata.name, cluster.namespace, body=options)
+
+
+@contextmanager
+def _once(seen: Observation) -> Iterator[None]:
+    """Say in a sentence that another Job of the name is there already."""
+    try:
+        yield
+    except ClusterError as error:
+        if getattr(error.__cause__, "status", None) != HTTPStatus.CONFLICT:
+            raise
+        raise ClusterError(
+            f"{seen.name} was started again by somebody else just now: `orchard status {seen.name}` says how it is."
+        ) from error
 
 
 def _hindrance(seen: Observation) -> Hindrance | None:
@@ -486,7 +502,7 @@ def _make_again(cluster: Cluster, seen: Observation) -> None:
     mine = _owned(cluster, seen)
     # What it owns must not go with it; its pods must.
     how = "Orphan" if mine else "Foreground"
-    cluster.call(cluster.batch.delete_namespaced_job, kept["name"], cluster.namespace, propagation_policy=how)
+    _delete_job(cluster, seen, how)
     for pod in seen.drivers if mine else ():
         cluster.call(cluster.core.delete_namespaced_pod, pod.metadata.name, cluster.namespace)
     until = time.monotonic() + DELETE_SECONDS
@@ -498,7 +514,8 @@ def _make_again(cluster: Cluster, seen: Observation) -> None:
             )
         time.sleep(POLL_SECONDS)
     body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": kept, "spec": spec}
-    made = cluster.call(cluster.batch.create_namespaced_job, cluster.namespace, body)
+    with _once(seen):
+        made = cluster.call(cluster.batch.create_namespaced_job, cluster.namespace, body)
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": kept["name"], "uid": made.metadata.uid}
     for patch, name in mine:
         cluster.call(patch, name, cluster.namespace, {"metadata": {"ownerReferences": [owner]}})
