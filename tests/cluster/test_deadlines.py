@@ -486,9 +486,12 @@ def test_of_the_operators_schedule_the_newest_application_is_meant(api: Api, mon
 
 
 def test_a_schedule_that_has_not_run_yet_is_told_from_a_job_that_is_not_there(api: Api) -> None:
-    schedule = {"metadata": {"name": "peach"}, "spec": {"schedule": "0 3 * * *", "jobTemplate": {}}}
+    schedule: dict[str, Any] = {"metadata": {"name": "peach"}, "spec": {"schedule": "0 3 * * *", "jobTemplate": {}}}
     api.objects["/apis/batch/v1/namespaces/fruit/cronjobs/peach"] = schedule
     with pytest.raises(ClusterError, match=r"peach is a schedule \(0 3 \* \* \*\) and no run of it has begun"):
+        jobs.report(Cluster(), "peach")
+    schedule["spec"]["suspend"] = True
+    with pytest.raises(ClusterError, match=r"peach is a schedule .* that is suspended .* and no run of it has begun"):
         jobs.report(Cluster(), "peach")
 
 

@@ -332,8 +332,9 @@ def _find(cluster: Cluster, name: str) -> Observation:
     if seen.exists:
         return seen
     if (schedule := _cron_job(cluster, name)) is not None:
+        pause = " that is suspended (schedule.suspend)" if schedule.spec.suspend else ""
         raise ClusterError(
-            f"{name} is a schedule ({schedule.spec.schedule}) and no run of it has begun, or is kept: "
+            f"{name} is a schedule ({schedule.spec.schedule}){pause} and no run of it has begun, or is kept: "
             f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one."
         )
     if (of_operator := cluster.application_schedule(name)) is not None:
