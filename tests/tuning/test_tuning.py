@@ -241,7 +241,7 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
 def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training that is cut off goes on in either phase."""
+    """A training that is cut off goes on in either phase, and comes to the same weights."""
     import keras
 
     monkeypatch.setattr("orchard.tuning.training.RATE", 0.02)  # few steps
@@ -258,6 +258,7 @@ def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_befo
     held_classes[:3] = -1  # a label that training images do not have
 
     def trainer() -> Trainer:
+        keras.utils.set_random_seed(0)  # the same blocks each time
         inputs = keras.Input((2, 2, 6))
         features = keras.layers.GlobalAveragePooling2D()(keras.layers.Dense(8, activation="relu")(inputs))
         tail = keras.Model(inputs, features)
@@ -283,7 +284,8 @@ def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_befo
             except Stopped:
                 continue
 
-    for stop_after in (100, 2):
+    ends = []
+    for stop_after in (100, 2, 1):
         found, progress = trained(tmp_path / f"{stop_after}.npz", stop_after)
         assert found.joined_images == 61
         assert progress.is_done and progress.best_epoch and (progress.epoch, progress.joined) == (4, 1)
@@ -298,7 +300,11 @@ def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_befo
         right = judged.head.linear(judged.held_out_features).argmax(axis=1) == held_classes
         assert right[3:].mean() >= progress.history[progress.best_epoch]["accuracy"] - 0.1
         found.keep_last(progress)
+        ends.append([*progress.weights, *progress.best])
         assert not np.array_equal(found.head.weights, judging.weights)
         found.keep_best(progress)
         np.testing.assert_array_equal(found.head.weights, judging.weights)
+    for other in ends[1:]:
+        for weights, others in zip(ends[0], other, strict=True):
+            np.testing.assert_array_equal(weights, others)
     assert Progress(8, 8, best_epoch=0, joining=2).is_done, "no epoch has made it better"

@@ -156,16 +156,16 @@ class Trainer:
         self._n_classes = int(classes.max()) + 1
         inputs = keras.Input(tail.input.shape[1:])
         self._head = keras.layers.Dense(self._n_classes)
-        dropped = keras.layers.Dropout(DROPOUT, seed=seed)(tail(inputs))
-        self._model = keras.Model(inputs, self._head(dropped))
+        self._model = keras.Model(inputs, self._head(tail(inputs)))
         self._optimizer = keras.optimizers.AdamW(RATE, weight_decay=DECAY)
         self._optimizer.exclude_from_weight_decay(var_names=["bias"])
         self._optimizer.build(self._model.trainable_variables)
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING)
 
-        def step(rows: Any, truth: Any) -> Any:
+        def step(rows: Any, kept: Any, truth: Any) -> Any:
             with tensorflow.GradientTape() as tape:
-                found = loss(truth, self._model(tensorflow.cast(rows, tensorflow.float32), training=True))
+                features = tail(tensorflow.cast(rows, tensorflow.float32), training=True)
+                found = loss(truth, self._head(kept * features))
             variables = self._model.trainable_variables
             self._optimizer.apply_gradients(zip(tape.gradient(found, variables), variables, strict=True))
             return found
@@ -201,12 +201,12 @@ class Trainer:
         variables = [*self._model.trainable_variables, *self._optimizer.variables]
         before = [variable.numpy() for variable in variables]
         rows = self._training.known[np.arange(self._batch) % len(self._training.known)]
-        given = self._training.batch(rows, np.zeros(len(rows), np.intp)), np.eye(self._n_classes, dtype=np.float32)
-        truth = given[1][self._classes[rows]]
-        self._step(given[0], truth)  # traces it
+        truth = np.eye(self._n_classes, dtype=np.float32)[self._classes[rows]]
+        given = self._training.batch(rows, np.zeros(len(rows), np.intp)), self._kept(np.random.default_rng(0)), truth
+        self._step(*given)  # traces it
         started = time.monotonic()
         for _ in range(_TIMED):
-            self._step(given[0], truth)
+            self._step(*given)
         seconds = (time.monotonic() - started) / _TIMED
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
@@ -261,7 +261,7 @@ class Trainer:
         identity = np.eye(self._n_classes, dtype=np.float32)
         for step, (at, view) in enumerate(zip(_parts(order, self._batch), _parts(views, self._batch), strict=True)):
             self._optimizer.learning_rate.assign(rate(past * steps + step, epochs * steps, highest))
-            self._step(self._rows(at, view), identity[classes[at]])
+            self._step(self._rows(at, view), self._kept(random), identity[classes[at]])
             done(self._batch)
         if joining:
             progress.joined += 1
@@ -291,6 +291,11 @@ class Trainer:
         of = self._held_out if held_out else self._training
         n, views = len(of.known), min(views or of.views, of.views)
         return np.stack([self._features_of(of, of.known, np.full(n, view), done) for view in range(views)])
+
+    def _kept(self, random: np.random.Generator) -> NDArray[np.float32]:
+        """Return what a batch's features are multiplied by: dropout, drawn here, as a layer's would begin anew."""
+        kept = random.random((self._batch, self._tail.output.shape[-1]), np.float32) >= DROPOUT
+        return (kept / (1 - DROPOUT)).astype(np.float32)
 
     def _rows(self, images: NDArray[np.intp], views: NDArray[np.intp]) -> Any:
         n = len(self._training.rows)
