@@ -16,12 +16,16 @@ case ${1-} in
 driver)
 	shift
 	# SIGTERM is for the program, which commits and unlocks: the JVM would end at once, and take the program with it.
+	# A JVM that was killed leaves the program, now a child of tini, to delete its executors. What the program says goes
+	# through the JVM, and is lost.
 	# shellcheck disable=SC2016 # the inner shell's
 	exec tini -s -- bash -c '
 		"$@" &
 		java=$!
-		trap "pkill -TERM --parent $java python3 || kill -TERM $java" TERM
-		while wait "$java"; code=$?; kill -0 "$java" 2>/dev/null; do :; done
+		trap "pkill -TERM --parent $java,$PPID python3 || kill -TERM $java" TERM
+		while wait "$java" 2>/dev/null; code=$?; kill -0 "$java" 2>/dev/null; do :; done
+		for _ in {1..150}; do pgrep --parent "$PPID" python3 >/dev/null || break; sleep 0.2; done
+		[ $code -ne 137 ] || echo "orchard: The driver lost its JVM, most likely for want of memory: give it more." >&2
 		exit $code' driver \
 		spark-submit \
 		--conf "spark.driver.bindAddress=$SPARK_DRIVER_BIND_ADDRESS" \

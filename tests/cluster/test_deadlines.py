@@ -510,6 +510,20 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
         jobs.report(Cluster(), "peach")
 
 
+def test_so_is_a_release_whose_job_has_ended_and_was_removed(api: Api) -> None:
+    path = "/api/v1/namespaces/fruit/configmaps/peach-settings"
+    api.objects[path] = {"metadata": {"name": "peach-settings", "labels": {"app.kubernetes.io/managed-by": "Helm"}}}
+    with pytest.raises(ClusterError, match=r"peach is installed, and has no job now: .*ttlSecondsAfterFinished"):
+        jobs.report(Cluster(), "peach")
+
+    def refuse(handler: BaseHTTPRequestHandler) -> None:
+        answer(handler, {"kind": "Status", "message": 'User "me" cannot get resource "configmaps"'}, 403)
+
+    api.objects[path] = refuse
+    with pytest.raises(ClusterError, match="There is no job peach"):
+        jobs.report(Cluster(), "peach")
+
+
 def test_so_is_a_schedule_of_the_operator(api: Api) -> None:
     template = {"arguments": ["run", "s3a://fruit/photos", "--output", "s3a://fruit/out"]}
     path = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/fruit/scheduledsparkapplications/peach"

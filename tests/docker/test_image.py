@@ -178,6 +178,22 @@ def test_a_driver_that_is_stopped_ends_in_order(image: str) -> None:
     assert second == "ended with 143"
 
 
+def test_a_driver_whose_jvm_was_killed_has_time_to_clear_away(image: str) -> None:
+    script = """
+        echo 'import os, signal, time
+os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(2)
+open("/tmp/cleared", "w").close()' >/tmp/program.py
+        /opt/entrypoint.sh driver --master local[1] /tmp/program.py 2>&1 || echo "ended with $?"
+        [ ! -e /tmp/cleared ] || echo "it had cleared away"
+    """
+    options = (*LOCKED_DOWN, "--env=SPARK_DRIVER_BIND_ADDRESS=127.0.0.1", "--entrypoint=bash")
+    result = docker("run", "--rm", *options, image, "-euc", script)
+    *_, said, code, cleared = result.stdout.splitlines()
+    assert said.startswith("orchard: The driver lost its JVM"), result.stdout
+    assert (code, cleared) == ("ended with 137", "it had cleared away")
+
+
 def test_executor_starts_spark_s_executor(image: str) -> None:
     environment = {
         "SPARK_JAVA_OPT_0": "-Dorchard.first=a b",

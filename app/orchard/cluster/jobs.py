@@ -348,6 +348,13 @@ def _find(cluster: Cluster, name: str) -> Observation:
                 f"{name} serves a model, and has no job now: "
                 f"`kubectl -n {cluster.namespace} rollout status deployment/{name}-serve` says how its servers are."
             )
+    with suppress(Forbidden):
+        settings = cluster.call(cluster.core.read_namespaced_config_map, f"{name}-settings", cluster.namespace)
+        if settings is not None and not is_managed(settings):
+            raise ClusterError(
+                f"{name} is installed, and has no job now: it has ended and was removed (ttlSecondsAfterFinished), or "
+                f"somebody deleted it. `orchard logs {name} --output OUT` shows its log, `helm upgrade` runs it again."
+            )
     raise _missing(cluster, name)
 
 

@@ -26,8 +26,8 @@ _OF_APPLICATION: dict[str, JobState] = {
     "FAILED": "failed",
 }
 """A SparkApplication's states; in any other it waits for something."""
-_TAKEN_UP_SECONDS = 30.0
-"""So long an operator may take to notice an application."""
+_TAKEN_UP_SECONDS = 120.0
+"""So long an operator may take to submit an application; it says nothing of it before, and is slow when it is busy."""
 NOT_TAKEN_UP = "the Spark operator has not taken it up: check that it runs and watches the namespace {}"
 
 
