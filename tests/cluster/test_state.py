@@ -144,8 +144,15 @@ def test_the_sentence_is_found_among_the_last_lines_of_a_log() -> None:
     )
 
 
-def test_a_driver_that_was_killed_at_work_is_not_said_to_have_failed_by_its_last_progress() -> None:
-    message = f"{line('started', stage='extract')}\n{line('progress', stage='extract', done=7)}\n"
+@pytest.mark.parametrize(
+    "last",
+    [
+        line("progress", stage="extract", done=7),
+        "26/11/30 07:14:38 INFO SparkContext: Successfully stopped SparkContext (Uptime: 6484 ms)",  # the operator's
+    ],
+)
+def test_a_driver_that_was_killed_at_work_is_not_said_to_have_failed_by_its_last_progress(last: str) -> None:
+    message = f"{line('started', stage='extract')}\n{last}\n"
     killed = seen(None, driver("Failed", code=137, message=message))
     assert killed.why_again() == (
         "A driver failed, and another is started: The driver's pod peach-1-a failed: exit code 137."
@@ -433,7 +440,9 @@ def test_what_a_quota_refuses_is_said_of_driver_and_executors(whose: str, said: 
         spec=wanted,
         status=client.V1StatefulSetStatus(replicas=1, ready_replicas=1),
     )
-    assert str(works.status().reason).startswith(f"Executors are missing: {sentence}")
+    reason = str(works.status().reason)
+    assert reason.startswith(f"Executors are missing: {sentence}")
+    assert reason.endswith("orchard scale peach to another number makes Kubernetes try at once.")
 
 
 def test_an_executor_that_spark_made_itself_is_said_to_wait() -> None:

@@ -15,6 +15,8 @@ _NAME = "app.kubernetes.io/name"
 _COMPONENT = "app.kubernetes.io/component"
 SAYING = "orchard: "
 """Before the sentence with which the command line fails."""
+_AT_WORK = re.compile(r"\d\d/\d\d/\d\d [\d:]{8} (?:INFO|WARN) ")
+"""How a line of Spark's log begins that tells of no error."""
 _MEANT = (1, 2, 3, 4, 130, 143)
 """Exit codes that Orchard itself gives; any other is the container's end, not the run's."""
 
@@ -246,6 +248,10 @@ class Observation:
             return None
         return f"Its executors still keep their nodes: orchard cancel {self.name} deletes them with the job."
 
+    def _lacks_pods(self) -> bool:
+        """Whether pods of the executors' set are refused: Kubernetes then tries ever more rarely, each 16 minutes."""
+        return self.set is not None and bool((self.set.status.replicas or 0) < self.set.spec.replicas)
+
     def executor_hindrance(self, since: datetime | None = None) -> reasons.Hindrance | None:
         """Return why there are fewer executors than requested; only events after `since` count."""
         if self.set is not None and (self.set.status.ready_replicas or 0) >= self.set.spec.replicas:
@@ -253,7 +259,7 @@ class Observation:
         for pod in self.executors:
             if reason := reasons.of_start(self.cluster, pod):
                 return reason
-        if self.set is None or (self.set.status.replicas or 0) >= self.set.spec.replicas:
+        if not self._lacks_pods():
             return None  # all are there and start
         return self._refusal(self.set, since or _born(self.set))
 
@@ -286,6 +292,9 @@ class Observation:
         if hindrance:
             who = "The driver cannot start" if state == "pending" else "Executors are missing"
             reason = f"{who}: {hindrance.sentence}."
+            if state == "running" and hindrance.definite and self._lacks_pods():
+                again = f"orchard scale {self.name} to another number makes Kubernetes try at once."
+                reason = f"{reason} Once there is room, {again}"
             code = 4 if state == "pending" and hindrance.definite else None
         return Status(
             name=self.name,
@@ -408,9 +417,9 @@ def _ended(pod: Any) -> Any:
 def _last_sentence(message: str) -> str | None:
     """Return the sentence that the driver left, or the last line of its log if it could leave none.
 
-    None if it was killed while it worked: the last line tells of that work.
+    None if it was killed while it worked: the last line tells of that work, or of how Spark stopped.
     """
     lines = message.strip().splitlines() or [message]
     said = [line for line in lines if line.startswith(SAYING)]
     last = (said or lines)[-1]
-    return None if json_line(last) else last.removeprefix(SAYING)
+    return None if json_line(last) or _AT_WORK.match(last) else last.removeprefix(SAYING)
