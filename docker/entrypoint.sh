@@ -25,7 +25,8 @@ driver)
 		trap "pkill -TERM --parent $java,$PPID python3 || kill -TERM $java" TERM
 		while wait "$java" 2>/dev/null; code=$?; kill -0 "$java" 2>/dev/null; do :; done
 		for _ in {1..150}; do pgrep --parent "$PPID" python3 >/dev/null || break; sleep 0.2; done
-		[ $code -ne 137 ] || echo "orchard: The driver lost its JVM, most likely for want of memory: give it more." >&2
+		# The JVM ends with this code, too, if the program was killed.
+		[ $code -ne 137 ] || echo "orchard: The driver or its JVM was killed, most likely for want of memory: give it more." >&2
 		exit $code' driver \
 		spark-submit \
 		--conf "spark.driver.bindAddress=$SPARK_DRIVER_BIND_ADDRESS" \

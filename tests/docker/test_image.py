@@ -190,7 +190,7 @@ open("/tmp/cleared", "w").close()' >/tmp/program.py
     options = (*LOCKED_DOWN, "--env=SPARK_DRIVER_BIND_ADDRESS=127.0.0.1", "--entrypoint=bash")
     result = docker("run", "--rm", *options, image, "-euc", script)
     *_, said, code, cleared = result.stdout.splitlines()
-    assert said.startswith("orchard: The driver lost its JVM"), result.stdout
+    assert said.startswith("orchard: The driver or its JVM was killed"), result.stdout
     assert (code, cleared) == ("ended with 137", "it had cleared away")
 
 
