@@ -249,7 +249,7 @@ class Observation:
         return f"Its executors still keep their nodes: orchard cancel {self.name} deletes them with the job."
 
     def _lacks_pods(self) -> bool:
-        """Whether pods of the executors' set are refused: Kubernetes tries again ever more rarely, up to 16 minutes on."""
+        """Whether pods of the executors' set are refused; Kubernetes tries again ever more rarely."""
         return self.set is not None and bool((self.set.status.replicas or 0) < self.set.spec.replicas)
 
     def executor_hindrance(self, since: datetime | None = None) -> reasons.Hindrance | None:
