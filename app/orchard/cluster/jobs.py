@@ -446,13 +446,13 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
 def _delete_job(cluster: Cluster, seen: Observation, how: str) -> None:
     """Delete the Job that was seen, and not one of its name that somebody else has made since."""
     options = {"propagationPolicy": how, "preconditions": {"uid": seen.job.metadata.uid}}
-    with _once(seen):
+    with _told_if_made_again(seen):
         cluster.call(cluster.batch.delete_namespaced_job, seen.job.metadata.name, cluster.namespace, body=options)
 
 
 @contextmanager
-def _once(seen: Observation) -> Iterator[None]:
-    """Say in a sentence that another Job of the name is there already."""
+def _told_if_made_again(seen: Observation) -> Iterator[None]:
+    """Say in a sentence that somebody else has made the Job again meanwhile."""
     try:
         yield
     except ClusterError as error:
@@ -522,7 +522,7 @@ def _make_again(cluster: Cluster, seen: Observation) -> None:
             )
         time.sleep(POLL_SECONDS)
     body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": kept, "spec": spec}
-    with _once(seen):
+    with _told_if_made_again(seen):
         made = cluster.call(cluster.batch.create_namespaced_job, cluster.namespace, body)
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": kept["name"], "uid": made.metadata.uid}
     for patch, name in mine:
