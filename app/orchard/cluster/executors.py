@@ -78,9 +78,9 @@ def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
     Raises:
         ClusterError: it cannot be deleted, or is still there after `timeout`.
     """
-    if (delete := _deletion(properties, ANSWER_SECONDS)) is None:
+    if (deletion := _deletion(properties, ANSWER_SECONDS)) is None:
         return
-    name = _name(properties)
+    name, delete = deletion
     until, found = time.monotonic() + timeout, False
     while True:
         try:
@@ -114,8 +114,9 @@ def clear(properties: Mapping[str, str]) -> None:
     Args:
         properties: Spark properties of the driver.
     """
-    if (delete := _deletion(properties, CLEAR_SECONDS)) is None:
+    if (deletion := _deletion(properties, CLEAR_SECONDS)) is None:
         return
+    name, delete = deletion
     until = time.monotonic() + CLEAR_SECONDS
     while True:
         try:
@@ -123,7 +124,7 @@ def clear(properties: Mapping[str, str]) -> None:
             return
         except ClusterError as error:
             if not isinstance(error, Unreachable) or time.monotonic() > until:
-                log.warning("the executors' set %s may still be there: %s", _name(properties), error)
+                log.warning("the executors' set %s may still be there: %s", name, error)
                 return
         time.sleep(POLL_SECONDS)
 
@@ -164,25 +165,26 @@ def count(context: "SparkContext") -> int:
     return int(context._jsc.sc().getExecutorIds().size())
 
 
-def _name(properties: Mapping[str, str]) -> str:
-    """Return the name of the executors' set."""
-    kind, _ = SETS[properties[ALLOCATOR]]
-    return f"spark-{kind}-{properties['spark.app.id']}-0"
+def _name(allocator: str, application: str) -> str:
+    """Return the name of the executors' set of an application; `allocator` is one of `SETS`."""
+    kind, _ = SETS[allocator]
+    return f"spark-{kind}-{application}-0"
 
 
-def _deletion(properties: Mapping[str, str], answer_seconds: float) -> Callable[[str], Any] | None:
-    """Return what deletes the executors' set, by a propagation policy; None: there is no set of a known name."""
+def _deletion(properties: Mapping[str, str], answer_seconds: float) -> tuple[str, Callable[[str], Any]] | None:
+    """Return the executors' set's name, and what deletes it, by a propagation policy; None: there is no such set."""
+    allocator, application = properties.get(ALLOCATOR, ""), properties.get("spark.app.id")
     namespace = properties.get("spark.kubernetes.namespace")
-    if properties.get(ALLOCATOR) not in SETS or not (properties.get("spark.app.id") and namespace):
+    if allocator not in SETS or not (application and namespace):
         return None
-    _, kind = SETS[properties[ALLOCATOR]]
+    name = _name(allocator, application)
 
     def delete(policy: str) -> Any:
         cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=answer_seconds)
-        function = getattr(cluster.apps, f"delete_namespaced_{kind}")
-        return cluster.call(function, _name(properties), namespace, propagation_policy=policy)
+        function = getattr(cluster.apps, f"delete_namespaced_{SETS[allocator][1]}")
+        return cluster.call(function, name, namespace, propagation_policy=policy)
 
-    return delete
+    return name, delete
 
 
 def _registered(context: "SparkContext", reason: reasons.Hindrance | None) -> int:
@@ -215,8 +217,9 @@ def _why_not(context: "SparkContext") -> reasons.Hindrance | None:
     """Return the reason why this application has no executors, as far as the driver's role may read it."""
     with contextlib.suppress(Exception):  # the API does not answer; or Spark's JVM is gone, which the caller tells
         cluster, pods = _cluster_and_pods(context)
-        kind = SETS.get(context.getConf().get(ALLOCATOR, ""), ("", ""))[0]
-        refused = reasons.of_events(cluster.events(f"spark-{kind}-{context.applicationId}-0")) if kind else _refusal
+        allocator, refused = context.getConf().get(ALLOCATOR, ""), _refusal
+        if allocator in SETS:
+            refused = reasons.of_events(cluster.events(_name(allocator, context.applicationId)))
         return next(filter(None, (reasons.of_start(cluster, pod) for pod in pods)), None if pods else refused)
     return None
 
@@ -295,13 +298,13 @@ def _scale_to(context: "SparkContext", number: int) -> bool:
 def _of_set(context: "SparkContext", function: str, *more: Any) -> Any:
     """Call the API for the executors' set; None, and a warning, where it refuses."""
     conf = context.getConf()
-    kind = SETS.get(conf.get(ALLOCATOR, ""))
-    if kind is None:
+    allocator = conf.get(ALLOCATOR, "")
+    if allocator not in SETS:
         return None
-    namespace, name = conf.get("spark.kubernetes.namespace", "default"), f"spark-{kind[0]}-{context.applicationId}-0"
+    namespace, name = conf.get("spark.kubernetes.namespace", "default"), _name(allocator, context.applicationId)
     try:
         cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
-        return cluster.call(getattr(cluster.apps, function.format(kind[1])), name, namespace, *more)
+        return cluster.call(getattr(cluster.apps, function.format(SETS[allocator][1])), name, namespace, *more)
     except ClusterError as error:
         log.warning("the number of executors of %s cannot be read or changed: %s", name, error)
         return None

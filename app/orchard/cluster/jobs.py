@@ -51,9 +51,7 @@ def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> No
     """
     job, *others = manifests
     before = Observation(cluster, name)
-    # A release whose Job has not begun, or was removed after its end, has settings all the same.
-    settings = cluster.call(cluster.core.read_namespaced_config_map, f"{name}-settings", cluster.namespace)
-    if (before.exists and not _is_ours(before)) or (settings is not None and not is_managed(settings)):
+    if (before.exists and not _is_ours(before)) or _is_release(cluster, name):
         raise UsageError(
             f"{name} in the namespace {cluster.namespace} belongs to a Helm release or the Spark operator: "
             "change it there, or give this job another --name."
@@ -349,8 +347,7 @@ def _find(cluster: Cluster, name: str) -> Observation:
                 f"`kubectl -n {cluster.namespace} rollout status deployment/{name}-serve` says how its servers are."
             )
     with suppress(Forbidden):
-        settings = cluster.call(cluster.core.read_namespaced_config_map, f"{name}-settings", cluster.namespace)
-        if settings is not None and not is_managed(settings):
+        if _is_release(cluster, name):
             raise ClusterError(
                 f"{name} is installed, and has no job now: it has ended and was removed (ttlSecondsAfterFinished), or "
                 f"somebody deleted it. `orchard logs {name} --output OUT` shows its log, `helm upgrade` runs it again."
@@ -375,6 +372,12 @@ def _until_its_time(cluster: Cluster, schedule: Mapping[str, Any]) -> str:
     if why := status.get("reason"):
         return f"the operator refuses it ({why})"
     return "wait for its time; the operator starts none in between"
+
+
+def _is_release(cluster: Cluster, name: str) -> bool:
+    """Whether a Helm release has the name: its settings are there before its Job, and after it was removed."""
+    settings = cluster.call(cluster.core.read_namespaced_config_map, f"{name}-settings", cluster.namespace)
+    return settings is not None and not is_managed(settings)
 
 
 def _is_ours(seen: Observation) -> bool:
