@@ -13,6 +13,7 @@ import pytest
 from orchard.datasets import batches, list_column
 from orchard.errors import InputError, OrchardError, OutputDamaged
 from orchard.features.artifact import Artifact, EngineName, Precision
+from orchard.files import part
 from orchard.layout import BACKBONE, DERIVED, EXTRACTED, LABELS, LOGISTIC_REGRESSION, REDUCTION, SCHEMAS, Dataset
 from orchard.output import Output
 from orchard.verify import verify
@@ -156,12 +157,27 @@ def test_what_a_later_stage_made_is_dropped_to_be_made_again(
 
 
 def test_files_that_nobody_committed_are_removed(output: Output) -> None:
-    stray = Path(output.url, "features", "part-of-another.parquet")
+    stray = Path(output.url, part(Dataset.FEATURES))
     shutil.copyfile(file_of(output, "features"), stray)
     verdict = verify(Output(output.url))
     assert verdict["damage"] == [f"{stray} was never committed."]
     assert not stray.exists()
     assert paths_of(output, Dataset.FEATURES) == sorted(PATHS)
+
+
+@pytest.mark.parametrize("name", ["features/part-00000-tid-1.snappy.parquet", "model/mine.h5", "reduced/y=1/a.parquet"])
+def test_files_of_others_are_told_and_stay(output: Output, name: str) -> None:
+    """Somebody has put a table of their own beside the output's: it is not Orchard's to delete."""
+    theirs = Path(output.url, name)
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_bytes(b"theirs")
+    for _ in range(2):
+        verdict = verify(Output(output.url))
+        assert verdict["damage"] == [f"{theirs} is not Orchard's, but readers of its folder read it: take it away."]
+        assert not verdict["mended"] and verdict["images_to_do_again"] == 0
+    with output.writing():
+        output.start_over({"fresh": 1})
+    assert theirs.read_bytes() == b"theirs"
 
 
 def test_files_that_readers_skip_are_no_damage_and_stay(output: Output) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,14 @@ def digest_of(data: bytes | memoryview | pa.Buffer) -> str:
 def part(dataset: Dataset, suffix: str = "parquet") -> str:
     """Return a name for a new file of `dataset`; no two attempts at the same work get the same name."""
     return f"{dataset}/part-{secrets.token_hex(12)}.{suffix}"
+
+
+_OWN = re.compile(r"[a-z_]+/part-[0-9a-f]{24}\.[a-z.]+|model/(current\.json|[0-9a-f]+/[^/]+)|_orchard/.+")
+
+
+def is_own(name: str) -> bool:
+    """Whether a file of an output has a name that Orchard gives: another is somebody else's, and stays."""
+    return _OWN.fullmatch(name) is not None
 
 
 def is_skipped(name: str) -> bool:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from orchard.files import (
     damaged,
     digest_of,
     gone,
+    is_own,
     is_skipped,
     parquet_bytes,
     part,
@@ -64,8 +64,6 @@ from orchard.upgrade import upgrade
 logger = logging.getLogger(__name__)
 
 _READ_AGAIN = 5
-_OWN_NAME = re.compile(r"[a-z_]+/part-[^/]+|model/(current\.json|[0-9a-f]+/[^/]+)")
-"""The files that Orchard itself writes into the folders of datasets and models."""
 
 
 @dataclass(frozen=True)
@@ -430,14 +428,14 @@ class Output:
     def _leftovers(self) -> list[str]:
         """Return all files of an output that was just started over, without those that it keeps.
 
-        The list of suspects stays until it is written anew: people write into it.
+        The list of suspects stays until it is written anew: people write into it. So does what others have put there.
         """
         kept = {file.name for files in self._state.files.values() for file in files.values()}
         if self.model_folder is not None:
             kept.add(CURRENT_MODEL)
         folders = [*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS, TUNING]
         found = [entry.key for folder in folders for entry in self.storage.list(folder)]
-        return [name for name in [*found, METRICS, RUN, REPORT] if name not in kept]
+        return [name for name in [*filter(is_own, found), METRICS, RUN, REPORT] if name not in kept]
 
     def _move(self, names: Sequence[str], staging: str) -> None:
         def move(name: str) -> None:
@@ -458,7 +456,7 @@ class Output:
         folders = [*(f"{dataset}/" for dataset in Dataset), MODEL]
 
         def of_others(key: str) -> bool:
-            return not is_skipped(key) and not (unchecked and _OWN_NAME.fullmatch(key))
+            return not is_skipped(key) and not (unchecked and is_own(key))
 
         taken = [folder for folder in folders if any(of_others(entry.key) for entry in self.storage.list(folder))]
         if not unchecked:

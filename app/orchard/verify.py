@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from orchard import models
 from orchard.errors import InputError, OrchardError, OutputDamaged
 from orchard.features.artifact import Artifact
-from orchard.files import DataFile, digest_of, is_skipped, read_columns, read_file
+from orchard.files import DataFile, digest_of, is_own, is_skipped, read_columns, read_file
 from orchard.images.lookup import PathIndex
 from orchard.layout import (
     BACKBONE,
@@ -46,7 +46,7 @@ class Verdict(TypedDict):
 
     files: int  # that were checked
     damage: list[str]  # one sentence each
-    mended: bool  # whether the output is whole now
+    mended: bool  # whether the output is whole now; files of others in its folders stay
     images_to_do_again: int  # by the next run
 
 
@@ -84,7 +84,7 @@ def _verdict(output: Output, *, mend: bool = False) -> Verdict:
     if (damage := output.damage) is not None:
         again = _write_log_anew(output, damage) if mend else 0
         return Verdict(files=0, damage=[str(damage)], mended=mend, images_to_do_again=again)
-    sentences, bad = _check(output)
+    sentences, bad, others = _check(output)
     listed = sum(file.rows for file in output.files(Dataset.INVENTORY))
     # While views are made anew, images without them are as they should be.
     views = 0 if output.recall("views") else output.recall("identity").get("views", 0)
@@ -96,18 +96,22 @@ def _verdict(output: Output, *, mend: bool = False) -> Verdict:
         )
     if mend and sentences:
         _mend(output, bad, None if agree else images)
-    mended = mend or not sentences
+    mended = (mend or not sentences) and not others
     return Verdict(
         files=sum(len(output.files(folder)) for folder in (*Dataset, MODEL, PARTS)),
-        damage=sentences,
+        damage=sentences + others,
         mended=mended,
         images_to_do_again=listed - len(images),
     )
 
 
-def _check(output: Output) -> tuple[list[str], _Bad]:
-    """Read every committed file, and look for others; return what is wrong as sentences and by file."""
-    sentences, bad, storage = [], _Bad(), output.storage
+def _check(output: Output) -> tuple[list[str], _Bad, list[str]]:
+    """Read every committed file, and look for more.
+
+    Returns:
+        What is wrong as sentences, and by file; and a sentence for each file of others.
+    """
+    sentences, bad, others, storage = [], _Bad(), list[str](), output.storage
     for folder in (*Dataset, MODEL, PARTS):
         files = output.present_files(folder)
         for file in files:
@@ -125,8 +129,11 @@ def _check(output: Output) -> tuple[list[str], _Bad]:
         for name in sorted(entry.key for entry in storage.list(prefix) if entry.key not in known):
             if is_skipped(name.removeprefix(prefix)):
                 continue
-            sentences.append(f"{output.url}/{name} was never committed.")
-            bad[""].add(name)
+            if is_own(name):
+                sentences.append(f"{output.url}/{name} was never committed.")
+                bad[""].add(name)
+            else:
+                others.append(f"{output.url}/{name} is not Orchard's, but readers of its folder read it: take it away.")
     try:
         named = models.current(storage).folder
     except (OrchardError, OSError):
@@ -134,7 +141,7 @@ def _check(output: Output) -> tuple[list[str], _Bad]:
     if output.is_settled and named != output.model_folder and not bad[MODEL]:
         sentences.append(f"{output.url}/{CURRENT_MODEL} does not name the model that holds.")
         bad[MODEL].add(CURRENT_MODEL)
-    return sentences, bad
+    return sentences, bad, others
 
 
 def _mend(output: Output, bad: _Bad, images: pa.Array | None) -> None:
