@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,24 @@ def test_a_folder_that_fills_is_answered_newest_first(
         assert (line["answer"], line["label"]) == (expected.answer, expected.label)
 
 
+def test_a_file_that_is_written_slowly_is_answered_once_and_whole(tmp_path: Path) -> None:
+    """A camera's network stalls: half of a picture was told as truncated."""
+    photo = cv2.imencode(".jpg", np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8))[1].tobytes()
+    (tmp_path / "0.jpg").write_bytes(photo)
+    os.utime(tmp_path / "0.jpg", (1000, 1000))
+    with (tmp_path / "1.jpg").open("wb", buffering=0) as file:
+        file.write(photo[: len(photo) // 2])
+        found = frames(str(tmp_path), Look(64, Fit.STRETCH, None))
+        first = next(found)  # what is whole does not wait for it
+        time.sleep(0.2)
+        file.write(photo[len(photo) // 2 :])
+    second = next(found)
+    assert [(frame.name, isinstance(frame.picture, np.ndarray)) for frame in (first, second)] == [
+        ("0.jpg", True),
+        ("1.jpg", True),
+    ]
+
+
 def test_a_name_that_is_not_utf8_is_text_all_the_same(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.jpg")).write_bytes(b"")
     assert next(frames(str(tmp_path), Look(64, Fit.STRETCH, None))).name == "\\xe9.jpg"
@@ -117,7 +136,10 @@ def test_of_a_file_that_is_too_large_no_more_is_read_than_tells_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize("suffix", ["JPG", "jpe", "jfif", "heic", "HEIF", "avif", "png", "webp", "bmp", "gif", "tiff"])
-def test_an_image_of_every_format_counts_by_its_usual_names(suffix: str, tmp_path: Path) -> None:
+def test_an_image_of_every_format_counts_by_its_usual_names(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchard.watching.frames._SLOW_SECONDS", 0)
     (tmp_path / "0.part").write_bytes(b"")
     (tmp_path / f"1.{suffix}").write_bytes(b"")
     frame = next(frames(str(tmp_path), Look(64, Fit.STRETCH, None)))

@@ -27,6 +27,8 @@ from orchard.images.limits import DEFAULT_LIMITS
 from orchard.vocabulary import Fit
 
 _POLL_SECONDS = 0.05
+_SLOW_SECONDS = 2.0
+"""So long a file that cannot be decoded may still be written."""
 _CAMERA_SECONDS = 10.0
 """So long a camera may give nothing before it counts as gone."""
 _SUFFIXES = frozenset(
@@ -87,6 +89,7 @@ def _of_folder(folder: Path, look: Look) -> Iterator[Frame]:
     """Yield the newest picture that has come to the folder whole, again and again; what is there already counts."""
     seen: dict[str, tuple[int, int]] = {}  # names of what was answered or left, with size and time
     growing: dict[str, tuple[int, int]] = {}
+    held: dict[str, tuple[tuple[int, int], float]] = {}  # what could not be decoded as it was, and until when it may
     pace = _Pace(look.rate)
     while not interruption.asked():
         found = {
@@ -97,19 +100,27 @@ def _of_folder(folder: Path, look: Look) -> Iterator[Frame]:
         # Whole is what has not changed since the look before.
         whole = {name: state for name, state in found.items() if seen.get(name) != state == growing.get(name)}
         growing = found
+        now = time.monotonic()
+        held = {name: (state, until) for name, (state, until) in held.items() if whole.get(name) == state}
+        whole = {name: state for name, state in whole.items() if name not in held or held[name][1] <= now}
         if not whole or not pace.is_due():
             interruption.wait(_POLL_SECONDS)
             continue
         newest = max(whole, key=lambda name: (whole[name][1], name))
-        seen = {name: state for name, state in seen.items() if name in found} | whole
         try:
             with (folder / newest).open("rb") as file:
                 data = file.read(DEFAULT_LIMITS.max_bytes + 1)
         except OSError:  # it is gone again
+            seen[newest] = whole[newest]
             continue
+        picture = _decoded(data, look)
+        if isinstance(picture, Rejection) and newest not in held:  # its writer may only be slow
+            held[newest] = whole[newest], now + _SLOW_SECONDS
+            continue
+        seen = {name: state for name, state in seen.items() if name in found} | whole
         pace.begin()
         named = os.fsencode(newest).decode("utf-8", "backslashreplace")  # as listings have it
-        yield Frame(named, _decoded(data, look), len(whole) - 1)
+        yield Frame(named, picture, len(whole) - 1)
 
 
 def _statuses(folder: Path) -> Iterator[tuple[Path, Any]]:
