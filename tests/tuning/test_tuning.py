@@ -24,7 +24,7 @@ from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import activation_bytes, last_kept
 from orchard.tuning.images import chosen
 from orchard.tuning.stage import _key, large_folder
-from orchard.tuning.training import DAMAGES, RATE, Progress, Trainer, epochs_in, rate, train
+from orchard.tuning.training import DAMAGES, RATE, Progress, Trainer, epochs_in, mixed, rate, train
 from orchard.vocabulary import Fit
 
 
@@ -81,6 +81,19 @@ def test_the_rate_rises_falls_and_ends_at_nothing() -> None:
     assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[99] < RATE / 1000
     assert [epochs_in(seconds, 10, 12) for seconds in (1, 35, 1000)] == [1, 3, 12]
+
+
+def test_a_mixture_is_of_its_classes_by_area() -> None:
+    rows = np.repeat(np.arange(6, dtype=np.float16), 5 * 7 * 2).reshape(6, 5, 7, 2)
+    shares = set()
+    for seed in range(50):
+        seen, truth = mixed(rows, np.eye(6, dtype=np.float32), np.random.default_rng(seed))
+        for image in range(6):
+            found = np.bincount(seen[image].astype(int).ravel(), minlength=6) / (5 * 7 * 2)
+            np.testing.assert_allclose(truth[image], found, atol=1e-6)
+            shares.add(round(float(found[image]), 3))
+    assert min(shares) < 0.4 and max(shares) > 0.9 and len(shares) > 10
+    assert (rows == np.arange(6).reshape(6, 1, 1, 1)).all()  # what was given is as it was
 
 
 def test_progress_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:

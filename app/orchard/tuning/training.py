@@ -4,9 +4,10 @@ First a linear probe, then everything after the kept blocks: a head that starts 
 have learned before it is any good (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
 Out-of-Distribution", https://arxiv.org/abs/2202.10054). The probe is the linear discriminant, which takes no iteration.
 Then AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) with a warm-up and a cosine, label smoothing
-(Szegedy et al. 2016, https://arxiv.org/abs/1512.00567) and dropout before the head; batch normalisation is frozen, as
-the statistics of a few photographs are worse than ImageNet's. The network keeps the weights of the epoch with the least
-log loss on images held out, which is steadier than how many of them are right.
+(Szegedy et al. 2016, https://arxiv.org/abs/1512.00567), dropout before the head, and in half of the batches CutMix (Yun
+et al. 2019, https://arxiv.org/abs/1905.04899) of activations. Batch normalisation is frozen, as the statistics of a few
+photographs are worse than ImageNet's. The network keeps the weights of the epoch with the least log loss on images held
+out, which is steadier than how many of them are right.
 
 Once that is settled, some last epochs at a low rate train on the images held out, too. What they are to judge is the
 network of before, which never saw them.
@@ -41,6 +42,8 @@ BATCH = 32
 RATE, WARM_UP = 1e-3, 0.1
 """The highest learning rate, and the share of the steps until it is reached."""
 DECAY, SMOOTHING, DROPOUT = 0.02, 0.1, 0.2
+MIXED = 0.5
+"""Share of the batches in which a rectangle of each image is another's."""
 JOINING, JOINING_RATE = 0.25, 2e-4
 """Epochs on the images held out, too, as a share of the schedule, and the highest rate then: as in its last quarter."""
 PATIENCE = 4
@@ -131,7 +134,7 @@ class Trainer:
         held_out_classes: likewise; -1 where it is none of the classes.
         joining: activations of random views of the images held out, as many as of those to train on; None: they are
             never trained on.
-        seed: of batches, views and dropout.
+        seed: of batches, views, dropout and mixtures.
     """
 
     def __init__(
@@ -261,7 +264,10 @@ class Trainer:
         identity = np.eye(self._n_classes, dtype=np.float32)
         for step, (at, view) in enumerate(zip(_parts(order, self._batch), _parts(views, self._batch), strict=True)):
             self._optimizer.learning_rate.assign(rate(past * steps + step, epochs * steps, highest))
-            self._step(self._rows(at, view), self._kept(random), identity[classes[at]])
+            rows, kept, truth = self._rows(at, view), self._kept(random), identity[classes[at]]
+            if random.random() < MIXED:
+                rows, truth = mixed(rows, truth, random)
+            self._step(rows, kept, truth)
             done(self._batch)
         if joining:
             progress.joined += 1
@@ -349,6 +355,29 @@ class Trainer:
             found.append(self._features(of.batch(at, view)).numpy())
             done(len(at))
         return np.concatenate(found)
+
+
+def mixed(
+    rows: NDArray[np.float16], truth: NDArray[np.float32], random: np.random.Generator
+) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Return a batch in which one rectangle of each image, anywhere and of any size, is another image's.
+
+    Args:
+        rows: (n, height, width, channels) activations.
+        truth: (n, classes) the share that each class has of each image; afterwards by area.
+        random: of the rectangle, and of whose it is.
+    """
+    height, width = rows.shape[1:3]
+    others = random.permutation(len(rows))
+    half = np.sqrt(random.random()) / 2
+    down, across = (
+        slice(round(max(0.0, at - half) * side), round(min(1.0, at + half) * side))
+        for at, side in zip(random.random(2), (height, width), strict=True)
+    )
+    found = rows.copy()
+    found[:, down, across] = rows[others, down, across]
+    share = np.float32((down.stop - down.start) * (across.stop - across.start) / (height * width))
+    return found, (1 - share) * truth + share * truth[others]
 
 
 def rate(step: int, steps: int, highest: float = RATE) -> float:
