@@ -132,9 +132,19 @@ def test_a_driver_that_its_node_evicts_says_why_and_not_that_it_was_interrupted(
 
 
 def test_a_job_whose_pods_are_gone_says_what_its_condition_says() -> None:
-    assert seen([condition("Failed", "Job was active longer than specified deadline")]).why_failed() == (
-        "The job failed: Job was active longer than specified deadline."
-    )
+    assert seen([condition("Failed", "It is a bad day.")]).why_failed() == "The job failed: It is a bad day."
+
+
+def test_a_job_that_ran_too_long_is_told_so_whatever_a_driver_before_said() -> None:
+    overdue = condition("Failed", "Job was active longer than specified deadline")
+    overdue.reason = "DeadlineExceeded"
+    of_operator = driver("Failed", code=143, message="interrupted; what was committed is kept, start again to go on.")
+    of_operator.status.reason = "DeadlineExceeded"
+    for job in (seen([overdue], driver("Failed", code=4, message="S3 is away.")), seen(None, of_operator)):
+        assert job.why_failed() == (
+            "The job ran longer than its activeDeadlineSeconds and was stopped: raise it, or orchard retry peach goes "
+            "on from what is committed, for as long again."
+        )
 
 
 def test_the_sentence_is_found_among_the_last_lines_of_a_log() -> None:

@@ -30,6 +30,7 @@ _OF_APPLICATION: dict[str, JobState] = {
 """A SparkApplication's states; in any other it waits for something."""
 _TAKEN_UP_SECONDS = 120.0
 """So long an operator may take to submit an application; it says nothing of it before, and is slow when it is busy."""
+_OVERDUE = "DeadlineExceeded"
 NOT_TAKEN_UP = "the Spark operator has not taken it up: check that it runs and watches the namespace {}"
 
 
@@ -162,6 +163,9 @@ class Observation:
     def why_failed(self) -> str | None:
         """Return the sentence with which a failed job ended."""
         condition = self._finished()
+        if _OVERDUE in (condition and condition.reason, self.driver and self.driver.status.reason):
+            again = f"orchard retry {self.name} goes on from what is committed, for as long again"
+            return f"The job ran longer than its activeDeadlineSeconds and was stopped: raise it, or {again}."
         if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
             return why
         if error := self._application_error():
