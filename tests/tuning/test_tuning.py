@@ -275,7 +275,7 @@ def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_befo
         inputs = keras.Input((2, 2, 6))
         features = keras.layers.GlobalAveragePooling2D()(keras.layers.Dense(8, activation="relu")(inputs))
         tail = keras.Model(inputs, features)
-        return Trainer(tail, training, classes, held_out, held_classes, joining=held_out, seed=1)
+        return Trainer(tail, training, classes, held_out, held_classes, joining=held_out, seed=1, threads=3)
 
     class Stopped(Exception):
         pass

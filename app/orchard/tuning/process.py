@@ -42,6 +42,8 @@ from orchard.tuning.blocks import divided
 from orchard.tuning.training import JOINING, PROBE_VIEWS, Trainer, train
 from orchard.vocabulary import Fit
 
+MOST_PARTS = 8
+"""Parts of a batch that are computed beside each other: of 32 images, four each."""
 CHECKPOINT = "checkpoint.npz"
 _RESULT = "result.json"
 _IMAGES = ("training.parquet", "held_out.parquet")
@@ -178,8 +180,9 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     import tensorflow
 
     started = time.monotonic()
-    tensorflow.config.threading.set_intra_op_parallelism_threads(request.threads)
-    tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+    parts = min(request.threads, MOST_PARTS)
+    tensorflow.config.threading.set_intra_op_parallelism_threads(request.threads // parts)
+    tensorflow.config.threading.set_inter_op_parallelism_threads(parts)
     keras.config.set_floatx("float32")
     keras.config.set_image_data_format("channels_last")
     backbone = request.named()
@@ -201,7 +204,9 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     joining = seen("joining", tables[1], request.views) if request.joins else None
     classes = [_classes(table, labels) for table in tables]
     check_readable(classes[0], training, held_out)
-    trainer = Trainer(tail, training, classes[0], held_out, classes[1], joining=joining, seed=request.seed)
+    trainer = Trainer(
+        tail, training, classes[0], held_out, classes[1], joining=joining, seed=request.seed, threads=parts
+    )
     progress = train(
         trainer,
         request.epochs,

@@ -135,6 +135,7 @@ class Trainer:
         joining: activations of random views of the images held out, as many as of those to train on; None: they are
             never trained on.
         seed: of batches, views, dropout and mixtures.
+        threads: that TensorFlow has for operations beside each other.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Trainer:
         *,
         joining: Activations | None = None,
         seed: int,
+        threads: int = 1,
     ) -> None:
         import keras
         import tensorflow
@@ -165,22 +167,27 @@ class Trainer:
         self._optimizer.build(self._model.trainable_variables)
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING)
 
+        def through(rows: Any, *, training: bool) -> Any:
+            """Return features of a batch; a thread that has a part of it need not wait for others in each operation."""
+            n = tensorflow.shape(rows)[0]
+            parts = [rows[n * part // threads : n * (part + 1) // threads] for part in range(threads)]
+            return tensorflow.concat(
+                [tail(tensorflow.cast(part, tensorflow.float32), training=training) for part in parts], axis=0
+            )
+
         def step(rows: Any, kept: Any, truth: Any) -> Any:
             with tensorflow.GradientTape() as tape:
-                features = tail(tensorflow.cast(rows, tensorflow.float32), training=True)
-                found = loss(truth, self._head(kept * features))
+                found = loss(truth, self._head(kept * through(rows, training=True)))
             variables = self._model.trainable_variables
             self._optimizer.apply_gradients(zip(tape.gradient(found, variables), variables, strict=True))
             return found
 
         def judge(rows: Any) -> Any:
-            return self._model(tensorflow.cast(rows, tensorflow.float32), training=False)
+            return self._head(through(rows, training=False))
 
         self._step = tensorflow.function(step, reduce_retracing=True)
         self._judge = tensorflow.function(judge, reduce_retracing=True)
-        self._features = tensorflow.function(
-            lambda rows: tail(tensorflow.cast(rows, tensorflow.float32), training=False), reduce_retracing=True
-        )
+        self._features = tensorflow.function(lambda rows: through(rows, training=False), reduce_retracing=True)
 
     @property
     def head(self) -> Linear:
