@@ -251,6 +251,30 @@ def test_a_job_is_made_again_though_the_api_is_away_while_it_goes(api: Api) -> N
     assert len(posted) == 1, "it was deleted and not made again"
 
 
+def test_scaling_waits_for_executors_though_the_api_is_away_for_a_moment(api: Api) -> None:
+    there(api, pod("Running"))
+    path = "/apis/apps/v1/namespaces/fruit/statefulsets/spark-s-peach-0"
+    spec = {"replicas": 2, "serviceName": "none", "selector": {}, "template": {}}
+    metadata = {"name": "spark-s-peach-0", "creationTimestamp": NOW}
+    log = json.dumps({"time": NOW, "level": "info", "event": "executors", "executors": 3})
+
+    def scaled(handler: BaseHTTPRequestHandler) -> None:
+        first_away(api, path)
+        answer(handler, {"metadata": {}, "spec": {"replicas": 3}})
+
+    def said(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(f"{NOW} {log}\n".encode())
+
+    api.objects |= {
+        path: {"kind": "StatefulSet", "metadata": metadata, "spec": spec, "status": {"replicas": 2}},
+        f"{path}/scale": scaled,
+        "/api/v1/namespaces/fruit/pods/peach-1-a/log": said,
+    }
+    assert jobs.scale(Cluster(), "peach", 3, timeout=5).startswith("peach has 3 executors, after ")
+
+
 def test_the_status_of_a_job_whose_node_is_gone_is_told_without_its_log(api: Api) -> None:
     there(api, pod("Running"))
     api.objects["/api/v1/namespaces/fruit/pods/peach-1-a/log"] = lambda handler: cannot_now(handler, 500)

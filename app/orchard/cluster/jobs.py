@@ -271,15 +271,16 @@ def scale(
     asked = f"{name} was asked for {executors} executors instead of {found.spec.replicas}"
     if not wait:
         return f"{asked}."
-    started, patience = time.monotonic(), _Patience(timeout)
+    started, patience, contact = time.monotonic(), _Patience(timeout), _Contact()
+    back, hindrance = f"`orchard scale {name} {found.spec.replicas}` takes it back", None
     while True:
-        seen = Observation(cluster, name)
-        if seen.set is None or not seen.exists or seen.state in ("completed", "failed"):
-            return f"{asked}, and ended before they had registered."
-        if seen.progress().executors == executors:
-            return f"{name} has {executors} executors, after {time.monotonic() - started:.0f} s."
-        hindrance = seen.executor_hindrance(since=began)
-        back = f"`orchard scale {name} {found.spec.replicas}` takes it back"
+        with contact.kept():
+            seen = Observation(cluster, name)
+            if seen.set is None or not seen.exists or seen.state in ("completed", "failed"):
+                return f"{asked}, and ended before they had registered."
+            if seen.progress().executors == executors:
+                return f"{name} has {executors} executors, after {time.monotonic() - started:.0f} s."
+            hindrance = seen.executor_hindrance(since=began)
         if given_up := patience.exhausted_by(hindrance):
             raise ClusterError(f"{asked}, and they cannot all start: {given_up}; {back}.")
         if time.monotonic() - started > timeout:
@@ -478,7 +479,11 @@ def _waits(cluster: Cluster, pod: Any) -> Hindrance | None:
 
 
 def _settings_left(cluster: Cluster, name: str, ours: bool) -> bool:
-    found = cluster.call(cluster.core.read_namespaced_config_map, name, cluster.namespace) if ours else None
+    """Whether a job's settings are still there, or may be: the API server may be away for a moment."""
+    try:
+        found = cluster.call(cluster.core.read_namespaced_config_map, name, cluster.namespace) if ours else None
+    except Unreachable:
+        return True
     return found is not None and bool(found.metadata.owner_references)  # what was applied by hand has no owner
 
 
