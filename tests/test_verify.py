@@ -225,6 +225,17 @@ def test_a_damaged_log_is_noticed_by_everyone_and_written_anew(output: Output, p
     assert verify(mended)["damage"] == []
 
 
+def test_a_copy_that_somebody_has_made_is_no_part_of_a_log_that_is_written_anew(output: Output) -> None:
+    """Its rows would be there twice, so that all of its images were worked on again."""
+    copy = Path(output.url, "features", "copy.parquet")
+    shutil.copyfile(file_of(output, "features"), copy)
+    DAMAGES["gone"](records(output)[1])
+    verdict = verify(Output(output.url))
+    assert verdict["mended"] and verdict["images_to_do_again"] == 0
+    assert paths_of(Output(output.url), Dataset.FEATURES) == sorted(PATHS)
+    assert copy.exists()
+
+
 @pytest.mark.parametrize("damage", LOG_DAMAGES)
 def test_a_new_start_never_depends_on_what_was_there(output: Output, damage: str) -> None:
     for record in records(output):

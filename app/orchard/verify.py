@@ -224,10 +224,10 @@ def _write_log_anew(output: Output, damage: OutputDamaged) -> int:
 
 
 def _readable(output: Output, dataset: Dataset) -> Iterator[tuple[DataFile, pa.Table]]:
-    """Yield the files of a folder that can be read, with their rows."""
-    for entry in output.storage.list(f"{dataset}/"):
+    """Yield Orchard's files of a folder that can be read, with their rows."""
+    for name in filter(is_own, (entry.key for entry in output.storage.list(f"{dataset}/"))):
         try:
-            file = _as_it_is(output, entry.key)
+            file = _as_it_is(output, name)
             table = read_columns(output.storage, file).cast(SCHEMAS[dataset])
         except (OutputDamaged, ValueError):
             continue
