@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchard.errors import OutputDamaged
-from orchard.layout import ADDED, SCHEMAS, Dataset
+from orchard.layout import ADDED, INCOMPLETE, SCHEMAS, Dataset
 from orchard.storage import Storage
 
 _Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
@@ -42,7 +42,9 @@ def part(dataset: Dataset, suffix: str = "parquet") -> str:
     return f"{dataset}/part-{secrets.token_hex(12)}.{suffix}"
 
 
-_OWN = re.compile(r"[a-z_]+/part-[0-9a-f]{24}\.[a-z.]+|model/(current\.json|[0-9a-f]+/[^/]+)|_orchard/.+")
+_OWN = re.compile(
+    rf"[a-z_]+/(part-[0-9a-f]{{24}}\.[a-z.]+|{INCOMPLETE})|model/(current\.json|[0-9a-f]+/[^/]+)|_orchard/.+"
+)
 
 
 def is_own(name: str) -> bool:
