@@ -251,13 +251,10 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
     assert json.loads((folder / "result.json").read_text()) == found
 
 
-def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A training that is cut off goes on in either phase, and comes to the same weights."""
+def small_trainer(parts: int = 3) -> Trainer:
+    """Return the same trainer each time, of 960 images and 64 held out."""
     import keras
 
-    monkeypatch.setattr("orchard.tuning.training.RATE", 0.02)  # few steps
     random = np.random.default_rng(0)
 
     def seen(number: int) -> tuple[Activations, np.ndarray]:
@@ -269,13 +266,39 @@ def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_befo
 
     (training, classes), (held_out, held_classes) = seen(960), seen(64)
     held_classes[:3] = -1  # a label that training images do not have
+    keras.utils.set_random_seed(0)  # the same blocks
+    inputs = keras.Input((2, 2, 6))
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Dense(8, activation="relu")(inputs))
+    tail = keras.Model(inputs, features)
+    return Trainer(tail, training, classes, held_out, held_classes, joining=held_out, seed=1, parts=parts)
 
-    def trainer() -> Trainer:
-        keras.utils.set_random_seed(0)  # the same blocks each time
-        inputs = keras.Input((2, 2, 6))
-        features = keras.layers.GlobalAveragePooling2D()(keras.layers.Dense(8, activation="relu")(inputs))
-        tail = keras.Model(inputs, features)
-        return Trainer(tail, training, classes, held_out, held_classes, joining=held_out, seed=1, threads=3)
+
+def test_some_batches_are_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, truths = small_trainer(), list[np.ndarray]()
+    monkeypatch.setattr(trainer, "_step", lambda _rows, _kept, truth: truths.append(truth))
+    trainer.epoch(trainer.begin(4, lambda _: None), lambda _: None)
+    shares = [bool((truth.max(axis=1) < 1).any()) for truth in truths]
+    assert len(shares) == 30 and 8 <= sum(shares) <= 22
+    assert all(truth.sum(axis=1) == pytest.approx(1) for truth in truths)
+
+
+def test_a_batch_in_parts_is_learned_from_as_a_whole_one() -> None:
+    ends = []
+    for parts in (1, 3, 40):  # some of which are empty
+        trainer = small_trainer(parts)
+        progress = trainer.begin(4, lambda _: None)
+        trainer.epoch(progress, lambda _: None)
+        ends.append(progress.weights)
+    for found in ends[1:]:
+        for weights, whole in zip(found, ends[0], strict=True):
+            np.testing.assert_allclose(weights, whole, rtol=1e-3, atol=1e-5)
+
+
+def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that is cut off goes on in either phase, and comes to the same weights."""
+    monkeypatch.setattr("orchard.tuning.training.RATE", 0.02)  # few steps
 
     class Stopped(Exception):
         pass
@@ -283,7 +306,7 @@ def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_befo
     def trained(path: Path, stop_after: int) -> tuple[Trainer, Progress]:
         """Train, cut off after so many epochs of each try."""
         while True:
-            left, found = [stop_after], trainer()
+            left, found = [stop_after], small_trainer()
 
             def saved(left: list[int] = left) -> None:
                 left[0] -= 1
@@ -310,7 +333,7 @@ def test_images_held_out_are_trained_on_in_the_end_and_judge_the_network_of_befo
         judged = process.judged_by(found, ["same", "other"], *paths)
         assert judged.features.shape == (2, 960, 8) and len(judged.trained) == 960
         assert judged.held_out_features.shape == (64, 8) and len(judged.held_out) == 64
-        right = judged.head.linear(judged.held_out_features).argmax(axis=1) == held_classes
+        right = judged.head.linear(judged.held_out_features).argmax(axis=1) == found._held_out_classes
         assert right[3:].mean() >= progress.history[progress.best_epoch]["accuracy"] - 0.1
         found.keep_last(progress)
         ends.append([*progress.weights, *progress.best])

@@ -377,8 +377,13 @@ def _until_its_time(cluster: Cluster, schedule: Mapping[str, Any]) -> str:
 
 def _is_release(cluster: Cluster, name: str) -> bool:
     """Whether a Helm release has the name: its settings are there before its Job, and after it was removed."""
-    settings = cluster.call(cluster.core.read_namespaced_config_map, f"{name}-settings", cluster.namespace)
+    settings = _settings(cluster, name)
     return settings is not None and not is_managed(settings)
+
+
+def _settings(cluster: Cluster, name: str) -> Any:
+    """Return the ConfigMap with the settings of a job or a release; None if there is none."""
+    return cluster.call(cluster.core.read_namespaced_config_map, f"{name}-settings", cluster.namespace)
 
 
 def _is_ours(seen: Observation) -> bool:
@@ -396,10 +401,10 @@ def _application_name(seen: Observation) -> str:
     return str(seen.application["metadata"]["name"]) if seen.application is not None else seen.name
 
 
-def _left(cluster: Cluster, seen: Observation) -> list[str]:
+def _left(cluster: Cluster, seen: Observation, *, with_settings: bool = False) -> list[str]:
     """Return the names of a job's objects that still exist, or may: the API server may be away for a moment."""
     try:
-        return _objects_left(cluster, seen)
+        return _objects_left(cluster, seen) or (_settings_left(cluster, seen.name) if with_settings else [])
     except Unreachable:
         return [seen.name]
 
@@ -436,12 +441,11 @@ def _delete(cluster: Cluster, seen: Observation) -> None:
         _delete_job(cluster, seen, "Foreground")
     elif seen.exists and not ours:
         _delete_application(cluster, _application_name(seen))
-    settings = f"{seen.name}-settings"
     until = time.monotonic() + DELETE_SECONDS
-    while (left := _left(cluster, seen)) or _settings_left(cluster, settings, ours):
+    while left := _left(cluster, seen, with_settings=ours):
         if time.monotonic() > until:
             raise ClusterError(
-                f"{seen.name} was deleted, and {', '.join(left) or settings} is still there after "
+                f"{seen.name} was deleted, and {', '.join(left)} is still there after "
                 f"{DELETE_SECONDS:.0f} s: look with `kubectl describe` for a node that is gone, or a finalizer."
             )
         time.sleep(POLL_SECONDS)
@@ -478,13 +482,10 @@ def _waits(cluster: Cluster, pod: Any) -> Hindrance | None:
     return reasons.of_start(cluster, pod) or (waits if pod.status.phase == "Pending" else None)
 
 
-def _settings_left(cluster: Cluster, name: str, ours: bool) -> bool:
-    """Whether a job's settings are still there, or may be: the API server may be away for a moment."""
-    try:
-        found = cluster.call(cluster.core.read_namespaced_config_map, name, cluster.namespace) if ours else None
-    except Unreachable:
-        return True
-    return found is not None and bool(found.metadata.owner_references)  # what was applied by hand has no owner
+def _settings_left(cluster: Cluster, name: str) -> list[str]:
+    """Return the name of a job's settings while they are there; what was applied by hand has no owner, and stays."""
+    found = _settings(cluster, name)
+    return [found.metadata.name] if found is not None and found.metadata.owner_references else []
 
 
 def output_of(cluster: Cluster, name: str) -> str | None:

@@ -181,7 +181,7 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
 
     started = time.monotonic()
     parts = min(request.threads, MOST_PARTS)
-    tensorflow.config.threading.set_intra_op_parallelism_threads(request.threads // parts)
+    tensorflow.config.threading.set_intra_op_parallelism_threads(math.ceil(request.threads / parts))
     tensorflow.config.threading.set_inter_op_parallelism_threads(parts)
     keras.config.set_floatx("float32")
     keras.config.set_image_data_format("channels_last")
@@ -204,9 +204,7 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     joining = seen("joining", tables[1], request.views) if request.joins else None
     classes = [_classes(table, labels) for table in tables]
     check_readable(classes[0], training, held_out)
-    trainer = Trainer(
-        tail, training, classes[0], held_out, classes[1], joining=joining, seed=request.seed, threads=parts
-    )
+    trainer = Trainer(tail, training, classes[0], held_out, classes[1], joining=joining, seed=request.seed, parts=parts)
     progress = train(
         trainer,
         request.epochs,

@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -135,7 +136,7 @@ class Trainer:
         joining: activations of random views of the images held out, as many as of those to train on; None: they are
             never trained on.
         seed: of batches, views, dropout and mixtures.
-        threads: that TensorFlow has for operations beside each other.
+        parts: of a batch, which are computed beside each other.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class Trainer:
         *,
         joining: Activations | None = None,
         seed: int,
-        threads: int = 1,
+        parts: int = 1,
     ) -> None:
         import keras
         import tensorflow
@@ -170,10 +171,9 @@ class Trainer:
         def through(rows: Any, *, training: bool) -> Any:
             """Return features of a batch; a thread that has a part of it need not wait for others in each operation."""
             n = tensorflow.shape(rows)[0]
-            parts = [rows[n * part // threads : n * (part + 1) // threads] for part in range(threads)]
-            return tensorflow.concat(
-                [tail(tensorflow.cast(part, tensorflow.float32), training=training) for part in parts], axis=0
-            )
+            ends = [n * part // parts for part in range(parts + 1)]
+            several = (tensorflow.cast(rows[start:end], tensorflow.float32) for start, end in pairwise(ends))
+            return tensorflow.concat([tail(part, training=training) for part in several], axis=0)
 
         def step(rows: Any, kept: Any, truth: Any) -> Any:
             with tensorflow.GradientTape() as tape:
