@@ -179,13 +179,13 @@ def test_an_image_that_kills_each_engine_is_told_and_its_neighbours_are_answered
     poison = b"poison"
     send = EngineProcess.send
 
-    def send_and_kill(process: EngineProcess, images: Sequence[bytes], top: int, *, regions: bool) -> None:
-        send(process, images, top, regions=regions)
-        if poison in images:
+    def kill_and_send(process: EngineProcess, images: Sequence[bytes], top: int, *, regions: bool) -> None:
+        if poison in images:  # killed first: it could answer before it is killed otherwise
             assert process._process is not None
             process._process.send_signal(end)
+        send(process, images, top, regions=regions)
 
-    monkeypatch.setattr(EngineProcess, "send", send_and_kill)
+    monkeypatch.setattr(EngineProcess, "send", kill_and_send)
 
     async def play(pool: EnginePool) -> None:
         outcomes = await pool.submit([photo, poison, photo, photo], 1)
