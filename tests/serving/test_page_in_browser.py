@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, FileChooser, Playwright, Route, expect
 
 from orchard.inference.model import Model
 from orchard.serving import static
+from waiting import wait_until
 
 from .visitor import DESKTOP, PHONE, STARTED, Site, Visitor, expect_answer, expect_question, launch, violations, written
 
@@ -345,6 +346,40 @@ def test_a_new_model_takes_the_place_of_the_kept_one(
     visitor.chooses(photo("Mango"))
     expect_answer(visitor.newest, "Not sure")
     visitor.context.close()
+
+
+@pytest.mark.usefixtures("npm_parts")
+def test_a_page_is_never_kept_from_two_versions_while_servers_change(
+    browser: Browser, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site.start(model, privacy_notice="former")
+    visitor = Visitor(browser.new_context(locale="en-US", **PHONE), site.url).waits_for("offline")
+    page, port = visitor.page, int(site.url.rsplit(":")[-1])
+    site.stop()
+    # One server has the new version, the one that is asked for the first file has not.
+    both = static.read_page("new") | {"/": static.read_page("former")["/"]}
+    with monkeypatch.context() as patched:
+        patched.setattr(static, "read_page", lambda _: both)
+        site = Site.start(model, port)
+    page.reload()
+    [version] = re.findall(rb'"version": "(\w+)"', both["/sw.js"].content)
+    kept = f"orchard-page-/-{version.decode()}"
+    has_tried = """kept => navigator.serviceWorker.getRegistration().then(
+        found => caches.has(kept).then(begun => begun && !found.installing)
+    )"""
+    wait_until(lambda: page.evaluate(has_tried, kept))
+    site.stop()
+    site = Site.start(model, port, privacy_notice="new")
+    page.reload()
+    names = "caches.keys().then(names => names.filter(name => name.startsWith('orchard-page-')))"
+    wait_until(lambda: page.evaluate(names) == [kept])
+    page.reload()
+    expect(page.locator("#privacy p")).to_have_text("new")
+    visitor.context.set_offline(True)
+    page.reload()
+    expect(page.locator("#privacy p")).to_have_text("new")
+    visitor.context.close()
+    site.stop()
 
 
 def test_without_the_runtime_the_server_answers_and_the_page_says_so(

@@ -120,7 +120,7 @@ def router(model: Model, notice: str = "") -> APIRouter:
 
 
 def read_page(notice: str = "") -> dict[str, File]:
-    """Return path -> file of the page; the service worker contains the list of the other files.
+    """Return path -> file of the page; the service worker contains the paths and ETags of the other files.
 
     ``notice`` is as in `with_notice`.
     """
@@ -136,7 +136,7 @@ def read_page(notice: str = "") -> dict[str, File]:
         if name in _FILES or (PAGE / name).is_file()
     }
     version = hashlib.blake2b("".join(file.etag for file in files.values()).encode(), digest_size=16).hexdigest()
-    listed = json.dumps({"version": version, "files": sorted(files)})
+    listed = json.dumps({"version": version, "files": {path: files[path].etag for path in sorted(files)}})
     script = f"const PAGE = {listed};\n".encode() + (PAGE / "sw.js").read_bytes()
     return files | {"/sw.js": File.of(script, "text/javascript; charset=utf-8")}
 
