@@ -1,13 +1,15 @@
 """The drawn sample is a labelled, divided collection of decodable images, always the same."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from orchard.errors import StorageError, UsageError
+from orchard.images import sample
 from orchard.images.decoding import Decoded, Limits, decode
-from orchard.images.sample import FRUITS, write_sample
+from orchard.images.sample import FRUITS, draw, write_sample
 from orchard.images.sources import list_images
 from orchard.storage import S3Options
 from orchard.vocabulary import Reason
@@ -45,6 +47,23 @@ def test_fruits_have_their_colours(tmp_path: Path) -> None:
     assert green > red
     assert middle["Cherry"][0] > 2 * middle["Cherry"][1]
     assert middle["Lemon"][:2].min() > 1.5 * middle["Lemon"][2]
+
+
+def test_one_that_is_stopped_while_it_is_drawn_leaves_nothing_that_looks_like_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[object] = []
+
+    def draw_and_stop(*of: Any) -> Any:
+        drawn.append(of)
+        if len(drawn) == 9:
+            raise KeyboardInterrupt
+        return draw(*of)
+
+    monkeypatch.setattr(sample, "draw", draw_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_sample(tmp_path / "sample")
+    assert not (tmp_path / "sample").exists()
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:

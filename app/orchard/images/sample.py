@@ -75,17 +75,16 @@ def write_sample(folder: Path | str, *, seed: int = 0, train: int = 45, test: in
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if next(folder.iterdir(), None) is not None:
+        if folder.exists() and next(folder.iterdir(), None) is not None:
             raise UsageError(f"{folder} is not empty: give a new folder for the sample, or empty it.")
-        n_files = 0
-        for path, data in _files(seed, {"Training": train, "Test": test}, broken):
+        # Drawn first, which takes seconds: who stops it then has no folder with a part of the sample.
+        files = list(_files(seed, {"Training": train, "Test": test}, broken))
+        for path, data in files:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
-            n_files += 1
     except OSError as error:
         raise file_failure(error, "written", f"the sample in {folder}") from error
-    return n_files
+    return len(files)
 
 
 def _files(seed: int, counts: dict[str, int], broken: int) -> Iterable[tuple[str, bytes]]:
