@@ -138,6 +138,8 @@ def test_memory_and_disk_grow_with_what_is_asked_for() -> None:
     million = replace(WORK, listed=10**6, train=8 * 10**5)
     more = sized(million, RATES, network_bytes=15_000_000)
     assert more["driver_python"] - found["driver_python"] > 900e6  # rows of the listing
+    unlabelled = sized(replace(WORK, labels=0), RATES, network_bytes=15_000_000)
+    assert unlabelled["driver_python"] <= found["driver_python"]
     tuned = replace(WORK, tune=2_640, tune_views=8, activation_bytes=69_360)
     assert sized(tuned, RATES, network_bytes=1)["tuning_disk"] == 2_640 * 8 * 69_360
 

@@ -88,7 +88,7 @@ def fit(
 
 def _block_rows(n_classes: int) -> int:
     """Return the number of rows of a block: few enough for a processor's cache."""
-    return min(_BLOCK_ROWS, max(1, _BLOCK_SCORES // n_classes))
+    return min(_BLOCK_ROWS, max(1, _BLOCK_SCORES // max(1, n_classes)))
 
 
 def _sums(
