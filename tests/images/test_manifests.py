@@ -59,6 +59,28 @@ def test_a_table_that_is_only_a_header_lists_nothing_whether_its_line_ends_or_no
             _list(tmp_path / "list.csv")
 
 
+def test_a_number_that_is_missing_is_no_value_of_its_own(tmp_path: Path) -> None:
+    """Pandas, NumPy and Spark write NaN for it, or null."""
+    numbers = [1.0, float("nan"), None]
+    table = pa.table(
+        {"path": ["a.jpg", "b.jpg", "c.jpg"], "label": numbers, "ripe": numbers, "bag": numbers, "size": numbers}
+    )
+    pq.write_table(table, tmp_path / "list.parquet")
+    listing = list_images(
+        str(tmp_path / "list.parquet"),
+        S3Options(),
+        limit=None,
+        labels=None,
+        seed=0,
+        label_columns=["ripe"],
+        group_by="bag",
+    ).table.to_pydict()
+    assert listing["label"] == ["1", None, None]
+    assert listing["label_columns"] == ['{"ripe":"1"}', None, None]
+    assert listing["group"] == ["1", None, None]
+    assert listing["size"] == [1, None, None]
+
+
 def test_a_wide_table_is_read_in_a_time_that_grows_with_its_columns(tmp_path: Path) -> None:
     header, row = ",".join(f"c{n}" for n in range(4000)), ",".join("1" * 4000)
     (tmp_path / "list.csv").write_text(f"path,label,{header}\na.jpg,Kiwi,{row}\n")

@@ -102,7 +102,12 @@ def read_manifest(
 
 
 def _read_parquet(data: bytes) -> pa.Table:
+    """A Parquet file's columns; NaN, which stands for a missing number in many tools, as null."""
     table = pq.read_table(pa.BufferReader(data))
+    for at, field_ in enumerate(table.schema):
+        if pa.types.is_floating(field_.type):
+            values = table[at]
+            table = table.set_column(at, field_, pc.if_else(pc.is_nan(values), None, values))
     return table.rename_columns([name.strip().lower() for name in table.column_names])
 
 
