@@ -1,5 +1,6 @@
 """Several backbones on the same images, in one table."""
 
+import json
 import logging
 import re
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ from orchard.report.comparison import render
 from orchard.runlog import RunLog, new_run_id
 from orchard.settings import Settings
 from orchard.spark.session import Session
-from orchard.storage import open_storage
+from orchard.storage import Storage, open_storage
 from orchard.summary import as_json
 from orchard.tuning.blocks import last_kept
 from orchard.webhook import told
@@ -85,7 +86,8 @@ def compare(
         fastest of those within `tolerance` of the best accuracy. Accuracy is measured as the headline of a run is.
 
     Raises:
-        UsageError: a backbone does not exist, is named twice or cannot be tuned, or the tolerance is no share.
+        UsageError: a backbone does not exist, is named twice or cannot be tuned, the tolerance is no share, or files of
+            others lie where the page and the JSON would; nothing was run.
         WeightsUnavailable: a backbone's weights are not there and cannot be had; nothing was run.
         TrainingError: no classifier could be measured.
     """
@@ -100,8 +102,10 @@ def compare(
         message["run"] = new_run_id()
         check_apart(source, output)
         settings.check_regions(source, output)
+        storage = open_storage(output, settings.s3_options())
+        _refuse_others(storage)
         _check_weights(names, settings)
-        with RunLog(open_storage(output, settings.s3_options()), message["run"]):
+        with RunLog(storage, message["run"]):
             # The runs of the networks are parts of this one, which tells how it ended.
             alone = settings.model_copy(update={"webhook": None})
             return _compare(source, output, names, alone, spark, tolerance=tolerance)
@@ -131,6 +135,24 @@ def _compare(
     storage.write(COMPARISON, as_json({"source": redacted(source), "tolerance": tolerance, "backbones": result}))
     storage.write(COMPARISON_PAGE, render(source, result, tolerance=tolerance).encode())
     return result
+
+
+def _refuse_others(storage: Storage) -> None:
+    """Raise UsageError for a page or a JSON that no comparison has written; the JSON tells, which comes first."""
+    found = {name: storage.stat(name) for name in (COMPARISON, COMPARISON_PAGE)}
+    taken = [name for name, entry in found.items() if entry and entry.size]  # a shell makes one for its output
+    if COMPARISON in taken:
+        try:
+            before = json.loads(storage.read(COMPARISON))
+        except ValueError:
+            before = None
+        if isinstance(before, dict) and {"source", "tolerance", "backbones"} <= before.keys():
+            return
+    if taken:
+        raise UsageError(
+            f"{storage.url} already holds {', '.join(taken)}, and Orchard did not write them: choose another "
+            "--output, or take them away."
+        )
 
 
 def _variant(given: str) -> str:

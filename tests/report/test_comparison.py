@@ -70,6 +70,25 @@ def test_a_backbone_may_be_compared_at_several_input_sizes(runs: list[str], tmp_
             compare("/images", str(tmp_path), [name], load())
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("compare.json", "[1]"), ("compare.json", '{"mine": 1}'), ("compare.json", "{"), ("compare.html", "<p>mine")],
+)
+def test_a_page_and_a_table_of_somebody_else_stay(name: str, content: str, runs: list[str], tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=f"already holds {name}, and Orchard did not write them"):
+        compare("/images", str(tmp_path), ["MobileNetV2"], load({"weights": "random"}))
+    assert (tmp_path / name).read_text() == content
+    assert not runs
+
+
+def test_a_comparison_replaces_its_own_page_and_empty_files(runs: list[str], tmp_path: Path) -> None:
+    (tmp_path / "compare.json").touch()
+    for _ in range(2):
+        compare("/images", str(tmp_path), ["MobileNetV2"], load({"weights": "random"}))
+    assert runs == ["MobileNetV2", "MobileNetV2"]
+
+
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0, float("nan")])
 def test_a_tolerance_that_is_no_share_is_refused(tolerance: float, runs: list[str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--tolerance"):
