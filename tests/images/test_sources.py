@@ -66,6 +66,19 @@ def test_labels_are_parent_folders_and_splits_are_above_them(tmp_path: Path) -> 
     assert _rows(_list(root / "Train"), root)[0][1:] == (None, None)
 
 
+def test_labels_that_differ_in_capitals_or_blanks_alone_are_named(tmp_path: Path) -> None:
+    for label in ("Apple", "apple", "Red plum", "red  plum", "Pear"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.jpg").write_bytes(b"\xff\xd8\xff" + label.encode())
+    told = list_images(str(tmp_path), S3Options(), limit=None, labels=None, seed=0).warnings
+    assert told == [
+        "Labels that differ in capitals or blanks alone: 'Apple' and 'apple' (and 1 more labels likewise); "
+        "give them one name, if they are the same."
+    ]
+    told = list_images(str(tmp_path), S3Options(), limit=None, labels=["apple", "Pear"], seed=0).warnings
+    assert told == []
+
+
 def test_folders_above_the_source_do_not_tell_the_split(tmp_path: Path) -> None:
     root = _touch(tmp_path / "test" / "fruits", "Kiwi/a.jpg")
     assert _rows(_list(root), root) == [("Kiwi/a.jpg", "Kiwi", None)]

@@ -154,7 +154,7 @@ def list_images(
     corrected = None
     if corrections is not None:
         table, corrected = corrections.apply(table, kind_from)
-    warnings += kind_warnings(table, kind_from)
+    warnings += _label_warnings(table) + kind_warnings(table, kind_from)
     grouping = None
     if group_by is not None:
         if not has_groups:
@@ -430,6 +430,21 @@ def _nothing(source: str, lister: "_Lister", *, is_file: bool) -> str:
     table = next((name for name in lister.ignored if is_manifest(name)), None)
     hint = f" A table is a manifest if it is named itself: {table}." if table else ""
     return f"{source} holds no image{but}: {advice}.{hint}"
+
+
+def _label_warnings(listing: pa.Table) -> list[str]:
+    """One sentence for labels that differ in capitals or blanks alone, which are learned as different ones."""
+    alike: dict[str, list[str]] = {}
+    for label in sorted(pc.unique(listing["label"]).drop_null().to_pylist()):
+        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
+    several = [labels for labels in alike.values() if len(labels) > 1]
+    if not several:
+        return []
+    others = f" (and {len(several) - 1} more labels likewise)" if len(several) > 1 else ""
+    return [
+        f"Labels that differ in capitals or blanks alone: {' and '.join(map(repr, several[0][:3]))}{others}; "
+        "give them one name, if they are the same."
+    ]
 
 
 def _archive_warnings(archives: list[str]) -> list[str]:
