@@ -79,6 +79,16 @@ def test_labels_that_differ_in_capitals_or_blanks_alone_are_named(tmp_path: Path
     assert told == []
 
 
+def test_a_name_that_is_shown_as_another_file_is_called_is_told_and_listed_once(tmp_path: Path) -> None:
+    (tmp_path / "Kiwi").mkdir()
+    for name in (b"odd\xff.jpg", b"odd\\xff.jpg", b"1.jpg"):
+        (tmp_path / "Kiwi" / os.fsdecode(name)).write_bytes(b"\xff\xd8\xff" + name)
+    found = list_images(str(tmp_path), S3Options(), limit=None, labels=None, seed=0)
+    assert sorted(found.table["path"].to_pylist()) == [f"{tmp_path}/Kiwi/1.jpg", rf"{tmp_path}/Kiwi/odd\xff.jpg"]
+    assert found.ignored_count == 1
+    assert "rename one of each" in found.warnings[0]
+
+
 def test_folders_above_the_source_do_not_tell_the_split(tmp_path: Path) -> None:
     root = _touch(tmp_path / "test" / "fruits", "Kiwi/a.jpg")
     assert _rows(_list(root), root) == [("Kiwi/a.jpg", "Kiwi", None)]

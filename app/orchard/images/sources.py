@@ -521,7 +521,22 @@ class _Lister:
         columns |= dict.fromkeys(("group", LABEL_COLUMNS, "source"), none)
         for name, column in columns.items():
             table = table.append_column(name, column)
-        return table.cast(LISTING)
+        return self._once(table.cast(LISTING))
+
+    def _once(self, images: pa.Table) -> pa.Table:
+        """Each path once: a name that is not UTF-8, as it is shown, may be the name of another file."""
+        if pc.count_distinct(images["path"]).as_py() == images.num_rows:
+            return images
+        rows = images.append_column("row", pa.array(np.arange(images.num_rows)))
+        first = rows.group_by("path").aggregate([("row", "min"), ([], "count_all")])
+        twice = first.filter(pc.greater(first["count_all"], 1))["path"].to_pylist()
+        for path in sorted(twice):
+            self._ignore(path)
+        self.warnings.append(
+            f"{len(twice)} name(s) that are not UTF-8, such as {min(twice)}, are shown as another file is called: the "
+            "other one is read; rename one of each."
+        )
+        return images.take(first["row_min"].combine_chunks().sort())
 
     def inventory(self, inventory: pa.Table) -> pa.Table:
         """The images of an inventory, which lists whatever a bucket holds."""
