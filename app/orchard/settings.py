@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -94,6 +94,11 @@ def _number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
+def _as_headers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return columns' names as a manifest's header is read, in small letters."""
+    return tuple(name.lower() for name in names)
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 
 
@@ -122,7 +127,7 @@ class Settings(BaseSettings):
         None,
         description="take a label's kind from the folder above it (Apple/Golden) or from its first word (Apple 11)",
     )
-    label_columns: Names = Field(
+    label_columns: Annotated[Names, AfterValidator(_as_headers)] = Field(
         (),
         description="also learn these columns of the manifest, such as variety,ripeness; each gets its own classifier",
     )
@@ -336,7 +341,7 @@ class Settings(BaseSettings):
             raise ValueError("--variance and --components exclude each other: give one of them")
         if bad := next((name for name in self.label_columns if not _COLUMN.fullmatch(name) or name in _TAKEN), None):
             raise ValueError(
-                f"--label-columns {bad} cannot be learned beside the label: a column's name has small letters a to z, "
+                f"--label-columns {bad} cannot be learned beside the label: a column's name has letters a to z, "
                 f"digits and _, and is not {', '.join(sorted(_TAKEN)[:-1])} or {max(_TAKEN)}; rename it"
             )
         if len(set(self.label_columns)) < len(self.label_columns) or len(self.label_columns) > _MOST_COLUMNS:

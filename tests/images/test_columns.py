@@ -56,4 +56,4 @@ def test_an_image_with_two_values_is_refused(tmp_path: Path) -> None:
 def test_a_name_that_files_and_outputs_cannot_have_is_refused(names: str) -> None:
     with pytest.raises(UsageError, match="--label-columns"):
         load({"label_columns": names})
-    assert load({"label_columns": "ripeness, disease_2"}).label_columns == ("ripeness", "disease_2")
+    assert load({"label_columns": "Ripeness, disease_2"}).label_columns == ("ripeness", "disease_2")  # as headers are

@@ -47,21 +47,6 @@ def test_splits_are_recognised_by_any_usual_name(train: str, test: str) -> None:
     assert not said.label_warnings + said.split_warnings
 
 
-@pytest.mark.parametrize("name", ["val", "Validation", "dev", "valid_set"])
-def test_what_is_for_validation_measures_where_nothing_is_for_testing(name: str) -> None:
-    train = "train_set" if name.endswith("set") else "train"
-    found, said = _places(f"{train}/Apple", f"{name}/Apple")
-    assert found == {f"{train}/Apple": ("Apple", "train"), f"{name}/Apple": ("Apple", "test")}
-    assert said.split_warnings == [
-        "There are labelled images for validation but none for testing, so the former are for testing."
-    ]
-    found, said = _places("train/Apple", "val/Apple", "test/Apple")
-    assert [split for _, split in found.values()] == ["train", "validation", "test"]
-    assert not said.split_warnings
-    found, _ = _places("train/Apple", "val/Apple", "test")  # without labels, as of a competition
-    assert [split for _, split in found.values()] == ["train", "test", "test"]
-
-
 def test_images_to_predict_and_of_several_fruits_are_no_class() -> None:
     found, said = _places("seg_train/seg_train/Apple", "seg_test/seg_test/Apple", "seg_pred/seg_pred")
     assert found["seg_pred/seg_pred"] == (None, "test")

@@ -72,7 +72,7 @@ def test_labels_that_differ_in_capitals_or_blanks_alone_are_named(tmp_path: Path
         (tmp_path / label / "1.jpg").write_bytes(b"\xff\xd8\xff" + label.encode())
     told = list_images(str(tmp_path), S3Options(), limit=None, labels=None, seed=0).warnings
     assert told == [
-        "Labels that differ in capitals or blanks alone: 'Apple' and 'apple' (and 1 more labels likewise); "
+        "Labels that differ in capitals or blanks alone: 'Apple' and 'apple' (and 1 more likewise); "
         "give them one name, if they are the same."
     ]
     told = list_images(str(tmp_path), S3Options(), limit=None, labels=["apple", "Pear"], seed=0).warnings
@@ -86,7 +86,42 @@ def test_a_name_that_is_shown_as_another_file_is_called_is_told_and_listed_once(
     found = list_images(str(tmp_path), S3Options(), limit=None, labels=None, seed=0)
     assert sorted(found.table["path"].to_pylist()) == [f"{tmp_path}/Kiwi/1.jpg", rf"{tmp_path}/Kiwi/odd\xff.jpg"]
     assert found.ignored_count == 1
-    assert "rename one of each" in found.warnings[0]
+    assert "only the former is read; rename the other" in found.warnings[0]
+
+
+NO_TEST = "There are labelled images for validation but none for testing, so the former are for testing."
+
+
+@pytest.mark.parametrize("name", ["val", "Validation", "dev", "valid_set"])
+def test_what_is_for_validation_measures_where_nothing_is_for_testing(name: str, tmp_path: Path) -> None:
+    train = "train_set" if name.endswith("set") else "train"
+    root = _touch(tmp_path / "photos", f"{train}/Kiwi/a.jpg", f"{name}/Kiwi/b.jpg")
+    found = list_images(str(root), S3Options(), limit=None, labels=None, seed=0)
+    assert found.table["split"].to_pylist() == (["train", "test"] if train < name else ["test", "train"])
+    assert found.warnings == [NO_TEST]
+    _touch(root, "test/c.jpg")  # without a label, as of a competition
+    found = list_images(str(root), S3Options(), limit=None, labels=None, seed=0)
+    assert "validation" not in found.table["split"].to_pylist()
+    _touch(root, "test/Kiwi/d.jpg")
+    found = list_images(str(root), S3Options(), limit=None, labels=None, seed=0)
+    assert "validation" in found.table["split"].to_pylist()
+    assert found.warnings == []
+
+
+def test_what_a_manifest_has_for_validation_measures_where_nothing_is_for_testing(tmp_path: Path) -> None:
+    rows = "a.jpg,Kiwi,train\nb.jpg,Kiwi,validation\nc.jpg,,test\n"
+    (tmp_path / "list.csv").write_text(f"path,label,split\n{rows}")
+    found = list_images(str(tmp_path / "list.csv"), S3Options(), limit=None, labels=None, seed=0)
+    assert found.table["split"].to_pylist() == ["train", "test", "test"]
+    assert found.warnings == [NO_TEST]
+
+
+def test_of_several_sources_one_may_have_the_images_for_testing(tmp_path: Path) -> None:
+    studio = _touch(tmp_path / "studio", "train/Kiwi/a.jpg", "val/Kiwi/b.jpg")
+    market = _touch(tmp_path / "market", "test/Kiwi/c.jpg")
+    found = list_images([str(studio), str(market)], S3Options(), limit=None, labels=None, seed=0)
+    assert found.table["split"].to_pylist() == ["test", "train", "validation"]
+    assert found.warnings == []
 
 
 def test_folders_above_the_source_do_not_tell_the_split(tmp_path: Path) -> None:

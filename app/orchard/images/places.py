@@ -178,8 +178,7 @@ def places(root: str, folders: Sequence[str], level: int = 1, *, are_whole: bool
     The label is made of the names of the last ``level`` folders that are no splits; of images that lie in the root
     itself it is the ``root``'s name, and in a split without folders there is none. The kind is the folder above
     (`_kind`). The split is the nearest folder that is named like one: by a plain word (``Training``, ``test_images``),
-    or beside others that differ from it by that word alone (``seg_train`` and ``seg_test``). Where nothing labelled is
-    for testing, what is for validation is.
+    or beside others that differ from it by that word alone (``seg_train`` and ``seg_test``).
     """
     folders = ["/".join(name for name in folder.split("/") if name not in _NAMELESS) for folder in folders]
     tree = _Folders(folders, shared_folder(folders) if are_whole else "")
@@ -196,13 +195,7 @@ def places(root: str, folders: Sequence[str], level: int = 1, *, are_whole: bool
             label = unicodedata.normalize("NFC", root)
         labels.append(label)
     splits = [tree.split(folder) for folder in folders]
-    split_warnings = tree.warnings()
-    labelled = {split for label, split in zip(labels, splits, strict=True) if label}
-    if Split.VALIDATION in labelled and Split.TEST not in labelled:
-        said = "There are labelled images for validation but none for testing, so the former are for testing."
-        split_warnings.append(said)
-        splits = [Split.TEST if split is Split.VALIDATION else split for split in splits]
-    return Places(labels, kinds, splits, _merged_labels(merged, level), split_warnings)
+    return Places(labels, kinds, splits, _merged_labels(merged, level), tree.warnings())
 
 
 def shared_folder(folders: Sequence[str]) -> str:

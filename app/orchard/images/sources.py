@@ -145,6 +145,9 @@ def list_images(
     ignored = [path for one in found for path in one.lister.ignored]
     has_groups = any(one.has_groups for one in found)
     table = table.sort_by("path")
+    if _lacks_test(table):
+        warnings.append("There are labelled images for validation but none for testing, so the former are for testing.")
+        table = _with_test(table)
     if corrections is not None:
         corrections.check(table)
     if labels is not None:
@@ -263,6 +266,19 @@ def _with_split(images: pa.Table, split: Split | None) -> pa.Table:
         return images
     at = LISTING.get_field_index("split")
     return images.set_column(at, LISTING.field("split"), pc.fill_null(images["split"], str(split)))
+
+
+def _lacks_test(images: pa.Table) -> bool:
+    """Whether labelled images are for validation, and none for testing."""
+    splits = pc.unique(images["split"].filter(pc.is_valid(images["label"]))).to_pylist()
+    return Split.VALIDATION in splits and Split.TEST not in splits
+
+
+def _with_test(images: pa.Table) -> pa.Table:
+    """Return images of which those for validation are for testing."""
+    at = LISTING.get_field_index("split")
+    is_validation = pc.fill_null(pc.equal(images["split"], Split.VALIDATION), False)
+    return images.set_column(at, LISTING.field("split"), pc.if_else(is_validation, str(Split.TEST), images["split"]))
 
 
 def _together(sources: Sequence[str], tables: Sequence[pa.Table]) -> pa.Table:
@@ -440,7 +456,7 @@ def _label_warnings(listing: pa.Table) -> list[str]:
     several = [labels for labels in alike.values() if len(labels) > 1]
     if not several:
         return []
-    others = f" (and {len(several) - 1} more labels likewise)" if len(several) > 1 else ""
+    others = f" (and {len(several) - 1} more likewise)" if len(several) > 1 else ""
     return [
         f"Labels that differ in capitals or blanks alone: {' and '.join(map(repr, several[0][:3]))}{others}; "
         "give them one name, if they are the same."
@@ -532,9 +548,10 @@ class _Lister:
         twice = first.filter(pc.greater(first["count_all"], 1))["path"].to_pylist()
         for path in sorted(twice):
             self._ignore(path)
+        more = f" (and {len(twice) - 1} more likewise)" if len(twice) > 1 else ""
         self.warnings.append(
-            f"{len(twice)} name(s) that are not UTF-8, such as {min(twice)}, are shown as another file is called: the "
-            "other one is read; rename one of each."
+            f"{min(twice)} is the name of one file, and what is shown of another's, which is not UTF-8{more}: only the "
+            "former is read; rename the other."
         )
         return images.take(first["row_min"].combine_chunks().sort())
 
