@@ -162,6 +162,27 @@ def test_only_the_number_of_executors_leaves_the_job_as_it_is() -> None:
 
 
 @needs_helm
+@pytest.mark.parametrize("mode", ["schedule.cron=0 3 * * *", "gitops=true", "mode=operator,schedule.cron=0 3 * * *"])
+def test_the_next_driver_of_a_run_has_the_settings_of_the_first(mode: str) -> None:
+    made = objects(
+        *LEAST, "--set", mode, "--set", "settings.limit=50,executor.instances=7,extraEnv[0].name=ORCHARD_SEED"
+    )
+    kinds = ("Job", "CronJob", "ScheduledSparkApplication")
+    workload = next(o for o in made if o["kind"] in kinds and "test" not in o["metadata"]["name"])
+    settings = next(o["data"] for o in made if o["metadata"]["name"] == "fruits-settings")
+    driver = next(found for found in _dicts(workload) if found.get("name") in ("driver", "spark-kubernetes-driver"))
+    assert all("configMapRef" not in source for source in driver.get("envFrom", []))
+    given = {one["name"]: one.get("value", settings[one["name"]]) for one in driver["env"] if one["name"] in settings}
+    assert given == settings
+    assert ("ORCHARD_LIMIT", "50") in given.items()
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [*([value] if isinstance(value, dict) else []), *(found for one in inner for found in _dicts(one))]
+
+
+@needs_helm
 def test_what_applies_manifests_gets_no_hook_and_one_job_whatever_changes() -> None:
     gitops = ("--values", str(CHART / "ci" / "gitops-values.yaml"))
     made = objects(*gitops)

@@ -56,13 +56,14 @@ spec:
       securityContext:
         {{- toYaml . | nindent 8 }}
       {{- end }}
+      {{- with printf "%s%s" (include "orchard.settingsFrom" .) (include "orchard.envFrom" .) | trim }}
       envFrom:
-        - configMapRef:
-            name: {{ $name }}-settings
-        {{- with include "orchard.envFrom" . | trim }}
+        {{- . | nindent 8 }}
+      {{- end }}
+      env:
+        {{- with include "orchard.ownSettings" . | trim }}
         {{- . | nindent 8 }}
         {{- end }}
-      env:
         - name: ORCHARD_APP_ID
           value: {{ $name | toYaml }}
         {{- if eq .Values.mode "job" }}
@@ -103,6 +104,48 @@ spec:
         name: {{ $name }}-pods
     {{- end }}
     {{- include "orchard.volumes" . | nindent 4 }}
+{{- end -}}
+
+{{/* Whether a run may outlast a change of the ConfigMap: one of a schedule, or one whose Job is not replaced at once. */}}
+{{- define "orchard.outlastsChanges" -}}
+{{- if or .Values.schedule.cron .Values.gitops }}true{{ end -}}
+{{- end -}}
+
+{{/* The settings and the first number of executors, which is no part of the Job that it leaves running. */}}
+{{- define "orchard.variables" -}}
+{{- $variables := include "orchard.settings" . | fromYaml -}}
+{{- if and (eq .Values.mode "job") (not .Values.dynamicAllocation.enabled) -}}
+{{- $conf := $variables.ORCHARD_SPARK_CONF | fromJson -}}
+{{- $_ := set $conf "spark.executor.instances" (.Values.executor.instances | int | toString) -}}
+{{- $_ := set $variables "ORCHARD_SPARK_CONF" (toJson $conf) -}}
+{{- end -}}
+{{- toYaml $variables -}}
+{{- end -}}
+
+{{- define "orchard.settingsFrom" -}}
+{{- if not (include "orchard.outlastsChanges" .) -}}
+- configMapRef:
+    name: {{ include "orchard.fullname" . }}-settings
+{{ end -}}
+{{- end -}}
+
+{{/* The settings within the pod, so that the next driver of a run has those of the first, and not those of the next run. */}}
+{{- define "orchard.ownSettings" -}}
+{{- if include "orchard.outlastsChanges" . -}}
+{{- $given := list -}}
+{{- range .Values.extraEnv }}{{ $given = append $given .name }}{{ end -}}
+{{- range $name, $value := include "orchard.variables" . | fromYaml -}}
+{{- if not (has $name $given) }}
+- name: {{ $name }}
+  {{- if and (eq $name "ORCHARD_SPARK_CONF") $.Values.gitops (not $.Values.schedule.cron) }}
+  # Has the number of executors, which changes without another Job.
+  valueFrom: {configMapKeyRef: {name: {{ include "orchard.fullname" $ }}-settings, key: {{ $name }}}}
+  {{- else }}
+  value: {{ replace "$(" "$$(" $value | quote }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "orchard.driverAnnotations" -}}
