@@ -656,6 +656,7 @@ class Headline(TypedDict):
 class Metrics(TypedDict):
     """``metrics.json``."""
 
+    model: NotRequired[str]  # the folder of the model that they are about
     images: ImageCounts
     labels: dict[str, dict[str, int]]  # label -> split -> images featurized
     kinds: NotRequired[dict[str, dict[str, int]]]  # likewise, where there are kinds; "" for images without one

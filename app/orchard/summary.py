@@ -63,6 +63,7 @@ def metrics(output: Output, *, decoded: int, seconds: dict[str, float]) -> Metri
         ),
         "labels": _by_name(output, "label"),
     }
+    found |= {"model": output.model_folder} if output.model_folder else {}
     if (kinds := _by_name(output, "kind")).keys() - {""}:
         found["kinds"] = kinds
     if "metrics" in reduction:

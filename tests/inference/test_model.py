@@ -118,6 +118,20 @@ def test_parts_of_another_run_are_refused_whatever_the_manifest_says(copied: Out
         Model.load(copied.url)
 
 
+def test_figures_of_the_run_before_are_not_taken_for_the_models_own(trained: Path, copied: Output) -> None:
+    """A run writes them at its end, and may be killed before; a server may start meanwhile."""
+    for name in ("metrics.json", "run.json"):
+        shutil.copy(trained / name, copied.url)
+    own = Model.load(copied.url)
+    assert own.metrics["model"] == models.current(copied.storage).folder
+    calibration = Decision.from_bytes((folder_of(copied) / "calibration.json").read_bytes())
+    other = replace(calibration, label=replace(calibration.label, temperature=3.0)).to_bytes()
+    remade(copied, calibration__json=other)
+    new = Model.load(copied.url)
+    assert new.digest != own.digest
+    assert new.metrics == new.run == {}
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"folder": 3}', '{"folder": "model/../../x/"}', "null"])
 def test_what_says_which_model_holds_is_checked(copied: Output, content: str) -> None:
     Path(copied.url, "model", "current.json").write_text(content)

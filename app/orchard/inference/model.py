@@ -54,9 +54,9 @@ class Model:
     columns: tuple[Column, ...] = ()
     """Further label columns, each with a classifier of its own."""
     metrics: dict[str, Any] = field(default_factory=dict, repr=False)
-    """``metrics.json`` of the run, empty if it is missing."""
+    """``metrics.json`` of the run, empty if it is missing or about another model."""
     run: dict[str, Any] = field(default_factory=dict, repr=False)
-    """``run.json`` of the run, empty if it is missing."""
+    """``run.json`` of the run, empty if it is missing or about another model."""
     cards: Cards = field(default_factory=Cards, repr=False)
     """Cards of labels and kinds; not a part of the digest, because no answer depends on them."""
 
@@ -71,7 +71,7 @@ class Model:
         """
         storage = open_storage(output, s3)
         try:
-            contents = _parts(storage)
+            folder, contents = _parts(storage)
             artifact = Artifact.from_bytes(contents[BACKBONE])
             reduction = Reduction.from_bytes(contents[REDUCTION])
             labels = tuple(json.loads(contents[LABELS]))
@@ -86,6 +86,9 @@ class Model:
                 raise ValueError("its parts do not fit")
         except (ValueError, KeyError) as error:
             raise StorageError(f"The model in {output} cannot be used ({error}): run orchard run again.") from error
+        metrics, run = _json(storage, METRICS), _json(storage, RUN)
+        if metrics.get("model", folder) != folder:  # of the run before, or the next: this one writes them at its end
+            metrics, run = {}, {}
         return cls(
             artifact,
             labels,
@@ -96,8 +99,8 @@ class Model:
             decision.classifier,
             kinds,
             columns,
-            _json(storage, METRICS),
-            _json(storage, RUN),
+            metrics,
+            run,
             cards,
         )
 
@@ -129,8 +132,8 @@ class Model:
         return np.ones(len(features), np.float32) if self.familiarity is None else self.familiarity(features)
 
 
-def _parts(storage: Storage) -> dict[str, bytes]:
-    """Return the parts of the current model, read again if a new model replaces it meanwhile."""
+def _parts(storage: Storage) -> tuple[str, dict[str, bytes]]:
+    """Return the current model's folder and its parts, read again if a new model replaces it meanwhile."""
     for attempt in range(_READ_AGAIN):
         try:
             folder = models.current(storage)
@@ -144,7 +147,7 @@ def _parts(storage: Storage) -> dict[str, bytes]:
             optional = [part for part in (CARDS, COLUMNS, KINDS) if part in folder.digests]
             found = {part: folder.read(part) for part in (*_PARTS, *optional)}
             classifier = Decision.from_bytes(found[CALIBRATION]).classifier
-            return found | {_CLASSIFIER: folder.read(f"{classifier}.npz")}
+            return folder.folder, found | {_CLASSIFIER: folder.read(f"{classifier}.npz")}
         except FileNotFoundError as error:
             if attempt + 1 == _READ_AGAIN:
                 raise models.explain(storage, error) from error
