@@ -616,10 +616,50 @@ def test_a_job_that_was_deleted_by_other_means_is_submitted_again_when_its_drive
 
     api.objects[pods], api.objects[settings] = goes, {"kind": "ConfigMap", "metadata": metadata}
     applied: list[Any] = []
-    monkeypatch.setattr(Cluster, "apply", lambda _, manifest: applied.append(manifest))
+
+    def apply(_: Cluster, manifest: Any) -> Any:
+        applied.append(manifest)
+        return the_job("peach-2")
+
+    monkeypatch.setattr(Cluster, "apply", apply)
     jobs.submit(Cluster(), "peach", [{"kind": "Job", "metadata": {"name": "peach-2"}, "spec": {}}])
     assert next(there_still, None) is None
     assert [manifest["spec"]["suspend"] for manifest in applied] == [True, False]
+
+
+def the_job(name: str) -> Any:
+    return SimpleNamespace(metadata=SimpleNamespace(name=name, uid="9"))
+
+
+def test_a_job_that_somebody_else_submits_at_the_same_moment_is_not_run_beside(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both had one output and one set of executors, and the settings of the later one."""
+    applied: list[Any] = []
+
+    def apply(_: Cluster, manifest: Any) -> Any:
+        there(api)  # the other's, which was not there before
+        applied.append(manifest)
+        return the_job(manifest["metadata"]["name"])
+
+    monkeypatch.setattr(Cluster, "apply", apply)
+    deleted: list[str] = []
+    monkeypatch.setattr(Cluster, "call", _noting(Cluster.call, deleted))
+    with pytest.raises(UsageError, match="peach in the namespace fruit was submitted with other settings"):
+        job = {"kind": "Job", "metadata": {"name": "peach-2"}, "spec": {}}
+        jobs.submit(Cluster(), "peach", [job, {"kind": "ConfigMap", "metadata": {"name": "peach-settings"}}])
+    assert [manifest["kind"] for manifest in applied] == ["Job"]
+    assert deleted == ["peach-2"]
+
+
+def _noting(call: Any, deleted: list[str]) -> Any:
+    def noting(cluster: Cluster, function: Any, *words: Any, **more: Any) -> Any:
+        if function.__name__ == "delete_namespaced_job":
+            deleted.append(words[0])
+            return None
+        return call(cluster, function, *words, **more)
+
+    return noting
 
 
 def test_the_log_of_a_pod_whose_image_cannot_be_pulled_says_so(api: Api) -> None:

@@ -46,7 +46,7 @@ def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> No
 
     Raises:
         UsageError: a job of the same name runs with other settings, or belongs to a Helm release; or an object that is
-            not a job's has a name that is needed.
+            not a job's has a name that is needed; or somebody else submits a job of the same name at this moment.
         ClusterError: the cluster refuses; the applied objects are deleted again.
     """
     job, *others = manifests
@@ -75,6 +75,7 @@ def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> No
         _delete(cluster, before)
     # Its pod must not start before what it needs is there.
     made = cluster.apply({**job, "spec": {**job["spec"], "suspend": True}})
+    _give_way(cluster, name, made)
     try:
         for manifest in others:
             cluster.apply(_owned_by(made, manifest))
@@ -82,6 +83,25 @@ def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> No
     except BaseException:
         _delete(cluster, Observation(cluster, name))
         raise
+
+
+def _give_way(cluster: Cluster, name: str, made: Any) -> None:
+    """Delete a Job that was just made, and raise UsageError, if another one of its name has not ended.
+
+    Neither was there when the other was looked for. Both would have one output, one set of executors and the settings
+    of the later one; so of two that see each other none stays.
+    """
+    label = f"{INSTANCE}={name},app.kubernetes.io/name=orchard,app.kubernetes.io/component=driver"
+    for other in cluster.find(cluster.batch.list_namespaced_job, label_selector=label):
+        conditions = (other.status and other.status.conditions) or []
+        ended = any(each.type in ("Complete", "Failed") and each.status == "True" for each in conditions)
+        if other.metadata.name != made.metadata.name and not ended:
+            options = {"propagationPolicy": "Background", "preconditions": {"uid": made.metadata.uid}}
+            cluster.call(cluster.batch.delete_namespaced_job, made.metadata.name, cluster.namespace, body=options)
+            raise UsageError(
+                f"{name} in the namespace {cluster.namespace} was submitted with other settings at the same moment: "
+                f"`orchard status {name}` says whether it runs; then submit again, or give this one another --name."
+            )
 
 
 def _owned_by(job: Any, manifest: KubernetesObject) -> KubernetesObject:
