@@ -627,6 +627,40 @@ def test_a_job_that_was_deleted_by_other_means_is_submitted_again_when_its_drive
     assert [manifest["spec"]["suspend"] for manifest in applied] == [True, False]
 
 
+def test_a_submit_that_was_cut_off_is_completed_by_the_next(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Job waits suspended; it was taken for one that runs."""
+    applied: list[Any] = []
+
+    def apply(_: Cluster, manifest: Any) -> Any:
+        applied.append(manifest)
+        if len(applied) == 2:
+            raise SystemExit  # as if it was killed
+        return the_job(manifest["metadata"]["name"])
+
+    monkeypatch.setattr(Cluster, "apply", apply)
+    monkeypatch.setattr(jobs, "_delete", lambda *_: None)
+    new = {"kind": "Job", "metadata": {"name": "peach-1", "annotations": {"mine": "1"}}, "spec": {}}
+    settings = {"kind": "ConfigMap", "metadata": {"name": "peach-settings"}}
+    with pytest.raises(SystemExit):
+        jobs.submit(Cluster(), "peach", [new, settings])
+    there(api)
+    first = applied[0]
+    for path in ("jobs", "jobs/peach-1"):
+        found = api.objects[f"/apis/batch/v1/namespaces/fruit/{path}"]
+        for each in found.get("items", [found]):
+            each["metadata"]["annotations"] = first["metadata"]["annotations"]
+            each["spec"] = {"suspend": True, "template": {"spec": {"containers": []}}}
+    reason = str(jobs.report(Cluster(), "peach").reason)
+    assert reason.endswith("give the same command again, or `orchard cancel peach`."), reason
+    jobs.submit(Cluster(), "peach", [new, settings])
+    assert [(each["kind"], each.get("spec", {}).get("suspend")) for each in applied[2:]] == [
+        ("Job", True),
+        ("ConfigMap", None),
+        ("Job", False),
+    ]
+    assert applied[-1]["metadata"]["annotations"] == {"mine": "1"}
+
+
 def the_job(name: str) -> Any:
     return SimpleNamespace(metadata=SimpleNamespace(name=name, uid="9"))
 

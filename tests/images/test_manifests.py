@@ -205,10 +205,10 @@ def test_folders_say_what_columns_do_not(tmp_path: Path) -> None:
     listing = _list(tmp_path / "list.csv")
     assert [row[1:] for row in _rows(listing, tmp_path)] == [("Apple", "test"), ("Apple", "train")]
     assert "--label-level 2" in listing.warnings[0]
-    rows = "path,label,split\ntrain_images/Red/Apple/a.jpg,x,train\nGreen/Apple/b.jpg,y,dev\n"
+    rows = "path,label,split\ntrain_images/Red/Apple/a.jpg,x,train\nGreen/Apple/b.jpg,y,dev\nc.jpg,z,test\n"
     (tmp_path / "list.csv").write_text(rows)
     listing = _list(tmp_path / "list.csv")
-    assert [row[1:] for row in _rows(listing, tmp_path)] == [("y", "validation"), ("x", "train")]
+    assert [row[1:] for row in _rows(listing, tmp_path)] == [("y", "validation"), ("z", "test"), ("x", "train")]
     assert not listing.warnings
 
 

@@ -45,7 +45,7 @@ def test_each_image_says_where_it_comes_from(folders: tuple[str, str]) -> None:
     [
         (["Training", "Test"], ["Training", "Test"], ["train", "test"]),
         (["seg_train", "seg_test"], ["seg_train", "seg_test"], ["train", "test"]),
-        (["train/", "dev"], ["train", "dev"], ["train", "validation"]),
+        (["train/", "dev"], ["train", "dev"], ["train", "test"]),
         (["train/*/*.jpg", "test"], ["train", "test"], ["train", "test"]),
         (["train.csv", "test.csv"], ["a", "b"], ["train", "test"]),
         (["a.csv", "b.csv"], ["train", "test"], ["train", "test"]),

@@ -15,7 +15,16 @@ from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
 from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject
 from orchard.cluster.reasons import Hindrance
-from orchard.cluster.state import NOT_TAKEN_UP, Observation, Status, executor_set, is_managed, is_owned
+from orchard.cluster.state import (
+    NOT_TAKEN_UP,
+    Observation,
+    Status,
+    begun,
+    executor_set,
+    is_begun,
+    is_managed,
+    is_owned,
+)
 from orchard.errors import ClusterError, UsageError
 
 POLL_SECONDS = 1.0
@@ -42,7 +51,7 @@ def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> No
     """Apply the manifests of a job. The Job comes first, because it owns the rest: deleting it deletes everything.
 
     A finished job of the same name is replaced. A running job with the same settings is left as it is, except for the
-    number of executors, which its driver follows.
+    number of executors, which its driver follows; one whose submission was cut off is completed.
 
     Raises:
         UsageError: a job of the same name runs with other settings, or belongs to a Helm release; or an object that is
@@ -63,18 +72,18 @@ def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> No
                 f"The namespace {cluster.namespace} has a {manifest['kind']} {manifest['metadata']['name']} already, "
                 "which orchard submit did not make: give this job another --name."
             )
-    if before.exists:
-        if before.job is not None and before.state in ("pending", "running"):
-            if before.job.metadata.name == job["metadata"]["name"]:
-                _renumber(cluster, before, others)
-                return
+    if before.job is not None and before.state in ("pending", "running"):
+        if before.job.metadata.name != job["metadata"]["name"]:
             raise UsageError(
                 f"{name} in the namespace {cluster.namespace} runs with other settings: "
                 f"`orchard cancel {name}` first, or give this job another --name."
             )
+        if not is_begun(before.job):
+            _renumber(cluster, before, others)
+            return
+    elif before.exists:
         _delete(cluster, before)
-    # Its pod must not start before what it needs is there.
-    made = cluster.apply({**job, "spec": {**job["spec"], "suspend": True}})
+    made = cluster.apply(begun(job))
     _give_way(cluster, name, made)
     try:
         for manifest in others:
@@ -95,7 +104,7 @@ def _give_way(cluster: Cluster, name: str, made: Any) -> None:
     for other in cluster.find(cluster.batch.list_namespaced_job, label_selector=label):
         conditions = (other.status and other.status.conditions) or []
         ended = any(each.type in ("Complete", "Failed") and each.status == "True" for each in conditions)
-        if other.metadata.name != made.metadata.name and not ended:
+        if other.metadata.name != made.metadata.name and not ended and not other.metadata.deletion_timestamp:
             options = {"propagationPolicy": "Background", "preconditions": {"uid": made.metadata.uid}}
             cluster.call(cluster.batch.delete_namespaced_job, made.metadata.name, cluster.namespace, body=options)
             raise UsageError(
@@ -330,6 +339,8 @@ def cancel(cluster: Cluster, name: str) -> str:
     rest = "" if ours else f"; what the chart made besides goes with `helm uninstall {name}`"
     if _is_scheduled(seen):
         rest = f"; its schedule starts the next one, until `helm uninstall {name}` or schedule.suspend=true"
+        if _is_suspended(cluster, name):
+            rest = "; its schedule is suspended (schedule.suspend)"
     return f"{name} is cancelled, its driver and executors are gone{rest}."
 
 
@@ -381,6 +392,14 @@ def _cron_job(cluster: Cluster, name: str) -> Any:
     with suppress(Forbidden):
         return cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)
     return None
+
+
+def _is_suspended(cluster: Cluster, name: str) -> bool:
+    """Whether a job's schedule starts no runs, as far as the caller may see it."""
+    if (schedule := _cron_job(cluster, name)) is not None:
+        return bool(schedule.spec.suspend)
+    of_operator = cluster.application_schedule(name)
+    return bool(of_operator and of_operator["spec"].get("suspend"))
 
 
 def _until_its_time(cluster: Cluster, schedule: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from orchard.cluster.manifests import INSTANCE
 
 _NAME = "app.kubernetes.io/name"
 _COMPONENT = "app.kubernetes.io/component"
+_BEGUN = {"orchard/submit": "begun"}
+"""Annotation of a Job for which `orchard submit` has not made everything yet; it is suspended so long."""
 SAYING = "orchard: "
 """Before the sentence with which the command line fails."""
 _AT_WORK = re.compile(r"\d\d/\d\d/\d\d [\d:]{8} (?:INFO|WARN) ")
@@ -198,6 +200,12 @@ class Observation:
         if self.driver is not None and self.driver.status.phase == "Pending":
             return reasons.of_start(self.cluster, self.driver)
         if self.job is not None and self.state == "pending":
+            if is_begun(self.job):
+                return reasons.Hindrance(
+                    "`orchard submit` was cut off before everything was made: give the same command again, or "
+                    f"`orchard cancel {self.name}`",
+                    definite=False,
+                )
             if self.job.spec is not None and self.job.spec.suspend:
                 return reasons.Hindrance(
                     "its Job is suspended: a queue such as Kueue, or a person, holds it", definite=False
@@ -405,6 +413,17 @@ def is_owned(thing: Any, owners: set[str]) -> bool:
 def is_managed(thing: Any) -> bool:
     """Whether `orchard submit` made it."""
     return (thing.metadata.labels or {}).get(MANAGED_BY) == MANAGER
+
+
+def begun(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a Job's manifest whose pod does not start, as what it needs is not there yet."""
+    metadata = {**job["metadata"], "annotations": {**job["metadata"].get("annotations", {}), **_BEGUN}}
+    return {**job, "metadata": metadata, "spec": {**job["spec"], "suspend": True}}
+
+
+def is_begun(job: Any) -> bool:
+    """Whether a Job is as `begun` has made it."""
+    return bool((job.metadata.annotations or {}).items() >= _BEGUN.items())
 
 
 def _is_evicted(pod: Any) -> bool:
