@@ -94,5 +94,5 @@ def test_the_operator_starts_an_application_of_a_schedule(looked_after: Namespac
     # The schedule's name stands for its newest application.
     status = namespace.orchard("status", "dawn", check=True).out
     assert "state      completed" in status and "restarts   0" in status
-    assert "its schedule starts the next one" in namespace.orchard("cancel", "dawn", check=True).out
+    assert "its schedule is suspended" in namespace.orchard("cancel", "dawn", check=True).out
     assert namespace.get("sparkapplication", first) is None

@@ -47,6 +47,12 @@ def executors(**changes: Any) -> dict[str, Any]:
     return made | {"spec": spec | {"template": spec["template"] | {"spec": pod}}}
 
 
+def running(tenant: Namespace) -> str | None:
+    """Return the name of the schedule's driver once it runs."""
+    found = [pod for pod in tenant.pods("nightly", "driver") if pod["status"]["phase"] == "Running"]
+    return found[0]["metadata"]["name"] if found else None
+
+
 def test_a_scheduled_run_completes_and_the_next_one_decodes_nothing(tenant: Namespace, sample: Path) -> None:
     tenant.bucket.upload(sample / "Test", "photos")
     kept = ("schedule.cron=0 3 1 1 *", "schedule.successfulJobsHistoryLimit=2")
@@ -55,13 +61,21 @@ def test_a_scheduled_run_completes_and_the_next_one_decodes_nothing(tenant: Name
     # The rules are in force before the driver makes its executors.
     wrong = executors(serviceAccountName="nightly-driver")
     until("the rules", lambda: "executors run as" in as_driver(tenant, wrong), 30)
-    decoded = []
+    measured = []
     for run in ("first", "second"):
         job = f"nightly-{run}"
         kubectl("-n", tenant.name, "create", "job", "--from=cronjob/nightly", job)
+        if run == "first":
+            # The driver that takes the place of a lost one has the settings of its run, not those of the next.
+            pod = until("the driver", lambda: running(tenant), 120)
+            tenant.install(
+                "nightly", tenant.bucket.url("photos"), tenant.bucket.url("out"), *flags, "settings.components=4"
+            )
+            kubectl("-n", tenant.name, "delete", "pod", pod)
         kubectl("-n", tenant.name, "wait", "--for=condition=complete", f"job/{job}", "--timeout=400s", timeout=420)
-        decoded.append(tenant.bucket.json("out/metrics.json")["images"]["decoded"])
-    assert decoded[0] > 0 and decoded[1] == 0
+        measured.append(tenant.bucket.json("out/metrics.json"))
+    assert measured[0]["images"]["featurized"] > 0 and measured[1]["images"]["decoded"] == 0
+    assert measured[0]["pca"]["k"] > 4 == measured[1]["pca"]["k"]
     # Of a schedule the newest run is meant, whatever other runs are kept.
     status = tenant.orchard("status", "nightly", check=True).out
     assert "state      completed" in status and "restarts   0" in status
