@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fastapi.testclient import TestClient
 
+from orchard.cli import cli
 from orchard.errors import UsageError
 from orchard.inference.model import Model
+from orchard.layout import CURRENT_MODEL
 from orchard.serving.app import Serving, create_app
 from orchard.serving.uploads import UploadLimits
 
@@ -73,3 +76,17 @@ def test_pages_of_other_origins_may_ask_only_if_they_are_named(model: Model) -> 
 def test_limits_that_leave_no_room_are_refused() -> None:
     with pytest.raises(UsageError, match="room for one file"):
         UploadLimits(max_bytes=10, max_total_bytes=5)
+
+
+def test_who_waits_for_a_model_ends_once_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            Path(tmp_path, CURRENT_MODEL).parent.mkdir()
+            Path(tmp_path, CURRENT_MODEL).write_text("{}")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    ended = CliRunner().invoke(cli, ["serve", str(tmp_path), "--await-model"])
+    assert (ended.exception, len(waited)) == (None, 3)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
 import click
 
+from orchard import models
 from orchard.commandline import FiniteRange
 from orchard.delimited import decoded, read_table
 from orchard.errors import InputError, UsageError
 from orchard.flags import STORAGE, options, settings_from
+from orchard.layout import CURRENT_MODEL
 from orchard.progress import configure_logging
-from orchard.storage import S3Options
+from orchard.storage import S3Options, open_storage
+
+log = logging.getLogger(__name__)
 
 MIB = 2**20
 _COUNT = click.IntRange(min=1)
 _NOTICE_BYTES = 64 * 2**10
+_LOOK_AGAIN_SECONDS = 10.0
 
 
 def _limit(flag: str, default: float, text: str, *, min_open: bool = False) -> Callable[[Any], Any]:
@@ -65,6 +72,7 @@ def _limit(flag: str, default: float, text: str, *, min_open: bool = False) -> C
     metavar="FILE|URL",
     help="privacy notice that the page shows: a file of plain text (in a bucket too), or an https:// address",
 )
+@click.option("--await-model", is_flag=True, help="wait until OUTPUT holds a model, and end: for an init container")
 @options(*STORAGE)
 def serve(  # noqa: PLR0917 -- click passes each flag by name
     output: str,
@@ -85,6 +93,7 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     cors_origins: tuple[str, ...],
     privacy_notice: str | None,
     root_path: str,
+    await_model: bool,
     as_json: bool,
     **flags: Any,
 ) -> int:
@@ -105,6 +114,10 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     root_path = root_path.rstrip("/")
     if root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", root_path):
         raise UsageError(f"--root-path {root_path} is no path such as /fruits: take letters, digits, -, _, . and ~.")
+    if await_model:
+        settings.check_regions(output)
+        _await_model(output, settings.s3_options())
+        return 0
     try:
         from orchard.serving import server
     except ModuleNotFoundError as error:
@@ -138,6 +151,18 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     )
     server.run(model, serving, host=host, port=port, drain_seconds=drain_seconds, shutdown_seconds=shutdown_seconds)
     return 0
+
+
+def _await_model(output: str, s3: S3Options) -> None:
+    """Return once there is a model. Raises AccessDenied or StorageError, as the store does."""
+    storage = open_storage(output, s3)
+    try:
+        if not storage.exists(CURRENT_MODEL):
+            log.info("waiting for a model in %s", output)
+        while not storage.exists(CURRENT_MODEL):
+            time.sleep(_LOOK_AGAIN_SECONDS)
+    except OSError as error:
+        raise models.explain(storage, error) from error
 
 
 def _notice(given: str, s3: S3Options) -> str:
