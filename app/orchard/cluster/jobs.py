@@ -20,6 +20,7 @@ from orchard.cluster.state import (
     Observation,
     Status,
     begun,
+    end_of,
     executor_set,
     is_begun,
     is_managed,
@@ -100,17 +101,14 @@ def _give_way(cluster: Cluster, name: str, made: Any) -> None:
     Neither was there when the other was looked for. Both would have one output, one set of executors and the settings
     of the later one; so of two that see each other none stays.
     """
-    label = f"{INSTANCE}={name},app.kubernetes.io/name=orchard,app.kubernetes.io/component=driver"
-    for other in cluster.find(cluster.batch.list_namespaced_job, label_selector=label):
-        conditions = (other.status and other.status.conditions) or []
-        ended = any(each.type in ("Complete", "Failed") and each.status == "True" for each in conditions)
-        if other.metadata.name != made.metadata.name and not ended and not other.metadata.deletion_timestamp:
-            options = {"propagationPolicy": "Background", "preconditions": {"uid": made.metadata.uid}}
-            cluster.call(cluster.batch.delete_namespaced_job, made.metadata.name, cluster.namespace, body=options)
-            raise UsageError(
-                f"{name} in the namespace {cluster.namespace} was submitted with other settings at the same moment: "
-                f"`orchard status {name}` says whether it runs; then submit again, or give this one another --name."
-            )
+    others = (job for job in Observation(cluster, name).jobs if job.metadata.name != made.metadata.name)
+    if any(end_of(job) is None and not job.metadata.deletion_timestamp for job in others):
+        options = {"propagationPolicy": "Background", "preconditions": {"uid": made.metadata.uid}}
+        cluster.call(cluster.batch.delete_namespaced_job, made.metadata.name, cluster.namespace, body=options)
+        raise UsageError(
+            f"{name} in the namespace {cluster.namespace} was submitted with other settings at the same moment: "
+            f"`orchard status {name}` says whether it runs; then submit again, or give this one another --name."
+        )
 
 
 def _owned_by(job: Any, manifest: KubernetesObject) -> KubernetesObject:

@@ -118,7 +118,8 @@ class Observation:
         ours = f"{INSTANCE}={name},{_NAME}=orchard"
         jobs = cluster.find(cluster.batch.list_namespaced_job, label_selector=ours)
         pods = sorted(cluster.find(cluster.core.list_namespaced_pod, label_selector=ours), key=_born)
-        self.job: Any = max((job for job in jobs if _component(job) == "driver"), key=_born, default=None)
+        self.jobs = [job for job in jobs if _component(job) == "driver"]
+        self.job: Any = max(self.jobs, key=_born, default=None)
         self.application = cluster.application(name) if self.job is None else None
         self.all_drivers = [pod for pod in pods if _component(pod) == "driver"]
         """Those of all runs; a schedule keeps the pods of earlier ones, and some may run beside the newest."""
@@ -336,8 +337,7 @@ class Observation:
         return True
 
     def _finished(self) -> Any:
-        conditions = (self.job.status.conditions or []) if self.job else []
-        return next((c for c in conditions if c.type in ("Complete", "Failed") and c.status == "True"), None)
+        return end_of(self.job) if self.job else None
 
     def _application_state(self) -> str:
         return str(((self.application or {}).get("status") or {}).get("applicationState", {}).get("state") or "")
@@ -413,6 +413,12 @@ def is_owned(thing: Any, owners: set[str]) -> bool:
 def is_managed(thing: Any) -> bool:
     """Whether `orchard submit` made it."""
     return (thing.metadata.labels or {}).get(MANAGED_BY) == MANAGER
+
+
+def end_of(job: Any) -> Any:
+    """Return the condition by which a Job has ended; None if it has not."""
+    conditions = (job.status and job.status.conditions) or []
+    return next((c for c in conditions if c.type in ("Complete", "Failed") and c.status == "True"), None)
 
 
 def begun(job: Mapping[str, Any]) -> dict[str, Any]:
