@@ -333,7 +333,7 @@ def test_a_fresh_start_that_was_cut_off_goes_on(many: Path, tmp_path: Path) -> N
     """As a cluster does that tries a job again with the same arguments, and has no name for the job."""
     out = tmp_path / "out"
     process = _start(many, out, "--fresh", "--components", "4", "--classifiers", "")
-    _wait_for(lambda: list(out.glob("features/*.parquet")), process)
+    _wait_for(lambda: list(out.glob("inventory/*.parquet")), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     kept = pq.read_table(out / "inventory").num_rows
