@@ -577,6 +577,24 @@ def test_who_may_not_see_schedules_is_told_that_there_is_no_such_job(api: Api) -
     assert jobs.output_of(Cluster(), "peach") is None
 
 
+@pytest.mark.parametrize(
+    ("suspended", "told"), [(True, "its schedule is suspended"), (False, "its schedule starts the next one")]
+)
+def test_who_cancels_a_run_of_a_schedule_is_told_whether_there_will_be_another(
+    api: Api, monkeypatch: pytest.MonkeyPatch, suspended: bool, told: str
+) -> None:
+    there(api)
+    owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "peach", "uid": "7"}
+    for path in ("jobs", "jobs/peach-1"):
+        found = api.objects[f"/apis/batch/v1/namespaces/fruit/{path}"]
+        for each in found.get("items", [found]):
+            each["metadata"]["ownerReferences"] = [owner]
+    spec = {"schedule": "0 3 * * *", "suspend": suspended, "jobTemplate": {"spec": {"template": {}}}}
+    api.objects["/apis/batch/v1/namespaces/fruit/cronjobs/peach"] = {"metadata": {"name": "peach"}, "spec": spec}
+    monkeypatch.setattr(jobs, "_delete", lambda *_: None)
+    assert told in jobs.cancel(Cluster(), "peach")
+
+
 def test_a_release_whose_job_is_gone_is_not_taken_over(api: Api) -> None:
     metadata = {"name": "peach-settings", "labels": {"app.kubernetes.io/managed-by": "Helm"}}
     api.objects["/api/v1/namespaces/fruit/configmaps/peach-settings"] = {"metadata": metadata}
