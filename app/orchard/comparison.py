@@ -12,6 +12,7 @@ from orchard.features.artifact import EngineName
 from orchard.features.backbones import DEFAULT_BACKBONE, find
 from orchard.features.conversion import build_artifact
 from orchard.features.weights import brought, locate
+from orchard.files import filled
 from orchard.headline import common, measured_by
 from orchard.images.sources import check_apart, list_selected
 from orchard.layout import COMPARISON, COMPARISON_PAGE, Interval, Measure, Metrics
@@ -139,8 +140,7 @@ def _compare(
 
 def _refuse_others(storage: Storage) -> None:
     """Raise UsageError for a page or a JSON that no comparison has written; the JSON tells, which comes first."""
-    found = {name: storage.stat(name) for name in (COMPARISON, COMPARISON_PAGE)}
-    taken = [name for name, entry in found.items() if entry and entry.size]  # a shell makes one for its output
+    taken = filled(storage, [COMPARISON, COMPARISON_PAGE])
     if COMPARISON in taken:
         try:
             before = json.loads(storage.read(COMPARISON))

@@ -57,6 +57,12 @@ def is_skipped(name: str) -> bool:
     return any(step.startswith((".", "_")) for step in name.split("/"))
 
 
+def filled(storage: Storage, names: Sequence[str]) -> list[str]:
+    """Return which of these files are there and hold something; a shell makes an empty one for its output."""
+    found = {name: storage.stat(name) for name in names}
+    return [name for name, entry in found.items() if entry and entry.size]
+
+
 def parquet_bytes(table: pa.Table, *, dictionary: bool | list[str] = True) -> pa.Buffer:
     """Return `table` as a Parquet file; `dictionary` names the columns worth dictionary encoding."""
     sink = pa.BufferOutputStream()

@@ -34,6 +34,7 @@ from orchard.files import (
     DataFile,
     damaged,
     digest_of,
+    filled,
     gone,
     is_own,
     is_skipped,
@@ -460,8 +461,7 @@ class Output:
 
         taken = [folder for folder in folders if any(of_others(entry.key) for entry in self.storage.list(folder))]
         if not unchecked:
-            found = {name: self.storage.stat(name) for name in (METRICS, RUN, REPORT)}
-            taken += [name for name, entry in found.items() if entry and entry.size]  # a shell makes one for its output
+            taken += filled(self.storage, [METRICS, RUN, REPORT])
         if taken:
             raise UsageError(
                 f"{self.url} already holds {', '.join(taken)}, and no log says that Orchard wrote them: choose another "

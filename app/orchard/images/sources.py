@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -541,11 +542,12 @@ class _Lister:
 
     def _once(self, images: pa.Table) -> pa.Table:
         """Each path once: a name that is not UTF-8, as it is shown, may be the name of another file."""
-        if pc.count_distinct(images["path"]).as_py() == images.num_rows:
+        escaped = images["path"].filter(pc.match_substring(images["path"], r"\x"))  # few, or none, of millions
+        twice = [path for path, times in Counter(escaped.to_pylist()).items() if times > 1]
+        if not twice:
             return images
         rows = images.append_column("row", pa.array(np.arange(images.num_rows)))
-        first = rows.group_by("path").aggregate([("row", "min"), ([], "count_all")])
-        twice = first.filter(pc.greater(first["count_all"], 1))["path"].to_pylist()
+        first = rows.group_by("path").aggregate([("row", "min")])
         for path in sorted(twice):
             self._ignore(path)
         more = f" (and {len(twice) - 1} more likewise)" if len(twice) > 1 else ""

@@ -136,7 +136,7 @@ def read_page(notice: str = "") -> dict[str, File]:
         if name in _FILES or (PAGE / name).is_file()
     }
     version = hashlib.blake2b("".join(file.etag for file in files.values()).encode(), digest_size=16).hexdigest()
-    listed = json.dumps({"version": version, "files": {path: files[path].etag for path in sorted(files)}})
+    listed = json.dumps({"version": version, "files": {path: file.etag for path, file in sorted(files.items())}})
     script = f"const PAGE = {listed};\n".encode() + (PAGE / "sw.js").read_bytes()
     return files | {"/sw.js": File.of(script, "text/javascript; charset=utf-8")}
 
