@@ -33,12 +33,24 @@ _ADDRESSES = {*_SEVERAL, "output", "file"}
 """Arguments that are addresses, in all functions."""
 
 
-def _takes_paths(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def _checks_arguments(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Let a function take a path of `pathlib` for an address, and where it takes several, whatever holds them.
 
-    So ``Path.glob`` is an answer, too. What is no address raises UsageError.
+    So ``Path.glob`` is an answer, too. What is no address, and a session that cannot work, raises UsageError.
     """
     signature = inspect.signature(function)
+
+    def check_session(value: Any) -> None:
+        if value is None and "None" in str(signature.parameters["spark"].annotation):
+            return
+        try:
+            context = value.sparkContext
+            is_stopped = context._jsc is None or context._jsc.sc().isStopped()
+        except AttributeError:  # a session of Spark Connect has no context either
+            given = reprlib.repr(value)
+            raise UsageError(f"spark cannot be {given}: give a session of orchard.start_spark().") from None
+        if is_stopped:
+            raise UsageError("The Spark session has been stopped: start another one by orchard.start_spark().")
 
     def as_address(name: str, value: Any) -> str:
         text = os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -62,6 +74,8 @@ def _takes_paths(function: Callable[_Arguments, _Result]) -> Callable[_Arguments
         for name, value in given.arguments.items():
             if name in _ADDRESSES and value is not signature.parameters[name].default:
                 given.arguments[name] = as_addresses(name, value)
+            elif name == "spark":
+                check_session(value)
             elif name == "settings":
                 given.arguments[name] = {key: as_text(each) for key, each in value.items()}
         return function(*given.args, **given.kwargs)
@@ -86,7 +100,7 @@ def start_spark(**options: Any) -> "SparkSession":
     return start(**options_of(load()) | options)
 
 
-@_takes_paths
+@_checks_arguments
 def run(spark: "SparkSession | None", source: str | Sequence[str], output: str, **settings: Any) -> "Outcome":
     """Run all stages, as ``orchard run``: features, reduced table, classifiers, report.
 
@@ -108,7 +122,7 @@ def run(spark: "SparkSession | None", source: str | Sequence[str], output: str, 
     return pipeline.run(source, output, load(settings), spark)
 
 
-@_takes_paths
+@_checks_arguments
 def tune(spark: "SparkSession | None", output: str, **settings: Any) -> "Outcome":
     """Train the last blocks of the network of `output` on its training images, as ``orchard tune``.
 
@@ -126,7 +140,7 @@ def tune(spark: "SparkSession | None", output: str, **settings: Any) -> "Outcome
     return pipeline.tune(output, load(settings), spark)
 
 
-@_takes_paths
+@_checks_arguments
 def extract(
     spark: "SparkSession", source: str | Sequence[str], output: str | None = None, **settings: Any
 ) -> "DataFrame":
@@ -158,7 +172,7 @@ def extract(
     return read(spark, output, Dataset.FEATURES, **settings)
 
 
-@_takes_paths
+@_checks_arguments
 def reduce(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Fit scaler and PCA on the training features of `output`, and return all rows reduced.
 
@@ -177,7 +191,7 @@ def reduce(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     return read(spark, output, Dataset.REDUCED, **settings)
 
 
-@_takes_paths
+@_checks_arguments
 def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Train and measure classifiers on the reduced rows of `output`, and return their predictions.
 
@@ -198,7 +212,7 @@ def classify(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame"
     return read(spark, output, Dataset.PREDICTIONS, **settings)
 
 
-@_takes_paths
+@_checks_arguments
 def suspects(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Find images of `output` with a likely fault, as ``orchard review``.
 
@@ -222,7 +236,7 @@ def suspects(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame"
     return spark.createDataFrame([tuple(row.values()) for row in found.to_pylist()], from_arrow_schema(SUSPECTS))
 
 
-@_takes_paths
+@_checks_arguments
 def read(spark: "SparkSession", output: str, dataset: str | Dataset, **settings: Any) -> "DataFrame":
     """Return the committed rows of a Parquet dataset of `output`: features, rejected, inventory, reduced, predictions.
 
@@ -248,7 +262,7 @@ def _one_of(choices: type[_Choice], given: str, what: str) -> _Choice:
         raise UsageError(f"There is no {what} {given!r}: take one of {', '.join(choices)}.") from None
 
 
-@_takes_paths
+@_checks_arguments
 def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     """Return everything that `output` holds of every featurized image as one lazy table.
 
@@ -277,7 +291,7 @@ def results(spark: "SparkSession", output: str, **settings: Any) -> "DataFrame":
     return features.withColumn("features", vectors).join(reduced, "path", "left").join(answers, "path", "left")
 
 
-@_takes_paths
+@_checks_arguments
 def predict(
     spark: "SparkSession | None",
     output: str,
@@ -327,7 +341,7 @@ def predict(
     return [dict(answer) for answer in answers]
 
 
-@_takes_paths
+@_checks_arguments
 def plan(source: str | Sequence[str], output: str | None = None, **settings: Any) -> dict[str, Any]:
     """Estimate a run over `source`, as ``orchard plan``; nothing is written.
 
@@ -340,7 +354,7 @@ def plan(source: str | Sequence[str], output: str | None = None, **settings: Any
     return make_plan(source, output, load(settings))
 
 
-@_takes_paths
+@_checks_arguments
 def compare(
     spark: "SparkSession | None",
     source: str,
@@ -369,7 +383,7 @@ def compare(
     return compare_backbones(source, output, list(backbones), load(settings), spark, tolerance=tolerance)
 
 
-@_takes_paths
+@_checks_arguments
 def erase(
     output: str,
     images: str | Sequence[str] = (),
@@ -402,7 +416,7 @@ def erase(
     return dict(pipeline.erase(output, named, load(settings), older_than=older_than, dry_run=dry_run))
 
 
-@_takes_paths
+@_checks_arguments
 def export(output: str, file: str, *, format: str, precision: str = "float32", **settings: Any) -> "Exported":
     """Write the model in `output` as one file, as ``orchard export``.
 

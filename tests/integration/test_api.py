@@ -163,10 +163,24 @@ def test_plan_and_export(trained: Path, painted: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model.onnx").stat().st_size == next(iter(exported.files.values()))
 
 
-def test_what_no_command_takes_is_refused_in_a_sentence(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", [orchard.read, orchard.results, orchard.classify, orchard.run, orchard.predict])
+def test_a_session_that_cannot_work_is_refused(
+    spark: Any, trained: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest = {orchard.read: ("features",), orchard.predict: (__file__,)}.get(call, ())
+    given = ("photos", str(trained)) if call is orchard.run else (str(trained), *rest)
+    with pytest.raises(UsageError, match=r"^spark cannot be 'photos': give a session of orchard.start_spark\(\)\.$"):
+        call("photos", *given)
+    monkeypatch.setattr(spark.sparkContext, "_jsc", None)  # as its stop() leaves it
+    with pytest.raises(UsageError, match="The Spark session has been stopped: start another one"):
+        call(spark, *given)
+
+
+def test_what_no_command_takes_is_refused_in_a_sentence(spark: Any, trained: Path, tmp_path: Path) -> None:
     out = str(trained)
     for call, said in (
-        (lambda: orchard.read(None, out, "feature"), "There is no dataset 'feature': take one of .*features"),
+        (lambda: orchard.read(None, out, "features"), "spark cannot be None: give a session"),
+        (lambda: orchard.read(spark, out, "feature"), "There is no dataset 'feature': take one of .*features"),
         (lambda: orchard.export(out, str(tmp_path / "m.onnx"), format="onx"), "There is no format 'onx': .*onnx, "),
         (lambda: orchard.export(out, "m.onnx", format="onnx", precision="f16"), "no precision 'f16': .*float16"),
         (lambda: orchard.predict(None, out, __file__, top=0), "top=1 or more"),
