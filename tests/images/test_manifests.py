@@ -108,6 +108,33 @@ def test_a_manifest_names_images_labels_and_splits(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.parametrize("column", ["path", "label", "kind", "split", "series", "ripeness"])
+def test_a_column_that_holds_no_text_is_named(tmp_path: Path, column: str) -> None:
+    """The sentence was Arrow's, of a cast, and named no column."""
+    rows = {"path": ["a.jpg"], "label": ["Kiwi"], "kind": ["Fruit"], "split": ["train"], "ripeness": ["ripe"]}
+    rows["series"] = ["1"]
+    pq.write_table(pa.table({**rows, column: [rows[column]]}), tmp_path / "list.parquet")
+    with pytest.raises(InputError, match=rf"cannot be read \(its column '{column}' holds list<element: string>"):
+        list_images(
+            str(tmp_path / "list.parquet"),
+            S3Options(),
+            limit=None,
+            labels=None,
+            seed=0,
+            group_by="series",
+            label_columns=["ripeness"],
+        )
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.large_string())])
+def test_a_blank_path_is_told_of_text_of_any_type(tmp_path: Path, kind: pa.DataType) -> None:
+    """As pandas and polars write text: a path of blanks was a path."""
+    table = pa.table({"path": pa.array(["a.jpg", " "], pa.string()).cast(kind), "label": ["Kiwi", "Fig"]})
+    pq.write_table(table, tmp_path / "list.parquet")
+    with pytest.raises(InputError, match="no path in row 2"):
+        _list(tmp_path / "list.parquet")
+
+
 def test_without_columns_for_them_folders_tell_label_and_split(tmp_path: Path) -> None:
     table = pa.table({"path": ["Training/Kiwi/a.jpg", "Plum/b.jpg", "/else/Fig/c.jpg"], "size": [7, None, 9]})
     pq.write_table(table, tmp_path / "list.parquet")

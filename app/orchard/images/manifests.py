@@ -102,12 +102,17 @@ def read_manifest(
 
 
 def _read_parquet(data: bytes) -> pa.Table:
-    """A Parquet file's columns; NaN, which stands for a missing number in many tools, as null."""
+    """A Parquet file's columns, text of one type; NaN, which stands for a missing number in many tools, as null."""
     table = pq.read_table(pa.BufferReader(data))
-    for at, field_ in enumerate(table.schema):
-        if pa.types.is_floating(field_.type):
-            values = table[at]
-            table = table.set_column(at, field_, pc.if_else(pc.is_nan(values), None, values))
+    for at, name in enumerate(table.column_names):
+        values = table[at]
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if pa.types.is_large_string(values.type) or pa.types.is_string_view(values.type):
+            values = values.cast(pa.string())
+        if pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_nan(values), None, values)
+        table = table.set_column(at, name, values)
     return table.rename_columns([name.strip().lower() for name in table.column_names])
 
 
@@ -219,7 +224,7 @@ def _from_paths(
         if (rows := np.flatnonzero(has_none & ~is_blank)).size:
             raise InputError(f"manifest {url} has no path in row {rows[0] + 1}: fill it in or delete the row.")
         table = table.filter(pa.array(~is_blank))
-    texts: list[str] = table["path"].cast(pa.string()).to_pylist()
+    texts = [text or "" for text in _strings(table, "path")]  # blank ones are told above
     folder = url.rpartition("/")[0]
     if any("\\" in text for text in texts) and not any("/" in text for text in texts):
         texts = _from_windows(texts, folder)
@@ -294,7 +299,11 @@ def _is_blank(column: pa.ChunkedArray) -> NDArray[np.bool_]:
 
 
 def _strings(table: pa.Table, name: str) -> list[str | None]:
-    found: list[str | None] = table[name].cast(pa.string()).to_pylist()
+    """A column's values as text. Raises ValueError if they cannot be: lists, records, bytes that are no UTF-8."""
+    try:
+        found: list[str | None] = table[name].cast(pa.string()).to_pylist()
+    except pa.ArrowException:
+        raise ValueError(f"its column {name!r} holds {table[name].type} that is no text") from None
     return found
 
 
