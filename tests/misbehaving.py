@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchard import processes
+from orchard import processes, workers
 
 
 def raise_error(error: Exception) -> int:
@@ -26,6 +26,17 @@ def kill_the_first(attempts: Path, number: int) -> int:
         (attempts / str(os.getpid())).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def die_unless_another_has(number: int) -> int:
+    """Die at the first attempt."""
+    if not workers.has_failed_before():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def say_whether_another_has_failed(_: object) -> bool:
+    return workers.has_failed_before()
 
 
 def sleep(seconds: float) -> float:

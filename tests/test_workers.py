@@ -103,6 +103,11 @@ def test_a_task_is_tried_four_times(workers: Workers, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_worker_knows_whether_an_attempt_at_its_task_has_failed(workers: Workers) -> None:
+    assert workers.run(misbehaving.die_unless_another_has, [1, 2, 3]) == [1, 2, 3]
+    assert not any(workers.run(misbehaving.say_whether_another_has_failed, list(range(8))))
+
+
 def test_what_a_process_said_before_it_died_is_told(processes: LocalWorkers) -> None:
     with pytest.raises(ClusterError, match=r"\(terminate called\).*--master local\[1\]"):
         processes.run(misbehaving.say, ["something\nterminate called\n"])

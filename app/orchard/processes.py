@@ -2,7 +2,7 @@
 
 Each has a thread of the driver's that hands it one task after the other, and starts another in its place if it dies::
 
-    parent: function and item             -> child: calls it, answers (True, result) or (False, what went wrong)
+    parent: function, item and attempt    -> child: calls it, answers (True, result) or (False, what went wrong)
     parent: closes its side, or is killed -> child: removes what was shared, and ends, whatever it is at
 
 Messages are pickles, on one socket. What goes wrong is told as Spark would tell it: see `orchard.tasks.error_of`.
@@ -29,7 +29,7 @@ from orchard import child, interruption
 from orchard.errors import ClusterError, OrchardError
 from orchard.scratch import within
 from orchard.tasks import call, given_up, marked_error
-from orchard.workers import ATTEMPTS, ENVIRONMENT, Workers
+from orchard.workers import ATTEMPTS, ENVIRONMENT, Workers, begin_attempt
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -43,10 +43,18 @@ _ENVIRONMENT = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 
 
 class WorkerDied(Exception):
-    """A process has ended by itself; its text is the last line that it printed."""
+    """A process has ended by itself; its text is the last line that it printed.
+
+    Attributes:
+        code: its exit code; that of a signal is negative.
+    """
+
+    def __init__(self, printed: str, code: int) -> None:
+        super().__init__(printed)
+        self.code = code
 
 
-class _Process:
+class Process:
     """The parent's side of one.
 
     Args:
@@ -69,27 +77,28 @@ class _Process:
         with ours:
             self._pipe = ours.makefile("rwb")
 
-    def __call__(self, function: Callable[[T], R], item: T) -> R:
-        """Return what it answers. Raises WorkerDied, or what went wrong."""
+    def __call__(self, function: Callable[[T], R], item: T, *, attempt: int = 0) -> R:
+        """Return what it answers, at an attempt; the first is 0. Raises WorkerDied, or what went wrong."""
         try:
-            pickle.dump((function, item), self._pipe, pickle.HIGHEST_PROTOCOL)
+            pickle.dump((function, item, attempt), self._pipe, pickle.HIGHEST_PROTOCOL)
             self._pipe.flush()
             is_done, found = pickle.load(self._pipe)  # noqa: S301 - our own child's
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            self.end()
-            raise WorkerDied(self._last_line()) from error
+            code = self.end()
+            raise WorkerDied(self._last_line(), code) from error
         self._printed.truncate(0)
         if not is_done:
             raise marked_error(found) or given_up(found.strip().splitlines()[-1])
         result: R = found
         return result
 
-    def end(self) -> None:
-        """Kill it; what it has staged by then is not committed."""
+    def end(self) -> int:
+        """Kill it, and return its exit code; what it has staged by then is not committed."""
         self._process.kill()
-        self._process.wait()
+        code = self._process.wait()
         with suppress(OSError):
             self._pipe.close()
+        return code
 
     def _last_line(self) -> str:
         with suppress(OSError, ValueError):
@@ -146,7 +155,7 @@ class LocalWorkers(Workers):
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="orchard-worker")
         self._own = local()  # of each thread: its process
         self._lock = Lock()  # of the set, and of starting
-        self._processes: set[_Process] = set()
+        self._processes: set[Process] = set()
         self._is_ended = Event()
         self._round = 0  # rises when what is under way is given up
         self._folder = Path(tempfile.mkdtemp(prefix="orchard-workers-"))
@@ -217,28 +226,28 @@ class LocalWorkers(Workers):
 
     def _do(self, function: Callable[[T], R], item: T, started_in: int) -> R:
         """Do a task of a round, in the process of this thread."""
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(ATTEMPTS):
             try:
-                return self._process_of_thread(started_in)(function, item)
+                return self._process_of_thread(started_in)(function, item, attempt=attempt)
             except WorkerDied as error:
                 self._forget_process()
-                if attempt == ATTEMPTS or self._is_over(started_in):
+                if attempt == ATTEMPTS - 1 or self._is_over(started_in):
                     raise ClusterError(_killed(str(error))) from error
             except OrchardError:
-                if attempt == ATTEMPTS or self._is_over(started_in):
+                if attempt == ATTEMPTS - 1 or self._is_over(started_in):
                     raise
         raise AssertionError  # the last attempt returns or raises
 
     def _is_over(self, started_in: int) -> bool:
         return self._is_ended.is_set() or started_in != self._round
 
-    def _process_of_thread(self, started_in: int) -> _Process:
-        found: _Process | None = getattr(self._own, "process", None)
+    def _process_of_thread(self, started_in: int) -> Process:
+        found: Process | None = getattr(self._own, "process", None)
         with self._lock:
             if self._is_over(started_in):
                 raise KeyboardInterrupt
             if found is None or found not in self._processes:  # there is none yet, or it was ended with its round
-                found = self._own.process = _Process(self._folder)
+                found = self._own.process = Process(self._folder)
                 self._processes.add(found)
         return found
 
@@ -301,8 +310,9 @@ def main(shared: Path) -> None:
 
 def _answer(pipe: BufferedRWPair) -> None:
     """Do what comes next; raises EOFError or ConnectionError when the parent is gone."""
-    function, item = pickle.load(pipe)  # noqa: S301 - the parent's
+    function, item, attempt = pickle.load(pipe)  # noqa: S301 - the parent's
     _forget()
+    begin_attempt(attempt)
     answer: tuple[bool, Any]
     try:
         answer = True, call(function, item)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from orchard import errors, interruption
 from orchard.cluster import executors
 from orchard.errors import ClusterError, OrchardError, file_failure, first_line, is_of_file
-from orchard.workers import Early, Shared, Workers
+from orchard.workers import Early, Shared, Workers, begin_attempt
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -134,13 +134,13 @@ class SparkWorkers(Workers):
     def run(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Run one job of Spark, with one task an item."""
         with at_work(self._context):
-            found: list[R] = self._context.parallelize(items, len(items)).map(partial(call, function)).collect()
+            found: list[R] = self._context.parallelize(items, len(items)).map(partial(_call, function)).collect()
         return found
 
     def merge(self, function: Callable[[T], R], items: Sequence[T], merge: Callable[[R, R], R]) -> R:
         """Merge in the executors, too."""
         with at_work(self._context):
-            merged: R = self._context.parallelize(items, len(items)).map(partial(call, function)).treeReduce(merge)
+            merged: R = self._context.parallelize(items, len(items)).map(partial(_call, function)).treeReduce(merge)
         return merged
 
     def close(self) -> None:
@@ -280,6 +280,15 @@ def call(function: Callable[[T], R], item: T) -> R:
     """Call `function` in a worker; raises `TaskFailed` for an error of Orchard's or of a file."""
     with _marked():
         return function(item)
+
+
+def _call(function: Callable[[T], R], item: T) -> R:
+    """Do as `call` in one of Spark's workers."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    begin_attempt(context.attemptNumber() if context is not None else 0)
+    return call(function, item)
 
 
 def _call_on_batches(

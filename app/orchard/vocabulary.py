@@ -46,7 +46,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     """The content ends before the image does."""
     CORRUPT = "corrupt"
-    """The content is of a supported format but cannot be decoded."""
+    """The content is of a supported format but cannot be decoded, or ends the process that decodes it."""
     TOO_LARGE = "too_large"
     """More bytes than ``max_bytes``."""
     TOO_MANY_PIXELS = "too_many_pixels"

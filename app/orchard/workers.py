@@ -29,6 +29,18 @@ ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 """Of the workers: Arrow's own allocators keep some 20 MB of what they freed."""
 
 _TICK_SECONDS = 0.25
+_attempt = 0
+
+
+def begin_attempt(number: int) -> None:
+    """Remember, in a worker, which attempt at a task begins; the first is 0."""
+    global _attempt  # noqa: PLW0603 - a worker does one task at a time
+    _attempt = number
+
+
+def has_failed_before() -> bool:
+    """Return, in a worker, whether an earlier attempt at its task has failed, or has ended its worker."""
+    return _attempt > 0
 
 
 class Shared(Protocol[V]):

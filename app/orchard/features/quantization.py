@@ -28,12 +28,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchard.errors import InputError
+from orchard.features.apart import decoding
 from orchard.features.artifact import BATCH_SIZE, Artifact, Precision
 from orchard.features.engines import OpenVinoEngine, graph_files, import_openvino, openvino_core
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle
 from orchard.files import digest_of
-from orchard.images.decoding import Decoded, Limits, decode
+from orchard.images.decoding import Decoded, Limits
 from orchard.images.reading import contents
 from orchard.images.selection import sample
 from orchard.storage import S3Options
@@ -93,7 +94,8 @@ def decoded(images: Sequence[bytes], size: int, limits: Limits, fit: Fit = Fit.S
     Raises:
         InputError: fewer than `LEAST_IMAGES` are left.
     """
-    found = [image.pixels for data in images if isinstance(image := decode(data, size, limits, fit), Decoded)]
+    with decoding(apart=True) as decode:
+        found = [image.pixels for data in images if isinstance(image := decode(data, size, limits, fit), Decoded)]
     if len(found) < LEAST_IMAGES:
         raise InputError(
             f"int8 is calibrated with at least {LEAST_IMAGES} training images, and {len(found)} of {len(images)} can "

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from orchard import memory
 from orchard.datasets import list_column
 from orchard.errors import StorageError
+from orchard.features.apart import Decode, decoding
 from orchard.features.artifact import LARGER, Artifact, EngineName
 from orchard.features.engines import Engine, import_openvino, load_engine
 from orchard.features.sharing import Done
@@ -37,7 +38,7 @@ from orchard.images.reading import contents
 from orchard.layout import CARRIED, FEATURES, INVENTORY, REJECTED, VIEWED, VIEWS, Dataset
 from orchard.storage import LocalStorage, S3Options, Storage
 from orchard.vocabulary import Fit, Reason
-from orchard.workers import Shared
+from orchard.workers import Shared, has_failed_before
 
 # Decoded images that wait for the engine: a multiple of its batch, and few enough to stay small (10 MB at 224 px).
 BUFFERED_IMAGES = 64
@@ -128,7 +129,8 @@ def featurize(job: Job, given: Task) -> TaskReport:
     found = contents(task, job.limits, job.s3)
     backgrounds = pictures(job.backgrounds.value) if job.backgrounds is not None else ()
     drawn = Drawn(job.views, job.seed, backgrounds, alone=job.views_alone)
-    rows = worked_on(task, found, engine, limits=job.limits, fit=artifact.fit, drawn=drawn)
+    with decoding(apart=has_failed_before()) as decode:
+        rows = worked_on(task, found, engine, limits=job.limits, fit=artifact.fit, drawn=drawn, decode=decode)
     tables = rows.tables()
     files = {}
     for dataset, table in tables.items():
@@ -165,6 +167,7 @@ def worked_on(
     limits: Limits,
     fit: Fit,
     drawn: Drawn,
+    decode: Decode = decode,
 ) -> TaskRows:
     """Decode and featurize the images of a task (schema `LISTING`), whose contents are `found` in their order."""
     rows = TaskRows(task, engine, drawn)

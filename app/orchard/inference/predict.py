@@ -13,8 +13,9 @@ from typing import TypedDict
 import pyarrow as pa
 
 from orchard.errors import InputError
+from orchard.features.apart import Decode, decoding
 from orchard.features.worker import pack
-from orchard.images.decoding import Limits, Rejection
+from orchard.images.decoding import Limits, Rejection, decode
 from orchard.images.manifests import is_manifest
 from orchard.images.reading import contents
 from orchard.images.sources import list_images
@@ -24,7 +25,7 @@ from orchard.inference.predictor import Place, Predictor
 from orchard.layout import LISTING
 from orchard.storage import S3Options, local_path, readable_path
 from orchard.vocabulary import Answer, Reason
-from orchard.workers import Shared, Workers
+from orchard.workers import Shared, Workers, has_failed_before
 
 STDIN = "-"
 TASK_IMAGES = 128
@@ -145,15 +146,25 @@ def answer_task(job: _Job, packed: bytes) -> list[Answered]:
     if job.digest not in _predictors:
         _predictors[job.digest] = Predictor(job.model.value, limits=job.limits)
     task = pa.ipc.open_stream(packed).read_all()
-    return _answers(_predictors[job.digest], task, s3=job.s3, limits=job.limits, top=job.top, regions=job.regions)
+    with decoding(apart=has_failed_before()) as by:
+        return _answers(
+            _predictors[job.digest], task, s3=job.s3, limits=job.limits, top=job.top, regions=job.regions, by=by
+        )
 
 
 def _answers(
-    predictor: Predictor, images: pa.Table, *, s3: S3Options, limits: Limits, top: int, regions: bool
+    predictor: Predictor,
+    images: pa.Table,
+    *,
+    s3: S3Options,
+    limits: Limits,
+    top: int,
+    regions: bool,
+    by: Decode = decode,
 ) -> list[Answered]:
     paths = images["path"].to_pylist()
-    decode = predictor.decode_larger if regions else predictor.decode
-    found = [decode(data) if isinstance(data, bytes) else data for data in _read(images, limits, s3)]
+    decoded = predictor.decode_larger if regions else predictor.decode
+    found = [decoded(data, by) if isinstance(data, bytes) else data for data in _read(images, limits, s3)]
     pixels = [image.pixels for image in found if not isinstance(image, Rejection)]
     predictions = iter(predictor.predict(pixels, top))
     answers = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from orchard.inference.columns import ColumnAnswer
 from orchard.inference.model import Model
 from orchard.inference.regions import Region
 from orchard.vocabulary import Answer, Fit
+
+if TYPE_CHECKING:
+    from orchard.features.apart import Decode
 
 PLACE_IMAGES = regions.MOST_BOXES + 1
 """Number of images whose prediction costs as much as one image with regions and map, at most."""
@@ -81,14 +85,16 @@ class Predictor:
         """Side, in pixels, of the square that the network gets."""
         return self._engine.input_size
 
-    def decode(self, data: bytes) -> Decoded | Rejection:
-        """Decode the bytes of an image as the pipeline does; never raises."""
-        return decode(data, self._engine.decoded_size, self._limits, self.model.artifact.fit)
+    def decode(self, data: bytes, by: Decode | None = None) -> Decoded | Rejection:
+        """Decode the bytes of an image as the pipeline does, in this process or elsewhere; never raises."""
+        return (by or decode)(data, self._engine.decoded_size, self._limits, self.model.artifact.fit)
 
-    def decode_larger(self, data: bytes) -> Decoded | Rejection:
+    def decode_larger(self, data: bytes, by: Decode | None = None) -> Decoded | Rejection:
         """Decode like `decode`, and also at the larger size that `regions` needs; never raises."""
         size = self._engine.input_size
-        return decode(data, self._engine.decoded_size, self._limits, self.model.artifact.fit, regions.LARGER * size)
+        return (by or decode)(
+            data, self._engine.decoded_size, self._limits, self.model.artifact.fit, regions.LARGER * size
+        )
 
     def regions(self, image: Decoded) -> list[Region]:
         """Return the regions of an image from `decode_larger`; it costs as much as 13 or 14 images."""

@@ -72,6 +72,10 @@ class Measured:
     """The rejected images, of schema REJECTED."""
 
 
+class _Died(OrchardError):
+    """A process left no result, and no error."""
+
+
 def measure(
     images: pa.Table, settings: Settings, *, processes: int = 1, most: int = IMAGES, seconds: float = SECONDS
 ) -> Measured:
@@ -102,7 +106,10 @@ def measure(
         backgrounds = read_backgrounds(place, settings.limits(), settings.s3_options()).content
     with scratch("plan") as folder:
         shares = [tried.take(pa.array(np.arange(n, count, processes))) for n in range(processes)]
-        results = _together(folder, artifact, request, backgrounds, shares)
+        try:
+            results = _together(folder / "one", artifact, request, backgrounds, shares)
+        except _Died:  # of an image's decoder, perhaps
+            results = _together(folder / "other", artifact, replace(request, apart=True), backgrounds, shares)
     rejected = pa.Table.from_pylist([row for result in results for row in result.rejected], schema=REJECTED)
     if not any(result.featurized for result in results):
         mostly = sentence(commonest_kinds(rejected)[0])
@@ -160,7 +167,7 @@ def _together(
         started = []
         for number, share in enumerate(shares):
             own = folder / str(number)
-            own.mkdir()
+            own.mkdir(parents=True)
             (own / process.ARTIFACT).write_bytes(artifact.to_bytes())
             (own / process.BACKGROUNDS).write_bytes(backgrounds)
             pq.write_table(share, own / process.IMAGES)
@@ -190,7 +197,7 @@ def _result(own: Path, worker: subprocess.Popen[bytes]) -> Result:
     try:
         return Result(**json.loads((own / process.RESULT).read_text()))
     except OSError:
-        raise OrchardError(
+        raise _Died(
             f"Working on a few images {child.last_words(own, worker.returncode)}: make room in memory, or "
             "lower --max-pixels."
         ) from None

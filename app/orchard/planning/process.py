@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 
 from orchard import child, memory
 from orchard.errors import OrchardError
+from orchard.features.apart import Decode, decoding
 from orchard.features.artifact import Artifact
 from orchard.features.engines import Engine, load_engine
 from orchard.features.views import pictures
 from orchard.features.worker import Drawn, TaskRows, encoded, worked_on
-from orchard.images.decoding import Decoded, Limits, decode
+from orchard.images.decoding import Decoded, Limits
 from orchard.images.reading import contents
 from orchard.layout import REJECTED, Dataset
 from orchard.storage import S3Options
@@ -46,6 +47,8 @@ class Request:
     seed: int
     seconds: float
     """Seconds after which no further images are begun."""
+    apart: bool = False
+    """Whether to decode in another process: one of before has died."""
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> Request:
@@ -96,12 +99,13 @@ def main(folder: Path) -> int:
         read = time.perf_counter()
         engine = load_engine(artifact)
         compiled = time.perf_counter()
-        single = _single_seconds(engine, artifact, found, request.limits)
-        lines.write("ready\n")
-        if not sys.stdin.readline():  # the parent is gone
-            return 0
-        drawn = Drawn(request.views, request.seed, pictures((folder / BACKGROUNDS).read_bytes()))
-        result = _measured(request, drawn, engine, images, found, fit=artifact.fit)
+        with decoding(apart=request.apart) as decode:
+            single = _single_seconds(engine, artifact, found, request.limits, decode)
+            lines.write("ready\n")
+            if not sys.stdin.readline():  # the parent is gone
+                return 0
+            drawn = Drawn(request.views, request.seed, pictures((folder / BACKGROUNDS).read_bytes()))
+            result = _measured(request, drawn, engine, images, found, fit=artifact.fit, decode=decode)
     except OrchardError as error:
         return child.leave_error(folder, error)
     times = {"read_seconds": read - started, "compile_seconds": compiled - read, "single_seconds": single}
@@ -109,7 +113,7 @@ def main(folder: Path) -> int:
     return 0
 
 
-def _single_seconds(engine: Engine, artifact: Artifact, found: list[Any], limits: Limits) -> float:
+def _single_seconds(engine: Engine, artifact: Artifact, found: list[Any], limits: Limits, decode: Decode) -> float:
     """Return the seconds of a pass of the network for one image; also warms everything up."""
     for data in found:
         image = decode(data, engine.decoded_size, limits, artifact.fit) if isinstance(data, bytes) else None
@@ -123,7 +127,14 @@ def _single_seconds(engine: Engine, artifact: Artifact, found: list[Any], limits
 
 
 def _measured(
-    request: Request, drawn: Drawn, engine: Engine, images: pa.Table, found: list[Any], *, fit: Fit
+    request: Request,
+    drawn: Drawn,
+    engine: Engine,
+    images: pa.Table,
+    found: list[Any],
+    *,
+    fit: Fit,
+    decode: Decode,
 ) -> dict[str, Any]:
     parts: list[dict[Dataset, pa.Table]] = []
     worked = 0
@@ -137,6 +148,7 @@ def _measured(
             limits=request.limits,
             fit=fit,
             drawn=drawn,
+            decode=decode,
         )
         parts.append(rows.tables())
         worked += part.num_rows

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from orchard.features.apart import Decode, decoding
 from orchard.features.artifact import BATCH_SIZE, LARGER
 from orchard.features.engines import import_openvino, openvino_core
 from orchard.features.resizing import Resizer
 from orchard.features.views import middle, random_view
 from orchard.files import digest_of
-from orchard.images.decoding import Decoded, Limits, decode
+from orchard.images.decoding import Decoded, Limits
 from orchard.images.reading import contents
 from orchard.storage import S3Options
 from orchard.vocabulary import Fit
@@ -49,6 +50,10 @@ class Pictures:
 
     def views(self, images: pa.Table, views: int) -> Iterator[list[NDArray[np.uint8]] | None]:
         """Yield the random views of each image, or those of `shares` if `views` is 0; None: it cannot be decoded."""
+        with decoding(apart=True) as decode:  # training is not to end with a decoder
+            yield from self._views(images, views, decode)
+
+    def _views(self, images: pa.Table, views: int, decode: Decode) -> Iterator[list[NDArray[np.uint8]] | None]:
         larger = int(np.ceil(LARGER * self.size)) if views or self.shares != (1.0,) else None
         for data in contents(images, self.limits, self.s3):
             found = decode(data, self.size, self.limits, self.fit, larger) if isinstance(data, bytes) else None
