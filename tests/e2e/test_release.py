@@ -14,8 +14,10 @@ AUDIT = Path("/run/cluster-lab/log/audit")
 """Where the API server of a test cluster notes what service accounts ask for; another cluster has none here."""
 
 
-LIMITED = [
-    f"{role}.{limit}" for role in ("driver", "executor") for limit in ("coreLimit=2", "ephemeralStorage.limit=3Gi")
+VALUES = [
+    *(f"{role}.{limit}" for role in ("driver", "executor") for limit in ("coreLimit=2", "ephemeralStorage.limit=3Gi")),
+    *(f"serve.{value}" for value in ("enabled=true", "replicas=1", "engines=1", "resources.requests.cpu=50m")),
+    *(f"serve.resources.limits.{limit}" for limit in ("cpu=2", "ephemeral-storage=1Gi")),
 ]
 
 
@@ -26,11 +28,22 @@ def finished(namespace: Namespace, sample: Path) -> dict[str, Any]:
     # A quota that counts limits of CPU and disk: a pod without them is refused.
     hard = {"limits.cpu": "8", "limits.ephemeral-storage": "20Gi", "requests.ephemeral-storage": "10Gi"}
     kubectl("-n", namespace.name, "patch", "quota/quota", "--type=merge", "-p", json.dumps({"spec": {"hard": hard}}))
-    installed = namespace.install("first", namespace.bucket.url("photos"), namespace.bucket.url("out"), *LIMITED)
+    installed = namespace.install("first", namespace.bucket.url("photos"), namespace.bucket.url("out"), *VALUES)
     until("two executors", lambda: len(namespace.pods("first", "executor")) == 2 or None)
     seen = namespace.pods("first")
     assert namespace.finish("first") == "Complete", namespace.events("first")[-5:]
     return {"notes": installed.out, "pods": seen}
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_server_waits_for_the_first_model_and_then_starts_once(namespace: Namespace) -> None:
+    kubectl("-n", namespace.name, "rollout", "status", "deployment/first-serve", "--timeout=60s")
+    (pod,) = namespace.pods("first", "serve")
+    (waiting,), (server,) = pod["status"]["initContainerStatuses"], pod["status"]["containerStatuses"]
+    assert (waiting["restartCount"], server["restartCount"]) == (0, 0)
+    (driver,) = namespace.pods("first", "driver")
+    ended = driver["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"]
+    assert waiting["state"]["terminated"]["startedAt"] < ended
 
 
 @pytest.mark.usefixtures("finished")
@@ -56,13 +69,13 @@ def test_the_results_are_those_of_a_local_run(
 
 def test_no_pod_is_more_privileged_than_restricted(finished: dict[str, Any]) -> None:
     components = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in finished["pods"]}
-    assert components == {"driver", "executor"}
+    assert components == {"driver", "executor", "serve"}
     for pod in finished["pods"]:
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not spec.get("hostNetwork") and not spec.get("hostPID")
-        for container in spec["containers"]:
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
             context = container["securityContext"]
             assert context["readOnlyRootFilesystem"] is True
             assert context["allowPrivilegeEscalation"] is False
@@ -105,9 +118,9 @@ def test_the_driver_may_do_what_it_did_and_nothing_else(namespace: Namespace) ->
 @pytest.mark.usefixtures("finished")
 def test_the_same_values_again_start_nothing(namespace: Namespace) -> None:
     before = [pod["metadata"]["uid"] for pod in namespace.pods("first", "driver")]
-    namespace.install("first", namespace.bucket.url("photos"), namespace.bucket.url("out"), *LIMITED)
+    namespace.install("first", namespace.bucket.url("photos"), namespace.bucket.url("out"), *VALUES)
     # Nor does another number, whatever a quota leaves: nothing runs that could be scaled.
-    bounds = (*LIMITED, "executor.instances=40")
+    bounds = (*VALUES, "executor.instances=40")
     namespace.install("first", namespace.bucket.url("photos"), namespace.bucket.url("out"), *bounds)
     command("helm", "rollback", "first", "-n", namespace.name)
     assert [pod["metadata"]["uid"] for pod in namespace.pods("first", "driver")] == before
