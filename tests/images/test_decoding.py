@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -365,6 +366,24 @@ def test_a_jpeg_that_lacks_only_its_end_is_whole(fruits: Path, target: int, opti
             cut = decode(data[: int(len(data) * share)], target, LIMITS)
             assert isinstance(cut, Rejection), share
             assert cut.reason is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}, {"subsampling": 0}])
+def test_a_jpeg_that_lacks_its_last_pixels_or_its_last_scan_is_truncated(
+    fruits: Path, options: dict[str, object]
+) -> None:
+    photo = Image.open(next((fruits / "Test").glob("Apple*/*.jpg"))).convert("RGB").rotate(45, expand=True)
+    data = _encode(photo, "JPEG", **options)
+    expected = _decoded(data).pixels
+    scans = [len(data) - found.start() for found in re.finditer(b"\xff\xda", data)]
+    assert len(scans) > 1 or "progressive" not in options
+    near = {cut + more for cut in scans[1:] for more in range(-12, 13)}
+    for cut, rest in [(cut, b"") for cut in sorted(near | set(range(3, 40)))] + [(len(data) // 2, bytes(len(data)))]:
+        found = decode(data[:-cut] + rest, 224, LIMITS)
+        if isinstance(found, Decoded):
+            assert (found.pixels == expected).all(), cut
+        else:
+            assert found.reason is Reason.TRUNCATED, cut
 
 
 def test_what_follows_an_image_and_odd_metadata_do_not_matter() -> None:

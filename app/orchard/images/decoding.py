@@ -140,15 +140,17 @@ def _format(data: bytes, limits: Limits) -> ImageFormat:
 def _decode_image(
     data: bytes, found: ImageFormat, target: int, limits: Limits, *, fit: Fit, larger: int | None
 ) -> Decoded:
+    if found is ImageFormat.JPEG:  # otherwise the zeros would be taken for pixels
+        data = jpeg.without_padding(data)
     try:
         return _decode_whole(data, found, target, limits, fit=fit, larger=larger)
     except OSError as error:
         if found is not ImageFormat.JPEG or "truncated" not in str(error):
             raise
         # Only the end marker may be missing: then it shows nowhere what comes before it.
-        ends = (fill + jpeg.END for fill in (b"", bytes(4096)))
-        whole, other = (_decode_whole(data + end, found, target, limits, fit=fit, larger=larger) for end in ends)
-        if not np.array_equal(whole.pixels, other.pixels):
+        ended = (data + fill + jpeg.END for fill in jpeg.FILLS)
+        whole, *others = (_decode_whole(one, found, target, limits, fit=fit, larger=larger) for one in ended)
+        if not all(np.array_equal(whole.pixels, other.pixels) for other in others) or jpeg.lacks_scans(data):
             raise
         return whole
 
