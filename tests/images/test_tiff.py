@@ -228,3 +228,21 @@ def test_costs_are_bounded_before_anything_is_decoded() -> None:
     assert result.reason is Reason.TOO_SLOW
     for broken in ({322: (0,), 323: (0,), 324: (8,)}, {278: (1,), 273: (8,)}, {278: (0,), 273: (8,)}, {}):
         assert isinstance(decode(tiff(tags | broken, zeros), 224, Limits()), Rejection)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "packbits", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_a_tiff_that_ends_early_is_truncated_wherever_its_directory_is(mode: str, compression: str) -> None:
+    image = Image.fromarray(np.rint(RGB * 255).astype(np.uint8)).convert("RGB" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(_as(GREY, "u2"))
+    file = io.BytesIO()
+    image.save(file, "TIFF", compression=compression)
+    data = file.getvalue()
+    whole = _shown(data)
+    for cut in (1, 2, 5, 20, 60, 100, 150, len(data) // 2, len(data) - 30, len(data) - 8):
+        found = decode(data[:-cut], 224, Limits())
+        if isinstance(found, Decoded):  # of what may be missing, as the resolution
+            assert (found.pixels == whole).all(), cut
+        else:
+            assert found.reason is Reason.TRUNCATED, (cut, found.detail)

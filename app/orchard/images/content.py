@@ -133,6 +133,8 @@ def boxes_end(data: bytes) -> int:
     for _ in range(1000):
         if at >= len(data):
             break
+        if at + 8 > len(data):  # not even its length
+            return at + 8
         size = int.from_bytes(data[at : at + 4], "big")
         if size == 1:
             size = int.from_bytes(data[at + 8 : at + 16], "big")

@@ -20,7 +20,7 @@ from orchard.images import gif, jpeg, png
 from orchard.images.colour import to_srgb
 from orchard.images.content import ImageFormat, boxes_end, describe, image_format
 from orchard.images.limits import Deadline, Limits, OutOfTime, Unfit, bounded_memory, check_cost
-from orchard.images.tiff import open_tiff
+from orchard.images.tiff import ends_early, open_tiff
 from orchard.vocabulary import Fit, Reason
 
 try:
@@ -326,7 +326,7 @@ def _ends_early(found: ImageFormat, data: bytes) -> bool:
         case ImageFormat.BMP:
             early = int.from_bytes(data[2:6], order) > len(data)
         case ImageFormat.TIFF:
-            early = int.from_bytes(data[4:8], order) >= len(data)
+            early = ends_early(data)
         case ImageFormat.AVIF | ImageFormat.HEIC:
             early = boxes_end(data) > len(data)
     return early

@@ -44,6 +44,8 @@ class _Layout:
     order: str  # < or >
     tags: _Tags
     profile: bytes | None
+    values_end: int
+    """Where the last of the tags' values ends that are not in the directory itself."""
 
     def __getitem__(self, tag: int) -> tuple[int, ...]:
         return self.tags.get(tag, ())
@@ -54,6 +56,21 @@ class _Layout:
     @property
     def tiled(self) -> bool:
         return bool(self[_TILE_OFFSETS])
+
+    @property
+    def parts_end(self) -> int:
+        """Where the last strip or tile ends, by its own account."""
+        offsets, counts = (_TILE_OFFSETS, _TILE_BYTES) if self.tiled else (_STRIP_OFFSETS, _STRIP_BYTES)
+        return max(map(sum, zip(self[offsets], self[counts], strict=False)), default=0)
+
+
+def ends_early(data: bytes) -> bool:
+    """Whether a broken TIFF ends before what its directory names."""
+    try:
+        layout = _layout(data)
+    except (OSError, struct.error):
+        return True
+    return max(layout.values_end, layout.parts_end) > len(data)
 
 
 def open_tiff(data: bytes, limits: Limits) -> Image.Image:
@@ -102,9 +119,12 @@ def _layout(data: bytes) -> _Layout:
         (at,) = struct.unpack_from(header, data, 4)
     tags: _Tags = {}
     profile = None
+    values_end = 0
     try:
         (entries,) = struct.unpack_from(count, data, at)
         at += struct.calcsize(count)
+        if at + min(entries, 65535) * struct.calcsize(entry + value[1:]) > len(data):  # it may say what the others mean
+            raise OSError("image file is truncated")
         for _ in range(min(entries, 65535)):
             tag, kind, n = struct.unpack_from(entry, data, at)
             at += struct.calcsize(entry)
@@ -112,6 +132,7 @@ def _layout(data: bytes) -> _Layout:
             start = at
             if n * struct.calcsize(order + code) > struct.calcsize(value):
                 (start,) = struct.unpack_from(value, data, at)
+                values_end = max(values_end, start + n * struct.calcsize(order + code))
             at += struct.calcsize(value)
             if tag == _ICC_PROFILE and n <= MAX_PROFILE_BYTES:
                 profile = data[start : start + n]
@@ -120,7 +141,7 @@ def _layout(data: bytes) -> _Layout:
     except (struct.error, OverflowError):
         if _WIDTH not in tags or _HEIGHT not in tags:
             raise OSError("image file is truncated") from None
-    return _Layout(order, tags, profile)
+    return _Layout(order, tags, profile, values_end)
 
 
 _READ = {
@@ -240,6 +261,8 @@ class _Samples:
         if rows < 1 or len(offsets) % planes or len(offsets) // planes < -(-self._height // rows) * across:
             raise ValueError("strips or tiles are missing")
         check_cost("TIFF", (self._width, self._height), 0, planes * rows * row_bytes, self._limits)
+        if layout.parts_end > len(self._data):  # where another directory will be
+            raise OSError("image file is truncated")
         group = max(1, _BAND_BYTES // (rows * row_bytes))
         first = plane * (len(offsets) // planes)
         for top in range(0, self._height, group * rows):
