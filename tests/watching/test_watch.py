@@ -135,6 +135,22 @@ def test_of_a_file_that_is_too_large_no_more_is_read_than_tells_it(tmp_path: Pat
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
+def test_hidden_names_do_not_count_and_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    photo = cv2.imencode(".jpg", np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8))[1].tobytes()
+    (tmp_path / "._1.jpg").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X")
+    (tmp_path / ".in.2.jpg").write_bytes(photo[: len(photo) // 2])
+    (tmp_path / "1.jpg").symlink_to("/proc/self/mem")  # a file that opens, and cannot be read, as of a broken disk
+    found = frames(str(tmp_path), Look(64, Fit.STRETCH, None))
+    first = next(found)
+    assert (first.name, first.skipped) == ("1.jpg", 0)
+    assert first.picture == Rejection(Reason.UNREADABLE, "Input/output error")
+    (tmp_path / ".in.2.jpg").write_bytes(photo)
+    (tmp_path / ".in.2.jpg").rename(tmp_path / "2.jpg")
+    second = next(found)
+    assert (second.name, second.skipped) == ("2.jpg", 0)
+    assert isinstance(second.picture, np.ndarray)
+
+
 @pytest.mark.parametrize("suffix", ["JPG", "jpe", "jfif", "heic", "HEIF", "avif", "png", "webp", "bmp", "gif", "tiff"])
 def test_an_image_of_every_format_counts_by_its_usual_names(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ from orchard import interruption
 from orchard.errors import InputError, UsageError
 from orchard.images.decoding import Decoded, Rejection, decode, fitted
 from orchard.images.limits import DEFAULT_LIMITS
-from orchard.vocabulary import Fit
+from orchard.vocabulary import Fit, Reason
 
 _POLL_SECONDS = 0.05
 _SLOW_SECONDS = 2.0
@@ -34,7 +34,9 @@ _CAMERA_SECONDS = 10.0
 _SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 )
-"""Of every format that is read: a file of another name is no image, or not yet."""
+"""Of every format that is read: a file of another name is no image, or not yet, and so is a hidden one (a program that
+uploads may name it so until it is whole, and macOS keeps ``._photo.jpg`` beside a file).
+"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _of_folder(folder: Path, look: Look) -> Iterator[Frame]:
         found = {
             entry.name: (status.st_size, status.st_mtime_ns)
             for entry, status in _statuses(folder)
-            if entry.suffix.lower() in _SUFFIXES
+            if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".")
         }
         # Whole is what has not changed since the look before.
         whole = {name: state for name, state in found.items() if seen.get(name) != state == growing.get(name)}
@@ -107,13 +109,17 @@ def _of_folder(folder: Path, look: Look) -> Iterator[Frame]:
             interruption.wait(_POLL_SECONDS)
             continue
         newest = max(whole, key=lambda name: (whole[name][1], name))
+        picture: NDArray[np.uint8] | Rejection
         try:
             with (folder / newest).open("rb") as file:
                 data = file.read(DEFAULT_LIMITS.max_bytes + 1)
-        except OSError:  # it is gone again
+        except FileNotFoundError:  # it is gone again
             seen[newest] = whole[newest]
             continue
-        picture = _decoded(data, look)
+        except OSError as error:
+            picture = Rejection(Reason.UNREADABLE, error.strerror or type(error).__name__)
+        else:
+            picture = _decoded(data, look)
         if isinstance(picture, Rejection) and newest not in held:  # its writer may only be slow
             held[newest] = whole[newest], now + _SLOW_SECONDS
             continue
