@@ -194,8 +194,10 @@ def test_a_video_is_answered_in_its_own_time(
         (("later.onnx", "."), 3, "later.onnx.json is the card of another model than later.onnx"),
         (("later.xml", "."), 3, "later.xml.json is the card of another model than later.xml"),
         (("fruits.onnx", "nowhere"), 3, "There is no folder, video or camera nowhere"),
-        (("fruits.onnx", "alone.onnx"), 3, "cannot be opened as a video"),
-        (("fruits.onnx", "93"), 3, "93 cannot be opened as a camera"),
+        (("half.xml", "."), 3, "half.xml cannot be used (Start-end tags mismatch at offset"),
+        (("fruits.onnx", "alone.onnx"), 3, "cannot be opened as a video: is it one, and whole?"),
+        (("fruits.onnx", "half.mp4"), 3, "half.mp4 cannot be opened as a video: is it one, and whole?"),
+        (("fruits.onnx", "93"), 3, "93 cannot be opened as a camera: is it connected"),
         (("fruits.onnx", "99999999999"), 3, "There is no folder, video or camera 99999999999"),
     ],
 )
@@ -212,11 +214,30 @@ def test_what_cannot_be_is_one_sentence(
     later = json.dumps(json.loads(card_beside(exported).read_text()) | {"digest": "later"})
     for name in ("later.onnx", "later.xml"):
         card_beside(tmp_path / name).write_text(later)
+    shutil.copy(card_beside(exported), tmp_path / "half.xml.json")
+    (tmp_path / "half.xml").write_text('<?xml version="1.0"?><net name="fruits" version="11"><layers>')
+    writer = cv2.VideoWriter(str(tmp_path / "half.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 64))
+    writer.write(np.zeros((64, 64, 3), np.uint8))
+    writer.release()
+    os.truncate(tmp_path / "half.mp4", 300)  # its table of contents is at its end
     done = subprocess.run(
         command(*arguments), env=robot, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == code
     assert said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(("",), "the path is empty"), ((".", "--threads", "99999999999"), "1<=x<=1024")]
+)
+def test_a_flag_or_a_source_that_cannot_be_is_said_before_the_model_is_read(
+    robot: dict[str, str], arguments: tuple[str, ...], said: str
+) -> None:
+    done = subprocess.run(
+        command("gone.onnx", *arguments), env=robot, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from orchard.commandline import FiniteRange, NamedPath
 
 @click.command(short_help="classify frames of a camera, a video or a growing folder")
 @click.argument("model", type=NamedPath())
-@click.argument("source")
+@click.argument("source", type=NamedPath())
 @click.option(
     "--rate",
     type=FiniteRange(0, min_open=True),
@@ -27,9 +27,13 @@ from orchard.commandline import FiniteRange, NamedPath
     "--top", default=3, type=click.IntRange(1), metavar="N", help="print the N likeliest labels  [default: 3]"
 )
 @click.option(
-    "--threads", default=1, type=click.IntRange(1), metavar="N", help="number of threads that compute  [default: 1]"
+    "--threads",
+    default=1,
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="number of threads that compute  [default: 1]",
 )
-def watch(model: Path, source: str, *, rate: float | None, top: int, threads: int) -> int:
+def watch(model: Path, source: Path, *, rate: float | None, top: int, threads: int) -> int:
     """Classify the frames of SOURCE as they arrive, and print a line of JSON for each.
 
     MODEL is an ONNX or OpenVINO file that `orchard export` wrote, with its card beside it. SOURCE is a folder that
@@ -47,7 +51,7 @@ def watch(model: Path, source: str, *, rate: float | None, top: int, threads: in
 
     exported = Exported(model, threads)
     look = Look(exported.card.side, exported.card.fit, rate)
-    for number, frame in enumerate(frames(source, look), 1):
+    for number, frame in enumerate(frames(str(source), look), 1):
         line = {"number": number, "frame": frame.name, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         if isinstance(frame.picture, Rejection):
             said: dict[str, Any] = {"reason": str(frame.picture.reason), "detail": frame.picture.detail}

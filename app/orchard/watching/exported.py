@@ -134,8 +134,8 @@ def _openvino(file: Path, threads: int) -> tuple[Any, str | None]:
 
 
 def _unusable(file: Path, error: Exception) -> InputError:
-    first = str(error).strip().split("\n", maxsplit=1)[0][:200]
-    return InputError(f"{file} cannot be used ({first}): export the model again.")
+    cause = str(error).strip().rpartition("\n")[2].strip(" .!")[:200]  # OpenVINO begins with places of its source
+    return InputError(f"{file} cannot be used ({cause}): export the model again.")
 
 
 def _imported(load: Callable[[], Any], package: str) -> Any:

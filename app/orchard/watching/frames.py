@@ -244,7 +244,9 @@ def _captured(cv2: Any, source: str | int) -> Iterator[Any]:
     capture = cv2.VideoCapture(source)
     try:
         if not capture.isOpened():
-            raise InputError(f"{source} cannot be opened as {'a video' if isinstance(source, str) else 'a camera'}.")
+            if isinstance(source, str):
+                raise InputError(f"{source} cannot be opened as a video: is it one, and whole?")
+            raise InputError(f"{source} cannot be opened as a camera: is it connected, and used by no other program?")
         yield capture
     finally:
         capture.release()
@@ -252,6 +254,7 @@ def _captured(cv2: Any, source: str | int) -> Iterator[Any]:
 
 def _import_opencv() -> Any:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what hinders it is said in a sentence of ours
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent, too
     try:
         import cv2
     except ImportError as error:
