@@ -104,6 +104,10 @@ def test_rejections_are_allowed_by_count_or_share(value: str, listed: int, allow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ({"driver_memory": "2"}, "cannot be '2': give a number with its unit k, m or g, such as 900m[.]$"),
+        ({"classifier_memory": "1 GB"}, "cannot be '1 GB': give a number with its unit k, m or g, such as 900m[.]$"),
+        ({"finish_within": "90"}, "cannot be '90': give a number with its unit s, m or h, such as 90m[.]$"),
+        ({"webhook": "example.com"}, ": give a URL that begins with http:// or https://[.]$"),
         ({"limit": "0"}, r"--limit \(or ORCHARD_LIMIT\) cannot be '0'"),
         ({"engine": "caffe"}, "--engine"),
         ({"variance": "1.5"}, "--variance"),

@@ -102,6 +102,15 @@ def _as_headers(names: tuple[str, ...]) -> tuple[str, ...]:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 
 
+_MEMORY, _TIME, _URL = r"^[0-9]+[kmgKMG]$", r"^[1-9][0-9]*[smh]$", r"^https?://[^\s]+$"
+_WRITTEN = {
+    _MEMORY: "a number with its unit k, m or g, such as 900m",
+    _TIME: "a number with its unit s, m or h, such as 90m",
+    _URL: "a URL that begins with http:// or https://",
+}
+"""How a text that has to match a pattern is written."""
+
+
 class Settings(BaseSettings):
     """The settings of a run; each field's description is the help of its flag."""
 
@@ -252,7 +261,7 @@ class Settings(BaseSettings):
     sure_at: float = Field(0.99, gt=0, lt=1, description="share of sure answers that must be right")
     classifier_memory: str = Field(
         "512m",
-        pattern=r"^[0-9]+[kmgKMG]$",
+        pattern=_MEMORY,
         description="memory for fitting classifiers in the driver's Python process; Spark fits a regression that needs "
         "more",
     )
@@ -265,7 +274,7 @@ class Settings(BaseSettings):
 
     # Spark
     master: str | None = Field(None, description="Spark master URL; by default local, on all cores of this machine")
-    driver_memory: str = Field("900m", pattern=r"^[0-9]+[kmgKMG]$", description="heap of the driver's JVM")
+    driver_memory: str = Field("900m", pattern=_MEMORY, description="heap of the driver's JVM")
     executor_timeout: float = Field(
         600, gt=0, description="time to wait for the first executor on Kubernetes, in seconds"
     )
@@ -277,7 +286,7 @@ class Settings(BaseSettings):
     )
     finish_within: str | None = Field(
         None,
-        pattern=r"^[1-9][0-9]*[smh]$",
+        pattern=_TIME,
         description="scale the executors so that extraction ends within this time (90m, 2h), between --min-executors "
         "and --max-executors",
     )
@@ -289,7 +298,7 @@ class Settings(BaseSettings):
     )
     webhook: str | None = Field(
         None,
-        pattern=r"^https?://[^\s]+$",
+        pattern=_URL,
         description="URL that receives the run's result as a JSON POST when the run ends",
     )
     core_hour_price: float | None = Field(
@@ -532,6 +541,8 @@ def _sentence(error: ValidationError | SettingsError) -> str:
         return f'{name} cannot be read: write it as JSON, such as {{"key": "value"}}.'
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch":
+        message = f"give {_WRITTEN[first['ctx']['pattern']]}"
     if not first["loc"]:
         return f"{message}."
     name, *within = map(str, first["loc"])
