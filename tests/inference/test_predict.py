@@ -137,6 +137,16 @@ def test_a_broken_file_is_reported_and_the_others_are_answered(trained: Path, fr
     assert re.search(rb"good.jpg: Raspberry .* colour: red \d", table.stdout)
 
 
+def test_csv_has_no_more_candidates_than_the_model_has_labels(trained: Path, fruits: Path) -> None:
+    """A table of 9000000000 candidates took all memory."""
+    photograph = next((fruits / "Test" / "Raspberry").iterdir())
+    found = predict(trained, str(photograph), "--format", "csv", "--top", "5000")
+    (row,) = csv.DictReader(io.StringIO(found.stdout.decode()))
+    labels = len(Model.load(str(trained)).labels)
+    assert [name for name in row if name.startswith("label_")] == [f"label_{rank + 1}" for rank in range(labels)]
+    assert row[f"label_{labels}"]
+
+
 def test_a_file_whose_name_is_not_utf8_has_the_name_of_a_listing(tmp_path: Path) -> None:
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.jpg"))
     file.write_bytes(b"1")

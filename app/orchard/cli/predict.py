@@ -87,6 +87,7 @@ def predict(
     settings.check_regions(output, images)
     s3, limits = settings.s3_options(), settings.limits()
     model = Model.load(output, s3)
+    top = min(top, len(model.labels))  # there are no more, and CSV has columns for each
     listed = find_images(images, s3)
     in_workers = spark if spark is not None else listed.num_rows >= _WORKERS_FROM or settings.master is not None
     if in_workers and STDIN in images:
