@@ -116,7 +116,7 @@ def test_it_writes_to_s3(trained: Path, s3_server: S3Server) -> None:
         (("onnx", "fruits.tflite"), "ends in .onnx, or take --format litert"),
         (("litert", "fruits.lite"), "ends in .tflite"),
         (("openvino", "models/"), "ends in .xml"),
-        (("onnx", "models/.onnx"), "ends in .onnx"),
+        (("onnx", "models/.onnx"), "is a suffix alone: write a name before it, such as model.onnx."),
         (("keras", "fruits.keras", "--precision", "float16"), "take --format litert"),
     ],
 )
@@ -129,12 +129,22 @@ def test_what_does_not_go_together_is_refused_with_what_to_take(
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_half_written_is_left_where_writing_fails(trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "fruits.onnx").mkdir()
-    result = orchard_export(trained, "--format", "onnx", "--to", tmp_path / "fruits.onnx")
-    assert isinstance(result.exception, StorageError)
-    assert not list((tmp_path / "fruits.onnx").iterdir())
-    assert {file.suffix for file in tmp_path.iterdir()} <= {".onnx", ".json"}
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("onnx", ".onnx"), ("onnx", ".onnx.json"), ("openvino", ".xml.json"), ("openvino", ".bin")]
+)
+def test_a_folder_where_a_file_will_be_leaves_the_export_of_before(
+    trained: Path, tmp_path: Path, kind: str, suffix: str
+) -> None:
+    """The model of before was deleted, before its card could not be written."""
+    file = tmp_path / f"fruits{Format(kind).suffix}"
+    file.write_bytes(b"before")
+    folder = tmp_path / f"fruits{suffix}"
+    folder.unlink(missing_ok=True)
+    folder.mkdir()
+    result = orchard_export(trained, "--format", kind, "--to", file)
+    assert isinstance(result.exception, UsageError) and str(result.exception).startswith(f"{folder} is a folder")
+    assert set(tmp_path.iterdir()) == {file, folder} and not list(folder.iterdir())
+    assert file == folder or file.read_bytes() == b"before"
 
 
 @pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])

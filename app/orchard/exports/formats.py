@@ -64,8 +64,11 @@ def check(kind: Format, precision: StoredPrecision, file: str) -> None:
         raise UsageError(
             f"--format keras is float32 alone, not {precision}: take --format litert for a phone, or onnx."
         )
-    if file.endswith(kind.suffix) and not file.endswith("/" + kind.suffix) and file != kind.suffix:
+    name = file.rpartition("/")[2]
+    if name.endswith(kind.suffix) and name != kind.suffix:
         return
-    other = next((found for found in Format if file.endswith(found.suffix)), None)
+    if name == kind.suffix:
+        raise UsageError(f"--to {file} is a suffix alone: write a name before it, such as model{kind.suffix}.")
+    other = next((found for found in Format if name.endswith(found.suffix)), None)
     advice = f", or take --format {other}" if other else ""
     raise UsageError(f"--to {file}: the name of a file of --format {kind} ends in {kind.suffix}{advice}.")

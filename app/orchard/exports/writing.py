@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from orchard import interruption
-from orchard.errors import InputError
+from orchard.errors import InputError, UsageError
 from orchard.exports.card import model_card
 from orchard.exports.formats import Format, StoredPrecision, card_beside, check
 from orchard.exports.graph import folded_graph
@@ -24,7 +24,7 @@ from orchard.features.engines import graph_files
 from orchard.features.weights import tuned
 from orchard.inference.model import Model
 from orchard.output import Output
-from orchard.storage import DEFAULT_S3, LocalStorage, S3Options, open_storage, readable_path
+from orchard.storage import DEFAULT_S3, LocalStorage, S3Options, Storage, open_storage, readable_path
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +59,17 @@ def export(
         s3: where the object store is.
 
     Raises:
-        UsageError: format, precision and suffix do not go together, or a package is missing.
+        UsageError: format, precision and suffix do not go together, a package is missing, or a folder is in the way.
         InputError: there is no model, or int8 lacks the images to calibrate with.
         WeightsUnavailable: the backbone's weights are needed and not available.
         StorageError: reading or writing failed.
     """
     check(kind, precision, file)
-    model = Model.load(output, s3)
     folder, _, name = readable_path(file).rpartition("/")
     stem = name.removesuffix(kind.suffix)
     storage = open_storage(folder or ("/" if file.startswith("/") else "."), s3)
+    _check_room(storage, [name, card_beside(Path(name)).name, *([f"{stem}.bin"] if kind is Format.OPENVINO else [])])
+    model = Model.load(output, s3)
     settings = model.run.get("settings", {})
     weights = weights or tuned(Output(output, s3)) or settings.get("weights") or model.artifact.weights
     seed = int(settings.get("seed", 0))
@@ -106,6 +107,13 @@ def export(
                 storage.write(part, data)
     sizes = {name: len(content)} | {part: len(data) for part, data in files.items()}
     return Exported({f"{storage.url.rstrip('/')}/{part}": size for part, size in sizes.items()}, card)
+
+
+def _check_room(storage: Storage, names: Sequence[str]) -> None:
+    """Raise UsageError if a folder is where a file will be: it would be noticed when the file of before is gone."""
+    for name in names if isinstance(storage, LocalStorage) else ():
+        if (path := Path(storage.url, name)).is_dir():
+            raise UsageError(f"{path} is a folder, and a file of the export has this name: give --to another one.")
 
 
 def _replace(storage: LocalStorage, name: str, files: Mapping[str, bytes]) -> None:
