@@ -539,6 +539,16 @@ def test_a_decode_has_a_deadline() -> None:
     assert isinstance(decode(jpeg, 224, Limits(max_seconds=0.05)), Decoded)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "AVIF", "TIFF"])
+def test_limits_may_be_as_large_and_as_small_as_numbers_are(kind: str) -> None:
+    """With 1e10 s, which no timer takes, all images were corrupt; with 1e-9, which it takes for none, none was slow."""
+    data = _encode(_scene(), kind)
+    for limits in (Limits(max_seconds=1e300), Limits(max_memory=10**30, max_bytes=10**30, max_pixels=10**30)):
+        assert isinstance(decode(data, 224, limits), Decoded)
+    large = _encode(_scene(size=(3000, 3000)), "JPEG", progressive=True)
+    assert _rejected(large, Limits(max_seconds=1e-9)).reason is Reason.TOO_SLOW
+
+
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "GIF comment"])
 def test_countless_pieces_are_refused_before_they_are_kept(name: str) -> None:
     data = _encode(_scene("L" if "GIF" in name else "RGB"), name[:4].strip())

@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from orchard.vocabulary import Reason
 # Some decoders shrink while they decode, so that more pixels than `max_pixels` may be right; not any number.
 SHRUNK_PIXELS = 5
 _STATM = Path("/proc/self/statm")
+# What the kernel's timer takes: 0 is no limit for it, and some 290 years are too long.
+_LEAST_SECONDS, _MOST_SECONDS = 1e-6, 1e9
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def bounded_memory(more: int) -> Iterator[None]:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     allowed = int(_STATM.read_text().split()[0]) * resource.getpagesize() + more
-    allowed = min([allowed, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
+    allowed = min([allowed, sys.maxsize, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
     resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
     try:
         yield
@@ -97,7 +100,7 @@ class Deadline:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self._seconds = min(max(seconds, _LEAST_SECONDS), _MOST_SECONDS)
         self._armed = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
 
     def __enter__(self) -> None:
