@@ -31,7 +31,8 @@ def test_images_that_end_their_decoder_are_rejected(photos: Path, tmp_path: Path
     assert (counts["listed"], counts["featurized"], counts["rejected"]) == (92, 90, 2)
     rejected = {Path(row["path"]).name: row["reason"] for row in pq.read_table(out / "rejected").to_pylist()}
     assert rejected == {"SIGSEGV.jpg": "corrupt", "SIGKILL.jpg": "too_many_pixels"}
-    answers = map(json.loads, run("predict", out, folder, "--format", "jsonl", "--spark", code=1).splitlines())
-    assert {Path(answer["path"]).name: answer["reason"] for answer in answers if "reason" in answer} == rejected
+    for where in ("--spark", "--no-spark"):
+        answers = map(json.loads, run("predict", out, folder, "--format", "jsonl", where, code=1).splitlines())
+        assert {Path(answer["path"]).name: answer["reason"] for answer in answers if "reason" in answer} == rejected
     planned = json.loads(run("plan", photos, "--precision", "float32", "--json"))  # half of a measurement dies
     assert planned["images"] == 92 and planned["rejected_kinds"]

@@ -15,7 +15,7 @@ import pyarrow as pa
 from orchard.errors import InputError
 from orchard.features.apart import Decode, decoding
 from orchard.features.worker import pack
-from orchard.images.decoding import Limits, Rejection, decode
+from orchard.images.decoding import Limits, Rejection
 from orchard.images.manifests import is_manifest
 from orchard.images.reading import contents
 from orchard.images.sources import list_images
@@ -104,11 +104,15 @@ def find_images(sources: Sequence[str], s3: S3Options) -> pa.Table:
 def predict_here(
     model: Model, images: pa.Table, *, limits: Limits, s3: S3Options, top: int, regions: bool = False
 ) -> Iterator[Answered]:
-    """Yield the answer for each image in order, computed in this process."""
+    """Yield the answer for each image in order, computed in this process; several are decoded in another one.
+
+    So an image that ends its decoder leaves this process, which may be a notebook's, and the other images alone.
+    """
     predictor = Predictor(model, limits=limits)
-    for start in range(0, images.num_rows, TASK_IMAGES):
-        task = images.slice(start, TASK_IMAGES)
-        yield from _answers(predictor, task, s3=s3, limits=limits, top=top, regions=regions)
+    with decoding(apart=images.num_rows > 1) as decode:
+        for start in range(0, images.num_rows, TASK_IMAGES):
+            task = images.slice(start, TASK_IMAGES)
+            yield from _answers(predictor, task, decode, s3=s3, limits=limits, top=top, regions=regions)
 
 
 def predict_in_workers(
@@ -146,25 +150,25 @@ def answer_task(job: _Job, packed: bytes) -> list[Answered]:
     if job.digest not in _predictors:
         _predictors[job.digest] = Predictor(job.model.value, limits=job.limits)
     task = pa.ipc.open_stream(packed).read_all()
-    with decoding(apart=has_failed_before()) as by:
+    with decoding(apart=has_failed_before()) as decode:
         return _answers(
-            _predictors[job.digest], task, s3=job.s3, limits=job.limits, top=job.top, regions=job.regions, by=by
+            _predictors[job.digest], task, decode, s3=job.s3, limits=job.limits, top=job.top, regions=job.regions
         )
 
 
 def _answers(
     predictor: Predictor,
     images: pa.Table,
+    decode: Decode,
     *,
     s3: S3Options,
     limits: Limits,
     top: int,
     regions: bool,
-    by: Decode = decode,
 ) -> list[Answered]:
     paths = images["path"].to_pylist()
     decoded = predictor.decode_larger if regions else predictor.decode
-    found = [decoded(data, by) if isinstance(data, bytes) else data for data in _read(images, limits, s3)]
+    found = [decoded(data, decode) if isinstance(data, bytes) else data for data in _read(images, limits, s3)]
     pixels = [image.pixels for image in found if not isinstance(image, Rejection)]
     predictions = iter(predictor.predict(pixels, top))
     answers = []
