@@ -8,13 +8,15 @@ import numpy as np
 from PIL import Image
 
 _SITE = """\
-import os, signal
+import itertools, os
 from PIL import JpegImagePlugin
 
 class Deadly(JpegImagePlugin.JpegImageFile):
     def load(self):
         comment = self.info.get("comment", b"")
         if comment.startswith(b"deadly "):
+            if not int(comment.split()[1]):
+                sum(itertools.repeat(0))  # native code that never ends
             os.kill(os.getpid(), int(comment.split()[1]))
         return super().load()
 
@@ -30,7 +32,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def deadly(signal: int) -> bytes:
-    """Return a JPEG at which a process of `environment` ends by a signal; any other process decodes it."""
+    """Return a JPEG at which a process of `environment` ends by a signal, or never if 0; any other one decodes it."""
     buffer = io.BytesIO()
     pixels = np.random.default_rng(signal).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "JPEG", comment=f"deadly {signal:d}".encode())

@@ -57,6 +57,14 @@ def test_an_image_that_ends_its_decoder_is_rejected_and_the_next_one_decoded() -
             assert isinstance(decode(photo(), 48, DEFAULT_LIMITS), Decoded)
 
 
+def test_an_image_whose_decoder_never_ends_is_rejected() -> None:
+    limits = Limits(max_seconds=0.2)
+    with decoding(apart=True) as decode:
+        found = decode(deadly.deadly(0), 48, limits)
+        assert found == Rejection(Reason.TOO_SLOW, "JPEG takes more than 0.2 s to decode")
+        assert isinstance(decode(photo(), 48, limits), Decoded)
+
+
 def test_a_network_is_quantised_and_tuned_without_an_image_that_ends_its_decoder(tmp_path: Path) -> None:
     images = [*(photo(seed) for seed in range(LEAST_IMAGES)), deadly.deadly(signal.SIGSEGV)]
     assert len(decoded(images, 48, DEFAULT_LIMITS)) == LEAST_IMAGES

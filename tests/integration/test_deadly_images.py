@@ -23,14 +23,16 @@ def test_images_that_end_their_decoder_are_rejected(photos: Path, tmp_path: Path
         return done.stdout
 
     folder = photos / "Training" / "Lemon #2"
-    for number in (signal.SIGSEGV, signal.SIGKILL):
-        (folder / f"{number.name}.jpg").write_bytes(deadly.deadly(number))
+    for name, number in (("SIGSEGV", signal.SIGSEGV), ("SIGKILL", signal.SIGKILL), ("endless", 0)):
+        (folder / f"{name}.jpg").write_bytes(deadly.deadly(number))
     out = tmp_path / "out"
-    run("run", photos, "--output", out, "--precision", "int8")
+    run("run", photos, "--output", out, "--precision", "int8", "--max-decode-seconds", "0.5")
     counts = json.loads((out / "metrics.json").read_text())["images"]
-    assert (counts["listed"], counts["featurized"], counts["rejected"]) == (92, 90, 2)
+    assert (counts["listed"], counts["featurized"], counts["rejected"]) == (93, 90, 3)
     rejected = {Path(row["path"]).name: row["reason"] for row in pq.read_table(out / "rejected").to_pylist()}
-    assert rejected == {"SIGSEGV.jpg": "corrupt", "SIGKILL.jpg": "too_many_pixels"}
+    assert rejected == {"SIGSEGV.jpg": "corrupt", "SIGKILL.jpg": "too_many_pixels", "endless.jpg": "too_slow"}
+    (folder / "endless.jpg").unlink()
+    del rejected["endless.jpg"]
     for where in ("--spark", "--no-spark"):
         answers = map(json.loads, run("predict", out, folder, "--format", "jsonl", where, code=1).splitlines())
         assert {Path(answer["path"]).name: answer["reason"] for answer in answers if "reason" in answer} == rejected

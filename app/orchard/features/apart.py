@@ -1,8 +1,8 @@
 """Decoding in a process of its own, where an image that ends its decoder ends that process alone, and is rejected.
 
-Native decoders may crash or be killed for want of memory, and no exception tells. A worker decodes where it infers,
-which is faster; only when an attempt at its task has failed does it decode apart. So one image costs its task's time,
-and not the run.
+Native decoders may crash, never end, or be killed for want of memory, and no exception tells. A worker decodes where it
+infers, which is faster; only when an attempt at its task has failed does it decode apart. So one image costs its task's
+time, and not the run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from orchard.images.content import image_format
-from orchard.images.decoding import Decoded, Limits, Rejection, decode
+from orchard.images.decoding import Decoded, Limits, Rejection, decode, too_slow
+from orchard.images.limits import Deadline
 from orchard.processes import Process, WorkerDied
 from orchard.scratch import scratch
 from orchard.vocabulary import Fit, Reason
@@ -50,7 +51,7 @@ def decoding(*, apart: bool) -> Iterator[Decode]:
 class _Apart:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._process: Process | None = None
+        self._process: Process | None = Process(folder)  # at once, beside what else is got ready
 
     def __call__(
         self, data: bytes, target: int, limits: Limits, fit: Fit = Fit.STRETCH, larger: int | None = None
@@ -62,7 +63,11 @@ class _Apart:
                 return self._process(_decode, (data, target, limits, fit, larger))
             except WorkerDied as error:
                 self._process, ended_with = None, error.code
+            if ended_with == -Deadline.ENDS_NATIVE_CODE:
+                break
         what = image_format(data)
+        if ended_with == -Deadline.ENDS_NATIVE_CODE:
+            return too_slow(what, limits)
         if ended_with == -signal.SIGKILL:
             return Rejection(Reason.TOO_MANY_PIXELS, f"{what} takes more memory than there is to decode")
         return Rejection(Reason.CORRUPT, f"{what}: it ends its decoder ({_named(ended_with)})")

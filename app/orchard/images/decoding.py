@@ -28,7 +28,7 @@ try:
 except ImportError:
     pillow_heif = None
 
-__all__ = ["Decoded", "Limits", "Rejection", "decode"]
+__all__ = ["Decoded", "Limits", "Rejection", "decode", "too_slow"]
 
 # Pillow warns of odd metadata, which does not concern the pixels, once for each image.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -117,13 +117,18 @@ def decode(
     except Unfit as unfit:
         return Rejection(unfit.reason, unfit.detail)
     except OutOfTime:
-        return Rejection(Reason.TOO_SLOW, f"{found} takes more than {limits.max_seconds:g} s to decode")
+        return too_slow(found, limits)
     except (MemoryError, Image.DecompressionBombError):
         return Rejection(Reason.TOO_MANY_PIXELS, f"{found} takes more memory than there is to decode")
     except Exception as error:  # Pillow raises whatever its parsers meet
         message = f"{error}".split("\n", maxsplit=1)[0][:200] or type(error).__name__
         cut = "truncated" in message.lower() or (found is not None and _ends_early(found, data))
         return Rejection(Reason.TRUNCATED if cut else Reason.CORRUPT, f"{found}: {message}")
+
+
+def too_slow(found: ImageFormat | None, limits: Limits) -> Rejection:
+    """Return the rejection of an image of that format that takes longer than it may."""
+    return Rejection(Reason.TOO_SLOW, f"{found} takes more than {limits.max_seconds:g} s to decode")
 
 
 def _format(data: bytes, limits: Limits) -> ImageFormat:

@@ -17,6 +17,7 @@ SHRUNK_PIXELS = 5
 _STATM = Path("/proc/self/statm")
 # What the kernel's timer takes: 0 is no limit for it, and some 290 years are too long.
 _LEAST_SECONDS, _MOST_SECONDS = 1e-6, 1e9
+_GRACE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Limits:
     max_memory: int = 512 * 2**20
     """Bytes of its pixels while it is decoded, as its header says; checked before anything is decoded."""
     max_seconds: float = 20.0
-    """Of CPU time; holds in a process's main thread, between two calls of a decoder's native code."""
+    """Of CPU time; holds in a process's main thread, see `Deadline`."""
 
 
 DEFAULT_LIMITS = Limits()
@@ -95,9 +96,13 @@ class Deadline:
     """A context that is left by `OutOfTime` after so many seconds of this process's CPU time.
 
     Pillow feeds its decoders in small blocks from Python, and parses headers in Python, so a signal can end them.
-    A single native call (WebP, AVIF, compressed TIFF) is bounded by its pixels, and ends first. Outside the main
-    thread, to which Python gives signals, there is no deadline.
+    A single native call (WebP, AVIF, compressed TIFF) ends first: it is bounded by its pixels. One that never ends is
+    ended with the process by `ENDS_NATIVE_CODE`, after twice the time or some seconds more. Outside the main thread, to
+    which Python gives signals, there is no deadline.
     """
+
+    ENDS_NATIVE_CODE = signal.SIGVTALRM
+    """No Python handles it."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = min(max(seconds, _LEAST_SECONDS), _MOST_SECONDS)
@@ -108,10 +113,12 @@ class Deadline:
             # Every time, as a library may have put its own in place: without one the signal would end the process.
             signal.signal(signal.SIGPROF, _ring)
             signal.setitimer(signal.ITIMER_PROF, self._seconds)
+            signal.setitimer(signal.ITIMER_VIRTUAL, self._seconds + max(self._seconds, _GRACE_SECONDS))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._armed:
             signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def _ring(_number: int, _frame: FrameType | None) -> None:

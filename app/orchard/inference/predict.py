@@ -104,12 +104,12 @@ def find_images(sources: Sequence[str], s3: S3Options) -> pa.Table:
 def predict_here(
     model: Model, images: pa.Table, *, limits: Limits, s3: S3Options, top: int, regions: bool = False
 ) -> Iterator[Answered]:
-    """Yield the answer for each image in order, computed in this process; several are decoded in another one.
+    """Yield the answer for each image in order, computed in this process, but decoded in another.
 
     So an image that ends its decoder leaves this process, which may be a notebook's, and the other images alone.
     """
-    predictor = Predictor(model, limits=limits)
-    with decoding(apart=images.num_rows > 1) as decode:
+    with decoding(apart=True) as decode:
+        predictor = Predictor(model, limits=limits)
         for start in range(0, images.num_rows, TASK_IMAGES):
             task = images.slice(start, TASK_IMAGES)
             yield from _answers(predictor, task, decode, s3=s3, limits=limits, top=top, regions=regions)
