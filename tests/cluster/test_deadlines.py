@@ -949,6 +949,24 @@ def test_a_driver_that_cannot_delete_its_set_ends_all_the_same(
         assert "spark-s-peach-0 may still be there" in caplog.messages[-1]
 
 
+@pytest.mark.parametrize("text", ["contexts: [", "[]", "a text"])
+def test_a_file_that_is_no_kubeconfig_is_told(api: Api, tmp_path: Path, text: str) -> None:
+    assert api.objects == {}
+    (tmp_path / "kubeconfig").write_text(text)
+    with pytest.raises(ClusterError, match="The kubeconfig cannot be used"):
+        Cluster()
+
+
+def test_whom_the_cluster_does_not_know_is_told_to_log_in(api: Api) -> None:
+    """A plugin of the kubeconfig that fails, such as for an expired login, leaves the caller without a name."""
+    message = 'jobs.batch is forbidden: User "system:anonymous" cannot list resource "jobs" in API group "batch"'
+    api.objects["/apis/batch/v1/namespaces/fruit/jobs"] = lambda handler: answer(
+        handler, {"kind": "Status", "message": message}, 403
+    )
+    with pytest.raises(ClusterError, match="does not know you: log in again"):
+        jobs.report(Cluster(), "peach")
+
+
 def test_a_driver_whose_account_was_deleted_says_so(
     api: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ LONGEST_LINE = 2**20
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
+_ANONYMOUS = 'User "system:anonymous" cannot'
 _PASSING = (429, 500, 502, 503, 504)
 """What the API server, or a load balancer before it, answers when it restarts, is overloaded or misses a node."""
 
@@ -56,7 +57,7 @@ class Cluster:
         answer_seconds: how long a whole answer may take; a limit for each read does not stop a very slow answer.
 
     Raises:
-        ClusterError: there is neither kubeconfig nor service account, or no such context.
+        ClusterError: there is neither kubeconfig nor service account, or no such context, or the file is no kubeconfig.
     """
 
     def __init__(
@@ -89,6 +90,14 @@ class Cluster:
                     f"There is no cluster to talk to: {why}; set KUBECONFIG, or name a context with --context."
                 ) from None
             default = _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.is_file() else None
+        except OSError:  # it names the file
+            raise
+        except Exception as error:  # the client takes a kubeconfig's form for granted
+            why = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+            raise ClusterError(
+                f"The kubeconfig cannot be used ({why}): look at the files that KUBECONFIG names with "
+                "`kubectl config view`."
+            ) from error
         configuration.retries = False  # those who can wait try again themselves
         self.namespace = namespace or default or "default"
         self.host = configuration.host
@@ -142,7 +151,7 @@ class Cluster:
                 f"The cluster at {self.host} cannot be trusted ({str(error.reason).splitlines()[-1]}): "
                 "check the kubeconfig's certificate-authority."
             )
-        if error.status == 401:
+        if error.status == 401 or _ANONYMOUS in message:  # a plugin that fails to log in leaves a caller without a name
             of_person = f"at {self.host} does not know you: log in again, or check the kubeconfig's credentials."
             of_pod = "refuses the pod's token: look whether its service account was deleted."
             return ClusterError(f"The cluster {of_pod if self._in_pod else of_person}")
