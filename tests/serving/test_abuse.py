@@ -13,8 +13,10 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -184,3 +186,24 @@ def test_an_engine_that_is_killed_is_replaced_and_the_other_goes_on(
         assert any("another takes its place" in line["event"] for line in server.lines())
         assert server.stop() == 0
     assert not any(Path(f"/proc/{engine}").exists() for engine in before)
+
+
+def test_bodies_take_the_memory_that_is_counted_and_give_it_back(trained: Path, tmp_path: Path) -> None:
+    """A container's limit is set by --max-held-bytes: with thrice as much, a few large uploads would end the server."""
+    held = 200 * 2**20
+    content = random.Random(7).randbytes(19 * 2**20)
+    with serving(trained, tmp_path, "--engines=1", f"--max-held-bytes={held}") as server:
+
+        def memory(kind: str) -> int:
+            status = Path(f"/proc/{server.process.pid}/status").read_text()
+            return 1024 * int(status.split(f"{kind}:")[1].split()[0])
+
+        def post(_: int) -> int:
+            return httpx.post(f"{server.url}/v1/predict", files={"f": content}, timeout=60).status_code
+
+        before = memory("VmRSS")
+        with ThreadPoolExecutor(20) as clients:
+            for _ in range(2):
+                assert set(clients.map(post, range(20))) == {415, 503}
+        assert memory("VmHWM") < before + 2 * held
+        assert memory("VmRSS") < before + held

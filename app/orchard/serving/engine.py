@@ -5,10 +5,12 @@ It shares no interpreter lock with the server. A picture that kills it, or keeps
 ::
 
     parent: model, limits, sizes     -> child: compiles, answers None, or the exception that it failed with
-    parent: images, top, regions     -> child: decodes, predicts, answers a list or an exception
+    parent: sizes, top, regions, and the images' bytes
+                                     -> child: decodes, predicts, answers a list or an exception
     parent: closes its side          -> child: ends
 
-A message is a pickle. The child's messages begin with their length in 8 bytes, because the event loop needs it.
+A message is a pickle. Images follow theirs as they are: in it they would be in memory twice. The child's messages begin
+with their length in 8 bytes, because the event loop needs it.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ class EngineProcess:
 
     def send(self, images: Sequence[bytes], top: int, *, regions: bool = False) -> None:
         """Send a batch; batches are answered in order. With `regions` the answers contain regions, too."""
-        self._send((list(images), top, regions))
+        self._send(([len(image) for image in images], top, regions))
+        for image in images:
+            self._writer.write(image)
 
     async def receive(self) -> list[ImageAnswer]:
         """Return the answers to the oldest batch. Raises the process's error, or EngineDied."""
@@ -171,7 +175,8 @@ def main() -> None:
     answer(None)
     while True:
         try:
-            images, top, regions = pickle.load(parent)  # noqa: S301 - the parent's
+            sizes, top, regions = pickle.load(parent)  # noqa: S301 - the parent's
+            images = [parent.read(size) for size in sizes]
         except EOFError:
             return
         try:

@@ -108,8 +108,9 @@ class RequestMiddleware:
         asked = {**scope, "method": "GET"} if method == "HEAD" else scope
         try:
             await self._app(asked, receive, answer)
-        except Gone:
+        except Gone as gone:
             state.status = CLIENT_GONE
+            _let_go(gone)
         except asyncio.CancelledError:  # the time to shut down is over
             state.status = state.status or CLIENT_GONE
             raise
@@ -122,6 +123,7 @@ class RequestMiddleware:
                 log.exception("request %s failed", state.request_id)
             if problem.reason is not None:
                 self._metrics.rejected(problem.reason)
+            _let_go(error)
             await _refuse(problem, state, answer)
         finally:
             seconds = time.perf_counter() - started
@@ -150,6 +152,14 @@ def _request_id(scope: Scope) -> str:
 def _problem(error: Exception) -> Problem:
     """Return the problem that the client is sent for an error."""
     return error if isinstance(error, Problem) else Problem(None)
+
+
+def _let_go(error: Exception) -> None:
+    """Free the photographs of a request that has failed: they are in the frames that its error has passed.
+
+    An error that one of these frames knows would keep them, uncounted, until Python collects garbage.
+    """
+    error.__traceback__ = None
 
 
 async def _refuse(problem: Problem, state: Exchange, send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import gc
 import logging
@@ -40,6 +41,9 @@ PROBE_SECONDS = 0.5
 STALLED_SECONDS = 60.0
 """Seconds for which a client may leave its answer unread."""
 BACKLOG = 1024
+_MMAP_THRESHOLD = -3
+"""glibc's M_MMAP_THRESHOLD."""
+_LARGE_BYTES = 2**20
 
 
 class Wire:
@@ -360,6 +364,7 @@ def run(
     config = _config(app, "0.0.0.0" if host == "::" else host, port, shutdown_seconds)  # noqa: S104
     server = Server(config, state, root_path=serving.root_path, drain_seconds=drain_seconds)
     gc.freeze()  # what is there now stays: no collection looks at it again
+    _keep_no_large_memory()
     try:
         server.run([every] if every else None)
     except SystemExit:
@@ -368,6 +373,15 @@ def run(
         if isinstance(state.failure, OrchardError):
             raise state.failure
         raise ClusterError(f"The backbone cannot be compiled on this machine: {state.failure}.") from state.failure
+
+
+def _keep_no_large_memory() -> None:
+    """Let the memory of a photograph go back to the system with the photograph.
+
+    glibc would learn to keep it for the next one, in pieces that fit none: for twice the bytes that bodies may have.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # other systems have no mallopt, or no name for themselves
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def _every_address(port: int) -> socket.socket | None:

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -147,15 +148,15 @@ def _sink(headers: dict[bytes, bytes], limits: UploadLimits) -> tuple[_Sink, int
 
 @dataclass
 class _Raw:
-    """The body is the file."""
+    """The body is the file, which a buffer hands over as it is; pieces to be joined would be in memory twice."""
 
-    chunks: list[bytes] = field(default_factory=list)
+    content: BytesIO = field(default_factory=BytesIO)
 
     def write(self, data: bytes) -> None:
-        self.chunks.append(data)
+        self.content.write(data)
 
     def uploads(self) -> list[Upload]:
-        return [Upload(None, b"".join(self.chunks))]
+        return [Upload(None, self.content.getvalue())]
 
 
 class _Multipart:
@@ -167,7 +168,7 @@ class _Multipart:
         self._parts = 0
         self._part: MultipartSegment | None = None
         """The file that is being read; None if it is another field."""
-        self._chunks: list[bytes] = []
+        self._content = BytesIO()
         if len(boundary) > MAX_BOUNDARY:
             raise Problem(Reason.UNREADABLE, "The boundary is too long.")
         try:
@@ -214,25 +215,25 @@ class _Multipart:
         if is_file and len(self._uploads) >= self._limits.max_files:
             raise Problem(Refusal.TOO_MANY_FILES, f"The form holds more than {self._limits.max_files} files.")
         self._part = part if is_file else None
-        self._chunks = []
+        self._content = BytesIO()
 
     def _part_goes_on(self, data: bytes) -> None:
         if self._part is None:
             return
         if self._part.bytes_received > self._limits.max_bytes:
-            self._chunks.clear()
+            self._content = BytesIO()
         else:
-            self._chunks.append(data)
+            self._content.write(data)
 
     def _part_ends(self) -> None:
         # A form that was sent with no file chosen has a part without name and content.
         if self._part is None or not (self._part.filename or self._part.size):
             return
-        content: bytes | Rejection = b"".join(self._chunks)
+        content: bytes | Rejection = self._content.getvalue()
         if self._part.size > self._limits.max_bytes:
             content = Rejection(Reason.TOO_LARGE, f"more than {self._limits.max_bytes} bytes")
         self._uploads.append(Upload(_base_name(self._part.filename or "") or None, content))
-        self._chunks = []
+        self._content = BytesIO()
 
 
 def _no_form() -> Problem:
