@@ -521,7 +521,12 @@ def test_a_request_that_never_ends_does_not_hinder_the_end(trained: Path, tmp_pa
             wait_until(server.held_bytes)
             started = time.monotonic()
             assert server.stop() == 0
+            answer = receive_all(connection)
         assert time.monotonic() - started < 8
+        assert answer.startswith(b"HTTP/1.1 503 ")  # another server can answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["reason"] == "not_ready"
+        assert next(line for line in server.lines() if line.get("path") == "/v1/predict")["status"] == 503
+        assert not any("traceback" in line for line in server.lines())
 
 
 def test_a_network_that_does_not_compile_ends_the_server(model: Model) -> None:

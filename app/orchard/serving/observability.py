@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 from orchard.serving.asgi import AsgiApp, Message, Receive, Scope, Send
 from orchard.serving.metrics import ServerMetrics
-from orchard.serving.problems import MEDIA_TYPE, Problem
+from orchard.serving.problems import MEDIA_TYPE, Problem, Refusal
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("orchard.access")
@@ -111,9 +111,11 @@ class RequestMiddleware:
         except Gone as gone:
             state.status = CLIENT_GONE
             _let_go(gone)
-        except asyncio.CancelledError:  # the time to shut down is over
-            state.status = state.status or CLIENT_GONE
-            raise
+        except asyncio.CancelledError:  # the time to shut down is over; another server can answer
+            if state.status:
+                raise
+            stopping = Problem(Refusal.NOT_READY, "The server stops before it can answer; try again.")
+            await _refuse(stopping, state, answer)
         except Exception as error:
             if state.status:
                 log.exception("request %s failed after its answer had begun", state.request_id)
