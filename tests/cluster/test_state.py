@@ -218,6 +218,14 @@ def test_what_hinders_a_run_is_its_reason_until_it_gets_further() -> None:
     assert Progress.read([*waiting, line("started", stage="extract")]).reason is None
 
 
+def test_no_other_driver_is_promised_where_a_job_starts_none() -> None:
+    """The Job of a driver that was refused has not failed yet; an operator starts another whatever the code."""
+    refused = seen(None, driver("Failed", code=3, message="orchard: s3 refuses the credentials."))
+    assert refused.why_again() == "s3 refuses the credentials."
+    refused.job = None
+    assert refused.why_again() == "A driver failed, and another is started: s3 refuses the credentials."
+
+
 def test_between_two_drivers_it_is_said_why_the_last_one_failed() -> None:
     waits = seen(None, driver("Failed", code=4, message="orchard: s3 does not answer."))
     assert waits.why_again() == "A driver failed, and another is started: s3 does not answer."

@@ -21,6 +21,8 @@ _AT_WORK = re.compile(r"\d\d/\d\d/\d\d [\d:]{8} (?:INFO|WARN) ")
 """How a line of Spark's log begins that tells of no error."""
 _MEANT = (1, 2, 3, 4, 130, 143)
 """Exit codes that Orchard itself gives; any other is the container's end, not the run's."""
+_FINAL = (1, 2, 3)
+"""Exit codes after which a Job starts no other driver, by its podFailurePolicy."""
 
 JobState = Literal["pending", "running", "completed", "failed"]
 _OF_APPLICATION: dict[str, JobState] = {
@@ -230,12 +232,14 @@ class Observation:
         return None
 
     def why_again(self) -> str | None:
-        """Return why a job waits for another driver; None if it waits for its first one."""
+        """Return why a job waits for another driver, or for its end; None if it waits for its first driver."""
         state, error = self._application_state(), self._application_error()
         if state == "INVALIDATING" or (state == "PENDING_RERUN" and not self._counted()):  # it counts anew
             return "Its SparkApplication was changed: the operator ends its driver and starts another."
         if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
-            return f"A driver failed, and another is started: {why}"
+            # A Job counts as failed some seconds after its pod has.
+            ended = _ended(self.driver) if self.job is not None else None
+            return why if ended and ended.exit_code in _FINAL else f"A driver failed, and another is started: {why}"
         if error or state in ("FAILING", "PENDING_RERUN"):
             what = "cannot be submitted" if state == "SUBMISSION_FAILED" else "failed"
             return f"A driver {what}, and another is started: {error or 'the operator does not say why'}."
