@@ -294,6 +294,12 @@ def test_a_name_that_kubernetes_would_refuse_is_a_usage_error(name: str) -> None
         Submission(name, SOURCE, OUTPUT, load())
 
 
+@pytest.mark.parametrize("claims", [{"photos": "/data", "results": "/data/"}, {"photos": "/etc/orchard"}])
+def test_two_volumes_at_one_path_are_refused(claims: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="another volume is mounted there; give a path of its own"):
+        Submission("peach", SOURCE, OUTPUT, load(), claims=claims)
+
+
 def test_a_folder_of_this_machine_is_refused_unless_a_claim_holds_it() -> None:
     with pytest.raises(UsageError, match="cannot see"):
         Submission("peach", "photos", OUTPUT, load())

@@ -7,7 +7,7 @@ import os.path
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchard.cluster.client import MANAGER
@@ -125,9 +125,13 @@ class Submission:
                 f"--executor-memory-overhead {given} is too little for --executor-cores {cores}: 384m for the JVM and "
                 f"450m for each core's Python worker are {least}; leave it away to have that."
             )
+        mounts = {PurePosixPath("/tmp"), PurePosixPath("/etc/orchard")}  # noqa: S108 - the pods' own
         for claim, path in self.claims.items():
             if not path.startswith("/"):
                 raise UsageError(f"--claim {claim}={path} needs an absolute path: give one such as {claim}=/data.")
+            if (mount := PurePosixPath(path)) in mounts:
+                raise UsageError(f"--claim {claim}={path}: another volume is mounted there; give a path of its own.")
+            mounts.add(mount)
         if self.settings.bounds() and self.settings.spark_conf.get("spark.dynamicAllocation.enabled") == "true":
             raise UsageError(
                 "Either the driver chooses the number of executors, by --finish-within, or Spark does, by "

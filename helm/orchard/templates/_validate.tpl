@@ -37,6 +37,23 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- end -}}
 {{- end -}}
 
+{{/* Refuse two volumes of one name or at one path: Kubernetes would, and of an operator's job only when it is submitted. */}}
+{{- define "orchard.validateVolumes" -}}
+{{- $names := ternary (list "tmp" "pods") (list "tmp") (eq .Values.mode "job") -}}
+{{- $paths := ternary (list "/tmp" "/etc/orchard") (list "/tmp") (eq .Values.mode "job") -}}
+{{- range $name, $claim := .Values.persistence -}}
+{{- if $claim.existingClaim }}{{ $names = append $names $name }}{{ $paths = append $paths (clean $claim.mountPath) }}{{ end -}}
+{{- end -}}
+{{- range .Values.extraVolumes }}{{ $names = append $names .name }}{{ end -}}
+{{- range .Values.extraVolumeMounts }}{{ $paths = append $paths (clean .mountPath) }}{{ end -}}
+{{- range $nth, $name := $names -}}
+{{- if has $name (slice $names 0 $nth) }}{{ fail (printf "Two volumes have the name %s: give the one of extraVolumes another name." $name) }}{{ end -}}
+{{- end -}}
+{{- range $nth, $path := $paths -}}
+{{- if has $path (slice $paths 0 $nth) }}{{ fail (printf "Two volumes are mounted at %s: give each a path of its own; subPath mounts one folder of a claim." $path) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Refuse requests above their limits: Kubernetes would refuse the pod, an executor's only when the job already runs. */}}
 {{- define "orchard.validateLimits" -}}
 {{- range $role := list "driver" "executor" -}}
@@ -62,6 +79,7 @@ A place of images, results or a model is one that pods can reach: dict "root" $ 
 {{- if and $runs (not $v.output) }}{{ fail "output is missing: --set output=s3a://bucket/results (or a folder that a volume mounts on driver and executors)." }}{{ end -}}
 {{- if not $v.image.repository }}{{ fail "image.repository is missing, for there is no public image: build and push one first (make image IMAGE=registry.example.com/orchard:0.1.0; docker push registry.example.com/orchard:0.1.0), then --set image.repository=registry.example.com/orchard." }}{{ end -}}
 {{- include "orchard.validateLabels" . -}}
+{{- include "orchard.validateVolumes" . -}}
 {{- if ne (eq $v.command "compare") (not (empty $v.compare.backbones)) }}{{ fail "command=compare and compare.backbones need each other: give both, or neither." }}{{ end -}}
 {{- if and (eq $v.command "compare") $v.settings.backbone }}{{ fail "settings.backbone is not for command=compare: name the networks in compare.backbones." }}{{ end -}}
 {{- if and (eq $v.command "compare") $v.serve.enabled (not $v.serve.model) }}{{ fail (printf "serve.model is missing: a comparison leaves a model for each network, such as %s/%s." $v.output (index (splitList "," (include "orchard.variable" $v.compare.backbones)) 0)) }}{{ end -}}
