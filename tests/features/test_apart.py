@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import deadly
+from orchard.errors import ClusterError
 from orchard.features.apart import decoding
 from orchard.features.quantization import LEAST_IMAGES, decoded
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
@@ -55,6 +56,24 @@ def test_an_image_that_ends_its_decoder_is_rejected_and_the_next_one_decoded() -
         ):
             assert decode(deadly.deadly(number), 48, DEFAULT_LIMITS) == Rejection(reason, detail)
             assert isinstance(decode(photo(), 48, DEFAULT_LIMITS), Decoded)
+
+
+def test_images_are_not_blamed_for_a_machine_that_kills_what_decodes() -> None:
+    killed = Rejection(Reason.TOO_MANY_PIXELS, "JPEG takes more memory than there is to decode")
+    with decoding(apart=True) as decode:
+        for data in (photo(), *[deadly.deadly(signal.SIGKILL)] * 2, photo(), *[deadly.deadly(signal.SIGKILL)] * 2):
+            found = decode(data, 48, DEFAULT_LIMITS)
+            assert isinstance(found, Decoded) or found == killed
+        with pytest.raises(ClusterError, match=r"again and again \(code -9\), most likely for want of memory: give"):
+            decode(deadly.deadly(signal.SIGKILL), 48, DEFAULT_LIMITS)
+        with pytest.raises(ClusterError, match="code -15"):
+            decode(deadly.deadly(signal.SIGTERM), 48, DEFAULT_LIMITS)
+
+
+def test_no_image_is_blamed_where_what_decodes_cannot_start(tmp_path: Path) -> None:
+    (tmp_path / "site" / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    with decoding(apart=True) as decode, pytest.raises(ClusterError, match=r"again and again \(code -11\)"):
+        decode(photo(), 48, DEFAULT_LIMITS)
 
 
 def test_an_image_whose_decoder_never_ends_is_rejected() -> None:

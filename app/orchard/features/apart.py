@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from orchard.errors import ClusterError
 from orchard.images.content import image_format
 from orchard.images.decoding import Decoded, Limits, Rejection, decode, too_slow
 from orchard.images.limits import Deadline
@@ -22,6 +23,9 @@ from orchard.vocabulary import Fit, Reason
 
 _ATTEMPTS = 2
 """At an image: the first process may have died of something else."""
+_CRASHES = {-number for number in (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)}
+_MOST_KILLED = 2
+"""Images in a row that are rejected where their process was killed: if it is more, it is not the images' fault."""
 
 
 class Decode(Protocol):
@@ -36,7 +40,10 @@ class Decode(Protocol):
 
 @contextmanager
 def decoding(*, apart: bool) -> Iterator[Decode]:
-    """Give what decodes, in this process or `apart`, for the duration of a ``with`` block."""
+    """Give what decodes, in this process or `apart`, for the duration of a ``with`` block.
+
+    Apart it raises ClusterError where it is not the images that end its process.
+    """
     if not apart:
         yield decode
         return
@@ -52,38 +59,59 @@ class _Apart:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: Process | None = Process(folder)  # at once, beside what else is got ready
+        self._is_ready = False
+        self._killed = 0  # images in a row
 
     def __call__(
         self, data: bytes, target: int, limits: Limits, fit: Fit = Fit.STRETCH, larger: int | None = None
     ) -> Decoded | Rejection:
-        ended_with: int | None = None
+        code = 0
         for _ in range(_ATTEMPTS):
-            self._process = self._process or Process(self._folder)
+            process = self._ready()
             try:
-                return self._process(_decode, (data, target, limits, fit, larger))
+                found = process(_decode, (data, target, limits, fit, larger))
             except WorkerDied as error:
-                self._process, ended_with = None, error.code
-            if ended_with == -Deadline.ENDS_NATIVE_CODE:
-                break
-        what = image_format(data)
-        if ended_with == -Deadline.ENDS_NATIVE_CODE:
-            return too_slow(what, limits)
-        if ended_with == -signal.SIGKILL:
-            return Rejection(Reason.TOO_MANY_PIXELS, f"{what} takes more memory than there is to decode")
-        return Rejection(Reason.CORRUPT, f"{what}: it ends its decoder ({_named(ended_with)})")
+                self._process, code = None, error.code
+                if code == -Deadline.ENDS_NATIVE_CODE:
+                    return too_slow(image_format(data), limits)
+                if code != -signal.SIGKILL and code not in _CRASHES:  # somebody's signal, or Python's own end
+                    raise _ended(code) from error
+            else:
+                self._killed = 0
+                return found
+        if code in _CRASHES:
+            return Rejection(
+                Reason.CORRUPT, f"{image_format(data)}: it ends its decoder ({signal.Signals(-code).name})"
+            )
+        self._killed += 1
+        if self._killed > _MOST_KILLED:
+            raise _ended(code)
+        return Rejection(Reason.TOO_MANY_PIXELS, f"{image_format(data)} takes more memory than there is to decode")
+
+    def _ready(self) -> Process:
+        """Return the process, once it has answered: what ends it then is the image."""
+        if self._process is None:
+            self._process, self._is_ready = Process(self._folder), False
+        if not self._is_ready:
+            try:
+                self._process(abs, 0)
+            except WorkerDied as error:
+                raise _ended(error.code) from error
+            self._is_ready = True
+        return self._process
 
     def end(self) -> None:
         if self._process is not None:
             self._process.end()
 
 
+def _ended(code: int) -> ClusterError:
+    return ClusterError(
+        f"The process that decodes was ended again and again (code {code}), most likely for want of memory: give this "
+        "machine, the container or the executor more, or lower --max-pixels, and start again to go on where it stopped."
+    )
+
+
 def _decode(given: tuple[bytes, int, Limits, Fit, int | None]) -> Decoded | Rejection:
     """Decode, in the process apart."""
     return decode(*given)
-
-
-def _named(code: int | None) -> str:
-    try:
-        return signal.Signals(-(code or 0)).name
-    except ValueError:
-        return f"exit code {code}"
