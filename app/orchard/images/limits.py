@@ -17,7 +17,8 @@ SHRUNK_PIXELS = 5
 _STATM = Path("/proc/self/statm")
 # What the kernel's timer takes: 0 is no limit for it, and some 290 years are too long.
 _LEAST_SECONDS, _MOST_SECONDS = 1e-6, 1e9
-_GRACE_SECONDS = 2.0
+# What takes so many times its time, or so many seconds more, is in native code that does not stop by itself.
+_GRACE, _GRACE_SECONDS = 1.5, 0.5
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,12 @@ class Deadline:
 
     Pillow feeds its decoders in small blocks from Python, and parses headers in Python, so a signal can end them.
     A single native call (WebP, AVIF, compressed TIFF) ends first: it is bounded by its pixels. One that never ends is
-    ended with the process by `ENDS_NATIVE_CODE`, after twice the time or some seconds more. Outside the main thread, to
+    ended with the process by `ENDS_NATIVE_CODE`, after half as much time again. Outside the main thread, to
     which Python gives signals, there is no deadline.
     """
 
     ENDS_NATIVE_CODE = signal.SIGVTALRM
-    """No Python handles it."""
+    """Nothing handles it, so that it ends a process in whatever library that is."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = min(max(seconds, _LEAST_SECONDS), _MOST_SECONDS)
@@ -112,8 +113,9 @@ class Deadline:
         if self._armed:
             # Every time, as a library may have put its own in place: without one the signal would end the process.
             signal.signal(signal.SIGPROF, _ring)
+            signal.signal(self.ENDS_NATIVE_CODE, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_PROF, self._seconds)
-            signal.setitimer(signal.ITIMER_VIRTUAL, self._seconds + max(self._seconds, _GRACE_SECONDS))
+            signal.setitimer(signal.ITIMER_VIRTUAL, max(_GRACE * self._seconds, self._seconds + _GRACE_SECONDS))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._armed:

@@ -30,12 +30,11 @@ from typing import Any
 
 from orchard import child
 from orchard.images.decoding import Decoded, Limits, Rejection
+from orchard.images.limits import Deadline
 from orchard.inference.model import Model
 from orchard.inference.predictor import Prediction, Predictor
 
 ImageAnswer = Prediction | Rejection
-GRACE = 1.5
-"""An image that takes this many times its CPU time limit is in native code that does not stop by itself."""
 _LENGTH_BYTES = 8
 
 
@@ -62,7 +61,9 @@ class EngineProcess:
         with theirs:
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "orchard.serving.engine"], stdin=theirs.fileno(), **child.options()
+                [sys.executable, "-m", "orchard.serving.engine"],
+                stdin=theirs.fileno(),
+                **child.options(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1")),  # there is one for each core
             )
         self._send((model, self._limits, self._sizes))
         if (error := await self._receive()) is not None:
@@ -105,7 +106,7 @@ class EngineProcess:
     @property
     def overran(self) -> bool:
         """Whether the process has ended because an image exceeded its CPU time."""
-        return self._process is not None and self._process.returncode == -signal.SIGVTALRM
+        return self._process is not None and self._process.returncode == -Deadline.ENDS_NATIVE_CODE
 
     @property
     def late(self) -> bool:
@@ -128,22 +129,11 @@ class EngineProcess:
             raise EngineDied from error
 
 
-def predict(
-    predictors: dict[int, Predictor], images: Sequence[bytes], top: int, *, regions: bool, seconds: float
-) -> list[ImageAnswer]:
-    """Decode images, and predict those that can be decoded, in the smallest batch size that holds them.
-
-    An image that exceeds its CPU time ends the process by SIGVTALRM, in whatever library that happens.
-    """
+def predict(predictors: dict[int, Predictor], images: Sequence[bytes], top: int, *, regions: bool) -> list[ImageAnswer]:
+    """Decode images, and predict those that can be decoded, in the smallest batch size that holds them."""
     largest = predictors[max(predictors)]
     decode = largest.decode_larger if regions else largest.decode
-    decoded = []
-    try:
-        for image in images:
-            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-            decoded.append(decode(image))
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    decoded = [decode(image) for image in images]
     readable = [image for image in decoded if isinstance(image, Decoded)]
     size = min((size for size in predictors if size >= len(readable)), default=max(predictors))
     found = predictors[size].predict([image.pixels for image in readable], top)
@@ -158,7 +148,6 @@ def main() -> None:
     """Answer the messages that arrive through standard input, which is a socket, until it is closed."""
     for name in (signal.SIGTERM, signal.SIGINT):  # the parent says when it is over
         signal.signal(name, signal.SIG_IGN)
-    signal.signal(signal.SIGVTALRM, signal.SIG_DFL)  # it ends this process, whatever was inherited
     parent = socket.socket(fileno=os.dup(0)).makefile("rwb")
 
     def answer(message: object) -> None:
@@ -180,7 +169,7 @@ def main() -> None:
         except EOFError:
             return
         try:
-            found: object = predict(predictors, images, top, regions=regions, seconds=GRACE * limits.max_seconds)
+            found: object = predict(predictors, images, top, regions=regions)
         except Exception as error:  # the request that it concerns logs it
             error.add_note(traceback.format_exc())
             found = error
