@@ -102,6 +102,15 @@ def test_images_that_keep_engines_busy_are_refused_and_the_others_answered(
         assert server.stop() == 0
 
 
+def test_an_engine_computes_in_one_thread(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's library started one for each core; they waited for each other, for four times the CPU time."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # the suite's own
+        monkeypatch.delenv(name, raising=False)
+    with serving(trained, tmp_path, "--engines=1") as server:
+        (engine,) = server.engines()
+        assert b"OMP_NUM_THREADS=1" in Path(f"/proc/{engine}/environ").read_bytes().split(b"\0")
+
+
 def test_a_killed_engine_costs_no_answer_and_replacements_that_die_while_they_start_are_tried_again(
     trained: Path, photo: bytes, tmp_path: Path
 ) -> None:
