@@ -36,6 +36,15 @@ UTF8 = {"PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
 """In the environment of a process, Python's or Java's: it names files in UTF-8, whatever the locale."""
 
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""In the environment of processes of which there is one for each core: NumPy's library starts no threads of its own."""
+
+
+def unless_given(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return `variables`, with the values that this process' own environment has for them."""
+    return {name: os.environ.get(name, value) for name, value in variables.items()}
+
+
 def environment(**variables: str) -> dict[str, str]:
     """Return this process' environment with `variables`, in which ``python -m orchard.…`` finds this very package."""
     root = str(Path(orchard.__file__).parents[1])

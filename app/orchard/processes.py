@@ -38,7 +38,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-_ENVIRONMENT = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
+_ENVIRONMENT = ENVIRONMENT | child.ONE_THREAD
 """Of a process, where this one's says nothing else; one thread each, as Spark has it."""
 
 
@@ -70,9 +70,7 @@ class Process:
                 stdin=theirs.fileno(),
                 stdout=self._printed,
                 stderr=self._printed,
-                **child.options(
-                    **(_ENVIRONMENT | {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ})
-                ),
+                **child.options(**child.unless_given(_ENVIRONMENT)),
             )
         with ours:
             self._pipe = ours.makefile("rwb")

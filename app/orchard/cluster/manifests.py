@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchard.cluster.client import MANAGER
+from orchard.cluster.executors import WANTED
 from orchard.errors import UsageError
 from orchard.flags import DRIVERS
 from orchard.settings import Settings
@@ -125,7 +126,7 @@ class Submission:
                 f"--executor-memory-overhead {given} is too little for --executor-cores {cores}: 384m for the JVM and "
                 f"450m for each core's Python worker are {least}; leave it away to have that."
             )
-        mounts = {PurePosixPath("/tmp"), PurePosixPath("/etc/orchard")}  # noqa: S108 - the pods' own
+        mounts = {PurePosixPath("/tmp"), WANTED.parent}  # noqa: S108 - the pods' own
         for claim, path in self.claims.items():
             if not path.startswith("/"):
                 raise UsageError(f"--claim {claim}={path} needs an absolute path: give one such as {claim}=/data.")

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from orchard.errors import ClusterError
 from orchard.images.content import image_format
-from orchard.images.decoding import Decoded, Limits, Rejection, decode, too_slow
+from orchard.images.decoding import Decoded, Limits, Rejection, decode, too_much_memory, too_slow
 from orchard.images.limits import Deadline
 from orchard.processes import Process, WorkerDied
 from orchard.scratch import scratch
@@ -86,7 +86,7 @@ class _Apart:
         self._killed += 1
         if self._killed > _MOST_KILLED:
             raise _ended(code)
-        return Rejection(Reason.TOO_MANY_PIXELS, f"{image_format(data)} takes more memory than there is to decode")
+        return too_much_memory(image_format(data))
 
     def _ready(self) -> Process:
         """Return the process, once it has answered: what ends it then is the image."""

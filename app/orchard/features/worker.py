@@ -32,7 +32,7 @@ from orchard.features.engines import Engine, import_openvino, load_engine
 from orchard.features.sharing import Done
 from orchard.features.views import pictures, random_views
 from orchard.files import DataFile, digest_of, parquet_bytes, part, stage_file
-from orchard.images.decoding import Decoded, Limits, Rejection, decode
+from orchard.images.decoding import Decoded, Limits, Rejection
 from orchard.images.quality import Quality, quality_of
 from orchard.images.reading import contents
 from orchard.layout import CARRIED, FEATURES, INVENTORY, REJECTED, VIEWED, VIEWS, Dataset
@@ -167,7 +167,7 @@ def worked_on(
     limits: Limits,
     fit: Fit,
     drawn: Drawn,
-    decode: Decode = decode,
+    decode: Decode,
 ) -> TaskRows:
     """Decode and featurize the images of a task (schema `LISTING`), whose contents are `found` in their order."""
     rows = TaskRows(task, engine, drawn)

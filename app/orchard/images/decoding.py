@@ -28,7 +28,7 @@ try:
 except ImportError:
     pillow_heif = None
 
-__all__ = ["Decoded", "Limits", "Rejection", "decode", "too_slow"]
+__all__ = ["Decoded", "Limits", "Rejection", "decode", "too_much_memory", "too_slow"]
 
 # Pillow warns of odd metadata, which does not concern the pixels, once for each image.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -119,7 +119,7 @@ def decode(
     except OutOfTime:
         return too_slow(found, limits)
     except (MemoryError, Image.DecompressionBombError):
-        return Rejection(Reason.TOO_MANY_PIXELS, f"{found} takes more memory than there is to decode")
+        return too_much_memory(found)
     except Exception as error:  # Pillow raises whatever its parsers meet
         message = f"{error}".split("\n", maxsplit=1)[0][:200] or type(error).__name__
         cut = "truncated" in message.lower() or (found is not None and _ends_early(found, data))
@@ -129,6 +129,11 @@ def decode(
 def too_slow(found: ImageFormat | None, limits: Limits) -> Rejection:
     """Return the rejection of an image of that format that takes longer than it may."""
     return Rejection(Reason.TOO_SLOW, f"{found} takes more than {limits.max_seconds:g} s to decode")
+
+
+def too_much_memory(found: ImageFormat | None) -> Rejection:
+    """Return the rejection of an image of that format for whose pixels there is no memory."""
+    return Rejection(Reason.TOO_MANY_PIXELS, f"{found} takes more memory than there is to decode")
 
 
 def _format(data: bytes, limits: Limits) -> ImageFormat:

@@ -98,8 +98,8 @@ class Deadline:
 
     Pillow feeds its decoders in small blocks from Python, and parses headers in Python, so a signal can end them.
     A single native call (WebP, AVIF, compressed TIFF) ends first: it is bounded by its pixels. One that never ends is
-    ended with the process by `ENDS_NATIVE_CODE`, after half as much time again. Outside the main thread, to
-    which Python gives signals, there is no deadline.
+    ended with the process by `ENDS_NATIVE_CODE`, after half as much time again, or half a second. Outside the main
+    thread, to which Python gives signals, there is no deadline.
     """
 
     ENDS_NATIVE_CODE = signal.SIGVTALRM

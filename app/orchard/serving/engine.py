@@ -63,7 +63,7 @@ class EngineProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "orchard.serving.engine"],
                 stdin=theirs.fileno(),
-                **child.options(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1")),  # there is one for each core
+                **child.options(**child.unless_given(child.ONE_THREAD)),
             )
         self._send((model, self._limits, self._sizes))
         if (error := await self._receive()) is not None:
