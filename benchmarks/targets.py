@@ -34,7 +34,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 POLL_SECONDS = 15.0
 NOTEBOOKS = (
     # images, seconds end to end, images a second once started
-    (4_000, 472.0, 9),
+    (4_000, 273.3, 15),
     (12_158, 742.1, 17),
 )
 """What the notebooks' flow took on two cores of one machine: notebook.py, whose table is in benchmarks/README.md.
