@@ -8,6 +8,8 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from orchard import machine
+from orchard.spark.properties import local_slots
+from orchard.spark.session import default_master
 
 GIB = 2**30
 
@@ -70,3 +72,37 @@ def test_linear_algebra_has_the_threads_of_the_quota_at_most(group: Path, quota:
     np.eye(2) @ np.eye(2)
     with threadpool_limits(given, user_api="blas"), machine.blas_threads():
         assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {1}
+
+
+@pytest.mark.parametrize(
+    ("left", "processes", "said"),
+    [
+        (64 * GIB, 64, ""),
+        (2 * GIB, 8, "Memory has room for 8 processes, on 64 cores: with more of it, this is faster."),
+        (GIB // 2, 1, "Only 536 MB of memory are left, of some 550 that this takes: "),
+    ],
+)
+@pytest.mark.usefixtures("group")
+def test_memory_may_have_room_for_fewer_processes_than_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch, left: int, processes: int, said: str
+) -> None:
+    monkeypatch.setattr(machine, "available_memory", lambda: left)
+    assert machine.fitting_processes(each=200 * 10**6, besides=350 * 10**6) == processes
+    found = machine.shortage(processes, each=200 * 10**6, besides=350 * 10**6)
+    assert found.startswith(said) and bool(found) == bool(said)
+
+
+@pytest.mark.usefixtures("group")
+def test_more_processes_than_memory_has_room_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "available_memory", lambda: GIB)
+    assert machine.shortage(8, each=200 * 10**6, besides=350 * 10**6).startswith("Only 1073 MB")
+    assert machine.shortage(2, each=200 * 10**6, besides=350 * 10**6) == ""
+
+
+@pytest.mark.usefixtures("group")
+def test_a_run_begins_no_more_processes_than_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER", raising=False)
+    monkeypatch.setattr(machine, "available_memory", lambda: 2 * GIB)
+    assert default_master() == "local[8]"
+    assert local_slots("local[*]") == 8
+    assert local_slots("local[12]") == 12, "what was asked for"

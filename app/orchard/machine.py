@@ -33,6 +33,32 @@ def available_memory() -> int:
     return free
 
 
+def fitting_processes(each: int, besides: int) -> int:
+    """Return how many processes this machine has cores and memory for, one at least.
+
+    Args:
+        each: bytes of memory that a process takes.
+        besides: bytes that this process will take, too, beyond what it has.
+    """
+    return max(1, min(available_cores(), (available_memory() - besides) // each))
+
+
+def shortage(processes: int, each: int, besides: int) -> str:
+    """Return a sentence if memory may not do for so many processes, or for one on each core; "" if it does.
+
+    A container that is killed for want of memory leaves none.
+    """
+    left, cores = available_memory(), available_cores()
+    if left < besides + processes * each:
+        return (
+            f"Only {left // 10**6} MB of memory are left, of some {(besides + processes * each) // 10**6} that this "
+            "takes: if it is killed without a word, give it more."
+        )
+    if processes == fitting_processes(each, besides) < cores:
+        return f"Memory has room for {processes} processes, on {cores} cores: with more of it, this is faster."
+    return ""
+
+
 def blas_threads() -> AbstractContextManager[object]:
     """Let linear algebra inside have no more threads than this process has cores.
 

@@ -43,7 +43,12 @@ def _limit(flag: str, default: float, text: str, *, min_open: bool = False) -> C
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, metavar="N", help="port to listen on  [default: 8080]"
 )
-@click.option("--engines", type=_COUNT, metavar="N", help="number of engine processes  [default: one for each core]")
+@click.option(
+    "--engines",
+    type=_COUNT,
+    metavar="N",
+    help="number of engine processes  [default: one for each core, if memory has room]",
+)
 @_limit("--queue", 256, "largest number of images that may wait for an engine")
 @_limit("--max-bytes", 20 * MIB, "largest file, in bytes")
 @_limit("--max-total-bytes", 64 * MIB, "largest request, in bytes")
@@ -123,7 +128,7 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     except ModuleNotFoundError as error:
         raise UsageError(f"orchard serve needs {error.name}: `pip install '.[serve]'` in Orchard's checkout.") from None
     from orchard.inference.model import Model
-    from orchard.machine import available_cores
+    from orchard.machine import fitting_processes, shortage
     from orchard.serving.app import Serving
     from orchard.serving.uploads import UploadLimits
 
@@ -132,8 +137,11 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     settings.check_regions(output, privacy_notice)
     notice = _notice(privacy_notice, settings.s3_options()) if privacy_notice else ""
     model = Model.load(output, settings.s3_options())
+    engines = engines or fitting_processes(server.ENGINE_BYTES, max_held_bytes)
+    if lacking := shortage(engines, server.ENGINE_BYTES, max_held_bytes):
+        log.warning(lacking)
     serving = Serving(
-        engines=engines or available_cores(),
+        engines=engines,
         queue=queue,
         uploads=UploadLimits(
             max_bytes=max_bytes,

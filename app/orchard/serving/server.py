@@ -41,6 +41,8 @@ PROBE_SECONDS = 0.5
 STALLED_SECONDS = 60.0
 """Seconds for which a client may leave its answer unread."""
 BACKLOG = 1024
+ENGINE_BYTES = 240 * 10**6
+"""What an engine takes of memory, without the image that it decodes."""
 _MMAP_THRESHOLD = -3
 """glibc's M_MMAP_THRESHOLD."""
 _LARGE_BYTES = 2**20

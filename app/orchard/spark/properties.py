@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from orchard.cluster import executors
-from orchard.machine import available_cores
+from orchard.machine import available_cores, fitting_processes
 from orchard.settings import Settings
 from orchard.workers import ATTEMPTS, ENVIRONMENT
 
@@ -14,6 +14,11 @@ from orchard.workers import ATTEMPTS, ENVIRONMENT
 LATE_OPTIMIZATION = (
     "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=20000 -XX:Tier4CompileThreshold=100000"
 )
+WORKER_BYTES, DRIVER_BYTES = 200 * 10**6, 350 * 10**6
+"""What a worker process takes of memory, and the driver beyond its start, without what the kernel can drop.
+
+Measured in a run of 640 images with EfficientNet-Lite0: 132 and 326 MB.
+"""
 LOOPBACK = "127.0.0.1"
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
@@ -25,11 +30,19 @@ def with_attempts(master: str) -> str:
 
 
 def local_slots(master: str) -> int | None:
-    """Return the number of tasks that a local master runs at once; None: the master is not local."""
+    """Return the number of tasks that a local master runs at once; None: the master is not local.
+
+    ``local[*]`` has one for each core, as far as memory has room for a worker process each.
+    """
     found = re.fullmatch(r"local(?:\[([0-9]+|\*)(?:,[0-9]+)?\])?", master)
     if found is None:
         return None
-    return available_cores() if found[1] == "*" else int(found[1] or 1)
+    return own_slots() if found[1] == "*" else int(found[1] or 1)
+
+
+def own_slots() -> int:
+    """Return the number of tasks that this machine runs at once where none is asked for."""
+    return fitting_processes(WORKER_BYTES, DRIVER_BYTES)
 
 
 def of_master(master: str, driver_memory: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from orchard import interruption, memory
 from orchard.cluster import executors
 from orchard.cluster.autoscaling import Bounds
 from orchard.errors import ClusterError, UsageError, first_line
-from orchard.machine import available_cores
+from orchard.machine import shortage
 from orchard.processes import LocalWorkers
 from orchard.settings import Settings
 from orchard.spark import jvm, properties
@@ -108,8 +108,8 @@ def start(
 
 
 def default_master() -> str:
-    """Return the default master: that of the environment, or all cores of this machine."""
-    return os.environ.get("MASTER") or f"local[{available_cores()}]"
+    """Return the default master: that of the environment, or this machine."""
+    return os.environ.get("MASTER") or f"local[{properties.own_slots()}]"
 
 
 def _say_no_more_than_once(context: "SparkContext") -> None:
@@ -169,6 +169,8 @@ class Session:
         if self._workers is None:
             slots = self._local_slots()
             if slots is not None:
+                if lacking := shortage(slots, properties.WORKER_BYTES, properties.DRIVER_BYTES):
+                    log.warning(lacking)
                 self._workers = LocalWorkers(slots, lambda: self.spark)
             else:
                 self.start()
