@@ -13,7 +13,15 @@ import click
 
 from orchard import interruption
 from orchard.child import print_anything, start_again_in_utf8
-from orchard.errors import OrchardError, file_failure, first_line, is_of_file
+from orchard.errors import (
+    ClusterError,
+    OrchardError,
+    file_failure,
+    first_line,
+    is_of_file,
+    is_of_machine,
+    machine_failure,
+)
 from orchard.redaction import printable, redacted
 
 
@@ -108,6 +116,8 @@ def outcome(command: click.Command, arguments: Sequence[str] | None) -> tuple[in
         if is_of_file(error):
             failure = file_failure(error)
             code, sentence = failure.exit_code, str(failure)
+        elif is_of_machine(error):
+            code, sentence = ClusterError.exit_code, str(machine_failure(error))
         else:
             what = f"{type(error).__name__}: {first_line(error)}"
             code, sentence = 4, f"unexpected {what}; please report it with what --debug shows."

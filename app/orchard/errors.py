@@ -141,6 +141,21 @@ def is_of_file(error: Exception) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and (error.filename is not None or error.errno in _REMEDIES)
 
 
+def is_of_machine(error: Exception) -> bool:
+    """Whether an error says that the machine, or the container, has no memory, process or thread left to give."""
+    if isinstance(error, OSError):
+        return error.filename is None and error.errno in (errno.EAGAIN, errno.ENOMEM)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "start new thread" in str(error))
+
+
+def machine_failure(error: Exception) -> ClusterError:
+    """Return the sentence for what `is_of_machine`."""
+    return ClusterError(
+        f"No memory, process or thread is left here ({first_line(error)}): give the machine or the container more, or "
+        "let fewer processes work (--master 'local[1]', --engines 1), and start again."
+    )
+
+
 def file_failure(error: OSError, what: str = "read or written", path: str | None = None) -> StorageError:
     """Return the sentence for an operating system's error about a file, which "cannot be `what`"."""
     name = path or os.fspath(error.filename or "a file")

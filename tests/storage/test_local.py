@@ -112,9 +112,12 @@ def test_a_process_without_file_descriptors_rejects_no_image(storage: LocalStora
         (OSError(errno.ENOSPC, "No space left on device"), 4, "disk is full"),
         (OSError(errno.EIO, "Input/output error", "/x/y"), 4, "/x/y cannot be"),
         (ConnectionResetError(errno.ECONNRESET, "reset"), 4, "unexpected ConnectionResetError"),
+        (MemoryError(), 4, "No memory, process or thread is left here (MemoryError): give"),
+        (RuntimeError("can't start new thread"), 4, "is left here (can't start new thread): give"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), 4, "is left here ("),
     ],
 )
-def test_a_command_tells_what_the_system_says_of_a_file(error: OSError, code: int, said: str) -> None:
+def test_a_command_tells_what_the_system_says(error: Exception, code: int, said: str) -> None:
     def fail(**_: object) -> NoReturn:
         raise error
 
