@@ -568,6 +568,13 @@ def test_so_is_a_schedule_of_the_operator(api: Api) -> None:
     assert jobs.output_of(Cluster(), "peach") == "s3a://fruit/out"
 
 
+def test_an_output_with_a_dollar_is_read_as_it_was_meant(api: Api) -> None:
+    job = ended()
+    job["spec"]["template"]["spec"]["containers"] = [{"name": "driver", "args": ["run", "a", "--output", "/$$(X)"]}]
+    api.objects["/apis/batch/v1/namespaces/fruit/jobs"] = {"kind": "JobList", "items": [job]}
+    assert jobs.output_of(Cluster(), "peach") == "/$(X)"
+
+
 def test_who_may_not_see_schedules_is_told_that_there_is_no_such_job(api: Api) -> None:
     said = 'cronjobs.batch "peach" is forbidden: User "me" cannot get resource "cronjobs"'
     refusal = {"kind": "Status", "reason": "Forbidden", "message": said}

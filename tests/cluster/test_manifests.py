@@ -190,6 +190,14 @@ def test_a_driver_compares_and_tunes_as_well() -> None:
     assert container["resources"]["requests"]["cpu"] == TUNING["cpu"]
 
 
+def test_places_are_as_they_are_named_though_kubernetes_takes_dollars_for_variables() -> None:
+    submission = Submission("peach", "s3a://bucket/$(HOME) $$", "/$(X)/out", load(), claims={"results": "/$(X)"})
+    container = render(submission, "fruit")[0]["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"] == ["run", "s3a://bucket/$$(HOME) $$$$", "--output", "/$$(X)/out"]
+    assert {"name": "ORCHARD_CLAIMS", "value": "results=/$$(X)"} in container["env"]
+    assert container["volumeMounts"][-1]["mountPath"] == "/$(X)"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

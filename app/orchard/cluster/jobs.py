@@ -13,7 +13,7 @@ from orchard.cluster import reasons
 from orchard.cluster.client import MANAGED_BY, MANAGER, OPERATOR, Cluster, Forbidden, Log, Unreachable
 from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
-from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject
+from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject, as_meant
 from orchard.cluster.reasons import Hindrance
 from orchard.cluster.state import (
     NOT_TAKEN_UP,
@@ -538,8 +538,9 @@ def output_of(cluster: Cluster, name: str) -> str | None:
         arguments = seen.application.get("spec", {}).get("arguments") or []
     elif (of_operator := cluster.application_schedule(name)) is not None:
         arguments = of_operator["spec"]["template"].get("arguments") or []
+    arguments = [as_meant(word) for word in arguments]
     if arguments[:1] == ["tune"]:
-        return str(arguments[1])
+        return arguments[1]
     return next((after for flag, after in pairwise(arguments) if flag == "--output"), None)
 
 

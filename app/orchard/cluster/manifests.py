@@ -251,6 +251,16 @@ def _scale_by_work(pods: KubernetesObject, role: KubernetesObject) -> None:
             rule["verbs"] = ["get", *rule["verbs"]]
 
 
+def literal(word: str) -> str:
+    """Return what Kubernetes makes `word` of: it takes $(NAME) in arguments for a variable, and $$ for one $."""
+    return word.replace("$", "$$")
+
+
+def as_meant(word: str) -> str:
+    """Return what `literal` was given."""
+    return word.replace("$$", "$")
+
+
 def to_yaml(*manifests: KubernetesObject) -> str:
     """Return manifests as a YAML stream."""
     import yaml
@@ -349,10 +359,10 @@ def _fill_settings(data: dict[str, str], submission: Submission) -> dict[str, st
 def _fill_driver(pod: KubernetesObject, submission: Submission) -> None:
     _fill_pod(pod, submission)
     container = _container(pod)
-    container["args"] = submission.arguments
+    container["args"] = [literal(word) for word in submission.arguments]
     if submission.claims:
         claims = ",".join(f"{claim}={path}" for claim, path in submission.claims.items())
-        container["env"].append({"name": "ORCHARD_CLAIMS", "value": claims})
+        container["env"].append({"name": "ORCHARD_CLAIMS", "value": literal(claims)})
     if submission.webhook_secret:
         address = {"secretKeyRef": {"name": submission.webhook_secret, "key": "url"}}
         container["env"].append({"name": "ORCHARD_WEBHOOK", "valueFrom": address})

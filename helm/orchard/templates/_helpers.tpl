@@ -248,16 +248,21 @@ operator that hands Spark its properties.
 {{- toYaml $variables -}}
 {{- end -}}
 
+{{/* A word as it is: in arguments and variables Kubernetes takes $(NAME) for a variable, and $$ for one $. */}}
+{{- define "orchard.literal" -}}
+{{- replace "$" "$$" (toString .) | quote -}}
+{{- end -}}
+
 {{- define "orchard.args" -}}
 - {{ .Values.command }}
 {{- if ne .Values.command "tune" }}
-- {{ .Values.source | quote }}
+- {{ include "orchard.literal" .Values.source }}
 - --output
 {{- end }}
-- {{ .Values.output | quote }}
+- {{ include "orchard.literal" .Values.output }}
 {{- if eq .Values.command "compare" }}
 - --backbones
-- {{ include "orchard.variable" .Values.compare.backbones | quote }}
+- {{ include "orchard.variable" .Values.compare.backbones | include "orchard.literal" }}
 - --tolerance
 - {{ include "orchard.variable" .Values.compare.tolerance | quote }}
 {{- end }}

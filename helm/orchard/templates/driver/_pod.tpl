@@ -81,7 +81,7 @@ spec:
         {{- range .Values.persistence }}{{ if .existingClaim }}{{ $claims = append $claims (printf "%s=%s" .existingClaim .mountPath) }}{{ end }}{{ end }}
         {{- with $claims }}
         - name: ORCHARD_CLAIMS
-          value: {{ join "," . | quote }}
+          value: {{ join "," . | include "orchard.literal" }}
         {{- end }}
         {{- with .Values.webhook.existingSecret }}
         - name: ORCHARD_WEBHOOK
@@ -141,7 +141,7 @@ spec:
   # Has the number of executors, which changes without another Job.
   valueFrom: {configMapKeyRef: {name: {{ include "orchard.fullname" $ }}-settings, key: {{ $name }}}}
   {{- else }}
-  value: {{ replace "$(" "$$(" $value | quote }}
+  value: {{ include "orchard.literal" $value }}
   {{- end }}
 {{- end -}}
 {{- end -}}
