@@ -16,6 +16,7 @@ from orchard.cluster.state import Observation, Progress, json_line
 from orchard.errors import ClusterError
 
 NOW = datetime.now(UTC)
+EMPTY: Any = SimpleNamespace(namespace="fruit", events=lambda _: [], evictions=lambda: [])
 
 
 def line(event: str, **fields: Any) -> str:
@@ -26,7 +27,7 @@ def seen(conditions: list[Any] | None = None, *drivers: client.V1Pod) -> Observa
     """Return an observation of these objects, without a cluster."""
     observation = Observation.__new__(Observation)
     status = client.V1JobStatus(conditions=conditions, start_time=NOW - timedelta(seconds=60))
-    observation.name, observation.cluster = "peach", SimpleNamespace(namespace="fruit", events=lambda _: [])  # type: ignore[assignment]
+    observation.name, observation.cluster = "peach", EMPTY
     observation.job = client.V1Job(metadata=client.V1ObjectMeta(name="peach-1", creation_timestamp=NOW), status=status)
     observation.drivers, observation.executors, observation.set = list(drivers), [], None
     observation.all_drivers = observation.drivers
@@ -106,9 +107,23 @@ def test_so_does_one_that_a_drained_node_took_which_its_job_does_not_count() -> 
     made = [
         SimpleNamespace(reason="SuccessfulCreate", count=1, involved_object=SimpleNamespace(uid=uid)) for uid in "122"
     ]
-    again.cluster = SimpleNamespace(namespace="fruit", events=lambda _: made)  # type: ignore[assignment]
+    again.cluster = SimpleNamespace(namespace="fruit", events=lambda _: made, evictions=lambda: [])  # type: ignore[assignment]
     again.progress = Progress  # type: ignore[method-assign]
     assert again.status().restarts == 1
+    assert again.status().reason == (
+        "An earlier driver's pod was deleted, by a person or as its node was drained; this one goes on from what is "
+        "committed."
+    )
+
+
+def test_a_driver_whose_pod_was_deleted_is_told_of_until_the_next_one_is_there() -> None:
+    waits = seen()
+    waits.progress = Progress  # type: ignore[method-assign]
+    assert waits.status().reason is None  # its first driver is on its way
+    waits.job.status.failed = 1
+    assert waits.status().reason == (
+        "The driver's pod was deleted, by a person or as its node was drained, and another is started."
+    )
 
 
 def test_an_exit_code_that_is_not_orchards_is_the_clusters() -> None:
@@ -125,10 +140,13 @@ def test_a_driver_that_its_node_evicts_says_why_and_not_that_it_was_interrupted(
     evicted.status.reason = "Evicted"
     evicted.status.message = "Pod ephemeral local storage usage exceeds the total limit of containers 10Mi. "
     told = "The driver's pod peach-1-a failed: Pod ephemeral local storage usage exceeds the total limit of containers "
-    assert seen(None, evicted).why_again() == f"A driver failed, and another is started: {told}10Mi."
+    more = "10Mi: give it more (driver.ephemeralStorage.limit)."
+    assert seen(None, evicted).why_again() == f"A driver failed, and another is started: {told}{more}"
     failed = seen([condition("Failed")], evicted)
     failed.progress = lambda: Progress.read(["orchard: interrupted; start again to go on."])  # type: ignore[method-assign]
-    assert failed.status().reason == f"{told}10Mi."
+    assert failed.status().reason == f"{told}{more}"
+    evicted.status.message = "The node was low on resource: memory. "
+    assert str(failed.why_failed()).endswith("low on resource: memory: give it a node with more room.")
 
 
 def test_a_job_whose_pods_are_gone_says_what_its_condition_says() -> None:
@@ -350,6 +368,25 @@ def test_an_executor_that_was_killed_for_memory_is_told_of_when_it_works_again()
     )
 
 
+def test_an_executor_that_its_node_evicted_is_told_of_when_its_successor_works() -> None:
+    works = seen(None, driver("Running"))
+    works.executors = [driver("Running", "spark-s-peach-0-0")]
+
+    def evicted(name: str, at: datetime) -> Any:
+        message = "Pod ephemeral local storage usage exceeds the total limit of containers 100Mi. "
+        of = SimpleNamespace(name=name)
+        return SimpleNamespace(reason="Evicted", message=message, last_timestamp=at, involved_object=of)
+
+    events = [evicted("spark-s-plum-0-0", NOW), evicted("spark-s-peach-0-0", NOW - timedelta(seconds=1))]
+    works.cluster = SimpleNamespace(evictions=lambda: events)  # type: ignore[assignment]
+    assert works.executor_trouble() is None  # another job's, and an earlier driver's
+    events.append(evicted("spark-s-peach-0-0", NOW))
+    assert works.executor_trouble() == (
+        "An executor was lost: pod spark-s-peach-0-0 was evicted (Pod ephemeral local storage usage exceeds the total "
+        "limit of containers 100Mi): give it more (executor.ephemeralStorage.limit)."
+    )
+
+
 def test_an_executor_that_ends_at_its_start_says_why() -> None:
     said = (
         'Exception in thread "main" java.lang.IllegalArgumentException: System memory 466092032 must be at least '
@@ -445,7 +482,8 @@ def refused(message: str) -> client.CoreV1Event:
 )
 def test_what_a_quota_refuses_is_said_of_driver_and_executors(whose: str, said: str, remedy: str) -> None:
     waits = seen()
-    waits.cluster = SimpleNamespace(namespace="fruit", events=lambda _: [refused(f'pods "p" is forbidden: {said}')])  # type: ignore[assignment]
+    refusal = refused(f'pods "p" is forbidden: {said}')
+    waits.cluster = SimpleNamespace(**vars(EMPTY) | {"events": lambda _: [refusal]})  # type: ignore[assignment]
     sentence = f"the namespace's {whose} not allow the pod ({said}): {remedy}"
     status = waits.status()
     assert (status.state, status.exit_code) == ("pending", 4)

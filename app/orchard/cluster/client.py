@@ -251,8 +251,15 @@ class Cluster:
 
     def events(self, name: str) -> list[Any]:
         """Return the events about the object `name`; none if the caller may not read them."""
+        return self._events(f"involvedObject.name={name}")
+
+    def evictions(self) -> list[Any]:
+        """Return the events that tell of pods which their node evicted; none if the caller may not read them."""
+        return self._events("reason=Evicted")
+
+    def _events(self, selector: str) -> list[Any]:
         try:
-            return self.find(self.core.list_namespaced_event, field_selector=f"involvedObject.name={name}")
+            return self.find(self.core.list_namespaced_event, field_selector=selector)
         except Forbidden:
             return []
 

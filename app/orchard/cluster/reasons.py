@@ -149,8 +149,16 @@ def of_eviction(events: "Iterable[CoreV1Event]", since: datetime) -> Hindrance |
     for event in events:
         if event.reason == "Evicted" and seen(event) >= since:
             message = (event.message or "").rstrip(". ")
-            return Hindrance(f"pod {event.involved_object.name} was evicted ({message}): give it more", definite=False)
+            sentence = f"pod {event.involved_object.name} was evicted ({message}): {relief(message, 'executor')}"
+            return Hindrance(sentence, definite=False)
     return None
+
+
+def relief(message: str, role: str) -> str:
+    """Return what helps a pod that was evicted: its node was short of room, or it took more than its limit."""
+    if "low on resource" in message:
+        return "give it a node with more room"
+    return f"give it more ({role}.ephemeralStorage.limit)"
 
 
 def of_spark(log: str) -> Hindrance | None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal
 
 from orchard.cluster import reasons
@@ -35,6 +36,7 @@ _OF_APPLICATION: dict[str, JobState] = {
 _TAKEN_UP_SECONDS = 120.0
 """So long an operator may take to submit an application; it says nothing of it before, and is slow when it is busy."""
 _OVERDUE = "DeadlineExceeded"
+_BY_WHOM = ", by a person or as its node was drained"
 NOT_TAKEN_UP = "the Spark operator has not taken it up: check that it runs and watches the namespace {}"
 
 
@@ -196,7 +198,9 @@ class Observation:
         why = (
             pod.status.message or pod.status.reason or (f"exit code {ended.exit_code}" if ended else "no reason given")
         )
-        return f"The driver's pod {pod_name} failed: {why.rstrip('. ')}."
+        why = why.rstrip(". ")
+        remedy = f": {reasons.relief(why, 'driver')}" if pod.status.reason == "Evicted" else ""
+        return f"The driver's pod {pod_name} failed: {why}{remedy}."
 
     def hindrance(self) -> reasons.Hindrance | None:
         """Return why the driver does not start; None if it runs or is starting normally."""
@@ -243,17 +247,29 @@ class Observation:
         if error or state in ("FAILING", "PENDING_RERUN"):
             what = "cannot be submitted" if state == "SUBMISSION_FAILED" else "failed"
             return f"A driver {what}, and another is started: {error or 'the operator does not say why'}."
+        if self.driver is None and self._job_counts():
+            return f"The driver's pod was deleted{_BY_WHOM}, and another is started."
         return None
 
     def why_before(self) -> str | None:
-        """Return why the driver before the newest one failed; None if it did not, or its pod is gone."""
+        """Return why the driver before the newest one ended; None if there was none, or nothing is known of it."""
         why = self.why_ended(self.drivers[-2].metadata.name) if len(self.drivers) > 1 else None
+        if why is None and self.job is not None and self._attempts > len(self.drivers) > 0:
+            return f"An earlier driver's pod was deleted{_BY_WHOM}; this one goes on from what is committed."
         return f"An earlier driver failed: {why}" if why else None
 
     def executor_trouble(self) -> str | None:
-        """Return why an executor was restarted; None if none was."""
-        reason = next(filter(None, map(reasons.of_end, self.executors)), None)
+        """Return why an executor was restarted or replaced; None if none was."""
+        reason = next(filter(None, map(reasons.of_end, self.executors)), None) or self._eviction()
         return f"An executor was lost: {reason.sentence}." if reason else None
+
+    def _eviction(self) -> reasons.Hindrance | None:
+        """Return why a node evicted an executor of the newest driver; its successor has the same name, and no trace."""
+        if self.driver is None:
+            return None
+        names = {pod.metadata.name for pod in self.executors}
+        evictions = (event for event in self.cluster.evictions() if event.involved_object.name in names)
+        return reasons.of_eviction(evictions, _born(self.driver))
 
     def _survivors(self) -> str | None:
         """Return a sentence on executors that are there after the last driver, which could not delete them.
@@ -326,7 +342,7 @@ class Observation:
             executors_wanted=self.set.spec.replicas if self.set else None,
             executors_ready=(self.set.status.ready_replicas or 0) if self.set else None,
             executors_registered=progress.executors if state == "running" else None,
-            restarts=max(len(self.drivers), self._attempts()) - 1,
+            restarts=max(len(self.drivers), self._attempts) - 1,
             seconds=self._seconds(),
             exit_code=code,
         )
@@ -356,16 +372,21 @@ class Observation:
         """Return how many drivers the operator counts."""
         return int(((self.application or {}).get("status") or {}).get("executionAttempts") or 0)
 
+    def _job_counts(self) -> int:
+        """Return how many drivers the Job counts."""
+        status = self.job.status if self.job is not None else None
+        return sum(getattr(status, kind, None) or 0 for kind in ("failed", "succeeded", "active"))
+
+    @cached_property
     def _attempts(self) -> int:
         """Return how many drivers the Job or the operator counts: pods that were deleted or evicted may be gone."""
         if self.job is None:
             return max(1, self._counted())
-        job, uid = self.job.status, self.job.metadata.uid
-        pods = (job.failed or 0) + (job.succeeded or 0) + (job.active or 0)
+        uid = self.job.metadata.uid
         # The Job does not count a drained node's; events of an earlier Job of its name are there for an hour, too.
         events = self.cluster.events(self.job.metadata.name)
         made = [event for event in events if event.reason == "SuccessfulCreate" and event.involved_object.uid == uid]
-        return max(1, pods, sum(event.count or 1 for event in made))
+        return max(1, self._job_counts(), sum(event.count or 1 for event in made))
 
     def _seconds(self) -> float | None:
         thing = self.job or self.driver
