@@ -383,10 +383,10 @@ def test_a_job_that_somebody_else_has_just_made_again_is_not_deleted(api: Api, m
     assert not gone
 
 
-def of_schedule(api: Api, state: str, *beside: dict[str, Any]) -> list[Any]:
+def of_schedule(api: Api, state: str, *beside: dict[str, Any], older: str = "Succeeded") -> list[Any]:
     """Let there be a schedule with a run of yesterday, which is kept, and one of today; return what is posted.
 
-    `beside` are further pods, which stay.
+    `beside` are further pods, which stay; `older` is the phase of yesterday's.
     """
     yesterday, today = "peach-1", "peach-2"
     owner = {"kind": "CronJob", "name": "peach", "uid": "schedule", "apiVersion": "batch/v1", "controller": True}
@@ -394,15 +394,15 @@ def of_schedule(api: Api, state: str, *beside: dict[str, Any]) -> list[Any]:
     first["metadata"]["creationTimestamp"] = "2026-01-01T03:00:00Z"
     first["metadata"]["uid"] = "older"
     pods = []
-    for run, phase in ((first, "Succeeded"), (second, state)):
+    for run, phase in ((first, older), (second, state)):
         run["metadata"] |= {"ownerReferences": [owner], "labels": DRIVER | {"app.kubernetes.io/managed-by": "Helm"}}
         name = run["metadata"]["name"]
         made = pod(phase)
         labels = run["metadata"]["labels"] | {"batch.kubernetes.io/job-name": name}
         made["metadata"] = run["metadata"] | {"name": f"{name}-a", "labels": labels}
         pods.append(made)
-    if state == "Running":
-        second["status"].pop("conditions")
+        if phase == "Running":
+            run["status"].pop("conditions")
     path, posted = "/apis/batch/v1/namespaces/fruit/jobs", []
 
     def gone() -> bool:
@@ -441,6 +441,16 @@ def test_a_schedules_run_is_cancelled_beside_those_that_are_kept(api: Api, monke
     of_schedule(api, "Running")
     assert "its schedule starts the next one" in jobs.cancel(Cluster(), "peach")
     assert api.deleted == ["/apis/batch/v1/namespaces/fruit/jobs/peach-2"]
+
+
+def test_who_cancels_a_run_is_told_of_one_that_works_beside_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where somebody has started one by hand."""
+    monkeypatch.setattr(jobs, "DELETE_SECONDS", 1.0)
+    of_schedule(api, "Running", older="Running")
+    assert "another run of it still works, which the same command cancels; its" in jobs.cancel(Cluster(), "peach")
+    api.deleted.clear()
+    of_schedule(api, "Running")
+    assert "another run" not in jobs.cancel(Cluster(), "peach")
 
 
 def test_executors_of_a_run_beside_it_do_not_keep_a_cancelled_run(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

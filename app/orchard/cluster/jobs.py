@@ -339,6 +339,8 @@ def cancel(cluster: Cluster, name: str) -> str:
         rest = f"; its schedule starts the next one, until `helm uninstall {name}` or schedule.suspend=true"
         if _is_suspended(cluster, name):
             rest = "; its schedule is suspended (schedule.suspend)"
+        if _runs(cluster, name):
+            rest = f"; another run of it still works, which the same command cancels{rest}"
     return f"{name} is cancelled, its driver and executors are gone{rest}."
 
 
