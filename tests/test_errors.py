@@ -8,6 +8,13 @@ import pytest
 from orchard.errors import AccessDenied, file_failure, first_line
 
 
+def test_a_full_disk_names_the_claim_that_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/output/run/part-1")
+    assert "(No space left on device): the disk is full, free some space, and" in str(file_failure(full, "written"))
+    monkeypatch.setenv("ORCHARD_CLAIMS", "images=/data/source,results=/data/output")
+    assert "the claim results is full, free some space or enlarge it, and start" in str(file_failure(full, "written"))
+
+
 def test_what_may_not_be_written_names_user_and_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     denied = PermissionError(errno.EACCES, "Permission denied", "/data/output/run/_orchard")
     assert f"(uid {os.getuid()}, groups " in str(file_failure(denied, "written to"))

@@ -127,6 +127,7 @@ _KINDS: dict[int, type[StorageError]] = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), AccessDenied),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), NotAFolder),  # the second where the folder is to be made
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOUNT = (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)
 _BROKEN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_MOUNT}
 
@@ -164,6 +165,8 @@ def file_failure(error: OSError, what: str = "read or written", path: str | None
     remedy = _REMEDIES.get(number, "mount it again" if number in _MOUNT else "check it")
     if kind is AccessDenied:
         remedy = _permission(number, path) or remedy
+    elif number in _FULL and (claim := _claim_of(path)):
+        remedy = f"the claim {claim} is full, free some space or enlarge it"
     elif kind is NotAFolder:
         remedy = f"{_file_of(path)} is a file, name a folder instead"
     return kind(f"{name} cannot be {what} ({error.strerror or type(error).__name__}): {remedy}, and start again.")
@@ -171,8 +174,7 @@ def file_failure(error: OSError, what: str = "read or written", path: str | None
 
 def _permission(number: int, path: str) -> str | None:
     """Return what lets this process write to `path`; None where there is no more to say than the usual."""
-    claims = (pair.partition("=") for pair in os.environ.get("ORCHARD_CLAIMS", "").split(",") if pair)
-    claim = next((name for name, _, at in claims if f"{path}/".startswith(f"{at.rstrip('/')}/")), None)
+    claim = _claim_of(path)
     if number == errno.EROFS:
         return f"mount the claim {claim} for writing, or choose another folder" if claim else None
     if not hasattr(os, "getuid"):
@@ -180,6 +182,12 @@ def _permission(number: int, path: str) -> str | None:
     groups = " ".join(map(str, sorted({os.getgid(), *os.getgroups()})))
     user = f"allow it for this user (uid {os.getuid()}, groups {groups})"
     return f"{user}, on the claim {claim} by a podSecurityContext.fsGroup that may write there" if claim else user
+
+
+def _claim_of(path: str) -> str | None:
+    """Return the claim that is mounted where `path` is, as far as this process is told."""
+    claims = (pair.partition("=") for pair in os.environ.get("ORCHARD_CLAIMS", "").split(",") if pair)
+    return next((name for name, _, at in claims if f"{path}/".startswith(f"{at.rstrip('/')}/")), None)
 
 
 def _file_of(path: str) -> str:
