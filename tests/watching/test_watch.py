@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -252,3 +253,25 @@ def test_frames_of_a_video_are_squares_as_pictures_are(fit: Fit, shape: tuple[in
     assert isinstance(frame.picture, np.ndarray) and frame.picture.shape == shape
     middle = frame.picture[shape[0] // 2, shape[1] // 2].astype(int)
     assert middle[0] > 200 and middle[1:].max() < 50
+
+
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_a_video_that_was_cut_says_so_at_its_end(
+    exported: Path, robot: dict[str, str], tmp_path: Path, share: float
+) -> None:
+    """It ended as a whole one does."""
+    video = tmp_path / "belt.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 64))
+    for frame in np.random.default_rng(1).integers(0, 255, (20, 64, 64, 3), np.uint8):
+        writer.write(frame)
+    writer.release()
+    os.truncate(video, int(video.stat().st_size * share))
+    ended = subprocess.run(
+        command(exported, video, "--rate", 1), env=robot, capture_output=True, text=True, timeout=60, check=False
+    )
+    last = json.loads(ended.stdout.splitlines()[-1])
+    if share == 1:
+        assert ended.returncode == 0 and (last["frame"], last.get("reason")) == ("3.000", None)
+    else:
+        assert ended.returncode == 1 and last["reason"] == "truncated"
+        assert re.fullmatch(r"the video ends after (1\.\d|2\.0) s, and says that it lasts 4\.0 s: .*", last["detail"])

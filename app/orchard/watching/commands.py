@@ -39,6 +39,7 @@ def watch(model: Path, source: Path, *, rate: float | None, top: int, threads: i
     MODEL is an ONNX or OpenVINO file that `orchard export` wrote, with its card beside it. SOURCE is a folder that
     receives images, a video file, or the number of a camera. From a folder or a camera, only the newest frame is
     classified; older ones are skipped and counted, so that no answer is late. Neither Spark nor TensorFlow is needed.
+    The exit code is 1 if a video ends too early.
 
     \b
     Example:
@@ -51,9 +52,11 @@ def watch(model: Path, source: Path, *, rate: float | None, top: int, threads: i
 
     exported = Exported(model, threads)
     look = Look(exported.card.side, exported.card.fit, rate)
+    failed = 0
     for number, frame in enumerate(frames(str(source), look), 1):
         line = {"number": number, "frame": frame.name, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         if isinstance(frame.picture, Rejection):
+            failed += 1
             said: dict[str, Any] = {"reason": str(frame.picture.reason), "detail": frame.picture.detail}
         else:
             started = time.perf_counter()
@@ -61,7 +64,7 @@ def watch(model: Path, source: Path, *, rate: float | None, top: int, threads: i
             said["milliseconds"] = round(1000 * (time.perf_counter() - started), 1)
         click.echo(json.dumps(line | said | {"skipped": frame.skipped}, ensure_ascii=False))
     interruption.check()
-    return 0
+    return 1 if failed else 0
 
 
 COMMANDS = (watch,)

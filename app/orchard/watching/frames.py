@@ -31,6 +31,8 @@ _SLOW_SECONDS = 2.0
 """So long a file that cannot be decoded may still be written."""
 _CAMERA_SECONDS = 10.0
 """So long a camera may give nothing before it counts as gone."""
+_SHORT_SECONDS = 1.0
+"""So much earlier than its header says a whole video may end: its sound may be longer."""
 _SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 )
@@ -149,14 +151,17 @@ def _decoded(data: bytes, look: Look) -> NDArray[np.uint8] | Rejection:
 
 
 def _of_video(path: Path, look: Look) -> Iterator[Frame]:
-    """Yield the frames of a video at the rate, counted in the video's own time."""
+    """Yield the frames of a video at the rate, counted in the video's own time, and at last what it lacks."""
     cv2 = _import_opencv()
     with _captured(cv2, str(path)) as capture:
         per_second = capture.get(cv2.CAP_PROP_FPS) or 25.0
-        number, skipped, due = 0, 0, 0.0
+        lasts = capture.get(cv2.CAP_PROP_FRAME_COUNT) / per_second
+        number, skipped, due, end = 0, 0, 0.0, 0.0
         while not interruption.asked() and capture.grab():
             seconds = number / per_second
             number += 1
+            # Some videos have no times; others have no even rate.
+            end = max(number / per_second, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
             if seconds < due:
                 skipped += 1
                 continue
@@ -169,6 +174,9 @@ def _of_video(path: Path, look: Look) -> Iterator[Frame]:
             skipped = 0
         if not number:
             raise InputError(f"{path} gives no frames: is it a video that this OpenCV can read?")
+        if end + _SHORT_SECONDS < lasts and not interruption.asked():
+            detail = f"the video ends after {end:.1f} s, and says that it lasts {lasts:.1f} s: was it copied whole?"
+            yield Frame(f"{end:.3f}", Rejection(Reason.TRUNCATED, detail), skipped)
 
 
 def _of_camera(number: int, look: Look) -> Iterator[Frame]:
