@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -252,7 +253,8 @@ def test_a_command_with_closed_standard_streams_answers_nobody_and_ends_well(tmp
     assert file.read_text() == ""
 
 
-def test_a_command_whose_output_nobody_reads_ends() -> None:
+def test_a_command_whose_output_nobody_reads_ends_as_others_do() -> None:
+    """Of `predict`, 1 says that an image could not be read."""
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "orchard", "backbones", "--json"]
@@ -260,5 +262,17 @@ def test_a_command_whose_output_nobody_reads_ends() -> None:
         ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
     finally:
         os.close(write)
-    assert ended.returncode == 1
-    assert b"Traceback" not in ended.stderr
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("error", ["BrokenPipeError(32, 'Broken pipe')", "EOFError('no more')"])
+def test_what_click_takes_for_the_end_of_standard_streams_is_told(error: str) -> None:
+    """The former ended with 1 and without a word, the latter as if somebody had interrupted."""
+    code = (
+        "import click; from orchard.commandline import run_command\n"
+        f"def work(): raise {error}\n"
+        "run_command(click.Command('work', callback=work), [])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 4
+    assert f"orchard: unexpected {error.partition('(')[0]}: ".encode() in ended.stderr

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -49,15 +50,19 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class _NobodyReads(Exception):
+    """Nobody reads standard output any more; no BrokenPipeError, as click ends with 1 for that of any pipe."""
+
+
 class _StandardOutput(io.FileIO):
     """Standard output, which says itself that it cannot be written."""
 
     def write(self, data: Any) -> int:
-        """See `io.RawIOBase`. Raises StorageError; BrokenPipeError, which click knows, if nobody reads it any more."""
+        """See `io.RawIOBase`. Raises StorageError, or what ends the command in silence if nobody reads it any more."""
         try:
             return super().write(data)
         except BrokenPipeError:
-            raise
+            raise _NobodyReads from None
         except OSError as error:
             raise file_failure(error, "written", "standard output") from error
 
@@ -106,10 +111,14 @@ def outcome(command: click.Command, arguments: Sequence[str] | None) -> tuple[in
         error.message = redacted(error.message)  # type: ignore[misc]  # Final; it may quote a value
         error.show()
         return 2, None
-    except (KeyboardInterrupt, click.Abort):
-        return 130, "interrupted."
-    except SystemExit as error:  # click's, where nobody reads the output any more; in a thread it would end that alone
-        return error.code if isinstance(error.code, int) else 1, None
+    except (KeyboardInterrupt, click.Abort) as error:
+        if not isinstance(error.__cause__, EOFError):  # which click takes for Ctrl-D at a prompt, and we have none
+            return 130, "interrupted."
+        code, sentence = 4, _unexpected(error.__cause__)
+    except _NobodyReads:
+        return 128 + signal.SIGPIPE, None
+    except SystemExit:  # click's, for any other pipe that broke; in a thread it would end that alone
+        code, sentence = 4, _unexpected(BrokenPipeError("a pipe to another process broke"))
     except OrchardError as error:
         code, sentence = error.exit_code, str(error)
     except Exception as error:
@@ -119,10 +128,13 @@ def outcome(command: click.Command, arguments: Sequence[str] | None) -> tuple[in
         elif is_of_machine(error):
             code, sentence = ClusterError.exit_code, str(machine_failure(error))
         else:
-            what = f"{type(error).__name__}: {first_line(error)}"
-            code, sentence = 4, f"unexpected {what}; please report it with what --debug shows."
+            code, sentence = 4, _unexpected(error)
     if "--debug" in sys.argv:
         from orchard.progress import say_traceback
 
         say_traceback()
     return code, printable(redacted(sentence))
+
+
+def _unexpected(error: BaseException) -> str:
+    return f"unexpected {type(error).__name__}: {first_line(error)}; please report it with what --debug shows."
