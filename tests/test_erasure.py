@@ -165,7 +165,7 @@ def test_every_table_list_and_log_loses_an_image(tmp_path: Path) -> None:
 def test_all_below_a_folder_goes_and_what_is_not_there_is_told(tmp_path: Path) -> None:
     out = small(tmp_path)
     found = erased(out, "/photos/a/", "/nowhere/", "/none.jpg")
-    assert (found["images"], found["unknown"]) == (4, ["/nowhere/", "/none.jpg"])
+    assert (found["images"], found["unknown"], found["erased_before"]) == (4, ["/nowhere/", "/none.jpg"], [])
     assert Output(out.url).rows(Dataset.FEATURES) == 4
     assert erased(out, *PATHS)["images"] == 4
     assert erasure.find(out, ["/photos/\udce9.jpg"], S3Options()).paths == ["/photos/\\xe9.jpg"]  # as in listings
@@ -250,6 +250,12 @@ def test_the_command_says_what_it_found_and_refuses_what_it_cannot_do(tmp_path: 
     said = CliRunner().invoke(cli, ["erase", out.url, folder, f"{folder}x/", "--dry-run"]).output
     assert f"{folder}: no row names it; of a folder, write a slash at the end\n" in said
     assert f"{folder}x/: no row names it\n" in said
+    words = ["erase", out.url, "--dry-run", PATHS[0]]
+    assert CliRunner().invoke(cli, words, standalone_mode=False).return_value == 0
+    assert CliRunner().invoke(cli, [*words, f"{PATHS[0]}x"], standalone_mode=False).return_value == 1
+    erased(out, PATHS[0])
+    again = CliRunner().invoke(cli, words, standalone_mode=False)  # as after a kill
+    assert again.return_value == 0 and f"before     {PATHS[0]} was erased already\n" in again.output
     for words in ([], ["a.jpg", "--older-than", "1d"], ["a.jpg", "--allow-again", "--dry-run"], ["--older-than", "1y"]):
         assert CliRunner().invoke(cli, ["erase", out.url, *words]).exit_code
     with pytest.raises(InputError, match="holds no results"):

@@ -59,6 +59,7 @@ class Erasure(TypedDict):
     output: str
     images: int  # of which there are rows
     unknown: list[str]  # paths, as they were given, of which there are none
+    erased_before: list[str]  # of the unknown, those that are remembered as erased
     rows: dict[str, int]  # dataset -> rows that go
     neighbours_of_others: int  # rows of other images from whose neighbours they go
     files: list[str]  # other files that name one: written again without it, or dropped
@@ -113,6 +114,7 @@ def find(output: Output, images: Sequence[str], s3: S3Options, *, older_than: ti
             output=output.url,
             images=mine.num_rows,
             unknown=unknown,
+            erased_before=_erased_before(output, unknown),
             rows={},
             neighbours_of_others=0,
             files=[],
@@ -190,6 +192,11 @@ def _named(images: Sequence[str], listed: Sequence[str]) -> tuple[list[str], lis
         found.add(path)
         unknown += [] if path in known else [image]
     return sorted(found), unknown
+
+
+def _erased_before(output: Output, images: Sequence[str]) -> list[str]:
+    before = erased.known(output.storage) if images else set()
+    return [image for image in images if erased.digest(_as_listed(image)) in before]
 
 
 def _as_listed(image: str) -> str:

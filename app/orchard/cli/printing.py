@@ -204,6 +204,9 @@ def print_erasure(found: Any) -> None:
         lines.append(f"{'':<10} as neighbours of {others:,} other images")
     lines += [f"{'':<10} {file}" for file in found["files"]]
     for path in found["unknown"]:
+        if path in found["erased_before"]:
+            lines.append(f"{'before':<10} {path} was erased already")
+            continue
         no_folder = "" if path.endswith("/") else "; of a folder, write a slash at the end"
         lines.append(f"{'unknown':<10} {path}: no row names it{no_folder}")
     lines += [f"{'copy':<10} {path} has the same bytes, and stays" for path in found["copies"]]

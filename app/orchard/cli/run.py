@@ -271,7 +271,8 @@ def erase(  # noqa: PLR0917 -- click passes each flag by name
     """Erase all that OUTPUT holds of the images at each PATH, and of all below it if a slash ends it.
 
     What was learned from them, and what has left OUTPUT, is named with the command that makes it again. Later runs
-    leave these images out, and say so, as long as the source has them.
+    leave these images out, and say so, as long as the source has them. The exit code is 1 if no row names a PATH that
+    was not erased before.
 
     \b
     Example:
@@ -292,7 +293,7 @@ def erase(  # noqa: PLR0917 -- click passes each flag by name
         return 0
     found = pipeline.erase(output, images, settings, older_than=older_than, dry_run=dry_run)
     print_json(found) if as_json else print_erasure(found)
-    return 0
+    return 1 if {*found["unknown"]} - {*found["erased_before"]} else 0
 
 
 @cli.command(short_help="compare several backbones in accuracy, size and speed")

@@ -38,7 +38,7 @@ def known(storage: Storage) -> set[str]:
 
 def changed(before: set[str], paths: Iterable[str], *, allow_again: bool) -> bytes:
     """The new content of `ERASED`: digests of these paths are added, or removed if the images may come again."""
-    named = {_digest(path) for path in paths}
+    named = {digest(path) for path in paths}
     return json.dumps({"paths": sorted(before - named if allow_again else before | named)}).encode()
 
 
@@ -52,7 +52,7 @@ def without_erased(listing: Listing, storage: Storage) -> Listing:
     erased = known(storage)
     if not erased:
         return listing
-    kept = pa.array([_digest(path) not in erased for path in listing.table["path"].to_pylist()], pa.bool_())
+    kept = pa.array([digest(path) not in erased for path in listing.table["path"].to_pylist()], pa.bool_())
     table = listing.table.filter(kept)
     if (n := listing.table.num_rows - table.num_rows) == 0:
         return listing
@@ -69,5 +69,6 @@ def without_erased(listing: Listing, storage: Storage) -> Listing:
     return dataclasses.replace(listing, table=table.combine_chunks(), warnings=[*listing.warnings, said])
 
 
-def _digest(path: str) -> str:
+def digest(path: str) -> str:
+    """What is kept of an erased path."""
     return digest_of(path.encode(errors="surrogatepass"))
