@@ -120,6 +120,7 @@ def erase(out: Output, path: str) -> None:
         output=out.url,
         images=1,
         unknown=[],
+        erased_before=[],
         rows={},
         neighbours_of_others=0,
         files=[],
