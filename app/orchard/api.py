@@ -10,15 +10,15 @@ import os
 import reprlib
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from enum import StrEnum
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from orchard.errors import UsageError
 from orchard.layout import Dataset
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from pyspark.sql import DataFrame, SparkSession
 
     from orchard.exports.writing import Exported
@@ -28,8 +28,7 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
-_SEVERAL = {"source", "images"}
-_ADDRESSES = {*_SEVERAL, "output", "file"}
+_ADDRESSES = {"source", "images", "output", "file"}
 """Arguments that are addresses, in all functions."""
 
 
@@ -56,10 +55,13 @@ def _checks_arguments(function: Callable[_Arguments, _Result]) -> Callable[_Argu
         text = os.fspath(value) if isinstance(value, os.PathLike) else value
         if isinstance(text, str):
             return text
-        raise UsageError(f"{name} cannot be {reprlib.repr(value)}: give a path or an address.")
+        given = " ".join(reprlib.repr(value).split())  # a table's has lines
+        raise UsageError(f"{name} cannot be {given}: give a path or an address.")
 
     def as_addresses(name: str, value: Any) -> str | list[str]:
-        if name not in _SEVERAL or isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable):
+        is_one = isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable)
+        takes_several = "Sequence" in str(signature.parameters[name].annotation)
+        if not takes_several or is_one or hasattr(value, "columns"):  # a table would give the names of these
             return as_address(name, value)
         return [as_address(name, each) for each in value]
 
@@ -323,8 +325,8 @@ def predict(
     from orchard.settings import load
     from orchard.tasks import SparkWorkers
 
-    if top < 1:
-        raise UsageError(f"There is no answer of {top} labels: give top=1 or more.")
+    if not isinstance(top, Integral) or top < 1:
+        raise UsageError(f"There is no answer of {top!r} labels: give top=1 or more.")
     found = load(settings)
     s3, limits = found.s3_options(), found.limits()
     images = [images] if isinstance(images, str) else images
@@ -359,7 +361,7 @@ def compare(
     spark: "SparkSession | None",
     source: str,
     output: str,
-    backbones: Sequence[str],
+    backbones: str | Sequence[str],
     *,
     tolerance: float = 0.01,
     **settings: Any,
@@ -370,7 +372,8 @@ def compare(
         spark: as for `run`.
         source: the images.
         output: folder or ``s3a://`` prefix; each backbone gets a folder in it.
-        backbones: names, such as ``EfficientNetLite0`` or, with another input size, ``EfficientNetLite0@128``.
+        backbones: names, such as ``EfficientNetLite0`` or, with another input size, ``EfficientNetLite0@128``; in a
+            list, or with commas.
         tolerance: how much less accurate than the best the best trade-off may be, 0..1.
         settings: see the module.
 
@@ -380,7 +383,8 @@ def compare(
     from orchard.comparison import compare as compare_backbones
     from orchard.settings import load
 
-    return compare_backbones(source, output, list(backbones), load(settings), spark, tolerance=tolerance)
+    names = backbones.split(",") if isinstance(backbones, str) else list(backbones)
+    return compare_backbones(source, output, names, load(settings), spark, tolerance=tolerance)
 
 
 @_checks_arguments
@@ -388,7 +392,7 @@ def erase(
     output: str,
     images: str | Sequence[str] = (),
     *,
-    older_than: "timedelta | None" = None,
+    older_than: timedelta | None = None,
     dry_run: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -411,7 +415,7 @@ def erase(
     from orchard.settings import load
 
     named = [images] if isinstance(images, str) else list(images)
-    if older_than is not None and (named or older_than.total_seconds() <= 0):
+    if older_than is not None and (named or not isinstance(older_than, timedelta) or older_than <= timedelta(0)):
         raise UsageError("Say what to erase: give images alone, or older_than alone, an age such as timedelta(365).")
     return dict(pipeline.erase(output, named, load(settings), older_than=older_than, dry_run=dry_run))
 

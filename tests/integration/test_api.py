@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import orchard
@@ -184,6 +185,10 @@ def test_what_no_command_takes_is_refused_in_a_sentence(spark: Any, trained: Pat
         (lambda: orchard.export(out, str(tmp_path / "m.onnx"), format="onx"), "There is no format 'onx': .*onnx, "),
         (lambda: orchard.export(out, "m.onnx", format="onnx", precision="f16"), "no precision 'f16': .*float16"),
         (lambda: orchard.predict(None, out, __file__, top=0), "top=1 or more"),
+        (lambda: orchard.predict(None, out, __file__, top=cast(Any, "3")), "no answer of '3' labels: give top=1"),
+        (lambda: orchard.erase(out, older_than=cast(Any, 365), dry_run=True), r"an age such as timedelta\(365\)"),
+        (lambda: orchard.compare(None, out, str(tmp_path), "VGG16,VGG99"), "There is no backbone 'VGG99'"),
+        (lambda: orchard.compare(None, cast(Any, ["a", "b"]), out, ["VGG16"]), r"source cannot be \['a', 'b'\]: "),
         (lambda: orchard.erase(out, "a.jpg", older_than=timedelta(365), dry_run=True), "images alone, or older_than"),
         (lambda: orchard.erase(out, older_than=timedelta(0), dry_run=True), "images alone, or older_than"),
     ):
@@ -205,7 +210,7 @@ def test_paths_of_pathlib_are_addresses(trained: Any, fruits: Path, tmp_path: An
         assert len(orchard.predict(None, trained, several(photographs))) == 2
         assert orchard.erase(trained, several(photographs), dry_run=True)["images"] == 2
     nothing: Any
-    for nothing in (None, b"bytes of a photo", [1], 7):
+    for nothing in (None, b"bytes of a photo", [1], 7, pd.DataFrame({"path": ["a.jpg"]})):
         for call in (
             lambda: orchard.predict(None, trained, nothing),  # noqa: B023
             lambda: orchard.plan(nothing),  # noqa: B023
