@@ -34,8 +34,8 @@ FLOORS = (
     ("images", "settings", "settings_text", "flags", "cluster.autoscaling", "cluster.reasons"),
     ("output", "log", "models", "lock", "upgrade"),
     ("cards", "files", "delimited"),
-    ("storage", "commandline", "child", "runlog", "webhook", "progress", "interruption"),
-    ("orchard", "errors", "layout", "vocabulary", "redaction", "memory", "machine", "npz", "scratch", "version"),
+    ("storage", "commandline", "child", "runlog", "webhook", "progress", "interruption", "scratch"),
+    ("orchard", "errors", "layout", "vocabulary", "redaction", "memory", "machine", "npz", "version"),
 )
 """The rooms of `orchard`, the highest floor first. A module of a package may stand on another floor than the rest."""
 

@@ -1,7 +1,11 @@
 """A full disk of temporary files is said to be that, whatever the one who writes there says of it."""
 
 import errno
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,3 +73,25 @@ def test_an_error_of_ours_stays_what_it_is() -> None:
 def test_an_error_beside_a_disk_with_room_stays_what_it_is() -> None:
     with pytest.raises(RuntimeError, match="iostream"), scratch("test"):
         raise RuntimeError("iostream")
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_leaves_no_temporary_folder(tmp_path: Path, name: signal.Signals) -> None:
+    """Neither those of blocks nor those that last as long as the process; `orchard predict` left one."""
+    code = (
+        "import click, time; from orchard.commandline import run_command; from orchard.features import weights\n"
+        "from orchard.scratch import scratch\n"
+        "def work():\n"
+        "    with scratch('test') as folder:\n"
+        "        (folder / 'file').touch(); (weights._scratch() / 'file').touch()\n"
+        "        click.echo('ready'); time.sleep(60)\n"
+        "run_command(click.Command('work', callback=work), [])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ | {"TMPDIR": str(tmp_path)}
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        assert len(list(tmp_path.glob("orchard-*"))) == 2
+        process.send_signal(name)
+        assert process.wait(20) == 128 + name
+    assert not list(tmp_path.glob("orchard-*"))

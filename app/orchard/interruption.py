@@ -8,6 +8,7 @@ When a signal comes, nothing new is begun (`check`), what runs is stopped and wh
 import atexit
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -33,6 +34,7 @@ _asked = Event()
 _open: dict[object, Callable[[], object] | None] = {}
 _sentence = "interrupted."
 _standard_error = 2
+_folders: set[Path] = set()
 _displays: list[tuple[Callable[[int], object], Callable[[], object]]] = []
 
 
@@ -92,6 +94,11 @@ def in_order(stop: Callable[[], object] | None = None) -> Iterator[None]:
         yield
     finally:
         del _open[token]
+
+
+def remove(folder: Path) -> None:
+    """Remove a temporary folder when the command is interrupted; whoever made it removes it otherwise."""
+    _folders.add(folder)
 
 
 def listen() -> None:
@@ -184,6 +191,8 @@ def _leave(name: signal.Signals) -> NoReturn:
     flush = Thread(target=sys.stdout.flush, daemon=True)  # nobody may read it
     flush.start()
     end_children()
+    for folder in _folders.copy():
+        shutil.rmtree(folder, ignore_errors=True)
     flush.join(0.2)
     for _, end in _displays:
         with contextlib.suppress(Exception):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchard import interruption
 from orchard.errors import OrchardError, StorageError
 
 _LITTLE = 64 * 1024
@@ -20,8 +21,11 @@ _LITTLE = 64 * 1024
 @contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
     """Make a temporary folder, whose name says what it is for, and remove it afterwards. Raises as `within` does."""
-    with tempfile.TemporaryDirectory(prefix=f"orchard-{purpose}-") as name, within(Path(name)):
-        yield Path(name)
+    with tempfile.TemporaryDirectory(prefix=f"orchard-{purpose}-") as name:
+        folder = Path(name)
+        interruption.remove(folder)
+        with within(folder):
+            yield folder
 
 
 @contextmanager

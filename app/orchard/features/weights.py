@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchard import interruption
 from orchard.errors import AccessDenied, UsageError, WeightsUnavailable
 from orchard.features import efficientnet_lite
 from orchard.features.backbones import DEFAULT_BACKBONE, Backbone, Preprocessing
@@ -130,9 +131,10 @@ def tuned(output: Output) -> str | None:
 @functools.cache
 def _scratch() -> Path:
     """A temporary folder, removed when this process ends."""
-    folder = tempfile.mkdtemp(prefix="orchard-weights-")
+    folder = Path(tempfile.mkdtemp(prefix="orchard-weights-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    interruption.remove(folder)
+    return folder
 
 
 def keras_homes() -> list[Path]:
