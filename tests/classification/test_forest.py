@@ -1,6 +1,9 @@
 """Promises of the forest: scikit-learn's answers, from arrays without pickles, and the same again."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -132,3 +135,17 @@ def test_a_sample_is_drawn_from_all_that_the_split_has_left_for_training(seed: i
 
     found, _, _ = forest._sample(Rows([DataFile("reduced/one", n)], read), LABELS, share, seed)
     assert len(found) == pytest.approx(share * (roles == Role.FIT).sum(), rel=0.2)
+
+
+def test_labels_of_one_image_each_grow_without_a_word_of_the_library() -> None:
+    """A run of few images printed a hundred warnings; in a process of its own, as pytest undoes the module's filter."""
+    code = (
+        "import test_forest as t\n"
+        "t.LABELS = [f'{i:03}' for i in range(250)]\n"
+        "grown, _ = t.grow(t.rows(classes=t.np.arange(400) % 250), 250, t.LABELS, seed=3, memory=2**29)\n"
+        "assert grown"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")

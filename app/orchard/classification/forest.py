@@ -10,6 +10,7 @@ Machine Learning 36), so that neither time nor memory grow with the table.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -26,6 +27,9 @@ from orchard.datasets import matrix
 from orchard.images.selection import drawn
 from orchard.machine import available_cores
 from orchard.reduction.statistics import Role
+
+# scikit-learn takes labels of few images for numbers to be estimated, and says so of each tree.
+warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
 
 COMPONENTS = 128
 """Number of leading components that the forest uses."""
