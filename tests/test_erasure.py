@@ -256,6 +256,13 @@ def test_the_command_says_what_it_found_and_refuses_what_it_cannot_do(tmp_path: 
     erased(out, PATHS[0])
     again = CliRunner().invoke(cli, words, standalone_mode=False)  # as after a kill
     assert again.return_value == 0 and f"before     {PATHS[0]} was erased already\n" in again.output
+    words = ["erase", out.url, "--allow-again", PATHS[0]]
+    refused = CliRunner().invoke(cli, [*words, "/photos/a/"], standalone_mode=False)
+    assert refused.return_value == 1 and "1 of the paths were not erased before: name each image" in refused.stderr
+    assert Output(out.url).storage.read(ERASED) == b'{"paths": []}'
+    erased(out, PATHS[1])
+    allowed = CliRunner().invoke(cli, [*words[:-1], PATHS[1]], standalone_mode=False)
+    assert (allowed.return_value, allowed.stderr) == (0, "")
     for words in ([], ["a.jpg", "--older-than", "1d"], ["a.jpg", "--allow-again", "--dry-run"], ["--older-than", "1y"]):
         assert CliRunner().invoke(cli, ["erase", out.url, *words]).exit_code
     with pytest.raises(InputError, match="holds no results"):

@@ -272,7 +272,7 @@ def erase(  # noqa: PLR0917 -- click passes each flag by name
 
     What was learned from them, and what has left OUTPUT, is named with the command that makes it again. Later runs
     leave these images out, and say so, as long as the source has them. The exit code is 1 if no row names a PATH that
-    was not erased before.
+    was not erased before; with --allow-again, if a PATH was not erased.
 
     \b
     Example:
@@ -290,7 +290,13 @@ def erase(  # noqa: PLR0917 -- click passes each flag by name
             raise UsageError("--allow-again goes with a PATH alone: leave --older-than and --dry-run away.")
         count = pipeline.allow_again(output, images, settings)
         print_json({"allowed_again": count}) if as_json else click.echo(f"images that may come again: {count}")
-        return 0
+        if lack := len({*images}) - count:
+            click.echo(
+                f"orchard: {lack} of the paths were not erased before: name each image, not its folder, as only "
+                "digests of their paths are kept.",
+                err=True,
+            )
+        return 1 if lack else 0
     found = pipeline.erase(output, images, settings, older_than=older_than, dry_run=dry_run)
     print_json(found) if as_json else print_erasure(found)
     return 1 if {*found["unknown"]} - {*found["erased_before"]} else 0
