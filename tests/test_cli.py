@@ -17,7 +17,7 @@ from PIL import Image
 
 from orchard import progress
 from orchard.cli import cli
-from orchard.errors import InputError
+from orchard.errors import InputError, UsageError
 
 
 def orchard(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -276,3 +276,22 @@ def test_what_click_takes_for_the_end_of_standard_streams_is_told(error: str) ->
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
     assert ended.returncode == 4
     assert f"orchard: unexpected {error.partition('(')[0]}: ".encode() in ended.stderr
+
+
+@pytest.mark.parametrize("origin", ["https://shop.example/", "shop.example", "https://Shop.example", "", "https://"])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str, tmp_path: Path) -> None:
+    """It allowed nobody, and said nothing."""
+    words = ["serve", str(tmp_path), "--cors-origin"]
+    ended = CliRunner().invoke(cli, [*words, origin])
+    assert isinstance(ended.exception, UsageError) and "is no origin such as https://shop.example" in str(
+        ended.exception
+    )
+    for right in (
+        "https://shop.example",
+        "http://localhost:3000",
+        "http://[::1]:80",
+        "capacitor://localhost",
+        "*",
+        "null",
+    ):
+        assert isinstance(CliRunner().invoke(cli, [*words, right]).exception, InputError), right  # there is no model

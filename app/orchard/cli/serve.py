@@ -119,6 +119,13 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     root_path = root_path.rstrip("/")
     if root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", root_path):
         raise UsageError(f"--root-path {root_path} is no path such as /fruits: take letters, digits, -, _, . and ~.")
+    for origin in cors_origins:
+        if not re.fullmatch(
+            r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#@A-Z]+", origin
+        ):  # as browsers write it, who compare text
+            raise UsageError(
+                f"--cors-origin {origin} is no origin such as https://shop.example: without path or slash."
+            )
     if await_model:
         settings.check_regions(output)
         _await_model(output, settings.s3_options())
