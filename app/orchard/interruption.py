@@ -101,6 +101,11 @@ def remove(folder: Path) -> None:
     _folders.add(folder)
 
 
+def removed(folder: Path) -> None:
+    """Forget a folder of `remove` that is gone."""
+    _folders.discard(folder)
+
+
 def listen() -> None:
     """From now on, leave at a signal: as nothing has begun yet, nothing is to be ended."""
     for name in SECONDS:

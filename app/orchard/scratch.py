@@ -26,6 +26,7 @@ def scratch(purpose: str) -> Iterator[Path]:
         interruption.remove(folder)
         with within(folder):
             yield folder
+    interruption.removed(folder)
 
 
 @contextmanager

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from orchard.errors import InputError, StorageError, UsageError
-from orchard.images.sources import Listing, check_apart, list_images
+from orchard.images.sources import Listing, check_apart, list_images, list_selected
 from orchard.layout import LISTING
-from orchard.storage import S3Options, open_storage, read_path
+from orchard.settings import Settings
+from orchard.storage import S3Options, is_object, open_storage, read_path
 
 if TYPE_CHECKING:
     from conftest import S3Server
@@ -418,6 +419,21 @@ def test_results_are_not_written_among_the_images(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="is where the images are: choose another --output, such as a folder in it"):
         check_apart(source.format(root=tmp_path), output)
+
+
+@pytest.mark.parametrize("source", [".", "way", "*", "{root}", "s3a://{bucket}"])
+def test_a_folder_of_the_source_with_images_is_no_new_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server: "S3Server", source: str
+) -> None:
+    bucket = s3_server.bucket()
+    monkeypatch.chdir(tmp_path)
+    for root in (tmp_path, s3_server.root / bucket):
+        _touch(root, "Kiwi/a.jpg", "photos/Lime/b.jpg", "photos/log.txt")
+    (tmp_path / "way").symlink_to(".")
+    source = source.format(root=tmp_path, bucket=bucket)
+    output = f"{source}/photos" if is_object(source) else "photos"
+    with pytest.raises(UsageError, match=r"photos holds images, such as Lime/b.jpg, and nothing of an output is read"):
+        list_selected(source, output, Settings(s3_endpoint=s3_server.endpoint, s3_region="us-east-1"))
 
 
 @pytest.mark.parametrize(

@@ -280,9 +280,14 @@ _NO_IMAGE = re.compile(
 )
 
 
+def has_image_suffix(key: str) -> bool:
+    """Whether a file is named as images usually are."""
+    return key.endswith(_IMAGE_SUFFIXES) and "/._" not in f"/{key}"
+
+
 def doubtful(key: str) -> bool:
     """Whether the name is usual for something other than an image, so that the content has to be looked at."""
-    if key.endswith(_IMAGE_SUFFIXES) and "/._" not in f"/{key}":  # nearly every file; the pattern takes longer
+    if has_image_suffix(key):  # nearly every file; the pattern takes longer
         return False
     return _NO_IMAGE.fullmatch(key, key.rfind("/") + 1) is not None
 

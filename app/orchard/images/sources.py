@@ -22,7 +22,16 @@ from orchard.images.corrections import read as read_corrections
 from orchard.images.groups import describe, groups_of, regrouped
 from orchard.images.kinds import KindFrom, kind_warnings, kinds_of
 from orchard.images.manifests import SUFFIXES, is_manifest, read_manifest
-from orchard.images.places import doubtful, is_archive, is_ignored, places, shared_folder, source_name, split_named
+from orchard.images.places import (
+    doubtful,
+    has_image_suffix,
+    is_archive,
+    is_ignored,
+    places,
+    shared_folder,
+    source_name,
+    split_named,
+)
 from orchard.images.selection import sample, with_labels
 from orchard.layout import (
     COMMITS,
@@ -303,7 +312,8 @@ def list_selected(source: str | Sequence[str], output: str | None, settings: Set
     """List the images that the settings select, see `list_images`, leaving out the ``output``.
 
     Raises:
-        UsageError: The corrections are the list that a run into ``output`` writes anew.
+        UsageError: The corrections are the list that a run into ``output`` writes anew; or ``output`` is new, and a
+            folder of the source's images.
     """
     if settings.corrections and output and _is_same(settings.corrections, f"{output.rstrip('/')}/{SUSPECT_LIST}"):
         raise UsageError(
@@ -311,6 +321,8 @@ def list_selected(source: str | Sequence[str], output: str | None, settings: Set
             "copy it to a place of its own first."
         )
     s3 = settings.s3_options()
+    if output and any(_is_within(output, one) for one in ([source] if isinstance(source, str) else source)):
+        _refuse_images(open_storage(output, s3))
     return list_images(
         source,
         s3,
@@ -324,6 +336,25 @@ def list_selected(source: str | Sequence[str], output: str | None, settings: Set
         corrections=read_corrections(settings.corrections, s3) if settings.corrections else None,
         output=output,
     )
+
+
+def _is_within(url: str, source: str) -> bool:
+    fixed = _split_pattern(source)[0]
+    if split_object_url(url) or split_object_url(fixed):
+        return url.startswith(f"{fixed.rstrip('/')}/")
+    return local_path(url).resolve().is_relative_to(local_path(fixed).resolve())
+
+
+def _refuse_images(output: Storage) -> None:
+    """Raise UsageError if there are images where a new output would be: they would be left out of its source."""
+    if next(output.list(COMMITS), None) is not None:
+        return
+    image = next((entry.key for entry in output.list() if has_image_suffix(entry.key)), None)
+    if image is not None:
+        raise UsageError(
+            f"{output.url} holds images, such as {image}, and nothing of an output is read as a source: choose another "
+            "--output, such as a new folder."
+        )
 
 
 def _check_columns(missing: Sequence[str], source: str) -> None:
