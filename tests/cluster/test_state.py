@@ -84,6 +84,18 @@ def test_executors_that_outlive_the_last_driver_are_told(
     assert "executors" not in str(ended.status().reason)
 
 
+def test_a_driver_that_is_being_deleted_is_told_and_whether_another_follows() -> None:
+    ends = seen(None, driver("Running"))
+    ends.progress = Progress  # type: ignore[method-assign]
+    assert ends.status().reason is None
+    ends.drivers[0].metadata.deletion_timestamp = NOW
+    assert ends.status().reason == (
+        "The driver's pod is being deleted: the driver commits the finished tasks and ends; another is started."
+    )
+    ends.job = None  # helm uninstall deletes it at once, and its pods when they have ended
+    assert ends.status().reason == "The job is being deleted: the driver commits the finished tasks and ends."
+
+
 def test_between_two_drivers_a_job_is_pending() -> None:
     assert seen(None, driver("Failed", code=4)).state == "pending"
     assert seen(None, driver("Failed", code=4), driver("Running", "peach-1-b")).state == "running"

@@ -258,6 +258,16 @@ class Observation:
             return f"An earlier driver's pod was deleted{_BY_WHOM}; this one goes on from what is committed."
         return f"An earlier driver failed: {why}" if why else None
 
+    def leaving(self) -> str | None:
+        """Return a sentence if the driver's pod is being deleted, alone or with its job; None if it is not."""
+        pod = self.driver
+        if pod is None or pod.status.phase != "Running" or not pod.metadata.deletion_timestamp:
+            return None
+        is_deleted = self.application is None and (self.job is None or self.job.metadata.deletion_timestamp)
+        what = "The job is" if is_deleted else "The driver's pod is"
+        then = "" if is_deleted else "; another is started"
+        return f"{what} being deleted: the driver commits the finished tasks and ends{then}."
+
     def executor_trouble(self) -> str | None:
         """Return why an executor was restarted or replaced; None if none was."""
         reason = next(filter(None, map(reasons.of_end, self.executors)), None) or self._eviction()
@@ -322,6 +332,8 @@ class Observation:
             reason = self.why_again()
         elif state == "running":
             reason = progress.reason or self.executor_trouble() or self.why_before()
+            if leaving := self.leaving():
+                reason, hindrance = leaving, None
         if hindrance:
             who = "The driver cannot start" if state == "pending" else "Executors are missing"
             reason = f"{who}: {hindrance.sentence}."
