@@ -2,6 +2,7 @@
 
 const TOP = 5;
 const TRIES = 4;
+const BUSY = new Set([429, 502, 503, 504]); // of the server, or of what stands before it while it starts
 const LONGEST_WAIT = 5; // seconds
 const THREADS = 4; // more gain little
 // Within which the model starts: on threads, some browsers hang for ever; a slow phone alone takes its time.
@@ -125,29 +126,36 @@ export class Answers extends EventTarget {
 
 /**
  * Send a photo to the server, and return its answer; with `regions` it has {map, regions}, too. `onBusy` is called when
- * the server asks for patience. Throws NoAnswer.
+ * the server asks for patience; nothing is sent once `signal` is aborted. Throws NoAnswer.
  */
-export async function askServer(blob, name, { onBusy, regions = false } = {}) {
+export async function askServer(blob, name, { signal, onBusy, regions = false } = {}) {
   const started = performance.now();
   for (let tries = 1; ; tries++) {
     const body = new FormData();
     body.append("file", blob, name);
     let response;
     try {
-      response = await fetch(new URL(`../v1/predict?top=${TOP}${regions ? "&regions=true" : ""}`, import.meta.url), { method: "POST", body, headers: { accept: "application/json" } });
+      response = await fetch(new URL(`../v1/predict?top=${TOP}${regions ? "&regions=true" : ""}`, import.meta.url), { method: "POST", body, signal, headers: { accept: "application/json" } });
     } catch (error) {
       throw new NoAnswer("offline", error.message);
     }
-    if (response.status === 503 && tries < TRIES) {
+    if (BUSY.has(response.status) && tries < TRIES) {
       onBusy?.();
       const seconds = Math.min(Number(response.headers.get("retry-after")) || 1, LONGEST_WAIT);
       await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
       continue;
     }
     const found = await response.json().catch(() => ({}));
-    if (!response.ok) throw new NoAnswer(found.reason ?? (response.status === 503 ? "busy" : response.status === 413 ? "too_large" : "failed"), found.detail);
+    if (!response.ok) throw new NoAnswer(reasonFor(response.status, found.reason), found.detail);
     const [prediction] = found.predictions;
     if (prediction.error) throw new NoAnswer(prediction.error.reason, prediction.error.detail);
     return { ...prediction, by: "server", milliseconds: performance.now() - started };
   }
+}
+
+/** What is wrong with the file, or else "busy" or "failed". */
+function reasonFor(status, reason) {
+  if (BUSY.has(status)) return "busy";
+  if (status >= 500 || status === 408) return "failed";
+  return reason ?? (status === 413 ? "too_large" : "failed");
 }

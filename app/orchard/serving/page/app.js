@@ -8,6 +8,10 @@ import { offerCorrections, showCorrections } from "./corrections.js";
 import { setFacts } from "./facts.js";
 import { currentLanguage, megabytes, setLanguage, text, translate } from "./texts.js";
 
+// A server may be asked again after these.
+const AGAIN = new Set(["offline", "busy", "failed"]);
+// No image, as its name says: else a film went to the server to be refused there.
+const NO_IMAGE = /^(?:video|audio|text)\/|^application\/pdf$/;
 const FINAL = new Set(["empty", "truncated"]); // what is wrong with a file whoever reads it
 
 const find = (selector) => document.querySelector(selector);
@@ -30,6 +34,8 @@ async function add(files) {
 
 /** Answer a photo on this device. The server is asked only by those who said yes. */
 async function look(card) {
+  if (card.gone.aborted) return "";
+  if (NO_IMAGE.test(card.file.type)) return tell(card, { type: "rejected", reason: "unsupported_format" });
   let why = "missing";
   card.show({ type: "working" });
   if (answers.ready) {
@@ -46,9 +52,9 @@ async function look(card) {
 async function ask(card, why) {
   card.show({ type: "working" });
   try {
-    return tell(card, { type: "answer", ...(await askServer(card.file, card.name, { onBusy: () => card.show({ type: "busy" }) })) });
+    return tell(card, { type: "answer", ...(await askServer(card.file, card.name, { signal: card.gone, onBusy: () => card.show({ type: "busy" }) })) });
   } catch ({ reason = "failed" }) {
-    return tell(card, reason === "offline" ? { type: "ask", why, reason } : { type: "rejected", reason });
+    return tell(card, AGAIN.has(reason) ? { type: "ask", why, reason } : { type: "rejected", reason });
   }
 }
 
@@ -63,11 +69,12 @@ async function send(card, forAll) {
 
 /** Yield what is where on a photo, by whoever answered it: what has not gone to the server stays here. */
 async function* where(card) {
-  if (card.by === "server") yield await askServer(card.file, card.name, { regions: true });
+  if (card.by === "server") yield await askServer(card.file, card.name, { signal: card.gone, regions: true });
   else yield* answers.whereOnDevice(card.file);
 }
 
 function tell(card, state) {
+  if (card.gone.aborted) return "";
   card.show(state);
   announcer.textContent = card.summary;
   return card.summary;

@@ -27,6 +27,7 @@ export class Card {
   #where; // {map, regions, failed}, as far as they are known
   #looking = false; // whether it is shown
   #onWhere;
+  #gone = new AbortController();
 
   /**
    * Put a card for a photo on top of the others. `onAllow(card, forAll)` is called when its photo may go to the server;
@@ -76,7 +77,12 @@ export class Card {
 
   /** Why the photo waits for someone to say whether the server may be asked, if it does. */
   get waitsFor() {
-    return this.#state.type === "ask" ? this.#state.why : undefined;
+    return this.#state.type === "ask" && !this.gone.aborted ? this.#state.why : undefined;
+  }
+
+  /** Aborted once the card is removed: what was under way for its photo ends. */
+  get gone() {
+    return this.#gone.signal;
   }
 
   /** Who has answered, if anyone has. */
@@ -157,6 +163,7 @@ export class Card {
   }
 
   remove() {
+    this.#gone.abort();
     URL.revokeObjectURL(this.#url);
     cards.delete(this);
     this.#element.remove();
