@@ -1,13 +1,16 @@
 """What goes wrong with photos on a market, in a real browser: wrong files, second thoughts, weak connections."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Browser, Route, expect
 
-from .visitor import STARTED, Visitor, expect_answer, expect_question, written
+from .visitor import PHONE, STARTED, Site, Visitor, expect_answer, expect_question, written
+
+SMALL = PHONE | {"viewport": {"width": 360, "height": 640}, "locale": "en-US"}
 
 
 @pytest.fixture
@@ -75,3 +78,30 @@ def test_what_is_no_image_is_not_offered_to_the_server(desktop: Visitor, tmp_pat
     expect(desktop.newest.locator("h3")).to_have_text("No answer")
     expect(desktop.newest.locator(".says")).to_contain_text("no image that can be read here")
     expect(desktop.newest.locator(".allow")).to_be_hidden()
+
+
+def test_photos_beyond_those_that_have_room_are_not_left_out_in_silence(
+    desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    content = photo("Mango").read_bytes()
+    photos = [written(tmp_path / f"{number}.jpg", content) for number in range(52)]
+    desktop.chooses(*photos)
+    expect(desktop.page.get_by_role("alert")).to_have_text(re.compile("first 50 of these 52 photos"))
+    expect(desktop.cards).to_have_count(50)
+    expect(desktop.cards.last.locator("img")).to_have_attribute("alt", "Preview of 49.jpg")
+    desktop.page.locator("#clear").click()
+    desktop.chooses(*photos[50:])
+    expect(desktop.page.get_by_role("alert")).to_have_count(0)
+    expect_answer(desktop.cards.last, "Mango")
+
+
+def test_where_it_looks_comes_into_view(browser: Browser, site: Site, photo: Callable[[str], Path]) -> None:
+    visitor = Visitor(browser.new_context(**SMALL), site.url).waits_for("offline")
+    visitor.chooses(photo("Mango"))
+    expect_answer(visitor.newest, "Mango")
+    button = visitor.newest.get_by_role("button", name="Where it looks")
+    visitor.newest.evaluate("card => card.prepend(Object.assign(document.createElement('p'), {style: 'height: 40em'}))")
+    button.evaluate("button => button.scrollIntoView({ block: 'start' })")
+    button.tap()
+    expect(visitor.newest.locator(".view")).to_be_in_viewport(ratio=0.9)
+    visitor.context.close()

@@ -2,7 +2,7 @@
 
 import { Answers, askServer } from "./answers.js";
 import { offerCamera } from "./camera.js";
-import { Card, clear, renderAll, waiting } from "./cards.js";
+import { Card, clear, MOST, renderAll, waiting } from "./cards.js";
 import { allow, maySend } from "./consent.js";
 import { offerCorrections, showCorrections } from "./corrections.js";
 import { setFacts } from "./facts.js";
@@ -23,10 +23,13 @@ const answers = new Answers();
 let shown = { type: "loading" };
 let about;
 let worksOffline = false;
+let chosen = 0; // photos at once
 
 /** Answer photos, one after the other; the first one given ends up on top. */
 async function add(files) {
-  const added = [...files].reverse().map((file) => new Card(file, send, where)).reverse();
+  chosen = files.length;
+  showLeftOut();
+  const added = [...files].slice(0, MOST).reverse().map((file) => new Card(file, send, where)).reverse();
   let summary = "";
   for (const card of added) summary = await look(card);
   return summary;
@@ -103,6 +106,12 @@ function showState() {
   progress.value = total ? loaded / total : 0;
 }
 
+function showLeftOut() {
+  const line = find("#left-out");
+  line.hidden = chosen <= MOST;
+  line.textContent = text("left_out", { most: MOST, n: chosen });
+}
+
 function showKnown() {
   if (!about) return;
   document.documentElement.dataset.fit = about.input.fit;
@@ -122,6 +131,7 @@ function showLanguage() {
   translate(document);
   showState();
   showKnown();
+  showLeftOut();
   showCorrections();
   renderAll();
 }

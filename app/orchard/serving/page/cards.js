@@ -6,7 +6,7 @@ import { draw, words } from "./looking.js";
 import { canShare, share } from "./share.js";
 import { percent, text, TEXTS, translate } from "./texts.js";
 
-const MOST = 50; // cards; each one holds its photo in memory
+export const MOST = 50; // cards; each one holds its photo in memory
 const LEAST = 0.01; // a likelihood that is worth a row
 
 const list = document.querySelector("#cards");
@@ -148,6 +148,8 @@ export class Card {
     const isNew = this.#looking && (!this.#where || this.#where.failed);
     if (isNew) this.#where = {};
     this.#renderWhere();
+    // It grew above the button, maybe out of sight.
+    if (this.#looking) this.#find(".view").scrollIntoView({ block: "nearest" });
     if (!isNew) return;
     const tell = (found) => {
       if (this.#state !== state) return; // it was answered anew meanwhile
