@@ -95,6 +95,23 @@ def test_photos_beyond_those_that_have_room_are_not_left_out_in_silence(
     expect_answer(desktop.cards.last, "Mango")
 
 
+@pytest.mark.parametrize("broken", ["model.json", "model.onnx", "assets/vendor/*.wasm", "assets/vendor/*.mjs"])
+def test_what_could_not_be_loaded_is_loaded_a_little_later(
+    browser: Browser, site: Site, photo: Callable[[str], Path], broken: str
+) -> None:
+    """The browser does not say that a connection is back which was only weak."""
+    context = browser.new_context(**SMALL)
+    context.route(f"**/{broken}", lambda route: route.abort())
+    visitor = Visitor(context, site.url).waits_for("server", "nothing")
+    expect(visitor.page.locator("#state")).not_to_contain_text("This browser cannot")
+    visitor.chooses(photo("Mango"))
+    expect_question(visitor.newest, "The photo waits here")
+    context.unroute(f"**/{broken}")
+    visitor.waits_for("ready", "offline")
+    expect_answer(visitor.newest, "Mango")
+    context.close()
+
+
 def test_where_it_looks_comes_into_view(browser: Browser, site: Site, photo: Callable[[str], Path]) -> None:
     visitor = Visitor(browser.new_context(**SMALL), site.url).waits_for("offline")
     visitor.chooses(photo("Mango"))

@@ -8,6 +8,9 @@ const THREADS = 4; // more gain little
 // Within which the model starts: on threads, some browsers hang for ever; a slow phone alone takes its time.
 const START_SECONDS = 20;
 const START_SECONDS_ALONE = 90;
+// After which what could not be loaded is asked for again; then twice as many.
+const RETRY_SECONDS = 5;
+const LONGEST_RETRY = 300;
 
 /** Why there is no answer; `reason` is one of the server's, or busy, offline, failed. */
 export class NoAnswer extends Error {
@@ -26,6 +29,8 @@ export class Answers extends EventTarget {
   #ready = false;
   #threads = THREADS;
   #timer;
+  #retry;
+  #wait = RETRY_SECONDS;
   #pending = new Map();
   #last = 0;
 
@@ -77,6 +82,7 @@ export class Answers extends EventTarget {
   }
 
   #begin() {
+    clearTimeout(this.#retry);
     if (!this.#ready) this.#worker?.postMessage({ type: "start", threads: this.#threads });
   }
 
@@ -92,8 +98,15 @@ export class Answers extends EventTarget {
       clearTimeout(this.#timer);
       if (message.type === "starting") this.#expectReady();
       if (message.type === "ready") this.#ready = true;
+      if (message.type === "unavailable" && ["nothing", "model"].includes(message.why)) this.#beginLater();
       this.#tell(message);
     }
+  }
+
+  /** A weak connection breaks without the browser's word that it is back; so does a server that starts again. */
+  #beginLater() {
+    this.#retry = setTimeout(() => this.#begin(), this.#wait * 1000);
+    this.#wait = Math.min(2 * this.#wait, LONGEST_RETRY);
   }
 
   #expectReady() {

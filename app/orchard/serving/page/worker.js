@@ -53,6 +53,7 @@ async function start() {
   try {
     const bytes = await download(about);
     const isKept = await keep(about, bytes);
+    await loadRuntime();
     why = "browser";
     await use({ about, bytes }, isKept);
   } catch (error) {
@@ -85,7 +86,8 @@ async function useKept(kept) {
 
 async function loadRuntime() {
   if (ort) return;
-  await (await fetchOk(WASM, "no-cache")).arrayBuffer();
+  // Loaded first: a browser may remember for good that an import has failed.
+  for (const part of [WASM, RUNTIME]) await (await fetchOk(part, "no-cache")).arrayBuffer();
   ort = await import(RUNTIME);
   ort.env.wasm.wasmPaths = { wasm: WASM };
   // Threads share memory, which browsers allow to isolated pages alone.
