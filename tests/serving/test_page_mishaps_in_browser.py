@@ -112,6 +112,17 @@ def test_what_could_not_be_loaded_is_loaded_a_little_later(
     context.close()
 
 
+def test_storage_that_fails_does_not_take_the_page_away(browser: Browser, site: Site) -> None:
+    visitor = Visitor(browser.new_context(**SMALL), site.url).waits_for("offline")
+    [worker] = visitor.context.service_workers
+    worker.evaluate("() => { caches.open = () => Promise.reject(new DOMException('', 'UnknownError')); }")
+    answer = visitor.page.reload()
+    assert answer is not None
+    assert answer.from_service_worker
+    expect(visitor.page.locator("h1")).to_have_text("What is on your photo?")
+    visitor.context.close()
+
+
 def test_where_it_looks_comes_into_view(browser: Browser, site: Site, photo: Callable[[str], Path]) -> None:
     visitor = Visitor(browser.new_context(**SMALL), site.url).waits_for("offline")
     visitor.chooses(photo("Mango"))

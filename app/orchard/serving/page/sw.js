@@ -41,6 +41,7 @@ async function activate() {
 }
 
 async function respond(request, path) {
-  const cache = await caches.open(CACHE);
-  return (await cache.match(path)) ?? fetch(request);
+  // Storage that fails, as on a device that is full, does not take the page away.
+  const kept = await caches.open(CACHE).then((cache) => cache.match(path), () => undefined);
+  return kept ?? fetch(request);
 }
