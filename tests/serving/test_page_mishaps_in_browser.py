@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Browser, Playwright, Route, expect
 
-from .visitor import PHONE, STARTED, Site, Visitor, expect_answer, expect_question, written
+from .visitor import PHONE, STARTED, Site, Visitor, expect_answer, expect_question, launch, written
 
 SMALL = PHONE | {"viewport": {"width": 360, "height": 640}, "locale": "en-US"}
 
@@ -133,3 +133,12 @@ def test_where_it_looks_comes_into_view(browser: Browser, site: Site, photo: Cal
     button.tap()
     expect(visitor.newest.locator(".view")).to_be_in_viewport(ratio=0.9)
     visitor.context.close()
+
+
+def test_text_has_the_size_that_the_browser_is_set_to(playwright: Playwright, site: Site) -> None:
+    browser = launch(playwright, "--blink-settings=defaultFontSize=32")
+    visitor = Visitor(browser.new_context(**SMALL), site.url).waits_for("offline")
+    size = "one => parseFloat(getComputedStyle(document.querySelector(one)).fontSize)"
+    assert [visitor.page.evaluate(size, one) for one in ("body", "#state-text", "#choose + svg + span")] == [34, 30, 32]
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 360
+    browser.close()
