@@ -142,3 +142,27 @@ def test_text_has_the_size_that_the_browser_is_set_to(playwright: Playwright, si
     assert [visitor.page.evaluate(size, one) for one in ("body", "#state-text", "#choose + svg + span")] == [34, 30, 32]
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 360
     browser.close()
+
+
+def test_no_card_says_that_something_is_kept_once_it_is_deleted(desktop: Visitor, photo: Callable[[str], Path]) -> None:
+    elsewhere = desktop.context.new_page()
+    elsewhere.goto(desktop.url)
+    for number, page in enumerate((desktop.page, elsewhere), 1):  # where it is deleted, and in another tab
+        desktop.chooses(photo("Mango"))
+        expect_answer(desktop.newest, "Mango")
+        desktop.newest.locator(".wrong").click()
+        desktop.newest.get_by_label("What is it?").fill("Plum")
+        desktop.newest.get_by_role("button", name="Keep").click()
+        expect(desktop.newest.locator(".note")).to_have_text("Kept on this device as Plum.")
+        returns = "document.dispatchEvent(new Event('visibilitychange'))"
+        elsewhere.evaluate(returns)
+        expect(elsewhere.locator("#corrections-count")).to_have_text("1 correction")
+        page.once("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Delete them").click()
+        expect(page.locator("#corrections")).to_be_hidden()
+        desktop.page.evaluate(returns)
+        expect(desktop.page.locator("#corrections")).to_be_hidden()
+        expect(desktop.newest.locator(".note")).to_have_text("")
+        expect(desktop.newest.locator(".wrong")).to_have_text("Wrong? Tell us what it is")
+        expect(desktop.cards).to_have_count(number)
+    elsewhere.close()

@@ -2,7 +2,7 @@
 
 import { Answers, askServer } from "./answers.js";
 import { offerCamera } from "./camera.js";
-import { Card, clear, MOST, renderAll, waiting } from "./cards.js";
+import { Card, clear, forgetKept, MOST, renderAll, waiting } from "./cards.js";
 import { allow, maySend } from "./consent.js";
 import { offerCorrections, showCorrections } from "./corrections.js";
 import { setFacts } from "./facts.js";
@@ -201,7 +201,7 @@ function listen() {
     add(event.dataTransfer.files);
   });
   offerCamera(find("#camera-open"), find("#capture"), (blob) => add([blob]));
-  offerCorrections();
+  offerCorrections(forgetKept);
 }
 
 answers.addEventListener("state", hear);

@@ -231,6 +231,14 @@ export class Card {
     this.#correct(false);
   }
 
+  /** Its correction was deleted. */
+  forget() {
+    if (!this.#kept) return;
+    this.#kept = undefined;
+    this.#note("");
+    this.render();
+  }
+
   #note(words) {
     this.#find(".note").textContent = words;
   }
@@ -238,6 +246,11 @@ export class Card {
   #find(selector) {
     return this.#element.querySelector(selector);
   }
+}
+
+/** Let no card say that something is kept. */
+export function forgetKept() {
+  for (const card of cards) card.forget();
 }
 
 /** Remove every card. */

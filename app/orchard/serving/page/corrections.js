@@ -9,6 +9,7 @@ const STORE = "corrections";
 const section = document.querySelector("#corrections");
 const problem = document.querySelector("#corrections-problem");
 let count = 0;
+let onNone = () => {};
 
 /** Keep a photo with its label, in place of what was kept under `id` if given; returns its id. Throws if it cannot. */
 export async function keep(file, name, label, id) {
@@ -18,8 +19,11 @@ export async function keep(file, name, label, id) {
   return kept;
 }
 
-/** Make the buttons work, and show how many corrections there are. */
-export async function offerCorrections() {
+/** Make the buttons work, and show how many corrections there are; `whenNone()` is called whenever there are none. */
+export async function offerCorrections(whenNone) {
+  onNone = whenNone;
+  // Another tab may have kept or deleted some.
+  document.addEventListener("visibilitychange", () => document.hidden || refresh().catch((error) => console.info(error.message)));
   document.querySelector("#corrections-export").onclick = attempt(download);
   document.querySelector("#corrections-delete").onclick = attempt(async () => {
     if (!confirm(text("corrections_sure", { n: count }))) return;
@@ -52,6 +56,7 @@ function attempt(action) {
 async function refresh() {
   count = await use("readonly", (store) => store.count());
   showCorrections();
+  if (count === 0) onNone();
 }
 
 async function download() {
