@@ -191,6 +191,7 @@ def test_a_video_is_answered_in_its_own_time(
             3,
             "The model card alone.onnx.json cannot be read (No such file or directory): copy it along",
         ),
+        (("earlier.onnx", "."), 3, "no model card earlier.onnx.json: if earlier.json is its card"),
         (("broken.onnx", "."), 3, "broken.onnx cannot be used"),
         (("later.onnx", "."), 3, "later.onnx.json is the card of another model than later.onnx"),
         (("later.xml", "."), 3, "later.xml.json is the card of another model than later.xml"),
@@ -208,6 +209,8 @@ def test_what_cannot_be_is_one_sentence(
     for file in (exported, card_beside(exported)):
         shutil.copy(file, tmp_path)
     (tmp_path / "alone.onnx").write_bytes(b"none")
+    (tmp_path / "earlier.onnx").write_bytes(b"none")
+    shutil.copy(card_beside(exported), tmp_path / "earlier.json")
     (tmp_path / "broken.onnx").write_bytes(b"none")
     shutil.copy(card_beside(exported), tmp_path / "broken.onnx.json")
     shutil.copy(exported, tmp_path / "later.onnx")

@@ -50,6 +50,12 @@ class Card:
                 Fit(found["input"]["fit"]),
             )
         except OSError as error:
+            earlier = file.with_suffix(".json")
+            if isinstance(error, FileNotFoundError) and earlier.is_file():  # as versions before each file had its own
+                raise InputError(
+                    f"{file.name} has no model card {path}: if {earlier} is its card, of an earlier version, rename "
+                    "it; else export the model again."
+                ) from error
             raise InputError(
                 f"The model card {path} cannot be read ({error.strerror}): copy it along with {file.name}."
             ) from error
