@@ -16,14 +16,15 @@ from orchard.features.artifact import BATCH_SIZE
 from orchard.features.backbones import REGISTRY, find
 from orchard.features.engines import import_openvino
 from orchard.images.limits import Limits
-from orchard.layout import JUDGED, TRAINED_HEAD, TUNED
+from orchard.layout import INVENTORY, JUDGED, LISTING, TRAINED_HEAD, TUNED, Dataset
+from orchard.output import Output
 from orchard.settings import Settings
 from orchard.storage import S3Options
 from orchard.tuning import process
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import activation_bytes, last_kept
 from orchard.tuning.images import chosen
-from orchard.tuning.stage import _key, large_folder
+from orchard.tuning.stage import _key, large_folder, tune_again
 from orchard.tuning.training import DAMAGES, RATE, Progress, Trainer, epochs_in, mixed, rate, train
 from orchard.vocabulary import Fit
 
@@ -153,6 +154,24 @@ def test_what_is_seen_otherwise_is_another_tuning() -> None:
     keys = [_key(images, seen | other, Settings()) for other in ({}, *others)]
     assert len(set(keys)) == len(keys)
     assert _key(images, {**seen, "test_views": 1, "transform": "none"}, Settings()) == keys[0]
+
+
+def test_a_first_run_that_has_tuned_and_rejected_images_is_not_tuned_again(tmp_path: Path) -> None:
+    """It tunes before any image is known to be rejected; the command knew others, and did all of it twice."""
+    rows = [{"path": f"/{n}.jpg", "label": "a", "split": "train", "featurized": n > 0} for n in range(3)]
+    images = pa.Table.from_pylist(rows, INVENTORY)
+    seen = {"backbone": "EfficientNetLite0", "weights": "imagenet", "alpha": 1.0, "input_size": 224, "fit": "stretch"}
+    output = Output(str(tmp_path))
+    with output.writing():
+        output.commit(
+            {Dataset.INVENTORY: [output.stage(Dataset.INVENTORY, images)]},
+            properties={
+                "identity": seen,
+                "listing": {"listed": 3},
+                "tuning": {"key": _key(images.select(LISTING.names), seen, Settings())},
+            },
+        )
+        assert tune_again(output, Settings()) is None
 
 
 def test_activations_lie_among_temporary_files_where_the_cache_cannot_be_written_to(

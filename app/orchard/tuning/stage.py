@@ -121,7 +121,8 @@ def tune_again(output: Output, settings: Settings) -> pa.Table | None:
     images = inventory.select(LISTING.names).cast(LISTING)
     usable = images.filter(inventory["featurized"])
     key = _key(usable, identity, settings)
-    if output.recall("tuning").get("key") == key:
+    # A first run tuned before it knew which images are rejected.
+    if output.recall("tuning").get("key") in {key, _key(images, identity, settings)}:
         return None
     files, metrics = _train(output, usable, identity, settings, key)
     made_by_build = ("weights_digest", "n_features", "network", "calibration", "agreement")
