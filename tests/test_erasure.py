@@ -21,9 +21,10 @@ from orchard import erasure, models
 from orchard.classification.judged import Judged, hashes
 from orchard.classification.tuned_head import Head
 from orchard.cli import cli
-from orchard.errors import InputError, OutputDamaged
+from orchard.errors import InputError, OutputDamaged, UsageError
+from orchard.features.pending import find_pending
 from orchard.files import parquet_bytes, part, stage_file
-from orchard.images.erased import without_erased
+from orchard.images.erased import digest, without_erased
 from orchard.images.sources import Listing
 from orchard.inference.linear import Linear
 from orchard.inference.model import Model
@@ -228,6 +229,17 @@ def test_later_runs_leave_it_out_and_say_so_until_it_may_come_again(
     out.storage.write(ERASED, b"{")
     with pytest.raises(OutputDamaged, match=r"erased\.json, which says what was erased, is damaged"):
         without_erased(only, out.storage)
+
+
+def test_an_erased_image_that_a_version_without_erasure_took_in_again_is_told(tmp_path: Path) -> None:
+    """It was said that the source does not list it, and that --prune drops it, which leaves its path in the log."""
+    out = small(tmp_path)
+    out.storage.write(ERASED, json.dumps({"paths": [digest(PATHS[0])]}).encode())
+    nulls = {name: pa.nulls(len(PATHS), LISTING.field(name).type) for name in LISTING.names}
+    listing = Listing(pa.table({**nulls, "path": PATHS, "version": ["1"] * len(PATHS)}, schema=LISTING))
+    left = without_erased(listing, out.storage).table
+    with pytest.raises(UsageError, match=rf"holds 1 images that were erased from it \(such as {PATHS[0]}\)"):
+        find_pending(out, left, prune=False, retry_rejected=False, test_fraction=0.2, seed=1)
 
 
 def test_files_of_others_beside_the_logs_of_runs_are_not_written_again(tmp_path: Path) -> None:

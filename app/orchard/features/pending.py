@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from orchard.errors import UsageError
 from orchard.files import DataFile, read_columns
+from orchard.images.erased import digest, known
 from orchard.images.lookup import PathIndex
 from orchard.images.splits import assign_splits
 from orchard.images.versions import readable, with_versions
@@ -66,6 +67,13 @@ def find_pending(
     vanished = inventory["path"].filter(pc.invert(pc.is_in(inventory["path"], _values(listing["path"]))))
     unasked = vanished.filter(pc.invert(pc.is_in(vanished, pa.array(sorted(dropped), pa.string()))))
     if len(unasked) and not prune:
+        erased = known(output.storage)
+        again = [path for path in unasked.to_pylist() if digest(path) in erased]
+        if again:
+            raise UsageError(
+                f"{output.url} holds {len(again)} images that were erased from it (such as {again[0]}), as a version "
+                "without orchard erase took them in again: erase them once more."
+            )
         raise UsageError(
             f"{output.url} holds {len(unasked)} images that the source, as selected, does not list (such as "
             f"{unasked[0]}): choose another --output, --prune to drop their rows, or --fresh to start over."
