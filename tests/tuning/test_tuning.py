@@ -15,6 +15,7 @@ from orchard.errors import StorageError, TrainingError, UsageError
 from orchard.features.artifact import BATCH_SIZE
 from orchard.features.backbones import REGISTRY, find
 from orchard.features.engines import import_openvino
+from orchard.features.weights import keras_model, locate
 from orchard.images.limits import Limits
 from orchard.layout import INVENTORY, JUDGED, LISTING, TRAINED_HEAD, TUNED, Dataset
 from orchard.output import Output
@@ -22,7 +23,7 @@ from orchard.settings import Settings
 from orchard.storage import S3Options
 from orchard.tuning import process
 from orchard.tuning.activations import Activations, Pictures, write
-from orchard.tuning.blocks import activation_bytes, last_kept
+from orchard.tuning.blocks import activation_bytes, divided, last_kept, with_factors
 from orchard.tuning.images import chosen
 from orchard.tuning.stage import _key, large_folder, tune_again
 from orchard.tuning.training import DAMAGES, RATE, Progress, Trainer, epochs_in, mixed, rate, train
@@ -287,14 +288,49 @@ def small_trainer(parts: int = 3) -> Trainer:
     held_classes[:3] = -1  # a label that training images do not have
     keras.utils.set_random_seed(0)  # the same blocks
     inputs = keras.Input((2, 2, 6))
-    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Dense(8, activation="relu")(inputs))
-    tail = keras.Model(inputs, features)
+    computed = keras.layers.Dense(8, activation="relu")(inputs)
+    added = keras.layers.Add()([keras.layers.Dense(8, activation="relu")(computed), computed])
+    tail = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(added))
     return Trainer(tail, training, classes, held_out, held_classes, joining=held_out, seed=1, parts=parts)
+
+
+@pytest.mark.parametrize(("name", "alpha", "sums"), [("EfficientNetLite0", 1.0, 3), ("MobileNetV2", 0.35, 2)])
+def test_a_block_is_left_out_by_its_factor(name: str, alpha: float, sums: int) -> None:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    backbone = find(name, alpha=alpha, input_size=96)
+    model, _ = keras_model(backbone, locate(backbone, "random", seed=0))
+    _, tail, _ = divided(model, backbone)
+    deep, blocks = with_factors(tail)
+    assert blocks == sums
+    rows = np.random.default_rng(0).random((3, *tail.input.shape[1:]), np.float32)
+    factors = np.ones((3, blocks), np.float32)
+    whole = np.asarray(tail(rows))
+    np.testing.assert_allclose(np.asarray(deep([rows, factors])), whole, atol=1e-5)
+    factors[1] = 0
+    found = np.asarray(deep([rows, factors]))
+    np.testing.assert_allclose(found[[0, 2]], whole[[0, 2]], atol=1e-5)
+    # As if its last convolutions computed nothing: what a block gets is what it gives.
+    for layer in tail.layers:
+        if isinstance(layer, keras.layers.Add):
+            later = max(layer.input, key=lambda each: tail.layers.index(each._keras_history.operation))
+            normalized = later._keras_history.operation
+            normalized.set_weights([np.zeros_like(values) for values in normalized.get_weights()])
+    np.testing.assert_allclose(found[1], np.asarray(tail(rows))[1], atol=1e-5)
+
+
+def test_blocks_are_left_out_more_often_the_later_they_are() -> None:
+    trainer = small_trainer()
+    trainer._blocks = 5
+    factors = np.concatenate([trainer._left(np.random.default_rng(n))[0] for n in range(200)])
+    np.testing.assert_allclose((factors == 0).mean(axis=0), [0.04, 0.08, 0.12, 0.16, 0.2], atol=0.02)
+    np.testing.assert_allclose(factors.mean(axis=0), np.ones(5), atol=0.02)
 
 
 def test_some_batches_are_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, truths = small_trainer(), list[np.ndarray]()
-    monkeypatch.setattr(trainer, "_step", lambda _rows, _kept, truth: truths.append(truth))
+    monkeypatch.setattr(trainer, "_step", lambda _rows, _factors, _kept, truth: truths.append(truth))
     trainer.epoch(trainer.begin(4, lambda _: None), lambda _: None)
     shares = [bool((truth.max(axis=1) < 1).any()) for truth in truths]
     assert len(shares) == 30 and 8 <= sum(shares) <= 22

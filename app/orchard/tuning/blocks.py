@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from orchard.errors import UsageError
 from orchard.features.backbones import REGISTRY, Backbone
@@ -69,3 +71,36 @@ def divided(model: keras.Model, backbone: Backbone) -> tuple[keras.Model, keras.
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     return front, tail, network
+
+
+def with_factors(tail: keras.Model) -> tuple[keras.Model, int]:
+    """Return a network in which each image has a factor for each of the blocks that add something to what they get.
+
+    A factor of 0 leaves out what the block computes, one of 1 changes nothing. It shares its weights with `tail`.
+
+    Returns:
+        From activations and (n, blocks) factors to features; and the number of these blocks.
+    """
+    import keras
+
+    sums = [layer for layer in tail.layers if isinstance(layer, keras.layers.Add)]
+    order = {layer.name: number for number, layer in enumerate(tail.layers)}
+    computed = {  # of the two that are added, the one that comes later
+        layer.name: int(np.argmax([order[each._keras_history.operation.name] for each in layer.input]))
+        for layer in sums
+    }
+    activations, factors = keras.Input(tail.input.shape[1:]), keras.Input((len(sums),))
+
+    def call(layer: keras.Layer, *given: Any, **others: Any) -> Any:
+        if layer.name not in computed:
+            return layer(*given, **others)
+        terms, number = list(given[0]), list(computed).index(layer.name)
+        terms[computed[layer.name]] *= keras.ops.reshape(factors[:, number], (-1, 1, 1, 1))
+        return layer(terms, **others)
+
+    beside = keras.Input(factors.shape[1:])  # a copy has the inputs of what is copied
+    both = keras.Model([tail.input, beside], [tail.output, keras.layers.Identity()(beside)])
+    features, _ = keras.models.clone_model(
+        both, input_tensors=[activations, factors], clone_function=lambda layer: layer, call_function=call
+    ).outputs
+    return keras.Model([activations, factors], features), len(sums)

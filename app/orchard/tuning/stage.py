@@ -52,7 +52,7 @@ from orchard.vocabulary import Fit, Split
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 """Raise it when the same images begin to give another network: a checkpoint of before is then not gone on with."""
 MOST_VIEWS, MOST_ACTIVATIONS = 8, 40_000
 """Views of each image, and how many there are in all: 2.8 GB on disk of EfficientNetLite2."""

@@ -4,8 +4,9 @@ First a linear probe, then everything after the kept blocks: a head that starts 
 have learned before it is any good (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
 Out-of-Distribution", https://arxiv.org/abs/2202.10054). The probe is the linear discriminant, which takes no iteration.
 Then AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101) with a warm-up and a cosine, label smoothing
-(Szegedy et al. 2016, https://arxiv.org/abs/1512.00567), dropout before the head, and in half of the batches CutMix (Yun
-et al. 2019, https://arxiv.org/abs/1905.04899) of activations. Batch normalisation is frozen, as the statistics of a few
+(Szegedy et al. 2016, https://arxiv.org/abs/1512.00567), dropout before the head, stochastic depth (Huang et al. 2016,
+https://arxiv.org/abs/1603.09382), and in half of the batches CutMix (Yun et al. 2019,
+https://arxiv.org/abs/1905.04899) of activations. Batch normalisation is frozen, as the statistics of a few
 photographs are worse than ImageNet's. The network keeps the weights of the epoch with the least log loss on images held
 out, which is steadier than how many of them are right.
 
@@ -35,6 +36,7 @@ from orchard.reduction.moments import Moments
 from orchard.reduction.pca import Reduction
 from orchard.reduction.statistics import ClassSums
 from orchard.tuning.activations import Activations
+from orchard.tuning.blocks import with_factors
 
 if TYPE_CHECKING:
     import keras
@@ -43,6 +45,8 @@ BATCH = 32
 RATE, WARM_UP = 1e-3, 0.1
 """The highest learning rate, and the share of the steps until it is reached."""
 DECAY, SMOOTHING, DROPOUT = 0.02, 0.1, 0.2
+DEPTH = 0.2
+"""Share of the images for which the last block computes nothing; of earlier blocks less, in even steps from none on."""
 MIXED = 0.5
 """Share of the batches in which a rectangle of each image is another's."""
 JOINING, JOINING_RATE = 0.25, 2e-4
@@ -135,7 +139,7 @@ class Trainer:
         held_out_classes: likewise; -1 where it is none of the classes.
         joining: activations of random views of the images held out, as many as of those to train on; None: they are
             never trained on.
-        seed: of batches, views, dropout and mixtures.
+        seed: of batches, views, dropout, depth and mixtures.
         parts: of a batch, which are computed beside each other.
     """
 
@@ -167,27 +171,32 @@ class Trainer:
         self._optimizer.exclude_from_weight_decay(var_names=["bias"])
         self._optimizer.build(self._model.trainable_variables)
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING)
+        trained, self._blocks = with_factors(tail)
 
-        def through(rows: Any, *, training: bool) -> Any:
+        def through(rows: Any, factors: Any = None) -> Any:
             """Return features of a batch; a thread that has a part of it need not wait for others in each operation."""
             n = tensorflow.shape(rows)[0]
             ends = [n * part // parts for part in range(parts + 1)]
-            several = (tensorflow.cast(rows[start:end], tensorflow.float32) for start, end in pairwise(ends))
-            return tensorflow.concat([tail(part, training=training) for part in several], axis=0)
+            found = []
+            for start, end in pairwise(ends):
+                part = tensorflow.cast(rows[start:end], tensorflow.float32)
+                is_trained = factors is not None
+                found.append(trained([part, factors[start:end]], training=True) if is_trained else tail(part))
+            return tensorflow.concat(found, axis=0)
 
-        def step(rows: Any, kept: Any, truth: Any) -> Any:
+        def step(rows: Any, factors: Any, kept: Any, truth: Any) -> Any:
             with tensorflow.GradientTape() as tape:
-                found = loss(truth, self._head(kept * through(rows, training=True)))
+                found = loss(truth, self._head(kept * through(rows, factors)))
             variables = self._model.trainable_variables
             self._optimizer.apply_gradients(zip(tape.gradient(found, variables), variables, strict=True))
             return found
 
         def judge(rows: Any) -> Any:
-            return self._head(through(rows, training=False))
+            return self._head(through(rows))
 
         self._step = tensorflow.function(step, reduce_retracing=True)
         self._judge = tensorflow.function(judge, reduce_retracing=True)
-        self._features = tensorflow.function(lambda rows: through(rows, training=False), reduce_retracing=True)
+        self._features = tensorflow.function(through, reduce_retracing=True)
 
     @property
     def head(self) -> Linear:
@@ -212,7 +221,7 @@ class Trainer:
         before = [variable.numpy() for variable in variables]
         rows = self._training.known[np.arange(self._batch) % len(self._training.known)]
         truth = np.eye(self._n_classes, dtype=np.float32)[self._classes[rows]]
-        given = self._training.batch(rows, np.zeros(len(rows), np.intp)), self._kept(np.random.default_rng(0)), truth
+        given = self._training.batch(rows, np.zeros(len(rows), np.intp)), *self._left(np.random.default_rng(0)), truth
         self._step(*given)  # traces it
         started = time.monotonic()
         for _ in range(_TIMED):
@@ -271,10 +280,10 @@ class Trainer:
         identity = np.eye(self._n_classes, dtype=np.float32)
         for step, (at, view) in enumerate(zip(_parts(order, self._batch), _parts(views, self._batch), strict=True)):
             self._optimizer.learning_rate.assign(rate(past * steps + step, epochs * steps, highest))
-            rows, kept, truth = self._rows(at, view), self._kept(random), identity[classes[at]]
+            rows, left, truth = self._rows(at, view), self._left(random), identity[classes[at]]
             if random.random() < MIXED:
                 rows, truth = mixed(rows, truth, random)
-            self._step(rows, kept, truth)
+            self._step(rows, *left, truth)
             done(self._batch)
         if joining:
             progress.joined += 1
@@ -305,10 +314,15 @@ class Trainer:
         n, views = len(of.known), min(views or of.views, of.views)
         return np.stack([self._features_of(of, of.known, np.full(n, view), done) for view in range(views)])
 
-    def _kept(self, random: np.random.Generator) -> NDArray[np.float32]:
-        """Return what a batch's features are multiplied by: dropout, drawn here, as a layer's would begin anew."""
-        kept = random.random((self._batch, self._tail.output.shape[-1]), np.float32) >= DROPOUT
-        return (kept / (1 - DROPOUT)).astype(np.float32)
+    def _left(self, random: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what a batch's blocks and features are multiplied by: drawn here, as a layer's would begin anew."""
+
+        def drawn(shares: NDArray[np.float32]) -> NDArray[np.float32]:
+            left = random.random((self._batch, len(shares)), np.float32) >= shares
+            return (left / (1 - shares)).astype(np.float32)
+
+        blocks = np.linspace(0, DEPTH, self._blocks + 1, dtype=np.float32)[1:]
+        return drawn(blocks), drawn(np.full(self._tail.output.shape[-1], DROPOUT, np.float32))
 
     def _rows(self, images: NDArray[np.intp], views: NDArray[np.intp]) -> Any:
         n = len(self._training.rows)
