@@ -108,7 +108,6 @@ ELSEWHERE = [
     # Several runs, or larger backbones: minutes.
     (".*", r"orchard plan photos", "test_cli.py::test_the_log_is_json_lines_where_there_is_no_terminal"),
     (".*", r"orchard compare photos", COMPARED),
-    ("docs/real-photos.md", r"orchard run .*--quality", "test_settings.py::test_a_quality_sets_what_nobody_else_does"),
     (
         *("docs/real-photos.md", r"orchard run .*--source-weight"),
         "integration/test_several_sources.py::test_sources_are_weighed_measured_resumed_and_pruned",
@@ -117,6 +116,7 @@ ELSEWHERE = [
         *("docs/real-photos.md", r"orchard run .*--backgrounds"),
         "integration/test_views.py::test_other_backgrounds_make_the_views_again_and_nothing_else",
     ),
+    ("docs/real-photos.md", r"orchard run .*--quality", "test_settings.py::test_a_quality_sets_what_nobody_else_does"),
     (r"(docs/real-photos|benchmarks/README)\.md", r"(\w+=\S+ )?\.venv/bin/python benchmarks/", "no test: it measures"),
     ("benchmarks/README.md", r"\.venv/bin/uv", "no test: it asks the package index"),
     # Buckets.

@@ -26,7 +26,7 @@ from orchard.features.quantization import Sample
 from orchard.features.weights import brought
 from orchard.images.rejections import commonest_kinds, sentence
 from orchard.layout import REJECTED
-from orchard.machine import fitting_processes
+from orchard.machine import available_memory
 from orchard.planning import process
 from orchard.planning.process import Request, Result
 from orchard.scratch import scratch
@@ -93,7 +93,7 @@ def measure(
         OrchardError: a process failed.
     """
     artifact = _artifact(images, settings)
-    processes = max(1, min(processes, images.num_rows // process.CHUNK, fitting_processes(2 * _PROCESS_BYTES, 0)))
+    processes = max(1, min(processes, images.num_rows // process.CHUNK, available_memory() // (2 * _PROCESS_BYTES)))
     count = min(images.num_rows, max(most, LEAST_IMAGES * processes))
     # Spread over all, and shuffled: the time may be up before all are done.
     places = np.random.default_rng(settings.seed).permutation(

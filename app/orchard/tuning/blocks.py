@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from orchard.errors import UsageError
 from orchard.features.backbones import REGISTRY, Backbone
 from orchard.features.efficientnet_lite import VARIANTS, blocks_before, filters_after
@@ -85,10 +83,10 @@ def with_factors(tail: keras.Model) -> tuple[keras.Model, int]:
 
     sums = [layer for layer in tail.layers if isinstance(layer, keras.layers.Add)]
     order = {layer.name: number for number, layer in enumerate(tail.layers)}
-    computed = {  # of the two that are added, the one that comes later
-        layer.name: int(np.argmax([order[each._keras_history.operation.name] for each in layer.input]))
-        for layer in sums
-    }
+    computed = {}
+    for layer in sums:
+        places = [order[term._keras_history.operation.name] for term in layer.input]
+        computed[layer.name] = places.index(max(places))  # what is computed comes later than what it is added to
     activations, factors = keras.Input(tail.input.shape[1:]), keras.Input((len(sums),))
 
     def call(layer: keras.Layer, *given: Any, **others: Any) -> Any:
