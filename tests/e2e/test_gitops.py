@@ -4,13 +4,15 @@ from pathlib import Path
 
 from e2e.cluster import Namespace, kubectl, until
 
-VALUES = ("gitops=true", "executor.instances=1", "executor.coreLimit=500m", "settings.precision=float32")
+VALUES = ("gitops=true", "executor.instances=1", "executor.coreLimit=300m", "settings.precision=float32")
+COPIES = 10
+"""Of the sample: the run lasts longer than the kubelet takes to renew a ConfigMap, 90 s, on a fast machine too."""
 
 
 def test_applying_again_changes_the_number_alone_and_never_starts_a_second_driver(
     namespace: Namespace, sample: Path
 ) -> None:
-    for copy in range(4):
+    for copy in range(COPIES):
         namespace.bucket.upload(sample, f"photos/{copy}")
     on = ("-n", namespace.name)
 
@@ -44,8 +46,8 @@ def test_applying_again_changes_the_number_alone_and_never_starts_a_second_drive
     assert job() != first
     assert namespace.finish("grove") == "Complete"
     images = namespace.bucket.json("out/metrics.json")["images"]
-    assert images["featurized"] == 540 * 4
-    assert images["decoded"] < 542 * 4, "the second driver began again from nothing"
+    assert images["featurized"] == 540 * COPIES
+    assert images["decoded"] < 542 * COPIES, "the second driver began again from nothing"
     # What has ended stays, and is not started again.
     second = job()
     assert "job.batch/grove unchanged" in apply(*changed)
