@@ -224,18 +224,21 @@ def test_the_servers_log_is_json_lines_on_a_terminal_where_that_is_asked_for(
         assert isinstance(handler.formatter, formatter)
 
 
+def _command(body: str) -> list[str]:
+    """Return how a process runs a command whose function has one line of code."""
+    code = f"""import click, os, sys
+from orchard.commandline import run_command
+def work(): {body}
+run_command(click.Command('work', callback=work), [])"""
+    return [sys.executable, "-c", code]
+
+
 @pytest.mark.parametrize("write", ["click.echo", "sys.stdout.write"])
 def test_an_answer_that_a_full_disk_does_not_take_is_one_sentence_that_names_standard_output(write: str) -> None:
     """Also where it is buffered until the command's end."""
-    code = (
-        "import click, sys; from orchard.commandline import run_command\n"
-        f"def say(): {write}('answer')\n"
-        "run_command(click.Command('say', callback=say), [])"
-    )
+    command = _command(f"{write}('answer')")
     with Path("/dev/full").open("wb") as full:
-        ended = subprocess.run(
-            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
-        )
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
     assert ended.returncode == 4
     assert b"standard output cannot be written (No space left on device)" in ended.stderr
 
@@ -243,12 +246,8 @@ def test_an_answer_that_a_full_disk_does_not_take_is_one_sentence_that_names_sta
 def test_a_command_with_closed_standard_streams_answers_nobody_and_ends_well(tmp_path: Path) -> None:
     """Otherwise the first file that it opens would be standard output, also for what libraries print."""
     file = tmp_path / "opened"
-    code = (
-        "import click, os; from orchard.commandline import run_command\n"
-        f"def say(): f = open({str(file)!r}, 'w'); os.write(1, b'noise'); click.echo('answer')\n"
-        "run_command(click.Command('say', callback=say), [])"
-    )
-    closed = f"exec <&- >&- 2>&-; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    command = _command(f"f = open({str(file)!r}, 'w'); os.write(1, b'noise'); click.echo('answer')")
+    closed = f"exec <&- >&- 2>&-; exec {shlex.join(command)}"
     assert subprocess.run(["bash", "-c", closed], timeout=60, check=False).returncode == 0
     assert file.read_text() == ""
 
@@ -268,12 +267,7 @@ def test_a_command_whose_output_nobody_reads_ends_as_others_do() -> None:
 @pytest.mark.parametrize("error", ["BrokenPipeError(32, 'Broken pipe')", "EOFError('no more')"])
 def test_what_click_takes_for_the_end_of_standard_streams_is_told(error: str) -> None:
     """The former ended with 1 and without a word, the latter as if somebody had interrupted."""
-    code = (
-        "import click; from orchard.commandline import run_command\n"
-        f"def work(): raise {error}\n"
-        "run_command(click.Command('work', callback=work), [])"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    ended = subprocess.run(_command(f"raise {error}"), capture_output=True, timeout=60, check=False)
     assert ended.returncode == 4
     assert f"orchard: unexpected {error.partition('(')[0]}: ".encode() in ended.stderr
 

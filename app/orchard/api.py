@@ -381,9 +381,9 @@ def compare(
         OrchardError: see `orchard.errors`.
     """
     from orchard.comparison import compare as compare_backbones
-    from orchard.settings import load
+    from orchard.settings import comma_separated, load
 
-    names = backbones.split(",") if isinstance(backbones, str) else list(backbones)
+    names = comma_separated(backbones) if isinstance(backbones, str) else list(backbones)
     return compare_backbones(source, output, names, load(settings), spark, tolerance=tolerance)
 
 

@@ -76,10 +76,13 @@ _TAKEN = frozenset({"path", "label", "kind", "split", "size"})
 _MOST_COLUMNS = 16
 
 
-def _comma_separated(value: object) -> object:
-    if isinstance(value, str):
-        return [item.strip() for item in value.split(",") if item.strip()]
-    return value
+def comma_separated(text: str) -> list[str]:
+    """Return the names in a text that has commas between them."""
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _as_names(value: object) -> object:
+    return comma_separated(value) if isinstance(value, str) else value
 
 
 def _count_or_share(value: object) -> object:
@@ -99,7 +102,7 @@ def _as_headers(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.lower() for name in names)
 
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_names)]
 
 
 _MEMORY, _TIME, _URL = r"^[0-9]+[kmgKMG]$", r"^[1-9][0-9]*[smh]$", r"^https?://[^\s]+$"

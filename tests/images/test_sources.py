@@ -14,7 +14,7 @@ from orchard.errors import InputError, StorageError, UsageError
 from orchard.images.sources import Listing, check_apart, list_images, list_selected
 from orchard.layout import LISTING
 from orchard.settings import Settings
-from orchard.storage import S3Options, is_object, open_storage, read_path
+from orchard.storage import S3Options, open_storage, read_path
 
 if TYPE_CHECKING:
     from conftest import S3Server
@@ -421,7 +421,7 @@ def test_results_are_not_written_among_the_images(
         check_apart(source.format(root=tmp_path), output)
 
 
-@pytest.mark.parametrize("source", [".", "way", "*", "{root}", "s3a://{bucket}"])
+@pytest.mark.parametrize("source", [".", "way", "*", "{root}", "s3a://{bucket}", "s3://{bucket}/"])
 def test_a_folder_of_the_source_with_images_is_no_new_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server: "S3Server", source: str
 ) -> None:
@@ -431,7 +431,7 @@ def test_a_folder_of_the_source_with_images_is_no_new_output(
         _touch(root, "Kiwi/a.jpg", "photos/Lime/b.jpg", "photos/log.txt")
     (tmp_path / "way").symlink_to(".")
     source = source.format(root=tmp_path, bucket=bucket)
-    output = f"{source}/photos" if is_object(source) else "photos"
+    output = f"s3a://{bucket}/photos" if "://" in source else "photos"
     with pytest.raises(UsageError, match=r"photos holds images, such as Lime/b.jpg, and nothing of an output is read"):
         list_selected(source, output, Settings(s3_endpoint=s3_server.endpoint, s3_region="us-east-1"))
 

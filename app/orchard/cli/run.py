@@ -321,9 +321,9 @@ def compare(source: str, backbones: str, output: str, tolerance: float, as_json:
     """
     from orchard.comparison import compare as compare_backbones
     from orchard.layout import COMPARISON_PAGE
+    from orchard.settings import comma_separated
 
-    names = [name.strip() for name in backbones.split(",") if name.strip()]
-    rows = compare_backbones(source, output, names, settings_from(flags), tolerance=tolerance)
+    rows = compare_backbones(source, output, comma_separated(backbones), settings_from(flags), tolerance=tolerance)
     if as_json:
         print_json(rows)
     else:

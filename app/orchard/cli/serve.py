@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 MIB = 2**20
 _COUNT = click.IntRange(min=1)
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#@A-Z]+")
+"""As browsers write one; the server compares texts."""
 _NOTICE_BYTES = 64 * 2**10
 _LOOK_AGAIN_SECONDS = 10.0
 
@@ -120,9 +122,7 @@ def serve(  # noqa: PLR0917 -- click passes each flag by name
     if root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", root_path):
         raise UsageError(f"--root-path {root_path} is no path such as /fruits: take letters, digits, -, _, . and ~.")
     for origin in cors_origins:
-        if not re.fullmatch(
-            r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#@A-Z]+", origin
-        ):  # as browsers write it, who compare text
+        if not _ORIGIN.fullmatch(origin):
             raise UsageError(
                 f"--cors-origin {origin} is no origin such as https://shop.example: without path or slash."
             )

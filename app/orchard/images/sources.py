@@ -340,8 +340,11 @@ def list_selected(source: str | Sequence[str], output: str | None, settings: Set
 
 def _is_within(url: str, source: str) -> bool:
     fixed = _split_pattern(source)[0]
-    if split_object_url(url) or split_object_url(fixed):
-        return url.startswith(f"{fixed.rstrip('/')}/")
+    place, above = split_object_url(url), split_object_url(fixed)
+    if place and above:  # which may be spelled s3:// and s3a://
+        return place.url.startswith(f"{above.url}/")
+    if place or above:
+        return False
     return local_path(url).resolve().is_relative_to(local_path(fixed).resolve())
 
 
