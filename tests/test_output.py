@@ -1,7 +1,9 @@
 """The output's datasets change only by whole commits, whoever dies in between."""
 
+import errno
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -135,6 +137,54 @@ def test_a_commit_that_was_cut_off_is_finished_by_the_next_writer(place: tuple[s
         assert files_under(second, "rejected/") == sorted(names)
         assert paths_in(second) == sorted(names)
     assert files_under(second, "_orchard/staging/") == []
+
+
+@pytest.mark.parametrize("written", [b"", b"\0" * 80, b'{"format": 2, "sequence": 2, "prev'])
+def test_a_record_that_was_cut_off_is_no_commit(place: tuple[str, S3Options], written: bytes) -> None:
+    first = Output(*place)
+    with first.writing():
+        old = first.stage(Dataset.REJECTED, rows("old"))
+        first.commit({Dataset.REJECTED: [old]}, properties={"a": 1})
+    first.storage.write(f"{COMMITS}00000002.json", written)
+    first.storage.write(part(Dataset.REJECTED), parquet_bytes(rows("moved")))  # by a disk that lost the record later
+    assert paths_in(Output(*place)) == ["old"]
+    second = Output(*place)
+    with second.writing():
+        assert files_under(second, "rejected/") == [old.name]
+        second.commit({Dataset.REJECTED: [second.stage(Dataset.REJECTED, rows("new"))]})
+    third = Output(*place)
+    assert paths_in(third) == ["new", "old"]
+    assert third.property("a") == 1
+    assert files_under(third, COMMITS) == [f"{COMMITS}0000000{number}.json" for number in (1, 2)]
+
+
+def test_a_writer_on_a_file_system_without_hard_links_may_be_killed_while_it_creates_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(descriptor: int) -> None:
+        if "/commits/0" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            os.ftruncate(descriptor, 40)
+            raise Killed
+
+    monkeypatch.setattr(os, "link", no_links)
+    first = Output(str(tmp_path / "out"))
+    with first.writing():
+        first.commit({Dataset.REJECTED: [first.stage(Dataset.REJECTED, rows("a"))]})
+    with monkeypatch.context() as dying, pytest.raises(Killed), first.writing():
+        file = first.stage(Dataset.REJECTED, rows("b"))
+        dying.setattr(os, "fsync", killed)
+        first.commit({Dataset.REJECTED: [file]})
+    second = Output(str(tmp_path / "out"))
+    assert paths_in(second) == ["a"]
+    with second.writing():
+        second.commit({Dataset.REJECTED: [second.stage(Dataset.REJECTED, rows("b"))]})
+    assert paths_in(Output(str(tmp_path / "out"))) == ["a", "b"]
 
 
 def test_of_two_writers_of_the_same_commit_one_fails_and_changes_nothing(place: tuple[str, S3Options]) -> None:

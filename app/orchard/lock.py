@@ -26,7 +26,7 @@ from typing import Any
 
 from orchard.errors import OrchardError, OutputLocked, StorageError, file_failure
 from orchard.layout import LOCKS
-from orchard.storage import LocalStorage, Storage
+from orchard.storage import LocalStorage, Storage, make_folder
 
 RENEWAL_SECONDS = 10.0
 HELD_SECONDS = 30.0
@@ -122,7 +122,7 @@ def hold(storage: Storage, run_id: str) -> Iterator[Lease]:
 def _hold_file(storage: LocalStorage, run_id: str) -> Iterator[Lease]:
     path = Path(storage.url, LOCKS, "lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         file = path.open("a+b", buffering=0)
     except OSError as error:
         raise file_failure(error, "written to", f"the output {storage.url}") from error

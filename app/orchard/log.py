@@ -6,7 +6,9 @@
     OUT/_orchard/head.json                 the last record whose changes are all made, by number and digest
 
 An edited record breaks the chain, a deleted one leaves a gap, and the last one cannot vanish unnoticed, because the
-head names it. A record that says ``reset`` replaces all records before it, and is valid even if those are damaged.
+head names it. A last record that is no JSON, and that the head does not name yet, was cut off while it was written.
+That happens on file systems without hard links, as all others have it whole; its changes were never begun. A record
+that says ``reset`` replaces all records before it, and is valid even if those are damaged.
 """
 
 from __future__ import annotations
@@ -111,6 +113,8 @@ def load(storage: Storage) -> State:
         keys = records(storage)
         contents = {number: storage.read(name) for number, name in keys.items()}
     state = State()
+    if (cut := _cut_off(head, contents)) is not None:
+        del contents[cut]
     last = max(contents, default=0)
     if head is not None and head["sequence"] > last:
         raise _damage(storage, key(head["sequence"]), "it is missing")
@@ -131,6 +135,25 @@ def load(storage: Storage) -> State:
     if chain and (head is None or head["sequence"] < last):
         state.pending = chain[0][0]
     return state
+
+
+def cut_off(storage: Storage) -> str | None:
+    """Return the key of the last record if its writer was cut off while writing it; it is in the way of the next."""
+    last = dict(list(records(storage).items())[-1:])
+    number = _cut_off(_head(storage), {number: storage.read(name) for number, name in last.items()})
+    return None if number is None else last[number]
+
+
+def _cut_off(head: _Head | None, contents: dict[int, bytes]) -> int | None:
+    """Return the number of the last record if it was not written to its end."""
+    last = max(contents, default=0)
+    if not last or (head is not None and head["sequence"] >= last):
+        return None
+    try:
+        json.loads(contents[last])
+    except ValueError:
+        return last
+    return None
 
 
 def append(storage: Storage, record: Record) -> str | None:

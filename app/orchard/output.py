@@ -254,6 +254,7 @@ class Output:
         with interruption.in_order(), hold(self.storage, self.run_id) as lease:
             self._lease = lease
             self._load()
+            self._discard_cut_off()
             if self.is_empty:
                 self._refuse_others(unchecked=unchecked)
             try:
@@ -431,12 +432,24 @@ class Output:
 
         The list of suspects stays until it is written anew: people write into it. So does what others have put there.
         """
+        return [*self._unlogged(*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS, TUNING), METRICS, RUN, REPORT]
+
+    def _unlogged(self, *folders: str) -> list[str]:
+        """Return Orchard's files in these folders that are not in the log."""
         kept = {file.name for files in self._state.files.values() for file in files.values()}
         if self.model_folder is not None:
             kept.add(CURRENT_MODEL)
-        folders = [*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS, TUNING]
         found = [entry.key for folder in folders for entry in self.storage.list(folder)]
-        return [name for name in [*filter(is_own, found), METRICS, RUN, REPORT] if name not in kept]
+        return [name for name in found if is_own(name) and name not in kept]
+
+    def _discard_cut_off(self) -> None:
+        """Delete a record that was not written to its end, and what was moved for it: a disk may have lost the rest."""
+        cut_off = log.cut_off(self.storage)
+        if cut_off is None or self._snapshot.damage is not None:
+            return
+        logger.warning("the last commit was cut off while it was written, and what it added is made again")
+        self.storage.delete(self._unlogged(*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS))
+        self.storage.delete([cut_off])
 
     def _move(self, names: Sequence[str], staging: str) -> None:
         def move(name: str) -> None:

@@ -82,7 +82,7 @@ def verify(output: Output, *, mend: bool = True) -> Verdict:
 def _verdict(output: Output, *, mend: bool = False) -> Verdict:
     """Return what is damaged, and repair it if asked to, as one who holds the lock. Raises as `verify` does."""
     if (damage := output.damage) is not None:
-        again = _write_log_anew(output, damage) if mend else 0
+        again = _write_log_anew(output) if mend else 0
         return Verdict(files=0, damage=[str(damage)], mended=mend, images_to_do_again=again)
     sentences, bad, others = _check(output)
     listed = sum(file.rows for file in output.files(Dataset.INVENTORY))
@@ -190,7 +190,7 @@ def _agreeing(tables: Mapping[Dataset, pa.Table], views: int) -> pa.Array:
     return agreeing.filter(pc.invert(pc.is_in(agreeing, value_set=lacking)))
 
 
-def _write_log_anew(output: Output, damage: OutputDamaged) -> int:
+def _write_log_anew(output: Output) -> int:
     """Start a new log with the files in the folders; return the number of images to do again.
 
     Raises:
@@ -203,7 +203,10 @@ def _write_log_anew(output: Output, damage: OutputDamaged) -> int:
         except (ValueError, KeyError, TypeError):
             continue
     if not properties.get("identity"):
-        raise damage
+        raise OutputDamaged(
+            f"{output.url} cannot be mended, as no record of a commit is left that says how its features were made: "
+            "start over with --fresh."
+        )
     tables = {dataset: list(_readable(output, dataset)) for dataset in FEATURIZED}
     images = _agreeing(
         {d: pa.concat_tables([SCHEMAS[d].empty_table(), *(t for _, t in found)]) for d, found in tables.items()},

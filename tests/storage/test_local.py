@@ -55,7 +55,7 @@ def test_a_write_that_fails_is_one_sentence(
         "copy": lambda: storage.copy("there", "folder/a"),
         "delete": lambda: storage.delete(["there"]),
     }
-    monkeypatch.setattr(Path, "write_bytes", _failing(number))
+    monkeypatch.setattr(os, "fsync", _failing(number))
     monkeypatch.setattr(Path, "replace", _failing(number))
     monkeypatch.setattr(Path, "unlink", _failing(number))
     for call in calls.values():

@@ -1,11 +1,11 @@
-"""Folders and buckets behind one interface; files are written completely or not at all."""
+"""Folders and buckets behind one interface; files are written completely or not at all, and outlast a power cut."""
 
 import errno
 from collections.abc import Iterable
 
 from orchard.storage.addresses import SCHEME, SPELLED, Location, is_object, local_path, split_object_url
 from orchard.storage.interface import Entry, S3Options, Storage
-from orchard.storage.local import LocalStorage, readable_path
+from orchard.storage.local import LocalStorage, make_folder, readable_path
 from orchard.storage.s3 import ObjectStorage
 from orchard.storage.s3_errors import WORDS
 
@@ -21,6 +21,7 @@ __all__ = [
     "check_regions",
     "is_object",
     "local_path",
+    "make_folder",
     "may_read",
     "open_storage",
     "read_path",

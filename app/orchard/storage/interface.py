@@ -85,6 +85,8 @@ class Entry(NamedTuple):
 class Storage(Protocol):
     """A folder or a bucket's prefix. Picklable: a worker opens its own connection on first use.
 
+    What is written, moved or deleted stays so once the call has returned, after a power cut too.
+
     A file that cannot be read raises FileNotFoundError, PermissionError or another OSError with the reason in
     ``strerror``. StorageError means that the store itself fails, or that a file cannot be written.
     """

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import itertools
 import os
 import re
 import shutil
@@ -21,6 +22,9 @@ from orchard.storage.walk import Enter, walk
 
 # A write that was cut off leaves a file of this name; no listing shows it, and `clean` deletes it.
 _TEMPORARY_SUFFIX = ".orchard-tmp"
+
+# Of file systems that have nothing to wait for, or cannot.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class LocalStorage:
         path = self._path(key)
         with self._written(path, data) as temporary:
             temporary.replace(path)
+            _sync_folder(path.parent)
 
     def create(self, key: str, data: bytes) -> bool:
         """See `Storage`. Raises StorageError, such as for a full disk."""
@@ -93,16 +98,18 @@ class LocalStorage:
             except OSError:  # a file system without hard links: exclusive, though not whole at once
                 try:
                     with path.open("xb") as file:
-                        file.write(data)
+                        _write(file, data)
                 except FileExistsError:
                     return False
+            _sync_folder(path.parent)
             return True
 
     @contextlib.contextmanager
     def _written(self, path: Path, data: bytes | memoryview | pa.Buffer) -> Iterator[Path]:
         """A temporary file beside ``path`` with the data, deleted afterwards unless it was renamed."""
         with self._temporary(path) as temporary:
-            temporary.write_bytes(data)
+            with temporary.open("xb") as file:
+                _write(file, data)
             yield temporary
 
     @contextlib.contextmanager
@@ -111,7 +118,7 @@ class LocalStorage:
         temporary = path.parent / f".{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
         with self._writing(path):
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 yield temporary
             finally:
                 with contextlib.suppress(OSError):
@@ -121,12 +128,13 @@ class LocalStorage:
         """See `Storage`."""
         path = self._path(target)
         with self._writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             try:
                 self._path(source).replace(path)
             except FileNotFoundError:
                 if not path.exists():
                     raise
+            _sync_folder(path.parent)
 
     def copy(self, source: str, target: str) -> None:
         """See `Storage`. It makes a hard link if possible, because files are never changed, only replaced."""
@@ -137,13 +145,18 @@ class LocalStorage:
             except FileNotFoundError:
                 raise
             except OSError:  # a file system without hard links
-                shutil.copyfile(self._path(source), temporary)
+                with self._path(source).open("rb") as old, temporary.open("xb") as new:
+                    shutil.copyfileobj(old, new)
+                    _sync(new)
             temporary.replace(path)
+            _sync_folder(path.parent)
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Storage`. Folders that become empty go too."""
+        changed = set[Path]()
         for key in keys:
             path = self._path(key)
+            changed.add(path.parent)
             try:
                 path.unlink(missing_ok=True)
             except NotADirectoryError:
@@ -155,6 +168,10 @@ class LocalStorage:
                     if folder == Path(self.url):
                         break
                     folder.rmdir()
+                    changed.add(folder.parent)
+        for folder in changed:
+            with self._writing(folder):
+                _sync_folder(folder)
 
     def clean(self, staging: str) -> None:
         """See `Storage`."""
@@ -202,6 +219,44 @@ class LocalStorage:
             odd = re.sub(rb"\\x([89a-f][0-9a-f])", lambda m: bytes.fromhex(m[1].decode()), os.fsencode(path))
             return Path(os.fsdecode(odd))
         return path
+
+
+def _write(file: BinaryIO, data: bytes | memoryview | pa.Buffer) -> None:
+    file.write(data)
+    _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    """Wait until the disk has what was written."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in the folder, if it is still there."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # deleted, or one that may be written to and not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where they are missing; they are on the disk when the call returns."""
+    missing = list(itertools.takewhile(lambda above: not above.is_dir(), [folder, *folder.parents]))
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        _sync_folder(made.parent)
 
 
 def _read_up_to(descriptor: int, length: int) -> bytes:

@@ -20,7 +20,7 @@ from orchard.features.views import middle, random_view
 from orchard.files import digest_of
 from orchard.images.decoding import Decoded, Limits
 from orchard.images.reading import contents
-from orchard.storage import S3Options
+from orchard.storage import LocalStorage, S3Options
 from orchard.vocabulary import Fit
 
 _FILE, _DONE = "activations", "activations.json"
@@ -95,8 +95,9 @@ def write(
     compiled = openvino_core().compile_model(graph, "CPU", settings)
     each, shape = views or len(pictures.shares), tuple(compiled.output(0).shape)[1:]
     folder.mkdir(parents=True, exist_ok=True)
-    begun = (folder / _DONE).exists()
-    remembered: dict[str, Any] = json.loads((folder / _DONE).read_text()) if begun else {"images": 0, "unreadable": []}
+    storage = LocalStorage(str(folder.absolute()))
+    begun = storage.exists(_DONE)
+    remembered: dict[str, Any] = json.loads(storage.read(_DONE)) if begun else {"images": 0, "unreadable": []}
     start, unreadable = int(remembered["images"]), list[int]()
     numbers = [*remembered["unreadable"], *range(start, images.num_rows)]
     rows: NDArray[np.float16] = np.memmap(
@@ -113,9 +114,7 @@ def write(
         if (number >= start and (number + 1) % _REMEMBERED == 0) or number == numbers[-1]:
             queue.flush()
             rows.flush()  # type: ignore[attr-defined]  # a memmap's
-            partial = folder / f"{_DONE}.partial"
-            partial.write_text(json.dumps({"images": max(start, number + 1), "unreadable": unreadable}))
-            partial.replace(folder / _DONE)
+            storage.write(_DONE, json.dumps({"images": max(start, number + 1), "unreadable": unreadable}).encode())
         done(each)
     return Activations(rows, np.setdiff1d(np.arange(images.num_rows), np.array(unreadable, np.intp)))
 
