@@ -95,10 +95,8 @@ def compare(
     names = [_variant(name) for name in backbones]
     if len(set(names)) < len(names) or not names:
         raise UsageError("Name each backbone to compare once, separated by commas: orchard backbones lists them.")
-    if not 0 <= tolerance < 1:
-        raise UsageError(
-            f"--tolerance {tolerance:g} is no share of accuracy: give one such as 0.01, which is one point."
-        )
+    if not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
+        raise UsageError(f"--tolerance {tolerance} is no share of accuracy: give one such as 0.01, which is one point.")
     with told(settings.webhook, output) as message:
         message["run"] = new_run_id()
         check_apart(source, output)

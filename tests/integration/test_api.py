@@ -188,6 +188,10 @@ def test_what_no_command_takes_is_refused_in_a_sentence(spark: Any, trained: Pat
         (lambda: orchard.predict(None, out, __file__, top=cast(Any, "3")), "no answer of '3' labels: give top=1"),
         (lambda: orchard.erase(out, older_than=cast(Any, 365), dry_run=True), r"an age such as timedelta\(365\)"),
         (lambda: orchard.compare(None, out, str(tmp_path), "VGG16,VGG99"), "There is no backbone 'VGG99'"),
+        (
+            lambda: orchard.compare(None, out, str(tmp_path), "VGG16", tolerance=cast(Any, "0.1")),
+            "0.1 is no share",
+        ),
         (lambda: orchard.compare(None, cast(Any, ["a", "b"]), out, ["VGG16"]), r"source cannot be \['a', 'b'\]: "),
         (lambda: orchard.erase(out, "a.jpg", older_than=timedelta(365), dry_run=True), "images alone, or older_than"),
         (lambda: orchard.erase(out, older_than=timedelta(0), dry_run=True), "images alone, or older_than"),

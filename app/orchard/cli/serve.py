@@ -53,7 +53,7 @@ def _limit(flag: str, default: float, text: str, *, min_open: bool = False) -> C
 )
 @_limit("--queue", 256, "largest number of images that may wait for an engine")
 @_limit("--max-bytes", 20 * MIB, "largest file, in bytes")
-@_limit("--max-total-bytes", 64 * MIB, "largest request, in bytes")
+@_limit("--max-total-bytes", 64 * MIB, "largest request, in bytes; at least --max-bytes")
 @_limit("--max-held-bytes", 512 * MIB, "largest total of all requests in memory, in bytes")
 @_limit("--max-pixels", 50_000_000, "largest image, in pixels")
 @_limit("--max-files", 16, "largest number of files in a request")
