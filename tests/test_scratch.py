@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from orchard import child
@@ -16,7 +18,8 @@ from orchard.errors import StorageError, UsageError
 from orchard.exports.writing import openvino_files
 from orchard.inference.model import Model
 from orchard.processes import LocalWorkers
-from orchard.scratch import scratch
+from orchard.scratch import scratch, within
+from orchard.tuning import process as tuning
 
 FULL = r"Temporary files cannot be written \({}\): free some space in {}, .* TMPDIR"
 
@@ -62,6 +65,27 @@ def test_a_child_that_the_full_disk_keeps_from_saying_why(full: Path) -> None:
     (full / "child").mkdir()
     (full / "child" / "log").touch()
     assert child.last_words(full / "child", 1) == f"broke off with code 1 (the disk of {full} is full)"
+
+
+def test_activations_that_the_full_disk_ends_tuning_by(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapped file then ends the process by SIGBUS; more memory, which was proposed, would not have helped."""
+
+    def start(*_: object, **__: object) -> subprocess.Popen[bytes]:
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGBUS)"
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+
+    def ignore(_: object) -> None:
+        pass
+
+    monkeypatch.setattr(child, "start", start)
+    images = pa.table({name: pa.array([], pa.string()) for name in ("path", "size", "label")})
+    request: Any = SimpleNamespace(backbone="EfficientNetLite0")
+    at = full / "tuning"
+    told = (
+        rf"\(the disk of {at} is full\): free some space in {at}, or name another folder by the variable ORCHARD_CACHE"
+    )
+    with pytest.raises(StorageError, match=told), within(at / "one", "ORCHARD_CACHE"):
+        tuning.tune(request, images, images, at / "one", done=ignore, saved=ignore)
 
 
 @pytest.mark.usefixtures("full")

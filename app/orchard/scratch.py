@@ -30,8 +30,8 @@ def scratch(purpose: str) -> Iterator[Path]:
 
 
 @contextmanager
-def within(folder: Path) -> Iterator[None]:
-    """Say of what fails for want of room in a temporary folder that this is why.
+def within(folder: Path, variable: str = "TMPDIR") -> Iterator[None]:
+    """Say of what fails for want of room in a temporary folder, which `variable` moves, that this is why.
 
     Raises:
         StorageError: the folder's disk is full.
@@ -43,14 +43,14 @@ def within(folder: Path) -> Iterator[None]:
     except Exception as error:
         if not (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) and not is_full(folder):
             raise
-        raise unwritable(full(folder)) from error
+        raise unwritable(full(folder), folder.parent, variable) from error
 
 
-def unwritable(why: str) -> StorageError:
-    """Return the error for temporary files that cannot be written."""
+def unwritable(why: str, where: Path | None = None, variable: str = "TMPDIR") -> StorageError:
+    """Return the error for temporary files that cannot be written; `variable` names another folder for them."""
     return StorageError(
-        f"Temporary files cannot be written ({why}): free some space in {tempfile.gettempdir()}, or name another "
-        "folder by the variable TMPDIR, and start again."
+        f"Temporary files cannot be written ({why}): free some space in {where or tempfile.gettempdir()}, or name "
+        f"another folder by the variable {variable}, and start again."
     )
 
 

@@ -9,6 +9,7 @@ The folder outlives a process that is killed: the next one goes on with what is 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -36,6 +37,7 @@ from orchard.features.engines import import_openvino
 from orchard.features.weights import keras_model, locate
 from orchard.images.decoding import Limits
 from orchard.layout import JUDGED, TRAINED_HEAD, TUNED
+from orchard.scratch import full, is_full
 from orchard.storage import S3Options
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import divided
@@ -143,7 +145,9 @@ def tune(
     try:
         files = {name: (folder / name).read_bytes() for name in (TUNED, TRAINED_HEAD, JUDGED)}
         return files, json.loads((folder / _RESULT).read_text())
-    except OSError:
+    except OSError as error:
+        if is_full(folder):
+            raise OSError(errno.ENOSPC, full(folder)) from error
         raise OrchardError(
             f"Tuning {request.backbone} {child.last_words(folder, process.returncode)}: start again to go on, "
             "with more memory or with fewer images by --tune-images."

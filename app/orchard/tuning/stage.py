@@ -43,6 +43,7 @@ from orchard.layout import (
 from orchard.machine import available_cores
 from orchard.output import Output
 from orchard.progress import stage
+from orchard.scratch import within
 from orchard.settings import Settings
 from orchard.stages import key_of
 from orchard.tuning import process
@@ -182,7 +183,7 @@ def _train(
     training, held_out = chosen(images, most=settings.tune_images, seed=settings.seed)
     joins = _joins(held_out, identity, settings)
     folder = _scratch(output, key)
-    _bring_checkpoint(output, key, folder)
+    folder.mkdir(parents=True, exist_ok=True)
     request = process.Request(
         backbone=backbone.name,
         alpha=backbone.alpha,
@@ -204,7 +205,9 @@ def _train(
         output.write(_CHECKPOINT, checkpoint)
         output.write(_KEY, f"{key} {digest_of(checkpoint)}".encode())
 
-    with stage("tune", request.pictures(training.num_rows, held_out.num_rows)) as advance:
+    pictures = request.pictures(training.num_rows, held_out.num_rows)
+    with within(folder, "ORCHARD_CACHE"), stage("tune", pictures) as advance:
+        _bring_checkpoint(output, key, folder)
         files, metrics = process.tune(request, training, held_out, folder, done=advance, saved=save)
     shutil.rmtree(folder, ignore_errors=True)
     first, best = metrics["history"][0], metrics["history"][metrics["best_epoch"]]
@@ -260,7 +263,6 @@ def large_folder() -> Path:
 
 def _bring_checkpoint(output: Output, key: str, folder: Path) -> None:
     """Put the output's checkpoint where the process looks for it, if it is one of this key and whole."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / process.CHECKPOINT).unlink(missing_ok=True)
     try:
         named, digest = output.storage.read(_KEY).decode().split()
