@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 
 import pytest
 
@@ -25,6 +26,16 @@ def test_what_may_not_be_written_names_user_and_claim(monkeypatch: pytest.Monkey
     readonly = file_failure(OSError(errno.EROFS, "Read-only file system", "/data/source/out"), "written to")
     assert isinstance(readonly, AccessDenied)
     assert "mount the claim images for writing" in str(readonly)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EFBIG, r"\(ulimit -f\), lets no file be so large"), (errno.ENAMETOOLONG, "shorter name")],
+)
+def test_what_a_file_system_does_not_take_names_the_way_out(number: int, remedy: str) -> None:
+    """They said "check it"."""
+    failure = file_failure(OSError(number, os.strerror(number), "/out/head.json"), "written")
+    assert re.search(remedy, str(failure))
 
 
 def test_of_an_exception_from_java_the_cause_is_told_and_not_the_stack() -> None:

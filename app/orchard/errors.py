@@ -116,6 +116,8 @@ class ExecutorsRefused(ClusterError):
 _REMEDIES = {
     errno.ENOSPC: "the disk is full, free some space",
     errno.EDQUOT: "the quota is used up, free some space",
+    errno.EFBIG: "its file system, or a limit (ulimit -f), lets no file be so large: raise it, or name another folder",
+    errno.ENAMETOOLONG: "give it a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files",
     errno.EROFS: "mount it for writing, or choose another folder",

@@ -147,6 +147,14 @@ def test_a_folder_where_a_file_will_be_leaves_the_export_of_before(
     assert file == folder or file.read_bytes() == b"before"
 
 
+def test_a_name_may_be_as_long_as_its_file_system_takes_it(trained: Path, tmp_path: Path) -> None:
+    """The files were written under longer names first."""
+    file = tmp_path / f"{'m' * 245}.onnx"
+    result = orchard_export(trained, "--format", "onnx", "--to", file)
+    assert result.exit_code == 0, result.exception
+    assert set(tmp_path.iterdir()) == {file, card_beside(file)}
+
+
 @pytest.mark.parametrize("kind", [Format.ONNX, Format.OPENVINO])
 def test_where_writing_fails_the_export_of_before_keeps_its_own_card(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format

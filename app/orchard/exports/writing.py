@@ -121,7 +121,7 @@ def _replace(storage: LocalStorage, name: str, files: Mapping[str, bytes]) -> No
 
     The file that the others belong to is gone meanwhile.
     """
-    written = {part: f"{part}.{uuid4().hex[:8]}" for part in files}
+    written = {part: f"{part[:32]}.{uuid4().hex[:8]}" for part in files}  # no longer than names may be
     try:
         for part, data in files.items():
             storage.write(written[part], data)
