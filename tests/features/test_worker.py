@@ -27,13 +27,15 @@ def test_an_executor_that_sees_the_drivers_folders_works(job: Job) -> None:
 
 
 def test_an_executor_without_the_images_folder_says_so_instead_of_rejecting_every_image(job: Job) -> None:
-    with pytest.raises(StorageError, match=r"^/photos of the driver is not there on executor .*: mount its volume"):
+    with pytest.raises(
+        StorageError, match=r"^/photos, which the driver saw, is not there on .*: bring it back .* mount its"
+    ):
         check_folders(replace(job, folder="/photos"))
 
 
 def test_an_executor_with_another_output_folder_says_so_instead_of_losing_its_rows(job: Job, tmp_path: Path) -> None:
     (tmp_path / "out" / "staging" / MARKER).unlink()  # the folder is there, but it is not the driver's
-    with pytest.raises(StorageError, match=f"^{tmp_path}/out of the driver is not there"):
+    with pytest.raises(StorageError, match=f"^{tmp_path}/out, which the driver saw, is not there"):
         check_folders(job)
 
 

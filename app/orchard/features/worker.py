@@ -208,8 +208,8 @@ def check_folders(job: Job) -> None:
         missing.append(job.storage.url)
     if missing:
         raise StorageError(
-            f"{missing[0]} of the driver is not there on executor {socket.gethostname()}: "
-            "mount its volume in the executors too, or use a bucket."
+            f"{missing[0]}, which the driver saw, is not there on {socket.gethostname()}: bring it back if it was "
+            "taken away; in a cluster mount its volume in the executors, too, or use a bucket."
         )
 
 
