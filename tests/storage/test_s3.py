@@ -325,6 +325,17 @@ def test_a_bucket_is_listed_whose_name_is_in_its_host_s() -> None:
         assert requests.send("GET", "a//b").data == b"2"
 
 
+@pytest.mark.parametrize("direct", ["localhost, 127.0.0.0/8", "127.0.0.1/32", "127.0.0.1"])
+def test_a_server_in_a_network_that_needs_no_proxy_is_asked_directly(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, direct: str
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("no_proxy", direct)
+    storage = open_storage("s3a://b/out", stub.options)
+    storage.write("a", b"1")
+    assert ([entry.key for entry in storage.list()], storage.read("a")) == (["a"], b"1")
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate authority of our own, and a certificate of it for this machine."""

@@ -9,6 +9,8 @@ import re
 import ssl
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -106,11 +108,22 @@ class Requests:
             context.load_verify_locations(certifi.where())
             if self._certificates:
                 context.load_verify_locations(cadata=self._certificates.decode())
-        proxy = None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
+        proxy = None if _is_direct(url.hostname or "") else getproxies().get(url.scheme)
         if proxy is None:
             return urllib3.PoolManager(**options).connection_from_url(self._root), url.path
         pool = urllib3.ProxyManager(proxy, **options).connection_from_url(self._root)
         return pool, self._root if url.scheme == "http" else url.path
+
+
+def _is_direct(host: str) -> bool:
+    """Whether no proxy is to be used for `host`: as obstore does, of an address by its network too, `10.0.0.0/8`."""
+    if proxy_bypass(host):
+        return True
+    for network in getproxies().get("no", "").split(","):
+        with suppress(ValueError):  # one of the two is a name
+            if ip_address(host) in ip_network(network.strip(), strict=False):
+                return True
+    return False
 
 
 def _successful(answer: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
