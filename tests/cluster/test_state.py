@@ -96,6 +96,42 @@ def test_a_driver_that_is_being_deleted_is_told_and_whether_another_follows() ->
     assert ends.status().reason == "The job is being deleted: the driver commits the finished tasks and ends."
 
 
+def lose_node(pod: client.V1Pod) -> client.V1Pod:
+    """Make of a pod what the cluster makes of it whose node does not answer: all else is as the node said last."""
+    pod.spec.node_name = "node-7"
+    pod.status.conditions = [
+        client.V1PodCondition(type="Ready", status="False"),
+        client.V1PodCondition(type="ContainersReady", status="True"),
+    ]
+    return pod
+
+
+@pytest.mark.parametrize("deleted", [None, NOW])
+def test_a_driver_whose_node_is_gone_is_not_said_to_commit(deleted: datetime | None) -> None:
+    lost = seen(None, lose_node(driver("Running")))
+    lost.progress = Progress  # type: ignore[method-assign]
+    lost.drivers[0].metadata.deletion_timestamp = deleted
+    assert lost.status().reason == (
+        "The driver's node node-7 does not answer: bring it back, or take it out of the cluster (kubectl delete node "
+        "node-7); the run goes on then, with another driver where this one has ended."
+    )
+
+
+def test_an_executor_whose_node_is_gone_is_missing() -> None:
+    works = seen(None, driver("Running"))
+    works.progress = Progress  # type: ignore[method-assign]
+    works.executors = [lose_node(driver("Running", "spark-s-peach-0-0"))]
+    works.set = client.V1StatefulSet(
+        metadata=client.V1ObjectMeta(name="spark-s-peach-0", creation_timestamp=NOW),
+        spec=client.V1StatefulSetSpec(replicas=1, selector={}, service_name="s", template={}),
+        status=client.V1StatefulSetStatus(replicas=1, ready_replicas=0),
+    )
+    assert works.status().reason == (
+        "Executors are missing: pod spark-s-peach-0-0 is on the node node-7, which does not answer: bring it back, or "
+        "take it out of the cluster (kubectl delete node node-7)."
+    )
+
+
 def test_between_two_drivers_a_job_is_pending() -> None:
     assert seen(None, driver("Failed", code=4)).state == "pending"
     assert seen(None, driver("Failed", code=4), driver("Running", "peach-1-b")).state == "running"

@@ -30,6 +30,8 @@ _OF_NODES = {
     "FailedCreatePodSandBox": "a node cannot prepare the pod ({message}): mend network, runtime class or node",
 }
 _REFUSALS = ("FailedCreate", *_OF_NODES)
+RETURN = "bring it back, or take it out of the cluster (kubectl delete node {})"
+"""What to do about a node that does not answer: Kubernetes replaces no pod of which it does not know that it ended."""
 _SET_LIMITS = "set the chart's coreLimit and ephemeralStorage.limit of driver and executor"
 # What Kubernetes says when it refuses a pod, whose rule that is, and the remedy.
 _RULES = {
@@ -71,7 +73,21 @@ def of_pod(pod: "V1Pod") -> Hindrance | None:
         if waiting and waiting.reason in _DEFINITE:
             text = _DEFINITE[waiting.reason].format(image=status.image, message=waiting.message or waiting.reason)
             return Hindrance(f"pod {name} does not start, {text}", definite=True)
+    if node := lost_node(pod):
+        return Hindrance(
+            f"pod {name} is on the node {node}, which does not answer: {RETURN.format(node)}", definite=False
+        )
     return of_end(pod)
+
+
+def lost_node(pod: "V1Pod") -> str | None:
+    """Return the name of the node of `pod` if the cluster has lost it; None if it has not.
+
+    A pod is then no longer ready, though its containers are still what the node said of them last.
+    """
+    ready = {condition.type: condition.status == "True" for condition in pod.status.conditions or []}
+    is_lost = ready.get("ContainersReady") and not ready.get("Ready", True) and not pod.spec.readiness_gates
+    return str(pod.spec.node_name) if is_lost else None
 
 
 def of_start(cluster: "Cluster", pod: "V1Pod") -> Hindrance | None:

@@ -259,9 +259,16 @@ class Observation:
         return f"An earlier driver failed: {why}" if why else None
 
     def leaving(self) -> str | None:
-        """Return a sentence if the driver's pod is being deleted, alone or with its job; None if it is not."""
+        """Return a sentence if the driver's node is lost, or its pod is being deleted, alone or with its job."""
         pod = self.driver
-        if pod is None or pod.status.phase != "Running" or not pod.metadata.deletion_timestamp:
+        if pod is None or pod.status.phase != "Running":
+            return None
+        if node := reasons.lost_node(pod):
+            return (
+                f"The driver's node {node} does not answer: {reasons.RETURN.format(node)}; the run goes on then, with "
+                "another driver where this one has ended."
+            )
+        if not pod.metadata.deletion_timestamp:
             return None
         is_deleted = self.application is None and (self.job is None or self.job.metadata.deletion_timestamp)
         what = "The job is" if is_deleted else "The driver's pod is"
