@@ -525,6 +525,8 @@ def refused(message: str) -> client.CoreV1Event:
         ("quota does", "failed quota: quota: must specify limits.cpu for: driver", "set the chart's coreLimit"),
         ("limits do", "maximum cpu usage per Pod is 2. No limit is specified", "set the chart's coreLimit"),
         ("limits do", "maximum memory usage per Container is 1Gi, but limit is 1858Mi", "ask for less"),
+        ("limits do", "cpu max limit to request ratio per Container is 2, but provided ratio is 4.000000", "bring its"),
+        ("Pod Security does", 'violates PodSecurity "restricted:latest": runAsNonRoot != true (pod', "set the chart's"),
         ("limits do", "minimum ephemeral-storage usage per Pod is 1Gi, but request is 512Mi", "ask for more"),
     ],
 )
@@ -547,6 +549,17 @@ def test_what_a_quota_refuses_is_said_of_driver_and_executors(whose: str, said: 
     reason = str(works.status().reason)
     assert reason.startswith(f"Executors are missing: {sentence}")
     assert reason.endswith("orchard scale peach to another number makes Kubernetes try at once.")
+
+
+def test_a_default_limit_below_what_a_pod_requests_is_told_with_what_to_set() -> None:
+    cause = (
+        'spec.containers[0].resources.requests: Invalid value: "500m": must be less than or equal to cpu limit of 200m'
+    )
+    assert reasons.of_refusal(f'Error creating: Pod "peach-1-a" is invalid: {cause}') == Hindrance(
+        f"the namespace's limits do not allow the pod ({cause}): set the chart's coreLimit and "
+        "ephemeralStorage.limit of driver and executor",
+        definite=True,
+    )
 
 
 def test_an_executor_that_spark_made_itself_is_said_to_wait() -> None:

@@ -38,6 +38,10 @@ _RULES = {
     "exceeded quota": ("quota does", "ask for less"),
     "failed quota": ("quota does", _SET_LIMITS),  # it counts what the pod does not name
     "No limit is specified": ("limits do", _SET_LIMITS),
+    # A default limit, of a LimitRange, below what the pod requests.
+    r"must be less than or equal to \S+ limit": ("limits do", _SET_LIMITS),
+    "limit to request ratio": ("limits do", "bring its requests and its limits closer together"),
+    "violates PodSecurity": ("Pod Security does", "set the chart's podSecurityContext and securityContext as it says"),
     r"maximum \S+ usage per": ("limits do", "ask for less"),
     r"minimum \S+ usage per": ("limits do", "ask for more"),
 }
@@ -185,8 +189,8 @@ def of_spark(log: str) -> Hindrance | None:
 
 def of_refusal(message: str) -> Hindrance:
     """Return what `message`, with which Kubernetes refuses a pod, means."""
-    _, _, cause = message.partition(" is forbidden: ")
+    cause = re.split(r" is (?:forbidden|invalid): ", message, maxsplit=1)[-1]
     for sign, (whose, remedy) in _RULES.items():
         if re.search(sign, message):
-            return Hindrance(f"the namespace's {whose} not allow the pod ({cause or message}): {remedy}", definite=True)
-    return Hindrance(f"Kubernetes refuses the pod ({cause or message})", definite=True)
+            return Hindrance(f"the namespace's {whose} not allow the pod ({cause}): {remedy}", definite=True)
+    return Hindrance(f"Kubernetes refuses the pod ({cause})", definite=True)
