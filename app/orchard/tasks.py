@@ -46,6 +46,10 @@ _SENTENCES = [
         f"Spark was stopped while it worked: look why, {_AGAIN}.",
     ),
     (
+        r"cancelled as part of cancellation of all jobs",  # by `executors`
+        f"The executors' set was deleted while they worked: see who deletes it, {_AGAIN}.",
+    ),
+    (
         r"java\.lang\.OutOfMemoryError",
         "Spark's JVM ran out of memory: give it more (--driver-memory; in a cluster executor.memory, "
         f"--executor-memory, too) {_AGAIN}.",

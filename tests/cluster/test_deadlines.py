@@ -875,6 +875,33 @@ def test_the_driver_scales_when_the_charts_number_changes(
     watching.join(5)
 
 
+def test_a_run_whose_executors_set_somebody_deletes_does_not_wait_for_ever(
+    in_pod: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "GONE_SECONDS", 0.0)
+    monkeypatch.setattr(executors, "POLL_SECONDS", 0.01)
+    ended, tries = Event(), []
+
+    def there(handler: BaseHTTPRequestHandler) -> None:
+        tries.append((handler.command, "dryRun=All" in handler.path))
+        answer(handler, {"kind": "StatefulSet", "metadata": {"name": "spark-s-peach-0"}})
+
+    in_pod.objects[PREDECESSOR] = there
+    conf = SimpleNamespace(get=lambda key, default="": OURS.get(key, default))
+    context: Any = SimpleNamespace(applicationId="peach", getConf=lambda: conf, _jsc=object(), cancelAllJobs=ended.set)
+    monkeypatch.setattr(executors, "count", lambda _: 0)
+    watching = Thread(target=executors._watch, args=(context,), daemon=True)
+    watching.start()
+    assert not ended.wait(0.3), "scaled to none, it has a set"
+    assert set(tries) == {("DELETE", True)}, "to look is not to delete"
+    in_pod.objects.pop(PREDECESSOR, None)
+    assert ended.wait(5)
+    context._jsc = None
+    watching.join(5)
+    error = tasks.error_of(Exception("[SPARK_JOB_CANCELLED] Job 5 cancelled as part of cancellation of all jobs"))
+    assert str(error).startswith("The executors' set was deleted while they worked: see who deletes it, and start")
+
+
 def test_an_executor_that_is_lost_is_said_with_its_reason(
     in_pod: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

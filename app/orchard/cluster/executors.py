@@ -38,6 +38,8 @@ REMINDER_SECONDS = 30.0
 LOOK_SECONDS = 10.0
 # An executor that is missed now may have been evicted so long ago: its node lets it end first.
 EVICTION_SECONDS = 60.0
+# So long there are no executors before it is looked whether their set is still there.
+GONE_SECONDS = 10.0
 WANTED = Path("/etc/orchard/executors")
 """File with the number of executors in the chart's values: a mounted ConfigMap, which Kubernetes keeps up to date."""
 SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
@@ -171,7 +173,7 @@ def _name(allocator: str, application: str) -> str:
     return f"spark-{kind}-{application}-0"
 
 
-def _deletion(properties: Mapping[str, str], answer_seconds: float) -> tuple[str, Callable[[str], Any]] | None:
+def _deletion(properties: Mapping[str, str], answer_seconds: float) -> tuple[str, Callable[..., Any]] | None:
     """Return the executors' set's name, and what deletes it, by a propagation policy; None: there is no such set."""
     allocator, application = properties.get(ALLOCATOR, ""), properties.get("spark.app.id")
     namespace = properties.get("spark.kubernetes.namespace")
@@ -179,10 +181,10 @@ def _deletion(properties: Mapping[str, str], answer_seconds: float) -> tuple[str
         return None
     name = _name(allocator, application)
 
-    def delete(policy: str) -> Any:
+    def delete(policy: str, **options: Any) -> Any:
         cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=answer_seconds)
         function = getattr(cluster.apps, f"delete_namespaced_{SETS[allocator][1]}")
-        return cluster.call(function, name, namespace, propagation_policy=policy)
+        return cluster.call(function, name, namespace, propagation_policy=policy, **options)
 
     return name, delete
 
@@ -232,7 +234,7 @@ def _cluster_and_pods(context: "SparkContext") -> tuple[Cluster, list[Any]]:
 
 
 def _watch(context: "SparkContext", bounds: Bounds | None = None) -> None:
-    known, wanted, look_until = 0, _wanted(), 0.0
+    known, wanted, look_until, seen = 0, _wanted(), 0.0, time.monotonic()
     autoscaler = (
         None if bounds is None else Autoscaler(bounds, partial(_asked_for, context), partial(_scale_to, context))
     )
@@ -248,12 +250,31 @@ def _watch(context: "SparkContext", bounds: Bounds | None = None) -> None:
         known = now
         if time.monotonic() < look_until and _tell_trouble(context):
             look_until = 0.0
+        if now:
+            seen = time.monotonic()
+        elif time.monotonic() - seen > GONE_SECONDS:
+            seen = time.monotonic()
+            _end_without_set(context)
         if (number := _wanted()) is not None and number != wanted:
             wanted = number
             _follow(context, number)
         if autoscaler is not None:
             autoscaler.look(now)
         time.sleep(POLL_SECONDS)
+
+
+def _end_without_set(context: "SparkContext") -> None:
+    """End Spark's jobs if somebody has deleted the executors' set: Spark makes no other, and they would wait for ever.
+
+    The driver's role may delete the set and not read it, so a deletion on trial tells whether it is there.
+    """
+    conf = context.getConf()
+    names = {key: conf.get(key, "") for key in (ALLOCATOR, "spark.kubernetes.namespace")}
+    with contextlib.suppress(Exception):  # the API does not answer; or Spark's JVM is gone, which others tell
+        deletion = _deletion(names | {"spark.app.id": context.applicationId}, ANSWER_SECONDS)
+        if deletion is not None and deletion[1]("Background", dry_run="All") is None:
+            log.warning("the executors' set %s was deleted", deletion[0])
+            context.cancelAllJobs()
 
 
 def _tell_trouble(context: "SparkContext") -> bool:
