@@ -117,6 +117,12 @@ def test_a_driver_whose_node_is_gone_is_not_said_to_commit(deleted: datetime | N
     )
 
 
+def test_a_driver_that_ended_with_its_node_says_so() -> None:
+    # The rest of its log is all that there is of it, and says nothing of its end.
+    ended = seen(None, driver("Failed", code=255, reason="Unknown", message=line("progress", stage="extract")))
+    assert ended.why_ended("peach-1-a") == "The driver's pod peach-1-a failed: its node restarted meanwhile."
+
+
 def test_an_executor_whose_node_is_gone_is_missing() -> None:
     works = seen(None, driver("Running"))
     works.progress = Progress  # type: ignore[method-assign]
@@ -159,8 +165,8 @@ def test_so_does_one_that_a_drained_node_took_which_its_job_does_not_count() -> 
     again.progress = Progress  # type: ignore[method-assign]
     assert again.status().restarts == 1
     assert again.status().reason == (
-        "An earlier driver's pod was deleted, by a person or as its node was drained; this one goes on from what is "
-        "committed."
+        "An earlier driver's pod was deleted, by a person or as its node was drained or lost; this one goes on from "
+        "what is committed."
     )
 
 
@@ -170,7 +176,7 @@ def test_a_driver_whose_pod_was_deleted_is_told_of_until_the_next_one_is_there()
     assert waits.status().reason is None  # its first driver is on its way
     waits.job.status.failed = 1
     assert waits.status().reason == (
-        "The driver's pod was deleted, by a person or as its node was drained, and another is started."
+        "The driver's pod was deleted, by a person or as its node was drained or lost, and another is started."
     )
 
 

@@ -36,7 +36,9 @@ _OF_APPLICATION: dict[str, JobState] = {
 _TAKEN_UP_SECONDS = 120.0
 """So long an operator may take to submit an application; it says nothing of it before, and is slow when it is busy."""
 _OVERDUE = "DeadlineExceeded"
-_BY_WHOM = ", by a person or as its node was drained"
+_FORGOTTEN = ("Unknown", "ContainerStatusUnknown")
+"""What a node says of a container that it does not find again when it is back."""
+_BY_WHOM = ", by a person or as its node was drained or lost"
 NOT_TAKEN_UP = "the Spark operator has not taken it up: check that it runs and watches the namespace {}"
 
 
@@ -195,9 +197,10 @@ class Observation:
             return said
         if not evicted and ended is None and (before := reasons.of_preparation(pod)):
             return f"The driver's pod {pod_name} failed: {before}."
-        why = (
-            pod.status.message or pod.status.reason or (f"exit code {ended.exit_code}" if ended else "no reason given")
-        )
+        how = "no reason given"
+        if ended:
+            how = "its node restarted meanwhile" if ended.reason in _FORGOTTEN else f"exit code {ended.exit_code}"
+        why = pod.status.message or pod.status.reason or how
         why = why.rstrip(". ")
         remedy = f": {reasons.relief(why, 'driver')}" if pod.status.reason == "Evicted" else ""
         return f"The driver's pod {pod_name} failed: {why}{remedy}."
