@@ -46,8 +46,8 @@ _SENTENCES = [
         f"Spark was stopped while it worked: look why, {_AGAIN}.",
     ),
     (
-        r"cancelled as part of cancellation of all jobs",  # by `executors`
-        f"The executors' set was deleted while they worked: see who deletes it, {_AGAIN}.",
+        r"cancelled as part of cancellation of all jobs",  # by `executors`, or by whoever has a session of his own
+        f"Spark's jobs were cancelled, in a cluster because the executors' set was deleted: see who did it, {_AGAIN}.",
     ),
     (
         r"java\.lang\.OutOfMemoryError",

@@ -899,7 +899,9 @@ def test_a_run_whose_executors_set_somebody_deletes_does_not_wait_for_ever(
     context._jsc = None
     watching.join(5)
     error = tasks.error_of(Exception("[SPARK_JOB_CANCELLED] Job 5 cancelled as part of cancellation of all jobs"))
-    assert str(error).startswith("The executors' set was deleted while they worked: see who deletes it, and start")
+    assert str(error).startswith(
+        "Spark's jobs were cancelled, in a cluster because the executors' set was deleted: see"
+    )
 
 
 def test_an_executor_that_is_lost_is_said_with_its_reason(

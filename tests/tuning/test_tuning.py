@@ -1,6 +1,7 @@
 """Which blocks and images are tuned, how training goes on where it was cut off, and what is refused."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from orchard.tuning import process
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import activation_bytes, divided, last_kept, with_factors
 from orchard.tuning.images import chosen
-from orchard.tuning.stage import _key, large_folder, tune_again
+from orchard.tuning.stage import _bring_checkpoint, _keep_checkpoint, _key, _scratch, large_folder, tune_again
 from orchard.tuning.training import DAMAGES, RATE, Progress, Trainer, epochs_in, mixed, rate, train
 from orchard.vocabulary import Fit
 
@@ -111,6 +112,34 @@ def test_progress_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.npz").write_bytes((tmp_path / "checkpoint.npz").read_bytes()[:100])
     with pytest.raises(DAMAGES):
         Progress.load(tmp_path / "checkpoint.npz")
+
+
+def test_a_checkpoint_of_another_tuning_or_a_part_of_one_is_not_gone_on_with(tmp_path: Path) -> None:
+    output, folder = Output(str(tmp_path / "out")), tmp_path / "activations"
+    folder.mkdir()
+    kept = folder / process.CHECKPOINT
+    with output.writing():
+        for checkpoint in (b"of the first epoch", b"of the second\nepoch"):  # a kill in between leaves the first
+            _keep_checkpoint(output, "mine", checkpoint)
+            _bring_checkpoint(output, "mine", folder)
+            assert kept.read_bytes() == checkpoint
+        (found,) = output.storage.list("_orchard/tuning")
+        _bring_checkpoint(output, "another's", folder)
+        assert not kept.exists()
+        output.storage.write(found.key, output.storage.read(found.key)[:-1])
+        _bring_checkpoint(output, "mine", folder)
+        assert not kept.exists()
+
+
+def test_a_folder_whose_files_go_meanwhile_is_no_abandoned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHARD_CACHE", str(tmp_path))
+    begun, busy, old = (tmp_path / "tuning" / name for name in ("begun", "busy", "old"))
+    for folder in (begun, busy, old):
+        folder.mkdir(parents=True)
+    (busy / "renamed since").symlink_to("nothing")
+    os.utime(old, (0, 0))
+    _scratch(Output(str(tmp_path / "out")), "mine")
+    assert sorted((tmp_path / "tuning").iterdir()) == [begun, busy]
 
 
 def test_images_that_are_gone_are_said() -> None:

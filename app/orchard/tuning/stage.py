@@ -58,7 +58,6 @@ VERSION = 5
 MOST_VIEWS, MOST_ACTIVATIONS = 8, 40_000
 """Views of each image, and how many there are in all: 2.8 GB on disk of EfficientNetLite2."""
 _CHECKPOINT = f"{TUNING}{process.CHECKPOINT}"
-_KEY = f"{TUNING}key"
 _ABANDONED_SECONDS = 24 * 3600.0
 
 
@@ -202,8 +201,7 @@ def _train(
     )
 
     def save(checkpoint: bytes) -> None:
-        output.write(_CHECKPOINT, checkpoint)
-        output.write(_KEY, f"{key} {digest_of(checkpoint)}".encode())
+        _keep_checkpoint(output, key, checkpoint)
 
     pictures = request.pictures(training.num_rows, held_out.num_rows)
     with within(folder, "ORCHARD_CACHE"), stage("tune", pictures) as advance:
@@ -239,9 +237,17 @@ def _scratch(output: Output, key: str) -> Path:
     """Return the folder of this tuning's activations; remove abandoned folders of others."""
     folder = large_folder()
     for other in folder.glob("*"):
-        if time.time() - max((file.stat().st_mtime for file in other.glob("*")), default=0) > _ABANDONED_SECONDS:
+        if time.time() - max(map(_changed, [other, *other.glob("*")])) > _ABANDONED_SECONDS:
             shutil.rmtree(other, ignore_errors=True)
     return folder / key_of(output.url, key)
+
+
+def _changed(file: Path) -> float:
+    """Return when the file or folder was last changed, in seconds since 1970; 0 if it has gone since it was listed."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0
 
 
 def large_folder() -> Path:
@@ -261,18 +267,22 @@ def large_folder() -> Path:
     return folder
 
 
+def _keep_checkpoint(output: Output, key: str, checkpoint: bytes) -> None:
+    """Put a checkpoint and its key into the output: in one file, as a kill would leave two of different epochs."""
+    output.write(_CHECKPOINT, f"{key} {digest_of(checkpoint)}\n".encode() + checkpoint)
+
+
 def _bring_checkpoint(output: Output, key: str, folder: Path) -> None:
     """Put the output's checkpoint where the process looks for it, if it is one of this key and whole."""
     (folder / process.CHECKPOINT).unlink(missing_ok=True)
     try:
-        named, digest = output.storage.read(_KEY).decode().split()
-        checkpoint = output.storage.read(_CHECKPOINT)
-    except (FileNotFoundError, ValueError):
+        head, _, checkpoint = output.storage.read(_CHECKPOINT).partition(b"\n")
+    except FileNotFoundError:
         return
-    if named == key and digest_of(checkpoint) == digest:
+    if head == f"{key} {digest_of(checkpoint)}".encode():
         (folder / process.CHECKPOINT).write_bytes(checkpoint)
         log.info("going on with the tuning that was cut off")
 
 
 def _forget(output: Output) -> None:
-    output.storage.delete([_CHECKPOINT, _KEY])
+    output.storage.delete([entry.key for entry in output.storage.list(TUNING)])
