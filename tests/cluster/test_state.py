@@ -441,6 +441,31 @@ def test_an_executor_that_its_node_evicted_is_told_of_when_its_successor_works()
     )
 
 
+def test_a_driver_of_the_operators_that_its_node_evicted_is_told_of_by_its_successor() -> None:
+    """The operator deletes the pod of the one before, and makes another of its name."""
+    again = seen(None, driver("Running", "peach-driver"))
+    again.job, again.progress = None, Progress  # type: ignore[method-assign]
+    born = NOW.isoformat()
+    again.application = {"metadata": {"creationTimestamp": born}, "status": {"executionAttempts": 2}}
+    assert again.why_before() is None  # the operator does not say why
+    events = [
+        SimpleNamespace(
+            reason="Evicted",
+            message="The node was low on resource: memory. ",
+            last_timestamp=NOW + at,
+            involved_object=SimpleNamespace(name=name),
+        )
+        for name, at in (("plum-driver", timedelta(0)), ("peach-driver", timedelta(hours=-1)))
+    ]
+    again.cluster = SimpleNamespace(evictions=lambda: events)  # type: ignore[assignment]
+    assert again.why_before() is None  # another job's, and an earlier application's of its name
+    events[1].last_timestamp = NOW + timedelta(seconds=9)
+    assert again.why_before() == (
+        "An earlier driver failed: pod peach-driver was evicted (The node was low on resource: memory): give it a node "
+        "with more room."
+    )
+
+
 def test_an_executor_that_ends_at_its_start_says_why() -> None:
     said = (
         'Exception in thread "main" java.lang.IllegalArgumentException: System memory 466092032 must be at least '

@@ -164,12 +164,15 @@ def seen(event: "CoreV1Event") -> datetime:
     return at
 
 
-def of_eviction(events: "Iterable[CoreV1Event]", since: datetime) -> Hindrance | None:
-    """Return why a node evicted a pod after `since`; a set makes another of its name at once, so only events tell."""
+def of_eviction(events: "Iterable[CoreV1Event]", since: datetime, role: str = "executor") -> Hindrance | None:
+    """Return why a node evicted a pod after `since`.
+
+    A set makes another of its name at once, and the operator another driver, so only events tell.
+    """
     for event in events:
         if event.reason == "Evicted" and seen(event) >= since:
             message = (event.message or "").rstrip(". ")
-            sentence = f"pod {event.involved_object.name} was evicted ({message}): {relief(message, 'executor')}"
+            sentence = f"pod {event.involved_object.name} was evicted ({message}): {relief(message, role)}"
             return Hindrance(sentence, definite=False)
     return None
 

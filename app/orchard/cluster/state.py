@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -259,6 +259,10 @@ class Observation:
         why = self.why_ended(self.drivers[-2].metadata.name) if len(self.drivers) > 1 else None
         if why is None and self.job is not None and self._attempts > len(self.drivers) > 0:
             return f"An earlier driver's pod was deleted{_BY_WHOM}; this one goes on from what is committed."
+        if self.application is not None and self.driver is not None and self._attempts > 1:
+            began = datetime.fromisoformat(self.application["metadata"]["creationTimestamp"])
+            evicted = reasons.of_eviction(self._evictions({self.driver.metadata.name}), began, "driver")
+            return f"An earlier driver failed: {evicted.sentence}." if evicted else None
         return f"An earlier driver failed: {why}" if why else None
 
     def leaving(self) -> str | None:
@@ -287,9 +291,10 @@ class Observation:
         """Return why a node evicted an executor of the newest driver; its successor has the same name, and no trace."""
         if self.driver is None:
             return None
-        names = {pod.metadata.name for pod in self.executors}
-        evictions = (event for event in self.cluster.evictions() if event.involved_object.name in names)
-        return reasons.of_eviction(evictions, _born(self.driver))
+        return reasons.of_eviction(self._evictions({pod.metadata.name for pod in self.executors}), _born(self.driver))
+
+    def _evictions(self, names: set[str]) -> Iterator[Any]:
+        return (event for event in self.cluster.evictions() if event.involved_object.name in names)
 
     def _survivors(self) -> str | None:
         """Return a sentence on executors that are there after the last driver, which could not delete them.
