@@ -530,10 +530,32 @@ def test_a_schedule_that_has_not_run_yet_is_told_from_a_job_that_is_not_there(ap
 
 
 def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
-    spec = {"selector": {}, "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}}}
+    spec = {
+        "replicas": 2,
+        "selector": {"matchLabels": {"app": "peach"}},
+        "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}},
+    }
     path = "/apis/apps/v1/namespaces/fruit/deployments/peach-serve"
-    api.objects[path] = {"kind": "Deployment", "metadata": {"name": "peach-serve"}, "spec": spec}
-    with pytest.raises(ClusterError, match=r"peach serves a model, and has no job now: .* deployment/peach-serve"):
+    servers: dict[str, Any] = {"kind": "Deployment", "metadata": {"name": "peach-serve"}, "spec": spec, "status": {}}
+    api.objects[path] = servers
+    with pytest.raises(ClusterError, match=r"serves a model, and has no job now: 0 of 2 servers are ready\.$"):
+        jobs.report(Cluster(), "peach")
+    unplaced = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: 1 Insufficient cpu."}
+    pod = {
+        "metadata": {"name": "peach-serve-x", "labels": {"app": "peach"}},
+        "spec": {"containers": [{"name": "serve"}]},
+        "status": {"phase": "Pending", "conditions": [unplaced]},
+    }
+    api.objects["/api/v1/namespaces/fruit/pods"] = {"kind": "PodList", "apiVersion": "v1", "items": [pod]}
+    with pytest.raises(ClusterError, match=r"0 of 2 servers are ready, as pod peach-serve-x fits on no node: 0/1"):
+        jobs.report(Cluster(), "peach")
+    refusal = 'Pod "x" is invalid: requests: Invalid value: "2": must be less than or equal to cpu limit of 100m'
+    failure = {"type": "ReplicaFailure", "status": "True", "message": refusal}
+    servers["status"] = {"readyReplicas": 1, "conditions": [failure]}
+    with pytest.raises(ClusterError, match=r"1 of 2 .*, as the namespace's limits do not allow .*: set .*serve\.res"):
+        jobs.report(Cluster(), "peach")
+    servers["status"] = {"readyReplicas": 2}
+    with pytest.raises(ClusterError, match=r"2 of 2 servers are ready\.$"):
         jobs.report(Cluster(), "peach")
 
     def refuse(handler: BaseHTTPRequestHandler) -> None:

@@ -373,10 +373,12 @@ def _find(cluster: Cluster, name: str) -> Observation:
             f"{_until_its_time(cluster, of_operator)}."
         )
     with suppress(Forbidden):
-        if cluster.call(cluster.apps.read_namespaced_deployment, f"{name}-serve", cluster.namespace) is not None:
+        servers = cluster.call(cluster.apps.read_namespaced_deployment, f"{name}-serve", cluster.namespace)
+        if servers is not None:
+            how = f"{servers.status.ready_replicas or 0} of {servers.spec.replicas} servers are ready"
+            reason = reasons.of_servers(cluster, servers)
             raise ClusterError(
-                f"{name} serves a model, and has no job now: "
-                f"`kubectl -n {cluster.namespace} rollout status deployment/{name}-serve` says how its servers are."
+                f"{name} serves a model, and has no job now: {how}{f', as {reason.sentence}' if reason else ''}."
             )
     with suppress(Forbidden):
         if _is_release(cluster, name):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kubernetes.client import CoreV1Event, V1ContainerStatus, V1Pod
+    from kubernetes.client import CoreV1Event, V1ContainerStatus, V1Deployment, V1Pod
 
     from orchard.cluster.client import Cluster
 
@@ -190,10 +190,23 @@ def of_spark(log: str) -> Hindrance | None:
     return of_refusal(found[1]) if found else None
 
 
-def of_refusal(message: str) -> Hindrance:
-    """Return what `message`, with which Kubernetes refuses a pod, means."""
+def of_servers(cluster: "Cluster", deployment: "V1Deployment") -> Hindrance | None:
+    """Return why fewer servers than requested are ready; None if nothing is wrong, or they are starting normally."""
+    if (deployment.status.ready_replicas or 0) >= (deployment.spec.replicas or 0):
+        return None
+    for condition in deployment.status.conditions or []:
+        if condition.type == "ReplicaFailure" and condition.status == "True":
+            return of_refusal(condition.message or "", limits="set the chart's serve.resources")
+    ours = ",".join(f"{key}={value}" for key, value in (deployment.spec.selector.match_labels or {}).items())
+    pods = cluster.find(cluster.core.list_namespaced_pod, label_selector=ours)
+    return next(filter(None, (of_start(cluster, pod) for pod in pods)), None)
+
+
+def of_refusal(message: str, limits: str = _SET_LIMITS) -> Hindrance:
+    """Return what `message`, with which Kubernetes refuses a pod, means; `limits` is how this pod's limits are set."""
     cause = re.split(r" is (?:forbidden|invalid): ", message, maxsplit=1)[-1]
     for sign, (whose, remedy) in _RULES.items():
         if re.search(sign, message):
-            return Hindrance(f"the namespace's {whose} not allow the pod ({cause}): {remedy}", definite=True)
+            what = limits if remedy == _SET_LIMITS else remedy
+            return Hindrance(f"the namespace's {whose} not allow the pod ({cause}): {what}", definite=True)
     return Hindrance(f"Kubernetes refuses the pod ({cause})", definite=True)
