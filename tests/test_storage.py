@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchard.errors import BucketMissing, StorageError, UsageError
+from orchard.errors import BucketMissing, RegionRefused, StorageError, UsageError
 from orchard.storage import S3Options, Storage, open_storage, read_path
 from orchard.storage.s3_connection import connect
 
@@ -382,5 +382,6 @@ def test_the_endpoint_of_the_environment_travels_with_the_storage(monkeypatch: p
 
 def test_a_wrong_region_is_told(s3_server: "S3Server") -> None:
     storage = open_storage(f"s3a://{s3_server.bucket()}", S3Options(s3_server.endpoint, "mars-north-1"))
-    with pytest.raises(StorageError, match="is not in region mars-north-1"):
+    with pytest.raises(RegionRefused, match="is not in region mars-north-1") as told:
         list(storage.list())
+    assert told.value.exit_code == 3  # no other driver would find it elsewhere

@@ -12,7 +12,7 @@
     │   ├── AccessDenied         3  the store refuses the credentials, or there are none
     │   ├── NotAFolder           3  a file is where a folder is needed
     │   ├── BucketMissing        3  there is no bucket of that name
-    │   ├── RegionRefused        3  a bucket is not in a region that is allowed
+    │   ├── RegionRefused        3  a bucket is not in the region that is set, or in one that is allowed
     │   ├── OutputDamaged        3  a file of the output is gone, or not what was written
     │   └── OutputLocked         4  another run writes to the same output
     └── ClusterError             4  Spark, Java or the cluster failed
@@ -88,7 +88,7 @@ class BucketMissing(StorageError):
 
 
 class RegionRefused(StorageError):
-    """A bucket is not in one of the regions that are allowed, or cannot tell in which it is."""
+    """A bucket is not in the region that is set, not in one that is allowed, or cannot tell in which it is."""
 
     exit_code = 3
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
 
-from orchard.errors import AccessDenied, BucketMissing, OrchardError, StorageError
+from orchard.errors import AccessDenied, BucketMissing, OrchardError, RegionRefused, StorageError
 from orchard.storage.aws import Unreachable
 from orchard.storage.interface import S3Options
 
@@ -181,11 +181,25 @@ def store_failure(error: Exception, s3: S3Options, bucket: str, scheme: str) -> 
     s3 = s3.resolved()
     where, words = place(s3, scheme, bucket), WORDS[scheme]
     named = f"{words.bucket} {bucket}"
-    return _refusal(error, where, named, words) or _trouble(error, where, named, s3.region)
+    return (
+        _misplaced(error, where, named, s3.region)
+        or _refusal(error, where, named, words)
+        or _trouble(error, where, named)
+    )
+
+
+def _misplaced(error: Exception, where: str, bucket: str, region: str | None) -> StorageError | None:
+    """Return the error of a bucket that is not there, or not in the region; None for any other."""
+    text, name = _text(error), code(error)
+    if name in _NO_BUCKET:
+        return BucketMissing(f"{bucket} does not exist at {where}: check its name or create it.")
+    if name in _OTHER_REGION or _status(text) == 301 or "redirect without LOCATION" in text:
+        return RegionRefused(f"{bucket} is not in region {region}: set the bucket's region.")
+    return None
 
 
 def _refusal(error: Exception, where: str, bucket: str, words: Words) -> StorageError | None:
-    """Return the error of a failure that a second try would not mend; None for any other."""
+    """Return the error of credentials that the store refuses, or that are not there; None for any other."""
     text, name, status = _text(error), code(error), _status(_text(error))
     if _is_of_identity(text):
         text = f"{words.none.rstrip('.')} ({text.partition('error: ')[2].partition(' in ')[0].strip()[:200]})."
@@ -193,8 +207,6 @@ def _refusal(error: Exception, where: str, bucket: str, words: Words) -> Storage
     if isinstance(error, AccessDenied) or f"{_PROVIDER}{AccessDenied.__name__}" in text:
         cause = text.rpartition(f"{AccessDenied.__name__}: ")[2]
         return AccessDenied(f"no credentials for {bucket} at {where}: {cause}")
-    if name in _NO_BUCKET:
-        return BucketMissing(f"{bucket} does not exist at {where}: check its name or create it.")
     if name in _BAD_CREDENTIALS or status == 401:
         return AccessDenied(f"{where} refuses the credentials ({name or 401}): {words.keys}.")
     if name == "RequestTimeTooSkewed":
@@ -204,11 +216,9 @@ def _refusal(error: Exception, where: str, bucket: str, words: Words) -> Storage
     return None
 
 
-def _trouble(error: Exception, where: str, bucket: str, region: str | None) -> StorageError | None:
+def _trouble(error: Exception, where: str, bucket: str) -> StorageError | None:
     text, name, status = _text(error), code(error), _status(_text(error))
-    if name in _OTHER_REGION or status == 301 or "redirect without LOCATION" in text:
-        sentence = f"{bucket} is not in region {region}: set the bucket's region."
-    elif isinstance(error, SSLError) or _distrusted(error):
+    if isinstance(error, SSLError) or _distrusted(error):
         sentence = f"the certificate of {where} is not trusted: name the file of its authority in AWS_CA_BUNDLE."
     elif isinstance(error, Unreachable) or f"{_PROVIDER}{Unreachable.__name__}" in text:
         cause = text.rpartition(f"{Unreachable.__name__}: ")[2][:200]
