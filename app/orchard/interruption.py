@@ -29,6 +29,8 @@ SECONDS = {signal.SIGINT: 3.5, signal.SIGTERM: 20.0}
 _CHILDREN_SECONDS = 1.0
 _AGAIN_SECONDS = 0.25
 _LOOK_SECONDS = 0.1
+_BEGINNINGS = ("subprocess.Popen", "tempfile.mkdtemp")
+"""Audit events of Python."""
 
 _asked = Event()
 _open: dict[object, Callable[[], object] | None] = {}
@@ -193,17 +195,26 @@ def _stop() -> None:
 def _leave(name: signal.Signals) -> NoReturn:
     for other in SECONDS:
         signal.signal(other, signal.SIG_IGN)
+    sys.addaudithook(_hold)
     flush = Thread(target=sys.stdout.flush, daemon=True)  # nobody may read it
     flush.start()
-    end_children()
-    for folder in _folders.copy():
-        shutil.rmtree(folder, ignore_errors=True)
-    flush.join(0.2)
+    for _ in range(2):  # what a thread was beginning at that very moment is there by the second time
+        end_children()
+        for folder in _folders.copy():
+            shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+    flush.join(0.1)
     for _, end in _displays:
         with contextlib.suppress(Exception):
             end()
     _tell(_sentence)
     os._exit(128 + name)
+
+
+def _hold(event: str, _: object) -> None:
+    """Hold a thread that begins a process or a temporary folder, which would outlive this process."""
+    if event in _BEGINNINGS:
+        time.sleep(max(SECONDS.values()))
 
 
 def _tell(sentence: str) -> None:
