@@ -24,6 +24,7 @@ from orchard.verify import verify
 from .conftest import SECONDS, Result, Whole, started
 
 _SHUTDOWN, _WITHOUT_JOURNAL = 0x8004587D, 2
+_MKFS = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin")
 
 
 class Disk:
@@ -33,12 +34,12 @@ class Disk:
         folder: where it is mounted.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, mkfs: str) -> None:
         self.folder, self._file = place / "disk", place / "disk.ext4"
         self.folder.mkdir()
         with self._file.open("xb") as file:
             file.truncate(256 << 20)
-        subprocess.run(["mkfs.ext4", "-q", str(self._file)], check=True, capture_output=True)
+        subprocess.run([mkfs, "-q", str(self._file)], check=True, capture_output=True)
         self.mount()
 
     def mount(self) -> None:
@@ -46,7 +47,10 @@ class Disk:
         subprocess.run(command, check=True, capture_output=True)
 
     def unmount(self) -> None:
-        subprocess.run(["umount", str(self.folder)], check=True)
+        until = time.monotonic() + 20  # workers of a killed driver end soon, and may have a file open until then
+        while (done := subprocess.run(["umount", str(self.folder)], check=False, capture_output=True)).returncode:
+            assert time.monotonic() < until, done.stderr
+            time.sleep(0.1)
 
     def cut(self) -> None:
         """Cut the power."""
@@ -59,15 +63,14 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    if os.geteuid() or shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/sbin:/usr/sbin") is None:
+    if os.geteuid() or _MKFS is None:
         pytest.skip("no file system can be made here")
     try:
-        disk = Disk(tmp_path)
+        disk = Disk(tmp_path, _MKFS)
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no file system can be mounted here: {error.stderr.decode().strip()}")
     yield disk
-    with suppress(subprocess.CalledProcessError):
-        disk.unmount()
+    disk.unmount()
 
 
 @pytest.mark.parametrize("seed", seeds(1, 12))
