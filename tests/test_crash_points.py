@@ -2,8 +2,8 @@
 
 Each change that a writer makes on disk, in order, is a moment at which it can be killed: all of them are tried, for
 each commit of a first run, of changed settings and back, of replaced, pruned and erased images, and of a new start.
-Each moment at which it waits for the disk is one at which the power can be cut, too: then the disk has what was waited
-for, and of all else the names without the contents, or nothing.
+Each moment at which it waits for the disk is one at which the power can be cut, too (`EACH`): then the disk has what
+was waited for, and of all else the names without the contents, or nothing.
 """
 
 from __future__ import annotations

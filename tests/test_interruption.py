@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 BUSY = """
-import subprocess, sys, tempfile
+import subprocess, sys
 from threading import Thread
 from orchard import interruption
 from orchard.scratch import scratch

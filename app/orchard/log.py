@@ -59,6 +59,8 @@ class State:
     """Of the last record, ISO 8601, UTC."""
     pending: Record | None = None
     """The last record; None if all its changes are known to be made."""
+    cut_off: str | None = None
+    """Key of a record after the last one whose writer was cut off while writing it; it is in the next one's way."""
 
     def fold(self, record: Record, digest: str) -> None:
         """Apply one more record."""
@@ -113,8 +115,9 @@ def load(storage: Storage) -> State:
         keys = records(storage)
         contents = {number: storage.read(name) for number, name in keys.items()}
     state = State()
-    if (cut := _cut_off(head, contents)) is not None:
-        del contents[cut]
+    if (number := _cut_off(head, contents)) is not None:
+        state.cut_off = key(number)
+        del contents[number]
     last = max(contents, default=0)
     if head is not None and head["sequence"] > last:
         raise _damage(storage, key(head["sequence"]), "it is missing")
@@ -135,13 +138,6 @@ def load(storage: Storage) -> State:
     if chain and (head is None or head["sequence"] < last):
         state.pending = chain[0][0]
     return state
-
-
-def cut_off(storage: Storage) -> str | None:
-    """Return the key of the last record if its writer was cut off while writing it; it is in the way of the next."""
-    last = dict(list(records(storage).items())[-1:])
-    number = _cut_off(_head(storage), {number: storage.read(name) for number, name in last.items()})
-    return None if number is None else last[number]
 
 
 def _cut_off(head: _Head | None, contents: dict[int, bytes]) -> int | None:

@@ -444,8 +444,7 @@ class Output:
 
     def _discard_cut_off(self) -> None:
         """Delete a record that was not written to its end, and what was moved for it: a disk may have lost the rest."""
-        cut_off = log.cut_off(self.storage)
-        if cut_off is None or self._snapshot.damage is not None:
+        if (cut_off := self._snapshot.state.cut_off) is None:
             return
         logger.warning("the last commit was cut off while it was written, and what it added is made again")
         self.storage.delete(self._unlogged(*(f"{dataset}/" for dataset in Dataset), MODEL, PARTS))

@@ -268,9 +268,9 @@ def _end_without_set(context: "SparkContext") -> None:
 
     The driver's role may delete the set and not read it, so a deletion on trial tells whether it is there.
     """
-    conf = context.getConf()
-    names = {key: conf.get(key, "") for key in (ALLOCATOR, "spark.kubernetes.namespace")}
     with contextlib.suppress(Exception):  # the API does not answer; or Spark's JVM is gone, which others tell
+        conf = context.getConf()
+        names = {key: conf.get(key, "") for key in (ALLOCATOR, "spark.kubernetes.namespace")}
         deletion = _deletion(names | {"spark.app.id": context.applicationId}, ANSWER_SECONDS)
         if deletion is not None and deletion[1]("Background", dry_run="All") is None:
             log.warning("the executors' set %s was deleted", deletion[0])

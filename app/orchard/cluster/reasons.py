@@ -33,13 +33,13 @@ _REFUSALS = ("FailedCreate", *_OF_NODES)
 RETURN = "bring it back, or take it out of the cluster (kubectl delete node {})"
 """What to do about a node that does not answer: Kubernetes replaces no pod of which it does not know that it ended."""
 _SET_LIMITS = "set the chart's coreLimit and ephemeralStorage.limit of driver and executor"
-# What Kubernetes says when it refuses a pod, whose rule that is, and the remedy.
-_RULES = {
+# What Kubernetes says when it refuses a pod, whose rule that is, and the remedy; None: to set the pod's limits.
+_RULES: dict[str, tuple[str, str | None]] = {
     "exceeded quota": ("quota does", "ask for less"),
-    "failed quota": ("quota does", _SET_LIMITS),  # it counts what the pod does not name
-    "No limit is specified": ("limits do", _SET_LIMITS),
+    "failed quota": ("quota does", None),  # it counts what the pod does not name
+    "No limit is specified": ("limits do", None),
     # A default limit, of a LimitRange, below what the pod requests.
-    r"must be less than or equal to \S+ limit": ("limits do", _SET_LIMITS),
+    r"must be less than or equal to \S+ limit": ("limits do", None),
     "limit to request ratio": ("limits do", "bring its requests and its limits closer together"),
     "violates PodSecurity": ("Pod Security does", "set the chart's podSecurityContext and securityContext as it says"),
     r"maximum \S+ usage per": ("limits do", "ask for less"),
@@ -207,6 +207,5 @@ def of_refusal(message: str, limits: str = _SET_LIMITS) -> Hindrance:
     cause = re.split(r" is (?:forbidden|invalid): ", message, maxsplit=1)[-1]
     for sign, (whose, remedy) in _RULES.items():
         if re.search(sign, message):
-            what = limits if remedy == _SET_LIMITS else remedy
-            return Hindrance(f"the namespace's {whose} not allow the pod ({cause}): {what}", definite=True)
+            return Hindrance(f"the namespace's {whose} not allow the pod ({cause}): {remedy or limits}", definite=True)
     return Hindrance(f"Kubernetes refuses the pod ({cause})", definite=True)

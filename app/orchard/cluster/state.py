@@ -233,8 +233,7 @@ class Observation:
             return reasons.Hindrance(
                 "its SparkApplication is suspended: a queue such as Kueue, or a person, holds it", definite=False
             )
-        made = datetime.fromisoformat(self.application["metadata"]["creationTimestamp"])
-        if not told and (datetime.now(UTC) - made).total_seconds() > _TAKEN_UP_SECONDS:
+        if not told and (datetime.now(UTC) - _made(self.application)).total_seconds() > _TAKEN_UP_SECONDS:
             return reasons.Hindrance(NOT_TAKEN_UP.format(self.cluster.namespace), definite=False)
         return None
 
@@ -260,8 +259,8 @@ class Observation:
         if why is None and self.job is not None and self._attempts > len(self.drivers) > 0:
             return f"An earlier driver's pod was deleted{_BY_WHOM}; this one goes on from what is committed."
         if self.application is not None and self.driver is not None and self._attempts > 1:
-            began = datetime.fromisoformat(self.application["metadata"]["creationTimestamp"])
-            evicted = reasons.of_eviction(self._evictions({self.driver.metadata.name}), began, "driver")
+            evictions = self._evictions({self.driver.metadata.name})
+            evicted = reasons.of_eviction(evictions, _made(self.application), "driver")
             return f"An earlier driver failed: {evicted.sentence}." if evicted else None
         return f"An earlier driver failed: {why}" if why else None
 
@@ -455,6 +454,11 @@ def _component(thing: Any) -> str | None:
 def _born(thing: Any) -> datetime:
     born: datetime = thing.metadata.creation_timestamp
     return born
+
+
+def _made(application: dict[str, Any]) -> datetime:
+    """Return when an object of the operator's was made, which comes as it is in JSON."""
+    return datetime.fromisoformat(application["metadata"]["creationTimestamp"])
 
 
 def is_owned(thing: Any, owners: set[str]) -> bool:

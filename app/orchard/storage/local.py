@@ -147,7 +147,8 @@ class LocalStorage:
             except OSError:  # a file system without hard links
                 with self._path(source).open("rb") as old, temporary.open("xb") as new:
                     shutil.copyfileobj(old, new)
-                    _sync(new)
+                    new.flush()
+                    _sync(new.fileno())
             temporary.replace(path)
             _sync_folder(path.parent)
 
@@ -223,14 +224,14 @@ class LocalStorage:
 
 def _write(file: BinaryIO, data: bytes | memoryview | pa.Buffer) -> None:
     file.write(data)
-    _sync(file)
-
-
-def _sync(file: BinaryIO) -> None:
-    """Wait until the disk has what was written."""
     file.flush()
+    _sync(file.fileno())
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until the disk has a file's content, or a folder's names."""
     try:
-        os.fsync(file.fileno())
+        os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
@@ -243,10 +244,7 @@ def _sync_folder(folder: Path) -> None:
     except OSError:  # deleted, or one that may be written to and not read
         return
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 

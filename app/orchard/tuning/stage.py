@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,7 @@ def _train(
         s3=settings.s3_options(),
     )
 
-    def save(checkpoint: bytes) -> None:
-        _keep_checkpoint(output, key, checkpoint)
-
+    save = partial(_keep_checkpoint, output, key)
     pictures = request.pictures(training.num_rows, held_out.num_rows)
     with within(folder, "ORCHARD_CACHE"), stage("tune", pictures) as advance:
         _bring_checkpoint(output, key, folder)
