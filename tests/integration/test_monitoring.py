@@ -55,17 +55,24 @@ def _prometheus(folder: Path, port: int) -> Iterator[Callable[..., Any]]:
                 return json.load(answer)["data"] if path.startswith("/api") else answer.read()
 
         try:
-            for _ in range(300):
-                try:
-                    ask("/-/ready")
-                    break
-                except OSError:
-                    assert process.poll() is None, (folder / "log").read_text()
-                    time.sleep(0.1)
+            # Some five seconds pass from when it is ready until it first scrapes: a short run would be over.
+            deadline = time.monotonic() + 60
+            while not _scrapes(ask):
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.1)
             yield ask
         finally:
             process.terminate()
             process.wait(10)
+
+
+def _scrapes(ask: Callable[..., Any]) -> bool:
+    """Return whether Prometheus has tried to read the port, which nobody serves yet."""
+    try:
+        return bool(ask("/api/v1/query", query="up")["result"])
+    except OSError:  # it is starting
+        return False
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is missing: apt-get install prometheus")
