@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, ImageDraw
 
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.vocabulary import Fit, Reason
+from profiles import wide_gamut
 
 pillow_heif.register_heif_opener()
 LIMITS = Limits()
@@ -246,35 +247,11 @@ def test_png_of_every_kind(colour: int, depth: int, interlaced: bool) -> None:
         assert np.abs(pixels - expected).max() <= 1
 
 
-def _wide(name: str) -> bytes:
-    """A profile of another RGB than sRGB: Display P3 or Adobe RGB, as matrix and curve."""
-    primaries = {
-        "Display P3": [(0.5151, 0.2412, -0.0011), (0.292, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841)],
-        "Adobe RGB": [(0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446)],
-    }[name]
-
-    def fixed(*values: float) -> bytes:
-        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
-
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.2 * 256)) + bytes(2)
-    tags = {b"wtpt": b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249)}
-    for letter, primary in zip(b"rgb", primaries, strict=True):
-        tags[bytes([letter]) + b"XYZ"] = b"XYZ " + bytes(4) + fixed(*primary)
-        tags[bytes([letter]) + b"TRC"] = curve
-    at, table, body = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
-    for tag, content in tags.items():
-        table += tag + struct.pack(">II", at + len(body), len(content))
-        body += content
-    size = at + len(body)
-    head = struct.pack(">I", size) + bytes(4) + struct.pack(">I", 0x02100000) + b"mntrRGB XYZ " + bytes(12) + b"acsp"
-    return (head + bytes(28) + fixed(0.9642, 1, 0.8249)).ljust(128, b"\0") + table + body
-
-
 @pytest.mark.parametrize("target", [224, 16])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("space", ["Display P3", "Adobe RGB"])
 def test_wide_colours_become_srgb(space: str, kind: str, target: int) -> None:
-    profile = _wide(space)
+    profile = wide_gamut(space)
     image = Image.new("RGB", (40, 40), (60, 160, 90))
     to_srgb = ImageCms.buildTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), "RGB", "RGB"
@@ -294,7 +271,7 @@ def test_profiles_of_srgb_and_broken_ones_change_nothing() -> None:
     image = _scene()
     plain = _decoded(_encode(image, "PNG")).pixels
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    wide = _wide("Adobe RGB")
+    wide = wide_gamut("Adobe RGB")
     broken = [b"", b"no profile", wide[:200], wide.replace(b"curv", b"xxxx"), bytes(2_000_000), wide[:128] + bytes(400)]
     grey = wide.replace(b"RGB ", b"GRAY")
     for profile in (srgb, srgb + bytes(2_000_000), grey, wide + b"mpet", *broken):

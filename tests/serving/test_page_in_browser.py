@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, FileChooser, Playwright, Route, expect
 
+from orchard.images.decoding import Decoded, Limits, decode
 from orchard.inference.model import Model
 from orchard.serving import static
+from profiles import wide_gamut
 from waiting import wait_until
 
 from .visitor import DESKTOP, PHONE, STARTED, Site, Visitor, expect_answer, expect_question, launch, violations, written
@@ -58,6 +60,24 @@ def test_browser_and_server_agree(
         assert best.locator(".name").inner_text() == expected["label"], frame
         confidence = float(best.locator(".share").get_attribute("value") or "nan")
         assert confidence == pytest.approx(expected["confidence"], abs=0.02), frame
+
+
+@pytest.mark.parametrize("space", [None, "Display P3", "Adobe RGB"])
+def test_the_page_sees_the_colours_that_the_pipeline_sees(
+    desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path, space: str | None
+) -> None:
+    file = tmp_path / "photo.jpg"
+    Image.open(photo("Raspberry")).save(file, quality=95, icc_profile=wide_gamut(space) if space else None)
+    seen = desktop.page.evaluate(
+        """async (photo) => {
+            const { decode } = await import("/assets/pixels.js");
+            return Array.from((await decode(new Blob([Uint8Array.from(photo)]), 224)).data);
+        }""",
+        list(file.read_bytes()),
+    )
+    decoded = decode(file.read_bytes(), 224, Limits())
+    assert isinstance(decoded, Decoded)
+    assert np.abs(np.array(seen).reshape(decoded.pixels.shape) - decoded.pixels).mean() < 0.5
 
 
 def _as_a_phone_takes_it(frame: Path, folder: Path) -> Path:

@@ -13,8 +13,11 @@ let onNone = () => {};
 
 /** Keep a photo with its label, in place of what was kept under `id` if given; returns its id. Throws if it cannot. */
 export async function keep(file, name, label, id) {
-  const record = { label, name, photo: new Blob([file], { type: file.type }), time: new Date() };
-  const kept = await use("readwrite", (store) => store.put(id === undefined ? record : { ...record, id }));
+  const record = { label, name, time: new Date(), ...(id !== undefined && { id }) };
+  const put = (photo, type) => use("readwrite", (store) => store.put({ ...record, photo, type }));
+  const photo = new Blob([file], { type: file.type });
+  // A private window of Safari keeps bytes, and no Blob.
+  const kept = await put(photo).catch(async () => put(await photo.arrayBuffer(), photo.type));
   await refresh();
   return kept;
 }
@@ -72,7 +75,8 @@ async function download() {
 function inFolders(records) {
   const folders = new Names();
   const inside = new Map(); // the names in each folder
-  return records.map(({ id, label, name, photo, time }) => {
+  return records.map(({ id, label, name, photo: stored, type, time }) => {
+    const photo = stored instanceof Blob ? stored : new Blob([stored], { type });
     const folder = folders.give(label, safeName(label));
     if (!inside.has(folder)) inside.set(folder, new Names());
     const [, stem, given] = /^(.*?)(\.[a-z0-9]{1,5})?$/isu.exec(name);

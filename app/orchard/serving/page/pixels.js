@@ -14,7 +14,7 @@ export class Rejected extends Error {
 }
 
 /**
- * Decode an image: upright, transparency on white.
+ * Decode an image: upright, in sRGB, transparency on white.
  *
  * An image whose sides are both at most `size` keeps its size; any other is stretched to a square of `size`. `fit` is
  * how it becomes square: stretch; crop, where the square in its middle counts alone; pad, with a grey border.
@@ -26,8 +26,8 @@ export async function decode(blob, size, fit = "stretch") {
   if (await endsEarly(blob)) throw new Rejected("truncated", "the end is missing");
   let bitmap;
   try {
-    // Colours as they are stored: neither the pipeline nor the server converts colour profiles.
-    bitmap = await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+    // Colours become those of sRGB, as in the pipeline: an iPhone's photos have a wider profile.
+    bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
   } catch (error) {
     throw new Rejected("unreadable", String(error));
   }
