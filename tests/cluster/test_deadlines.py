@@ -554,8 +554,8 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
     servers["status"] = {"readyReplicas": 1, "conditions": [failure]}
     with pytest.raises(ClusterError, match=r"1 of 2 .*, as the namespace's limits do not allow .*: set .*serve\.res"):
         jobs.report(Cluster(), "peach")
-    servers["status"] = {"readyReplicas": 2}
-    with pytest.raises(ClusterError, match=r"2 of 2 servers are ready\.$"):
+    spec["replicas"], servers["status"] = 0, {}
+    with pytest.raises(ClusterError, match=r"0 of 0 servers are ready, as they were scaled to none: .*serve\.replicas"):
         jobs.report(Cluster(), "peach")
 
     def refuse(handler: BaseHTTPRequestHandler) -> None:
@@ -564,6 +564,21 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
     api.objects[path] = refuse
     with pytest.raises(ClusterError, match="There is no job peach"):
         jobs.report(Cluster(), "peach")
+
+
+@pytest.mark.parametrize("flags", [[], ["--watch"], ["--json"]])
+def test_a_release_all_of_whose_servers_are_ready_is_well(api: Api, flags: list[str]) -> None:
+    spec = {"replicas": 2, "selector": {}, "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}}}
+    servers = {"metadata": {"name": "peach-serve"}, "spec": spec, "status": {"readyReplicas": 2}}
+    api.objects["/apis/apps/v1/namespaces/fruit/deployments/peach-serve"] = servers
+    told = CliRunner().invoke(cli, ["status", "peach", *flags])
+    assert told.exit_code == 0, told.output
+    assert "serving" in told.output
+    assert "peach serves a model, and has no job now: 2 of 2 servers are ready." in told.output
+    with pytest.raises(
+        ClusterError, match="2 of 2 servers are ready; `helm uninstall peach` ends them, `kubectl -n fr"
+    ):
+        jobs.cancel(Cluster(), "peach")
 
 
 def test_so_is_a_release_whose_job_has_ended_and_was_removed(api: Api) -> None:

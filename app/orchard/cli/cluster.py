@@ -384,7 +384,8 @@ def status(
 ) -> int:
     """Show the status of the job NAME: state, progress, executors, and the reason of a problem.
 
-    The exit code is the job's own, or 4 if it cannot start.
+    The exit code is the job's own, or 4 if it cannot start. Of a release that only serves a model it is 0 if all
+    servers are ready.
 
     \b
     Example:
@@ -580,7 +581,8 @@ def _print_status(found: Status) -> None:
     if found.executors_wanted is not None:
         registered = "" if found.executors_registered is None else f", {found.executors_registered} registered"
         lines.append(f"executors  {found.executors_wanted} wanted, {found.executors_ready} ready{registered}")
-    lines.append(f"restarts   {found.restarts}")
+    if found.restarts is not None:
+        lines.append(f"restarts   {found.restarts}")
     if found.seconds is not None:
         lines.append(f"seconds    {found.seconds:,.1f}")
     print_lines(*lines)

@@ -48,6 +48,14 @@ class PodGone(ClusterError):
     """The pod whose log was requested no longer exists."""
 
 
+class OnlyServes(ClusterError):
+    """The release serves a model, and has no job: `how` says how its servers are, `is_ready` whether all are ready."""
+
+    def __init__(self, how: str, remedy: str, *, is_ready: bool) -> None:
+        super().__init__(f"{how}; {remedy}.")
+        self.how, self.is_ready = how, is_ready
+
+
 def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> None:
     """Apply the manifests of a job. The Job comes first, because it owns the rest: deleting it deletes everything.
 
@@ -159,30 +167,42 @@ def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
 
 
 def report(cluster: Cluster, name: str) -> Status:
-    """Return a job's status. Raises ClusterError if there is no job of this name."""
-    return _find(cluster, name).status()
+    """Return a job's status, or that of a release that only serves a model.
+
+    Raises:
+        ClusterError: there is no job of this name; or no job, and not all servers are ready.
+    """
+    try:
+        return _find(cluster, name).status()
+    except OnlyServes as told:
+        if not told.is_ready:
+            raise ClusterError(f"{told.how}.") from None
+        return Status.of_servers(name, cluster.namespace, f"{told.how}.")
 
 
 def watch(cluster: Cluster, name: str) -> Iterator[Status]:
     """Yield a job's status whenever it has changed, until the job has ended; through lost connections.
 
     Raises:
-        ClusterError: there is no job of this name, or it was deleted meanwhile.
+        ClusterError: as `report` does, or the job was deleted meanwhile.
     """
     before: Status | None = None
     contact = _Contact()
     while True:
         now: Status | None = None
         with contact.kept():
-            seen = _find(cluster, name) if before is None else Observation(cluster, name)
-            if not seen.exists:
-                raise ClusterError(f"The job {name} was deleted while it was watched.")
-            now = seen.status()
+            if before is None:
+                now = report(cluster, name)
+            else:
+                seen = Observation(cluster, name)
+                if not seen.exists:
+                    raise ClusterError(f"The job {name} was deleted while it was watched.")
+                now = seen.status()
         if now is not None:
             if before is None or replace(now, seconds=before.seconds) != before:
                 yield now
             before = now
-            if now.state in ("completed", "failed"):
+            if now.state in ("completed", "failed", "serving"):
                 return
         time.sleep(WATCH_SECONDS)
 
@@ -375,10 +395,14 @@ def _find(cluster: Cluster, name: str) -> Observation:
     with suppress(Forbidden):
         servers = cluster.call(cluster.apps.read_namespaced_deployment, f"{name}-serve", cluster.namespace)
         if servers is not None:
-            how = f"{servers.status.ready_replicas or 0} of {servers.spec.replicas} servers are ready"
+            ready, wanted = servers.status.ready_replicas or 0, servers.spec.replicas or 0
             reason = reasons.of_servers(cluster, servers)
-            raise ClusterError(
-                f"{name} serves a model, and has no job now: {how}{f', as {reason.sentence}' if reason else ''}."
+            raise OnlyServes(
+                f"{name} serves a model, and has no job now: {ready} of {wanted} servers are ready"
+                f"{f', as {reason.sentence}' if reason else ''}",
+                f"`helm uninstall {name}` ends them, `kubectl -n {cluster.namespace} logs deployment/{name}-serve` "
+                "shows a server's log",
+                is_ready=ready >= wanted > 0,
             )
     with suppress(Forbidden):
         if _is_release(cluster, name):

@@ -191,7 +191,9 @@ def of_spark(log: str) -> Hindrance | None:
 
 
 def of_servers(cluster: "Cluster", deployment: "V1Deployment") -> Hindrance | None:
-    """Return why fewer servers than requested are ready; None if nothing is wrong, or they are starting normally."""
+    """Return why there are no servers, or fewer are ready than requested; None if they are starting normally."""
+    if not deployment.spec.replicas:
+        return Hindrance("they were scaled to none: helm upgrade with serve.replicas, or kubectl scale", definite=True)
     if (deployment.status.ready_replicas or 0) >= (deployment.spec.replicas or 0):
         return None
     for condition in deployment.status.conditions or []:

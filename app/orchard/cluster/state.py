@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -25,7 +25,8 @@ _MEANT = (1, 2, 3, 4, 130, 143)
 _FINAL = (1, 2, 3)
 """Exit codes after which a Job starts no other driver, by its podFailurePolicy."""
 
-JobState = Literal["pending", "running", "completed", "failed"]
+JobState = Literal["pending", "running", "completed", "failed", "serving"]
+"""`serving`: a release without a job, all of whose servers are ready."""
 _OF_APPLICATION: dict[str, JobState] = {
     "RUNNING": "running",
     "SUCCEEDING": "completed",
@@ -59,9 +60,15 @@ class Status:
     executors_wanted: int | None
     executors_ready: int | None
     executors_registered: int | None
-    restarts: int
+    restarts: int | None
     seconds: float | None
     exit_code: int | None
+
+    @classmethod
+    def of_servers(cls, name: str, namespace: str, sentence: str) -> "Status":
+        """Return the status of a release that has no job, and whose servers are ready."""
+        nothing: dict[str, Any] = {field.name: None for field in fields(cls)}
+        return cls(**{**nothing, "name": name, "namespace": namespace, "state": "serving", "reason": sentence})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
