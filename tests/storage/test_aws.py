@@ -217,6 +217,16 @@ def test_without_credentials_one_sentence_says_so_in_seconds(
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.usefixtures("home")
+def test_in_a_pod_one_is_told_by_which_value_it_has_its_keys(signed: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(
+        AccessDenied, match=r"give the pod or machine a role; .* the chart's s3\.existingSecret"
+    ) as told:
+        list(open_storage("s3a://b", S3Options(signed.options.endpoint, timeout=300)).list())
+    assert str(told.value).endswith("(orchard submit: --s3-secret).")
+
+
 def test_a_public_bucket_needs_none(signed: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     assert _use(signed) == {None}

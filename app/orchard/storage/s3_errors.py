@@ -110,6 +110,17 @@ _REMEDIES = {
 _PROVIDER = "External AWS credential provider: "
 
 
+def _in_pod() -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def _secret() -> str:
+    """Return where a pod has its keys from; its variables cannot be set in it."""
+    if not _in_pod():
+        return ""
+    return "; a pod has its keys from the Secret that the chart's s3.existingSecret names (orchard submit: --s3-secret)"
+
+
 class Refused(Exception):
     """A server's answer with a status other than success, as obstore's errors describe it."""
 
@@ -134,7 +145,7 @@ def passes(error: Exception) -> bool:
     if isinstance(error, OrchardError | SSLError) or _distrusted(error):
         return False
     if _is_of_identity(text):  # a pod's may not be there yet; a machine that has none will have none
-        return "KUBERNETES_SERVICE_HOST" in os.environ
+        return _in_pod()
     if isinstance(error, HTTPError) or "HTTP error" in text or "operation timed out" in text:
         return True
     return _status(text) in _BUSY_STATUS or code(error) in _BUSY
@@ -206,9 +217,9 @@ def _refusal(error: Exception, where: str, bucket: str, words: Words) -> Storage
         error = AccessDenied(text)
     if isinstance(error, AccessDenied) or f"{_PROVIDER}{AccessDenied.__name__}" in text:
         cause = text.rpartition(f"{AccessDenied.__name__}: ")[2]
-        return AccessDenied(f"no credentials for {bucket} at {where}: {cause}")
+        return AccessDenied(f"no credentials for {bucket} at {where}: {cause.rstrip('.')}{_secret()}.")
     if name in _BAD_CREDENTIALS or status == 401:
-        return AccessDenied(f"{where} refuses the credentials ({name or 401}): {words.keys}.")
+        return AccessDenied(f"{where} refuses the credentials ({name or 401}): {words.keys}{_secret()}.")
     if name == "RequestTimeTooSkewed":
         return AccessDenied(f"{where} refuses the credentials ({name}): set this machine's clock.")
     if "list request" in text and status == 403:
