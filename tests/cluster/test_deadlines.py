@@ -216,6 +216,32 @@ def test_what_an_api_cannot_do_now_it_may_a_moment_later(
     assert list(jobs.logs(Cluster(), "peach", follow=True)) == []
 
 
+def test_who_follows_a_job_is_told_what_its_log_cannot_say(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    unplaced = pod()
+    unplaced["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "message": "0/1: too full."}]
+    lost = pod("Running")
+    lost["spec"]["nodeName"] = "node-7"
+    lost["status"]["conditions"] = [
+        {"type": "Ready", "status": "False"},
+        {"type": "ContainersReady", "status": "True"},
+    ]
+    path, looks = "/api/v1/namespaces/fruit/pods", iter([unplaced, unplaced, lost, lost, pod("Running")])
+
+    def look(handler: BaseHTTPRequestHandler) -> None:
+        found = next(looks, None)
+        if found is None:
+            api.objects["/apis/batch/v1/namespaces/fruit/jobs"]["items"] = [ended()]
+        answer(handler, {"kind": "PodList", "items": [found or pod("Failed")]})
+
+    there(api, pod())
+    api.objects[path] = look
+    with caplog.at_level(logging.WARNING):
+        jobs.follow(Cluster(), "peach", start_timeout=20)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("The driver cannot start: pod peach-1-a fits on no node: 0/1: too full")
+    assert second.startswith("The driver's node node-7 does not answer: bring it back")
+
+
 def test_a_job_that_is_deleted_while_it_is_watched_is_not_called_a_wrong_name(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

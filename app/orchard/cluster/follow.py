@@ -26,6 +26,7 @@ class Display:
         self._advance: progress.Advance | None = None
         self._done = 0
         self._held: list[str] = []  # the result, unless JSON lines follow
+        self._pause: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +60,13 @@ class Display:
         self._leave()
         self._release(to_stderr=True)
         log.warning("the driver has ended and another goes on where it stopped%s", f": {reason}" if reason else "")
+
+    def pause(self, reason: str | None) -> None:
+        """Report, once, why the driver does not start, or goes; its log cannot say so."""
+        if reason is not None and reason != self._pause:
+            self._release(to_stderr=True)
+            log.warning("%s", redacted(reason))
+        self._pause = reason
 
     def finish(self, *, succeeded: bool) -> None:
         """Print the result, unless the driver has failed."""

@@ -156,6 +156,7 @@ def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
                         log = Log(cluster, pod)
                     for text in log.lines(follow=not ended):
                         display.show(text)
+                display.pause(None if ended else seen.pause())
                 if ended:
                     status = seen.status()
                     display.finish(succeeded=status.exit_code in (0, 1))

@@ -288,6 +288,13 @@ class Observation:
         then = "" if is_deleted else "; another is started"
         return f"{what} being deleted: the driver commits the finished tasks and ends{then}."
 
+    def pause(self) -> str | None:
+        """Return why the driver does not start, is lost or is being deleted: its log does not say so."""
+        if self.state == "pending":
+            hindrance = self.hindrance()
+            return f"The driver cannot start: {hindrance.sentence}." if hindrance else None
+        return self.leaving()
+
     def executor_trouble(self) -> str | None:
         """Return why an executor was restarted or replaced; None if none was."""
         reason = next(filter(None, map(reasons.of_end, self.executors)), None) or self._eviction()
