@@ -580,6 +580,13 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
     servers["status"] = {"readyReplicas": 1, "conditions": [failure]}
     with pytest.raises(ClusterError, match=r"1 of 2 .*, as the namespace's limits do not allow .*: set .*serve\.res"):
         jobs.report(Cluster(), "peach")
+    # Another model that is missing, or a quota without room for one server more: the old ones stay, and are ready.
+    servers["status"] = {"readyReplicas": 2, "replicas": 2, "conditions": [failure]}
+    with pytest.raises(ClusterError, match=r"2 of 2 .*, but 2 still serve what was set before.*, as the namespace's"):
+        jobs.report(Cluster(), "peach")
+    servers["status"] = {"readyReplicas": 2, "replicas": 3, "updatedReplicas": 2}
+    with pytest.raises(ClusterError, match=r"2 of 2 .*, but 1 still serve what .*, as pod peach-serve-x fits on no"):
+        jobs.report(Cluster(), "peach")
     spec["replicas"], servers["status"] = 0, {}
     with pytest.raises(ClusterError, match=r"0 of 0 servers are ready, as they were scaled to none: .*serve\.replicas"):
         jobs.report(Cluster(), "peach")
@@ -595,7 +602,8 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
 @pytest.mark.parametrize("flags", [[], ["--watch"], ["--json"]])
 def test_a_release_all_of_whose_servers_are_ready_is_well(api: Api, flags: list[str]) -> None:
     spec = {"replicas": 2, "selector": {}, "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}}}
-    servers = {"metadata": {"name": "peach-serve"}, "spec": spec, "status": {"readyReplicas": 2}}
+    servers = {"metadata": {"name": "peach-serve"}, "spec": spec, "status": {}}
+    servers["status"] = {"readyReplicas": 2, "replicas": 2, "updatedReplicas": 2}
     api.objects["/apis/apps/v1/namespaces/fruit/deployments/peach-serve"] = servers
     told = CliRunner().invoke(cli, ["status", "peach", *flags])
     assert told.exit_code == 0, told.output

@@ -397,13 +397,14 @@ def _find(cluster: Cluster, name: str) -> Observation:
         servers = cluster.call(cluster.apps.read_namespaced_deployment, f"{name}-serve", cluster.namespace)
         if servers is not None:
             ready, wanted = servers.status.ready_replicas or 0, servers.spec.replicas or 0
-            reason = reasons.of_servers(cluster, servers)
+            old, reason = reasons.old_servers(servers), reasons.of_servers(cluster, servers)
+            before = f", but {old} still serve what was set before the last change" if old else ""
             raise OnlyServes(
-                f"{name} serves a model, and has no job now: {ready} of {wanted} servers are ready"
+                f"{name} serves a model, and has no job now: {ready} of {wanted} servers are ready{before}"
                 f"{f', as {reason.sentence}' if reason else ''}",
                 f"`helm uninstall {name}` ends them, `kubectl -n {cluster.namespace} logs deployment/{name}-serve` "
                 "shows a server's log",
-                is_ready=ready >= wanted > 0,
+                is_ready=ready >= wanted > 0 and not old,
             )
     with suppress(Forbidden):
         if _is_release(cluster, name):

@@ -190,11 +190,19 @@ def of_spark(log: str) -> Hindrance | None:
     return of_refusal(found[1]) if found else None
 
 
+def old_servers(deployment: "V1Deployment") -> int:
+    """Return how many servers are still those of before the last change: they stay until their successors are ready."""
+    status, seen = deployment.status, deployment.status.observed_generation or 0
+    if seen < (deployment.metadata.generation or 0):
+        return int(status.replicas or 0)  # the change itself was not taken up yet
+    return int((status.replicas or 0) - (status.updated_replicas or 0))
+
+
 def of_servers(cluster: "Cluster", deployment: "V1Deployment") -> Hindrance | None:
-    """Return why there are no servers, or fewer are ready than requested; None if they are starting normally."""
+    """Return why there are no servers, too few or old ones; None if nothing is wrong, or they are starting normally."""
     if not deployment.spec.replicas:
         return Hindrance("they were scaled to none: helm upgrade with serve.replicas, or kubectl scale", definite=True)
-    if (deployment.status.ready_replicas or 0) >= (deployment.spec.replicas or 0):
+    if (deployment.status.ready_replicas or 0) >= deployment.spec.replicas and not old_servers(deployment):
         return None
     for condition in deployment.status.conditions or []:
         if condition.type == "ReplicaFailure" and condition.status == "True":
