@@ -100,6 +100,19 @@ def test_a_persons_number_holds_until_the_next_stage(
     assert cluster.replicas == 1
 
 
+def test_so_does_a_number_that_is_set_as_soon_as_a_stage_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, replicas=1, rate=10, bounds=Bounds(1, 40, 600))
+    cluster.begin("extract", 100_000, 0)
+    cluster.work(90)
+    cluster.begin("reduce")
+    for _ in range(int(DECISION_SECONDS) * 2):
+        cluster.autoscaler.look(cluster.replicas)  # as often as the driver does
+        cluster.now += 1
+        if cluster.stages["reduce"].ended is None and cluster.now % DECISION_SECONDS == 2:
+            cluster.replicas = 3
+    assert cluster.replicas == 3
+
+
 def test_a_set_that_cannot_be_read_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, replicas=1, rate=10, bounds=Bounds(1, 40, 600))
     cluster.autoscaler.read = lambda: None

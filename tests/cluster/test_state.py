@@ -96,6 +96,19 @@ def test_a_driver_that_is_being_deleted_is_told_and_whether_another_follows() ->
     assert ends.status().reason == "The job is being deleted: the driver commits the finished tasks and ends."
 
 
+@pytest.mark.parametrize("deleted", [None, NOW])
+def test_a_run_whose_executors_somebody_scaled_to_none_says_what_it_waits_for(deleted: datetime | None) -> None:
+    waits = seen(None, driver("Running"))
+    waits.progress = Progress  # type: ignore[method-assign]
+    waits.set = client.V1StatefulSet(
+        metadata=client.V1ObjectMeta(name="spark-s-peach-0", deletion_timestamp=deleted),
+        spec=client.V1StatefulSetSpec(replicas=0, selector={}, service_name="s", template={}),
+        status=client.V1StatefulSetStatus(replicas=0),
+    )
+    said = "Executors are missing: they were scaled to none, and the run waits for some: orchard scale peach 2 lets it"
+    assert (waits.status().reason or "").startswith(said) == (deleted is None)
+
+
 def lose_node(pod: client.V1Pod) -> client.V1Pod:
     """Make of a pod what the cluster makes of it whose node does not answer: all else is as the node said last."""
     pod.spec.node_name = "node-7"

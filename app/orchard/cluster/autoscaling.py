@@ -77,13 +77,15 @@ class Autoscaler:
         """Decide on the number, if it is time; `executors` are registered now."""
         now = monotonic()
         since = now - self._looked if self._looked is not None else 0.0
-        if self._looked is not None and since < DECISION_SECONDS:
+        work = next((work for work in reversed(progress.works()) if work.ended is None), None)
+        # At once in a new stage: a number that somebody sets later in it is known as theirs.
+        is_new = work is not None and work.name != self._stage
+        if self._looked is not None and since < DECISION_SECONDS and not is_new:
             return
         self._looked = now
-        work = next((work for work in reversed(progress.works()) if work.ended is None), None)
         if work is None:
             return
-        if work.name != self._stage:
+        if is_new:
             self._stage, self._executor_seconds, self._held = work.name, 0.0, False
             self._asked = None
         else:

@@ -323,6 +323,13 @@ class Observation:
         """Whether pods of the executors' set are refused; Kubernetes tries again ever more rarely."""
         return self.set is not None and bool((self.set.status.replicas or 0) < self.set.spec.replicas)
 
+    def _pausing(self) -> reasons.Hindrance | None:
+        """Return that somebody has scaled the executors to none; None if there are some, or nobody has."""
+        if self.set is None or self.set.spec.replicas or self.set.metadata.deletion_timestamp:
+            return None
+        sentence = f"they were scaled to none, and the run waits for some: orchard scale {self.name} 2 lets it go on"
+        return reasons.Hindrance(sentence, definite=False)
+
     def executor_hindrance(self, since: datetime | None = None) -> reasons.Hindrance | None:
         """Return why there are fewer executors than requested; only events after `since` count."""
         if self.set is not None and (self.set.status.ready_replicas or 0) >= self.set.spec.replicas:
@@ -349,7 +356,7 @@ class Observation:
         state, progress = self.state, self.progress()
         hindrance = self.hindrance() if state == "pending" else None
         if hindrance is None and state == "running":
-            hindrance = self.executor_hindrance()
+            hindrance = self._pausing() or self.executor_hindrance()
         reason, code = None, self.exit_code
         if state == "failed":
             said = None if self.driver and _is_evicted(self.driver) else progress.sentence
