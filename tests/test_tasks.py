@@ -95,7 +95,10 @@ def test_what_spark_says_becomes_one_sentence(says: str, means: str) -> None:
     "error", [Py4JNetworkError("Answer from Java side is empty"), ConnectionRefusedError(111, "refused"), EOFError()]
 )
 def test_a_jvm_that_is_gone_is_told(error: Exception) -> None:
-    assert "JVM ended" in str(tasks.error_of(error))
+    told = str(tasks.error_of(error))
+    assert "JVM ended" in told
+    for value in ("driver.memoryOverhead", "tune.resources.memoryOverhead", "--driver-memory-overhead"):
+        assert value in told  # a pod of the chart has no flags
 
 
 def test_only_jobs_of_orchard_are_cancelled(spark: SparkSession) -> None:

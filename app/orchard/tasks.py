@@ -259,7 +259,8 @@ def error_of(error: Exception) -> OrchardError:
     ):
         return ClusterError(
             "Spark's JVM ended while it worked, most likely killed for want of memory: "
-            f"give the driver's machine or container more (--driver-memory-overhead) {_AGAIN}."
+            "give the driver's machine or container more (driver.memoryOverhead, or of a driver that tunes "
+            f"tune.resources.memoryOverhead; --driver-memory-overhead) {_AGAIN}."
         )
     cause = next((line.strip() for line in reversed(text.splitlines()) if re.match(r"\s*[\w.]*Error\b", line)), None)
     return given_up(cause or first_line(error))
