@@ -96,6 +96,20 @@ def test_a_driver_that_is_being_deleted_is_told_and_whether_another_follows() ->
     assert ends.status().reason == "The job is being deleted: the driver commits the finished tasks and ends."
 
 
+def test_a_pod_that_fits_on_no_node_says_what_to_do() -> None:
+    pod = driver("Pending")
+    said = (
+        "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available."
+    )
+    pod.status.conditions = [client.V1PodCondition(type="PodScheduled", status="False", message=said)]
+    reason = reasons.of_pod(pod)
+    assert reason is not None
+    assert reason.sentence == (
+        "pod peach-1-a fits on no node: 0/1 nodes are available: 1 Insufficient cpu: let the pod ask for less, or add "
+        "a node"
+    )
+
+
 @pytest.mark.parametrize("deleted", [None, NOW])
 def test_a_run_whose_executors_somebody_scaled_to_none_says_what_it_waits_for(deleted: datetime | None) -> None:
     waits = seen(None, driver("Running"))
@@ -612,7 +626,10 @@ def test_an_executor_that_spark_made_itself_is_said_to_wait() -> None:
     waits = driver("Pending", "peach-exec-1")
     waits.status.conditions = [client.V1PodCondition(type="PodScheduled", status="False", message="0/1 nodes.")]
     works.executors = [driver("Running", "peach-exec-2"), waits]
-    assert works.status().reason == "Executors are missing: pod peach-exec-1 fits on no node: 0/1 nodes."
+    assert works.status().reason == (
+        "Executors are missing: pod peach-exec-1 fits on no node: 0/1 nodes: correct what it names (node selector, "
+        "taint, claim), or add a node."
+    )
     works.executors.pop()
     assert works.status().reason is None
 

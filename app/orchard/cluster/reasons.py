@@ -70,7 +70,7 @@ def of_pod(pod: "V1Pod") -> Hindrance | None:
     name = pod.metadata.name
     for condition in pod.status.conditions or []:
         if condition.type == "PodScheduled" and condition.status == "False":
-            return Hindrance(f"pod {name} fits on no node: {(condition.message or '').rstrip('.')}", definite=False)
+            return Hindrance(f"pod {name} fits on no node: {_unplaced(condition.message or '')}", definite=False)
     statuses = [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
     for status in statuses:
         waiting = status.state.waiting if status.state else None
@@ -82,6 +82,14 @@ def of_pod(pod: "V1Pod") -> Hindrance | None:
             f"pod {name} is on the node {node}, which does not answer: {RETURN.format(node)}", definite=False
         )
     return of_end(pod)
+
+
+def _unplaced(message: str) -> str:
+    """Return what the scheduler says of a pod's nodes, without its search for victims, and what to do."""
+    said = re.split(r"(?:no new claims to deallocate, )?preemption: ", message)[0].rstrip(". ")
+    short = re.search(r"Insufficient|Too many pods", said)
+    first = "let the pod ask for less" if short else "correct what it names (node selector, taint, claim)"
+    return f"{said}: {first}, or add a node"
 
 
 def lost_node(pod: "V1Pod") -> str | None:
