@@ -104,12 +104,13 @@ def test_so_does_a_number_that_is_set_as_soon_as_a_stage_has_begun(monkeypatch: 
     cluster = Cluster(monkeypatch, replicas=1, rate=10, bounds=Bounds(1, 40, 600))
     cluster.begin("extract", 100_000, 0)
     cluster.work(90)
-    cluster.begin("reduce")
-    for _ in range(int(DECISION_SECONDS) * 2):
-        cluster.autoscaler.look(cluster.replicas)  # as often as the driver does
+    cluster.autoscaler.look(cluster.replicas)
+    cluster.begin("reduce")  # between two decisions
+    for second in range(int(DECISION_SECONDS) * 2):
         cluster.now += 1
-        if cluster.stages["reduce"].ended is None and cluster.now % DECISION_SECONDS == 2:
-            cluster.replicas = 3
+        cluster.autoscaler.look(cluster.replicas)  # as often as the driver does
+        if second == 2:
+            cluster.replicas = 3  # kubectl scale
     assert cluster.replicas == 3
 
 
