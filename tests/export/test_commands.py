@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import onnx
@@ -25,7 +28,7 @@ from orchard.exports.quantization import Images, in_other_numbers, matching
 from orchard.features.artifact import Precision
 from orchard.features.engines import openvino_core
 from orchard.inference.model import Model
-from orchard.storage import LocalStorage
+from orchard.storage import local
 
 if TYPE_CHECKING:
     from conftest import S3Server
@@ -164,15 +167,32 @@ def test_where_writing_fails_the_export_of_before_keeps_its_own_card(
     for path, data in before.items():
         path.write_bytes(data)
 
-    def write(storage: LocalStorage, key: str, data: bytes) -> None:
+    def write(file: BinaryIO, data: bytes) -> None:
         if len(data) > 1_000_000:
-            raise StorageError("the disk is full")
-        Path(storage.url, key).write_bytes(data)
+            raise OSError(errno.ENOSPC, "the disk is full")
+        file.write(data)
 
-    monkeypatch.setattr(LocalStorage, "write", write)
+    monkeypatch.setattr(local, "_write", write)
     result = orchard_export(trained, "--format", kind, "--to", file)
     assert isinstance(result.exception, StorageError)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_export_deletes_what_a_killed_one_left_beside_the_model(trained: Path, tmp_path: Path) -> None:
+    """Its files were under the model's name with eight letters behind it, and stayed."""
+    file = tmp_path / "fruits.onnx"
+    killed = [
+        *(sys.executable, "-c"),
+        "import os, sys; from orchard.storage import local; local._sync = lambda _: os._exit(9); "
+        "from orchard.__main__ import main; main()",
+        *("export", str(trained), "--format", "onnx", "--to", str(file)),
+    ]
+    assert subprocess.run(killed, check=False).returncode == 9
+    (left,) = tmp_path.iterdir()
+    with local._created(tmp_path / ".living.orchard-tmp") as living:  # as another process does that exports meanwhile
+        assert orchard_export(trained, "--format", "onnx", "--to", file).exit_code == 0
+    assert not left.exists()
+    assert {file, card_beside(file), Path(living.name)} == set(tmp_path.iterdir())
 
 
 def test_int8_without_the_training_images_says_what_to_do(trained: Path, tmp_path: Path) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from orchard import interruption
 from orchard.errors import InputError, UsageError
@@ -101,7 +100,7 @@ def export(
     files[name] = content  # last: where it is, all is
     with interruption.in_order():
         if isinstance(storage, LocalStorage):
-            _replace(storage, name, files)
+            storage.replace_together(files)  # a full disk mixes no new card with an old file
         else:
             for part, data in files.items():
                 storage.write(part, data)
@@ -114,22 +113,6 @@ def _check_room(storage: Storage, names: Sequence[str]) -> None:
     for name in names if isinstance(storage, LocalStorage) else ():
         if (path := Path(storage.url, name)).is_dir():
             raise UsageError(f"{path} is a folder, and a file of the export has this name: give --to another one.")
-
-
-def _replace(storage: LocalStorage, name: str, files: Mapping[str, bytes]) -> None:
-    """Write files under other names and rename them then, so that a full disk mixes no new card with an old file.
-
-    The file that the others belong to is gone meanwhile.
-    """
-    written = {part: f"{part[:32]}.{uuid4().hex[:8]}" for part in files}  # no longer than names may be
-    try:
-        for part, data in files.items():
-            storage.write(written[part], data)
-        storage.delete([name])
-        for part, temporary in written.items():
-            storage.move(temporary, part)
-    finally:
-        storage.delete(written.values())
 
 
 def _images(

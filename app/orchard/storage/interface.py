@@ -134,5 +134,5 @@ class Storage(Protocol):
     def clean(self, staging: str) -> None:
         """Delete what killed writers left behind: half-written files anywhere, and empty folders below ``staging``.
 
-        No other process may be writing meanwhile.
+        No other process may be writing below ``staging`` meanwhile.
         """

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import io
 import itertools
 import os
@@ -9,7 +10,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +21,8 @@ from orchard.errors import broken, file_failure
 from orchard.storage.interface import Entry
 from orchard.storage.walk import Enter, walk
 
-# A write that was cut off leaves a file of this name; no listing shows it, and `clean` deletes it.
+# A write that was cut off leaves a file of this name, and no listing shows it. Its writer locks it, so that one that
+# nobody locks is left over, and may be deleted.
 _TEMPORARY_SUFFIX = ".orchard-tmp"
 
 # Of file systems that have nothing to wait for, or cannot.
@@ -104,12 +106,25 @@ class LocalStorage:
             _sync_folder(path.parent)
             return True
 
+    def replace_together(self, files: Mapping[str, bytes]) -> None:
+        """Replace files of one folder, so that a full disk leaves all as they were; the others belong to the last one.
+
+        That one is gone meanwhile. What killed writers have left in the folder is deleted. Raises StorageError.
+        """
+        with contextlib.ExitStack() as stack:
+            paths = [self._path(key) for key in files]
+            _delete_abandoned(paths[-1].parent)
+            written = [stack.enter_context(self._written(p, d)) for p, d in zip(paths, files.values(), strict=True)]
+            self.delete(list(files)[-1:])
+            for temporary, path in zip(written, paths, strict=True):
+                temporary.replace(path)
+                _sync_folder(path.parent)
+
     @contextlib.contextmanager
     def _written(self, path: Path, data: bytes | memoryview | pa.Buffer) -> Iterator[Path]:
         """A temporary file beside ``path`` with the data, deleted afterwards unless it was renamed."""
-        with self._temporary(path) as temporary:
-            with temporary.open("xb") as file:
-                _write(file, data)
+        with self._temporary(path) as temporary, _created(temporary) as file:
+            _write(file, data)
             yield temporary
 
     @contextlib.contextmanager
@@ -178,11 +193,10 @@ class LocalStorage:
         """See `Storage`."""
         below = self._path(staging)
         for folder, _, files in os.walk(self.url, topdown=False):
-            with contextlib.suppress(OSError):
-                for name in files:
-                    if name.endswith(_TEMPORARY_SUFFIX):
-                        Path(folder, name).unlink(missing_ok=True)
-                if below in Path(folder).parents:
+            if any(name.endswith(_TEMPORARY_SUFFIX) for name in files):
+                _delete_abandoned(Path(folder))
+            if below in Path(folder).parents:
+                with contextlib.suppress(OSError):  # not empty
                     Path(folder).rmdir()
 
     @contextlib.contextmanager
@@ -220,6 +234,26 @@ class LocalStorage:
             odd = re.sub(rb"\\x([89a-f][0-9a-f])", lambda m: bytes.fromhex(m[1].decode()), os.fsencode(path))
             return Path(os.fsdecode(odd))
         return path
+
+
+@contextlib.contextmanager
+def _created(temporary: Path) -> Iterator[BinaryIO]:
+    """A new temporary file, locked where the file system has locks."""
+    while True:
+        with temporary.open("xb") as file:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else another process found it before it was locked
+                yield file
+                return
+
+
+def _delete_abandoned(folder: Path) -> None:
+    """Delete the temporary files in a folder that nobody is writing; none on a file system without locks."""
+    for path in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _write(file: BinaryIO, data: bytes | memoryview | pa.Buffer) -> None:
