@@ -62,6 +62,16 @@ def test_the_logs_of_old_runs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert kept == [RUN.format(number) for number in (2, 3, 4)]
 
 
+def test_a_log_of_a_clock_that_was_ahead_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was kept, as the newest one, and older ones went in its place."""
+    monkeypatch.setattr(runlog, "KEPT", 3)
+    ahead = "20990101T000000-000000"
+    for run in (RUN.format(0), ahead, *(RUN.format(number) for number in range(1, 4))):
+        with RunLog(open_storage(str(tmp_path)), run):
+            log.info("something")
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {RUN.format(number) for number in range(1, 4)}
+
+
 def test_the_logs_of_others_stay_and_are_not_taken_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a project that has a folder of this name, and whose runs went on beside it."""
     monkeypatch.setattr(runlog, "KEPT", 1)

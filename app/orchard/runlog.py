@@ -84,7 +84,7 @@ class RunLog(logging.Handler):
         super().__init__(logging.INFO)
         if isinstance(storage, ObjectStorage):
             storage = replace(storage, s3=replace(storage.s3, timeout=PATIENCE_SECONDS))
-        self._storage, self._folder = storage, f"{LOGS}{run}/"
+        self._storage, self._run, self._folder = storage, run, f"{LOGS}{run}/"
         self._own, self._sparks = _Kept("log", ".jsonl"), _Kept("spark", ".log")
         self._ended = Event()
         self._writer = Thread(target=self._keep, name="orchard-log", daemon=True)
@@ -121,7 +121,9 @@ class RunLog(logging.Handler):
 
     def _forget(self) -> None:
         keys = files(self._storage)
-        kept = set(sorted({_run_of(key) for key in keys})[-(KEPT - 1) :])
+        # The log of a run that seems to be yet to come, by a clock that was ahead, goes first: it would stay for ever.
+        runs = sorted({_run_of(key) for key in keys}, key=lambda run: (run < self._run, run))
+        kept = set(runs[-(KEPT - 1) :])
         self._storage.delete([key for key in keys if _run_of(key) not in kept])
 
     def _try(self, step: Callable[[], None]) -> None:
