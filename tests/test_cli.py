@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 
 from orchard import progress
 from orchard.cli import cli
+from orchard.cli.printing import print_outcome
 from orchard.errors import InputError, UsageError
 
 
@@ -289,3 +291,11 @@ def test_an_origin_that_no_browser_sends_is_refused(origin: str, tmp_path: Path)
         "null",
     ):
         assert isinstance(CliRunner().invoke(cli, [*words, right]).exception, InputError), right  # there is no model
+
+
+@pytest.mark.parametrize(("rejected", "said"), [(1, "1 image was rejected, "), (2, "2 images were rejected, ")])
+def test_one_rejected_image_is_one(rejected: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"images": {"rejected": rejected}}
+    outcome = SimpleNamespace(output="out", report=None, metrics=metrics, within_limits=False)
+    assert print_outcome(outcome, as_json=True) == 1
+    assert f"orchard: {said}more than --max-rejected allows: look into out/rejected." in capsys.readouterr().err

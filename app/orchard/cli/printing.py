@@ -71,9 +71,10 @@ def print_outcome(outcome: Any, as_json: bool) -> int:
         lines.append(f"seconds    {metrics['seconds']['total']:.1f}")
         print_lines(*lines)
     if not outcome.within_limits:
+        rejected = metrics["images"]["rejected"]
         click.echo(
-            f"orchard: {metrics['images']['rejected']} images were rejected, more than --max-rejected allows: "
-            f"look into {outcome.output}/rejected.",
+            f"orchard: {rejected} image{'s were' if rejected > 1 else ' was'} rejected, more than --max-rejected "
+            f"allows: look into {outcome.output}/rejected.",
             err=True,
         )
     return 0 if outcome.within_limits else 1
