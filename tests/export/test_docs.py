@@ -1,5 +1,6 @@
 """What docs/export.md says about a file is so."""
 
+import io
 import json
 import re
 import shutil
@@ -12,13 +13,14 @@ import pytest
 import tree_sitter
 import tree_sitter_kotlin
 import tree_sitter_swift
-from PIL import Image
+from PIL import Image, ImageCms
 
 from export.runtimes import Exporter
 from orchard.exports.card import model_card
 from orchard.exports.formats import Format, StoredPrecision, card_beside
 from orchard.inference.model import Model
 from orchard.serving import static
+from profiles import wide_gamut
 from serving.visitor import cannot
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
@@ -40,12 +42,17 @@ def test_the_example_in_python_tells_a_fruit(exported: Exporter, fruits: Path, t
     hidden.paste(photo, (20, 20))
     shown = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), hidden)
     run = [sys.executable, "-c", block("python")]
+    wide, profile = photo.convert("RGB"), wide_gamut("Display P3")
+    spaces = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(wide, *spaces)
+    assert converted is not None and converted.tobytes() != wide.tobytes()
     told = []
-    for picture in (photo, shown, hidden):
-        picture.save(tmp_path / "photo.jpg", "PNG")
+    for picture in (photo, shown, hidden, converted, wide):
+        picture.save(tmp_path / "photo.jpg", "PNG", icc_profile=profile if picture is wide else None)
         told.append(subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
     assert told[0].startswith("Mango ")
     assert told[1] == told[2]  # what is transparent lies on white
+    assert told[3] == told[4] != told[0]  # colours are those of sRGB
 
 
 def test_the_example_for_the_web_tells_a_fruit_in_node(exported: Exporter, fruits: Path, tmp_path: Path) -> None:
