@@ -135,6 +135,9 @@ release: ## push image and chart with provenance and bill of materials (REGISTRY
 
 local-run: ## like run, but in the image, without network access (DATA=folder OUT=folder)
 	@$(DOCKER) image inspect $(IMAGE) >/dev/null 2>&1 || $(MAKE) image
+	@built=$$($(DOCKER) image inspect --format '{{index .Config.Labels "org.opencontainers.image.revision"}}' $(IMAGE)); \
+		test "$$built" = "$$(git rev-parse HEAD 2>/dev/null)" || \
+		echo "note: $(IMAGE) was built from another commit than this one ($$built): make image builds it anew" >&2
 	@mkdir -p build "$(OUT)"
 	@if [ "$(DATA)" = build/sample ] && [ ! -d build/sample ]; then \
 		$(LOCKED_DOWN) --volume "$(CURDIR)/build:/build" $(IMAGE) sample /build/sample; fi

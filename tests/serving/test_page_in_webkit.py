@@ -33,7 +33,7 @@ import("/assets/pixels.js")
 @pytest.fixture
 def webkit(tmp_path: Path) -> Iterator[WebKitGTK]:
     """A private window: automation gives no other."""
-    browsers = sorted(Path("/usr").glob("lib*/**/webkit2gtk-4.*/MiniBrowser"))
+    browsers = sorted(Path("/usr").glob("lib*/*/webkit2gtk-4.*/MiniBrowser"))
     driver, screen = shutil.which("WebKitWebDriver"), shutil.which("Xvfb")
     if not (browsers and driver and screen):
         cannot("there is no WebKit: install webkit2gtk-driver and xvfb")
