@@ -64,7 +64,7 @@ def choose(window: WebKitGTK, photo: Path) -> None:
 
 
 def wait(condition: Callable[[], Any]) -> None:
-    wait_until(condition, STARTED / 1000)
+    wait_until(condition, 3 * STARTED / 1000)  # a browser begins, too
 
 
 @pytest.mark.usefixtures("npm_parts")
