@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from orchard.errors import StorageError, UsageError
 from orchard.exports.writing import openvino_files
 from orchard.inference.model import Model
 from orchard.processes import LocalWorkers
-from orchard.scratch import scratch, within
+from orchard.scratch import _opened, _remove_abandoned, scratch, temporary, within
 from orchard.tuning import process as tuning
 
 FULL = r"Temporary files cannot be written \({}\): free some space in {}, .* TMPDIR"
@@ -119,3 +120,50 @@ def test_an_interrupted_command_leaves_no_temporary_folder(tmp_path: Path, name:
         process.send_signal(name)
         assert process.wait(20) == 128 + name
     assert not list(tmp_path.glob("orchard-*"))
+
+
+def test_what_killed_commands_left_goes_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not what a command that lives works in, an output that lies among temporary files, or where a link leads."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        "import time; from orchard.scratch import scratch\n"
+        "with scratch('test') as folder:\n"
+        "    (folder / 'file').touch(); print(folder, flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+    ) as process:
+        assert process.stdout is not None
+        killed = Path(process.stdout.readline().strip())
+        with scratch("test"):
+            assert (killed / "file").exists()
+        process.kill()
+    output = tmp_path / "orchard-abcdefgh"
+    output.mkdir()
+    link = tmp_path / killed.name.replace("test", "link")
+    link.symlink_to(output)
+    _remove_abandoned.cache_clear()
+    with scratch("test") as mine:
+        _remove_abandoned.cache_clear()
+        with scratch("test"):
+            assert {path for path in tmp_path.iterdir() if path.name.startswith("orchard-")} >= {mine, output, link}
+            assert not killed.exists()
+    assert {*tmp_path.iterdir()} == {output, link}
+    _remove_abandoned.cache_clear()
+
+
+def test_a_folder_that_is_found_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def find(folder: Path, stack: ExitStack) -> int:
+        if not made:
+            folder.rmdir()
+        made.append(folder)
+        return _opened(folder, stack)
+
+    monkeypatch.setattr("orchard.scratch._opened", find)
+    with temporary(tmp_path, "one-") as folder:
+        assert folder.is_dir() and made[1:] == [folder]
+    assert not list(tmp_path.iterdir())

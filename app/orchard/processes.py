@@ -19,7 +19,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from io import BufferedRWPair
 from pathlib import Path
 from threading import Event, Lock, Thread, local
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from orchard import child, interruption
 from orchard.errors import ClusterError, OrchardError
-from orchard.scratch import within
+from orchard.scratch import scratch, within
 from orchard.tasks import call, given_up, marked_error
 from orchard.workers import ATTEMPTS, ENVIRONMENT, Workers, begin_attempt
 
@@ -156,7 +156,8 @@ class LocalWorkers(Workers):
         self._processes: set[Process] = set()
         self._is_ended = Event()
         self._round = 0  # rises when what is under way is given up
-        self._folder = Path(tempfile.mkdtemp(prefix="orchard-workers-"))
+        self._on_close = ExitStack()
+        self._folder = self._on_close.enter_context(scratch("workers"))
 
     @property
     def slots(self) -> int:
@@ -190,7 +191,7 @@ class LocalWorkers(Workers):
         """End all."""
         self._end()
         self._threads.shutdown(cancel_futures=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._on_close.close()
 
     def _new_early(self) -> _Arrived:
         return _Arrived()

@@ -5,14 +5,21 @@ process that ends without a word.
 """
 
 import errno
+import fcntl
+import functools
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from orchard import interruption
 from orchard.errors import OrchardError, StorageError
+
+# A command that is killed leaves folders of this name. It locks them while it lives, so that one that nobody locks is
+# left over; without the suffix a folder is another's, such as an output among temporary files.
+_SUFFIX = ".orchard-tmp"
 
 _LITTLE = 64 * 1024
 """Free bytes below which a disk counts as full; who writes more leaves less."""
@@ -21,12 +28,45 @@ _LITTLE = 64 * 1024
 @contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
     """Make a temporary folder, whose name says what it is for, and remove it afterwards. Raises as `within` does."""
-    with tempfile.TemporaryDirectory(prefix=f"orchard-{purpose}-") as name:
-        folder = Path(name)
-        interruption.remove(folder)
-        with within(folder):
-            yield folder
-    interruption.removed(folder)
+    with temporary(Path(tempfile.gettempdir()), f"orchard-{purpose}-") as folder, within(folder):
+        yield folder
+
+
+@contextmanager
+def temporary(where: Path, prefix: str) -> Iterator[Path]:
+    """Make a temporary folder in another and remove it afterwards, as well as those that killed commands left there."""
+    _remove_abandoned(where)
+    while True:
+        made = tempfile.TemporaryDirectory(_SUFFIX, prefix, where, ignore_cleanup_errors=True)
+        with made as name, ExitStack() as stack:
+            folder = Path(name)
+            interruption.remove(folder)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(_opened(folder, stack), fcntl.LOCK_EX)
+            is_there = folder.is_dir()  # else another command found it before it was locked
+            if is_there:
+                yield folder
+        interruption.removed(folder)
+        if is_there:
+            return
+
+
+@functools.cache
+def _remove_abandoned(where: Path) -> None:
+    """Remove this user's temporary folders that nobody locks, once; none on a file system without locks."""
+    for folder in where.glob(f"*{_SUFFIX}"):
+        with suppress(OSError), ExitStack() as stack:
+            descriptor = _opened(folder, stack)
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _opened(folder: Path, stack: ExitStack) -> int:
+    """Return a descriptor of a folder, and of no link to one, that is closed with the stack."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    stack.callback(os.close, descriptor)
+    return descriptor
 
 
 @contextmanager

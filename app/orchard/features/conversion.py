@@ -22,7 +22,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -78,7 +77,7 @@ class Build:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._lock = threading.Lock()
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ending = ExitStack()
         self._artifact = self._cached()
@@ -98,8 +97,6 @@ class Build:
             if self._process is not None:
                 self._process.kill()
                 self._process.wait()
-            if self._scratch is not None:
-                self._scratch.cleanup()
 
     def _cached(self) -> Artifact | None:
         if self._request.precision is Precision.INT8:  # the child reads the images, which are in the key
@@ -107,16 +104,14 @@ class Build:
         return _cached_float32(self._request)
 
     def _start(self) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="orchard-build-")
+        self._folder = self._ending.enter_context(scratch("build"))
         variables = child.KERAS | {"KERAS_BACKEND": _keras_backend(self._request)}
-        self._process = child.start(
-            "orchard.features.conversion", Path(self._scratch.name), self._request, variables=variables
-        )
+        self._process = child.start("orchard.features.conversion", self._folder, self._request, variables=variables)
         self._ending.enter_context(interruption.in_order(self._process.kill))
 
     def _collect(self) -> Artifact:
-        assert self._process is not None and self._scratch is not None
-        folder = Path(self._scratch.name)
+        assert self._process is not None and self._folder is not None
+        folder = self._folder
         try:
             self._process.wait(_BUILD_SECONDS)
             child.raise_error(folder)

@@ -10,23 +10,21 @@ import functools
 import hashlib
 import math
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchard import interruption
 from orchard.errors import AccessDenied, UsageError, WeightsUnavailable
 from orchard.features import efficientnet_lite
 from orchard.features.backbones import DEFAULT_BACKBONE, Backbone, Preprocessing
 from orchard.files import digest_of
 from orchard.layout import TUNED
+from orchard.scratch import scratch, temporary
 from orchard.storage import S3Options, may_read, open_storage, split_object_url
 
 if TYPE_CHECKING:
@@ -131,10 +129,9 @@ def tuned(output: Output) -> str | None:
 @functools.cache
 def _scratch() -> Path:
     """A temporary folder, removed when this process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="orchard-weights-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    interruption.remove(folder)
-    return folder
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(scratch("weights"))
 
 
 def keras_homes() -> list[Path]:
@@ -279,8 +276,8 @@ def _download(backbone: Backbone, build: Callable[..., keras.Model], settings: M
     socket.setdefaulttimeout(_SILENCE)
     try:
         # Into a folder of its own first: a download that breaks off leaves nothing behind.
-        with tempfile.TemporaryDirectory(dir=home / "models", prefix=".download-") as folder:
-            part = original(wanted.filename, wanted.origin, cache_dir=folder, cache_subdir=".", **wanted.checks)
+        with temporary(home / "models", ".download-") as folder:
+            part = original(wanted.filename, wanted.origin, cache_dir=str(folder), cache_subdir=".", **wanted.checks)
             return Path(part).replace(home / "models" / wanted.filename)
     except Exception as error:  # urllib, ssl, http.client and Keras' bare Exception
         raise _unavailable(backbone, " ".join(str(error).split()) or type(error).__name__) from error
