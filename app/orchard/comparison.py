@@ -131,8 +131,9 @@ def _compare(
     rows.sort(key=lambda row: -row.accuracy)
     result = [asdict(row) | {"best_trade_off": row is best} for row in rows]
     storage = open_storage(output, settings.s3_options())
-    storage.write(COMPARISON, as_json({"source": redacted(source), "tolerance": tolerance, "backbones": result}))
-    storage.write(COMPARISON_PAGE, render(source, result, tolerance=tolerance).encode())
+    table = as_json({"source": redacted(source), "tolerance": tolerance, "backbones": result})
+    page = render(source, result, tolerance=tolerance).encode()
+    storage.replace_together({COMPARISON: table, COMPARISON_PAGE: page})
     return result
 
 

@@ -44,11 +44,13 @@ def test_the_tolerance_decides_which_is_the_best_trade_off(
     tolerance: float, best: str, runs: list[str], tmp_path: Path
 ) -> None:
     names = ["mobilenetv2", "EfficientNetLite0"]
+    (tmp_path / ".killed.orchard-tmp").touch()
     rows = compare("/images", str(tmp_path), names, load({"weights": "random"}), tolerance=tolerance)
     assert runs == ["MobileNetV2", "EfficientNetLite0"]
     assert [row["backbone"] for row in rows if row["best_trade_off"]] == [best]
     assert f"{best} is the best trade-off" in (tmp_path / "compare.html").read_text()
     assert f'"tolerance": {tolerance}' in (tmp_path / "compare.json").read_text()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_backbone_may_be_compared_at_several_input_sizes(runs: list[str], tmp_path: Path) -> None:

@@ -99,11 +99,7 @@ def export(
     files[card_beside(Path(name)).name] = json.dumps(card, indent=2, ensure_ascii=False).encode()
     files[name] = content  # last: where it is, all is
     with interruption.in_order():
-        if isinstance(storage, LocalStorage):
-            storage.replace_together(files)  # a full disk mixes no new card with an old file
-        else:
-            for part, data in files.items():
-                storage.write(part, data)
+        storage.replace_together(files)  # a full disk mixes no new card with an old file
     sizes = {name: len(content)} | {part: len(data) for part, data in files.items()}
     return Exported({f"{storage.url.rstrip('/')}/{part}": size for part, size in sizes.items()}, card)
 

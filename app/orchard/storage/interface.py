@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -118,6 +118,12 @@ class Storage(Protocol):
 
     def create(self, key: str, data: bytes) -> bool:
         """Write the file if there is none, atomically against other writers; False if there is one."""
+
+    def replace_together(self, files: Mapping[str, bytes]) -> None:
+        """Replace files of one folder; the others belong to the last one.
+
+        In a folder a full disk leaves all as they were, and what killed writers have left there is deleted.
+        """
 
     def move(self, source: str, target: str) -> None:
         """Rename a file and replace ``target``. It is no error if only ``target`` exists: then it was done before.

@@ -107,10 +107,7 @@ class LocalStorage:
             return True
 
     def replace_together(self, files: Mapping[str, bytes]) -> None:
-        """Replace files of one folder, so that a full disk leaves all as they were; the others belong to the last one.
-
-        That one is gone meanwhile. What killed writers have left in the folder is deleted. Raises StorageError.
-        """
+        """See `Storage`. The last file is gone meanwhile. Raises StorageError."""
         with contextlib.ExitStack() as stack:
             paths = [self._path(key) for key in files]
             _delete_abandoned(paths[-1].parent)

@@ -8,7 +8,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar, cast
 
@@ -140,6 +140,11 @@ class ObjectStorage:
             return self.read(key) == data
         except FileNotFoundError:  # whoever created it has deleted it since
             return False
+
+    def replace_together(self, files: Mapping[str, bytes]) -> None:
+        """See `Storage`. The last file comes last."""
+        for key, data in files.items():
+            self.write(key, data)
 
     def move(self, source: str, target: str) -> None:
         """See `Storage`."""
