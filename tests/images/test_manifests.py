@@ -31,7 +31,7 @@ def _rows(listing: Listing, root: Path | str) -> list[tuple[str, str | None, str
 @pytest.mark.parametrize("stray", ['b.jpg,"5 inch', 'b.jpg,"5 inch\nc.jpg,"5 inch'], ids=["one", "two"])
 def test_a_stray_quote_takes_no_images_away(tmp_path: Path, stray: str) -> None:
     (tmp_path / "list.csv").write_text(f"path,label\na.jpg,Kiwi\n{stray}\nd.jpg,Plum\ne.jpg,Plum\n")
-    with pytest.raises(InputError, match="row 2 has a quote"):
+    with pytest.raises(InputError, match="line 3 has a quote"):
         _list(tmp_path / "list.csv")
 
 
@@ -256,7 +256,8 @@ def test_a_path_listed_twice_is_merged_or_refused(tmp_path: Path) -> None:
         (b"path,split\na.jpg,somewhere\n", "somewhere"),
         (b"path,label\na.jpg,Kiwi\n,Fig\n", "row 2"),
         (b"path,label\na.jpg,Kiwi\n ,Fig\n", "no path in row 2"),
-        (b"path,label\na.jpg\n", "cannot be read"),
+        (b'path,label\n"a\nb.jpg",Kiwi\n\nc.jpg\n', "line 5 has 1 value, and the first row 2"),
+        (b"\nsep=;\npath;label\na;b;c\n", "line 4 has 3 values, and the first row 2"),
         (b"\x1f\x8bbroken", "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"path,size\na.jpg,7\nb.jpg,12 kB\n", "the size '12 kB' in row 2: give bytes as a whole number"),

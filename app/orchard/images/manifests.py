@@ -120,7 +120,8 @@ def _read_csv(data: bytes) -> pa.Table:
     """A CSV file's columns as strings, empty ones as nulls; an inventory's keys decoded."""
     if data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
-    text = decoded(data).lstrip("\r\n")
+    whole = decoded(data)
+    text = whole.lstrip("\r\n")
     if not text.strip():
         return pa.table({"path": pa.array([], pa.string())})
     mark, text = delimiter(text, lambda names: "path" in names or {"bucket", "key"} <= names)
@@ -128,42 +129,60 @@ def _read_csv(data: bytes) -> pa.Table:
     names = [name.strip().lower() for name in first]
     inventory = _inventory_columns(text, first)
     rows = f"{text}\n".encode()  # arrow wants an end of the header's line
-    table = pyarrow.csv.read_csv(
-        pa.BufferReader(rows),
-        pyarrow.csv.ReadOptions(
-            column_names=inventory or names,
-            # Not skip_rows, which skips lines: a name may have several.
-            skip_rows_after_names=0 if inventory else 1,
-            block_size=min(len(rows), _MAX_BLOCK),  # a row must fit into two blocks, whatever it holds besides the path
-        ),
-        pyarrow.csv.ParseOptions(delimiter=mark, newlines_in_values=True),
-        pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(inventory or names, pa.string()),
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
+    skipped = len(whole.splitlines()) - len(text.splitlines())
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(rows),
+            pyarrow.csv.ReadOptions(
+                column_names=inventory or names,
+                # Not skip_rows, which skips lines: a name may have several.
+                skip_rows_after_names=0 if inventory else 1,
+                block_size=min(len(rows), _MAX_BLOCK),  # a row must fit into two, whatever it holds besides the path
+            ),
+            pyarrow.csv.ParseOptions(delimiter=mark, newlines_in_values=True),
+            pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(inventory or names, pa.string()),
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=True,
+                null_values=[""],
+            ),
+        )
+    except pa.ArrowInvalid:  # it names no line
+        _check_rows(text, mark, skipped)
+        raise
     if any(pc.any(pc.match_substring_regex(column, "[\r\n]")).as_py() for column in table.columns):
-        _check_quotes(text, mark)
+        _check_rows(text, mark, skipped)
     if {"bucket", "key"} <= set(table.column_names) and "path" not in table.column_names:
         keys = [key and unquote_plus(key) for key in table["key"].to_pylist()]
         table = table.set_column(table.schema.get_field_index("key"), "key", pa.array(keys, pa.string()))
     return table
 
 
-def _check_quotes(text: str, mark: str) -> None:
-    """Raise ValueError if a stray quote has made rows a part of a value: arrow reads on to the next quote, or the end.
+def _check_rows(text: str, mark: str, skipped: int) -> None:
+    """Raise ValueError with the line of the first row that has too few or too many values, or a stray quote.
 
-    Only values of several lines can be so; a quote in the middle of a value does no harm.
+    A stray quote makes rows a part of a value: arrow reads on to the next quote, or the end. Only values of several
+    lines can be so; a quote in the middle of a value does no harm.
+
+    Args:
+        text: the table.
+        mark: what separates its columns.
+        skipped: how many lines of the file are before it.
     """
-    row = 0
+    line, wanted = 1 + skipped, 0
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     try:
-        for _ in csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True):
-            row += 1
+        for cells in reader:
+            wanted = wanted or len(cells)
+            if cells and len(cells) != wanted:
+                raise ValueError(
+                    f"line {line} has {len(cells)} value{'s' if len(cells) > 1 else ''}, and the first row {wanted}; "
+                    "a value that holds the separator is written in quotes"
+                )
+            line = 1 + skipped + reader.line_num
     except csv.Error:
         raise ValueError(
-            f"row {max(row, 1)} has a quote at the beginning of a value, and none at its end; "
+            f"line {line} has a quote at the beginning of a value, and none at its end; "
             "a quote that is part of a value is written twice, in a value in quotes"
         ) from None
 
