@@ -180,7 +180,7 @@ def test_a_path_that_others_only_begin_with_changes_nothing_of_theirs(tmp_path: 
     assert any(path.startswith(name) for path in PATHS)
     before = {file: out.storage.read(file) for file in (OLD_LOG, SUSPECT_LIST)}
     found = erased(out, name)
-    assert (found["images"], found["unknown"]) == (0, [name])
+    assert (found["images"], found["unknown"], found["files"]) == (0, [name], [])
     now = Output(out.url)
     assert {file: now.storage.read(file) for file in before} == before
     assert {key: now.recall(key) for key in ("listing", "review")} == {
@@ -190,8 +190,10 @@ def test_a_path_that_others_only_begin_with_changes_nothing_of_theirs(tmp_path: 
 
 def test_what_has_an_age_goes_by_it(tmp_path: Path) -> None:
     out = small(tmp_path)
+    ahead = OLD_LOG.replace("2020", "2099")  # a clock was
+    out.storage.write(ahead, b"a log\n")
     plan = erasure.find(out, [], S3Options(), older_than=timedelta(days=365))
-    assert (plan.paths, plan.said["files"]) == ([], [OLD_LOG])
+    assert (plan.paths, plan.said["files"]) == ([], [OLD_LOG, ahead])
     out = Output(out.url)
     with out.writing():
         plan = erasure.find(out, [], S3Options(), older_than=timedelta(seconds=-60))

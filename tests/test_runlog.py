@@ -1,6 +1,8 @@
 """What a run says stays in its output, in parts, without secrets, and can be read when its pod is gone."""
 
+import json
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -68,8 +70,18 @@ def test_a_log_of_a_clock_that_was_ahead_goes_first(tmp_path: Path, monkeypatch:
     ahead = "20990101T000000-000000"
     for run in (RUN.format(0), ahead, *(RUN.format(number) for number in range(1, 4))):
         with RunLog(open_storage(str(tmp_path)), run):
-            log.info("something")
+            log.info("run %s", run)
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {RUN.format(number) for number in range(1, 4)}
+
+
+def test_a_log_of_a_clock_that_was_ahead_is_not_that_of_the_last_run(tmp_path: Path) -> None:
+    """Unless there is no other, or the clock is ahead by so little that it may be this machine's that is behind."""
+    ahead, storage = "20990101T000000-000000", open_storage(str(tmp_path))
+    soon = runlog._named(datetime.now(UTC) + runlog.AHEAD / 2) + "000000"
+    for run, last in ((ahead, ahead), (RUN.format(0), RUN.format(0)), (soon, soon)):
+        with RunLog(storage, run):
+            log.info("run %s", run)
+        assert [json.loads(line)["event"] for line in lines(str(tmp_path), S3Options())] == [f"run {last}"]
 
 
 def test_the_logs_of_others_stay_and_are_not_taken_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,8 @@ def find(output: Output, images: Sequence[str], s3: S3Options, *, older_than: ti
         output: the output.
         images: paths as in the output, relative paths, or addresses; one with a slash at the end means all below it.
         s3: options of the stores in which the images may still exist.
-        older_than: an age: also find the logs of older runs, and all images if the last commit is older.
+        older_than: an age: also find the logs of older runs, and of those that seem to be yet to come, as a clock was
+            ahead; and all images if the last commit is older.
 
     Raises:
         UsageError: a path is of a scheme that is not read.
@@ -102,7 +103,7 @@ def find(output: Output, images: Sequence[str], s3: S3Options, *, older_than: ti
     dropped: list[str] = []
     if older_than is not None:
         since = datetime.now(UTC) - older_than
-        dropped = [key for key in runlog.files(output.storage) if _is_before(key, since)]
+        dropped = [key for key in runlog.files(output.storage) if _is_old(key, since)]
         if output.committed is not None and output.committed < since.timestamp():
             paths = sorted({*paths, *inventory["path"].to_pylist()})
             dropped += _review_lists(output.storage)
@@ -338,8 +339,9 @@ def _find_names(output: Output, plan: Plan) -> None:
     """Record the files outside of the datasets that contain the paths."""
     storage = output.storage
     names = re.compile(_any_of(_spellings(plan.paths)).encode())
-    for name in (METRICS, RUN, REPORT):
-        if storage.exists(name):  # a report shows images without naming them: it is dropped in any case
+    for name in filter(storage.exists, (METRICS, RUN, REPORT)):
+        # They count images, and a report shows some without naming them.
+        if plan.said["rows"] or names.search(storage.read(name)):
             plan.said["files"].append(name)
 
     def rewrite(keys: Sequence[str], without: Callable[[bytes], bytes]) -> None:
@@ -412,9 +414,9 @@ def _is_of(value: object, names: re.Pattern[str]) -> bool:
     return isinstance(path, str) and names.fullmatch(path) is not None
 
 
-def _is_before(key: str, since: datetime) -> bool:
-    """Whether a run's log is of before."""
+def _is_old(key: str, since: datetime) -> bool:
+    """Whether a run's log is of before, or may be, as the run seems to be yet to come."""
     try:
-        return runlog.began(key) < since
+        return not since <= runlog.began(key) <= datetime.now(UTC) + runlog.AHEAD
     except ValueError:
         return False

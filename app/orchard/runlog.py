@@ -14,9 +14,9 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import Event, Lock, Thread
 
 from orchard import progress
@@ -31,6 +31,8 @@ SECONDS = 20.0
 PART_BYTES = 2**20
 PATIENCE_SECONDS = 3.0
 """Seconds that a store may take, because a run that ends cannot wait."""
+AHEAD = timedelta(hours=1)
+"""How far another machine's clock may be ahead; the log of a run that began later has a wrong date."""
 
 log = logging.getLogger("orchard")
 
@@ -40,7 +42,11 @@ _RUN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
 
 def new_run_id() -> str:
     """Return a name for a run; names are in the order of time."""
-    return datetime.now(UTC).strftime(_BEGAN) + "-" + secrets.token_hex(3)
+    return _named(datetime.now(UTC)) + secrets.token_hex(3)
+
+
+def _named(began: datetime) -> str:
+    return began.strftime(_BEGAN) + "-"
 
 
 class _Kept:
@@ -121,9 +127,7 @@ class RunLog(logging.Handler):
 
     def _forget(self) -> None:
         keys = files(self._storage)
-        # The log of a run that seems to be yet to come, by a clock that was ahead, goes first: it would stay for ever.
-        runs = sorted({_run_of(key) for key in keys}, key=lambda run: (run < self._run, run))
-        kept = set(runs[-(KEPT - 1) :])
+        kept = set(_runs(keys, self._run)[-(KEPT - 1) :])
         self._storage.delete([key for key in keys if _run_of(key) not in kept])
 
     def _try(self, step: Callable[[], None]) -> None:
@@ -164,9 +168,18 @@ def lines(output: str, s3: S3Options, *, spark: bool = False) -> Iterator[str]:
     if not keys:
         raise InputError(f"{output} holds no log: check the name of the output, and whether a run has begun there.")
     name = "/spark-" if spark else "/log-"
+    last = _runs(keys, _named(datetime.now(UTC) + AHEAD))[-1]
     for key in keys:
-        if _run_of(key) == _run_of(keys[-1]) and name in key:
+        if _run_of(key) == last and name in key:
             yield from storage.read(key).decode(errors="replace").splitlines()
+
+
+def _runs(keys: Iterable[str], now: str) -> list[str]:
+    """Return the runs of logs, the last at the end.
+
+    One that seems to be yet to come, by a clock that was ahead, comes first: it would be the last for ever.
+    """
+    return sorted({_run_of(key) for key in keys}, key=lambda run: (run < now, run))
 
 
 def _run_of(key: str) -> str:
