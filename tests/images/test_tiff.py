@@ -214,6 +214,21 @@ def test_a_kind_that_is_not_decoded_says_what_it_is_and_what_to_do() -> None:
         assert "save it with 8 or 16 bits" in result.detail
 
 
+@pytest.mark.parametrize(("compression", "name"), [(50001, "WebP"), (34712, "JPEG 2000"), (65000, "65000")])
+def test_a_compression_that_is_not_known_is_named(compression: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """WebP was "decoder error -2", and corrupt; some builds of libtiff have it."""
+
+    def save(*_: object, **__: object) -> None:
+        raise OSError("encoder error -2 when writing image file")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    for bits in (8, 16):
+        result = decode(grey_tiff(np.zeros((4, 4), f"u{bits // 8}"), bits, t259=compression), 224, Limits())
+        assert isinstance(result, Rejection)
+        assert result.reason is Reason.UNSUPPORTED_FORMAT
+        assert f"a TIFF whose compression is {name}: save it with another" in result.detail
+
+
 def test_costs_are_bounded_before_anything_is_decoded() -> None:
     tags = {256: (100,), 257: (100,), 258: (16,), 259: (8,), 262: (1,), 277: (1,)}
     zeros = zlib.compress(bytes(1000))

@@ -4,6 +4,7 @@ Pillow and libtiff decompress the bytes of the samples, as if they were a grey i
 worked out here, strip by strip.
 """
 
+import functools
 import io
 import struct
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 
 from orchard.images.colour import MAX_PROFILE_BYTES
 from orchard.images.jpeg import MAX_SCANS
@@ -32,6 +33,8 @@ _EXTRA_SAMPLES, _SAMPLE_FORMAT, _S_MAX_SAMPLE_VALUE, _ICC_PROFILE = 338, 339, 34
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _JPEGS = {6, 7}  # compressions
+_OPTIONAL = {34925, 50000, 50001}  # LZMA, Zstandard and WebP: libtiff may have been built without them
+_NAMES = {34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"}
 
 
 _Tags = dict[int, tuple[int, ...]]
@@ -81,6 +84,7 @@ def open_tiff(data: bytes, limits: Limits) -> Image.Image:
         Exception: whatever Pillow raises for a file that is broken.
     """
     layout = _layout(data)
+    _check_compression(layout.get(_COMPRESSION, 1))
     width, height = layout.get(_WIDTH, 0), layout.get(_HEIGHT, 0)
     samples, photometric = layout.get(_SAMPLES, 1), layout.get(_PHOTOMETRIC, _WHITE_IS_ZERO)
     bits, form = layout.get(_BITS, 1), layout.get(_SAMPLE_FORMAT, _UNSIGNED)
@@ -106,6 +110,19 @@ def open_tiff(data: bytes, limits: Limits) -> Image.Image:
             if layout.get(_COMPRESSION, 1) in _JPEGS or not (grey or photometric == _RGB):
                 raise _unknown(layout) from None
     return _Samples(data, layout, limits).image()
+
+
+@functools.cache
+def _check_compression(number: int) -> None:
+    """Raise Unfit for a compression that libtiff does not know: its own error says no more than -2."""
+    try:
+        if number in _OPTIONAL:  # only trying tells whether it is there
+            Image.new("RGB", (16, 16)).save(io.BytesIO(), "TIFF", compression=COMPRESSION_INFO[number])
+        elif number not in COMPRESSION_INFO:
+            raise KeyError(number)
+    except (OSError, KeyError):
+        detail = f"a TIFF whose compression is {_NAMES.get(number, number)}: save it with another, such as LZW"
+        raise Unfit(Reason.UNSUPPORTED_FORMAT, detail) from None
 
 
 def _layout(data: bytes) -> _Layout:
