@@ -101,6 +101,10 @@ def test_a_pod_that_fits_on_no_node_says_what_to_do() -> None:
     said = (
         "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available."
     )
+    held = client.V1PodCondition(type="PodScheduled", status="False", reason="SchedulingGated", message="It is gated.")
+    pod.status.conditions = [held]
+    found = reasons.of_pod(pod)
+    assert found and found.sentence == f"pod {pod.metadata.name} is held back by a queue such as Kueue, or a person"
     pod.status.conditions = [client.V1PodCondition(type="PodScheduled", status="False", message=said)]
     reason = reasons.of_pod(pod)
     assert reason is not None

@@ -70,6 +70,8 @@ def of_pod(pod: "V1Pod") -> Hindrance | None:
     name = pod.metadata.name
     for condition in pod.status.conditions or []:
         if condition.type == "PodScheduled" and condition.status == "False":
+            if condition.reason == "SchedulingGated":  # no node was looked for
+                return Hindrance(f"pod {name} is held back by a queue such as Kueue, or a person", definite=False)
             return Hindrance(f"pod {name} fits on no node: {_unplaced(condition.message or '')}", definite=False)
     statuses = [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
     for status in statuses:
