@@ -5,6 +5,7 @@ The cluster is an API server on this machine that does not answer, does not come
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -545,14 +546,70 @@ def test_of_the_operators_schedule_the_newest_application_is_meant(api: Api, mon
     assert "its schedule starts the next one" in jobs.cancel(Cluster(), "peach")
 
 
-def test_a_schedule_that_has_not_run_yet_is_told_from_a_job_that_is_not_there(api: Api) -> None:
-    schedule: dict[str, Any] = {"metadata": {"name": "peach"}, "spec": {"schedule": "0 3 * * *", "jobTemplate": {}}}
-    api.objects["/apis/batch/v1/namespaces/fruit/cronjobs/peach"] = schedule
-    with pytest.raises(ClusterError, match=r"peach is a schedule \(0 3 \* \* \*\) and no run of it has begun"):
-        jobs.report(Cluster(), "peach")
-    schedule["spec"]["suspend"] = True
-    with pytest.raises(ClusterError, match=r"peach is a schedule .* that is suspended .* and no run of it has begun"):
-        jobs.report(Cluster(), "peach")
+@pytest.mark.parametrize(
+    ("spec", "past", "state", "told"),
+    [
+        ({}, {}, "scheduled", r"no run of it has begun yet: the next begins at \d{4}-\d\d-\d\d 03:00 UTC\.$"),
+        ({"timeZone": "No/Where"}, {}, "scheduled", "yet: wait for its time"),
+        ({"suspend": True}, {}, "suspended", "yet: it is suspended, schedule.suspend=false .* resumes it"),
+        (
+            {},
+            {"lastScheduleTime": "2026-01-01T03:00:00Z", "lastSuccessfulTime": "2026-01-01T03:09:00Z"},
+            "scheduled",
+            "its last run, of 2026-01-01 03:00 UTC, is not kept: the next begins at",
+        ),
+        (
+            {},
+            {"lastScheduleTime": "2026-01-02T03:00:00Z", "lastSuccessfulTime": "2026-01-01T03:09:00Z"},
+            None,
+            "its last run, of 2026-01-02 03:00 UTC, failed or was cancelled.*orchard logs .*: the next begins at",
+        ),
+        (
+            {"suspend": True},
+            {"lastScheduleTime": "2026-01-02T03:00:00Z"},
+            None,
+            "its last run, of 2026-01-02 03:00 UTC, failed .*: it is suspended",
+        ),
+    ],
+)
+def test_a_schedule_that_waits_is_well_unless_its_last_run_failed(
+    api: Api, spec: dict[str, Any], past: dict[str, str], state: str | None, told: str
+) -> None:
+    schedule = {"metadata": {"name": "peach"}, "spec": {"schedule": "0 3 * * *", "jobTemplate": {}} | spec}
+    api.objects["/apis/batch/v1/namespaces/fruit/cronjobs/peach"] = schedule | {"status": past}
+    for flags in ([], ["--watch"]):
+        done = CliRunner().invoke(cli, ["status", "peach", *flags])
+        if state is None:
+            assert isinstance(done.exception, ClusterError)
+            assert re.search(told, str(done.exception))
+        else:
+            assert done.exit_code == 0
+            assert f"state      {state}\n" in done.output
+            assert re.search(told, done.output.strip()), done.output
+    with pytest.raises(
+        ClusterError, match=r"peach is a schedule \(0 3 .*; `kubectl .* create job --from=cronjob/peach"
+    ):
+        jobs.retry(Cluster(), "peach")
+
+
+@pytest.mark.parametrize(("state", "code"), [("Succeeded", 0), ("Failed", 4)])
+def test_of_a_schedules_ended_run_the_next_one_is_told(api: Api, state: str, code: int) -> None:
+    of_schedule(api, state)
+    spec: dict[str, Any] = {"schedule": "0 3 * * *", "jobTemplate": {}}
+    api.objects["/apis/batch/v1/namespaces/fruit/cronjobs/peach"] = {"metadata": {"name": "peach"}, "spec": spec}
+    if state == "Succeeded":
+        complete(api)
+    found = jobs.report(Cluster(), "peach")
+    assert found.exit_code == code
+    assert re.search(r"Its schedule starts the next run at \d{4}-\d\d-\d\d 03:00 UTC\.$", found.reason or "")
+    spec["suspend"] = True
+    assert "Its schedule is suspended: schedule.suspend=false" in (jobs.report(Cluster(), "peach").reason or "")
+
+
+def complete(api: Api) -> None:
+    """Let the newest run be one that has succeeded."""
+    found = api.objects["/apis/batch/v1/namespaces/fruit/jobs/peach-2"]
+    found["status"]["conditions"] = [{"type": "Complete", "status": "True", "lastTransitionTime": NOW}]
 
 
 def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
@@ -602,8 +659,10 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
 @pytest.mark.parametrize("flags", [[], ["--watch"], ["--json"]])
 def test_a_release_all_of_whose_servers_are_ready_is_well(api: Api, flags: list[str]) -> None:
     spec = {"replicas": 2, "selector": {}, "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}}}
-    servers = {"metadata": {"name": "peach-serve"}, "spec": spec, "status": {}}
-    servers["status"] = {"readyReplicas": 2, "replicas": 2, "updatedReplicas": 2}
+    metadata: dict[str, Any] = {"name": "peach-serve"}
+    metadata["annotations"] = {"meta.helm.sh/release-name": "peach"}
+    status = {"readyReplicas": 2, "replicas": 2, "updatedReplicas": 2}
+    servers = {"metadata": metadata, "spec": spec, "status": status}
     api.objects["/apis/apps/v1/namespaces/fruit/deployments/peach-serve"] = servers
     told = CliRunner().invoke(cli, ["status", "peach", *flags])
     assert told.exit_code == 0, told.output
@@ -611,6 +670,55 @@ def test_a_release_all_of_whose_servers_are_ready_is_well(api: Api, flags: list[
     assert "peach serves a model, and has no job now: 2 of 2 servers are ready." in told.output
     with pytest.raises(
         ClusterError, match="2 of 2 servers are ready; `helm uninstall peach` ends them, `kubectl -n fr"
+    ):
+        jobs.cancel(Cluster(), "peach")
+    metadata["annotations"] = {}
+    with pytest.raises(
+        ClusterError, match=r"ready; whoever applied them \(GitOps, kubectl\) ends them, `kubectl -n fr"
+    ):
+        jobs.cancel(Cluster(), "peach")
+
+
+def test_the_servers_beside_a_job_are_told_too(api: Api) -> None:
+    """A job that has succeeded said nothing of its servers, which could not start."""
+    there(api, pod("Running"))
+    spec = {"replicas": 2, "selector": {}, "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}}}
+    failure = {"type": "ReplicaFailure", "status": "True", "message": 'pods "x" is forbidden: exceeded quota: q'}
+    status = {"readyReplicas": 1, "replicas": 1, "updatedReplicas": 1, "conditions": [failure]}
+    servers = {"metadata": {"name": "peach-serve"}, "spec": spec, "status": status}
+    api.objects["/apis/apps/v1/namespaces/fruit/deployments/peach-serve"] = servers
+    for path in ("/apis/batch/v1/namespaces/fruit/jobs", "/api/v1/namespaces/fruit/pods"):
+        for thing in api.objects[path]["items"]:
+            thing["metadata"] = thing["metadata"] | {"labels": LABELS | {"app.kubernetes.io/component": "driver"}}
+    done = CliRunner().invoke(cli, ["status", "peach"])
+    assert done.exit_code == 0 and "state      running" in done.output
+    assert "servers    1 of 2 servers are ready, as the namespace's quota does not allow the pod" in done.output
+    del api.objects["/apis/batch/v1/namespaces/fruit/jobs"], api.objects["/api/v1/namespaces/fruit/pods"]
+    schedule = {"metadata": {"name": "peach"}, "spec": {"schedule": "0 3 * * *", "jobTemplate": {}}}
+    api.objects["/apis/batch/v1/namespaces/fruit/cronjobs/peach"] = schedule
+    assert "1 of 2 servers are ready, as" in (jobs.report(Cluster(), "peach").servers or "")
+
+
+@pytest.mark.parametrize("by_helm", [True, False])
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_who_cancels_what_was_not_installed_by_helm_is_not_sent_to_helm(
+    api: Api, monkeypatch: pytest.MonkeyPatch, *, by_helm: bool, scheduled: bool
+) -> None:
+    there(api)
+    for each in api.objects["/apis/batch/v1/namespaces/fruit/jobs"]["items"]:
+        each["metadata"]["labels"] = LABELS | {"app.kubernetes.io/component": "driver"}
+        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "peach", "uid": "7"}
+        each["metadata"]["ownerReferences"] = [owner] if scheduled else []
+    metadata: dict[str, Any] = {"name": "peach-settings", "labels": {"app.kubernetes.io/managed-by": "Helm"}}
+    metadata["annotations"] = {"meta.helm.sh/release-name": "grove"} if by_helm else {}
+    api.objects["/api/v1/namespaces/fruit/configmaps/peach-settings"] = {"metadata": metadata}
+    monkeypatch.setattr(jobs, "_delete", lambda *_: None)
+    told = jobs.cancel(Cluster(), "peach")
+    assert ("`helm uninstall grove`" in told) == by_helm
+    assert ("(GitOps, kubectl)" in told) != by_helm
+    del api.objects["/apis/batch/v1/namespaces/fruit/jobs"]
+    with pytest.raises(
+        ClusterError, match="`helm upgrade` runs it" if by_helm else r"it again \(GitOps, kubectl\) runs"
     ):
         jobs.cancel(Cluster(), "peach")
 
@@ -634,18 +742,26 @@ def test_so_is_a_schedule_of_the_operator(api: Api) -> None:
     path = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/fruit/scheduledsparkapplications/peach"
     spec = {"schedule": "0 3 * * *", "template": template}
     schedule: dict[str, Any] = {"metadata": {"name": "peach"}, "spec": spec}
-    for changes, why in (
-        ({}, "the Spark operator has not taken it up"),
-        ({"status": {"scheduleState": "Scheduled"}}, "wait for its time"),
+    taken_up = {"scheduleState": "Scheduled", "nextRun": "2026-01-02T03:00:00Z"}
+    for changes, state, why in (
+        ({}, None, "the Spark operator has not taken it up"),
+        ({"status": {"scheduleState": "Scheduled"}}, "scheduled", "wait for its time"),
+        ({"status": taken_up}, "scheduled", "the next begins at 2026-01-02 03:00 UTC"),
         (
             {"status": {"scheduleState": "FailedValidation", "reason": "Invalid timezone: x"}},
+            None,
             ".* refuses it .Invalid timezone",
         ),
-        ({"spec": spec | {"suspend": True}}, "it is suspended"),
+        ({"spec": spec | {"suspend": True}}, "suspended", "it is suspended"),
     ):
         api.objects[path] = schedule | changes
-        with pytest.raises(ClusterError, match=rf"peach is a schedule \(0 3 \* \* \*\) and no run .*: {why}"):
-            jobs.report(Cluster(), "peach")
+        told = rf"peach is a schedule \(0 3 \* \* \*\), and no run .*: {why}"
+        if state is None:
+            with pytest.raises(ClusterError, match=told):
+                jobs.report(Cluster(), "peach")
+        else:
+            found = jobs.report(Cluster(), "peach")
+            assert found.state == state and re.match(told, found.reason or "")
     assert jobs.output_of(Cluster(), "peach") == "s3a://fruit/out"
 
 

@@ -385,7 +385,7 @@ def status(
     """Show the status of the job NAME: state, progress, executors, and the reason of a problem.
 
     The exit code is the job's own, or 4 if it cannot start. Of a release that only serves a model it is 0 if all
-    servers are ready.
+    servers are ready; of a schedule, that of its last run, and 0 before the first.
 
     \b
     Example:
@@ -581,6 +581,8 @@ def _print_status(found: Status) -> None:
     if found.executors_wanted is not None:
         registered = "" if found.executors_registered is None else f", {found.executors_registered} registered"
         lines.append(f"executors  {found.executors_wanted} wanted, {found.executors_ready} ready{registered}")
+    if found.servers is not None:
+        lines.append(f"servers    {redacted(found.servers)}")
     if found.restarts is not None:
         lines.append(f"restarts   {found.restarts}")
     if found.seconds is not None:

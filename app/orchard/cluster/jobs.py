@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import pairwise
@@ -11,12 +11,14 @@ from typing import Any
 
 from orchard.cluster import reasons
 from orchard.cluster.client import MANAGED_BY, MANAGER, OPERATOR, Cluster, Forbidden, Log, Unreachable
+from orchard.cluster.cron import next_run
 from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
 from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject, as_meant
 from orchard.cluster.reasons import Hindrance
 from orchard.cluster.state import (
     NOT_TAKEN_UP,
+    JobState,
     Observation,
     Status,
     begun,
@@ -42,18 +44,23 @@ LONGEST_LABEL = 63
 _OF_POD = ("controller-uid", "batch.kubernetes.io/controller-uid", "job-name", "batch.kubernetes.io/job-name")
 """Labels of a Job's pods that the next Job gives anew."""
 _RERUN = "orchard/rerun"
+_OF_HELM = "meta.helm.sh/release-name"
+"""Annotation that Helm gives to what it installs, and to nothing that it only renders."""
 
 
 class PodGone(ClusterError):
     """The pod whose log was requested no longer exists."""
 
 
-class OnlyServes(ClusterError):
-    """The release serves a model, and has no job: `how` says how its servers are, `is_ready` whether all are ready."""
+class NoJob(ClusterError):
+    """A release that has no job now: it serves a model, or is a schedule. `how` says how that is.
 
-    def __init__(self, how: str, remedy: str, *, is_ready: bool) -> None:
+    `state` is None if something is wrong with it.
+    """
+
+    def __init__(self, how: str, remedy: str, state: JobState | None) -> None:
         super().__init__(f"{how}; {remedy}.")
-        self.how, self.is_ready = how, is_ready
+        self.how, self.state = how, state
 
 
 def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> None:
@@ -168,17 +175,31 @@ def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
 
 
 def report(cluster: Cluster, name: str) -> Status:
-    """Return a job's status, or that of a release that only serves a model.
+    """Return a job's status, or that of a release that only serves a model, or of a schedule that waits.
 
     Raises:
-        ClusterError: there is no job of this name; or no job, and not all servers are ready.
+        ClusterError: there is no job of this name; or no job, and not all servers are ready; or the last run of a
+            schedule did not succeed, and is not kept.
     """
     try:
-        return _find(cluster, name).status()
-    except OnlyServes as told:
-        if not told.is_ready:
+        return _status(_find(cluster, name))
+    except NoJob as told:
+        if told.state is None:
             raise ClusterError(f"{told.how}.") from None
-        return Status.of_servers(name, cluster.namespace, f"{told.how}.")
+        found = Status.without_job(name, cluster.namespace, told.state, f"{told.how}.")
+        return found if told.state == "serving" else replace(found, servers=_servers_of(cluster, name))
+
+
+def _status(seen: Observation) -> Status:
+    """Return a job's status, with what its release has besides: servers, and a schedule that goes on."""
+    now = seen.status()
+    if _is_ours(seen):  # orchard submit makes no more
+        return now
+    now = replace(now, servers=_servers_of(seen.cluster, seen.name))
+    if now.state in ("completed", "failed") and _is_scheduled(seen):
+        after = _whats_next(seen.cluster, seen.name)
+        now = replace(now, reason=" ".join(filter(None, (now.reason, after))) or None)
+    return now
 
 
 def watch(cluster: Cluster, name: str) -> Iterator[Status]:
@@ -198,12 +219,12 @@ def watch(cluster: Cluster, name: str) -> Iterator[Status]:
                 seen = Observation(cluster, name)
                 if not seen.exists:
                     raise ClusterError(f"The job {name} was deleted while it was watched.")
-                now = seen.status()
+                now = _status(seen)
         if now is not None:
             if before is None or replace(now, seconds=before.seconds) != before:
                 yield now
             before = now
-            if now.state in ("completed", "failed", "serving"):
+            if now.state not in ("pending", "running"):
                 return
         time.sleep(WATCH_SECONDS)
 
@@ -353,11 +374,14 @@ def cancel(cluster: Cluster, name: str) -> str:
         ClusterError: there is no such job, or it is not deleted in time.
     """
     seen = _find(cluster, name)
-    ours = _is_ours(seen)
+    ours, release = _is_ours(seen), _release(cluster, name)
     _delete(cluster, seen)
-    rest = "" if ours else f"; what the chart made besides goes with `helm uninstall {name}`"
+    rest = "" if ours else f"; what the chart made besides goes with `helm uninstall {release}`"
+    if not ours and release is None:
+        rest = "; what applied it (GitOps, kubectl) may start it again, and takes away what the chart made besides"
     if _is_scheduled(seen):
-        rest = f"; its schedule starts the next one, until `helm uninstall {name}` or schedule.suspend=true"
+        end = f"`helm uninstall {release}`" if release else "it is taken out of what is applied (GitOps, kubectl)"
+        rest = f"; its schedule starts the next one, until {end} or schedule.suspend=true"
         if _is_suspended(cluster, name):
             rest = "; its schedule is suspended (schedule.suspend)"
         if _runs(cluster, name):
@@ -383,36 +407,56 @@ def _find(cluster: Cluster, name: str) -> Observation:
     if seen.exists:
         return seen
     if (schedule := _cron_job(cluster, name)) is not None:
-        pause = " that is suspended (schedule.suspend)" if schedule.spec.suspend else ""
-        raise ClusterError(
-            f"{name} is a schedule ({schedule.spec.schedule}){pause} and no run of it has begun, or is kept: "
-            f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one."
-        )
+        raise _waiting(cluster, name, schedule)
     if (of_operator := cluster.application_schedule(name)) is not None:
-        raise ClusterError(
-            f"{name} is a schedule ({of_operator['spec']['schedule']}) and no run of it has begun, or is kept: "
-            f"{_until_its_time(cluster, of_operator)}."
+        raise _waiting_for_operator(cluster, name, of_operator)
+    if (servers := _servers(cluster, name)) is not None:
+        release = servers.release
+        end = f"`helm uninstall {release}` ends them" if release else "whoever applied them (GitOps, kubectl) ends them"
+        raise NoJob(
+            f"{name} serves a model, and has no job now: {servers.sentence}",
+            f"{end}, `kubectl -n {cluster.namespace} logs deployment/{name}-serve` shows a server's log",
+            "serving" if servers.is_ready else None,
         )
+    with suppress(Forbidden):
+        if _is_release(cluster, name):
+            again = "`helm upgrade`" if _release(cluster, name) else "applying it again (GitOps, kubectl)"
+            raise ClusterError(
+                f"{name} is installed, and has no job now: it has ended and was removed (ttlSecondsAfterFinished), or "
+                f"somebody deleted it. `orchard logs {name} --output OUT` shows its log, {again} runs it again."
+            )
+    raise _missing(cluster, name)
+
+
+@dataclass(frozen=True)
+class _Servers:
+    sentence: str
+    is_ready: bool
+    """Whether all are ready, with what is set now."""
+    release: str | None
+    """Helm's; None if they were applied otherwise."""
+
+
+def _servers(cluster: Cluster, name: str) -> _Servers | None:
+    """Return how a release's servers are; None if it has none, or the caller may not see them."""
     with suppress(Forbidden):
         servers = cluster.call(cluster.apps.read_namespaced_deployment, f"{name}-serve", cluster.namespace)
         if servers is not None:
             ready, wanted = servers.status.ready_replicas or 0, servers.spec.replicas or 0
             old, reason = reasons.old_servers(servers), reasons.of_servers(cluster, servers)
             before = f", but {old} still serve what was set before the last change" if old else ""
-            raise OnlyServes(
-                f"{name} serves a model, and has no job now: {ready} of {wanted} servers are ready{before}"
-                f"{f', as {reason.sentence}' if reason else ''}",
-                f"`helm uninstall {name}` ends them, `kubectl -n {cluster.namespace} logs deployment/{name}-serve` "
-                "shows a server's log",
-                is_ready=ready >= wanted > 0 and not old,
+            why = f", as {reason.sentence}" if reason else ""
+            return _Servers(
+                f"{ready} of {wanted} servers are ready{before}{why}",
+                ready >= wanted > 0 and not old,
+                (servers.metadata.annotations or {}).get(_OF_HELM),
             )
-    with suppress(Forbidden):
-        if _is_release(cluster, name):
-            raise ClusterError(
-                f"{name} is installed, and has no job now: it has ended and was removed (ttlSecondsAfterFinished), or "
-                f"somebody deleted it. `orchard logs {name} --output OUT` shows its log, `helm upgrade` runs it again."
-            )
-    raise _missing(cluster, name)
+    return None
+
+
+def _servers_of(cluster: Cluster, name: str) -> str | None:
+    servers = _servers(cluster, name)
+    return f"{servers.sentence}." if servers else None
 
 
 def _cron_job(cluster: Cluster, name: str) -> Any:
@@ -420,6 +464,82 @@ def _cron_job(cluster: Cluster, name: str) -> Any:
     with suppress(Forbidden):
         return cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)
     return None
+
+
+def _waiting(cluster: Cluster, name: str, schedule: Any) -> NoJob:
+    """Return how a schedule is of which no run is there."""
+    past = schedule.status
+    last, good = (past.last_schedule_time, past.last_successful_time) if past else (None, None)
+    failed, run = False, "no run of it has begun yet"
+    if last is not None and (good is None or good < last) and not past.active:
+        failed = True
+        log = f"`orchard logs {name} --output OUT` shows its log"
+        run = f"its last run, of {_when(last)}, failed or was cancelled, and is not kept ({log})"
+    elif last is not None:
+        run = f"its last run, of {_when(last)}, is not kept"
+    is_suspended, at = schedule.spec.suspend, _next_of(schedule)
+    then = f"it is suspended, {_RESUME}" if is_suspended else f"the next begins at {at}" if at else "wait for its time"
+    state: JobState = "suspended" if is_suspended else "scheduled"
+    return NoJob(
+        f"{name} is a schedule ({_expression(schedule.spec.schedule, schedule.spec.time_zone)}), and {run}: {then}",
+        f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one now",
+        None if failed else state,
+    )
+
+
+def _waiting_for_operator(cluster: Cluster, name: str, schedule: Mapping[str, Any]) -> NoJob:
+    """Return how a schedule of the Spark operator is of which no run is there."""
+    spec, status = schedule["spec"], schedule.get("status") or {}
+    state: JobState | None = None
+    if spec.get("suspend"):
+        state, then = "suspended", f"it is suspended, {_RESUME}"
+    elif not status.get("scheduleState"):
+        then = NOT_TAKEN_UP.format(cluster.namespace)
+    elif why := status.get("reason"):
+        then = f"the operator refuses it ({why})"
+    else:
+        at = _next_of_operator(schedule)
+        state, then = "scheduled", f"the next begins at {at}" if at else "wait for its time"
+    return NoJob(
+        f"{name} is a schedule ({_expression(spec['schedule'], spec.get('timeZone'))}), and no run of it has begun, or "
+        f"is kept: {then}",
+        "the operator starts none in between",
+        state,
+    )
+
+
+_RESUME = "schedule.suspend=false of the chart resumes it"
+
+
+def _whats_next(cluster: Cluster, name: str) -> str | None:
+    """Return a sentence on what the schedule of an ended run does now; None if it cannot be seen."""
+    if (schedule := _cron_job(cluster, name)) is not None:
+        is_suspended, at = schedule.spec.suspend, _next_of(schedule)
+    elif (of_operator := cluster.application_schedule(name)) is not None:
+        is_suspended, at = of_operator["spec"].get("suspend"), _next_of_operator(of_operator)
+    else:
+        return None
+    if is_suspended:
+        return f"Its schedule is suspended: {_RESUME}."
+    return f"Its schedule starts the next run at {at}." if at else None
+
+
+def _next_of(schedule: Any) -> str | None:
+    at = next_run(schedule.spec.schedule, schedule.spec.time_zone, datetime.now(UTC))
+    return _when(at) if at else None
+
+
+def _next_of_operator(schedule: Mapping[str, Any]) -> str | None:
+    at = (schedule.get("status") or {}).get("nextRun")
+    return _when(datetime.fromisoformat(at)) if at else None
+
+
+def _expression(schedule: str, zone: str | None) -> str:
+    return f"{schedule}, {zone}" if zone else schedule
+
+
+def _when(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _is_suspended(cluster: Cluster, name: str) -> bool:
@@ -430,22 +550,19 @@ def _is_suspended(cluster: Cluster, name: str) -> bool:
     return bool(of_operator and of_operator["spec"].get("suspend"))
 
 
-def _until_its_time(cluster: Cluster, schedule: Mapping[str, Any]) -> str:
-    """Return what a schedule of the Spark operator waits for."""
-    status = schedule.get("status") or {}
-    if schedule["spec"].get("suspend"):
-        return "it is suspended (schedule.suspend)"
-    if not status.get("scheduleState"):
-        return NOT_TAKEN_UP.format(cluster.namespace)
-    if why := status.get("reason"):
-        return f"the operator refuses it ({why})"
-    return "wait for its time; the operator starts none in between"
-
-
 def _is_release(cluster: Cluster, name: str) -> bool:
     """Whether a Helm release has the name: its settings are there before its Job, and after it was removed."""
     settings = _settings(cluster, name)
     return settings is not None and not is_managed(settings)
+
+
+def _release(cluster: Cluster, name: str) -> str | None:
+    """Return the Helm release of a job; None if its manifests were applied otherwise, as GitOps and kubectl do."""
+    with suppress(Forbidden):
+        settings = _settings(cluster, name)
+        if settings is not None:
+            return (settings.metadata.annotations or {}).get(_OF_HELM)
+    return name
 
 
 def _settings(cluster: Cluster, name: str) -> Any:

@@ -25,8 +25,9 @@ _MEANT = (1, 2, 3, 4, 130, 143)
 _FINAL = (1, 2, 3)
 """Exit codes after which a Job starts no other driver, by its podFailurePolicy."""
 
-JobState = Literal["pending", "running", "completed", "failed", "serving"]
-"""`serving`: a release without a job, all of whose servers are ready."""
+JobState = Literal["pending", "running", "completed", "failed", "serving", "scheduled", "suspended"]
+"""Without a job: `serving`, all servers of the release are ready; `scheduled`, its schedule waits for its time;
+`suspended`, its schedule starts nothing."""
 _OF_APPLICATION: dict[str, JobState] = {
     "RUNNING": "running",
     "SUCCEEDING": "completed",
@@ -63,12 +64,14 @@ class Status:
     restarts: int | None
     seconds: float | None
     exit_code: int | None
+    servers: str | None = None
+    """How the servers of the release are, beside its job; None if it has none."""
 
     @classmethod
-    def of_servers(cls, name: str, namespace: str, sentence: str) -> "Status":
-        """Return the status of a release that has no job, and whose servers are ready."""
+    def without_job(cls, name: str, namespace: str, state: JobState, sentence: str) -> "Status":
+        """Return the status of a release that has no job now, and with which all is well."""
         nothing: dict[str, Any] = {field.name: None for field in fields(cls)}
-        return cls(**{**nothing, "name": name, "namespace": namespace, "state": "serving", "reason": sentence})
+        return cls(**{**nothing, "name": name, "namespace": namespace, "state": state, "reason": sentence})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
