@@ -153,7 +153,7 @@ def follow(cluster: Cluster, name: str, *, start_timeout: float) -> Status:
             with contact.kept():
                 seen = Observation(cluster, name)
                 if not seen.exists:
-                    raise ClusterError(f"The job {name} was deleted while it was followed.")
+                    raise _deleted(name, "followed")
                 ended = seen.state in ("completed", "failed")
                 if seen.driver is not None:
                     pod = seen.driver.metadata.name
@@ -218,7 +218,7 @@ def watch(cluster: Cluster, name: str) -> Iterator[Status]:
             else:
                 seen = Observation(cluster, name)
                 if not seen.exists:
-                    raise ClusterError(f"The job {name} was deleted while it was watched.")
+                    raise _deleted(name, "watched")
                 now = _status(seen)
         if now is not None:
             if before is None or replace(now, seconds=before.seconds) != before:
@@ -387,6 +387,12 @@ def cancel(cluster: Cluster, name: str) -> str:
         if _runs(cluster, name):
             rest = f"; another run of it still works, which the same command cancels{rest}"
     return f"{name} is cancelled, its driver and executors are gone{rest}."
+
+
+def _deleted(name: str, how: str) -> ClusterError:
+    """Return the error of a job that somebody else has deleted, alone or with its namespace."""
+    again = "submitted or installed again it goes on from what is committed"
+    return ClusterError(f"The job {name}, or its namespace, was deleted while it was {how}: {again}.")
 
 
 def _missing(cluster: Cluster, name: str) -> ClusterError:
