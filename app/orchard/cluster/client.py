@@ -16,6 +16,8 @@ from orchard.errors import ClusterError
 
 MANAGER, MANAGED_BY = "orchard", "app.kubernetes.io/managed-by"
 """Who owns the fields that `Cluster.apply` sets, and the label that says so."""
+OF_HELM = "meta.helm.sh/release-name"
+"""Annotation that Helm gives to what it installs, and to nothing that it only renders."""
 
 SILENCE_SECONDS = 10.0
 """After so long without a line, following a log is interrupted to check the pod."""

@@ -1,24 +1,22 @@
 """Start, follow, scale and end a job, whether `orchard submit`, the chart or the operator started it."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import pairwise
 from typing import Any
 
-from orchard.cluster import reasons
-from orchard.cluster.client import MANAGED_BY, MANAGER, OPERATOR, Cluster, Forbidden, Log, Unreachable
-from orchard.cluster.cron import next_run
+from orchard.cluster import reasons, schedules, servers
+from orchard.cluster.client import MANAGED_BY, MANAGER, OF_HELM, OPERATOR, Cluster, Forbidden, Log, Unreachable
 from orchard.cluster.executors import DEFINITE_SECONDS
 from orchard.cluster.follow import Display
 from orchard.cluster.manifests import INSTANCE, JOB_NAME, KubernetesObject, as_meant
 from orchard.cluster.reasons import Hindrance
 from orchard.cluster.state import (
-    NOT_TAKEN_UP,
-    JobState,
+    NoJob,
     Observation,
     Status,
     begun,
@@ -44,23 +42,10 @@ LONGEST_LABEL = 63
 _OF_POD = ("controller-uid", "batch.kubernetes.io/controller-uid", "job-name", "batch.kubernetes.io/job-name")
 """Labels of a Job's pods that the next Job gives anew."""
 _RERUN = "orchard/rerun"
-_OF_HELM = "meta.helm.sh/release-name"
-"""Annotation that Helm gives to what it installs, and to nothing that it only renders."""
 
 
 class PodGone(ClusterError):
     """The pod whose log was requested no longer exists."""
-
-
-class NoJob(ClusterError):
-    """A release that has no job now: it serves a model, or is a schedule. `how` says how that is.
-
-    `state` is None if something is wrong with it.
-    """
-
-    def __init__(self, how: str, remedy: str, state: JobState | None) -> None:
-        super().__init__(f"{how}; {remedy}.")
-        self.how, self.state = how, state
 
 
 def submit(cluster: Cluster, name: str, manifests: list[KubernetesObject]) -> None:
@@ -187,7 +172,7 @@ def report(cluster: Cluster, name: str) -> Status:
         if told.state is None:
             raise ClusterError(f"{told.how}.") from None
         found = Status.without_job(name, cluster.namespace, told.state, f"{told.how}.")
-        return found if told.state == "serving" else replace(found, servers=_servers_of(cluster, name))
+        return found if told.state == "serving" else _with_servers(found, cluster)
 
 
 def _status(seen: Observation) -> Status:
@@ -195,11 +180,16 @@ def _status(seen: Observation) -> Status:
     now = seen.status()
     if _is_ours(seen):  # orchard submit makes no more
         return now
-    now = replace(now, servers=_servers_of(seen.cluster, seen.name))
+    now = _with_servers(now, seen.cluster)
     if now.state in ("completed", "failed") and _is_scheduled(seen):
-        after = _whats_next(seen.cluster, seen.name)
+        after = schedules.whats_next(seen.cluster, seen.name)
         now = replace(now, reason=" ".join(filter(None, (now.reason, after))) or None)
     return now
+
+
+def _with_servers(now: Status, cluster: Cluster) -> Status:
+    found = servers.find(cluster, now.name)
+    return replace(now, servers=f"{found.sentence}." if found else None)
 
 
 def watch(cluster: Cluster, name: str) -> Iterator[Status]:
@@ -382,7 +372,7 @@ def cancel(cluster: Cluster, name: str) -> str:
     if _is_scheduled(seen):
         end = f"`helm uninstall {release}`" if release else "it is taken out of what is applied (GitOps, kubectl)"
         rest = f"; its schedule starts the next one, until {end} or schedule.suspend=true"
-        if _is_suspended(cluster, name):
+        if schedules.is_suspended(cluster, name):
             rest = "; its schedule is suspended (schedule.suspend)"
         if _runs(cluster, name):
             rest = f"; another run of it still works, which the same command cancels{rest}"
@@ -412,17 +402,17 @@ def _find(cluster: Cluster, name: str) -> Observation:
     seen = Observation(cluster, name)
     if seen.exists:
         return seen
-    if (schedule := _cron_job(cluster, name)) is not None:
-        raise _waiting(cluster, name, schedule)
+    if (schedule := schedules.cron_job(cluster, name)) is not None:
+        raise schedules.waiting(cluster, name, schedule)
     if (of_operator := cluster.application_schedule(name)) is not None:
-        raise _waiting_for_operator(cluster, name, of_operator)
-    if (servers := _servers(cluster, name)) is not None:
-        release = servers.release
+        raise schedules.waiting_for_operator(cluster, name, of_operator)
+    if (found := servers.find(cluster, name)) is not None:
+        release = found.release
         end = f"`helm uninstall {release}` ends them" if release else "whoever applied them (GitOps, kubectl) ends them"
         raise NoJob(
-            f"{name} serves a model, and has no job now: {servers.sentence}",
+            f"{name} serves a model, and has no job now: {found.sentence}",
             f"{end}, `kubectl -n {cluster.namespace} logs deployment/{name}-serve` shows a server's log",
-            "serving" if servers.is_ready else None,
+            "serving" if found.is_ready else None,
         )
     with suppress(Forbidden):
         if _is_release(cluster, name):
@@ -432,128 +422,6 @@ def _find(cluster: Cluster, name: str) -> Observation:
                 f"somebody deleted it. `orchard logs {name} --output OUT` shows its log, {again} runs it again."
             )
     raise _missing(cluster, name)
-
-
-@dataclass(frozen=True)
-class _Servers:
-    sentence: str
-    is_ready: bool
-    """Whether all are ready, with what is set now."""
-    release: str | None
-    """Helm's; None if they were applied otherwise."""
-
-
-def _servers(cluster: Cluster, name: str) -> _Servers | None:
-    """Return how a release's servers are; None if it has none, or the caller may not see them."""
-    with suppress(Forbidden):
-        servers = cluster.call(cluster.apps.read_namespaced_deployment, f"{name}-serve", cluster.namespace)
-        if servers is not None:
-            ready, wanted = servers.status.ready_replicas or 0, servers.spec.replicas or 0
-            old, reason = reasons.old_servers(servers), reasons.of_servers(cluster, servers)
-            before = f", but {old} still serve what was set before the last change" if old else ""
-            why = f", as {reason.sentence}" if reason else ""
-            return _Servers(
-                f"{ready} of {wanted} servers are ready{before}{why}",
-                ready >= wanted > 0 and not old,
-                (servers.metadata.annotations or {}).get(_OF_HELM),
-            )
-    return None
-
-
-def _servers_of(cluster: Cluster, name: str) -> str | None:
-    servers = _servers(cluster, name)
-    return f"{servers.sentence}." if servers else None
-
-
-def _cron_job(cluster: Cluster, name: str) -> Any:
-    """Return a job's schedule; None if there is none, or the caller may not see it."""
-    with suppress(Forbidden):
-        return cluster.call(cluster.batch.read_namespaced_cron_job, name, cluster.namespace)
-    return None
-
-
-def _waiting(cluster: Cluster, name: str, schedule: Any) -> NoJob:
-    """Return how a schedule is of which no run is there."""
-    past = schedule.status
-    last, good = (past.last_schedule_time, past.last_successful_time) if past else (None, None)
-    failed, run = False, "no run of it has begun yet"
-    if last is not None and (good is None or good < last) and not past.active:
-        failed = True
-        log = f"`orchard logs {name} --output OUT` shows its log"
-        run = f"its last run, of {_when(last)}, failed or was cancelled, and is not kept ({log})"
-    elif last is not None:
-        run = f"its last run, of {_when(last)}, is not kept"
-    is_suspended, at = schedule.spec.suspend, _next_of(schedule)
-    then = f"it is suspended, {_RESUME}" if is_suspended else f"the next begins at {at}" if at else "wait for its time"
-    state: JobState = "suspended" if is_suspended else "scheduled"
-    return NoJob(
-        f"{name} is a schedule ({_expression(schedule.spec.schedule, schedule.spec.time_zone)}), and {run}: {then}",
-        f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one now",
-        None if failed else state,
-    )
-
-
-def _waiting_for_operator(cluster: Cluster, name: str, schedule: Mapping[str, Any]) -> NoJob:
-    """Return how a schedule of the Spark operator is of which no run is there."""
-    spec, status = schedule["spec"], schedule.get("status") or {}
-    state: JobState | None = None
-    if spec.get("suspend"):
-        state, then = "suspended", f"it is suspended, {_RESUME}"
-    elif not status.get("scheduleState"):
-        then = NOT_TAKEN_UP.format(cluster.namespace)
-    elif why := status.get("reason"):
-        then = f"the operator refuses it ({why})"
-    else:
-        at = _next_of_operator(schedule)
-        state, then = "scheduled", f"the next begins at {at}" if at else "wait for its time"
-    return NoJob(
-        f"{name} is a schedule ({_expression(spec['schedule'], spec.get('timeZone'))}), and no run of it has begun, or "
-        f"is kept: {then}",
-        "the operator starts none in between",
-        state,
-    )
-
-
-_RESUME = "schedule.suspend=false of the chart resumes it"
-
-
-def _whats_next(cluster: Cluster, name: str) -> str | None:
-    """Return a sentence on what the schedule of an ended run does now; None if it cannot be seen."""
-    if (schedule := _cron_job(cluster, name)) is not None:
-        is_suspended, at = schedule.spec.suspend, _next_of(schedule)
-    elif (of_operator := cluster.application_schedule(name)) is not None:
-        is_suspended, at = of_operator["spec"].get("suspend"), _next_of_operator(of_operator)
-    else:
-        return None
-    if is_suspended:
-        return f"Its schedule is suspended: {_RESUME}."
-    return f"Its schedule starts the next run at {at}." if at else None
-
-
-def _next_of(schedule: Any) -> str | None:
-    at = next_run(schedule.spec.schedule, schedule.spec.time_zone, datetime.now(UTC))
-    return _when(at) if at else None
-
-
-def _next_of_operator(schedule: Mapping[str, Any]) -> str | None:
-    at = (schedule.get("status") or {}).get("nextRun")
-    return _when(datetime.fromisoformat(at)) if at else None
-
-
-def _expression(schedule: str, zone: str | None) -> str:
-    return f"{schedule}, {zone}" if zone else schedule
-
-
-def _when(time: datetime) -> str:
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _is_suspended(cluster: Cluster, name: str) -> bool:
-    """Whether a job's schedule starts no runs, as far as the caller may see it."""
-    if (schedule := _cron_job(cluster, name)) is not None:
-        return bool(schedule.spec.suspend)
-    of_operator = cluster.application_schedule(name)
-    return bool(of_operator and of_operator["spec"].get("suspend"))
 
 
 def _is_release(cluster: Cluster, name: str) -> bool:
@@ -567,7 +435,7 @@ def _release(cluster: Cluster, name: str) -> str | None:
     with suppress(Forbidden):
         settings = _settings(cluster, name)
         if settings is not None:
-            return (settings.metadata.annotations or {}).get(_OF_HELM)
+            return (settings.metadata.annotations or {}).get(OF_HELM)
     return name
 
 
@@ -681,7 +549,7 @@ def _settings_left(cluster: Cluster, name: str) -> list[str]:
 def output_of(cluster: Cluster, name: str) -> str | None:
     """Return a job's output, from the arguments of its Job, schedule or application; None if all are gone."""
     seen = Observation(cluster, name)
-    schedule = _cron_job(cluster, name)
+    schedule = schedules.cron_job(cluster, name)
     arguments: list[str] = []
     if seen.job is not None:
         arguments = seen.job.spec.template.spec.containers[0].args or []

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from orchard.cluster import reasons
 from orchard.cluster.client import MANAGED_BY, MANAGER, Cluster, Forbidden, Log
 from orchard.cluster.manifests import INSTANCE
+from orchard.errors import ClusterError
 
 _NAME = "app.kubernetes.io/name"
 _COMPONENT = "app.kubernetes.io/component"
@@ -42,6 +43,17 @@ _FORGOTTEN = ("Unknown", "ContainerStatusUnknown")
 """What a node says of a container that it does not find again when it is back."""
 _BY_WHOM = ", by a person or as its node was drained or lost"
 NOT_TAKEN_UP = "the Spark operator has not taken it up: check that it runs and watches the namespace {}"
+
+
+class NoJob(ClusterError):
+    """A release that has no job now: it serves a model, or is a schedule. `how` says how that is.
+
+    `state` is None if something is wrong with it.
+    """
+
+    def __init__(self, how: str, remedy: str, state: JobState | None) -> None:
+        super().__init__(f"{how}; {remedy}.")
+        self.how, self.state = how, state
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orchard.cluster.cron import next_run
+from orchard.cluster.schedules import next_run
 
 TUESDAY = datetime(2026, 12, 1, 3, 0, 30, tzinfo=UTC)
 
