@@ -627,7 +627,7 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
     with pytest.raises(ClusterError, match=r"serves a model, and has no job now: 0 of 2 servers are ready\.$"):
         jobs.report(Cluster(), "peach")
     unplaced = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: 1 Insufficient cpu."}
-    pod = {
+    pod: dict[str, Any] = {
         "metadata": {"name": "peach-serve-x", "labels": {"app": "peach"}},
         "spec": {"containers": [{"name": "serve"}]},
         "status": {"phase": "Pending", "conditions": [unplaced]},
@@ -635,6 +635,13 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
     api.objects["/api/v1/namespaces/fruit/pods"] = {"kind": "PodList", "apiVersion": "v1", "items": [pod]}
     with pytest.raises(ClusterError, match=r"0 of 2 servers are ready, as pod peach-serve-x fits on no node: 0/1"):
         jobs.report(Cluster(), "peach")
+    killed = {"name": "serve", "image": "o", "imageID": "", "ready": False, "restartCount": 1, "state": {}}
+    killed["lastState"] = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    pod["metadata"] |= {"labels": {"app": "peach", "app.kubernetes.io/component": "serve"}}
+    pod["status"] = {"phase": "Running", "containerStatuses": [killed]}
+    with pytest.raises(ClusterError, match=r"as pod peach-serve-x ran out of memory.*: give it more \(serve\.res"):
+        jobs.report(Cluster(), "peach")
+    pod["status"] = {"phase": "Pending", "conditions": [unplaced]}
     refusal = 'Pod "x" is invalid: requests: Invalid value: "2": must be less than or equal to cpu limit of 100m'
     failure = {"type": "ReplicaFailure", "status": "True", "message": refusal}
     servers["status"] = {"readyReplicas": 1, "conditions": [failure]}

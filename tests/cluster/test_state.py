@@ -449,7 +449,8 @@ def test_an_executor_that_was_killed_for_memory_is_told_of_when_it_works_again()
     works = seen(None, driver("Running"))
     works.executors = [executor(restarts=1, runs=5, exit_code=137, reason="OOMKilled")]
     assert works.executor_trouble() == (
-        "An executor was lost: pod spark-s-peach-0-0 ran out of memory and was killed: give it more."
+        "An executor was lost: pod spark-s-peach-0-0 ran out of memory and was killed: give it more "
+        "(executor.memoryOverhead, --executor-memory-overhead)."
     )
 
 

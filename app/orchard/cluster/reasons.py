@@ -117,7 +117,9 @@ def of_end(pod: "V1Pod") -> Hindrance | None:
         last = status.last_state.terminated if status.last_state else None
         ended = last or (status.state.terminated if status.state else None)
         if ended and ended.reason == "OOMKilled":
-            return Hindrance(f"pod {name} ran out of memory and was killed: give it more", definite=False)
+            serves = (pod.metadata.labels or {}).get("app.kubernetes.io/component") == "serve"
+            value = "serve.resources" if serves else "executor.memoryOverhead, --executor-memory-overhead"
+            return Hindrance(f"pod {name} ran out of memory and was killed: give it more ({value})", definite=False)
         count = status.restart_count or 0
         crashes = (count >= _CRASHES or (ended and _NO_ACCIDENT.search(ended.message or ""))) and not _works(status)
         if ended and crashes and ended.exit_code not in _TOLD_TO_END and _is_start(ended.started_at, ended.finished_at):
