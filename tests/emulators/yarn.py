@@ -30,7 +30,9 @@ SITE = {
     "yarn.minicluster.control-resource-monitoring": "true",
     "yarn.nodemanager.pmem-check-enabled": "true",
     "yarn.nodemanager.vmem-check-enabled": "false",
+    # Or a node manager takes no container on a disk that is more than 90 % full.
     "yarn.nodemanager.disk-health-checker.enable": "false",
+    "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": "100",
     "yarn.nodemanager.delete.debug-delay-sec": "600",  # logs of containers stay, for whoever looks into a failed test
 }
 
