@@ -18,10 +18,11 @@ DOCKER ?= $(firstword $(wildcard /usr/bin/docker) docker)
 MEMORY ?= 4g
 # A build trusts whom this machine trusts, be there a proxy or not.
 CA ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null)
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),315532800)
 DOCKER_BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build --network=host $(CA:%=--secret id=ca,src=%) \
 	--build-arg VERSION=$(VERSION) --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
-	--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) \
+	--build-arg REVISION=$(REVISION) \
 	--build-arg CREATED=$$(TZ=UTC git log -1 --date=format-local:%FT%TZ --format=%cd 2>/dev/null)
 # As a cluster that trusts nobody runs it, and as the user who calls it.
 LOCKED_DOWN = $(DOCKER) run --rm $$(test ! -t 1 || echo --tty) --read-only --cap-drop=ALL \
@@ -136,7 +137,7 @@ release: ## push image and chart with provenance and bill of materials (REGISTRY
 local-run: ## like run, but in the image, without network access (DATA=folder OUT=folder)
 	@$(DOCKER) image inspect $(IMAGE) >/dev/null 2>&1 || $(MAKE) image
 	@built=$$($(DOCKER) image inspect --format '{{index .Config.Labels "org.opencontainers.image.revision"}}' $(IMAGE)); \
-		test "$$built" = "$$(git rev-parse HEAD 2>/dev/null)" || \
+		test "$$built" = "$(REVISION)" || \
 		echo "note: $(IMAGE) was built from another commit than this one ($$built): make image builds it anew" >&2
 	@mkdir -p build "$(OUT)"
 	@if [ "$(DATA)" = build/sample ] && [ ! -d build/sample ]; then \

@@ -20,6 +20,7 @@ from orchard.errors import UsageError
 from orchard.layout import RUN
 from orchard.output import Output
 from orchard.settings import Settings
+from waiting import wait_until
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "helm" / "orchard" / "dashboard.json"
 LABELS = ("Lemon Meyer", "Mango")
@@ -56,11 +57,8 @@ def _prometheus(folder: Path, port: int) -> Iterator[Callable[..., Any]]:
 
         try:
             # Some five seconds pass from when it is ready until it first scrapes: a short run would be over.
-            deadline = time.monotonic() + 60
-            while not _scrapes(ask):
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.1)
+            wait_until(lambda: process.poll() is not None or _scrapes(ask))
+            assert process.poll() is None, (folder / "log").read_text()
             yield ask
         finally:
             process.terminate()

@@ -15,13 +15,25 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, FileChooser, Playwright, Route, expect
 
-from orchard.images.decoding import Decoded, Limits, decode
 from orchard.inference.model import Model
 from orchard.serving import static
 from profiles import wide_gamut
 from waiting import wait_until
 
-from .visitor import DESKTOP, PHONE, STARTED, Site, Visitor, expect_answer, expect_question, launch, violations, written
+from .visitor import (
+    DESKTOP,
+    PHONE,
+    SEEN,
+    STARTED,
+    Site,
+    Visitor,
+    assert_as_in_the_pipeline,
+    expect_answer,
+    expect_question,
+    launch,
+    violations,
+    written,
+)
 
 
 def test_a_chosen_photo_is_named_by_this_device(desktop: Visitor, photo: Callable[[str], Path]) -> None:
@@ -68,16 +80,7 @@ def test_the_page_sees_the_colours_that_the_pipeline_sees(
 ) -> None:
     file = tmp_path / "photo.jpg"
     Image.open(photo("Raspberry")).save(file, quality=95, icc_profile=wide_gamut(space) if space else None)
-    seen = desktop.page.evaluate(
-        """async (photo) => {
-            const { decode } = await import("/assets/pixels.js");
-            return Array.from((await decode(new Blob([Uint8Array.from(photo)]), 224)).data);
-        }""",
-        list(file.read_bytes()),
-    )
-    decoded = decode(file.read_bytes(), 224, Limits())
-    assert isinstance(decoded, Decoded)
-    assert np.abs(np.array(seen).reshape(decoded.pixels.shape) - decoded.pixels).mean() < 0.5
+    assert_as_in_the_pipeline(desktop.page.evaluate(SEEN, list(file.read_bytes())), file)
 
 
 def _as_a_phone_takes_it(frame: Path, folder: Path) -> Path:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from selenium.webdriver import WebKitGTK
@@ -15,19 +14,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.webkitgtk.options import Options
 from selenium.webdriver.webkitgtk.service import Service
 
-from orchard.images.decoding import Decoded, Limits, decode
 from orchard.inference.model import Model
 from profiles import wide_gamut
 from waiting import wait_until
 
-from .visitor import STARTED, Site, cannot
-
-PIXELS = """
-const [photo, done] = arguments;
-import("/assets/pixels.js")
-  .then(({ decode }) => decode(new Blob([Uint8Array.from(photo)]), 224))
-  .then(({ data }) => done(Array.from(data)), (error) => done(String(error)));
-"""
+from .visitor import SEEN, STARTED, Site, assert_as_in_the_pipeline, cannot
 
 
 @pytest.fixture
@@ -82,10 +73,8 @@ def test_a_private_window_answers_keeps_corrections_and_needs_no_connection(
         assert text(webkit, "#cards > li h3") == "Mango"
         assert "Answered by this device" in text(webkit, "#cards > li .by")
 
-        decoded = decode(wide.read_bytes(), 224, Limits())
-        assert isinstance(decoded, Decoded)
-        seen = np.array(webkit.execute_async_script(PIXELS, list(wide.read_bytes())))
-        assert np.abs(seen.reshape(decoded.pixels.shape) - decoded.pixels).mean() < 0.5
+        answered = f"({SEEN})(arguments[0]).then(arguments[1], (error) => arguments[1](String(error)))"
+        assert_as_in_the_pipeline(webkit.execute_async_script(answered, list(wide.read_bytes())), wide)
 
         webkit.find_element(By.CSS_SELECTOR, "#cards > li .wrong").click()
         webkit.find_element(By.CSS_SELECTOR, "#cards > li form input").send_keys("Papaya 2")

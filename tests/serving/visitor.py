@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, expect
 
+from orchard.images.decoding import Decoded, Limits, decode
 from orchard.inference.model import Model
 from orchard.serving import static
 from orchard.serving.app import Serving, create_app
@@ -23,6 +25,11 @@ ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 800}}
 AXE = static.PAGE / "node_modules/axe-core/axe.min.js"
+SEEN = """async (photo) => {
+    const { decode } = await import("/assets/pixels.js");
+    return Array.from((await decode(new Blob([Uint8Array.from(photo)]), 224)).data);
+}"""
+"""The pixels that the page gives to the model, of a photo's bytes."""
 STARTED = 30_000  # ms within which the model must run in the browser, on a busy machine
 
 
@@ -144,6 +151,13 @@ def violations(page: Page) -> list[str]:
         for violation in found["violations"]
         if violation["impact"] in ("serious", "critical")
     ]
+
+
+def assert_as_in_the_pipeline(seen: list[int], photo: Path) -> None:
+    """Fail unless what `SEEN` has returned of a photo is what a run sees."""
+    decoded = decode(photo.read_bytes(), 224, Limits())
+    assert isinstance(decoded, Decoded)
+    assert np.abs(np.array(seen).reshape(decoded.pixels.shape) - decoded.pixels).mean() < 0.5
 
 
 def written(file: Path, content: bytes) -> Path:

@@ -402,10 +402,8 @@ def _find(cluster: Cluster, name: str) -> Observation:
     seen = Observation(cluster, name)
     if seen.exists:
         return seen
-    if (schedule := schedules.cron_job(cluster, name)) is not None:
-        raise schedules.waiting(cluster, name, schedule)
-    if (of_operator := cluster.application_schedule(name)) is not None:
-        raise schedules.waiting_for_operator(cluster, name, of_operator)
+    if (waits := schedules.waiting(cluster, name)) is not None:
+        raise waits
     if (found := servers.find(cluster, name)) is not None:
         release = found.release
         end = f"`helm uninstall {release}` ends them" if release else "whoever applied them (GitOps, kubectl) ends them"

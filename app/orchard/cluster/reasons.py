@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kubernetes.client import CoreV1Event, V1ContainerStatus, V1Deployment, V1Pod
+    from kubernetes.client import CoreV1Event, V1ContainerStatus, V1Pod
 
     from orchard.cluster.client import Cluster
 
@@ -30,6 +30,8 @@ _OF_NODES = {
     "FailedCreatePodSandBox": "a node cannot prepare the pod ({message}): mend network, runtime class or node",
 }
 _REFUSALS = ("FailedCreate", *_OF_NODES)
+COMPONENT = "app.kubernetes.io/component"
+"""The label that says whether a pod is of the driver, an executor or a server."""
 RETURN = "bring it back, or take it out of the cluster (kubectl delete node {})"
 """What to do about a node that does not answer: Kubernetes replaces no pod of which it does not know that it ended."""
 _SET_LIMITS = "set the chart's coreLimit and ephemeralStorage.limit of driver and executor"
@@ -117,7 +119,7 @@ def of_end(pod: "V1Pod") -> Hindrance | None:
         last = status.last_state.terminated if status.last_state else None
         ended = last or (status.state.terminated if status.state else None)
         if ended and ended.reason == "OOMKilled":
-            serves = (pod.metadata.labels or {}).get("app.kubernetes.io/component") == "serve"
+            serves = (pod.metadata.labels or {}).get(COMPONENT) == "serve"
             value = "serve.resources" if serves else "executor.memoryOverhead, --executor-memory-overhead"
             return Hindrance(f"pod {name} ran out of memory and was killed: give it more ({value})", definite=False)
         count = status.restart_count or 0
@@ -200,28 +202,6 @@ def of_spark(log: str) -> Hindrance | None:
     """Return why Kubernetes refuses a pod that Spark would make itself, from what its JVM says; None if it does not."""
     found = _REFUSED.search(log)
     return of_refusal(found[1]) if found else None
-
-
-def old_servers(deployment: "V1Deployment") -> int:
-    """Return how many servers are still those of before the last change: they stay until their successors are ready."""
-    status, seen = deployment.status, deployment.status.observed_generation or 0
-    if seen < (deployment.metadata.generation or 0):
-        return int(status.replicas or 0)  # the change itself was not taken up yet
-    return int((status.replicas or 0) - (status.updated_replicas or 0))
-
-
-def of_servers(cluster: "Cluster", deployment: "V1Deployment") -> Hindrance | None:
-    """Return why there are no servers, too few or old ones; None if nothing is wrong, or they are starting normally."""
-    if not deployment.spec.replicas:
-        return Hindrance("they were scaled to none: helm upgrade with serve.replicas, or kubectl scale", definite=True)
-    if (deployment.status.ready_replicas or 0) >= deployment.spec.replicas and not old_servers(deployment):
-        return None
-    for condition in deployment.status.conditions or []:
-        if condition.type == "ReplicaFailure" and condition.status == "True":
-            return of_refusal(condition.message or "", limits="set the chart's serve.resources")
-    ours = ",".join(f"{key}={value}" for key, value in (deployment.spec.selector.match_labels or {}).items())
-    pods = cluster.find(cluster.core.list_namespaced_pod, label_selector=ours)
-    return next(filter(None, (of_start(cluster, pod) for pod in pods)), None)
 
 
 def of_refusal(message: str, limits: str = _SET_LIMITS) -> Hindrance:

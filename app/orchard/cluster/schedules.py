@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -34,69 +35,99 @@ def cron_job(cluster: Cluster, name: str) -> Any:
     return None
 
 
-def waiting(cluster: Cluster, name: str, schedule: Any) -> NoJob:
-    """Return how a schedule is of which no run is there."""
-    past = schedule.status
-    last, good = (past.last_schedule_time, past.last_successful_time) if past else (None, None)
-    failed, run = False, "no run of it has begun yet"
-    if last is not None and (good is None or good < last) and not past.active:
-        failed = True
-        log = f"`orchard logs {name} --output OUT` shows its log"
-        run = f"its last run, of {_when(last)}, failed or was cancelled, and is not kept ({log})"
-    elif last is not None:
-        run = f"its last run, of {_when(last)}, is not kept"
-    suspended, at = schedule.spec.suspend, _next_of(schedule)
-    then = f"it is suspended, {_RESUME}" if suspended else f"the next begins at {at}" if at else "wait for its time"
-    state: JobState = "suspended" if suspended else "scheduled"
-    return NoJob(
-        f"{name} is a schedule ({_expression(schedule.spec.schedule, schedule.spec.time_zone)}), and {run}: {then}",
-        f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one now",
-        None if failed else state,
-    )
-
-
-def waiting_for_operator(cluster: Cluster, name: str, schedule: Mapping[str, Any]) -> NoJob:
-    """Return how a schedule of the Spark operator is of which no run is there."""
-    spec, status = schedule["spec"], schedule.get("status") or {}
-    state: JobState | None = None
-    if spec.get("suspend"):
-        state, then = "suspended", f"it is suspended, {_RESUME}"
-    elif not status.get("scheduleState"):
-        then = NOT_TAKEN_UP.format(cluster.namespace)
-    elif why := status.get("reason"):
-        then = f"the operator refuses it ({why})"
-    else:
-        at = _next_of_operator(schedule)
-        state, then = "scheduled", f"the next begins at {at}" if at else "wait for its time"
-    return NoJob(
-        f"{name} is a schedule ({_expression(spec['schedule'], spec.get('timeZone'))}), and no run of it has begun, or "
-        f"is kept: {then}",
-        "the operator starts none in between",
-        state,
-    )
+def is_suspended(cluster: Cluster, name: str) -> bool:
+    """Whether a job's schedule starts no runs, as far as the caller may see it."""
+    found = _find(cluster, name)
+    return found is not None and found.is_suspended
 
 
 def whats_next(cluster: Cluster, name: str) -> str | None:
     """Return a sentence on what the schedule of an ended run does now; None if it cannot be seen."""
-    if (schedule := cron_job(cluster, name)) is not None:
-        suspended, at = schedule.spec.suspend, _next_of(schedule)
-    elif (of_operator := cluster.application_schedule(name)) is not None:
-        suspended, at = of_operator["spec"].get("suspend"), _next_of_operator(of_operator)
-    else:
+    found = _find(cluster, name)
+    if found is None:
         return None
-    if suspended:
+    if found.is_suspended:
         return f"Its schedule is suspended: {_RESUME}."
-    return f"Its schedule starts the next run at {at}." if at else None
+    return f"Its schedule starts the next run at {found.next_run}." if found.next_run else None
 
 
-def _next_of(schedule: Any) -> str | None:
-    at = next_run(schedule.spec.schedule, schedule.spec.time_zone, datetime.now(UTC))
-    return _when(at) if at else None
+def waiting(cluster: Cluster, name: str) -> NoJob | None:
+    """Return how a schedule is of which no run is there; None if there is no schedule."""
+    found = _find(cluster, name)
+    if found is None:
+        return None
+    state: JobState | None = "suspended" if found.is_suspended else "scheduled"
+    then = "wait for its time"
+    if found.is_suspended:
+        then = f"it is suspended, {_RESUME}"
+    elif found.trouble:
+        state, then = None, found.trouble
+    elif found.next_run:
+        then = f"the next begins at {found.next_run}"
+    if found.has_failed:
+        state = None
+    return NoJob(f"{name} is a schedule ({found.expression}), and {found.last_run}: {then}", found.now, state)
 
 
-def _next_of_operator(schedule: Mapping[str, Any]) -> str | None:
-    at = (schedule.get("status") or {}).get("nextRun")
-    return _when(datetime.fromisoformat(at)) if at else None
+@dataclass(frozen=True)
+class _Schedule:
+    expression: str
+    is_suspended: bool
+    next_run: str | None
+    last_run: str
+    """What became of the last run, of which nothing is there."""
+    now: str
+    """How to start a run now."""
+    has_failed: bool = False
+    """Whether the last run is known to have failed, or to have been cancelled."""
+    trouble: str | None = None
+    """Why the operator will start none; None if nothing is wrong."""
+
+
+def _find(cluster: Cluster, name: str) -> _Schedule | None:
+    """Return a job's schedule; None if there is none, or the caller may not see it."""
+    if (schedule := cron_job(cluster, name)) is not None:
+        return _of_cron_job(cluster, name, schedule)
+    if (of_operator := cluster.application_schedule(name)) is not None:
+        return _of_operator(cluster, of_operator)
+    return None
+
+
+def _of_cron_job(cluster: Cluster, name: str, schedule: Any) -> _Schedule:
+    spec, past = schedule.spec, schedule.status
+    last, good = (past.last_schedule_time, past.last_successful_time) if past else (None, None)
+    has_failed, run = False, "no run of it has begun yet"
+    if last is not None and (good is None or good < last) and not past.active:
+        log = f"`orchard logs {name} --output OUT` shows its log"
+        has_failed, run = True, f"its last run, of {_when(last)}, failed or was cancelled, and is not kept ({log})"
+    elif last is not None:
+        run = f"its last run, of {_when(last)}, is not kept"
+    at = next_run(spec.schedule, spec.time_zone, datetime.now(UTC))
+    return _Schedule(
+        _expression(spec.schedule, spec.time_zone),
+        bool(spec.suspend),
+        _when(at) if at else None,
+        run,
+        f"`kubectl -n {cluster.namespace} create job --from=cronjob/{name} {name}-now` starts one now",
+        has_failed,
+    )
+
+
+def _of_operator(cluster: Cluster, schedule: Mapping[str, Any]) -> _Schedule:
+    spec, status = schedule["spec"], schedule.get("status") or {}
+    trouble, at = None, status.get("nextRun")
+    if not status.get("scheduleState"):
+        trouble = NOT_TAKEN_UP.format(cluster.namespace)
+    elif why := status.get("reason"):
+        trouble = f"the operator refuses it ({why})"
+    return _Schedule(
+        _expression(spec["schedule"], spec.get("timeZone")),
+        bool(spec.get("suspend")),
+        _when(datetime.fromisoformat(at)) if at else None,
+        "no run of it has begun, or is kept",
+        "the operator starts none in between",
+        trouble=trouble,
+    )
 
 
 def _expression(schedule: str, zone: str | None) -> str:
@@ -105,11 +136,3 @@ def _expression(schedule: str, zone: str | None) -> str:
 
 def _when(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def is_suspended(cluster: Cluster, name: str) -> bool:
-    """Whether a job's schedule starts no runs, as far as the caller may see it."""
-    if (schedule := cron_job(cluster, name)) is not None:
-        return bool(schedule.spec.suspend)
-    of_operator = cluster.application_schedule(name)
-    return bool(of_operator and of_operator["spec"].get("suspend"))

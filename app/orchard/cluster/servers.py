@@ -2,9 +2,14 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orchard.cluster import reasons
 from orchard.cluster.client import OF_HELM, Cluster, Forbidden
+from orchard.cluster.reasons import Hindrance
+
+if TYPE_CHECKING:
+    from kubernetes.client import V1Deployment
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,36 @@ class Servers:
 def find(cluster: Cluster, name: str) -> Servers | None:
     """Return how a release's servers are; None if it has none, or the caller may not see them."""
     with suppress(Forbidden):
-        servers = cluster.call(cluster.apps.read_namespaced_deployment, f"{name}-serve", cluster.namespace)
-        if servers is not None:
-            ready, wanted = servers.status.ready_replicas or 0, servers.spec.replicas or 0
-            old, reason = reasons.old_servers(servers), reasons.of_servers(cluster, servers)
+        deployment = cluster.call(cluster.apps.read_namespaced_deployment, f"{name}-serve", cluster.namespace)
+        if deployment is not None:
+            ready, wanted, old = deployment.status.ready_replicas or 0, deployment.spec.replicas or 0, _old(deployment)
+            is_ready = ready >= wanted > 0 and not old
+            reason = None if is_ready else _reason(cluster, deployment)
             before = f", but {old} still serve what was set before the last change" if old else ""
             why = f", as {reason.sentence}" if reason else ""
             return Servers(
                 f"{ready} of {wanted} servers are ready{before}{why}",
-                ready >= wanted > 0 and not old,
-                (servers.metadata.annotations or {}).get(OF_HELM),
+                is_ready,
+                (deployment.metadata.annotations or {}).get(OF_HELM),
             )
     return None
+
+
+def _old(deployment: "V1Deployment") -> int:
+    """Return how many servers are still those of before the last change: they stay until their successors are ready."""
+    status, seen = deployment.status, deployment.status.observed_generation or 0
+    if seen < (deployment.metadata.generation or 0):
+        return int(status.replicas or 0)  # the change itself was not taken up yet
+    return int((status.replicas or 0) - (status.updated_replicas or 0))
+
+
+def _reason(cluster: Cluster, deployment: "V1Deployment") -> Hindrance | None:
+    """Return why there are no servers, too few or old ones; None if they are starting normally."""
+    if not deployment.spec.replicas:
+        return Hindrance("they were scaled to none: helm upgrade with serve.replicas, or kubectl scale", definite=True)
+    for condition in deployment.status.conditions or []:
+        if condition.type == "ReplicaFailure" and condition.status == "True":
+            return reasons.of_refusal(condition.message or "", limits="set the chart's serve.resources")
+    ours = ",".join(f"{key}={value}" for key, value in (deployment.spec.selector.match_labels or {}).items())
+    pods = cluster.find(cluster.core.list_namespaced_pod, label_selector=ours)
+    return next(filter(None, (reasons.of_start(cluster, pod) for pod in pods)), None)

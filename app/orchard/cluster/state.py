@@ -14,7 +14,6 @@ from orchard.cluster.manifests import INSTANCE
 from orchard.errors import ClusterError
 
 _NAME = "app.kubernetes.io/name"
-_COMPONENT = "app.kubernetes.io/component"
 _BEGUN = {"orchard/submit": "begun"}
 """Annotation of a Job for which `orchard submit` has not made everything yet; it is suspended so long."""
 SAYING = "orchard: "
@@ -484,7 +483,9 @@ def executor_set(cluster: Cluster, name: str, *, must_see: bool = False) -> Any:
 
 def _component(thing: Any) -> str | None:
     labels = thing.metadata.labels or {}
-    return labels.get("spark-role") or labels.get(_COMPONENT)  # the operator gives executors its application's labels
+    return labels.get("spark-role") or labels.get(
+        reasons.COMPONENT
+    )  # the operator gives executors its application's labels
 
 
 def _born(thing: Any) -> datetime:

@@ -129,7 +129,7 @@ def _read_csv(data: bytes) -> pa.Table:
     names = [name.strip().lower() for name in first]
     inventory = _inventory_columns(text, first)
     rows = f"{text}\n".encode()  # arrow wants an end of the header's line
-    skipped = len(whole.splitlines()) - len(text.splitlines())
+    skipped = len(whole[: len(whole) - len(text)].splitlines())
     try:
         table = pyarrow.csv.read_csv(
             pa.BufferReader(rows),
