@@ -75,7 +75,7 @@ def test_activations_that_the_full_disk_ends_tuning_by(full: Path, monkeypatch: 
         code = "import os, signal; os.kill(os.getpid(), signal.SIGBUS)"
         return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 
-    def ignore(_: object) -> None:
+    def ignore(*_: object) -> None:
         pass
 
     monkeypatch.setattr(child, "start", start)

@@ -4,19 +4,22 @@ import json
 import logging
 import re
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchard import pipeline
 from orchard.errors import TrainingError, UsageError
 from orchard.features.artifact import EngineName
 from orchard.features.backbones import DEFAULT_BACKBONE, find
+from orchard.features.branches import parameters_in
 from orchard.features.conversion import build_artifact
-from orchard.features.weights import brought, locate
+from orchard.features.weights import brought, locate, tuned
 from orchard.files import filled
 from orchard.headline import common, measured_by
 from orchard.images.sources import check_apart, list_selected
 from orchard.layout import COMPARISON, COMPARISON_PAGE, Interval, Measure, Metrics
 from orchard.output import Output
+from orchard.planning.costs import passes
 from orchard.planning.probe import measure as time_of
 from orchard.redaction import redacted
 from orchard.report.comparison import render
@@ -198,9 +201,13 @@ def _run(source: str, output: str, name: str, settings: Settings, spark: "SparkS
 
 
 def _measured(source: str, output: str, settings: Settings, metrics: Metrics, measure: Measure) -> Row:
-    extraction = Output(output, settings.s3_options()).recall("extraction")
+    made = Output(output, settings.s3_options())
+    extraction, tuned_weights = made.recall("extraction"), tuned(made)
     backbone = find(settings.backbone, alpha=settings.alpha, input_size=settings.input_size)
-    seconds = time_of(list_selected(source, output, settings).table, settings).seconds
+    parameters = parameters_in(Path(tuned_weights)) if tuned_weights else backbone.parameters
+    # What is measured is the backbone before it is tuned.
+    branches = metrics["pca"]["n_features"] // backbone.n_features
+    seconds = passes(branches) * time_of(list_selected(source, output, settings).table, settings).seconds
     best = measured_by(metrics, measure)
     assert best is not None  # `common` saw to it
     return Row(
@@ -211,8 +218,8 @@ def _measured(source: str, output: str, settings: Settings, metrics: Metrics, me
         measure=measure,
         features=metrics["pca"]["n_features"],
         k=metrics["pca"]["k"],
-        parameters=backbone.parameters,
-        size_mb=round(backbone.parameters * 4 / 1e6, 1),
+        parameters=parameters,
+        size_mb=round(parameters * 4 / 1e6, 1),
         ms_per_image=round(seconds * 1000, 2),
         images_per_second=extraction["images_per_second"],
     )

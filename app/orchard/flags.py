@@ -24,7 +24,7 @@ SELECTION = (
     "seed",
 )
 IMAGES = ("max_bytes", "max_pixels", "max_decode_memory", "max_decode_seconds")
-TUNING = ("tune_minutes", "tune_epochs", "tune_images")
+TUNING = ("tune_minutes", "tune_epochs", "tune_branches", "tune_images")
 EXTRACTION = (
     *SELECTION,
     *(*IMAGES, "max_rejected"),

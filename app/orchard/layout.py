@@ -529,7 +529,11 @@ class TuningMetrics(TypedDict):
     epochs_asked: int
     best_epoch: int  # the epoch whose weights were kept; 0: the weights before tuning
     joined: NotRequired[int]  # number of last epochs, which trained on the held-out images too
-    history: list[dict[str, float]]  # accuracy and loss on held-out images before tuning and after each epoch
+    # Accuracy and loss on held-out images before tuning and after each epoch; of several branches, of the first.
+    history: list[dict[str, float]]
+    branches: NotRequired[int]  # see `orchard.features.branches`; absent if there could be but one
+    branches_asked: NotRequired[int]
+    together: NotRequired[dict[str, float]]  # accuracy and loss of all branches
     seconds: float
     before: NotRequired[dict[str, float]]  # classifier -> accuracy on test images before tuning
 

@@ -59,7 +59,7 @@ _REAL_PHOTOS: Mapping[str, object] = {
 QUALITIES: Mapping[str | None, Mapping[str, object]] = {
     "balanced": {**_REAL_PHOTOS, "transform": "square_root"},
     # So long that two cores without AVX-512 do nearly all epochs on 3,000 photos.
-    "best": {**_REAL_PHOTOS, "tune": True, "tune_minutes": 24, "answer_with": "tuned_head"},
+    "best": {**_REAL_PHOTOS, "tune": True, "tune_minutes": 24, "tune_branches": 3, "answer_with": "tuned_head"},
 }
 """Quality -> its settings. The settings of fast are the defaults."""
 
@@ -213,6 +213,13 @@ class Settings(BaseSettings):
         20, gt=0, le=10_080, description="time limit of tuning, in minutes; it runs as many epochs as fit"
     )
     tune_epochs: int = Field(12, ge=1, le=1000, description="largest number of epochs of tuning")
+    tune_branches: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="largest number of copies of the last blocks that are tuned, each with a seed of its own; together "
+        "they are right more often. A further one is begun if all its epochs fit into the time limit",
+    )
     tune_images: int = Field(
         5000, ge=2, le=40_000, description="number of training images to tune on, in equal parts from each label"
     )

@@ -44,14 +44,16 @@ def test_a_network_is_tuned_before_features_or_afterwards(
     with pytest.raises(UsageError, match="cannot train MobileNetV3Small"):
         run(photos, "refused", backbone="MobileNetV3Small", tune=True)
 
-    tuned = run(photos, "tuned", **SETTINGS, tune=True)
+    tuned = run(photos, "tuned", **SETTINGS, tune=True, tune_branches=2)
     tuned.assert_adds_up(90)
     found = tuned.metrics["tuning"]
     assert found["epochs"] == 2 and len(found["history"]) == 3 and found["images"] + found["held_out"] == 72
     about = json.loads((tuned.folder / "run.json").read_text())["backbone"]
     assert about["tune"] is True and about["weights_digest"] == network(tuned).weights_digest
     assert network(tuned).weights == "random, tuned"
-    assert 'id="tuning"' in (tuned.folder / "report.html").read_text()
+    assert found["branches"] == 2 and network(tuned).n_features == tuned.metrics["pca"]["n_features"] == 2 * 1280
+    page = (tuned.folder / "report.html").read_text()
+    assert 'id="tuning"' in page and "There are 2 copies (branches) of these blocks, each trained" in page
     # No part of the model, and no checkpoint or activations, is left of it.
     assert not list((tuned.folder / "model").rglob(TUNED)) and not list(
         (tuned.folder / "_orchard").rglob("checkpoint*")

@@ -17,7 +17,19 @@ from orchard.features.extraction import ExtractionResult
 from orchard.features.sharing import Done
 from orchard.layout import LISTING, StagePlan
 from orchard.machine import available_cores
-from orchard.planning.costs import STAGES, WITHIN, Rates, Source, Work, corrections, estimates, sizes
+from orchard.planning.costs import (
+    STAGES,
+    WITHIN,
+    Rates,
+    Source,
+    Work,
+    branched,
+    branched_bytes,
+    branches,
+    corrections,
+    estimates,
+    sizes,
+)
 from orchard.planning.kernels import Speeds
 from orchard.planning.outcome import _First
 from orchard.planning.probe import measure
@@ -45,6 +57,7 @@ WORK = Work(
     tune=0,
     tune_views=0,
     tune_epochs=12,
+    tune_branches=1,
     tune_seconds=1200,
     classifier_bytes=512 * 2**20,
     heap=900 * 2**20,
@@ -91,6 +104,20 @@ def test_tuning_is_no_longer_than_it_may_be_and_holds_the_drivers_cores() -> Non
     assert seconds(short)["tune"] < found["seconds"] / 2
     faster = replace(RATES, precision=Precision.BFLOAT16)
     assert seconds(short, faster)["tune"] > 1.4 * seconds(short)["tune"], "it trains in float32"
+
+
+def test_as_many_branches_are_planned_as_fit_into_the_time() -> None:
+    work = replace(WORK, tune=2_000, tune_views=8, tune_branches=3, tune_seconds=1e6)
+    one = seconds(replace(work, tune_branches=1))["tune"]
+    assert branches(work, RATES) == 3
+    assert 2 * one < seconds(work)["tune"] < 3 * one, "what they begin with is made once"
+    assert branches(replace(work, tune_seconds=one * 1.1), RATES) == 1
+    assert branches(replace(work, tune_seconds=0.9 * seconds(work)["tune"]), RATES) == 2
+    assert branches(replace(work, tune=0), RATES) == 1
+    grown, slower = branched(work, RATES, 3)
+    assert grown.n_features == 3 * 1280 and slower.image_seconds == pytest.approx(0.007 * 1.2)
+    assert seconds(grown)["reduce"] > 2 * seconds(work)["reduce"]
+    assert branched_bytes(100, 1) == 100 and branched_bytes(100, 3) == 250
 
 
 def test_the_last_run_corrects_what_is_reckoned_and_not_what_is_measured() -> None:

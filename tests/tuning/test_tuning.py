@@ -11,10 +11,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from orchard.classification.judged import Judged
 from orchard.classification.tuned_head import Head
 from orchard.errors import StorageError, TrainingError, UsageError
 from orchard.features.artifact import BATCH_SIZE
 from orchard.features.backbones import REGISTRY, find
+from orchard.features.conversion import build_artifact
 from orchard.features.engines import import_openvino
 from orchard.features.weights import keras_model, locate
 from orchard.images.limits import Limits
@@ -26,7 +28,7 @@ from orchard.tuning import process
 from orchard.tuning.activations import Activations, Pictures, write
 from orchard.tuning.blocks import activation_bytes, divided, last_kept, with_factors
 from orchard.tuning.images import chosen
-from orchard.tuning.stage import _bring_checkpoint, _keep_checkpoint, _key, _scratch, large_folder, tune_again
+from orchard.tuning.stage import _bring_checkpoints, _keep_checkpoint, _key, _scratch, large_folder, tune_again
 from orchard.tuning.training import DAMAGES, RATE, Progress, Trainer, epochs_in, mixed, rate, train
 from orchard.vocabulary import Fit
 
@@ -117,18 +119,20 @@ def test_progress_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_tuning_or_a_part_of_one_is_not_gone_on_with(tmp_path: Path) -> None:
     output, folder = Output(str(tmp_path / "out")), tmp_path / "activations"
     folder.mkdir()
-    kept = folder / process.CHECKPOINT
+    names = [process.checkpoint_of(branch) for branch in range(3)]
     with output.writing():
         for checkpoint in (b"of the first epoch", b"of the second\nepoch"):  # a kill in between leaves the first
-            _keep_checkpoint(output, "mine", checkpoint)
-            _bring_checkpoint(output, "mine", folder)
-            assert kept.read_bytes() == checkpoint
-        (found,) = output.storage.list("_orchard/tuning")
-        _bring_checkpoint(output, "another's", folder)
-        assert not kept.exists()
-        output.storage.write(found.key, output.storage.read(found.key)[:-1])
-        _bring_checkpoint(output, "mine", folder)
-        assert not kept.exists()
+            for name in names[:2]:
+                _keep_checkpoint(output, "mine", name, checkpoint + name.encode())
+            _bring_checkpoints(output, "mine", folder, 3)
+            assert [(folder / name).read_bytes() for name in names[:2]] == [checkpoint + n.encode() for n in names[:2]]
+            assert not (folder / names[2]).exists()
+        _bring_checkpoints(output, "another's", folder, 3)
+        assert not list(folder.iterdir())
+        for found in output.storage.list("_orchard/tuning"):
+            output.storage.write(found.key, output.storage.read(found.key)[:-1])
+        _bring_checkpoints(output, "mine", folder, 3)
+        assert not list(folder.iterdir())
 
 
 def test_a_folder_whose_files_go_meanwhile_is_no_abandoned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,17 +238,22 @@ class Killed(Exception):
     pass
 
 
-def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
-    """From weights of no use the last blocks learn two colours; what was done before the kill is not done again."""
+def two_colours(folder: Path) -> pa.Table:
+    """Return 96 green or red images in `folder`, one of which is none."""
     random, paths, labels = np.random.default_rng(0), [], []
     for number in range(96):
         pixels = random.integers(0, 120, (40, 40, 3), dtype=np.uint8)
         pixels[..., number % 2] //= 4
-        paths.append(str(tmp_path / f"{number}.png"))
+        paths.append(str(folder / f"{number}.png"))
         labels.append("green" if number % 2 == 0 else "red")
         Image.fromarray(pixels).save(paths[-1])
-    (tmp_path / "3.png").write_bytes(b"no image")
-    images = pa.table({"path": paths, "size": pa.nulls(96, pa.int64()), "label": labels})
+    (folder / "3.png").write_bytes(b"no image")
+    return pa.table({"path": paths, "size": pa.nulls(96, pa.int64()), "label": labels})
+
+
+def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From weights of no use the last blocks learn two colours; what was done before the kill is not done again."""
+    images = two_colours(tmp_path)
     limits = Limits(2**20, 10**6, 2**27, 5)
     request = process.Request(
         backbone="EfficientNetLite0",
@@ -257,17 +266,22 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
         test_views=3,
         joins=True,
         epochs=3,
+        branches=2,
         seconds=600.0,
         threads=1,
         limits=limits,
         s3=S3Options(),
     )
     folder, told = tmp_path / "work", Counter[str]()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
 
-    def tune(stop: bool) -> tuple[dict[str, bytes], dict[str, Any]]:
-        def saved(_: bytes) -> None:
-            told["saved"] += 1
-            if stop:
+    def tune(stop_at: str = "") -> tuple[dict[str, bytes], dict[str, Any]]:
+        def saved(name: str, checkpoint: bytes) -> None:
+            assert (folder / name).read_bytes() == checkpoint
+            told[name] += 1
+            if name == stop_at:
                 raise Killed
 
         return process.tune(
@@ -279,25 +293,71 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path) -> None:
             saved=saved,
         )
 
+    first, second = map(process.checkpoint_of, range(2))
     with pytest.raises(Killed):
-        tune(stop=True)
-    assert told["saved"] == 1
-    left = 2 * 64 + 1 * 96  # pictures of epochs: two of training, one with the images held out
+        tune(stop_at=first)
+    assert told[first] == 1
+    branch = 2 * 64 + 3 * 64 + 32 + 96  # pictures: of the probe, of three epochs, and of one with the images held out
+    left = 2 * 64 + 96 + branch
     expected = request.pictures(64, 32) - left
     assert told["done"] == pytest.approx(expected, abs=64)  # batches are whole, one is unreadable
-    before = Progress.load(folder / process.CHECKPOINT)
+    before = Progress.load(folder / first)
     written = (folder / "training" / "activations").stat().st_mtime_ns
     told.clear()
-    files, found = tune(stop=False)
+    with pytest.raises(Killed):
+        tune(stop_at=second)
     assert (folder / "training" / "activations").stat().st_mtime_ns == written
-    assert told["saved"] == 3 - before.epoch + found["joined"]
+    trained = Progress.load(folder / first)
+    assert told[first] == 3 - before.epoch + trained.joined and told[second] == 1
+    told.clear()
+    files, found = tune()
+    assert not told[first] and told[second] == 2 + Progress.load(folder / second).joined
     assert found["images"] == 63 and found["held_out"] == 32 and found["epochs"] == found["epochs_asked"] == 3
-    assert len(found["history"]) == 4 and found["history"][: before.epoch + 1] == before.history
-    assert len(files[TUNED]) > 10_000_000
+    assert len(found["history"]) == 4 and found["history"] == trained.history
+    assert trained.history[: before.epoch + 1] == before.history
+    assert found["branches"] == found["branches_asked"] == 2 and 0 <= found["together"]["accuracy"] <= 1
     head = Head.from_bytes(files[TRAINED_HEAD])
-    assert head.labels == ["green", "red"] and head.linear.weights.shape == (2, 1280)
-    assert found["joined"] == (1 if found["best_epoch"] else 0) and bool(files[JUDGED]) is bool(found["joined"])
+    assert head.labels == ["green", "red"] and head.linear.weights.shape == (2, 2 * 1280)
+    assert found["joined"] == max(Progress.load(folder / name).joined for name in (first, second))
     assert json.loads((folder / "result.json").read_text()) == found
+    assert not list(temporary.iterdir()), "TensorFlow left files"
+
+    (tmp_path / TUNED).write_bytes(files[TUNED])
+    artifact = build_artifact(request.named(), weights=str(tmp_path / TUNED))
+    assert artifact.n_features == 2 * 1280
+    if found["joined"]:
+        judged = Judged.from_bytes(files[JUDGED])
+        assert judged.features.shape == (2, 63, 2 * 1280) and judged.held_out_features.shape == (32, 2 * 1280)
+        one, other = np.split(judged.held_out_features, 2, axis=1)
+        assert not np.array_equal(one, other)
+
+
+def test_a_further_branch_is_begun_only_if_all_of_it_fits(tmp_path: Path) -> None:
+    def trained(name: str, most_seconds: float, *, whole: bool, epoch_seconds: float = 10.0) -> Progress:
+        trainer, took = small_trainer(), [0.0]
+        trainer.epoch_seconds = lambda: epoch_seconds  # type: ignore[method-assign]
+
+        def seconds() -> float:
+            took[0] += 10.0
+            return took[0]
+
+        return train(
+            trainer,
+            4,
+            tmp_path / name,
+            most_seconds=most_seconds,
+            seconds=seconds,
+            done=lambda _: None,
+            saved=lambda: None,
+            whole=whole,
+        )
+
+    short = trained("first", 45, whole=False)
+    assert short.epochs == short.epoch == 2
+    assert not trained("second", 45, whole=True).is_done and not (tmp_path / "second").exists()
+    assert trained("third", 1000, whole=True).is_done
+    slower = trained("fourth", 35, whole=True, epoch_seconds=1.0)  # than a first batch told
+    assert not slower.is_done and (tmp_path / "fourth").exists()
 
 
 def small_trainer(parts: int = 3) -> Trainer:

@@ -61,6 +61,17 @@ class Judged:
         )
 
     @classmethod
+    def side_by_side(cls, branches: Sequence[Self]) -> Self:
+        """Return what a network gave, from what each of its branches gave of the same images."""
+        first = branches[0]
+        return replace(
+            first,
+            head=Head.side_by_side([branch.head for branch in branches]),
+            features=np.concatenate([branch.features for branch in branches], axis=2),
+            held_out_features=np.concatenate([branch.held_out_features for branch in branches], axis=1),
+        )
+
+    @classmethod
     def of(cls, output: Output) -> Self | None:
         """Return that of an output, see `from_bytes`; None: its network was trained on no image held out."""
         data = output.part(JUDGED)

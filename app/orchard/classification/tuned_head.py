@@ -43,6 +43,14 @@ class Head:
         at = [index[label] for label in labels]
         return Linear(self.linear.weights[at], self.linear.bias[at])
 
+    @classmethod
+    def side_by_side(cls, heads: Sequence[Self]) -> Self:
+        """Return the mean of heads for the same labels, each of which sees the features of one branch of a network."""
+        weights: NDArray[np.float32] = np.concatenate([head.linear.weights for head in heads], axis=1)
+        weights = weights / np.float32(len(heads))
+        bias: NDArray[np.float32] = np.mean([head.linear.bias for head in heads], axis=0, dtype=np.float32)
+        return cls(Linear(weights, bias), heads[0].labels)
+
     def to_bytes(self) -> bytes:
         """Return the file's content."""
         return npz.dump({"weights": self.linear.weights, "bias": self.linear.bias, "labels": np.array(self.labels)})

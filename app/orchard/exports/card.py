@@ -77,7 +77,8 @@ def model_card(model: Model, kind: Format, precision: StoredPrecision) -> dict[s
             "name": artifact.backbone,
             "alpha": artifact.alpha,
             "n_features": artifact.n_features,
-            "parameters": backbone.parameters,
+            # Those of a network with branches are not in the table.
+            "parameters": backbone.parameters if artifact.n_features == backbone.n_features else None,
             "weights": redacted(artifact.weights),
             "weights_digest": artifact.weights_digest,
             "imagenet_top1_percent": backbone.top1 if artifact.weights == "imagenet" else None,

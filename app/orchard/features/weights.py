@@ -22,6 +22,7 @@ import numpy as np
 from orchard.errors import AccessDenied, UsageError, WeightsUnavailable
 from orchard.features import efficientnet_lite
 from orchard.features.backbones import DEFAULT_BACKBONE, Backbone, Preprocessing
+from orchard.features.branches import branched, branches_of
 from orchard.files import digest_of
 from orchard.layout import TUNED
 from orchard.scratch import scratch, temporary
@@ -166,8 +167,7 @@ def keras_model(backbone: Backbone, weights: Weights) -> tuple[keras.Model, Weig
     if backbone.in_keras:
         network, weights = _keras_application(backbone, weights, shape)
     else:
-        network = efficientnet_lite.network(backbone.name, input_shape=shape)
-        _load_into_lite(network, weights)
+        network = _lite(backbone, weights, shape)
     if weights.seed is not None:
         _randomize(network, weights.seed)
     features = network(_preprocessed(planes, backbone.preprocessing, channel_axis=1 if first else -1))
@@ -194,14 +194,23 @@ def _preprocessed(x: Any, mode: Preprocessing, channel_axis: int) -> Any:
     return keras.layers.Normalization(channel_axis, mean, variance, name="preprocessing")(x)
 
 
-def _load_into_lite(network: keras.Model, weights: Weights) -> None:
+def _lite(backbone: Backbone, weights: Weights, shape: tuple[int, int, int]) -> keras.Model:
+    network = efficientnet_lite.network(backbone.name, input_shape=shape)
     if weights.path is None:
-        return
+        return network
     if weights.path.suffix == ".pth":
         efficientnet_lite.set_imagenet_weights(network, weights.path)
-        return
-    with _fitting(network.name, weights.path):
-        network.load_weights(weights.path)
+        return network
+    return _loaded(network, weights.path)
+
+
+def _loaded(network: keras.Model, path: Path) -> keras.Model:
+    """Return the network, or one of its blocks with branches, with the weights that Keras saved."""
+    with _fitting(network.name, path):
+        if branches := branches_of(path):
+            network, _ = branched(network, branches)
+        network.load_weights(path)
+    return network
 
 
 def _keras_application(
@@ -218,6 +227,8 @@ def _keras_application(
     # EfficientNet is another graph with weights="imagenet" than with weights=FILE, so a file of ours has to be
     # given to Keras as if it had downloaded it.
     path = weights.path or _download(backbone, build, settings)
+    if branches_of(path):
+        return _loaded(build(weights=None, **settings), path), Weights(weights.description, path)
     with _downloads_answered_by(path), _fitting(backbone.name, path):
         return build(weights="imagenet", **settings), Weights(weights.description, path)
 

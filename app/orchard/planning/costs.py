@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from orchard.classification import multinomial
@@ -63,6 +63,8 @@ _TREE_SORTS, _ANSWER_SORTS = 150, 22
 _OPENED_VALUES, _FILE_ROWS = 4_000, 480
 # What an epoch takes for an image, and what the kept blocks take for a view, in passes of the whole network.
 _EPOCH_PASSES, _FRONT_PASSES = 1.3, 0.9
+# What the network's weights grow by for each further branch.
+_BRANCH_WEIGHTS = 0.75
 # Tuning computes in float32: so long a pass takes there, in passes of the precision that was measured.
 _FLOAT32_PASSES = {Precision.FLOAT32: 1.0, Precision.BFLOAT16: 1.6, Precision.INT8: 1.6}
 # Pictures of mistakes and of what is near to them, about.
@@ -96,6 +98,7 @@ class Work:
         tune: number of images to tune the network on; 0: it is not tuned.
         tune_views: number of views of each of these.
         tune_epochs: number of epochs, at most.
+        tune_branches: number of branches, at most.
         tune_seconds: seconds of tuning, at most.
         classifier_bytes: bytes that classifiers may take.
         heap: bytes of the heap of the driver's JVM.
@@ -119,6 +122,7 @@ class Work:
     tune: int
     tune_views: int
     tune_epochs: int
+    tune_branches: int
     tune_seconds: float
     classifier_bytes: int
     heap: int
@@ -217,16 +221,59 @@ def _list(_: Work, rates: Rates) -> Cost | None:
     return None if found is None else Cost(clock=found, source=Source.MEASURED)
 
 
+@dataclass(frozen=True)
+class _Tuning:
+    """What tuning takes, in seconds: what all branches begin with, each of them before its epochs, and an epoch."""
+
+    views: float
+    probe: float
+    epoch: float
+
+    @classmethod
+    def of(cls, work: Work, rates: Rates) -> _Tuning:
+        one = _FLOAT32_PASSES[rates.precision] * rates.single_seconds / work.cores
+        epoch = _EPOCH_PASSES * one * work.tune
+        return cls(_FRONT_PASSES * one * work.tune * work.tune_views, epoch * PROBE_VIEWS / 3, epoch)  # forwards alone
+
+    def branch(self, work: Work) -> float:
+        """Return the seconds of a branch that has all its epochs."""
+        return self.probe + self.epoch * (1 + JOINING) * work.tune_epochs
+
+
+def branches(work: Work, rates: Rates) -> int:
+    """Return how many branches the tuned network will have, see `orchard.features.branches`."""
+    if not work.tune:
+        return 1
+    tuning = _Tuning.of(work, rates)
+    return max(1, min(work.tune_branches, int((work.tune_seconds - tuning.views) // tuning.branch(work))))
+
+
+def branched(work: Work, rates: Rates, number: int) -> tuple[Work, Rates]:
+    """Return both for a network of so many branches, where they are for one."""
+    if rates.image_seconds is not None:
+        rates = replace(rates, image_seconds=rates.image_seconds * passes(number))
+    return replace(work, n_features=work.n_features * number), rates
+
+
+def passes(number: int) -> float:
+    """Return how long a network of so many branches takes, in passes of one that has none."""
+    return 1 + (number - 1) * (1 - _FRONT_PASSES)
+
+
+def branched_bytes(network_bytes: int, number: int) -> int:
+    """Return the bytes of a network of so many branches, from those of one that has none."""
+    return round(network_bytes * (1 + (number - 1) * _BRANCH_WEIGHTS))
+
+
 def _tune(work: Work, rates: Rates) -> Cost | None:
     if not work.tune:
         return None
-    one = _FLOAT32_PASSES[rates.precision] * rates.single_seconds / work.cores
-    views = _FRONT_PASSES * one * work.tune * work.tune_views
-    epoch = _EPOCH_PASSES * one * work.tune
-    probe = epoch * PROBE_VIEWS / 3  # forwards alone
-    fits = max(1.0, (work.tune_seconds - views - probe) // epoch)
-    clock = views + probe + epoch * min((1 + JOINING) * work.tune_epochs, fits)
-    return Cost(clock=clock, starts=work.starts("tune"), source=Source.RECKONED)
+    tuning, number = _Tuning.of(work, rates), branches(work, rates)
+    clock = number * tuning.branch(work)
+    if number == 1:
+        fits = max(1.0, (work.tune_seconds - tuning.views - tuning.probe) // tuning.epoch)
+        clock = tuning.probe + tuning.epoch * min((1 + JOINING) * work.tune_epochs, fits)
+    return Cost(clock=tuning.views + clock, starts=work.starts("tune"), source=Source.RECKONED)
 
 
 def _start(work: Work, rates: Rates) -> Cost | None:  # noqa: ARG001 - a row's signature

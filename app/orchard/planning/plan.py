@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from orchard.images.splits import assign_splits
 from orchard.layout import Sizes, StagePlan
 from orchard.machine import available_cores
 from orchard.output import Output
-from orchard.planning.costs import Rates, Work, estimates, sizes
+from orchard.planning.costs import Rates, Work, branched, branched_bytes, branches, estimates, sizes
 from orchard.planning.kernels import Speeds, picture_seconds, speeds
 from orchard.planning.probe import Measured, measure
 from orchard.planning.work import slots_of, work_of
@@ -195,14 +196,17 @@ class _Planner:
             list_seconds=self._list_seconds,
             corrections=self._corrections,
         )
+        # What is measured is the backbone before it is tuned.
+        number = branches(work, rates) if work.tune else work.n_features // backbone.n_features
+        work, rates = branched(replace(work, n_features=backbone.n_features), rates, number)
         needed = sizes(
             work,
             rates,
             worker_memory=measured.memory,
             driver_memory=memory.peak(),
-            feature_bytes=measured.feature_bytes,
-            view_bytes=measured.view_bytes,
-            network_bytes=measured.network_bytes,
+            feature_bytes=number * measured.feature_bytes,
+            view_bytes=number * measured.view_bytes,
+            network_bytes=branched_bytes(measured.network_bytes, number),
         )
         return measured, work, estimates(work, rates), needed
 

@@ -49,6 +49,7 @@ def work_of(
         tune: whether the network is tuned before.
     """
     before: dict[str, Any] = output.recall("reduction").get("metrics", {}) if output is not None else {}
+    known = output.recall("identity").get("n_features") if output is not None else None
     train = _train(listed["split"], settings.test_fraction)
     tuned_on = max(1, min(settings.tune_images, round(_TRAINED_ON * train))) if tune else 0
     return Work(
@@ -58,7 +59,7 @@ def work_of(
         labels=pc.count_distinct(listed["label"]).as_py(),
         views=settings.views or 0,
         test_views=int(settings.test_views or 1),
-        n_features=backbone.n_features,
+        n_features=known or backbone.n_features,  # of a network with branches a multiple
         components=settings.components or before.get("k"),
         files=tasks_of(listed.num_rows, slots, image_seconds, settings.task_images),
         classifiers=chosen(settings.classifiers, settings.answer_with),
@@ -69,6 +70,7 @@ def work_of(
         tune=tuned_on,
         tune_views=views_of(tuned_on) if tune else 0,
         tune_epochs=settings.tune_epochs,
+        tune_branches=settings.tune_branches,
         tune_seconds=60 * settings.tune_minutes,
         classifier_bytes=settings.classifier_bytes,
         heap=settings.driver_bytes,

@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from orchard.classification.tuned_head import Head
 from orchard.errors import OrchardError, TrainingError
 from orchard.features.artifact import VIEW_SHARES
 from orchard.features.backbones import Backbone, find
+from orchard.features.branches import Branches, branched, save
 from orchard.features.conversion import graph_of_tensorflow
 from orchard.features.engines import import_openvino
 from orchard.features.weights import keras_model, locate
@@ -40,13 +41,12 @@ from orchard.layout import JUDGED, TRAINED_HEAD, TUNED
 from orchard.scratch import full, is_full
 from orchard.storage import S3Options
 from orchard.tuning.activations import Activations, Pictures, write
-from orchard.tuning.blocks import divided
-from orchard.tuning.training import JOINING, PROBE_VIEWS, Trainer, train
+from orchard.tuning.blocks import divided, last_kept
+from orchard.tuning.training import DAMAGES, JOINING, PROBE_VIEWS, Progress, Trainer, measure, train
 from orchard.vocabulary import Fit
 
 MOST_PARTS = 8
 """Parts of a batch that are computed beside each other: of 32 images, four each."""
-CHECKPOINT = "checkpoint.npz"
 _RESULT = "result.json"
 _IMAGES = ("training.parquet", "held_out.parquet")
 
@@ -67,6 +67,8 @@ class Request:
     joins: bool
     """Whether the images held out are trained on, too, once they have settled what there is to settle."""
     epochs: int
+    branches: int
+    """How many there may be, see `orchard.features.branches`."""
     seconds: float
     """That it may take, from the first image on."""
     threads: int
@@ -82,11 +84,12 @@ class Request:
 
         One through the frozen blocks takes about as long as one that is trained on.
         """
-        total = training * (self.views + min(PROBE_VIEWS, self.views) + self.epochs)
-        total += held_out * (self.test_views + 1)  # measured, and by the probe
+        seen = training * self.views + held_out * self.test_views
+        each = training * (min(PROBE_VIEWS, self.views) + self.epochs) + held_out  # which the probe is measured on
         if self.joins:
-            total += held_out * self.views + math.ceil(JOINING * self.epochs) * (training + held_out)
-        return total
+            seen += held_out * self.views
+            each += math.ceil(JOINING * self.epochs) * (training + held_out)
+        return seen + self.branches * each
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> Request:
@@ -96,6 +99,11 @@ class Request:
         )
 
 
+def checkpoint_of(branch: int) -> str:
+    """Return the file's name; the first one's is of before there were several."""
+    return f"checkpoint-{branch}.npz" if branch else "checkpoint.npz"
+
+
 def tune(
     request: Request,
     training: pa.Table,
@@ -103,7 +111,7 @@ def tune(
     folder: Path,
     *,
     done: Callable[[int], None],
-    saved: Callable[[bytes], None],
+    saved: Callable[[str, bytes], None],
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Tune a network in a process of its own.
 
@@ -111,9 +119,9 @@ def tune(
         request: what and how.
         training: ``path, size, label`` of the images to train on.
         held_out: likewise, of those to measure on.
-        folder: of this very request and these images; holds what earlier tries have done, such as `CHECKPOINT`.
+        folder: of this very request and these images; holds what earlier tries have done, such as checkpoints.
         done: told of pictures that have passed through a part of the network.
-        saved: gets each new checkpoint.
+        saved: gets each new checkpoint, by its name.
 
     Returns:
         The files by name, `TUNED`, `TRAINED_HEAD` and `JUDGED`, empty if no image held out was trained on; and what it
@@ -126,7 +134,9 @@ def tune(
     folder.mkdir(parents=True, exist_ok=True)
     for name, images in zip(_IMAGES, (training, held_out), strict=True):
         pq.write_table(images.select(["path", "size", "label"]), folder / name)
-    process = child.start("orchard.tuning.process", folder, request, stdout=subprocess.PIPE, variables=child.KERAS)
+    # What TensorFlow leaves among temporary files, as this process kills it in the end, goes with the folder.
+    variables = {**child.KERAS, "TMPDIR": str(folder.absolute())}
+    process = child.start("orchard.tuning.process", folder, request, stdout=subprocess.PIPE, variables=variables)
     assert process.stdout is not None
     try:
         with interruption.in_order(process.kill), process.stdout:
@@ -134,7 +144,8 @@ def tune(
                 interruption.check()
                 name, number = json.loads(line)
                 if name == "saved":
-                    saved((folder / CHECKPOINT).read_bytes())
+                    checkpoint = checkpoint_of(number)
+                    saved(checkpoint, (folder / checkpoint).read_bytes())
                 else:
                     done(number)
             interruption.check()
@@ -208,38 +219,88 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     joining = seen("joining", tables[1], request.views) if request.joins else None
     classes = [_classes(table, labels) for table in tables]
     check_readable(classes[0], training, held_out)
-    trainer = Trainer(tail, training, classes[0], held_out, classes[1], joining=joining, seed=request.seed, parts=parts)
-    progress = train(
-        trainer,
-        request.epochs,
-        folder / CHECKPOINT,
-        most_seconds=request.seconds,
-        seconds=lambda: time.monotonic() - started,
-        done=done,
-        saved=lambda: say("saved", 0),
-    )
-    judged = b""
-    if progress.joined:
-        known = (
-            table["path"].take(pa.array(found.known)) for table, found in zip(tables, (training, held_out), strict=True)
+    paths = [
+        table["path"].take(pa.array(found.known)) for table, found in zip(tables, (training, held_out), strict=True)
+    ]
+    earlier = max((_seconds(folder / checkpoint_of(number)) for number in range(request.branches)), default=0.0)
+    untrained, branches = tail.get_weights(), list[_Branch]()
+    for number in range(request.branches):
+        tail.set_weights(untrained)
+        seed = request.seed + number
+        trainer = Trainer(tail, training, classes[0], held_out, classes[1], joining=joining, seed=seed, parts=parts)
+        progress = train(
+            trainer,
+            branches[0].progress.epochs if branches else request.epochs,
+            folder / checkpoint_of(number),
+            most_seconds=request.seconds,
+            seconds=lambda: earlier + time.monotonic() - started,
+            done=done,
+            saved=lambda number=number: say("saved", number),  # type: ignore[misc]  # mypy knows no default of it
+            whole=number > 0,
         )
-        judged = judged_by(trainer, labels, *known).to_bytes()
-        trainer.keep_last(progress)
-    (folder / JUDGED).write_bytes(judged)
-    network.save_weights(folder / TUNED)
-    (folder / TRAINED_HEAD).write_bytes(Head(trainer.head, labels).to_bytes())
+        if number and not progress.is_done:
+            break
+        scores = trainer.scores_held_out()
+        judged = judged_by(trainer, labels, *paths) if request.joins else None
+        if progress.joined:
+            trainer.keep_last(progress)
+        branches.append(_Branch(progress, judged, scores, tail.get_weights(), Head(trainer.head, labels)))
+    judging = [branch.judged for branch in branches if branch.judged is not None]
+    joined = max(branch.progress.joined for branch in branches)
+    (folder / JUDGED).write_bytes(Judged.side_by_side(judging).to_bytes() if joined else b"")
+    _save(network, last_kept(backbone), branches, folder / TUNED)
+    (folder / TRAINED_HEAD).write_bytes(Head.side_by_side([branch.head for branch in branches]).to_bytes())
+    first = branches[0].progress
     result = {
         "images": len(training.known),
         "held_out": len(held_out.known),
         "views": training.views,
-        "epochs": progress.epoch,
+        "epochs": first.epoch,
         "epochs_asked": request.epochs,
-        "best_epoch": progress.best_epoch,
-        "joined": progress.joined,
-        "history": progress.history,
-        "seconds": round(progress.seconds, 1),
+        "best_epoch": first.best_epoch,
+        "joined": joined,
+        "history": first.history,
+        "seconds": round(branches[-1].progress.seconds, 1),
     }
+    if request.branches > 1:
+        together = measure(np.mean([branch.scores[0] for branch in branches], axis=0), branches[0].scores[1])
+        result |= {"branches": len(branches), "branches_asked": request.branches, "together": together}
     (folder / _RESULT).write_text(json.dumps(result))
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A branch that has been trained.
+
+    Attributes:
+        progress: of its training.
+        judged: what it gave before it was trained on the images held out; None: it is not.
+        scores: as of `Trainer.scores_held_out`, likewise.
+        weights: of its blocks.
+        head: that was trained with them.
+    """
+
+    progress: Progress
+    judged: Judged | None
+    scores: tuple[NDArray[np.float32], NDArray[np.intp]]
+    weights: list[NDArray[np.float32]]
+    head: Head
+
+
+def _save(network: Any, after: str, branches: Sequence[_Branch], path: Path) -> None:
+    """Write the weights of the network, whose trunk ends with the layer `after`, with these branches."""
+    found = Branches(len(branches), after)
+    whole, parts = branched(network, found)
+    for part, branch in zip(parts, branches, strict=True):
+        part.set_weights(branch.weights)
+    save(whole, path, found)
+
+
+def _seconds(checkpoint: Path) -> float:
+    try:
+        return Progress.load(checkpoint).seconds
+    except DAMAGES:
+        return 0.0
 
 
 def check_readable(classes: NDArray[np.intp], training: Activations, held_out: Activations) -> None:

@@ -58,7 +58,6 @@ VERSION = 5
 """Raise it when the same images begin to give another network: a checkpoint of before is then not gone on with."""
 MOST_VIEWS, MOST_ACTIVATIONS = 8, 40_000
 """Views of each image, and how many there are in all: 2.8 GB on disk of EfficientNetLite2."""
-_CHECKPOINT = f"{TUNING}{process.CHECKPOINT}"
 _ABANDONED_SECONDS = 24 * 3600.0
 
 
@@ -171,6 +170,8 @@ def _key(images: pa.Table, identity: dict[str, Any], settings: Settings) -> str:
     # Named where they are not the default, as networks that were tuned by the default are to keep their key.
     usual = {"test_views": 1, "transform": "none"}
     made_of |= {name: identity[name] for name in usual if identity.get(name, usual[name]) != usual[name]}
+    if settings.tune_branches > 1:
+        made_of["branches"] = settings.tune_branches
     asked = (settings.tune_images, settings.tune_epochs, settings.tune_minutes, settings.seed, settings.fit_validation)
     return key_of(VERSION, digest_of(parquet_bytes(rows)), made_of, asked)
 
@@ -195,6 +196,7 @@ def _train(
         test_views=identity.get("test_views", 1),
         joins=joins,
         epochs=settings.tune_epochs,
+        branches=settings.tune_branches,
         seconds=60 * settings.tune_minutes,
         threads=available_cores(),
         limits=settings.limits(),
@@ -204,10 +206,12 @@ def _train(
     save = partial(_keep_checkpoint, output, key)
     pictures = request.pictures(training.num_rows, held_out.num_rows)
     with within(folder, "ORCHARD_CACHE"), stage("tune", pictures) as advance:
-        _bring_checkpoint(output, key, folder)
+        _bring_checkpoints(output, key, folder, settings.tune_branches)
         files, metrics = process.tune(request, training, held_out, folder, done=advance, saved=save)
     shutil.rmtree(folder, ignore_errors=True)
     first, best = metrics["history"][0], metrics["history"][metrics["best_epoch"]]
+    first = metrics["history"][0]
+    best = metrics.get("together") or metrics["history"][metrics["best_epoch"]]
     log.info(
         "tuned on %d images in %d epochs: of %d held out %.1f %% are right, before %.1f %%; in %d more on these, too",
         *(metrics["images"], metrics["epochs"], metrics["held_out"]),
@@ -215,6 +219,11 @@ def _train(
     )
     if metrics["epochs"] < min(settings.tune_epochs, metrics["best_epoch"] + 1):
         log.warning("--tune-minutes %g was enough for %d epochs only", settings.tune_minutes, metrics["epochs"])
+    if metrics.get("branches", 1) < settings.tune_branches:
+        log.warning(
+            "--tune-minutes %g was enough for %d of %d branches",
+            *(settings.tune_minutes, metrics["branches"], settings.tune_branches),
+        )
     return files, metrics
 
 
@@ -266,20 +275,24 @@ def large_folder() -> Path:
     return folder
 
 
-def _keep_checkpoint(output: Output, key: str, checkpoint: bytes) -> None:
+def _keep_checkpoint(output: Output, key: str, name: str, checkpoint: bytes) -> None:
     """Put a checkpoint and its key into the output: in one file, as a kill would leave two of different epochs."""
-    output.write(_CHECKPOINT, f"{key} {digest_of(checkpoint)}\n".encode() + checkpoint)
+    output.write(f"{TUNING}{name}", f"{key} {digest_of(checkpoint)}\n".encode() + checkpoint)
 
 
-def _bring_checkpoint(output: Output, key: str, folder: Path) -> None:
-    """Put the output's checkpoint where the process looks for it, if it is one of this key and whole."""
-    (folder / process.CHECKPOINT).unlink(missing_ok=True)
-    try:
-        head, _, checkpoint = output.storage.read(_CHECKPOINT).partition(b"\n")
-    except FileNotFoundError:
-        return
-    if head == f"{key} {digest_of(checkpoint)}".encode():
-        (folder / process.CHECKPOINT).write_bytes(checkpoint)
+def _bring_checkpoints(output: Output, key: str, folder: Path, branches: int) -> None:
+    """Put the output's checkpoints where the process looks for them, if they are of this key and whole."""
+    found = 0
+    for name in map(process.checkpoint_of, range(branches)):
+        (folder / name).unlink(missing_ok=True)
+        try:
+            head, _, checkpoint = output.storage.read(f"{TUNING}{name}").partition(b"\n")
+        except FileNotFoundError:
+            continue
+        if head == f"{key} {digest_of(checkpoint)}".encode():
+            (folder / name).write_bytes(checkpoint)
+            found += 1
+    if found:
         log.info("going on with the tuning that was cut off")
 
 

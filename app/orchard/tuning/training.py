@@ -353,20 +353,15 @@ class Trainer:
         return [np.asarray(variable.numpy()) for variable in self._model.trainable_variables]
 
     def _measured(self) -> dict[str, float]:
-        """Return accuracy and calibrated mean log loss on the images held out.
+        return measure(*self.scores_held_out())
 
-        Label smoothing makes a network less sure than it may be, and the probe has none: as they are, the loss of a
-        network that is right far more often was the greater one.
-        """
+    def scores_held_out(self) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """Return (images, classes) scores of the images held out whose class is known, by the first view, and that."""
         known = self._held_out.known[self._held_out_classes[self._held_out.known] >= 0]
-        if not len(known):
-            return {"accuracy": 0.0, "loss": 0.0}
-        scores = np.concatenate(
-            [self._judge(self._held_out.batch(at, np.zeros(len(at), np.intp))).numpy() for at in _parts(known, BATCH)]
-        )
-        truth = self._held_out_classes[known]
-        loss = log_loss(scores, truth, calibrated(scores, truth, sure_at=0.5).temperature)
-        return {"accuracy": float((scores.argmax(axis=1) == truth).mean()), "loss": loss}
+        found = [np.empty((0, self._n_classes), np.float32)]
+        for at in _parts(known, BATCH):
+            found.append(self._judge(self._held_out.batch(at, np.zeros(len(at), np.intp))).numpy())
+        return np.concatenate(found), self._held_out_classes[known]
 
     def _features_of(
         self, of: Activations, images: NDArray[np.intp], views: NDArray[np.intp], done: Callable[[int], None]
@@ -376,6 +371,18 @@ class Trainer:
             found.append(self._features(of.batch(at, view)).numpy())
             done(len(at))
         return np.concatenate(found)
+
+
+def measure(scores: NDArray[np.float32], truth: NDArray[np.intp]) -> dict[str, float]:
+    """Return accuracy and calibrated mean log loss of scores, (images, classes); 0 where there are no images.
+
+    Label smoothing makes a network less sure than it may be, and the probe has none: as they are, the loss of a network
+    that is right far more often was the greater one.
+    """
+    if not len(truth):
+        return {"accuracy": 0.0, "loss": 0.0}
+    loss = log_loss(scores, truth, calibrated(scores, truth, sure_at=0.5).temperature)
+    return {"accuracy": float((scores.argmax(axis=1) == truth).mean()), "loss": loss}
 
 
 def mixed(
@@ -423,6 +430,7 @@ def train(
     seconds: Callable[[], float],
     done: Callable[[int], None],
     saved: Callable[[], None],
+    whole: bool = False,
 ) -> Progress:
     """Train from the checkpoint at `path`, or from the beginning, and return what it came to.
 
@@ -434,25 +442,25 @@ def train(
         epochs: of the schedule, at most.
         path: of the checkpoint, which is written after each epoch.
         most_seconds: that everything may take, earlier tries included.
-        seconds: that this try has taken.
+        seconds: that everything has taken.
         done: told of each batch of images.
         saved: called when there is a new checkpoint.
+        whole: whether it is of use only if it comes to its end: where the time does not allow that, it does not begin.
     """
     try:
         progress = Progress.load(path)
     except DAMAGES:
         joining = JOINING if trainer.joined_images else 0.0
-        epoch_seconds = trainer.epoch_seconds() * (1 + joining)
-        progress = trainer.begin(epochs_in(most_seconds - seconds(), epoch_seconds, epochs), done)
+        left, each = most_seconds - seconds(), trainer.epoch_seconds() * (1 + joining)
+        if whole and left < epochs * each:
+            return Progress(epochs)
+        progress = trainer.begin(epochs_in(left, each, epochs), done)
         progress.joining = math.ceil(joining * progress.epochs)
-    before = progress.seconds
-    while not progress.is_done:
+    while not progress.is_done and progress.seconds < most_seconds:
         trainer.epoch(progress, done)
-        progress.seconds = before + seconds()
+        progress.seconds = seconds()
         progress.save(path)
         saved()
-        if progress.seconds >= most_seconds:
-            break
     trainer.keep_best(progress)
     return progress
 
