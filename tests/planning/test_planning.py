@@ -115,7 +115,7 @@ def test_as_many_branches_are_planned_as_fit_into_the_time() -> None:
     assert branches(replace(work, tune_seconds=0.9 * seconds(work)["tune"]), RATES) == 2
     assert branches(replace(work, tune=0), RATES) == 1
     grown, slower = branched(work, RATES, 3)
-    assert grown.n_features == 3 * 1280 and slower.image_seconds == pytest.approx(0.007 * 1.2)
+    assert grown.n_features == 3 * 1280 and slower.image_seconds == pytest.approx(0.007 * 1.32)
     assert seconds(grown)["reduce"] > 2 * seconds(work)["reduce"]
     assert branched_bytes(100, 1) == 100 and branched_bytes(100, 3) == 250
 

@@ -63,8 +63,8 @@ _TREE_SORTS, _ANSWER_SORTS = 150, 22
 _OPENED_VALUES, _FILE_ROWS = 4_000, 480
 # What an epoch takes for an image, and what the kept blocks take for a view, in passes of the whole network.
 _EPOCH_PASSES, _FRONT_PASSES = 1.3, 0.9
-# What the network's weights grow by for each further branch.
-_BRANCH_WEIGHTS = 0.75
+# What each further branch adds: passes of a network without any, and a share of its weights.
+_BRANCH_PASSES, _BRANCH_WEIGHTS = 0.16, 0.75
 # Tuning computes in float32: so long a pass takes there, in passes of the precision that was measured.
 _FLOAT32_PASSES = {Precision.FLOAT32: 1.0, Precision.BFLOAT16: 1.6, Precision.INT8: 1.6}
 # Pictures of mistakes and of what is near to them, about.
@@ -257,7 +257,7 @@ def branched(work: Work, rates: Rates, number: int) -> tuple[Work, Rates]:
 
 def passes(number: int) -> float:
     """Return how long a network of so many branches takes, in passes of one that has none."""
-    return 1 + (number - 1) * (1 - _FRONT_PASSES)
+    return 1 + (number - 1) * _BRANCH_PASSES
 
 
 def branched_bytes(network_bytes: int, number: int) -> int:
