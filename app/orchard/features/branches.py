@@ -20,7 +20,7 @@ _NUMBER, _AFTER = "orchard_branches", "orchard_branches_after"
 
 
 class Branches(NamedTuple):
-    """How many there are, and the layer of the trunk after which they begin."""
+    """How many there are, two at least, and the layer of the trunk after which they begin."""
 
     number: int
     after: str
@@ -33,7 +33,7 @@ def branched(network: keras.Model, branches: Branches) -> tuple[keras.Model, lis
 
     Args:
         network: without a classifier; its last layer takes the average over its last grid.
-        branches: at least one.
+        branches: at least two.
 
     Returns:
         From what `network` takes to (n, number x n_features); from the layer `Branches.after` to the last grid.
@@ -49,8 +49,7 @@ def branched(network: keras.Model, branches: Branches) -> tuple[keras.Model, lis
         part.set_weights(blocks.get_weights())
         parts.append(part)
     channels = 1 if keras.config.image_data_format() == "channels_first" else -1
-    grids = [part(trunk) for part in parts]
-    grid = grids[0] if len(grids) == 1 else keras.layers.Concatenate(channels, name="branches")(grids)
+    grid = keras.layers.Concatenate(channels, name="branches")([part(trunk) for part in parts])
     averaged = keras.layers.GlobalAveragePooling2D(name=pool.name)(grid)
     return keras.Model(network.input, averaged, name=network.name), parts
 

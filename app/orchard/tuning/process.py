@@ -248,7 +248,7 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     judging = [branch.judged for branch in branches if branch.judged is not None]
     joined = max(branch.progress.joined for branch in branches)
     (folder / JUDGED).write_bytes(Judged.side_by_side(judging).to_bytes() if joined else b"")
-    _save(network, last_kept(backbone), branches, folder / TUNED)
+    _save(network, tail, last_kept(backbone), branches, folder / TUNED)
     (folder / TRAINED_HEAD).write_bytes(Head.side_by_side([branch.head for branch in branches]).to_bytes())
     first = branches[0].progress
     result = {
@@ -287,8 +287,12 @@ class _Branch:
     head: Head
 
 
-def _save(network: Any, after: str, branches: Sequence[_Branch], path: Path) -> None:
-    """Write the weights of the network, whose trunk ends with the layer `after`, with these branches."""
+def _save(network: Any, tail: Any, after: str, branches: Sequence[_Branch], path: Path) -> None:
+    """Write the weights of the network with these branches; one is what `tail` is, from the layer `after` on."""
+    if len(branches) == 1:
+        tail.set_weights(branches[0].weights)
+        network.save_weights(path)
+        return
     found = Branches(len(branches), after)
     whole, parts = branched(network, found)
     for part, branch in zip(parts, branches, strict=True):

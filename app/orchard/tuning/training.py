@@ -158,7 +158,7 @@ class Trainer:
         import keras
         import tensorflow
 
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(seed % 2**32)  # it takes no greater one
         self._tail, self._training, self._classes = tail, training, classes
         self._held_out, self._held_out_classes, self._seed = held_out, held_out_classes, seed
         self._joining = joining
@@ -314,6 +314,14 @@ class Trainer:
         n, views = len(of.known), min(views or of.views, of.views)
         return np.stack([self._features_of(of, of.known, np.full(n, view), done) for view in range(views)])
 
+    def scores_held_out(self) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """Return (images, classes) scores of the images held out whose class is known, by the first view, and that."""
+        known = self._held_out.known[self._held_out_classes[self._held_out.known] >= 0]
+        found = [np.empty((0, self._n_classes), np.float32)]
+        for at in _parts(known, BATCH):
+            found.append(self._judge(self._held_out.batch(at, np.zeros(len(at), np.intp))).numpy())
+        return np.concatenate(found), self._held_out_classes[known]
+
     def _left(self, random: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what a batch's blocks and features are multiplied by: drawn here, as a layer's would begin anew."""
 
@@ -354,14 +362,6 @@ class Trainer:
 
     def _measured(self) -> dict[str, float]:
         return measure(*self.scores_held_out())
-
-    def scores_held_out(self) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """Return (images, classes) scores of the images held out whose class is known, by the first view, and that."""
-        known = self._held_out.known[self._held_out_classes[self._held_out.known] >= 0]
-        found = [np.empty((0, self._n_classes), np.float32)]
-        for at in _parts(known, BATCH):
-            found.append(self._judge(self._held_out.batch(at, np.zeros(len(at), np.intp))).numpy())
-        return np.concatenate(found), self._held_out_classes[known]
 
     def _features_of(
         self, of: Activations, images: NDArray[np.intp], views: NDArray[np.intp], done: Callable[[int], None]
