@@ -81,7 +81,10 @@ def test_a_file_that_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.h5").write_bytes(b"<html>not found</html>")
     with h5py.File(tmp_path / "empty.h5", "w"):
         pass
-    for name in ("broken.h5", "empty.h5"):
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        file["weights"] = np.zeros(10_000)
+    (tmp_path / "cut off.h5").write_bytes((tmp_path / "whole.h5").read_bytes()[:10_000])
+    for name in ("broken.h5", "empty.h5", "cut off.h5"):
         with pytest.raises(UsageError, match=f"{name} do not fit MobileNetV3Small"):
             build_artifact(find("MobileNetV3Small"), weights=str(tmp_path / name))
 

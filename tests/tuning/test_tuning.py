@@ -315,16 +315,20 @@ def test_a_process_that_is_killed_goes_on_and_learns(tmp_path: Path, monkeypatch
     assert found["images"] == 63 and found["held_out"] == 32 and found["epochs"] == found["epochs_asked"] == 3
     assert len(found["history"]) == 4 and found["history"] == trained.history
     assert trained.history[: before.epoch + 1] == before.history
-    assert found["branches"] == found["branches_asked"] == 2 and 0 <= found["together"]["accuracy"] <= 1
-    head = Head.from_bytes(files[TRAINED_HEAD])
-    assert head.labels == ["green", "red"] and head.linear.weights.shape == (2, 2 * 1280)
-    assert found["joined"] == max(Progress.load(folder / name).joined for name in (first, second))
     assert json.loads((folder / "result.json").read_text()) == found
     assert not list(temporary.iterdir()), "TensorFlow left files"
-
+    assert_files_of_two_branches(files, found, [Progress.load(folder / name) for name in (first, second)])
     (tmp_path / TUNED).write_bytes(files[TUNED])
-    artifact = build_artifact(request.named(), weights=str(tmp_path / TUNED))
-    assert artifact.n_features == 2 * 1280
+    assert build_artifact(request.named(), weights=str(tmp_path / TUNED)).n_features == 2 * 1280
+
+
+def assert_files_of_two_branches(files: dict[str, bytes], found: dict[str, Any], ends: list[Progress]) -> None:
+    assert all(end.joined == (1 if end.best_epoch else 0) for end in ends)
+    assert found["joined"] == max(end.joined for end in ends) and bool(files[JUDGED]) is bool(found["joined"])
+    assert found["branches"] == found["branches_asked"] == 2 and 0 <= found["together"]["accuracy"] <= 1
+    assert len(files[TUNED]) > 10_000_000
+    head = Head.from_bytes(files[TRAINED_HEAD])
+    assert head.labels == ["green", "red"] and head.linear.weights.shape == (2, 2 * 1280)
     if found["joined"]:
         judged = Judged.from_bytes(files[JUDGED])
         assert judged.features.shape == (2, 63, 2 * 1280) and judged.held_out_features.shape == (32, 2 * 1280)

@@ -227,9 +227,9 @@ def _keras_application(
     # EfficientNet is another graph with weights="imagenet" than with weights=FILE, so a file of ours has to be
     # given to Keras as if it had downloaded it.
     path = weights.path or _download(backbone, build, settings)
-    if branches_of(path):
-        return _loaded(build(weights=None, **settings), path), Weights(weights.description, path)
     with _downloads_answered_by(path), _fitting(backbone.name, path):
+        if branches_of(path):
+            return _loaded(build(weights=None, **settings), path), Weights(weights.description, path)
         return build(weights="imagenet", **settings), Weights(weights.description, path)
 
 

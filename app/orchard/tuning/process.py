@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
     paths = [
         table["path"].take(pa.array(found.known)) for table, found in zip(tables, (training, held_out), strict=True)
     ]
-    earlier = max((_seconds(folder / checkpoint_of(number)) for number in range(request.branches)), default=0.0)
+    earlier = max(_seconds(folder / checkpoint_of(number)) for number in range(request.branches))
     untrained, branches = tail.get_weights(), list[_Branch]()
     for number in range(request.branches):
         tail.set_weights(untrained)
@@ -235,7 +236,7 @@ def _tune(request: Request, folder: Path, say: Callable[[str, int], None]) -> No
             most_seconds=request.seconds,
             seconds=lambda: earlier + time.monotonic() - started,
             done=done,
-            saved=lambda number=number: say("saved", number),  # type: ignore[misc]  # mypy knows no default of it
+            saved=partial(say, "saved", number),
             whole=number > 0,
         )
         if number and not progress.is_done:

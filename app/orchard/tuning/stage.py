@@ -209,7 +209,6 @@ def _train(
         _bring_checkpoints(output, key, folder, settings.tune_branches)
         files, metrics = process.tune(request, training, held_out, folder, done=advance, saved=save)
     shutil.rmtree(folder, ignore_errors=True)
-    first, best = metrics["history"][0], metrics["history"][metrics["best_epoch"]]
     first = metrics["history"][0]
     best = metrics.get("together") or metrics["history"][metrics["best_epoch"]]
     log.info(
