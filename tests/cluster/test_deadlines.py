@@ -174,6 +174,45 @@ def test_applying_to_an_api_that_does_not_come_to_an_end_is_unreachable(api: Api
         Cluster(answer_seconds=0.3).apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}})
 
 
+def test_applying_to_what_is_no_kubernetes_api_is_one_sentence(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was an AttributeError of the caller's."""
+
+    def nowhere(*_: object, **__: object) -> None:
+        raise kubernetes.client.ApiException(status=404, reason="404 page not found")
+
+    dynamic = SimpleNamespace(server_side_apply=nowhere)
+    monkeypatch.setattr(Cluster, "_resource", lambda *_: (dynamic, None))
+    with pytest.raises(ClusterError, match=r"knows no place for Job x \(404\) in the namespace fruit: check that"):
+        Cluster().apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}})
+    assert not api.deleted
+
+
+@pytest.mark.parametrize("name", ["Fruit", "fruit/x", "../x", "fruit_1", "-fruit", "f" * 64])
+@pytest.mark.usefixtures("api")
+def test_no_cluster_is_asked_for_what_cannot_be_a_namespace(name: str) -> None:
+    """In a request's path it leads elsewhere, and no answer to that is about a job."""
+    place = ("--output", "s3a://bucket/out")
+    for command in (
+        ("submit", "s3a://bucket/photos", *place, "--dry-run"),
+        ("submit", "s3a://bucket/photos", *place),
+        ("status", "peach"),
+        ("cancel", "peach"),
+    ):
+        told = CliRunner().invoke(cli, [*command, "--namespace", name])
+        assert isinstance(told.exception, UsageError)
+        assert f"{name} cannot be a namespace's name, which has up to 63 small letters" in str(told.exception)
+
+
+def test_a_namespace_that_is_being_deleted_is_told_with_what_to_do(api: Api) -> None:
+    def ends(handler: BaseHTTPRequestHandler) -> None:
+        message = 'jobs.batch "x" is forbidden: unable to create new content in namespace fruit because it is being '
+        answer(handler, {"kind": "Status", "message": f"{message}terminated"}, 403)
+
+    api.objects["/apis/batch/v1/namespaces/fruit/jobs"] = ends
+    with pytest.raises(ClusterError, match="The namespace fruit is being deleted: wait until it is gone and create it"):
+        jobs.report(Cluster(), "peach")
+
+
 @pytest.mark.parametrize("drop", [f"{NOW} a line\n".encode(), b"no end of the line"], ids=["lines", "one line"])
 def test_a_log_without_end_is_read_in_parts(api: Api, drop: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "LOG_SECONDS", 0.3)

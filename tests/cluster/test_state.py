@@ -114,6 +114,25 @@ def test_a_pod_that_fits_on_no_node_says_what_to_do() -> None:
     )
 
 
+def test_a_cordoned_node_is_to_be_uncordoned_and_the_pod_is_right_as_it_is() -> None:
+    pod = driver("Pending")
+    for said, remedy in (
+        ("1 node(s) were unschedulable", "let pods on the nodes again (kubectl uncordon), or add a node"),
+        (
+            "1 Insufficient cpu, 1 node(s) were unschedulable",
+            "let the pod ask for less and let pods on the nodes again (kubectl uncordon), or add a node",
+        ),
+        (
+            "1 node(s) had untolerated taint(s)",
+            "correct what it names (node selector, taint, claim), or add a node",
+        ),
+    ):
+        message = f"0/2 nodes are available: {said}. preemption: 0/2 nodes are available."
+        pod.status.conditions = [client.V1PodCondition(type="PodScheduled", status="False", message=message)]
+        found = reasons.of_pod(pod)
+        assert found and found.sentence.endswith(f"0/2 nodes are available: {said}: {remedy}")
+
+
 @pytest.mark.parametrize("deleted", [None, NOW])
 def test_a_run_whose_executors_somebody_scaled_to_none_says_what_it_waits_for(deleted: datetime | None) -> None:
     waits = seen(None, driver("Running"))

@@ -314,7 +314,11 @@ def submit(  # noqa: PLR0911, PLR0912, PLR0915, PLR0917 -- click passes each fla
         serverless = emr_serverless.Serverless(application_id) if application_id else made_for(serverless_run)
         return _follow_on_emr(serverless, serverless.start(serverless_run), start_timeout, detach=detach)
     if dry_run:
-        click.echo(to_yaml(*render(job, namespace or _context_namespace(context))), nl=False)
+        from orchard.cluster.client import check_namespace
+
+        where = namespace or _context_namespace(context)
+        check_namespace(where)
+        click.echo(to_yaml(*render(job, where)), nl=False)
         return 0
     from orchard.cluster import jobs
     from orchard.cluster.client import Cluster

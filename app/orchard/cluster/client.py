@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -12,7 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from orchard.errors import ClusterError
+from orchard.errors import ClusterError, UsageError
 
 MANAGER, MANAGED_BY = "orchard", "app.kubernetes.io/managed-by"
 """Who owns the fields that `Cluster.apply` sets, and the label that says so."""
@@ -36,6 +37,7 @@ LONGEST_LINE = 2**20
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
+_NAMESPACE = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ANONYMOUS = 'User "system:anonymous" cannot'
 _PASSING = (429, 500, 502, 503, 504)
 """What the API server, or a load balancer before it, answers when it restarts, is overloaded or misses a node."""
@@ -49,6 +51,15 @@ class Forbidden(ClusterError):
     """The caller's role does not allow the request."""
 
 
+def check_namespace(name: str) -> None:
+    """Refuse a name that no namespace can have: in a request's path it would lead elsewhere. Raises UsageError."""
+    if not _NAMESPACE.fullmatch(name):
+        raise UsageError(
+            f"{name} cannot be a namespace's name, which has up to 63 small letters, digits and dashes: "
+            "correct --namespace, or the context's namespace in the kubeconfig."
+        )
+
+
 class Cluster:
     """A namespace, by the kubeconfig's context or, inside a pod, by its service account.
 
@@ -60,6 +71,7 @@ class Cluster:
 
     Raises:
         ClusterError: there is neither kubeconfig nor service account, or no such context, or the file is no kubeconfig.
+        UsageError: no namespace can have this name.
     """
 
     def __init__(
@@ -102,6 +114,7 @@ class Cluster:
             ) from error
         configuration.retries = False  # those who can wait try again themselves
         self.namespace = namespace or default or "default"
+        check_namespace(self.namespace)
         self.host = configuration.host
         self._answer_seconds = answer_seconds
         self._timeouts = (min(CONNECT_SECONDS, answer_seconds), min(READ_SECONDS, answer_seconds))
@@ -157,11 +170,12 @@ class Cluster:
             of_person = f"at {self.host} does not know you: log in again, or check the kubeconfig's credentials."
             of_pod = "refuses the pod's token: look whether its service account was deleted."
             return ClusterError(f"The cluster {of_pod if self._in_pod else of_person}")
-        if error.status == 404:
-            return ClusterError(
-                f"There is no namespace {self.namespace}: create it (kubectl create namespace {self.namespace}) "
-                "or name another with --namespace."
-            )
+        is_ending = error.status == 403 and "being terminated" in message
+        if error.status == 404 or is_ending:
+            begin = f"The namespace {self.namespace} is being deleted: wait until it is gone and"
+            begin = begin if is_ending else f"There is no namespace {self.namespace}:"
+            again = f"create it (kubectl create namespace {self.namespace}) or name another with --namespace"
+            return ClusterError(f"{begin} {again}.")
         if error.status == 403 and " cannot " in message:
             what = message.partition(" is forbidden: ")[2] or message
             return Forbidden(f"The cluster does not allow it ({what}): ask for a role that does.")
@@ -170,7 +184,10 @@ class Cluster:
         return ClusterError(f"The cluster refuses ({error.status}): {message}.")
 
     def apply(self, manifest: Mapping[str, Any]) -> Any:
-        """Create an object, or change the given fields of the existing one (server-side apply); return the object."""
+        """Create an object, or change the given fields of the existing one (server-side apply); return the object.
+
+        Raises ClusterError, as `call` does, and where the API does not know the place of the object.
+        """
 
         def apply() -> Any:
             dynamic, resource = self._resource(manifest)
@@ -185,6 +202,10 @@ class Cluster:
 
         with self._explained():
             return _within(self._answer_seconds, apply)
+        raise ClusterError(
+            f"The server at {self.host} knows no place for {manifest['kind']} {manifest['metadata']['name']} "
+            f"(404) in the namespace {self.namespace}: check that KUBECONFIG or --context names a Kubernetes cluster."
+        )
 
     def labels(self, manifest: Mapping[str, Any]) -> dict[str, str] | None:
         """Return the labels of the object of a manifest's kind and name; None without one, or the right to see it."""

@@ -34,6 +34,12 @@ COMPONENT = "app.kubernetes.io/component"
 """The label that says whether a pod is of the driver, an executor or a server."""
 RETURN = "bring it back, or take it out of the cluster (kubectl delete node {})"
 """What to do about a node that does not answer: Kubernetes replaces no pod of which it does not know that it ended."""
+_UNPLACED = {
+    "Insufficient|Too many pods": "let the pod ask for less",
+    # A person or a drain has cordoned it: nothing of the pod is to be corrected.
+    "were unschedulable": "let pods on the nodes again (kubectl uncordon)",
+}
+"""What the scheduler says of nodes that do not take a pod, and what to do."""
 _SET_LIMITS = "set the chart's coreLimit and ephemeralStorage.limit of driver and executor"
 # What Kubernetes says when it refuses a pod, whose rule that is, and the remedy; None: to set the pod's limits.
 _RULES: dict[str, tuple[str, str | None]] = {
@@ -91,8 +97,8 @@ def of_pod(pod: "V1Pod") -> Hindrance | None:
 def _unplaced(message: str) -> str:
     """Return what the scheduler says of a pod's nodes, without its search for victims, and what to do."""
     said = re.split(r"(?:no new claims to deallocate, )?preemption: ", message)[0].rstrip(". ")
-    short = re.search(r"Insufficient|Too many pods", said)
-    first = "let the pod ask for less" if short else "correct what it names (node selector, taint, claim)"
+    remedies = [remedy for sign, remedy in _UNPLACED.items() if re.search(sign, said)]
+    first = " and ".join(remedies) or "correct what it names (node selector, taint, claim)"
     return f"{said}: {first}, or add a node"
 
 
