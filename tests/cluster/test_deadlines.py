@@ -705,6 +705,40 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
         jobs.report(Cluster(), "peach")
 
 
+def test_a_server_that_waits_for_its_store_says_so_in_its_log_alone(api: Api) -> None:
+    spec = {
+        "replicas": 2,
+        "selector": {"matchLabels": {"app": "peach"}},
+        "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}},
+    }
+    path = "/apis/apps/v1/namespaces/fruit/deployments/peach-serve"
+    api.objects[path] = {"kind": "Deployment", "metadata": {"name": "peach-serve"}, "spec": spec, "status": {}}
+    metadata = {"name": "peach-serve-x", "labels": {"app": "peach"}}
+    pod: dict[str, Any] = {"metadata": metadata, "spec": {"containers": [{"name": "serve"}]}}
+    api.objects["/api/v1/namespaces/fruit/pods"] = {"kind": "PodList", "apiVersion": "v1", "items": [pod]}
+    waits = {"image": "o", "imageID": "", "ready": False, "restartCount": 0, "state": {"running": {"startedAt": NOW}}}
+    log, why = "/api/v1/namespaces/fruit/pods/peach-serve-x/log", "http://s3 does not answer: trying for 9 s more"
+    asked = []
+
+    def says(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        line = f"{NOW} {json.dumps({'event': why, 'reason': why})}\n".encode()
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(line)))
+        handler.end_headers()
+        handler.wfile.write(line)
+
+    api.objects[log] = says
+    for kind, name in (("containerStatuses", "serve"), ("initContainerStatuses", "model")):
+        pod["status"] = {"phase": "Running", kind: [waits | {"name": name}]}
+        with pytest.raises(ClusterError, match=rf"as pod peach-serve-x is not ready: {why}\.$"):
+            jobs.report(Cluster(), "peach")
+        assert f"container={name}&" in f"{asked[-1]}&"
+    api.objects[log] = lambda handler: answer(handler, {"message": "you cannot get pods/log"}, 403)
+    with pytest.raises(ClusterError, match=r"0 of 2 servers are ready\.$"):
+        jobs.report(Cluster(), "peach")
+
+
 @pytest.mark.parametrize("flags", [[], ["--watch"], ["--json"]])
 def test_a_release_all_of_whose_servers_are_ready_is_well(api: Api, flags: list[str]) -> None:
     spec = {"replicas": 2, "selector": {}, "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}}}

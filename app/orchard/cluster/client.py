@@ -288,10 +288,11 @@ class Cluster:
 
 
 class Log:
-    """A pod's log; each reading continues where the last one ended."""
+    """A pod's log, or that of one of its containers; each reading continues where the last one ended."""
 
-    def __init__(self, cluster: Cluster, pod: str) -> None:
+    def __init__(self, cluster: Cluster, pod: str, container: str | None = None) -> None:
         self._cluster, self.pod = cluster, pod
+        self._options = {"container": container} if container else {}
         self._last = ""
         self._read_at: float | None = None
         self.lost: Unreachable | None = None
@@ -316,6 +317,7 @@ class Log:
                 follow=follow,
                 _preload_content=False,
                 _request_timeout=(CONNECT_SECONDS, SILENCE_SECONDS),
+                **self._options,
                 **since,
             )
         except ApiException as error:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchard.cluster import reasons
-from orchard.cluster.client import OF_HELM, Cluster, Forbidden
+from orchard.cluster.client import OF_HELM, Cluster, Forbidden, Log
 from orchard.cluster.reasons import Hindrance
+from orchard.cluster.state import Progress
 
 if TYPE_CHECKING:
-    from kubernetes.client import V1Deployment
+    from kubernetes.client import V1Deployment, V1Pod
 
 
 @dataclass(frozen=True)
@@ -62,4 +63,18 @@ def _reason(cluster: Cluster, deployment: "V1Deployment") -> Hindrance | None:
             return reasons.of_refusal(condition.message or "", limits="set the chart's serve.resources")
     ours = ",".join(f"{key}={value}" for key, value in (deployment.spec.selector.match_labels or {}).items())
     pods = cluster.find(cluster.core.list_namespaced_pod, label_selector=ours)
-    return next(filter(None, (reasons.of_start(cluster, pod) for pod in pods)), None)
+    told = next(filter(None, (reasons.of_start(cluster, pod) for pod in pods)), None)
+    return told or next(filter(None, (_said(cluster, pod) for pod in pods)), None)
+
+
+def _said(cluster: Cluster, pod: "V1Pod") -> Hindrance | None:
+    """Return what keeps the container of `pod` that is not ready, such as a store that does not answer, by its log."""
+    statuses = [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
+    status = next((status for status in statuses if not status.ready), None)
+    if status is None:
+        return None
+    with suppress(Forbidden):
+        progress = Progress.read(Log(cluster, pod.metadata.name, status.name).lines())
+        if said := progress.reason or progress.sentence:
+            return Hindrance(f"pod {pod.metadata.name} is not ready: {said.rstrip('.')}", definite=False)
+    return None
