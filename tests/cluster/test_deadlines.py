@@ -802,8 +802,9 @@ def test_who_cancels_what_was_not_installed_by_helm_is_not_sent_to_helm(
     del api.objects["/apis/batch/v1/namespaces/fruit/jobs"]
     with pytest.raises(
         ClusterError, match="`helm upgrade` runs it" if by_helm else r"it again \(GitOps, kubectl\) runs"
-    ):
+    ) as gone:
         jobs.cancel(Cluster(), "peach")
+    assert ("or Helm failed before it was made (`helm status grove`)" in str(gone.value)) == by_helm
 
 
 def test_so_is_a_release_whose_job_has_ended_and_was_removed(api: Api) -> None:

@@ -239,6 +239,20 @@ def test_an_exit_code_that_is_not_orchards_is_the_clusters() -> None:
     assert "give it more (--driver-memory-overhead)" in str(killed.why_failed())
 
 
+def test_a_driver_that_was_killed_without_a_word_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = seen([condition("Failed", "too many retries")], driver("Failed", code=137))
+    monkeypatch.setattr(killed, "progress", Progress)
+    assert killed.status().reason == (
+        "The driver's pod peach-1-a failed: exit code 137: orchard retry peach goes on from what is committed."
+    )
+    assert str(killed.why_again()).endswith("failed: exit code 137."), "the Job starts another by itself"
+    lost = seen([condition("Failed")], driver("Failed", code=137, reason="ContainerStatusUnknown"))
+    assert "its node restarted meanwhile: orchard retry peach goes on" in str(lost.why_failed())
+    starved = driver("Failed", code=137, reason="OOMKilled")
+    for ended in (driver("Failed", code=3, message="There is no image."), starved):
+        assert "retry" not in str(seen([condition("Failed")], ended).why_failed())
+
+
 def test_a_driver_that_its_node_evicts_says_why_and_not_that_it_was_interrupted() -> None:
     evicted = driver("Failed", code=143, message="interrupted; what was committed is kept, start again to go on.")
     evicted.status.reason = "Evicted"

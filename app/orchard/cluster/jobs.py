@@ -414,10 +414,14 @@ def _find(cluster: Cluster, name: str) -> Observation:
         )
     with suppress(Forbidden):
         if _is_release(cluster, name):
-            again = "`helm upgrade`" if _release(cluster, name) else "applying it again (GitOps, kubectl)"
+            release = _release(cluster, name)
+            again = "`helm upgrade`" if release else "applying it again (GitOps, kubectl)"
+            deleted = "or somebody deleted it"
+            if release:
+                deleted = f"somebody deleted it, or Helm failed before it was made (`helm status {release}`)"
             raise ClusterError(
-                f"{name} is installed, and has no job now: it has ended and was removed (ttlSecondsAfterFinished), or "
-                f"somebody deleted it. `orchard logs {name} --output OUT` shows its log, {again} runs it again."
+                f"{name} is installed, and has no job now: it has ended and was removed (ttlSecondsAfterFinished), "
+                f"{deleted}. `orchard logs {name} --output OUT` shows its log, {again} runs it again."
             )
     raise _missing(cluster, name)
 

@@ -192,12 +192,12 @@ class Observation:
 
     def why_failed(self) -> str | None:
         """Return the sentence with which a failed job ended."""
-        condition = self._finished()
+        condition, again = self._finished(), f"orchard retry {self.name} goes on from what is committed"
         if _OVERDUE in (condition and condition.reason, self.driver and self.driver.status.reason):
-            again = f"orchard retry {self.name} goes on from what is committed, for as long again"
-            return f"The job ran longer than its activeDeadlineSeconds and was stopped: raise it, or {again}."
+            stopped = "The job ran longer than its activeDeadlineSeconds and was stopped"
+            return f"{stopped}: raise it, or {again}, for as long again."
         if self.driver is not None and (why := self.why_ended(self.driver.metadata.name)):
-            return why
+            return f"{why.removesuffix('.')}: {again}." if _ended_silently(self.driver) else why
         if error := self._application_error():
             return f"The application failed: {error}."
         return f"The job failed: {condition.message.rstrip('.')}." if condition and condition.message else None
@@ -534,6 +534,14 @@ def _ended(pod: Any) -> Any:
     """Return how the container of a pod ended; None while it has not."""
     statuses = (pod.status.container_statuses or []) if pod else []
     return statuses[0].state.terminated if statuses else None
+
+
+def _ended_silently(pod: Any) -> bool:
+    """Whether the driver of a pod was killed and neither it nor its node says why."""
+    ended = _ended(pod)
+    if ended is None or ended.reason == "OOMKilled" or _is_evicted(pod):
+        return False
+    return not (ended.message and _last_sentence(ended.message))
 
 
 def _last_sentence(message: str) -> str | None:
