@@ -26,6 +26,7 @@ from orchard.cluster import client, emr, executors, jobs
 from orchard.cluster.client import Cluster, Log, Unreachable
 from orchard.errors import ClusterError, ExecutorsRefused, UsageError
 from orchard.runlog import RunLog, new_run_id
+from orchard.spark import session
 from orchard.storage import open_storage
 
 NOW = datetime.now(UTC).isoformat()
@@ -1239,6 +1240,40 @@ def test_an_earlier_drivers_set_that_does_not_go_is_told(in_pod: Api) -> None:
         executors.clear_predecessor(OURS, 0.2)
     in_pod.undeletable = False
     executors.clear_predecessor(OURS, 0.2)
+
+
+LACKS = 'User "me" cannot delete resource "statefulsets" in API group "apps" in the namespace "fruit"'
+
+
+def test_a_role_that_may_not_delete_the_set_is_told_at_once_and_no_other_driver_tries(in_pod: Api) -> None:
+    """It ended with exit code 4, so three other drivers were started, and spoke of a set that was not there."""
+
+    def refuse(handler: BaseHTTPRequestHandler) -> None:
+        said = f'statefulsets.apps "spark-s-peach-0" is forbidden: {LACKS}'
+        answer(handler, {"kind": "Status", "message": said}, 403)
+
+    in_pod.objects[PREDECESSOR] = refuse
+    with pytest.raises(
+        ExecutorsRefused, match=rf"role does not allow what its executors need \({LACKS}\): give "
+    ) as told:
+        executors.clear_predecessor(OURS, 0.2)
+    assert told.value.exit_code == 3
+
+
+def test_what_spark_says_of_a_role_becomes_the_same_sentence() -> None:
+    java = (
+        "KubernetesClientException: Failure executing: POST at: https://host/apis/apps/v1/namespaces/h3/statefulsets."
+    )
+    said = f"{java} Message: statefulsets.apps is forbidden: {LACKS}. Received status: Status(apiVersion=v1, code=403)"
+    conf: Any = {}
+    told = session._why_not_started(RuntimeError(said), "k8s://https://host", conf)
+    assert told.exit_code == 3
+    assert str(told) == (
+        f"The driver's role does not allow what its executors need ({LACKS}): give its service account the role "
+        "that the chart makes (rbac.create)."
+    )
+    other = session._why_not_started(RuntimeError("pods is forbidden: exceeded quota: q"), "k8s://https://host", conf)
+    assert "Spark did not start on k8s://https://host: pods is forbidden" in str(other)
 
 
 def test_a_driver_that_ends_deletes_its_set_though_the_api_is_away_for_a_moment(

@@ -133,6 +133,42 @@ def test_a_cordoned_node_is_to_be_uncordoned_and_the_pod_is_right_as_it_is() -> 
         assert found and found.sentence.endswith(f"0/2 nodes are available: {said}: {remedy}")
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            'persistentvolumeclaim "photos" not found. not found',
+            'persistentvolumeclaim "photos" not found',
+        ),
+        (
+            "pod has unbound immediate PersistentVolumeClaims. preemption: 0/1 nodes are available",
+            "unbound immediate PersistentVolumeClaims",
+        ),
+    ],
+)
+def test_no_other_node_helps_a_pod_without_its_claim(said: str, told: str) -> None:
+    pod = driver("Pending")
+    said = f"0/1 nodes are available: {said}."
+    pod.status.conditions = [client.V1PodCondition(type="PodScheduled", status="False", message=said)]
+    found = reasons.of_pod(pod)
+    remedy = "create the claim and its volume, or correct its name"
+    assert found and found.sentence == f"pod peach-1-a fits on no node: {told}: {remedy}"
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        'error looking up service account fruit/nobody: serviceaccount "nobody" not found',
+        "no PriorityClass with name nosuch was found",
+        'pod rejected: RuntimeClass "nosuch" not found',
+    ],
+)
+def test_what_a_pod_names_and_is_not_there_is_to_be_created(cause: str) -> None:
+    assert reasons.of_refusal(f'Error creating: pods "peach-1-a" is forbidden: {cause}') == Hindrance(
+        f"Kubernetes refuses the pod ({cause}): create what is missing, or correct its name", definite=True
+    )
+
+
 @pytest.mark.parametrize("deleted", [None, NOW])
 def test_a_run_whose_executors_somebody_scaled_to_none_says_what_it_waits_for(deleted: datetime | None) -> None:
     waits = seen(None, driver("Running"))

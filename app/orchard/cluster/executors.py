@@ -6,6 +6,7 @@ If the chart's ``executor.instances`` changes meanwhile, it scales to that numbe
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchard.cluster import reasons
 from orchard.cluster.autoscaling import Autoscaler, Bounds
-from orchard.cluster.client import Cluster, Unreachable
+from orchard.cluster.client import Cluster, Forbidden, Unreachable
 from orchard.errors import ClusterError, ExecutorsRefused
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ GONE_SECONDS = 10.0
 WANTED = Path("/etc/orchard/executors")
 """File with the number of executors in the chart's values: a mounted ConfigMap, which Kubernetes keeps up to date."""
 SETS = {"statefulset": ("s", "stateful_set"), "deployment": ("d", "deployment")}
+_FORBIDDEN = re.compile(
+    r'User "[^"]+" cannot \w+ resource "[^"]+"(?: in API group "[^"]*")?(?: in the namespace "[^"]+")?'
+)
 ALLOCATOR = "spark.kubernetes.allocation.pods.allocator"
 _trouble: str | None = None
 _refusal: reasons.Hindrance | None = None
@@ -78,6 +82,7 @@ def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
         timeout: seconds to wait.
 
     Raises:
+        ExecutorsRefused: the driver's role does not allow it, whether there is a set or not.
         ClusterError: it cannot be deleted, or is still there after `timeout`.
     """
     if (deletion := _deletion(properties, ANSWER_SECONDS)) is None:
@@ -91,6 +96,8 @@ def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
             why, found_now = f"it is still there after {timeout:.0f} s", True
         except Unreachable as error:
             why, found_now = str(error).rstrip("."), False
+        except Forbidden as error:
+            raise role_refusal(str(error)) or error from error
         except ClusterError as error:
             raise ClusterError(
                 f"The executors' set {name} of an earlier driver cannot be deleted ({str(error).rstrip('.')}): "
@@ -105,6 +112,19 @@ def clear_predecessor(properties: Mapping[str, str], timeout: float) -> None:
             log.info("clearing away the executors of an earlier driver: %s", name)
         found = found or found_now
         time.sleep(POLL_SECONDS)
+
+
+def role_refusal(message: str) -> ExecutorsRefused | None:
+    """Return the error of a driver's role that lacks a right, if `message`, of Kubernetes or Spark, tells of one.
+
+    A second try would not help, so a cluster makes none.
+    """
+    if (found := _FORBIDDEN.search(message)) is None:
+        return None
+    return ExecutorsRefused(
+        f"The driver's role does not allow what its executors need ({found[0]}): give its service account the role "
+        "that the chart makes (rbac.create)."
+    )
 
 
 def clear(properties: Mapping[str, str]) -> None:

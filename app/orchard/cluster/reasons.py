@@ -97,6 +97,8 @@ def of_pod(pod: "V1Pod") -> Hindrance | None:
 def _unplaced(message: str) -> str:
     """Return what the scheduler says of a pod's nodes, without its search for victims, and what to do."""
     said = re.split(r"(?:no new claims to deallocate, )?preemption: ", message)[0].rstrip(". ")
+    if claim := re.search(r'persistentvolumeclaim "[^"]+" not found|unbound immediate PersistentVolumeClaims', said):
+        return f"{claim[0]}: create the claim and its volume, or correct its name"
     remedies = [remedy for sign, remedy in _UNPLACED.items() if re.search(sign, said)]
     first = " and ".join(remedies) or "correct what it names (node selector, taint, claim)"
     return f"{said}: {first}, or add a node"
@@ -216,4 +218,5 @@ def of_refusal(message: str, limits: str = _SET_LIMITS) -> Hindrance:
     for sign, (whose, remedy) in _RULES.items():
         if re.search(sign, message):
             return Hindrance(f"the namespace's {whose} not allow the pod ({cause}): {remedy or limits}", definite=True)
-    return Hindrance(f"Kubernetes refuses the pod ({cause})", definite=True)
+    remedy = ": create what is missing, or correct its name" if re.search("not found|no .* was found", cause) else ""
+    return Hindrance(f"Kubernetes refuses the pod ({cause}){remedy}", definite=True)

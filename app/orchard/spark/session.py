@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orchard import interruption, memory
 from orchard.cluster import executors
 from orchard.cluster.autoscaling import Bounds
-from orchard.errors import ClusterError, UsageError, first_line
+from orchard.errors import ClusterError, OrchardError, UsageError, first_line
 from orchard.machine import shortage
 from orchard.processes import LocalWorkers
 from orchard.settings import Settings
@@ -22,7 +22,7 @@ from orchard.tasks import SparkWorkers
 from orchard.workers import Workers
 
 if TYPE_CHECKING:
-    from pyspark import SparkContext
+    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
@@ -84,16 +84,7 @@ def start(
     except ClusterError:
         raise
     except Exception as error:
-        if "EventLog" in str(error):
-            folder = spark_conf.get("spark.eventLog.dir", "spark.eventLog.dir")
-            raise UsageError(
-                f"The event log's folder {folder} cannot be used ({first_line(error)}): create it (in S3 an object "
-                "below it), allow this run to write there, or switch eventLog.enabled off."
-            ) from error
-        raise ClusterError(
-            f"Spark did not start on {chosen}: {first_line(error)}; "
-            "check the master, the memory and Java (--debug shows all)."
-        ) from error
+        raise _why_not_started(error, chosen, spark_conf) from error
     spark.sparkContext.setLogLevel("ERROR")
     _say_no_more_than_once(spark.sparkContext)
     _check_bounds(bounds, chosen, spark_conf.get(executors.ALLOCATOR, ""))
@@ -105,6 +96,22 @@ def start(
                 spark.stop()
             raise
     return spark
+
+
+def _why_not_started(error: Exception, master: str, conf: "SparkConf") -> OrchardError:
+    """Return the sentence for what Spark says when it does not start."""
+    if master.startswith("k8s://") and (refusal := executors.role_refusal(str(error))):
+        return refusal
+    if "EventLog" in str(error):
+        folder = conf.get("spark.eventLog.dir", "spark.eventLog.dir")
+        return UsageError(
+            f"The event log's folder {folder} cannot be used ({first_line(error)}): create it (in S3 an object "
+            "below it), allow this run to write there, or switch eventLog.enabled off."
+        )
+    return ClusterError(
+        f"Spark did not start on {master}: {first_line(error)}; "
+        "check the master, the memory and Java (--debug shows all)."
+    )
 
 
 def default_master() -> str:
