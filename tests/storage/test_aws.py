@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from orchard.errors import AccessDenied
+from orchard.errors import AccessDenied, StorageError
 from orchard.storage import S3Options, open_storage
 from orchard.storage.aws import Credentials
 from orchard.storage.s3_connection import reconnect
@@ -176,16 +176,20 @@ def test_keys_that_expire_are_replaced_in_time(home: Path) -> None:
     wait_until(lambda: credentials()["access_key_id"] != first, 20)
 
 
-def test_keys_that_the_store_calls_expired_are_asked_for_again(signed: Stub, home: Path) -> None:
+@pytest.mark.parametrize(("status", "code"), [(400, "ExpiredToken"), (403, "InvalidAccessKeyId")])
+def test_keys_that_the_store_no_longer_takes_are_asked_for_again(
+    signed: Stub, home: Path, status: int, code: str
+) -> None:
+    """A file that is mounted from a Secret changes with it."""
     _config(home, "[default]\naws_access_key_id = OLD\naws_secret_access_key = s\n", "credentials")
     assert _use(signed) == {("OLD", "us-east-1")}
     noted = signed.check
-    signed.check = lambda header: noted(header) or (error(400, "ExpiredToken") if "OLD" in header else None)
+    signed.check = lambda header: noted(header) or (error(status, code) if "OLD" in header else None)
     _config(home, "[default]\naws_access_key_id = NEW\naws_secret_access_key = s\n", "credentials")
     assert ("NEW", "us-east-1") in _use(signed)
     _config(home, "[default]\naws_access_key_id = OLD\naws_secret_access_key = s\n", "credentials")
     reconnect()
-    with pytest.raises(AccessDenied, match="ExpiredToken"):
+    with pytest.raises(StorageError, match=f"refuses the credentials .{code}.*, which it took before"):
         open_storage("s3a://b", signed.options).read("a")
 
 

@@ -149,6 +149,22 @@ def test_credentials_that_are_refused_are_told_whatever_is_asked(stub: Stub) -> 
             call("a")
 
 
+def test_credentials_that_are_changed_meanwhile_are_left_to_the_next_driver(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the Secret's new ones; with exit code 3, as of wrong ones, a run ended whose keys were rotated."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    stub.objects = {"a": b"1"}
+    storage = open_storage("s3a://b", stub.options)
+    storage.read("a")
+    for answer in (error(403, "InvalidAccessKeyId"), error(400, "ExpiredToken"), error(401, "Unauthorized")):
+        stub.check = lambda _, answer=answer: answer  # type: ignore[misc]
+        for call in (storage.exists, storage.read, lambda key: list(storage.list(key))):
+            with pytest.raises(StorageError, match=r"which it took before: .* as they were when it started") as told:
+                call("a")
+            assert told.value.exit_code == 4
+
+
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import obstore
 import pyarrow as pa
@@ -184,13 +184,13 @@ class ObjectStorage:
             except Exception as error:
                 if errors.answers(error) and not errors.passes(error):
                     state.answers()
-                if errors.code(error) in errors.EXPIRED and not renewed:
+                if errors.refuses_keys(error) and not renewed:
                     reconnect()  # with the keys that there are by now
                     renewed = True
                     continue
                 left = self._patience(error, state) - (time.monotonic() - state.silent_since(started))
                 if not errors.passes(error) or left <= 0:
-                    raise self._failure(error, key) from error
+                    raise self._failure(error, key, state) from error
                 if state.is_to_be_told():
                     where = errors.place(self.s3.resolved(), self.scheme, self.bucket)
                     why = f"{where} does not answer ({errors.reason(error)}): trying for {left:.0f} s more"
@@ -199,14 +199,14 @@ class ObjectStorage:
                 seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
             else:
                 state.answers()
+                state.took_keys |= result is not None  # to connect alone asks nothing
                 return result
 
     def _patience(self, error: Exception, state: Health) -> float:
         """For how many seconds the store may be silent."""
         if interruption.asked():
             return 0.0
-        pyspark = sys.modules.get("pyspark")
-        task = pyspark.TaskContext.get() if pyspark else None
+        task = _task()
         if task is not None and task.attemptNumber() > 0:
             return min(self.s3.timeout, _RETRIED_TASK_SECONDS)
         if errors.names_nobody(error) and not state.has_answered and task is None and not in_driver_pod():
@@ -229,15 +229,23 @@ class ObjectStorage:
         except OSError as error:
             raise self._unwritten(key, error.strerror) from error
 
-    def _failure(self, error: Exception, key: str) -> Exception:
+    def _failure(self, error: Exception, key: str, state: Health) -> Exception:
         if isinstance(error, OrchardError) and not isinstance(error, AccessDenied):
             return error
-        found = errors.store_failure(error, self.s3, self.bucket, self.scheme)
+        # There is no task before the store has taken the driver's, which are the same.
+        was_taken = state.took_keys or _task() is not None
+        found = errors.store_failure(error, self.s3, self.bucket, self.scheme, was_taken=was_taken)
         return found or errors.key_failure(error, f"{self.url}/{key}")
 
     def _unwritten(self, key: str, why: str | None) -> StorageError:
         kind = errors.WORDS[self.scheme].bucket
         return StorageError(f"{self.url}/{key} cannot be written ({why}): check the {kind}.")
+
+
+def _task() -> Any:
+    """Return the task of Spark's that this is; None outside of one."""
+    pyspark = sys.modules.get("pyspark")
+    return pyspark.TaskContext.get() if pyspark else None
 
 
 def _without_folders(entries: Iterator[Entry]) -> Iterator[Entry]:

@@ -145,9 +145,15 @@ def _health(*_: str | None) -> "Health":
 
 @dataclass
 class Health:
-    """When a store last answered this process; shared by its threads."""
+    """When a store last answered this process; shared by its threads.
+
+    Attributes:
+        has_answered: whether it ever has.
+        took_keys: whether it has taken the credentials, at least once.
+    """
 
     has_answered: bool = False
+    took_keys: bool = False
     _silent: float | None = None
     _failed: float = 0.0
     _told: float = -_TOLD_SECONDS

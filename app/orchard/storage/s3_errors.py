@@ -83,7 +83,6 @@ _BAD_CREDENTIALS = {
     "TokenRefreshRequired",
     "XAdminUserNotFound",  # versitygw
 }
-EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 _BUSY_STATUS = {408, 429, 500, 502, 503, 504}
 _BUSY = {
@@ -185,8 +184,13 @@ def reason(error: Exception) -> str:
     return code(error) or (status[1].strip() if status else "no connection")
 
 
-def store_failure(error: Exception, s3: S3Options, bucket: str, scheme: str) -> StorageError | None:
-    """The StorageError for an error of the whole store; None if ``error`` may concern only one key."""
+def store_failure(
+    error: Exception, s3: S3Options, bucket: str, scheme: str, *, was_taken: bool = False
+) -> StorageError | None:
+    """The StorageError for an error of the whole store; None if ``error`` may concern only one key.
+
+    With ``was_taken``, the store has taken the credentials before.
+    """
     if isinstance(error, StorageError) and not isinstance(error, AccessDenied):
         return error
     s3 = s3.resolved()
@@ -194,6 +198,7 @@ def store_failure(error: Exception, s3: S3Options, bucket: str, scheme: str) -> 
     named = f"{words.bucket} {bucket}"
     return (
         _misplaced(error, where, named, s3.region)
+        or (_changed(error, where, words) if was_taken else None)
         or _refusal(error, where, named, words)
         or _trouble(error, where, named)
     )
@@ -209,6 +214,20 @@ def _misplaced(error: Exception, where: str, bucket: str, region: str | None) ->
     return None
 
 
+def refuses_keys(error: Exception) -> bool:
+    """Whether the store answers that it does not know the credentials, or not any more."""
+    return code(error) in _BAD_CREDENTIALS or _status(_text(error)) == 401
+
+
+def _changed(error: Exception, where: str, words: Words) -> StorageError | None:
+    """Return the error of credentials that were changed meanwhile; no AccessDenied: another driver has the new ones."""
+    if not refuses_keys(error):
+        return None
+    as_then = f"{_secret()}, as they were when it started" if _in_pod() else ""
+    said = f"refuses the credentials ({code(error) or 401}), which it took before"
+    return StorageError(f"{where} {said}: {words.keys}{as_then}.")
+
+
 def _refusal(error: Exception, where: str, bucket: str, words: Words) -> StorageError | None:
     """Return the error of credentials that the store refuses, or that are not there; None for any other."""
     text, name, status = _text(error), code(error), _status(_text(error))
@@ -218,7 +237,7 @@ def _refusal(error: Exception, where: str, bucket: str, words: Words) -> Storage
     if isinstance(error, AccessDenied) or f"{_PROVIDER}{AccessDenied.__name__}" in text:
         cause = text.rpartition(f"{AccessDenied.__name__}: ")[2]
         return AccessDenied(f"no credentials for {bucket} at {where}: {cause.rstrip('.')}{_secret()}.")
-    if name in _BAD_CREDENTIALS or status == 401:
+    if refuses_keys(error):
         return AccessDenied(f"{where} refuses the credentials ({name or 401}): {words.keys}{_secret()}.")
     if name == "RequestTimeTooSkewed":
         return AccessDenied(f"{where} refuses the credentials ({name}): set this machine's clock.")
