@@ -20,7 +20,7 @@ import kubernetes.dynamic  # now, and not in the time of the first test that nee
 import pytest
 from click.testing import CliRunner
 
-from orchard import tasks
+from orchard import interruption, tasks
 from orchard.cli import cli
 from orchard.cluster import client, emr, executors, jobs
 from orchard.cluster.client import Cluster, Log, Unreachable
@@ -1289,6 +1289,39 @@ def test_a_driver_that_ends_deletes_its_set_though_the_api_is_away_for_a_moment(
     executors.clear(OURS)  # Spark has deleted it
     executors.clear({"spark.master": "k8s://peach"})  # pods that Spark makes one by one end by themselves
     assert not caplog.records
+
+
+def test_a_driver_that_ends_while_the_api_is_upgraded_waits_for_it(
+    in_pod: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After five seconds it left its executors behind, which started again and again for a day."""
+    monkeypatch.setattr(executors, "HASTE_SECONDS", 0.5)
+    monkeypatch.setattr(executors, "POLL_SECONDS", 0.1)
+    back = time.monotonic() + 2
+
+    def away(handler: BaseHTTPRequestHandler) -> None:
+        if time.monotonic() > back:
+            in_pod.objects[PREDECESSOR] = {"kind": "StatefulSet", "metadata": {"name": "spark-s-peach-0"}}
+        answer(handler, {"kind": "Status", "message": "etcd has no leader"}, 503)
+
+    in_pod.objects[PREDECESSOR] = away
+    executors.clear(OURS)
+    assert in_pod.deleted == [PREDECESSOR]
+    (said,) = caplog.messages
+    assert re.search("spark-s-peach-0 is still there: trying for (600|599) s more: .*no leader", said)
+
+
+def test_a_driver_that_is_told_to_end_does_not_wait_for_the_api(
+    in_pod: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "HASTE_SECONDS", 0.5)
+    monkeypatch.setattr(executors, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(interruption, "asked", lambda: True)
+    in_pod.objects[PREDECESSOR] = lambda handler: answer(handler, {"kind": "Status"}, 503)
+    started = time.monotonic()
+    executors.clear(OURS)
+    assert time.monotonic() - started < 5
+    assert "spark-s-peach-0 may still be there" in caplog.messages[-1]
 
 
 def test_a_driver_that_cannot_delete_its_set_ends_all_the_same(

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
+from orchard import interruption
 from orchard.cluster import reasons
 from orchard.cluster.autoscaling import Autoscaler, Bounds
 from orchard.cluster.client import Cluster, Forbidden, Unreachable
@@ -31,8 +32,10 @@ DEFINITE_SECONDS = 20.0
 POLL_SECONDS = 1.0
 # How long the API may take to answer: a driver that ends, or waits for its executors, cannot wait for long.
 ANSWER_SECONDS = 20.0
-# How long a driver that ends tries to delete its executors, and waits for an answer: it may have few seconds left.
-CLEAR_SECONDS = 5.0
+# How long a driver that ends tries to delete its executors while the API is away, and so cannot see it end either.
+CLEAR_SECONDS = 600.0
+# The same of a driver that was told to end, and how long it waits for an answer: it has few seconds left.
+HASTE_SECONDS = 5.0
 # How often it is said why executors are still awaited.
 REMINDER_SECONDS = 30.0
 # A pod's status tells a little later than its connection why it has ended.
@@ -136,18 +139,22 @@ def clear(properties: Mapping[str, str]) -> None:
     Args:
         properties: Spark properties of the driver.
     """
-    if (deletion := _deletion(properties, CLEAR_SECONDS)) is None:
+    if (deletion := _deletion(properties, HASTE_SECONDS)) is None:
         return
     name, delete = deletion
-    until = time.monotonic() + CLEAR_SECONDS
+    started, told = time.monotonic(), False
     while True:
         try:
             delete("Background")
             return
         except ClusterError as error:
-            if not isinstance(error, Unreachable) or time.monotonic() > until:
+            left = (HASTE_SECONDS if interruption.asked() else CLEAR_SECONDS) - (time.monotonic() - started)
+            if not isinstance(error, Unreachable) or left < 0:
                 log.warning("the executors' set %s may still be there: %s", name, error)
                 return
+            if not told and time.monotonic() - started > HASTE_SECONDS:
+                log.warning("the executors' set %s is still there: trying for %.0f s more: %s", name, left, error)
+                told = True
         time.sleep(POLL_SECONDS)
 
 
