@@ -1124,13 +1124,20 @@ def test_another_number_reaches_a_job_that_runs_and_the_same_one_changes_nothing
 def test_the_driver_scales_when_the_charts_number_changes(
     in_pod: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It tried once, and kept the old number if the API was away at that moment."""
     monkeypatch.setattr(executors, "WANTED", tmp_path / "executors")
+    monkeypatch.setattr(executors, "REMINDER_SECONDS", 0.1)
+    tries: list[str] = []
     (tmp_path / "executors").write_text("2")
     asked = Event()
 
     def scaled(handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         assert (handler.command, body) == ("PATCH", {"spec": {"replicas": 5}})
+        tries.append(handler.path)
+        if len(tries) == 1:
+            answer(handler, {"kind": "Status", "message": "etcd has no leader"}, 503)
+            return
         asked.set()
         answer(handler, {"kind": "Scale", "spec": {"replicas": 5}})
 
@@ -1143,6 +1150,8 @@ def test_the_driver_scales_when_the_charts_number_changes(
     assert not asked.wait(0.3)  # the number that it began with
     (tmp_path / "executors").write_text("5")
     assert asked.wait(5)
+    time.sleep(2 * executors.POLL_SECONDS)
+    assert len(tries) == 2, "once it is done it is left at that"
     context._jsc = None
     watching.join(5)
 

@@ -262,6 +262,7 @@ def _cluster_and_pods(context: "SparkContext") -> tuple[Cluster, list[Any]]:
 
 def _watch(context: "SparkContext", bounds: Bounds | None = None) -> None:
     known, wanted, look_until, seen = 0, _wanted(), 0.0, time.monotonic()
+    follow_at = 0.0
     autoscaler = (
         None if bounds is None else Autoscaler(bounds, partial(_asked_for, context), partial(_scale_to, context))
     )
@@ -282,9 +283,11 @@ def _watch(context: "SparkContext", bounds: Bounds | None = None) -> None:
         elif time.monotonic() - seen > GONE_SECONDS:
             seen = time.monotonic()
             _end_without_set(context)
-        if (number := _wanted()) is not None and number != wanted:
-            wanted = number
-            _follow(context, number)
+        if (number := _wanted()) is not None and number != wanted and time.monotonic() >= follow_at:
+            if _follow(context, number):
+                wanted = number
+            else:
+                follow_at = time.monotonic() + REMINDER_SECONDS
         if autoscaler is not None:
             autoscaler.look(now)
         time.sleep(POLL_SECONDS)
@@ -327,9 +330,19 @@ def _wanted() -> int | None:
         return None
 
 
-def _follow(context: "SparkContext", number: int) -> None:
-    if _scale_to(context, number):
-        log.info("executor.instances is %d now: the executors are scaled", number)
+def _follow(context: "SparkContext", number: int) -> bool:
+    """Scale the executors' set as the chart's values say; return False while the API is away, to try again."""
+    with contextlib.suppress(Unreachable):
+        if _of_set(context, *_scaling(number), passing=True) is not None:
+            log.info("executor.instances is %d now: the executors are scaled", number)
+        return True
+    log.warning("executor.instances is %d now, and the Kubernetes API does not answer: trying again", number)
+    return False
+
+
+def _scaling(number: int) -> tuple[str, dict[str, Any]]:
+    """Return what `_of_set` calls to scale to a number."""
+    return "patch_namespaced_{}_scale", {"spec": {"replicas": number}}
 
 
 def _asked_for(context: "SparkContext") -> int | None:
@@ -340,11 +353,14 @@ def _asked_for(context: "SparkContext") -> int | None:
 
 def _scale_to(context: "SparkContext", number: int) -> bool:
     """Scale the executors' set; return whether that was possible."""
-    return _of_set(context, "patch_namespaced_{}_scale", {"spec": {"replicas": number}}) is not None
+    return _of_set(context, *_scaling(number)) is not None
 
 
-def _of_set(context: "SparkContext", function: str, *more: Any) -> Any:
-    """Call the API for the executors' set; None, and a warning, where it refuses."""
+def _of_set(context: "SparkContext", function: str, *more: Any, passing: bool = False) -> Any:
+    """Call the API for the executors' set; None, and a warning, where it refuses.
+
+    Raises Unreachable, with `passing`, where it does not answer.
+    """
     conf = context.getConf()
     allocator = conf.get(ALLOCATOR, "")
     if allocator not in SETS:
@@ -354,5 +370,7 @@ def _of_set(context: "SparkContext", function: str, *more: Any) -> Any:
         cluster = Cluster(namespace=namespace, in_pod=True, answer_seconds=ANSWER_SECONDS)
         return cluster.call(getattr(cluster.apps, function.format(SETS[allocator][1])), name, namespace, *more)
     except ClusterError as error:
+        if passing and isinstance(error, Unreachable):
+            raise
         log.warning("the number of executors of %s cannot be read or changed: %s", name, error)
         return None
