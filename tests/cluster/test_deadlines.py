@@ -756,6 +756,10 @@ def test_a_release_all_of_whose_servers_are_ready_is_well(api: Api, flags: list[
         ClusterError, match="2 of 2 servers are ready; `helm uninstall peach` ends them, `kubectl -n fr"
     ):
         jobs.cancel(Cluster(), "peach")
+    with pytest.raises(
+        ClusterError, match=r"no job of it runs\. To have more or fewer servers: helm upgrade with serve\."
+    ):
+        jobs.scale(Cluster(), "peach", 3)
     metadata["annotations"] = {}
     with pytest.raises(
         ClusterError, match=r"ready; whoever applied them \(GitOps, kubectl\) ends them, `kubectl -n fr"

@@ -321,6 +321,11 @@ def scale(
                 f"{sentence}: it runs and has not made them yet (they come after tuning), or Spark chooses their "
                 f"number (dynamicAllocation): see `orchard status {name}`."
             )
+        if servers.find(cluster, name) is not None:
+            more = (
+                f"helm upgrade with serve.replicas, or `kubectl -n {cluster.namespace} scale deployment/{name}-serve`"
+            )
+            raise ClusterError(f"{sentence}: no job of it runs. To have more or fewer servers: {more}.")
         raise ClusterError(f"{sentence}: it is not running (any more, or yet): see `orchard status {name}`.")
     began = datetime.now(UTC).replace(microsecond=0)
     patch = cluster.apps.patch_namespaced_deployment_scale
