@@ -16,6 +16,7 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
+from orchard.images import boxes
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.vocabulary import Fit, Reason
 from profiles import wide_gamut
@@ -265,6 +266,96 @@ def test_wide_colours_become_srgb(space: str, kind: str, target: int) -> None:
         alpha = _encode(image.convert("RGBA"), kind, icc_profile=profile)
         assert np.abs(_decoded(palette, target).pixels - expected[0, 0]).max() <= 1
         assert np.abs(_decoded(alpha, target).pixels - expected[0, 0]).max() <= 1
+
+
+# What Chrome 156 makes of these colours in that space: Display P3, BT.2020, and of HDR PQ and HLG.
+_ASKED = ((60, 160, 90), (200, 40, 30), (128, 128, 128), (255, 255, 255))
+_CHROME = {
+    (12, 13): ((0, 163, 82), (218, 0, 4), (128, 128, 128), (255, 255, 255)),
+    (9, 1): ((0, 169, 76), (248, 0, 7), (128, 128, 128), (255, 255, 255)),
+    (12, 16): ((0, 220, 0), (255, 0, 0), (132, 132, 132), (255, 255, 255)),
+    (9, 16): ((0, 225, 0), (255, 0, 0), (132, 132, 132), (255, 255, 255)),
+    (9, 18): ((0, 138, 63), (230, 0, 0), (99, 99, 99), (255, 255, 255)),
+}
+
+
+def _with_numbers(image: Image.Image, kind: str, primaries: int, transfer: int) -> bytes:
+    """A file that tells its colours by the numbers of ITU-T H.273."""
+    if kind == "PNG":
+        data = _encode(image, kind)
+        return data[:33] + _chunk(b"cICP", bytes([primaries, transfer, 0, 1])) + data[33:]
+    data = _encode(image, kind, quality=100, subsampling="4:4:4", **({"chroma": 444} if kind == "HEIF" else {}))
+    at = data.index(b"colrnclx") + 8
+    return data[:at] + struct.pack(">HH", primaries, transfer) + data[at + 4 :]
+
+
+@pytest.mark.parametrize("target", [224, 16])
+@pytest.mark.parametrize("kind", ["PNG", "AVIF", "HEIF"])
+@pytest.mark.parametrize("numbers", _CHROME)
+def test_wide_and_hdr_colours_that_a_file_tells_by_numbers_become_srgb(
+    numbers: tuple[int, int], kind: str, target: int
+) -> None:
+    for asked, expected in zip(_ASKED, _CHROME[numbers], strict=True):
+        for mode in ("RGB", "RGBA"):
+            data = _with_numbers(Image.new(mode, (40, 40), asked), kind, *numbers)
+            assert np.abs(_decoded(data, target).pixels.astype(int) - expected).max() <= 6
+
+
+def test_numbers_of_another_item_than_the_image_do_not_count() -> None:
+    plain = _decoded(_with_numbers(_scene(), "AVIF", 1, 13)).pixels
+    wide = bytearray(_with_numbers(_scene(), "AVIF", 9, 16))
+    assert (_decoded(bytes(wide)).pixels != plain).any()
+    names = re.findall(rb"(?:ispe|pixi|av1C|colr)", wide[wide.index(b"ipco") :])
+    at = wide.index(b"ipma") + 15  # the numbers of the image's properties, from 1; the highest bit has a meaning
+    theirs = [number & 0x7F for number in wide[at : at + wide[at - 1]]]
+    wide[at + theirs.index(names.index(b"colr") + 1)] = names.index(b"pixi") + 1
+    assert (_decoded(bytes(wide)).pixels == plain).all()
+
+
+def test_boxes_that_are_broken_tell_no_colours_and_raise_nothing() -> None:
+    data = _with_numbers(_scene(), "AVIF", 9, 16)
+    assert boxes.space(data)
+    assert boxes.space(data[:60]) is None
+    for length in range(400):
+        for rest in (b"", bytes(40), b"\xff" * 40 + data[length + 40 :], bytes(40) + data[length + 40 :]):
+            boxes.space(data[:length] + rest)
+
+
+def test_of_what_a_png_says_of_colour_that_counts_which_counts_in_browsers() -> None:
+    image = Image.new("RGB", (20, 20), (60, 160, 90))
+    plain = _encode(image, "PNG")
+
+    def seen(*chunks: bytes) -> list[int]:
+        return [int(value) for value in _decoded(plain[:33] + b"".join(chunks) + plain[33:]).pixels[5, 5]]
+
+    linear, usual = (_chunk(b"gAMA", struct.pack(">I", number)) for number in (100_000, 45_455))
+    white, srgb = (31_270, 32_900), (64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
+    adobe = (64_000, 33_000, 21_000, 71_000, 15_000, 6_000)
+    same, wide = (_chunk(b"cHRM", struct.pack(">8I", *white, *primaries)) for primaries in (srgb, adobe))
+    profile = _chunk(b"iCCP", b"x\0\0" + zlib.compress(wide_gamut("Adobe RGB")))
+    p3 = _chunk(b"cICP", bytes([12, 13, 0, 1]))
+    as_it_is, converted = [60, 160, 90], seen(profile)
+    assert converted[0] == 0
+    assert seen(linear) == [133, 208, 160]  # as Chrome 156, and so are those below
+    assert np.abs(np.subtract(seen(usual, wide), converted)).max() <= 1
+    assert seen(p3, profile) == seen(p3) != as_it_is
+    assert seen(profile, linear) == seen(profile, _chunk(b"sRGB", b"\0")) == converted
+    for chunks in (
+        [usual],
+        [usual, same],
+        [wide],
+        [_chunk(b"sRGB", b"\0"), linear, wide],
+        [_chunk(b"gAMA", bytes(4))],
+        [_chunk(b"gAMA", b"\1")],
+        [_chunk(b"gAMA", struct.pack(">I", 100_000), wrong=1)],
+        [usual, _chunk(b"cHRM", b"\1")],
+        [usual, _chunk(b"cHRM", struct.pack(">8I", *[30_000] * 8))],  # all in one place
+        [usual, _chunk(b"cHRM", bytes(32))],
+        [_chunk(b"cICP", b"\x0c")],
+        [_chunk(b"cICP", bytes([12, 13, 0, 0]))],  # of the narrow range
+        [_chunk(b"cICP", bytes([2, 2, 0, 1]))],
+    ):
+        assert seen(*chunks) == as_it_is
 
 
 def test_profiles_of_srgb_and_broken_ones_change_nothing() -> None:

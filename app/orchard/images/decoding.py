@@ -16,8 +16,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from orchard.images import gif, jpeg, png
-from orchard.images.colour import to_srgb
+from orchard.images import boxes, gif, jpeg, png
+from orchard.images.colour import from_space, to_srgb
 from orchard.images.content import ImageFormat, boxes_end, describe, image_format
 from orchard.images.limits import Deadline, Limits, OutOfTime, Unfit, bounded_memory, check_cost
 from orchard.images.tiff import ends_early, open_tiff
@@ -50,7 +50,6 @@ _REDUCING_GAP = 2
 _DECODERS: dict[ImageFormat, Callable[[io.BytesIO], Image.Image]] = {
     ImageFormat.WEBP: WebPImageFile,
     ImageFormat.BMP: BmpImageFile,
-    ImageFormat.AVIF: AvifImagePlugin.AvifImageFile,
 }
 # Bytes of memory for a pixel while it is decoded; these decoders deliver all pixels in a piece beside Pillow's image.
 _WHOLE = {ImageFormat.WEBP: 16, ImageFormat.AVIF: 16, ImageFormat.HEIC: 16}
@@ -100,7 +99,9 @@ def decode(
     give squares. With ``larger`` the image comes in that size, too, as if it were the target; it is decoded once.
 
     - Alpha is composited on white: the usual background of product photos, and of Fruits-360.
-    - Colours are converted to sRGB from any other RGB profile that the image carries; a broken one is ignored.
+    - Colours are converted to sRGB from any other RGB profile that the image carries; a broken one is ignored. So they
+      are from what HEIC, AVIF and PNG tell by numbers in a profile's place, as browsers do: Display P3, BT.2020, PQ and
+      HLG (tone mapped, see `from_space`), and a PNG's gAMA with cHRM. EXIF's colour space is ignored, as in browsers.
     - 16 bits become 8 by dividing by 257, not by clipping. Fewer bits in a TIFF's 16 are known by its MaxSampleValue.
       Signed 16 bits are taken for 0..32767 where none is negative; 32-bit integers up to 65535 for 16 bits; values
       that use more than half of their type's range for all of it. Floats in 0..1, with what a filter adds, are
@@ -192,7 +193,9 @@ def _decode_whole(
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
             if picture.mode != "RGB":
                 picture = picture.convert("RGB")
-            if "icc_profile" in image.info and image.mode in _COLOURED:
+            if "space" in image.info:
+                picture = from_space(picture, image.info["space"])
+            elif "icc_profile" in image.info and image.mode in _COLOURED:
                 to_srgb(picture, image.info["icc_profile"])
             if orientation in _TRANSPOSE:
                 picture = picture.transpose(_TRANSPOSE[orientation])
@@ -222,12 +225,16 @@ def _open(data: bytes, found: ImageFormat, limits: Limits) -> Image.Image:
             return GifImageFile(io.BytesIO(gif.simplified(data)))
         case ImageFormat.TIFF:
             return open_tiff(data, limits)
-        case ImageFormat.HEIC:
-            if pillow_heif is None:
-                raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like HEIC: install pillow-heif, or save it as JPEG")
-            return cast(Image.Image, pillow_heif.HeifImageFile(io.BytesIO(data)))
+        case ImageFormat.HEIC if pillow_heif is None:
+            raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like HEIC: install pillow-heif, or save it as JPEG")
         case ImageFormat.AVIF if not AvifImagePlugin.SUPPORTED:
             raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like AVIF: install a Pillow that has it")
+        case ImageFormat.HEIC | ImageFormat.AVIF:
+            decoder = AvifImagePlugin.AvifImageFile if found is ImageFormat.AVIF else pillow_heif.HeifImageFile
+            picture = cast(Image.Image, decoder(io.BytesIO(data)))
+            if "icc_profile" not in picture.info and (space := boxes.space(data)):
+                picture.info["space"] = space
+            return picture
     return _DECODERS[found](io.BytesIO(data))
 
 

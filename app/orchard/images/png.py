@@ -3,8 +3,9 @@
 import re
 import struct
 import zlib
+from typing import Any
 
-from orchard.images.colour import MAX_PROFILE_BYTES
+from orchard.images.colour import MAX_PROFILE_BYTES, Space
 from orchard.images.limits import Unfit
 from orchard.vocabulary import Reason
 
@@ -14,13 +15,16 @@ _MAX_CHUNKS = 200_000  # some encoders cut the pixels into kilobytes
 _MAX_METADATA = 2**20
 _MAX_KEYWORD = 80
 _PIECE = 2**16  # of pixels, inflated to compare their checksum
+_COLOUR = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 _EXIF_AS_TEXT, _XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
 
 
-def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
+def simplified(data: bytes) -> tuple[bytes, dict[str, Any]]:
     """Return a PNG with only the chunks that decoding needs, and the metadata about colour and orientation.
 
-    The metadata has the keys of Pillow's ``info``: ``icc_profile``, ``exif``, ``xmp``, ``Raw profile type exif``.
+    The metadata has the keys of Pillow's ``info``: ``icc_profile``, ``exif``, ``xmp``, ``Raw profile type exif``; and
+    ``space``, a `Space`, in place of a profile. Of several chunks about colour, cICP counts before iCCP, then sRGB,
+    then gAMA with cHRM (PNG specification, third edition, 4.3); cHRM alone says nothing, as in browsers.
     Pillow still compares the checksums of the header and the palette. That of pixels may be wrong if the one inside
     them is right: Pillow compares neither once it has all lines, and damage can look like lines.
 
@@ -31,7 +35,8 @@ def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
     head: dict[bytes, bytes] = {}
     pixels: list[bytes] = []
     are_doubtful = False
-    info: dict[str, bytes | str] = {}
+    info: dict[str, Any] = {}
+    colour: dict[bytes, bytes] = {}
     at = len(_SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
@@ -47,6 +52,9 @@ def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
             head.setdefault(name, _transparency(head.get(b"IHDR", b""), data[start:end]))
         elif name == b"CgBI":
             raise Unfit(Reason.UNSUPPORTED_FORMAT, "looks like a PNG of Apple's own kind (CgBI): take the original")
+        elif name in _COLOUR:
+            if data[end : end + 4] == _checksum(name, data[start:end]):
+                colour.setdefault(name, data[start:end])
         elif (key := _key(name, data[start : min(end, start + _MAX_KEYWORD)])) and key not in info:
             info[key] = _metadata(name, data[start : min(end, start + MAX_PROFILE_BYTES)])
         at = end + 4
@@ -56,8 +64,24 @@ def simplified(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
         raise ValueError("there is no image in it")
     if are_doubtful:
         _check(b"".join(pixels))
+    _settle(info, colour)
     order = [head[name] for name in (b"IHDR", b"PLTE", b"tRNS") if name in head]
     return b"".join([_SIGNATURE, *order, _chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]), info
+
+
+def _settle(info: dict[str, Any], colour: dict[bytes, bytes]) -> None:
+    """Keep of what was found about colour that which counts."""
+    cicp, gamma, chromaticities = (colour.get(name, b"") for name in (b"cICP", b"gAMA", b"cHRM"))
+    space = None
+    if len(cicp) == 4 and cicp[2:] == b"\0\1":  # others are not of RGB, or not of the full range
+        space = Space.of_numbers(*cicp[:2])
+    if space:
+        info.pop("icc_profile", None)
+    elif "icc_profile" not in info and b"sRGB" not in colour and len(gamma) == 4 and any(gamma):
+        numbers = [int.from_bytes(chromaticities[at : at + 4], "big") / 100_000 for at in range(0, 32, 4)]
+        space = Space.of_power(100_000 / int.from_bytes(gamma, "big"), (*numbers[2:], *numbers[:2]))  # white is first
+    if space:
+        info["space"] = space
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
