@@ -19,7 +19,7 @@ from PIL import Image, ImageCms, ImageDraw
 from orchard.images import boxes
 from orchard.images.decoding import Decoded, Limits, Rejection, decode
 from orchard.vocabulary import Fit, Reason
-from profiles import wide_gamut
+from profiles import grey, press, wide_gamut
 
 pillow_heif.register_heif_opener()
 LIMITS = Limits()
@@ -266,6 +266,33 @@ def test_wide_colours_become_srgb(space: str, kind: str, target: int) -> None:
         alpha = _encode(image.convert("RGBA"), kind, icc_profile=profile)
         assert np.abs(_decoded(palette, target).pixels - expected[0, 0]).max() <= 1
         assert np.abs(_decoded(alpha, target).pixels - expected[0, 0]).max() <= 1
+
+
+@pytest.mark.parametrize("target", [224, 16])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_grey_is_as_bright_as_its_profile_says(kind: str, target: int) -> None:
+    for mode in ("L", "LA", "I;16") if kind == "PNG" else ("L",):
+        image = Image.new("L", (40, 40), 100)
+        whole = Image.fromarray(np.full((40, 40), 100 * 257, np.uint16)) if mode == "I;16" else image.convert(mode)
+        for power, expected in ((1.0, 168), (1.8, 119), (2.2, 100)):  # as Chrome 156
+            data = _encode(whole, kind, icc_profile=grey(power), quality=100)
+            assert np.abs(_decoded(data, target).pixels.astype(int) - expected).max() <= 2
+    clear = _encode(Image.new("LA", (40, 40), (100, 0)), "PNG", icc_profile=grey(1.8))
+    assert (_decoded(clear, target).pixels == 255).all()
+
+
+@pytest.mark.parametrize("target", [224, 16])
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_ink_of_cmyk_has_the_colour_of_its_profile(kind: str, target: int) -> None:
+    seen = {  # by Chrome 156
+        (255, 0, 0, 0): (0, 164, 232),
+        (0, 255, 0, 0): (223, 28, 128),
+        (0, 0, 255, 0): (251, 228, 0),
+        (0, 0, 0, 0): (255, 255, 255),
+    }
+    for ink, expected in seen.items():
+        data = _encode(Image.new("CMYK", (40, 40), ink), kind, icc_profile=press(), quality=100)
+        assert np.abs(_decoded(data, target).pixels.astype(int) - expected).max() <= 3
 
 
 # What Chrome 156 makes of these colours in that space: Display P3, BT.2020, and of HDR PQ and HLG.

@@ -15,6 +15,8 @@ from PIL import Image, ImageCms
 MAX_PROFILE_BYTES = 4 * 2**20
 # Of 255: less is how profiles of sRGB itself differ among each other.
 _SAME = 2
+# What a profile must be about, by the mode of the pixels.
+_OF_MODE = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}
 # So near to sRGB's own curve a pure power is meant for it, as in Chrome.
 _SAME_POWER = 0.05
 _SAME_CHROMATICITY = 0.001
@@ -145,29 +147,31 @@ def _to_xyz(primaries: tuple[float, ...]) -> NDArray[np.float64]:
     return np.asarray(np.linalg.solve(xyz[:3].T, xyz[3])[:, None] * xyz[:3])
 
 
-def to_srgb(image: Image.Image, profile: object) -> None:
-    """Convert an RGB image to sRGB in place, if its ICC profile is a valid one of another RGB colour space."""
-    if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES and (transform := _transform(profile)):
-        ImageCms.applyTransform(image, transform, inPlace=True)
+def to_srgb(image: Image.Image, profile: object) -> Image.Image:
+    """Return an image of mode L, RGB or CMYK in sRGB, mode RGB, by its ICC profile if that is valid and of its kind."""
+    if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES and (found := _transform(profile, image.mode)):
+        return ImageCms.applyTransform(image, found) or image
+    return image.convert("RGB")
 
 
 @functools.lru_cache(maxsize=32)
-def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
-    """Return the transform from a profile to sRGB; None if there is none, or none is needed."""
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the transform from a profile to sRGB; None if there is none for that mode, or none is needed."""
     # The elements of "mpet" can be chained without end.
-    if profile[16:20] != b"RGB " or profile[36:40] != b"acsp" or b"mpet" in profile:
+    if profile[16:20] != _OF_MODE.get(mode) or profile[36:40] != b"acsp" or b"mpet" in profile:
         return None
     try:
         transform = ImageCms.buildTransform(
             ImageCms.ImageCmsProfile(io.BytesIO(profile)),
             ImageCms.createProfile("sRGB"),
-            *("RGB", "RGB"),
+            *(mode, "RGB"),
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
         )
         levels = np.linspace(0, 255, 9).astype(np.uint8)
         colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(9, -1, 3)
-        converted = ImageCms.applyTransform(Image.fromarray(colours), transform)
+        plain = Image.fromarray(colours).convert(mode)
+        converted = np.asarray(ImageCms.applyTransform(plain, transform)).astype(int)
     except Exception:  # a broken profile says nothing about colours
         return None
-    difference = np.abs(np.asarray(converted).astype(int) - colours).max()
+    difference = np.abs(converted - np.asarray(plain.convert("RGB"))).max()
     return transform if difference > _SAME else None

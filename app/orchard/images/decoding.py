@@ -43,8 +43,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What an RGB profile can be about.
-_COLOURED = {"RGB", "RGBA", "RGBa", "P", "PA"}
+_GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B"}
 # How many times the target size the cheap first step (JPEG's DCT scaling, box average) leaves to the second.
 _REDUCING_GAP = 2
 _DECODERS: dict[ImageFormat, Callable[[io.BytesIO], Image.Image]] = {
@@ -99,9 +98,10 @@ def decode(
     give squares. With ``larger`` the image comes in that size, too, as if it were the target; it is decoded once.
 
     - Alpha is composited on white: the usual background of product photos, and of Fruits-360.
-    - Colours are converted to sRGB from any other RGB profile that the image carries; a broken one is ignored. So they
-      are from what HEIC, AVIF and PNG tell by numbers in a profile's place, as browsers do: Display P3, BT.2020, PQ and
-      HLG (tone mapped, see `from_space`), and a PNG's gAMA with cHRM. EXIF's colour space is ignored, as in browsers.
+    - Colours are converted to sRGB by the ICC profile that the image carries: grey, RGB or CMYK. One that is broken, or
+      of another kind than the pixels, is ignored; CMYK without one is taken for ideal inks. So are they converted from
+      what HEIC, AVIF and PNG tell by numbers in a profile's place, as browsers do: Display P3, BT.2020, PQ and HLG
+      (tone mapped, see `from_space`), and a PNG's gAMA with cHRM. EXIF's colour space is ignored, as in browsers.
     - 16 bits become 8 by dividing by 257, not by clipping. Fewer bits in a TIFF's 16 are known by its MaxSampleValue.
       Signed 16 bits are taken for 0..32767 where none is negative; 32-bit integers up to 65535 for 16 bits; values
       that use more than half of their type's range for all of it. Floats in 0..1, with what a filter adds, are
@@ -190,20 +190,20 @@ def _decode_whole(
             # RGBA with premultiplied alpha, so compositing afterwards does too.
             picture = _eight_bits(whole) if seen <= target else _resized(whole, _size(width, height, target, fit))
             if picture.mode == "RGBA":
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            if picture.mode != "RGB":
-                picture = picture.convert("RGB")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
             if "space" in image.info:
-                picture = from_space(picture, image.info["space"])
-            elif "icc_profile" in image.info and image.mode in _COLOURED:
-                to_srgb(picture, image.info["icc_profile"])
+                picture = from_space(picture.convert("RGB"), image.info["space"])
+            else:  # grey that got alpha became RGB by that
+                picture = to_srgb(
+                    picture.convert("L") if image.mode in _GREY else picture, image.info.get("icc_profile")
+                )
             if orientation in _TRANSPOSE:
                 picture = picture.transpose(_TRANSPOSE[orientation])
             return _padded(picture) if fit is Fit.PAD else picture
 
         own = np.asarray(upright(target))
         also = None
-        if larger is not None:  # what fits is not converted twice, as its colours are changed where they are
+        if larger is not None:  # what fits is not converted twice
             also = own if seen <= target or larger == target else np.asarray(upright(larger))
         if orientation >= 5 and orientation in _TRANSPOSE:
             width, height = height, width
