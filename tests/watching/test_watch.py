@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -256,6 +257,29 @@ def test_frames_of_a_video_are_squares_as_pictures_are(fit: Fit, shape: tuple[in
     assert isinstance(frame.picture, np.ndarray) and frame.picture.shape == shape
     middle = frame.picture[shape[0] // 2, shape[1] // 2].astype(int)
     assert middle[0] > 200 and middle[1:].max() < 50
+
+
+def test_frames_of_a_video_without_an_even_rate_are_taken_by_its_own_times(tmp_path: Path) -> None:
+    video = tmp_path / "phone.mp4"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 64))
+    for number in range(20):
+        writer.write(np.full((64, 64, 3), 12 * number, np.uint8))
+    writer.release()
+    data = bytearray(video.read_bytes())
+    at = data.index(b"stts")  # how long frames last: after the tenth, a second each
+    (lasts,) = struct.unpack_from(">I", data, at + 16)
+    data[at + 8 : at + 20] = struct.pack(">5I", 2, 10, lasts, 10, 10 * lasts)
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stts"):
+        place = data.index(name) - 4
+        struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + 8)
+    for name, offset in ((b"mvhd", 20), (b"tkhd", 24), (b"mdhd", 20), (b"elst", 12)):
+        place = data.index(name) + offset
+        struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] * 11 // 2)
+    video.write_bytes(data)
+    found = list(frames(str(video), Look(64, Fit.STRETCH, 1)))
+    assert [frame.name for frame in found] == [f"{second}.000" for second in range(11)]
+    grey = [round(float(np.mean(frame.picture)) / 12) for frame in found if isinstance(frame.picture, np.ndarray)]
+    assert grey == [0, *range(10, 20)]
 
 
 @pytest.mark.parametrize("share", [0.5, 1])

@@ -31,6 +31,8 @@ _SLOW_SECONDS = 2.0
 """So long a file that cannot be decoded may still be written."""
 _CAMERA_SECONDS = 10.0
 """So long a camera may give nothing before it counts as gone."""
+_SAME_SECONDS = 1e-3
+"""Times within this are the same: they are rounded."""
 _SHORT_SECONDS = 1.0
 """So much earlier than its header says a whole video may end: its sound may be longer."""
 _SUFFIXES = frozenset(
@@ -156,13 +158,14 @@ def _of_video(path: Path, look: Look) -> Iterator[Frame]:
     with _captured(cv2, str(path)) as capture:
         per_second = capture.get(cv2.CAP_PROP_FPS) or 25.0
         lasts = capture.get(cv2.CAP_PROP_FRAME_COUNT) / per_second
-        number, skipped, due, end = 0, 0, 0.0, 0.0
+        number, skipped, due, end, seconds = 0, 0, 0.0, 0.0, 0.0
         while not interruption.asked() and capture.grab():
-            seconds = number / per_second
+            # A phone's videos have no even rate; others have no times, or times that begin anew within the video.
+            told = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            seconds = told if told > seconds else seconds + 1 / per_second if number else 0.0
             number += 1
-            # Some videos have no times; others have no even rate.
-            end = max(number / per_second, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-            if seconds < due:
+            end = max(number / per_second, seconds)
+            if seconds < due - _SAME_SECONDS:
                 skipped += 1
                 continue
             found, picture = capture.retrieve()
