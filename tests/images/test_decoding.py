@@ -553,6 +553,11 @@ def test_no_bytes_are_empty() -> None:
         (b"RIFF\0\0\0\0WAVEfmt ", "sound"),
         (b"II*\0\x10\0\0\0CR\x02\0", "a camera's raw file"),
         (b"\0\0\0\x18ftypcrx ", "a camera's raw file"),
+        (b"\0MRM\0\0\1\0", "a camera's raw file"),
+        (b"FOVb\0\0\2\0", "a camera's raw file"),
+        (b"\0\0\0\x18ftypavci\0\0\0\0mif1avci", "HEIF"),
+        (b"\0\0\0\x18ftypmif2\0\0\0\0mif2miaf", "HEIF"),
+        (b"\0\0\0\x18ftypavc1\0\0\0\0isomavc1", "video"),
         (b"\0\0\1\0\1\0\x10\x10", "an icon"),
         (b"8BPS\0\1", "Photoshop"),
         (b"\0\0\0\x0cJXL \r\n", "JPEG XL"),
@@ -568,6 +573,20 @@ def test_content_that_is_no_image_is_named(content: bytes, looks_like: str) -> N
     rejection = _rejected(content)
     assert rejection.reason is Reason.UNSUPPORTED_FORMAT
     assert looks_like in rejection.detail
+
+
+def test_a_jpeg_of_a_kind_that_is_not_decoded_is_named() -> None:
+    data = _encode(_scene(), "JPEG")
+    at = data.index(b"\xff\xc0")
+    for marker, bits, says in (
+        (0xC3, 8, "lossless"),
+        (0xF7, 8, "lossless"),
+        (0xC1, 12, "12 bits"),
+        (0xC3, 16, "16 bits"),
+    ):
+        rejection = _rejected(data[:at] + bytes([0xFF, marker, *data[at + 2 : at + 4], bits]) + data[at + 5 :])
+        assert rejection.reason is Reason.UNSUPPORTED_FORMAT
+        assert says in rejection.detail and "save it with 8 bits" in rejection.detail
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF"])

@@ -214,6 +214,18 @@ def test_a_kind_that_is_not_decoded_says_what_it_is_and_what_to_do() -> None:
         assert "save it with 8 or 16 bits" in result.detail
 
 
+def test_a_raw_file_whose_first_image_is_its_thumbnail_is_named() -> None:
+    thumbnail = {256: (8,), 257: (4,), 258: (8, 8, 8), 262: (2,), 273: (8,), 277: (3,), 278: (4,), 279: (96,)}
+    photo = _shown(tiff(thumbnail, bytes(96)))
+    assert photo.shape == (4, 8, 3)
+    for tags in ({254: (1,), 330: (8,)}, {254: (0,), 50706: (1, 4, 0, 0)}):  # as Nikon's and Sony's, and DNG
+        found = decode(tiff({**thumbnail, **tags}, bytes(96)), 64, Limits())
+        assert isinstance(found, Rejection) and found.reason is Reason.UNSUPPORTED_FORMAT
+        assert "a camera's raw file: export it as JPEG" in found.detail
+    for tags in ({254: (0,), 330: (8,)}, {254: (1,)}):  # a pyramid, and a mere thumbnail
+        assert _shown(tiff({**thumbnail, **tags}, bytes(96))).shape == photo.shape
+
+
 @pytest.mark.parametrize(("compression", "name"), [(50001, "WebP"), (34712, "JPEG 2000"), (65000, "65000")])
 def test_a_compression_that_is_not_known_is_named(compression: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """WebP was "decoder error -2", and corrupt; some builds of libtiff have it."""

@@ -41,6 +41,9 @@ _FRAMES = "extract its frames, as with ffmpeg"
 _AGAIN = "fetch it again"
 _DELETE = "delete it"
 _TEXT = rb"(?i)(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--(?:(?!-->).)*-->\s*)*"
+_RAW = "a camera's raw file"
+RAW = f"{_RAW}: {_EXPORT}"
+"""Description of one that has the first bytes of a TIFF."""
 # First bytes; what they are; what to do.
 _KINDS = [
     (rb"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull`"),
@@ -55,8 +58,8 @@ _KINDS = [
     (rb"PK(\x03\x04|\x05\x06)", "a ZIP archive", _UNPACK),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "compressed data", _UNPACK),
     (rb"7z\xbc\xaf\x27\x1c|Rar!|.{257}ustar", "an archive", _UNPACK),
-    (rb"....ftyp(crx )|FUJIFILMCCD-RAW|IIU\x00|IIR[OS]|MMOR|(II\*\x00|MM\x00\*)....CR", "a camera's raw file", _EXPORT),
-    (rb"....ftyp(mif1|msf1|miaf|MiHB)", "HEIF", _EXPORT),
+    (rb"....ftyp(crx )|FUJIFILMCCD-RAW|IIU\x00|IIR[OS]|MMOR|(II\*\x00|MM\x00\*)....CR|\x00MRM|FOVb", _RAW, _EXPORT),
+    (rb"....ftyp(mif[12]|msf1|miaf|MiHB|MiHE|avc[is]|vvi[cs]|evbi|j2ki|jpe?gs?)", "HEIF", _EXPORT),
     (rb"....ftyp(M4A|M4B)", "sound", _DELETE),
     (rb"....(ftyp|moov|mdat|wide)", "a video (MP4 or QuickTime)", _FRAMES),
     (rb"\x1a\x45\xdf\xa3", "a video (WebM or Matroska)", _FRAMES),

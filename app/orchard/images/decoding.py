@@ -122,6 +122,8 @@ def decode(
     except (MemoryError, Image.DecompressionBombError):
         return too_much_memory(found)
     except Exception as error:  # Pillow raises whatever its parsers meet
+        if found is ImageFormat.JPEG and (rare := jpeg.rare_kind(data)):
+            return Rejection(Reason.UNSUPPORTED_FORMAT, rare)
         message = f"{error}".split("\n", maxsplit=1)[0][:200] or type(error).__name__
         cut = "truncated" in message.lower() or (found is not None and _ends_early(found, data))
         return Rejection(Reason.TRUNCATED if cut else Reason.CORRUPT, f"{found}: {message}")

@@ -21,6 +21,9 @@ _LONG = 2**20
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 _SOS, _EOI = 0xDA, 0xD9
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_DEEP = {12, 16}  # bits a sample; other numbers are damage
+_JPEG_LS = 0xF7
+_NOT_DECODED = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, _JPEG_LS}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 
@@ -38,6 +41,18 @@ def check_header(data: bytes) -> None:
             return
         if number == _MAX_SEGMENTS:
             raise Unfit(Reason.TOO_SLOW, f"JPEG of more than {_MAX_SEGMENTS} pieces of metadata: save it again")
+
+
+def rare_kind(data: bytes) -> str | None:
+    """Say of what kind a JPEG is that libjpeg calls broken because it does not decode such; None for the usual ones."""
+    for marker, content in _markers(data):
+        if marker in _FRAMES or marker == _JPEG_LS:
+            bits = content[0] if content else 8
+            if bits not in _DEEP and marker not in _NOT_DECODED:
+                return None
+            what = f"{bits} bits a sample" if bits in _DEEP else "lossless or hierarchical"
+            return f"a JPEG of a rare kind: save it with 8 bits, or as PNG ({what})"
+    return None
 
 
 def check_scans(data: bytes, image: JpegImageFile, limits: Limits) -> int:

@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 
 from orchard.images.colour import MAX_PROFILE_BYTES
+from orchard.images.content import RAW
 from orchard.images.jpeg import MAX_SCANS
 from orchard.images.limits import Limits, Unfit, check_cost
 from orchard.vocabulary import Reason
@@ -34,6 +35,7 @@ _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _JPEGS = {6, 7}  # compressions
 _OPTIONAL = {34925, 50000, 50001}  # LZMA, Zstandard and WebP: libtiff may have been built without them
+_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 _NAMES = {34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"}
 
 
@@ -84,6 +86,9 @@ def open_tiff(data: bytes, limits: Limits) -> Image.Image:
         Exception: whatever Pillow raises for a file that is broken.
     """
     layout = _layout(data)
+    # A raw file's first image is its thumbnail, and the others lie below that; DNG (a phone's ProRAW) says what it is.
+    if layout[_DNG_VERSION] or (layout[_SUB_IFDS] and layout.get(_SUBFILE_TYPE, 0) & 1):
+        raise Unfit(Reason.UNSUPPORTED_FORMAT, f"looks like {RAW}")
     _check_compression(layout.get(_COMPRESSION, 1))
     width, height = layout.get(_WIDTH, 0), layout.get(_HEIGHT, 0)
     samples, photometric = layout.get(_SAMPLES, 1), layout.get(_PHOTOMETRIC, _WHITE_IS_ZERO)
@@ -165,6 +170,7 @@ _READ = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_OFFSETS, _ORIENTATION, _SAMPLES),
     *(_ROWS_PER_STRIP, _STRIP_BYTES, _MAX_SAMPLE_VALUE, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT),
     *(_TILE_OFFSETS, _TILE_BYTES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _S_MAX_SAMPLE_VALUE),
+    *(_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION),
 }
 
 
