@@ -701,6 +701,15 @@ print((memory.peak() - before) / size)
         assert float(run.stdout) < most, (mode, kind)
 
 
+def test_a_phones_largest_heic_has_room() -> None:
+    """48 megapixels take less than the 512 MiB that a decode may take; here a quarter of both."""
+    image = Image.new("RGB", (4032, 3024), (60, 160, 90))
+    data = _encode(image, "HEIF", quality=50, tile_size=512, enc_params={"preset": "ultrafast"})
+    result = decode(data, 224, Limits(max_memory=LIMITS.max_memory // 4))
+    assert isinstance(result, Decoded), result
+    assert np.abs(result.pixels.astype(int) - (60, 160, 90)).max() <= 6
+
+
 def test_pillow_writes_no_warnings() -> None:
     code = f"""
 from orchard.images.decoding import decode, Limits

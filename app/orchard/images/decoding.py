@@ -51,7 +51,7 @@ _DECODERS: dict[ImageFormat, Callable[[io.BytesIO], Image.Image]] = {
     ImageFormat.BMP: BmpImageFile,
 }
 # Bytes of memory for a pixel while it is decoded; these decoders deliver all pixels in a piece beside Pillow's image.
-_WHOLE = {ImageFormat.WEBP: 16, ImageFormat.AVIF: 16, ImageFormat.HEIC: 16}
+_WHOLE = {ImageFormat.WEBP: 16, ImageFormat.AVIF: 16, ImageFormat.HEIC: 10}
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # of the others 4
 # Those whose native code may take memory that no header tells.
 _BOUNDED = {ImageFormat.AVIF, ImageFormat.HEIC, ImageFormat.TIFF}
