@@ -390,6 +390,32 @@ def test_a_picture_becomes_square_here_as_in_training(desktop: Visitor, fit: Fit
     assert np.abs(pixels - expected.pixels).max() <= (8 if fit is Fit.PAD and size == (900, 301) else 2)
 
 
+@pytest.mark.parametrize("fit", Fit)
+@pytest.mark.parametrize("orientation", [*range(1, 10)])
+def test_a_webp_is_set_upright_as_its_exif_says(desktop: Visitor, orientation: int, fit: Fit) -> None:
+    """No browser does it; 9 is none."""
+    coarse = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize((480, 240), Image.Resampling.BICUBIC).save(file, "webp", lossless=True, exif=exif)
+    seen = desktop.page.evaluate(
+        """async ([data, fit]) => {
+          const { decode } = await import("/assets/pixels.js");
+          const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+          const { width, height, data: pixels, original } = await decode(new Blob([bytes]), 120, fit);
+          return { width, height, pixels: [...pixels], original };
+        }""",
+        [base64.b64encode(file.getvalue()).decode(), fit],
+    )
+    expected = decode(file.getvalue(), 120, Limits(), fit)
+    assert isinstance(expected, Decoded)
+    assert seen["original"] == {"width": expected.width, "height": expected.height}
+    pixels = np.array(seen["pixels"], int).reshape(seen["height"], seen["width"], 3)
+    assert pixels.shape == expected.pixels.shape
+    assert np.abs(pixels - expected.pixels).max() <= 2
+
+
 def test_a_motion_photo_is_answered_here(desktop: Visitor, photo: Callable[[str], Path], tmp_path: Path) -> None:
     """As Samsung and Google write them: a JPEG, and a film behind it that its XMP tells of."""
     film = _film(desktop)

@@ -43,7 +43,8 @@ _FILES = {
 } | dict.fromkeys(
     (
         *("app.js", "answers.js", "camera.js", "cards.js", "consent.js", "corrections.js", "decision.js", "facts.js"),
-        *("looking.js", "pixels.js", "regions.js", "share.js", "texts.js", "whole.js", "worker.js", "zip.js"),
+        *("looking.js", "pixels.js", "regions.js", "share.js", "texts.js", "upright.js", "whole.js", "worker.js"),
+        "zip.js",
     ),
     "text/javascript; charset=utf-8",
 )

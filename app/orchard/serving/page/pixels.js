@@ -1,5 +1,6 @@
 // From the bytes of an image to the pixels that the network sees, as the server makes them.
 
+import { isSideways, orientationOf, turned } from "./upright.js";
 import { endsEarly } from "./whole.js";
 
 const STRIP = 1 << 20; // pixels that are looked at at once
@@ -21,9 +22,10 @@ export class Rejected extends Error {
  * Returns {width, height, data, original}: data is RGB, one byte each, row by row; original is the image's own {width,
  * height}. Throws Rejected.
  */
-export async function decode(blob, size, fit = "stretch") {
-  if (blob.size === 0) throw new Rejected("empty", "0 bytes");
-  if (await endsEarly(blob)) throw new Rejected("truncated", "the end is missing");
+export async function decode(file, size, fit = "stretch") {
+  if (file.size === 0) throw new Rejected("empty", "0 bytes");
+  if (await endsEarly(file)) throw new Rejected("truncated", "the end is missing");
+  const { blob, orientation } = await orientationOf(file);
   let bitmap;
   try {
     // Colours become those of sRGB, as in the pipeline: an iPhone's photos have a wider profile.
@@ -31,7 +33,8 @@ export async function decode(blob, size, fit = "stretch") {
   } catch (error) {
     throw new Rejected("unreadable", String(error));
   }
-  const original = { width: bitmap.width, height: bitmap.height };
+  const { width, height } = bitmap;
+  const original = isSideways(orientation) ? { width: height, height: width } : { width, height };
   try {
     if (fit === "crop") bitmap = await middle(bitmap);
     const longer = Math.max(bitmap.width, bitmap.height);
@@ -43,7 +46,8 @@ export async function decode(blob, size, fit = "stretch") {
     const image = average(bitmap, factor(bitmap.width, wide), factor(bitmap.height, high));
     const resized = fits ? image : stretch(image, wide, high);
     const rounded = { ...resized, data: Uint8Array.from(resized.data, Math.round) };
-    return { ...(fit === "pad" ? padded(rounded) : rounded), original };
+    const upright = orientation > 1 ? turned(rounded, orientation) : rounded;
+    return { ...(fit === "pad" ? padded(upright) : upright), original };
   } finally {
     bitmap.close();
   }
