@@ -378,6 +378,7 @@ def test_of_what_a_png_says_of_colour_that_counts_which_counts_in_browsers() -> 
         [usual, _chunk(b"cHRM", b"\1")],
         [usual, _chunk(b"cHRM", struct.pack(">8I", *[30_000] * 8))],  # all in one place
         [usual, _chunk(b"cHRM", bytes(32))],
+        [usual, _chunk(b"cHRM", struct.pack(">8I", 40_000, 60_000, *srgb))],  # white without blue
         [_chunk(b"cICP", b"\x0c")],
         [_chunk(b"cICP", bytes([12, 13, 0, 0]))],  # of the narrow range
         [_chunk(b"cICP", bytes([2, 2, 0, 1]))],

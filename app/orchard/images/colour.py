@@ -20,6 +20,8 @@ _OF_MODE = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}
 # So near to sRGB's own curve a pure power is meant for it, as in Chrome.
 _SAME_POWER = 0.05
 _SAME_CHROMATICITY = 0.001
+# Of a matrix between two spaces that there are; what has more is no space.
+_MOST = 100
 # x and y of red, green, blue and white.
 _D65 = (0.3127, 0.329)
 _SRGB = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, *_D65)
@@ -67,9 +69,10 @@ class Space:
         primaries: tuple[float, ...] = _SRGB
         try:
             if np.abs(np.subtract(chromaticities, _SRGB)).max() > _SAME_CHROMATICITY and min(chromaticities) > 0:
-                _matrix(chromaticities, _SRGB)
-                primaries = chromaticities
-        except ValueError:  # not eight, or on a line
+                with np.errstate(all="raise"):
+                    if np.abs(_matrix(chromaticities, _SRGB)).max() < _MOST:
+                        primaries = chromaticities
+        except (ValueError, ArithmeticError):  # not eight, or on a line
             pass
         near = primaries == _SRGB and abs(power / 2.2 - 1) < _SAME_POWER
         return cls(primaries, Curve.SRGB if near else power)
