@@ -655,15 +655,23 @@ def complete(api: Api) -> None:
     found["status"]["conditions"] = [{"type": "Complete", "status": "True", "lastTransitionTime": NOW}]
 
 
-def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
+SERVERS = "/apis/apps/v1/namespaces/fruit/deployments/peach-serve"
+
+
+def serve(api: Api) -> dict[str, Any]:
+    """Let a release have two servers and no job, and return their Deployment."""
     spec = {
         "replicas": 2,
         "selector": {"matchLabels": {"app": "peach"}},
         "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}},
     }
-    path = "/apis/apps/v1/namespaces/fruit/deployments/peach-serve"
-    servers: dict[str, Any] = {"kind": "Deployment", "metadata": {"name": "peach-serve"}, "spec": spec, "status": {}}
-    api.objects[path] = servers
+    found: dict[str, Any] = {"kind": "Deployment", "metadata": {"name": "peach-serve"}, "spec": spec, "status": {}}
+    api.objects[SERVERS] = found
+    return found
+
+
+def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
+    servers = serve(api)
     with pytest.raises(ClusterError, match=r"serves a model, and has no job now: 0 of 2 servers are ready\.$"):
         jobs.report(Cluster(), "peach")
     unplaced = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: 1 Insufficient cpu."}
@@ -694,26 +702,20 @@ def test_so_is_a_release_that_only_serves_a_model(api: Api) -> None:
     servers["status"] = {"readyReplicas": 2, "replicas": 3, "updatedReplicas": 2}
     with pytest.raises(ClusterError, match=r"2 of 2 .*, but 1 still serve what .*, as pod peach-serve-x fits on no"):
         jobs.report(Cluster(), "peach")
-    spec["replicas"], servers["status"] = 0, {}
+    servers["spec"]["replicas"], servers["status"] = 0, {}
     with pytest.raises(ClusterError, match=r"0 of 0 servers are ready, as they were scaled to none: .*serve\.replicas"):
         jobs.report(Cluster(), "peach")
 
     def refuse(handler: BaseHTTPRequestHandler) -> None:
         answer(handler, {"kind": "Status", "message": 'User "me" cannot get resource "deployments"'}, 403)
 
-    api.objects[path] = refuse
+    api.objects[SERVERS] = refuse
     with pytest.raises(ClusterError, match="There is no job peach"):
         jobs.report(Cluster(), "peach")
 
 
 def test_a_server_that_waits_for_its_store_says_so_in_its_log_alone(api: Api) -> None:
-    spec = {
-        "replicas": 2,
-        "selector": {"matchLabels": {"app": "peach"}},
-        "template": {"metadata": {}, "spec": {"containers": [{"name": "serve"}]}},
-    }
-    path = "/apis/apps/v1/namespaces/fruit/deployments/peach-serve"
-    api.objects[path] = {"kind": "Deployment", "metadata": {"name": "peach-serve"}, "spec": spec, "status": {}}
+    serve(api)
     metadata = {"name": "peach-serve-x", "labels": {"app": "peach"}}
     pod: dict[str, Any] = {"metadata": metadata, "spec": {"containers": [{"name": "serve"}]}}
     api.objects["/api/v1/namespaces/fruit/pods"] = {"kind": "PodList", "apiVersion": "v1", "items": [pod]}

@@ -333,16 +333,11 @@ def _wanted() -> int | None:
 def _follow(context: "SparkContext", number: int) -> bool:
     """Scale the executors' set as the chart's values say; return False while the API is away, to try again."""
     with contextlib.suppress(Unreachable):
-        if _of_set(context, *_scaling(number), passing=True) is not None:
+        if _scale_to(context, number, passing=True):
             log.info("executor.instances is %d now: the executors are scaled", number)
         return True
     log.warning("executor.instances is %d now, and the Kubernetes API does not answer: trying again", number)
     return False
-
-
-def _scaling(number: int) -> tuple[str, dict[str, Any]]:
-    """Return what `_of_set` calls to scale to a number."""
-    return "patch_namespaced_{}_scale", {"spec": {"replicas": number}}
 
 
 def _asked_for(context: "SparkContext") -> int | None:
@@ -351,9 +346,9 @@ def _asked_for(context: "SparkContext") -> int | None:
     return None if scale is None else int(scale.spec.replicas or 0)
 
 
-def _scale_to(context: "SparkContext", number: int) -> bool:
-    """Scale the executors' set; return whether that was possible."""
-    return _of_set(context, *_scaling(number)) is not None
+def _scale_to(context: "SparkContext", number: int, *, passing: bool = False) -> bool:
+    """Scale the executors' set; return whether that was possible. Raises as `_of_set`."""
+    return _of_set(context, "patch_namespaced_{}_scale", {"spec": {"replicas": number}}, passing=passing) is not None
 
 
 def _of_set(context: "SparkContext", function: str, *more: Any, passing: bool = False) -> Any:

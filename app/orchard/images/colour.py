@@ -150,11 +150,16 @@ def _to_xyz(primaries: tuple[float, ...]) -> NDArray[np.float64]:
     return np.asarray(np.linalg.solve(xyz[:3].T, xyz[3])[:, None] * xyz[:3])
 
 
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in that mode: itself if it has it, of which Pillow would make a copy."""
+    return image if image.mode == mode else image.convert(mode)
+
+
 def to_srgb(image: Image.Image, profile: object) -> Image.Image:
     """Return an image of mode L, RGB or CMYK in sRGB, mode RGB, by its ICC profile if that is valid and of its kind."""
     if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES and (found := _transform(profile, image.mode)):
         return ImageCms.applyTransform(image, found) or image
-    return image.convert("RGB")
+    return in_mode(image, "RGB")
 
 
 @functools.lru_cache(maxsize=32)

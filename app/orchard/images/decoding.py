@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from orchard.images import boxes, gif, jpeg, png
-from orchard.images.colour import from_space, to_srgb
+from orchard.images.colour import from_space, in_mode, to_srgb
 from orchard.images.content import ImageFormat, boxes_end, describe, image_format
 from orchard.images.limits import Deadline, Limits, OutOfTime, Unfit, bounded_memory, check_cost
 from orchard.images.tiff import ends_early, open_tiff
@@ -194,11 +194,10 @@ def _decode_whole(
             if picture.mode == "RGBA":
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
             if "space" in image.info:
-                picture = from_space(picture.convert("RGB"), image.info["space"])
+                picture = from_space(in_mode(picture, "RGB"), image.info["space"])
             else:  # grey that got alpha became RGB by that
-                picture = to_srgb(
-                    picture.convert("L") if image.mode in _GREY else picture, image.info.get("icc_profile")
-                )
+                picture = in_mode(picture, "L") if image.mode in _GREY else picture
+                picture = to_srgb(picture, image.info.get("icc_profile"))
             if orientation in _TRANSPOSE:
                 picture = picture.transpose(_TRANSPOSE[orientation])
             return _padded(picture) if fit is Fit.PAD else picture
