@@ -241,6 +241,18 @@ def test_the_whole_time_is_used_and_no_more(stub: Stub, call: Any) -> None:
     assert time.monotonic() - started < 4
 
 
+def test_a_store_that_has_answered_was_not_silent(stub: Stub) -> None:
+    """That there is no such object was taken for the begin of a silence, and an outage after it had less time."""
+    stub.refused = {"a": error(503, "SlowDown")}
+    storage = open_storage("s3a://b", S3Options(stub.options.endpoint, "us-east-1", timeout=2))
+    assert not storage.exists("other")
+    time.sleep(1.5)
+    started = time.monotonic()
+    with pytest.raises(StorageError, match="SlowDown"):
+        storage.read("a")
+    assert time.monotonic() - started > 1.9
+
+
 def test_bodies_that_are_cut_off_are_asked_for_again(stub: Stub) -> None:
     stub.objects = {"a": b"0123456789" * 1000, "a//b": b"odd" * 100}
     storage = open_storage("s3a://b", S3Options(stub.options.endpoint, timeout=20))

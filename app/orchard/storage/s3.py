@@ -188,8 +188,10 @@ class ObjectStorage:
                     reconnect()  # with the keys that there are by now
                     renewed = True
                     continue
+                if not errors.passes(error):
+                    raise self._failure(error, key, state) from error
                 left = self._patience(error, state) - (time.monotonic() - state.silent_since(started))
-                if not errors.passes(error) or left <= 0:
+                if left <= 0:
                     raise self._failure(error, key, state) from error
                 if state.is_to_be_told():
                     where = errors.place(self.s3.resolved(), self.scheme, self.bucket)
